@@ -1,0 +1,34 @@
+"""FastV (ECCV 2024): drop the visual tokens that the last prompt token barely attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+from prunebench import ScorePruner, Signal, Site, Stage, VisualTokens, llm, register
+
+
+@register(paper="https://arxiv.org/abs/2403.06764", code="https://github.com/pkunlp-icler/FastV")
+@dataclass(frozen=True)
+class FastV(ScorePruner):
+    """Rank by attention received in the layer before `layer`, averaged over heads.
+
+    The paper speaks of the average over queries; the official code, followed here, reads the last query's row.
+    """
+
+    needs = frozenset({Signal.LAST_QUERY_ATTENTION})
+    layer: int = 2
+
+    def site(self) -> Site:
+        return llm(before=self.layer)
+
+    def score(self, tokens: VisualTokens) -> Tensor:
+        return tokens.last_query_attention.mean(dim=0)
+
+    @classmethod
+    def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
+        pruner = cls(layer=case["K"])
+        return pruner, (Stage(pruner.site(), round(available * (1 - case["R"]))),)

@@ -1,0 +1,26 @@
+"""Encode once: run the vision tower and projector apart, so that every method and budget shares the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunebench.models import adapter_of
+
+
+@torch.no_grad()
+def encode(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """`inputs` with the pixels replaced by their encoding, for any number of `model.generate(**encoded)` calls.
+
+    On transformers before 5.20, which cannot take encodings, the inputs come back as they are and every call encodes.
+    """
+    adapter = adapter_of(model)
+    known: Any = model
+    if not getattr(known, "_supports_mm_encoder_outputs", lambda: False)():
+        return dict(inputs)
+    kept = {name: value for name, value in inputs.items() if name not in adapter.vision_inputs}
+    encoded = adapter.encode(model, inputs)
+    return {**kept, "mm_encoder_outputs": encoded} if encoded else kept

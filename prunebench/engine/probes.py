@@ -1,0 +1,114 @@
+"""Probes: attention rows and keys read beside the model's own attention kernel, for asked layers only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+PREFIX = "prunebench_"
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Queries [B, H, S, d] and keys [B, H_kv, S, d] of one layer, rotated, as its attention kernel got them."""
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+
+    def rows(self, sample: int, rows: Tensor, valid: Tensor, columns: Tensor) -> Tensor:
+        """[H, R, C] post-softmax attention of the query places `rows` on the key places `columns`, in float32.
+
+        The softmax runs over all keys a query may see: `valid` [S] ones up to its own place.
+        """
+        query = self.query[sample, :, rows].float()
+        key = self.key[sample].float()
+        groups = query.shape[0] // key.shape[0]
+        grouped = query.reshape(key.shape[0], groups * len(rows), -1)
+        logits = (grouped @ key.transpose(1, 2) * self.scaling).reshape(query.shape[0], len(rows), -1)
+        visible = valid & (torch.arange(key.shape[1], device=rows.device) <= rows[:, None])
+        return logits.masked_fill(~visible, float("-inf")).softmax(dim=-1)[:, :, columns]
+
+
+Probe = Callable[[Heads], None]
+
+_PROBES: WeakKeyDictionary[nn.Module, Probe] = WeakKeyDictionary()
+
+
+class _Captured(Exception):
+    """Ends a dry run at the moment its attention inputs are known."""
+
+    def __init__(self, heads: Heads) -> None:
+        self.heads = heads
+
+
+@contextmanager
+def probed(config: Any) -> Iterator[None]:
+    """Let probes see the attention of the text model of `config`; its own kernel still does the work."""
+    base = config._attn_implementation
+    name = PREFIX + base
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        ALL_ATTENTION_FUNCTIONS.register(name, _beside(base))
+        # without its mask function a custom attention gets no mask at all, and no error says so
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = base
+
+
+def watch(attention: nn.Module, probe: Probe) -> None:
+    """Call `probe` with the heads of every call of one attention module, until `unwatch`."""
+    _PROBES[attention] = probe
+
+
+def unwatch(attention: nn.Module) -> None:
+    """Forget the module's probe; harmless where it has none."""
+    _PROBES.pop(attention, None)
+
+
+def dry_run(layer: nn.Module, attention: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Heads:
+    """The heads that `layer` would attend with; runs its norm and projections, nothing behind them, and no cache."""
+
+    def stop(heads: Heads) -> None:
+        raise _Captured(heads)
+
+    watch(attention, stop)
+    try:
+        layer.forward(hidden, **{**kwargs, "past_key_values": None, "use_cache": False})
+    except _Captured as captured:
+        return captured.heads
+    finally:
+        unwatch(attention)
+    raise RuntimeError(f"{type(layer).__name__} never called its attention function")
+
+
+def implementation(config: Any) -> str:
+    """The kernel that does the work: "sdpa", "eager" or a flash variant."""
+    return str(config._attn_implementation).removeprefix(PREFIX)
+
+
+def _beside(base: str) -> Callable[..., Any]:
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> Any:
+        probe = _PROBES.get(module)
+        if probe is not None:
+            scaling = kwargs.get("scaling")
+            probe(Heads(query, key, scaling if scaling is not None else query.shape[-1] ** -0.5))
+        # the eager kernel is a function of each modelling file, by that name
+        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(base, eager)
+        return kernel(module, query, key, value, attention_mask, **kwargs)
+
+    return attend

@@ -1,0 +1,570 @@
+"""Session: one pruner at work in one stock transformers model, through hooks that leave no trace."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from prunebench.budget import Budget, Stage
+from prunebench.engine.probes import Heads, dry_run, implementation, probed, unwatch, watch
+from prunebench.engine.stream import EngineError, Stream, attention_mask, closed_up, gather
+from prunebench.engine.trace import SampleTrace, Trace
+from prunebench.models import adapter_of
+from prunebench.models.base import Adapter, DecoderParts, Unsupported
+from prunebench.pruner import Positions, Pruner
+from prunebench.registry import build
+from prunebench.sites import INPUT, Part, Site, llm
+from prunebench.tokens import Keep, Layout, Signal, VisualTokens
+
+Kwargs = dict[str, Any]
+
+_BEFORE = frozenset({Signal.LAST_QUERY_ATTENTION, Signal.TEXT_ATTENTION, Signal.KEYS})
+_ATTENTION = _BEFORE | {Signal.NEXT_QUERY_ATTENTION}
+_ACTIVE: WeakSet[nn.Module] = WeakSet()
+
+
+@contextmanager
+def prune(
+    model: nn.Module,
+    pruner: Pruner | str,
+    budget: Budget | int | float | str | None = None,
+    *,
+    positions: Positions | None = None,
+    seeds: Sequence[int] | None = None,
+    questions: Sequence[str] | None = None,
+    plan: tuple[Stage, ...] | None = None,
+    timed: bool = False,
+    count_flops: bool = False,
+) -> Iterator[Trace]:
+    """Prune visual tokens in every `model.generate(...)` or `model(...)` inside the block.
+
+    `budget` None means the method's own. `positions` overrides what the method's paper does with position ids; `seeds`
+    and `questions` belong to the batch's samples; `plan` sets the stages and leaves the budget aside. The trace is
+    that of the latest prefill. Raises EngineError, BudgetError, Unsupported or RegistryError, never alters results quietly.
+    """
+    adapter = adapter_of(model)
+    method = build(pruner) if isinstance(pruner, str) else pruner
+    session = Session(adapter, model, method, budget, positions, plan, Trace(timed, count_flops))
+    reader = _Reader(session, adapter, seeds, questions)
+    with session.attached() as trace, ExitStack() as undo:
+        undo.callback(model.register_forward_pre_hook(reader, with_kwargs=True).remove)
+        undo.enter_context(reader.overhearing_generate())
+        yield trace
+
+
+@contextmanager
+def prune_embeds(
+    decoder: nn.Module,
+    pruner: Pruner,
+    *,
+    visual: Tensor,
+    layouts: Sequence[Layout],
+    budget: Budget | int | float | str | None = None,
+    positions: Positions | None = None,
+    plan: tuple[Stage, ...] | None = None,
+) -> Iterator[Trace]:
+    """The same for a bare decoder called with `inputs_embeds`; `visual` [B, S] bool marks its visual positions."""
+    session = Session(DecoderParts(), decoder, pruner, budget, positions, plan, Trace())
+    with session.attached() as trace:
+        session.expect(visual.cpu(), list(layouts), [0] * len(layouts), [None] * len(layouts))
+        yield trace
+
+
+class Session:
+    """Hooks for one model and one pruner; the state is that of the batch in flight."""
+
+    def __init__(
+        self,
+        parts: DecoderParts,
+        model: nn.Module,
+        pruner: Pruner,
+        budget: Budget | int | float | str | None,
+        positions: Positions | None,
+        plan: tuple[Stage, ...] | None,
+        trace: Trace,
+    ) -> None:
+        if positions not in (None, "original", "compact"):
+            raise EngineError(f"positions is {positions!r}; it is 'original' or 'compact'")
+        self.parts, self.model, self.pruner, self.plan, self.trace = parts, model, pruner, plan, trace
+        self.budget = None if budget is None else Budget.parse(budget)
+        self.compact_ids = (positions or pruner.default_positions) == "compact"
+        self.decoder, self.layers = parts.decoder(model), parts.layers(model)
+        self.rotary = parts.rotary(model)
+        config: Any = self.decoder.config
+        if implementation(config) not in ("sdpa", "eager") and "flash" not in implementation(config):
+            raise Unsupported(f"attention {implementation(config)!r} is not supported; use sdpa, eager or flash attention")
+        self.config = config
+        self.visual: Tensor | None = None
+        self.waiting = self.prefilling = False
+
+    @contextmanager
+    def attached(self) -> Iterator[Trace]:
+        """Install the hooks; on leaving, the model is as it was."""
+        if self.model in _ACTIVE:
+            raise EngineError("this model is inside another prune(...) block; leave that one first")
+        with ExitStack() as undo:
+            _ACTIVE.add(self.model)
+            undo.callback(_ACTIVE.discard, self.model)
+            if self.pruner.needs & _ATTENTION:
+                undo.enter_context(probed(self.config))
+                undo.callback(self._unwatch)
+            self._hook(undo, self.decoder, self._enter_decoder)
+            self._hook(undo, self.rotary, self._see_positions)
+            for number, layer in enumerate(self.layers):
+                self._hook(undo, layer, lambda args, kwargs, n=number: self._enter_layer(n, args, kwargs))
+            undo.callback(self.decoder.register_forward_hook(lambda *_: self._check_prefill()).remove)
+            yield self.trace
+
+    def _unwatch(self) -> None:
+        for layer in self.layers:
+            unwatch(self.parts.attention(layer))
+
+    @staticmethod
+    def _hook(undo: ExitStack, module: nn.Module, entered: Callable[[Any, Kwargs], Any]) -> None:
+        handle = module.register_forward_pre_hook(lambda _, args, kwargs: entered(args, kwargs), with_kwargs=True)
+        undo.callback(handle.remove)
+
+    # ---- the prompt -----------------------------------------------------------------------------------------------
+
+    def expect(
+        self, visual: Tensor, layouts: list[Layout], seeds: Sequence[int], questions: Sequence[str | None]
+    ) -> None:
+        """The next call of the decoder is a prefill of this prompt."""
+        self.visual, self.layouts, self.seeds, self.questions = visual, layouts, seeds, questions
+        for row, layout in enumerate(layouts):
+            if int(visual[row].sum()) != len(layout):
+                raise EngineError(f"sample {row} has {int(visual[row].sum())} visual tokens, its layout {len(layout)}")
+        self.waiting = True
+
+    def _stages(self, available: int) -> tuple[Stage, ...]:
+        """The sample's stages, checked against the model."""
+        depth = len(self.layers)
+        if available == 0:
+            return ()
+        stages = self.plan if self.plan is not None else self.pruner.plan(self.budget, available, depth)
+        name = type(self.pruner).__name__
+        for before, stage in zip((None, *stages), stages, strict=False):
+            if stage.site.part is Part.PIXELS:
+                raise Unsupported(f"{name} works on pixels, before the processor; run it through a sweep")
+            if stage.site.part is Part.VISION:
+                raise Unsupported(f"{name} prunes at {stage.site}, inside the vision encoder, which no engine seam serves yet")
+            if stage.site.layer >= depth:
+                raise Unsupported(f"{name} prunes at {stage.site}, but the model has layers 0..{depth - 1}")
+            if before is not None and not (before.site < stage.site and before.keep >= stage.keep):
+                raise EngineError(f"{name} plans {before} and then {stage}; stages go forward and never grow")
+            if not 1 <= stage.keep <= available:
+                raise EngineError(f"{name} plans to keep {stage.keep} of {available} visual tokens at {stage.site}")
+            if stage.site == INPUT and self.pruner.needs & _ATTENTION:
+                needs = ", ".join(sorted(self.pruner.needs & _ATTENTION))
+                raise EngineError(f"{name} needs {needs} at the input, where no LLM layer has run; prune at llm:1 or later")
+        if any(s.site.part is Part.LLM for s in stages) and "sliding_attention" in (
+            getattr(self.config, "layer_types", None) or ()
+        ):
+            raise Unsupported("the model has sliding-window layers, where dropping is not the same as hiding")
+        return tuple(stages)
+
+    # ---- prefill --------------------------------------------------------------------------------------------------
+
+    def _begin(self, embeds: Tensor, mask: Any) -> None:
+        """Lay out the whole prompt as the first stream."""
+        assert self.visual is not None
+        if tuple(embeds.shape[:2]) != tuple(self.visual.shape):
+            raise EngineError(
+                f"the decoder got {tuple(embeds.shape[:2])} embeddings for a prompt of {tuple(self.visual.shape)}; "
+                "chunked prefill is not supported"
+            )
+        if mask is not None and not isinstance(mask, Tensor):
+            raise EngineError("the attention mask came ready-made for a static cache, which is not supported")
+        self.prompt = Stream.of_prompt(*embeds.shape[:2], mask)
+        depth = len(self.layers)
+        self.live = [self.prompt] * depth
+        self.now = self.prompt
+        self.ids: Tensor | None = None
+        self.ids_last: Tensor | None = None
+        self.input_last: Tensor | None = None
+        self.frames: list[_Frame | None] = [None] * depth
+        self.memos: list[dict[str, Any]] = [{} for _ in self.layouts]
+        self.heads: dict[Signal, list[Tensor]] = {}
+        self.cache: Any = None
+        samples = []
+        for row, layout in enumerate(self.layouts):
+            text = len(self.prompt.source[row]) - len(layout)
+            samples.append(SampleTrace(layout, len(layout), text, self._stages(len(layout))))
+        self.trace.reset(samples)
+        self.sites = sorted({stage.site for sample in samples for stage in sample.stages})
+        self.first_llm = min((s.layer for s in self.sites if s.part is Part.LLM), default=depth)
+
+    def _enter_decoder(self, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
+        if self.visual is None:
+            raise EngineError("the decoder was called by itself; call the whole model inside prune(...)")
+        embeds = kwargs.get("inputs_embeds")
+        if embeds is None:
+            raise EngineError("the decoder was called without inputs_embeds")
+        if not self.waiting:
+            return self._resume_decoder(args, kwargs)
+        self.waiting, self.prefilling = False, True
+        self._begin(embeds, kwargs.get("attention_mask"))
+        if INPUT not in self.sites:
+            return None
+        stream, hidden = self._apply(INPUT, embeds, {})
+        if stream is self.prompt:
+            return None if hidden is embeds else (args, {**kwargs, "inputs_embeds": hidden})
+        ids = kwargs.get("position_ids")
+        if ids is None:
+            ids = torch.arange(self.prompt.width, device=embeds.device)[None]
+        ids = gather(ids, self.prompt.columns(stream, embeds.device))
+        ids = closed_up(ids, stream) if self.compact_ids else ids
+        self.trace.positions.append(ids)
+        self.input_last = ids[..., -1:]
+        self.live = [stream] * len(self.layers)
+        # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
+        mask = stream.valid(embeds.device).long()
+        return args, {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
+
+    def _see_positions(self, args: Any, kwargs: Kwargs) -> None:
+        if self.visual is not None and self.first_llm < len(self.layers):
+            self.ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+            if self.prefilling and self.ids is not None:
+                self.ids_last = self.ids[..., -1:]
+
+    def _enter_layer(self, number: int, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
+        if number == 0:
+            self.cache = kwargs.get("past_key_values")
+            if type(self.cache) is not DynamicCache:
+                raise EngineError(f"the cache is {type(self.cache).__name__}; layers of different length need a DynamicCache")
+        if not self.prefilling:
+            return self._resume_layer(number, args, kwargs)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        changed = self._framed(kwargs, self.frames[number - 1]) if number else kwargs
+        self.frames[number] = self.frames[number - 1] if number else None
+        site = llm(number) if number else None
+        if site in self.sites:
+            assert site is not None
+            changed, hidden = self._apply_at_layer(site, hidden, changed)
+        if llm(number + 1) in self.sites and self.pruner.needs & _BEFORE:
+            watch(self.parts.attention(self.layers[number]), self._probe)
+        if changed is kwargs and (not args or hidden is args[0]):
+            return None
+        return ((hidden, *args[1:]), changed) if args else (args, {**changed, "hidden_states": hidden})
+
+    def _apply_at_layer(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> tuple[Kwargs, Tensor]:
+        before = self.now
+        stream, after = self._apply(site, hidden, kwargs)
+        if stream is before:
+            return kwargs, after
+        device = hidden.device
+        index = before.columns(stream, device)
+        frame = self.frames[site.layer]
+        ids = frame.ids if frame is not None else self.ids
+        if ids is None:
+            raise EngineError("the decoder's rotary module was not given position ids")
+        ids = gather(ids, index)
+        ids = closed_up(ids, stream) if self.compact_ids else ids
+        assert self.ids_last is not None
+        own = kwargs.get("position_ids")
+        self.frames[site.layer] = frame = _Frame(
+            ids=ids,
+            shift=(self.ids_last - ids[..., -1:]) if self.compact_ids else None,
+            tables=self.rotary.forward(after, ids),
+            own=None if own is None else gather(own, index),
+            mask=attention_mask(stream, stream.width, 0, implementation(self.config), after),
+        )
+        self.trace.positions.append(ids)
+        self.live[site.layer :] = [stream] * (len(self.live) - site.layer)
+        if any(s.compact for sample in self.trace.samples for s in sample.stages if s.site == site):
+            self._compact(site.layer, stream)
+        return self._framed(kwargs, frame), after
+
+    def _framed(self, kwargs: Kwargs, frame: _Frame | None) -> Kwargs:
+        """The layer's arguments in the current stream; every layer from the stage on needs it, the loop passes full ones."""
+        if frame is None:
+            return kwargs
+        changed = {**kwargs, "position_embeddings": frame.tables, "attention_mask": frame.mask}
+        if "position_ids" in kwargs:
+            changed["position_ids"] = frame.own
+        return changed
+
+    def _compact(self, layer: int, stream: Stream) -> None:
+        """Remove what died at `layer` from the caches of the layers before it too."""
+        for number in range(layer):
+            index = self.live[number].columns(stream, self.cache.layers[number].keys.device)
+            part = self.cache.layers[number]
+            part.keys = _rows(part.keys, index)
+            part.values = _rows(part.values, index)
+            self.live[number] = stream
+
+    def _apply(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> tuple[Stream, Tensor]:
+        """Run the pruner on every sample with a stage at `site`; the stream behind it and the rows [B, n, D] that enter."""
+        before, device = self.now, hidden.device
+        source = list(before.source)
+        merged: list[tuple[int, Tensor, Tensor]] = []
+        heads = self._next_heads(site, hidden, kwargs)
+        for row, sample in enumerate(self.trace.samples):
+            stage = next((s for s in sample.stages if s.site == site), None)
+            if stage is None:
+                continue
+            with self.trace.selecting(device, [row]):
+                assert self.visual is not None
+                seen = self.visual[row][before.source[row]]
+                places = seen.nonzero()[:, 0]
+                ordinal = (self.visual[row].cumsum(0) - 1)[before.source[row][places]]
+                tokens = self._tokens(row, site, hidden, places, ordinal, ~seen, heads)
+                keep = self.pruner.prune(tokens, stage)
+                index, features = self._checked(keep, tokens, stage)
+            survivors = places[index]
+            live = ~seen
+            live[survivors] = True
+            source[row] = before.source[row][live]
+            sample.kept[site] = ordinal[index]
+            if features is not None:
+                places_after = torch.searchsorted(source[row], before.source[row][survivors])
+                merged.append((row, places_after, features))
+        self.heads = {}
+        if all(len(new) == len(old) for new, old in zip(source, before.source, strict=True)):
+            stream, rows = before, hidden
+        else:
+            stream = before.narrowed(source)
+            rows = hidden.gather(1, before.columns(stream, device)[..., None].expand(-1, -1, hidden.shape[-1]))
+        if merged:
+            rows = rows.clone()
+            for row, places, features in merged:
+                rows[row, (places + stream.start(row)).to(device)] = features.to(rows)
+        self.now = stream
+        return stream, rows
+
+    # ---- what the pruner sees -------------------------------------------------------------------------------------
+
+    def _tokens(
+        self, row: int, site: Site, hidden: Tensor, places: Tensor, ordinal: Tensor, text: Tensor, heads: Heads | None
+    ) -> VisualTokens:
+        offset, device = self.now.start(row), hidden.device
+        columns = (places + offset).to(device)
+        signals: dict[Signal, Tensor] = {s: values[row] for s, values in self.heads.items()}
+        signals = {s: v[..., columns, :] if s is Signal.KEYS else v[..., columns] for s, v in signals.items()}
+        if heads is not None:
+            signals[Signal.NEXT_QUERY_ATTENTION] = self._last_row(heads, row)[:, 0, columns]
+        if Signal.TEXT_FEATURES in self.pruner.needs:
+            signals[Signal.TEXT_FEATURES] = hidden[row, (text.nonzero()[:, 0] + offset).to(device)]
+        return VisualTokens(
+            features=hidden[row, columns],
+            layout=self.layouts[row],
+            index=ordinal,
+            site=site,
+            question=self.questions[row],
+            seed=self.seeds[row],
+            memo=self.memos[row],
+            signals=signals,
+        )
+
+    def _probe(self, heads: Heads) -> None:
+        """Keep of the watched layer's attention what the pruner asked for; all columns, the stage picks the visual ones."""
+        self._unwatch()
+        needs = self.pruner.needs
+        rows = range(len(self.layouts))
+        with self.trace.selecting(heads.key.device, list(rows)):
+            if Signal.LAST_QUERY_ATTENTION in needs:
+                self.heads[Signal.LAST_QUERY_ATTENTION] = [self._last_row(heads, row)[:, 0] for row in rows]
+            if Signal.TEXT_ATTENTION in needs:
+                self.heads[Signal.TEXT_ATTENTION] = [self._text_rows(heads, row) for row in rows]
+            if Signal.KEYS in needs:
+                self.heads[Signal.KEYS] = list(heads.key)
+
+    def _last_row(self, heads: Heads, row: int) -> Tensor:
+        """[H, 1, S] attention of the prompt's last position."""
+        device = heads.key.device
+        places = torch.arange(self.now.width, device=device)
+        return heads.rows(row, places[-1:], self.now.valid(device)[row], places)
+
+    def _text_rows(self, heads: Heads, row: int) -> Tensor:
+        """[H, Q, S] attention of the text positions behind the first visual one."""
+        assert self.visual is not None
+        device = heads.key.device
+        seen = self.visual[row][self.now.source[row]]
+        text = ((seen.cumsum(0) > 0) & ~seen).nonzero()[:, 0] + self.now.start(row)
+        places = torch.arange(self.now.width, device=device)
+        return heads.rows(row, text.to(device), self.now.valid(device)[row], places)
+
+    def _next_heads(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> Heads | None:
+        if Signal.NEXT_QUERY_ATTENTION not in self.pruner.needs:
+            return None
+        layer = self.layers[site.layer]
+        with self.trace.selecting(hidden.device, list(range(len(self.layouts)))):
+            return dry_run(layer, self.parts.attention(layer), hidden, kwargs)
+
+    def _checked(self, keep: Keep, tokens: VisualTokens, stage: Stage) -> tuple[Tensor, Tensor | None]:
+        """Survivors in ascending order with their merged rows; raises EngineError where the pruner broke its contract."""
+        name, count, limit = type(self.pruner).__name__, len(keep.index), min(stage.keep, len(tokens))
+        index = keep.index.detach().cpu()
+        if index.dtype != torch.int64 or index.ndim != 1:
+            raise EngineError(f"{name} at {stage.site}: Keep.index is {index.dtype} {tuple(index.shape)}, not int64 [K]")
+        if count == 0 or (count > limit or count < limit and not self.pruner.dynamic):
+            wanted = f"at most {limit} (and at least 1)" if self.pruner.dynamic else f"exactly {limit}"
+            raise EngineError(f"{name} at {stage.site} kept {count} of {len(tokens)} visual tokens, {wanted} were planned")
+        if int(index.min()) < 0 or int(index.max()) >= len(tokens):
+            raise EngineError(f"{name} at {stage.site} kept index {int(index.max())} or {int(index.min())} of {len(tokens)}")
+        order = index.argsort()
+        if (index[order].diff() == 0).any():
+            raise EngineError(f"{name} at {stage.site} kept a token twice: {index[order].tolist()}")
+        if keep.features is None:
+            return index[order], None
+        if keep.features.shape != (count, tokens.features.shape[1]):
+            raise EngineError(
+                f"{name} at {stage.site} merged into {tuple(keep.features.shape)}, not {(count, tokens.features.shape[1])}"
+            )
+        return index[order], keep.features[order.to(keep.features.device)]
+
+    def _check_prefill(self) -> None:
+        """After every prefill: text all there, caches and counts as planned."""
+        if not self.prefilling:
+            return
+        self.prefilling = False
+        assert self.visual is not None
+        name = type(self.pruner).__name__
+        for row, sample in enumerate(self.trace.samples):
+            for stage in sample.stages:
+                if stage.site not in sample.kept:
+                    raise EngineError(f"{name} at {stage.site} never ran for sample {row}")
+            kept = {site: len(index) for site, index in sample.kept.items()}
+            sample.entering = [
+                min([sample.available, *(k for site, k in kept.items() if site.part is not Part.LLM or site.layer <= n)])
+                for n in range(len(self.layers))
+            ]
+            for number, stream in enumerate(self.live):
+                seen = self.visual[row][stream.source[row]]
+                if len(seen) - int(seen.sum()) != sample.text:
+                    raise EngineError(f"sample {row} lost text before layer {number}: {sample.text} tokens were there")
+                sample.cached.append(int(seen.sum()))
+        for number, stream in enumerate(self.live):
+            length = self.cache.layers[number].get_seq_length()
+            if length != stream.width:
+                raise EngineError(f"{name}: the cache of layer {number} holds {length} entries, {stream.width} were planned")
+
+    # ---- decoding -------------------------------------------------------------------------------------------------
+
+    def _resume_decoder(self, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
+        embeds, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
+        if embeds.shape[1] != 1:
+            raise EngineError(
+                f"{embeds.shape[1]} tokens at once after prefill: chunked prefill, assisted decoding and further turns on "
+                "a pruned cache are not supported"
+            )
+        if cache is None or cache is not self.cache:
+            raise EngineError("decoding goes on from a cache that this session did not fill")
+        changed = dict(kwargs)
+        step = cache.get_seq_length() - self.live[0].width
+        if self.live[0] is not self.prompt:
+            valid = self.live[0].valid(embeds.device).long()
+            changed["attention_mask"] = torch.cat([valid, valid.new_ones(valid.shape[0], step + 1)], dim=1)
+        if self.input_last is not None:
+            changed["position_ids"] = self.input_last + 1 + step
+        self.frame_tables: dict[int, Any] = {}
+        return args, changed
+
+    def _resume_layer(self, number: int, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
+        if number < self.first_llm:
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        changed = dict(kwargs)
+        stream = self.live[number]
+        if stream is not self.live[0]:
+            fresh = self.cache.layers[number].get_seq_length() - stream.width + 1
+            changed["attention_mask"] = attention_mask(stream, 1, fresh, implementation(self.config), hidden)
+        frame = self.frames[number]
+        if frame is not None and frame.shift is not None:
+            assert self.ids is not None
+            if id(frame) not in self.frame_tables:
+                self.frame_tables[id(frame)] = self.rotary.forward(hidden, self.ids - frame.shift)
+            changed["position_embeddings"] = self.frame_tables[id(frame)]
+        return args, changed
+
+
+class _Reader:
+    """The pre-hook of the whole model: sees the ids, finds the visual tokens, tells prefill from decoding."""
+
+    def __init__(
+        self, session: Session, adapter: Adapter, seeds: Sequence[int] | None, questions: Sequence[str] | None
+    ) -> None:
+        self.session, self.adapter, self.seeds, self.questions = session, adapter, seeds, questions
+        self.given: Kwargs = {}
+
+    @contextmanager
+    def overhearing_generate(self) -> Iterator[None]:
+        """Note what `model.generate` is called with: it encodes images itself and keeps their grids from `forward`."""
+        model: Any = self.session.model
+        stock, own = model.generate, vars(model).get("generate")
+
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            self.given = {"input_ids": args[0], **kwargs} if args else kwargs
+            try:
+                return stock(*args, **kwargs)
+            finally:
+                self.given = {}
+
+        model.generate = generate
+        try:
+            yield
+        finally:
+            if own is None:
+                del model.generate
+            else:
+                model.generate = own
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            raise EngineError("prunebench finds visual tokens in input_ids; call the model with them")
+        if kwargs.get("labels") is not None:
+            raise EngineError("labels cannot be aligned with a pruned sequence; compute the loss outside")
+        if kwargs.get("use_cache") is False:
+            raise EngineError("use_cache=False would prune anew at every step; leave the cache on")
+        cache = kwargs.get("past_key_values")
+        if cache is not None and cache.get_seq_length() > 0:
+            return
+        visual = self.adapter.visual(model, ids)
+        layouts = _spread(self.adapter.layouts(model, {**kwargs, "input_ids": ids, **self.given}), len(ids))
+        own = [zlib.crc32(row.tobytes()) for row in ids.cpu().numpy()]
+        self.session.expect(
+            visual,
+            layouts or [],
+            _spread(self.seeds, len(ids)) or own,
+            _spread(self.questions, len(ids)) or [None] * len(ids),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """What the layers of one stream are given in place of the full sequence's.
+
+    `ids` [.., B, n] position ids, `shift` [.., B, 1] how far they moved at the end of the prompt (None: not at all),
+    `tables` the rotary tables of `ids`, `own` the layer's own position_ids argument, `mask` as the kernel takes it.
+    """
+
+    ids: Tensor
+    shift: Tensor | None
+    tables: Any
+    own: Tensor | None
+    mask: Tensor | None
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` [B, n] of cache `values` [B, H, S, d]."""
+    return values.gather(2, index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3]))
+
+
+def _spread(values: Sequence[Any] | None, rows: int) -> list[Any] | None:
+    """One value a row; `generate` repeats every prompt for beams and several sampled answers."""
+    if values is None:
+        return None
+    if len(values) == 0 or rows % len(values):
+        raise EngineError(f"{len(values)} seeds or questions for a batch of {rows}")
+    return [value for value in values for _ in range(rows // len(values))]
+
+

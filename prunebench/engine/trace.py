@@ -1,0 +1,80 @@
+"""Trace: what a session did, per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from prunebench.budget import Kind, Stage, spent
+from prunebench.engine.counter import counter
+from prunebench.sites import Site
+from prunebench.tokens import Layout
+
+
+@dataclass
+class SampleTrace:
+    """One sample's prefill.
+
+    `kept` maps a site to the original visual indices [K] alive behind it, ascending; `entering` and `cached` are [layers]
+    visual tokens entering a layer and left in its cache; `text` counts the text tokens (no padding).
+    """
+
+    layout: Layout
+    available: int
+    text: int
+    stages: tuple[Stage, ...]
+    kept: dict[Site, Tensor] = field(default_factory=dict)
+    entering: list[int] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list)
+    selector_flops: int = 0
+
+    def spent(self, kind: Kind = "mean") -> float:
+        """Visual tokens spent, counted the way a budget of that kind counts them."""
+        return spent(kind, self.entering, self.cached)
+
+    def survivors(self) -> Tensor:
+        """[K] original visual indices that reach the last layer, ascending."""
+        if not self.kept:
+            return torch.arange(self.available)
+        return self.kept[max(self.kept)]
+
+
+@dataclass
+class Trace:
+    """What a session did in its latest prefill: `samples` a row each, `seconds` by phase, `positions` [.., B, n] per stage.
+
+    `seconds["select"]` is wall time in signals and `prune`; the device is synchronised around it only where timed.
+    """
+
+    timed: bool = False
+    count_flops: bool = False
+    samples: list[SampleTrace] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    positions: list[Tensor] = field(default_factory=list)
+
+    def reset(self, samples: list[SampleTrace]) -> None:
+        """Start the record of a new prefill."""
+        self.samples, self.positions = samples, []
+        self.seconds = {"select": 0.0}
+
+    @contextmanager
+    def selecting(self, device: torch.device, rows: list[int]) -> Iterator[None]:
+        """Charge the block to selection; its FLOPs are split evenly over the samples `rows`."""
+        self._settle(device)
+        start = perf_counter()
+        with counter() if self.count_flops else nullcontext() as flops:
+            yield
+        self._settle(device)
+        self.seconds["select"] += perf_counter() - start
+        if flops is not None:
+            for row in rows:
+                self.samples[row].selector_flops += flops.get_total_flops() // len(rows)
+
+    def _settle(self, device: torch.device) -> None:
+        if self.timed and device.type == "cuda":
+            torch.cuda.synchronize(device)

@@ -1,0 +1,84 @@
+"""The interface of a method: Pruner, and ScorePruner for methods that rank tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from prunebench.budget import Budget, BudgetError, Stage, solve
+from prunebench.select import share, top
+from prunebench.sites import INPUT, Site
+from prunebench.tokens import Keep, Signal, VisualTokens
+
+Positions = Literal["original", "compact"]
+
+
+@dataclass(frozen=True)
+class Pruner(ABC):
+    """A pure function from visual tokens to survivors; its dataclass fields are its settings.
+
+    `needs` are the signals it reads; `default_positions` says what its paper does with the survivors' position ids:
+    "original" keeps them, gaps included, "compact" closes the gaps. A `dynamic` method may keep fewer than it may.
+    """
+
+    needs: ClassVar[frozenset[Signal]] = frozenset()
+    default_positions: ClassVar[Positions] = "original"
+    dynamic: ClassVar[bool] = False
+
+    def site(self) -> Site:
+        """Where it prunes; behind the projector unless it says otherwise."""
+        return INPUT
+
+    def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        """The stages for a sample of `available` visual tokens in a model of `layers` LLM layers.
+
+        `budget` None means the method's own. Raises BudgetError where it has none, or cannot meet the one given.
+        """
+        if budget is None:
+            raise BudgetError(f"{type(self).__name__} has no budget of its own; give one, such as 0.25 or 64")
+        return solve(budget, [self.site()], available, layers)
+
+    @abstractmethod
+    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        """The survivors of `tokens`: exactly `stage.keep` of them, or at most that where the method is dynamic."""
+
+    def resize(self, size: tuple[int, int], cell: int, budget: Budget | None) -> tuple[int, int]:
+        """The size (width, height) in pixels to which an image is scaled first; `cell` pixels make one token's side.
+
+        Only a method at the site "pixels" changes it.
+        """
+        return size
+
+    @classmethod
+    def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
+        """The settings and stages that stand for one vector of official code, from its metadata (tests/golden/README.md)."""
+        pruner = cls()
+        return pruner, (Stage(pruner.site(), int(case["expected_count"])),)
+
+
+@dataclass(frozen=True)
+class ScorePruner(Pruner):
+    """A method that scores tokens and keeps the highest; `per_tile` gives every tile its share by size."""
+
+    per_tile: ClassVar[bool] = False
+
+    @abstractmethod
+    def score(self, tokens: VisualTokens) -> Tensor:
+        """[N] one score a token; higher is kept."""
+
+    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        scores = self.score(tokens)
+        if not self.per_tile:
+            return Keep(top(scores, stage.keep))
+        tile = tokens.layout.tile[tokens.index]
+        sizes = torch.bincount(tile, minlength=len(tokens.tiles))
+        kept = []
+        for number, count in enumerate(share(min(stage.keep, len(tokens)), sizes)):
+            place = (tile == number).nonzero()[:, 0].to(scores.device)
+            kept.append(place[top(scores[place], count)])
+        return Keep(torch.cat(kept))

@@ -1,0 +1,156 @@
+"""The method registry: a method's file is its entry, the file's stem its name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar, get_type_hints
+
+from prunebench.pruner import Pruner
+
+P = TypeVar("P", bound=type[Pruner])
+
+PACKAGE = "prunebench.methods"
+
+
+class RegistryError(ValueError):
+    """A name, file or setting that the registry cannot serve."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is declared about a method beside its code.
+
+    `paper` and `code` are URLs, None where there is none (a baseline). `variant` says in what a faithful file departs
+    from official code; `reconstruction` marks a method rebuilt without it.
+    """
+
+    name: str
+    paper: str | None = None
+    code: str | None = None
+    variant: str = ""
+    reconstruction: bool = False
+
+
+def register(
+    *, paper: str | None = None, code: str | None = None, variant: str = "", reconstruction: bool = False
+) -> Callable[[P], P]:
+    """Mark the class as the method of its file."""
+
+    def mark(cls: P) -> P:
+        name = cls.__module__.rpartition(".")[2]
+        cls.card = Card(name, paper, code, variant, reconstruction)  # type: ignore[attr-defined]
+        return cls
+
+    return mark
+
+
+def names() -> list[str]:
+    """The installed methods, sorted."""
+    package = importlib.import_module(PACKAGE)
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+
+
+def get(name: str) -> type[Pruner]:
+    """The class of a method, by name or by the path of a file ("./mine.py"); raises RegistryError."""
+    if name.endswith(".py") or "/" in name:
+        return _only_pruner(_load(Path(name)), name)
+    if name not in names():
+        raise RegistryError(f"unknown method {name!r}{suggest(name, names())}")
+    return _only_pruner(importlib.import_module(f"{PACKAGE}.{name}"), name)
+
+
+def card(method: type[Pruner]) -> Card:
+    """The declarations of a registered class; raises RegistryError where it was never registered."""
+    found = method.__dict__.get("card")
+    if not isinstance(found, Card):
+        raise RegistryError(f"{method.__name__} is not registered: decorate it with @register(...)")
+    return found
+
+
+def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
+    """A method with its settings; raises RegistryError for an unknown setting or a value that does not fit."""
+    method = get(name)
+    given = dict(settings or {})
+    hints = get_type_hints(method)
+    known = [f.name for f in fields(method)]
+    for key, value in given.items():
+        if key not in known:
+            listed = f"; {name} has {', '.join(known) if known else 'no settings'}"
+            raise RegistryError(f"unknown setting {name}.{key}{suggest(key, known, listed)}")
+        given[key] = _fit(f"{name}.{key}", value, hints[key])
+    try:
+        return method(**given)
+    except (TypeError, ValueError) as error:
+        raise RegistryError(f"{name}: {error}") from error
+
+
+def settings(pruner: Pruner) -> dict[str, Any]:
+    """All settings of a pruner, defaults included."""
+    return {f.name: getattr(pruner, f.name) for f in fields(pruner)}
+
+
+def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """The tail of an error about an unknown name: the nearest known one, or all of them."""
+    options = list(known)
+    near = difflib.get_close_matches(name, options, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return otherwise if otherwise is not None else f"; known: {', '.join(options)}"
+
+
+def _load(path: Path) -> ModuleType:
+    """Import a file outside the package; twice gives the same module unless the file changed."""
+    if not path.is_file():
+        raise RegistryError(f"no method file {path}")
+    if path.stem in names() and path.resolve().parent not in _package_folders():
+        raise RegistryError(f"{path}: a method named {path.stem!r} is built in; rename the file")
+    name = f"_prunebench_file.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise RegistryError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _package_folders() -> list[Path]:
+    return [Path(p).resolve() for p in importlib.import_module(PACKAGE).__path__]
+
+
+def _only_pruner(module: ModuleType, name: str) -> type[Pruner]:
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Pruner) and value.__module__ == module.__name__
+        and isinstance(value.__dict__.get("card"), Card)
+    ]
+    if len(found) != 1:
+        listed = ", ".join(c.__name__ for c in found) or "none"
+        raise RegistryError(f"{name} must register exactly one Pruner with @register(...), found {listed}")
+    missing = getattr(found[0], "__abstractmethods__", frozenset())
+    if missing:
+        raise RegistryError(f"{name}: {found[0].__name__} does not implement {', '.join(sorted(missing))}")
+    return found[0]
+
+
+def _fit(label: str, value: Any, hint: Any) -> Any:
+    """`value` as the field's type: ints widen to float, lists become tuples; anything else must match."""
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, list):
+        return tuple(value)
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        raise RegistryError(f"{label} is {value!r}, but it takes {hint.__name__}")
+    return value
