@@ -133,13 +133,15 @@ def _only_pruner(module: ModuleType, name: str) -> type[Pruner]:
     found = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Pruner) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and issubclass(value, Pruner)
+        and value.__module__ == module.__name__
         and isinstance(value.__dict__.get("card"), Card)
     ]
     if len(found) != 1:
         listed = ", ".join(c.__name__ for c in found) or "none"
         raise RegistryError(f"{name} must register exactly one Pruner with @register(...), found {listed}")
-    missing = getattr(found[0], "__abstractmethods__", frozenset())
+    missing: frozenset[str] = getattr(found[0], "__abstractmethods__", frozenset())
     if missing:
         raise RegistryError(f"{name}: {found[0].__name__} does not implement {', '.join(sorted(missing))}")
     return found[0]

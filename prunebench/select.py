@@ -31,8 +31,9 @@ def share(total: int, weights: Tensor) -> list[int]:
 def windows(tokens: VisualTokens, count: int) -> list[Tensor]:
     """Cut the tiles into `count` windows, [h, w] places each; every tile gets its share by size, in bands of rows.
 
-    Windows of about the tile's own shape cover it without overlap; a tile without a share has none. A newline token belongs to the window on its left
-    but is no member of it, unless it stands alone. Raises ValueError where tokens have been dropped before.
+    Windows of about the tile's own shape cover it without overlap; a tile without a share has none. A newline token
+    belongs to the window on its left but is no member of it, unless it stands alone. Raises ValueError where tokens
+    have been dropped before.
     """
     if len(tokens) != len(tokens.layout):
         raise ValueError(f"windows need whole tiles, but {len(tokens)} of {len(tokens.layout)} visual tokens are alive")

@@ -51,12 +51,13 @@ class Layout:
         self.tiles = tiles
         self.start = [sum(len(t) for t in tiles[:i]) for i in range(len(tiles))]
         widths = [t.columns + t.newlines for t in tiles]
-        flat = [torch.arange(len(t)) for t in tiles] or [torch.arange(0)]
-        self.tile = torch.cat([torch.full((len(t),), i) for i, t in enumerate(tiles)] or flat)
-        self.row = torch.cat([f // w for f, w in zip(flat, widths, strict=True)] or flat)
-        self.column = torch.cat([f % w for f, w in zip(flat, widths, strict=True)] or flat)
+        flat = [torch.arange(len(t)) for t in tiles]
+        none = [torch.arange(0)]
+        self.tile = torch.cat(none + [torch.full((len(t),), i) for i, t in enumerate(tiles)])
+        self.row = torch.cat(none + [f // w for f, w in zip(flat, widths, strict=True)])
+        self.column = torch.cat(none + [f % w for f, w in zip(flat, widths, strict=True)])
         columns = torch.tensor([t.columns for t in tiles], dtype=torch.int64)
-        self.newline = self.column >= columns[self.tile] if tiles else torch.zeros(0, dtype=torch.bool)
+        self.newline = self.column >= columns[self.tile]
 
     def __len__(self) -> int:
         return len(self.tile)

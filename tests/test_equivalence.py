@@ -154,7 +154,7 @@ def test_the_rows_that_enter_are_the_rows_the_pruner_named(model: Any, inputs_of
 
 
 def test_compacted_caches_hold_survivors_only(model: Any, inputs_of: Any) -> None:
-    """A compacting stage removes the dropped from earlier layers' caches; decoding still equals hiding there from then on."""
+    """A compacting stage removes the dropped from earlier layers' caches too."""
     inputs = PROMPTS["padded batch"](inputs_of)
     with prune(model, Draw(), plan=(Stage(llm(3), 6, compact=True),)) as trace:
         out = model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, return_dict_in_generate=True)

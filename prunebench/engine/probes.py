@@ -99,15 +99,13 @@ def implementation(config: Any) -> str:
 
 
 def _beside(base: str) -> Callable[..., Any]:
-    def attend(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-    ) -> Any:
+    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Any:
         probe = _PROBES.get(module)
         if probe is not None:
             scaling = kwargs.get("scaling")
             probe(Heads(query, key, scaling if scaling is not None else query.shape[-1] ** -0.5))
         # the eager kernel is a function of each modelling file, by that name
-        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(base, eager)
         return kernel(module, query, key, value, attention_mask, **kwargs)
 

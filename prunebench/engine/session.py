@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from prunebench.budget import Budget, Stage
+from prunebench.engine.contract import ATTENTION, BEFORE, answered, planned, settled
 from prunebench.engine.probes import Heads, dry_run, implementation, probed, unwatch, watch
+from prunebench.engine.prompt import Prompt, Reader
 from prunebench.engine.stream import EngineError, Stream, attention_mask, closed_up, gather
-from prunebench.engine.trace import SampleTrace, Trace
+from prunebench.engine.trace import SampleTrace, Trace, entering
 from prunebench.models import adapter_of
-from prunebench.models.base import Adapter, DecoderParts, Unsupported
+from prunebench.models.base import DecoderParts, Unsupported
 from prunebench.pruner import Positions, Pruner
 from prunebench.registry import build
 from prunebench.sites import INPUT, Part, Site, llm
-from prunebench.tokens import Keep, Layout, Signal, VisualTokens
+from prunebench.tokens import Layout, Signal, VisualTokens
 
 Kwargs = dict[str, Any]
 
-_BEFORE = frozenset({Signal.LAST_QUERY_ATTENTION, Signal.TEXT_ATTENTION, Signal.KEYS})
-_ATTENTION = _BEFORE | {Signal.NEXT_QUERY_ATTENTION}
 _ACTIVE: WeakSet[nn.Module] = WeakSet()
 
 
@@ -53,10 +53,10 @@ def prune(
     adapter = adapter_of(model)
     method = build(pruner) if isinstance(pruner, str) else pruner
     session = Session(adapter, model, method, budget, positions, plan, Trace(timed, count_flops))
-    reader = _Reader(session, adapter, seeds, questions)
+    reader = Reader(adapter, seeds, questions, session.expect)
     with session.attached() as trace, ExitStack() as undo:
         undo.callback(model.register_forward_pre_hook(reader, with_kwargs=True).remove)
-        undo.enter_context(reader.overhearing_generate())
+        undo.enter_context(reader.overhearing(model))
         yield trace
 
 
@@ -74,7 +74,7 @@ def prune_embeds(
     """The same for a bare decoder called with `inputs_embeds`; `visual` [B, S] bool marks its visual positions."""
     session = Session(DecoderParts(), decoder, pruner, budget, positions, plan, Trace())
     with session.attached() as trace:
-        session.expect(visual.cpu(), list(layouts), [0] * len(layouts), [None] * len(layouts))
+        session.expect(Prompt(visual.cpu(), layouts, [0] * len(layouts), [None] * len(layouts)))
         yield trace
 
 
@@ -102,7 +102,7 @@ class Session:
         if implementation(config) not in ("sdpa", "eager") and "flash" not in implementation(config):
             raise Unsupported(f"attention {implementation(config)!r} is not supported; use sdpa, eager or flash attention")
         self.config = config
-        self.visual: Tensor | None = None
+        self.prompt: Prompt | None = None
         self.waiting = self.prefilling = False
 
     @contextmanager
@@ -113,13 +113,13 @@ class Session:
         with ExitStack() as undo:
             _ACTIVE.add(self.model)
             undo.callback(_ACTIVE.discard, self.model)
-            if self.pruner.needs & _ATTENTION:
+            if self.pruner.needs & ATTENTION:
                 undo.enter_context(probed(self.config))
                 undo.callback(self._unwatch)
             self._hook(undo, self.decoder, self._enter_decoder)
             self._hook(undo, self.rotary, self._see_positions)
             for number, layer in enumerate(self.layers):
-                self._hook(undo, layer, lambda args, kwargs, n=number: self._enter_layer(n, args, kwargs))
+                self._hook(undo, layer, partial(self._enter_layer, number))
             undo.callback(self.decoder.register_forward_hook(lambda *_: self._check_prefill()).remove)
             yield self.trace
 
@@ -132,61 +132,25 @@ class Session:
         handle = module.register_forward_pre_hook(lambda _, args, kwargs: entered(args, kwargs), with_kwargs=True)
         undo.callback(handle.remove)
 
-    # ---- the prompt -----------------------------------------------------------------------------------------------
-
-    def expect(
-        self, visual: Tensor, layouts: list[Layout], seeds: Sequence[int], questions: Sequence[str | None]
-    ) -> None:
-        """The next call of the decoder is a prefill of this prompt."""
-        self.visual, self.layouts, self.seeds, self.questions = visual, layouts, seeds, questions
-        for row, layout in enumerate(layouts):
-            if int(visual[row].sum()) != len(layout):
-                raise EngineError(f"sample {row} has {int(visual[row].sum())} visual tokens, its layout {len(layout)}")
-        self.waiting = True
-
-    def _stages(self, available: int) -> tuple[Stage, ...]:
-        """The sample's stages, checked against the model."""
-        depth = len(self.layers)
-        if available == 0:
-            return ()
-        stages = self.plan if self.plan is not None else self.pruner.plan(self.budget, available, depth)
-        name = type(self.pruner).__name__
-        for before, stage in zip((None, *stages), stages, strict=False):
-            if stage.site.part is Part.PIXELS:
-                raise Unsupported(f"{name} works on pixels, before the processor; run it through a sweep")
-            if stage.site.part is Part.VISION:
-                raise Unsupported(f"{name} prunes at {stage.site}, inside the vision encoder, which no engine seam serves yet")
-            if stage.site.layer >= depth:
-                raise Unsupported(f"{name} prunes at {stage.site}, but the model has layers 0..{depth - 1}")
-            if before is not None and not (before.site < stage.site and before.keep >= stage.keep):
-                raise EngineError(f"{name} plans {before} and then {stage}; stages go forward and never grow")
-            if not 1 <= stage.keep <= available:
-                raise EngineError(f"{name} plans to keep {stage.keep} of {available} visual tokens at {stage.site}")
-            if stage.site == INPUT and self.pruner.needs & _ATTENTION:
-                needs = ", ".join(sorted(self.pruner.needs & _ATTENTION))
-                raise EngineError(f"{name} needs {needs} at the input, where no LLM layer has run; prune at llm:1 or later")
-        if any(s.site.part is Part.LLM for s in stages) and "sliding_attention" in (
-            getattr(self.config, "layer_types", None) or ()
-        ):
-            raise Unsupported("the model has sliding-window layers, where dropping is not the same as hiding")
-        return tuple(stages)
+    def expect(self, prompt: Prompt) -> None:
+        """The next call of the decoder is the prefill of this prompt."""
+        self.prompt, self.waiting = prompt, True
 
     # ---- prefill --------------------------------------------------------------------------------------------------
 
     def _begin(self, embeds: Tensor, mask: Any) -> None:
         """Lay out the whole prompt as the first stream."""
-        assert self.visual is not None
+        assert self.prompt is not None
+        self.visual, self.layouts = self.prompt.visual, self.prompt.layouts
         if tuple(embeds.shape[:2]) != tuple(self.visual.shape):
-            raise EngineError(
-                f"the decoder got {tuple(embeds.shape[:2])} embeddings for a prompt of {tuple(self.visual.shape)}; "
-                "chunked prefill is not supported"
-            )
+            shapes = f"{tuple(embeds.shape[:2])} embeddings for a prompt of {tuple(self.visual.shape)}"
+            raise EngineError(f"the decoder got {shapes}; chunked prefill is not supported")
         if mask is not None and not isinstance(mask, Tensor):
             raise EngineError("the attention mask came ready-made for a static cache, which is not supported")
-        self.prompt = Stream.of_prompt(*embeds.shape[:2], mask)
+        self.whole = Stream.of_prompt(embeds.shape[0], embeds.shape[1], mask)
         depth = len(self.layers)
-        self.live = [self.prompt] * depth
-        self.now = self.prompt
+        self.live = [self.whole] * depth
+        self.now = self.whole
         self.ids: Tensor | None = None
         self.ids_last: Tensor | None = None
         self.input_last: Tensor | None = None
@@ -196,14 +160,15 @@ class Session:
         self.cache: Any = None
         samples = []
         for row, layout in enumerate(self.layouts):
-            text = len(self.prompt.source[row]) - len(layout)
-            samples.append(SampleTrace(layout, len(layout), text, self._stages(len(layout))))
+            available = len(layout)
+            stages = planned(self.pruner, self.budget, self.plan, available, depth, self.config)
+            samples.append(SampleTrace(layout, available, len(self.whole.source[row]) - available, stages))
         self.trace.reset(samples)
         self.sites = sorted({stage.site for sample in samples for stage in sample.stages})
         self.first_llm = min((s.layer for s in self.sites if s.part is Part.LLM), default=depth)
 
     def _enter_decoder(self, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
-        if self.visual is None:
+        if self.prompt is None:
             raise EngineError("the decoder was called by itself; call the whole model inside prune(...)")
         embeds = kwargs.get("inputs_embeds")
         if embeds is None:
@@ -215,12 +180,12 @@ class Session:
         if INPUT not in self.sites:
             return None
         stream, hidden = self._apply(INPUT, embeds, {})
-        if stream is self.prompt:
+        if stream is self.whole:
             return None if hidden is embeds else (args, {**kwargs, "inputs_embeds": hidden})
         ids = kwargs.get("position_ids")
         if ids is None:
-            ids = torch.arange(self.prompt.width, device=embeds.device)[None]
-        ids = gather(ids, self.prompt.columns(stream, embeds.device))
+            ids = torch.arange(self.whole.width, device=embeds.device)[None]
+        ids = gather(ids, self.whole.columns(stream, embeds.device))
         ids = closed_up(ids, stream) if self.compact_ids else ids
         self.trace.positions.append(ids)
         self.input_last = ids[..., -1:]
@@ -230,7 +195,7 @@ class Session:
         return args, {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
 
     def _see_positions(self, args: Any, kwargs: Kwargs) -> None:
-        if self.visual is not None and self.first_llm < len(self.layers):
+        if self.prompt is not None and self.first_llm < len(self.layers):
             self.ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
             if self.prefilling and self.ids is not None:
                 self.ids_last = self.ids[..., -1:]
@@ -249,7 +214,7 @@ class Session:
         if site in self.sites:
             assert site is not None
             changed, hidden = self._apply_at_layer(site, hidden, changed)
-        if llm(number + 1) in self.sites and self.pruner.needs & _BEFORE:
+        if llm(number + 1) in self.sites and self.pruner.needs & BEFORE:
             watch(self.parts.attention(self.layers[number]), self._probe)
         if changed is kwargs and (not args or hidden is args[0]):
             return None
@@ -312,13 +277,12 @@ class Session:
             if stage is None:
                 continue
             with self.trace.selecting(device, [row]):
-                assert self.visual is not None
                 seen = self.visual[row][before.source[row]]
                 places = seen.nonzero()[:, 0]
                 ordinal = (self.visual[row].cumsum(0) - 1)[before.source[row][places]]
                 tokens = self._tokens(row, site, hidden, places, ordinal, ~seen, heads)
                 keep = self.pruner.prune(tokens, stage)
-                index, features = self._checked(keep, tokens, stage)
+                index, features = answered(self.pruner, keep, tokens, stage)
             survivors = places[index]
             live = ~seen
             live[survivors] = True
@@ -345,6 +309,7 @@ class Session:
     def _tokens(
         self, row: int, site: Site, hidden: Tensor, places: Tensor, ordinal: Tensor, text: Tensor, heads: Heads | None
     ) -> VisualTokens:
+        assert self.prompt is not None
         offset, device = self.now.start(row), hidden.device
         columns = (places + offset).to(device)
         signals: dict[Signal, Tensor] = {s: values[row] for s, values in self.heads.items()}
@@ -358,8 +323,8 @@ class Session:
             layout=self.layouts[row],
             index=ordinal,
             site=site,
-            question=self.questions[row],
-            seed=self.seeds[row],
+            question=self.prompt.questions[row],
+            seed=self.prompt.seeds[row],
             memo=self.memos[row],
             signals=signals,
         )
@@ -385,7 +350,6 @@ class Session:
 
     def _text_rows(self, heads: Heads, row: int) -> Tensor:
         """[H, Q, S] attention of the text positions behind the first visual one."""
-        assert self.visual is not None
         device = heads.key.device
         seen = self.visual[row][self.now.source[row]]
         text = ((seen.cumsum(0) > 0) & ~seen).nonzero()[:, 0] + self.now.start(row)
@@ -399,53 +363,15 @@ class Session:
         with self.trace.selecting(hidden.device, list(range(len(self.layouts)))):
             return dry_run(layer, self.parts.attention(layer), hidden, kwargs)
 
-    def _checked(self, keep: Keep, tokens: VisualTokens, stage: Stage) -> tuple[Tensor, Tensor | None]:
-        """Survivors in ascending order with their merged rows; raises EngineError where the pruner broke its contract."""
-        name, count, limit = type(self.pruner).__name__, len(keep.index), min(stage.keep, len(tokens))
-        index = keep.index.detach().cpu()
-        if index.dtype != torch.int64 or index.ndim != 1:
-            raise EngineError(f"{name} at {stage.site}: Keep.index is {index.dtype} {tuple(index.shape)}, not int64 [K]")
-        if count == 0 or (count > limit or count < limit and not self.pruner.dynamic):
-            wanted = f"at most {limit} (and at least 1)" if self.pruner.dynamic else f"exactly {limit}"
-            raise EngineError(f"{name} at {stage.site} kept {count} of {len(tokens)} visual tokens, {wanted} were planned")
-        if int(index.min()) < 0 or int(index.max()) >= len(tokens):
-            raise EngineError(f"{name} at {stage.site} kept index {int(index.max())} or {int(index.min())} of {len(tokens)}")
-        order = index.argsort()
-        if (index[order].diff() == 0).any():
-            raise EngineError(f"{name} at {stage.site} kept a token twice: {index[order].tolist()}")
-        if keep.features is None:
-            return index[order], None
-        if keep.features.shape != (count, tokens.features.shape[1]):
-            raise EngineError(
-                f"{name} at {stage.site} merged into {tuple(keep.features.shape)}, not {(count, tokens.features.shape[1])}"
-            )
-        return index[order], keep.features[order.to(keep.features.device)]
-
     def _check_prefill(self) -> None:
         """After every prefill: text all there, caches and counts as planned."""
         if not self.prefilling:
             return
         self.prefilling = False
-        assert self.visual is not None
-        name = type(self.pruner).__name__
-        for row, sample in enumerate(self.trace.samples):
-            for stage in sample.stages:
-                if stage.site not in sample.kept:
-                    raise EngineError(f"{name} at {stage.site} never ran for sample {row}")
-            kept = {site: len(index) for site, index in sample.kept.items()}
-            sample.entering = [
-                min([sample.available, *(k for site, k in kept.items() if site.part is not Part.LLM or site.layer <= n)])
-                for n in range(len(self.layers))
-            ]
-            for number, stream in enumerate(self.live):
-                seen = self.visual[row][stream.source[row]]
-                if len(seen) - int(seen.sum()) != sample.text:
-                    raise EngineError(f"sample {row} lost text before layer {number}: {sample.text} tokens were there")
-                sample.cached.append(int(seen.sum()))
-        for number, stream in enumerate(self.live):
-            length = self.cache.layers[number].get_seq_length()
-            if length != stream.width:
-                raise EngineError(f"{name}: the cache of layer {number} holds {length} entries, {stream.width} were planned")
+        for sample in self.trace.samples:
+            sample.entering = entering(sample, len(self.layers))
+        lengths = [part.get_seq_length() for part in self.cache.layers]
+        settled(self.pruner, self.trace.samples, self.visual, self.live, lengths)
 
     # ---- decoding -------------------------------------------------------------------------------------------------
 
@@ -460,7 +386,7 @@ class Session:
             raise EngineError("decoding goes on from a cache that this session did not fill")
         changed = dict(kwargs)
         step = cache.get_seq_length() - self.live[0].width
-        if self.live[0] is not self.prompt:
+        if self.live[0] is not self.whole:
             valid = self.live[0].valid(embeds.device).long()
             changed["attention_mask"] = torch.cat([valid, valid.new_ones(valid.shape[0], step + 1)], dim=1)
         if self.input_last is not None:
@@ -486,59 +412,6 @@ class Session:
         return args, changed
 
 
-class _Reader:
-    """The pre-hook of the whole model: sees the ids, finds the visual tokens, tells prefill from decoding."""
-
-    def __init__(
-        self, session: Session, adapter: Adapter, seeds: Sequence[int] | None, questions: Sequence[str] | None
-    ) -> None:
-        self.session, self.adapter, self.seeds, self.questions = session, adapter, seeds, questions
-        self.given: Kwargs = {}
-
-    @contextmanager
-    def overhearing_generate(self) -> Iterator[None]:
-        """Note what `model.generate` is called with: it encodes images itself and keeps their grids from `forward`."""
-        model: Any = self.session.model
-        stock, own = model.generate, vars(model).get("generate")
-
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            self.given = {"input_ids": args[0], **kwargs} if args else kwargs
-            try:
-                return stock(*args, **kwargs)
-            finally:
-                self.given = {}
-
-        model.generate = generate
-        try:
-            yield
-        finally:
-            if own is None:
-                del model.generate
-            else:
-                model.generate = own
-
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            raise EngineError("prunebench finds visual tokens in input_ids; call the model with them")
-        if kwargs.get("labels") is not None:
-            raise EngineError("labels cannot be aligned with a pruned sequence; compute the loss outside")
-        if kwargs.get("use_cache") is False:
-            raise EngineError("use_cache=False would prune anew at every step; leave the cache on")
-        cache = kwargs.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
-            return
-        visual = self.adapter.visual(model, ids)
-        layouts = _spread(self.adapter.layouts(model, {**kwargs, "input_ids": ids, **self.given}), len(ids))
-        own = [zlib.crc32(row.tobytes()) for row in ids.cpu().numpy()]
-        self.session.expect(
-            visual,
-            layouts or [],
-            _spread(self.seeds, len(ids)) or own,
-            _spread(self.questions, len(ids)) or [None] * len(ids),
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class _Frame:
     """What the layers of one stream are given in place of the full sequence's.
@@ -557,14 +430,3 @@ class _Frame:
 def _rows(values: Tensor, index: Tensor) -> Tensor:
     """Rows `index` [B, n] of cache `values` [B, H, S, d]."""
     return values.gather(2, index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3]))
-
-
-def _spread(values: Sequence[Any] | None, rows: int) -> list[Any] | None:
-    """One value a row; `generate` repeats every prompt for beams and several sampled answers."""
-    if values is None:
-        return None
-    if len(values) == 0 or rows % len(values):
-        raise EngineError(f"{len(values)} seeds or questions for a batch of {rows}")
-    return [value for value in values for _ in range(rows // len(values))]
-
-

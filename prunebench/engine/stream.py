@@ -83,7 +83,7 @@ def closed_up(ids: Tensor, stream: Stream) -> Tensor:
     result = ids.clone()
     for b in range(len(stream.source)):
         live = ids[..., b, stream.start(b) :]
-        values = live.unique()
+        values = torch.unique(live)
         result[..., b, stream.start(b) :] = torch.searchsorted(values, live.contiguous()) + values[0]
     return result
 

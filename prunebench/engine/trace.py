@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunebench.budget import Kind, Stage, spent
 from prunebench.engine.counter import counter
-from prunebench.sites import Site
+from prunebench.sites import Part, Site
 from prunebench.tokens import Layout
 
 
@@ -42,6 +42,15 @@ class SampleTrace:
         if not self.kept:
             return torch.arange(self.available)
         return self.kept[max(self.kept)]
+
+
+def entering(sample: SampleTrace, layers: int) -> list[int]:
+    """[layers] visual tokens that entered each LLM layer, from what was kept."""
+    kept = {site: len(index) for site, index in sample.kept.items()}
+    return [
+        min([sample.available, *(k for site, k in kept.items() if site.part is not Part.LLM or site.layer <= number)])
+        for number in range(layers)
+    ]
 
 
 @dataclass

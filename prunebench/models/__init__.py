@@ -48,7 +48,9 @@ def adapters() -> tuple[Adapter, ...]:
         found += [
             kind()
             for kind in vars(module).values()
-            if isinstance(kind, type) and issubclass(kind, Adapter) and not isabstract(kind)
+            if isinstance(kind, type)
+            and issubclass(kind, Adapter)
+            and not isabstract(kind)
             and kind.__module__ == module.__name__
         ]
     return tuple(found)
@@ -80,19 +82,21 @@ def load(
     `weights="random"` builds the configuration with seeded random weights and fetches none. Raises LoadError in one line
     that says what could not be had and what to do, Unsupported where the family has no adapter.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    import transformers
+
+    auto: Any = transformers  # its auto classes are untyped
 
     source = _source(name)
     options: dict[str, Any] = {"attn_implementation": attention, "dtype": getattr(torch, dtype)}
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = auto.AutoConfig.from_pretrained(source, revision=revision)
         adapter = _adapter(config.model_type)
-        processor = AutoProcessor.from_pretrained(source, revision=revision)
+        processor = auto.AutoProcessor.from_pretrained(source, revision=revision)
         if weights == "random":
             torch.manual_seed(seed)
-            model = AutoModelForImageTextToText.from_config(config, **options)
+            model = auto.AutoModelForImageTextToText.from_config(config, **options)
         else:
-            model = AutoModelForImageTextToText.from_pretrained(source, revision=revision, **options)
+            model = auto.AutoModelForImageTextToText.from_pretrained(source, revision=revision, **options)
     except Unsupported:
         raise
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunebench.engine.counter import encoder_block, linear
+from prunebench.models.arithmetic import encoder_block, linear
 from prunebench.models.base import Adapter
 from prunebench.tokens import Layout, Tile
 
@@ -63,9 +63,7 @@ class Qwen25VL(Adapter):
         if inputs.get("pixel_values") is not None:
             encoded["image"] = parts.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True)
         if inputs.get("pixel_values_videos") is not None:
-            encoded["video"] = parts.get_video_features(
-                inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
-            )
+            encoded["video"] = parts.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
         return encoded
 
     def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,0 +1,59 @@
+# prunebench: every verb sets itself up first; `make help` lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# what `make sweep` passes on, where given: MODEL METHODS TASKS BUDGETS LIMIT OUT SEED, and anything else as ARGS
+SWEEP_ARGS = $(if $(MODEL),model=$(MODEL)) $(if $(METHODS),methods=$(METHODS)) $(if $(TASKS),tasks=$(TASKS)) \
+	$(if $(BUDGETS),budgets=$(BUDGETS)) $(if $(LIMIT),limit=$(LIMIT)) $(if $(OUT),out=$(OUT)) $(if $(SEED),seed=$(SEED)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help install sweep list report show verify test test-slow check format bench clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[eval,dev]'
+	touch $@
+
+sweep: $(STAMP) ## sweep a grid and print its leaderboard: MODEL= METHODS= TASKS= BUDGETS= LIMIT= OUT= SEED= GRID=file.yaml
+	$(BIN)/prunebench sweep $(GRID) $(SWEEP_ARGS)
+
+list: $(STAMP) ## list models, methods and tasks
+	@for what in models methods tasks; do $(BIN)/prunebench list $$what; done
+
+report: $(STAMP) ## fold a study's cells into tables and figures again: STUDY=results/...
+	$(BIN)/prunebench report $(STUDY)
+
+show: $(STAMP) ## draw the kept tokens over an image: ARGS='method=fastv budget=0.25 out=show.png'
+	$(BIN)/prunebench show $(ARGS)
+
+verify: $(STAMP) ## compare the methods with vectors from official code
+	$(BIN)/prunebench verify tests/golden
+
+test: $(STAMP) ## run the test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(STAMP) ## run the tests that take minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+check: $(STAMP) ## ruff and strict mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## time the engine, the selection and the sweep
+	$(BIN)/python -m pytest tests/bench_*.py --benchmark-only
+
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

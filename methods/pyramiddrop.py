@@ -1,0 +1,56 @@
+"""PyramidDrop (CVPR 2025): drop visual tokens in stages, more of them the deeper the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+from prunebench import Budget, BudgetError, ScorePruner, Signal, Site, Stage, VisualTokens, llm, register, solve
+
+
+@register(paper="https://arxiv.org/abs/2410.17247", code="https://github.com/Cooperx521/PyramidDrop")
+@dataclass(frozen=True)
+class PyramidDrop(ScorePruner):
+    """Before each of `layers` rank by the attention the last prompt token would pay there, averaged over heads.
+
+    `layers` are layer numbers or shares of the depth (floats, rounded down): 8, 16, 24 of 32. A budget is met by a
+    geometric staircase t, t^2, t^3; without one, `ratios` of the original tokens stay, as published.
+    """
+
+    needs = frozenset({Signal.NEXT_QUERY_ATTENTION})
+    default_positions = "compact"
+    layers: tuple[int | float, ...] = (0.25, 0.5, 0.75)
+    ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
+
+    def site(self) -> Site:
+        """The first of its sites, in a model of 32 layers."""
+        return self.sites(32)[0]
+
+    def sites(self, layers: int) -> list[Site]:
+        """Its sites in a model of `layers` LLM layers; raises BudgetError where they coincide or lie outside."""
+        before = [max(1, int(place * layers)) if isinstance(place, float) else place for place in self.layers]
+        if not before or sorted({*before}) != before or not 1 <= before[0] <= before[-1] < layers:
+            raise BudgetError(
+                f"pyramiddrop.layers {list(self.layers)} are the layers {before} of {layers}; "
+                f"they must rise and lie in 1..{layers - 1}"
+            )
+        return [llm(before=layer) for layer in before]
+
+    def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        sites = self.sites(layers)
+        if budget is not None:
+            return solve(budget, sites, available, layers)
+        if len(self.ratios) != len(sites):
+            raise BudgetError(f"pyramiddrop.ratios {list(self.ratios)} must be one for each of {len(sites)} layers")
+        return tuple(Stage(s, max(1, int(available * r))) for s, r in zip(sites, self.ratios, strict=True))
+
+    def score(self, tokens: VisualTokens) -> Tensor:
+        return tokens.next_query_attention.mean(dim=0)
+
+    @classmethod
+    def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
+        pruner = cls(layers=tuple(case["layer_list"]), ratios=tuple(case["ratios"]))
+        return pruner, pruner.plan(None, available, case["llm_config"]["num_hidden_layers"])

@@ -1,0 +1,42 @@
+"""Resize: encode the image at a lower resolution; what a practitioner does instead of pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor, log
+
+import torch
+
+from prunebench import PIXELS, Budget, BudgetError, Keep, Pruner, Site, Stage, VisualTokens, register
+
+
+@register()
+@dataclass(frozen=True)
+class Resize(Pruner):
+    """Scale the image to a grid of at most the budget's tokens: least |log(aspect change)| + log(budget/tokens)."""
+
+    def site(self) -> Site:
+        return PIXELS
+
+    def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        """All tokens there are: the image that was encoded is already the small one."""
+        return (Stage(PIXELS, available),)
+
+    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        return Keep(torch.arange(len(tokens)))
+
+    def resize(self, size: tuple[int, int], cell: int, budget: Budget | None) -> tuple[int, int]:
+        if budget is None:
+            raise BudgetError("resize has no budget of its own; give one, such as 0.25 or 64")
+        columns, rows = (max(1, round(side / cell)) for side in size)
+        wanted = budget.tokens(rows * columns)
+        if wanted < 0.5:
+            raise BudgetError(f"budget {budget} is no token of the {rows * columns} visual tokens there are")
+        target = max(1, floor(wanted + 1e-9))
+
+        def loss(grid: tuple[int, int]) -> float:
+            return abs(log(grid[1] * rows / (grid[0] * columns))) + log(target / (grid[0] * grid[1]))
+
+        grids = [(r, min(columns, target // r)) for r in range(1, min(rows, target) + 1)]
+        best = min(grids, key=loss)
+        return size if best == (rows, columns) else (best[1] * cell, best[0] * cell)

@@ -1,0 +1,101 @@
+"""The contract: what a plan must promise, what a pruner must answer, what a prefill must leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.budget import Budget, Stage
+from prunebench.engine.stream import EngineError, Stream
+from prunebench.engine.trace import SampleTrace
+from prunebench.models.base import Unsupported
+from prunebench.pruner import Pruner
+from prunebench.sites import INPUT, Part
+from prunebench.tokens import Keep, Signal, VisualTokens
+
+BEFORE = frozenset({Signal.LAST_QUERY_ATTENTION, Signal.TEXT_ATTENTION, Signal.KEYS})
+"""Signals read in the layer before the site."""
+
+ATTENTION = BEFORE | {Signal.NEXT_QUERY_ATTENTION}
+"""Signals that exist only where an LLM layer's attention does."""
+
+
+def planned(
+    pruner: Pruner, budget: Budget | None, given: tuple[Stage, ...] | None, available: int, layers: int, config: Any
+) -> tuple[Stage, ...]:
+    """The stages of a sample with `available` visual tokens, `given` or planned, checked against the model.
+
+    Raises Unsupported where the model cannot serve them, EngineError where they make no sense, BudgetError from the plan.
+    """
+    if available == 0:
+        return ()
+    stages = given if given is not None else pruner.plan(budget, available, layers)
+    name = type(pruner).__name__
+    for before, stage in zip((None, *stages), stages, strict=False):
+        if stage.site.part is Part.PIXELS:
+            raise Unsupported(f"{name} works on pixels, before the processor; run it through a sweep")
+        if stage.site.part is Part.VISION:
+            raise Unsupported(f"{name} prunes at {stage.site}, inside the vision encoder, which no engine seam serves yet")
+        if stage.site.layer >= layers:
+            raise Unsupported(f"{name} prunes at {stage.site}, but the model has layers 0..{layers - 1}")
+        if before is not None and not (before.site < stage.site and before.keep >= stage.keep):
+            raise EngineError(f"{name} plans {before} and then {stage}; stages go forward and never grow")
+        if not 1 <= stage.keep <= available:
+            raise EngineError(f"{name} plans to keep {stage.keep} of {available} visual tokens at {stage.site}")
+        if stage.site == INPUT and pruner.needs & ATTENTION:
+            needs = ", ".join(sorted(pruner.needs & ATTENTION))
+            raise EngineError(f"{name} needs {needs} at the input, where no LLM layer has run; prune at llm:1 or later")
+    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if sliding and any(stage.site.part is Part.LLM for stage in stages):
+        raise Unsupported("the model has sliding-window layers, where dropping is not the same as hiding")
+    return tuple(stages)
+
+
+def answered(pruner: Pruner, keep: Keep, tokens: VisualTokens, stage: Stage) -> tuple[Tensor, Tensor | None]:
+    """The survivors [K] in ascending order, on the CPU, with their merged rows [K, D] where the pruner merges.
+
+    Raises EngineError for an answer that breaks the contract, with method, stage and numbers.
+    """
+    name, count, limit = type(pruner).__name__, len(keep.index), min(stage.keep, len(tokens))
+    index = keep.index.detach().cpu()
+    if index.dtype != torch.int64 or index.ndim != 1:
+        raise EngineError(f"{name} at {stage.site}: Keep.index is {index.dtype} {tuple(index.shape)}, not int64 [K]")
+    if not 1 <= count <= limit or (count < limit and not pruner.dynamic):
+        wanted = f"at most {limit} (and at least 1)" if pruner.dynamic else f"exactly {limit}"
+        raise EngineError(f"{name} at {stage.site} kept {count} of {len(tokens)} visual tokens, {wanted} were planned")
+    if int(index.min()) < 0 or int(index.max()) >= len(tokens):
+        raise EngineError(f"{name} at {stage.site} kept index {int(index.max())} or {int(index.min())} of {len(tokens)}")
+    order = index.argsort()
+    if (index[order].diff() == 0).any():
+        raise EngineError(f"{name} at {stage.site} kept a token twice: {index[order].tolist()}")
+    if keep.features is None:
+        return index[order], None
+    if keep.features.shape != (count, tokens.features.shape[1]):
+        shapes = f"{tuple(keep.features.shape)}, not {(count, tokens.features.shape[1])}"
+        raise EngineError(f"{name} at {stage.site} merged into {shapes}")
+    return index[order], keep.features[order.to(keep.features.device)]
+
+
+def settled(
+    pruner: Pruner, samples: Sequence[SampleTrace], visual: Tensor, live: Sequence[Stream], lengths: Sequence[int]
+) -> None:
+    """After a prefill: every stage ran, all text is there, every layer's cache is as long as planned.
+
+    `live` and `lengths` are per layer; fills in the samples' `cached`. Raises EngineError.
+    """
+    name = type(pruner).__name__
+    for row, sample in enumerate(samples):
+        for stage in sample.stages:
+            if stage.site not in sample.kept:
+                raise EngineError(f"{name} at {stage.site} never ran for sample {row}")
+        for number, stream in enumerate(live):
+            seen = visual[row][stream.source[row]]
+            if len(seen) - int(seen.sum()) != sample.text:
+                raise EngineError(f"sample {row} lost text before layer {number}: {sample.text} tokens were there")
+            sample.cached.append(int(seen.sum()))
+    for number, (stream, length) in enumerate(zip(live, lengths, strict=True)):
+        if length != stream.width:
+            raise EngineError(f"{name}: the cache of layer {number} holds {length} entries, {stream.width} were planned")

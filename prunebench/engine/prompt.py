@@ -1,0 +1,101 @@
+"""Prompt: a batch's visual tokens, found when the whole model is called."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunebench.engine.stream import EngineError
+from prunebench.models.base import Adapter
+from prunebench.tokens import Layout
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prefill's batch: `visual` [B, S] bool on the CPU; a layout, seed and question a row.
+
+    Raises EngineError where ids and images disagree, as they do when a prompt comes in chunks.
+    """
+
+    visual: Tensor
+    layouts: Sequence[Layout]
+    seeds: Sequence[int]
+    questions: Sequence[str | None]
+
+    def __post_init__(self) -> None:
+        for row, layout in enumerate(self.layouts):
+            found = int(self.visual[row].sum())
+            if found != len(layout):
+                raise EngineError(
+                    f"sample {row} has {found} visual tokens in this call, its images {len(layout)}: "
+                    "a prompt must come whole, with all its images (chunked prefill is not supported)"
+                )
+
+
+class Reader:
+    """The pre-hook of the whole model: sees the ids, finds the visual tokens, tells prefill from decoding."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        seeds: Sequence[int] | None,
+        questions: Sequence[str] | None,
+        expect: Callable[[Prompt], None],
+    ) -> None:
+        self.adapter, self.seeds, self.questions, self.expect = adapter, seeds, questions, expect
+        self.given: dict[str, Any] = {}
+
+    @contextmanager
+    def overhearing(self, model: Any) -> Iterator[None]:
+        """Note what `model.generate` is called with: it encodes images itself and keeps their grids from `forward`."""
+        stock, own = model.generate, vars(model).get("generate")
+
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            self.given = {"input_ids": args[0], **kwargs} if args else kwargs
+            try:
+                return stock(*args, **kwargs)
+            finally:
+                self.given = {}
+
+        model.generate = generate
+        try:
+            yield
+        finally:
+            if own is None:
+                del model.generate
+            else:
+                model.generate = own
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            raise EngineError("prunebench finds visual tokens in input_ids; call the model with them")
+        if kwargs.get("labels") is not None:
+            raise EngineError("labels cannot be aligned with a pruned sequence; compute the loss outside")
+        if kwargs.get("use_cache") is False:
+            raise EngineError("use_cache=False would prune anew at every step; leave the cache on")
+        cache = kwargs.get("past_key_values")
+        if cache is not None and cache.get_seq_length() > 0:
+            return
+        rows = len(ids)
+        seeds = self.seeds or [zlib.crc32(row.tobytes()) for row in ids.cpu().numpy()]
+        self.expect(
+            Prompt(
+                self.adapter.visual(model, ids),
+                _spread(self.adapter.layouts(model, {**kwargs, "input_ids": ids, **self.given}), rows),
+                _spread(seeds, rows),
+                _spread(self.questions or [None], rows),
+            )
+        )
+
+
+def _spread(values: Sequence[Any], rows: int) -> list[Any]:
+    """One value a row; `generate` repeats every prompt for beams and several sampled answers."""
+    if rows % len(values):
+        raise EngineError(f"{len(values)} seeds, questions or layouts for a batch of {rows}")
+    return [value for value in values for _ in range(rows // len(values))]

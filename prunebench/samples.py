@@ -1,0 +1,82 @@
+"""Samples: random visual tokens and a random stock model, for an author's own tests and for the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.sites import INPUT, Site
+from prunebench.tokens import Layout, Signal, Tile, VisualTokens
+
+
+def tokens(
+    *,
+    rows: int = 4,
+    columns: int = 6,
+    tiles: int = 1,
+    newlines: bool = False,
+    dim: int = 16,
+    seed: int = 0,
+    needs: Iterable[Signal] = (),
+    site: Site = INPUT,
+    dtype: torch.dtype = torch.float32,
+) -> VisualTokens:
+    """A sample of random features and plausible signals (attention rows sum to less than 1), equal for equal `seed`."""
+    layout = Layout(tuple(Tile(rows, columns, image=i, newlines=newlines) for i in range(tiles)))
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    count, heads, text = len(layout), 4, 7
+    paid = (2 * normal(heads, text, count + text)).softmax(dim=-1)[..., :count]
+    signals = {
+        Signal.LAST_QUERY_ATTENTION: paid[:, -1],
+        Signal.NEXT_QUERY_ATTENTION: (2 * normal(heads, count + text)).softmax(dim=-1)[:, :count],
+        Signal.TEXT_ATTENTION: paid,
+        Signal.KEYS: normal(heads // 2, count, 8),
+        Signal.TEXT_FEATURES: normal(text, dim),
+    }
+    return VisualTokens(
+        features=normal(count, dim).to(dtype),
+        layout=layout,
+        index=torch.arange(count),
+        site=site,
+        question="what is the digit on the red square?",
+        seed=seed,
+        signals={signal: signals[signal].to(dtype) for signal in sorted(needs)},
+    )
+
+
+def miniature(*, rows: int, columns: int, layers: int, seed: int = 0) -> tuple[Any, dict[str, Tensor]]:
+    """A stock Qwen2.5-VL with random weights, float32, and the inputs of one image of `rows` x `columns` tokens."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    start, end, image, video = 60, 61, 62, 63
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4, "window_size": 16,
+            "out_hidden_size": 32, "fullatt_block_indexes": [1],
+        },
+        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = Qwen2_5_VLForConditionalGeneration(config)
+        pixels = torch.randn(4 * rows * columns, 3 * 2 * 4 * 4)
+    ids = torch.tensor([[5, 6, start, *[image] * (rows * columns), end, 7, 8, 9, 10]])
+    return model.eval(), {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == image).int(),
+        "pixel_values": pixels,
+        "image_grid_thw": torch.tensor([[1, 2 * rows, 2 * columns]]),
+    }

@@ -1,0 +1,88 @@
+"""Budgets: one number means one thing, and a plan spends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from prunebench import INPUT, Budget, BudgetError, Stage, alive, cached, llm, share, solve, top
+from prunebench.budget import spent
+from prunebench.sites import Site
+
+
+def test_the_fields_example() -> None:
+    """FastV before layer 2 of 32 at a mean of 192 of 576 keeps 166; a mean of 32 is out of reach, 36 are spent before."""
+    assert solve(Budget(192), [llm(2)], 576, 32) == (Stage(llm(2), 166),)
+    with pytest.raises(BudgetError, match=r"32 .*out of reach at llm:2.*still spends 36\.9"):
+        solve(Budget(32), [llm(2)], 576, 32)
+
+
+@pytest.mark.parametrize("kind", ["mean", "input", "kv"])
+@pytest.mark.parametrize("layers", [4, 6, 28, 32])
+@pytest.mark.parametrize("available", [64, 100, 144, 576])
+@pytest.mark.parametrize("share_", [0.75, 0.5, 0.3])
+def test_a_plan_spends_the_budget(kind: str, layers: int, available: int, share_: float) -> None:
+    for sites in ([INPUT], [llm(1)], [llm(1), llm(2), llm(3)]):
+        if kind == "input" and sites != [INPUT]:
+            continue
+        budget = Budget(share_, kind)  # type: ignore[arg-type]
+        stages = solve(budget, sites, available, layers)
+        cost = spent(budget.kind, alive(stages, available, layers), cached(stages, available, layers))
+        assert abs(cost - share_ * available) <= 0.5
+        keeps = [s.keep for s in stages]
+        assert keeps == sorted(keeps, reverse=True)
+        assert keeps[-1] >= 1
+
+
+def test_inside_the_llm_the_input_cannot_shrink() -> None:
+    with pytest.raises(BudgetError, match="out of reach"):
+        solve(Budget(0.5, "input"), [llm(2)], 100, 8)
+
+
+def test_rounding_is_half_to_even() -> None:
+    assert solve(Budget(0.098), [INPUT], 576, 32)[0].keep == 56
+    assert [solve(Budget(0.5), [INPUT], n, 32)[0].keep for n in (5, 7, 9)] == [2, 4, 4]
+
+
+def test_compaction_counts_in_the_cache_alone() -> None:
+    stages = (Stage(llm(3), 10, compact=True),)
+    assert alive(stages, 40, 4) == [40, 40, 40, 10]
+    assert cached(stages, 40, 4) == [10, 10, 10, 10]
+    assert solve(Budget(0.25, "kv"), [llm(3)], 40, 4, compact=True) == stages
+
+
+def test_all_of_it_is_all_of_it() -> None:
+    for sites in ([INPUT], [llm(2)], [llm(1), llm(2)]):
+        assert all(s.keep == 64 for s in solve(Budget(1.0), sites, 64, 6))
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "0.0", "-0.5", "1.01", "nan", "inf", "many", "", "mean:", "tokens:5", "1e3"])
+def test_nonsense_is_refused(text: str) -> None:
+    with pytest.raises(BudgetError, match=r"budget"):
+        Budget.parse(text)
+
+
+def test_parsing() -> None:
+    assert Budget.parse("0.25") == Budget(0.25)
+    assert Budget.parse("kv:64") == Budget(64, "kv")
+    assert Budget.parse(64) == Budget(64)
+    assert str(Budget.parse("input:0.5")) == "input:0.5"
+    with pytest.raises(BudgetError, match="65 asks for more than the 64"):
+        Budget(65).tokens(64)
+
+
+def test_sites_order_and_names() -> None:
+    assert sorted([llm(2), INPUT, llm(1), Site.parse("vision:3")]) == [Site.parse("vision:3"), INPUT, llm(1), llm(2)]
+    assert [str(s) for s in (INPUT, llm(2))] == ["input", "llm:2"]
+    for wrong in ("llm:0", "llm", "input:1", "vision", "decoder:3"):
+        with pytest.raises(ValueError, match="site|llm:0"):
+            Site.parse(wrong)
+
+
+def test_top_is_stable_and_share_sums_up() -> None:
+    import torch
+
+    assert top(torch.tensor([1.0, 3.0, 3.0, 2.0]), 3).tolist() == [1, 2, 3]
+    assert share(10, torch.tensor([1.0, 1.0, 1.0])) == [4, 3, 3]
+    assert share(3, torch.tensor([0.0, 1.0])) == [0, 3]
+    with pytest.raises(ValueError, match="cannot be shared"):
+        share(3, torch.tensor([0.0, 0.0]))

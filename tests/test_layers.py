@@ -1,0 +1,94 @@
+"""Imports point one way, read off the import statements."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# a part may import itself and what is listed; "transformers" and "torch" stand for the packages
+TRUNK = {"sites", "budget", "tokens", "select", "pruner", "registry"}
+MAY: dict[str, set[str]] = {
+    "sites": set(),
+    "budget": {"sites"},
+    "tokens": {"sites"},
+    "select": {"sites", "tokens"},
+    "pruner": {"budget", "select", "sites", "tokens"},
+    "registry": {"pruner"},
+    "models": TRUNK | {"testbed"},
+    "engine": TRUNK | {"models"},
+    "measure": TRUNK | {"models", "engine"},
+    "report": set(),
+    "testbed": set(),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every absolute module name a file imports, late imports included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def files(part: str) -> list[Path]:
+    folder = ROOT / "prunebench" / part
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+
+
+@pytest.mark.parametrize("part", MAY)
+def test_parts_import_downwards(part: str) -> None:
+    for path in files(part):
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("prunebench.")}
+        assert used <= MAY[part] | {part}, f"{path.name} imports {sorted(used - MAY[part] - {part})}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "methods").glob("*.py")), ids=lambda p: p.stem)
+def test_methods_know_public_names_and_torch_alone(path: Path) -> None:
+    for name in imports(path):
+        assert name.split(".")[0] not in ("transformers", "lmms_eval"), f"{path.name} imports {name}"
+        assert not name.startswith("prunebench."), f"{path.name} reaches into {name}; import from prunebench"
+
+
+def test_only_the_bridge_knows_lmms_eval() -> None:
+    users = [
+        p.name for p in (ROOT / "prunebench").rglob("*.py") if any(n.split(".")[0] == "lmms_eval" for n in imports(p))
+    ]
+    assert users == ["benchmarks.py"]
+
+
+def test_the_report_runs_without_torch() -> None:
+    for path in files("report"):
+        assert not {n.split(".")[0] for n in imports(path)} & {"torch", "transformers"}, path.name
+
+
+def test_the_trunk_needs_torch_alone() -> None:
+    for part in TRUNK:
+        for path in files(part):
+            outside = {n.split(".")[0] for n in imports(path)} & {"transformers", "pandas", "omegaconf", "lmms_eval"}
+            assert not outside, f"{path.name} imports {outside}"
+
+
+def test_only_the_cli_prints() -> None:
+    for path in (ROOT / "prunebench").rglob("*.py"):
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        printed = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
+        assert path.name == "cli.py" or not printed, f"{path.name}:{printed} prints"
+
+
+def test_the_framework_knows_no_method_by_name() -> None:
+    """Only the controls every study carries may be named, in the one place that lists them."""
+    names = {p.stem for p in (ROOT / "methods").glob("*.py")} - {"__init__"}
+    for path in (ROOT / "prunebench").rglob("*.py"):
+        if "run" in path.parts or "report" in path.parts or path.name == "cli.py":
+            names_here = names - {"none", "random", "uniform", "pool", "resize"}
+        else:
+            names_here = names - {"none", "random"}
+        strings = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        assert not strings & names_here, f"{path.name} names {sorted(strings & names_here)}"

@@ -1,0 +1,129 @@
+"""Verification: our methods agree with vectors of official code, and what does not agree is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunebench import Keep, Pruner, Stage, VisualTokens, registry
+from prunebench import verify as public
+from prunebench.verify import Comparison, VerifyError, read_verified, status, summary, verify, write_verified
+
+GOLDEN = Path(__file__).parent / "golden"
+OURS = [name for name in registry.names() if (GOLDEN / f"{name}-1.safetensors").exists()]
+
+
+def first(_self: Pruner, _tokens: VisualTokens, stage: Stage) -> Keep:
+    return Keep(torch.arange(stage.keep))
+
+
+def disagreeing(found: list[Comparison]) -> set[str]:
+    return {c.field for c in found if not c.agree}
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_agrees_with_official_code(method: str) -> None:
+    found = verify(GOLDEN, [method])
+    assert [c for c in found if not c.agree] == []
+    assert summary(found) == {method: (3, 3)}
+    assert {"keep"} <= {c.field for c in found}
+
+
+def test_vectors_reach_what_they_are_there_for() -> None:
+    fields = {method: {c.field for c in verify(GOLDEN, [method])} for method in ("divprune", "fastv", "pyramiddrop")}
+    assert fields["divprune"] == {"keep", "order"}
+    ends = {"engine keep", "engine kv_lengths", "engine llm_output"}
+    assert fields["fastv"] == {"keep", "order", "scores", "engine position_ids"} | ends
+    assert {"stage0.order", "stage2.keep", "engine stage2.keep"} | ends <= fields["pyramiddrop"]
+
+
+def test_a_wrong_choice_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.get("fastv"), "prune", first)
+    found = verify(GOLDEN, ["fastv"])
+    assert disagreeing(found) == {"keep", "order", "engine keep", "engine position_ids", "engine llm_output"}
+    assert summary(found) == {"fastv": (0, 3)}
+
+
+def test_a_wrong_order_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = registry.get("divprune")
+    right = method.prune
+    monkeypatch.setattr(method, "prune", lambda *given: Keep(right(*given).index.sort().values))
+    assert disagreeing(verify(GOLDEN, ["divprune"])) == {"order"}
+
+
+def test_wrong_positions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.get("fastv"), "default_positions", "compact")
+    assert disagreeing(verify(GOLDEN, ["fastv"])) == {"engine position_ids", "engine llm_output"}
+    monkeypatch.setattr(registry.get("pyramiddrop"), "default_positions", "original")
+    assert "engine llm_output" in disagreeing(verify(GOLDEN, ["pyramiddrop"]))
+
+
+def test_a_pruner_that_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Keep:
+        raise RuntimeError("no survivors today")
+
+    monkeypatch.setattr(registry.get("divprune"), "prune", fails)
+    found = verify(GOLDEN, ["divprune"])
+    assert [(c.field, c.difference) for c in found] == [("run", "RuntimeError: no survivors today")] * 3
+
+
+def test_damaged_files_are_told_and_the_others_compared(tmp_path: Path) -> None:
+    for number in (1, 2):
+        shutil.copy(GOLDEN / f"divprune-{number}.safetensors", tmp_path)
+    damaged = tmp_path / "divprune-3.safetensors"
+    damaged.write_bytes((GOLDEN / "divprune-3.safetensors").read_bytes()[:50_000])
+    found = verify(tmp_path, ["divprune"])
+    assert summary(found) == {"divprune": (2, 3)}
+    (told,) = [c for c in found if not c.agree]
+    assert (told.file, told.field) == ("divprune-3.safetensors", "file")
+    assert "cannot be read, it may be truncated" in str(told.difference)
+
+
+def test_a_foreign_file_is_told(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"keep": torch.arange(3)}, tmp_path / "divprune-1.safetensors", {"format": "another"})
+    (told,) = verify(tmp_path)
+    assert "its format is 'another'" in str(told.difference)
+
+
+def test_a_file_outside_the_package_is_verified_by_its_stem(tmp_path: Path) -> None:
+    source = Path(__import__("prunebench.methods.divprune", fromlist=["x"]).__file__)
+    shutil.copy(source, tmp_path / "mine.py")
+    shutil.copy(GOLDEN / "divprune-1.safetensors", tmp_path / "mine-1.safetensors")
+    assert summary(verify(tmp_path, [str(tmp_path / "mine.py")])) == {"mine": (1, 1)}
+
+
+def test_nothing_to_verify_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VerifyError, match="no folder"):
+        verify(tmp_path / "absent")
+    with pytest.raises(VerifyError, match="has no vectors"):
+        verify(tmp_path)
+    with pytest.raises(VerifyError, match=r"has no vectors METHOD-i\.safetensors for uniform"):
+        verify(GOLDEN, ["uniform"])
+    with pytest.raises(registry.RegistryError, match="unknown method"):
+        verify(GOLDEN, ["divprun"])
+
+
+def test_the_record_notices_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "verified.json"
+    monkeypatch.setattr(public, "_record", lambda: path)
+    assert status("fastv") == "no vectors"
+    write_verified(verify(GOLDEN, ["divprune", "fastv"]))
+    assert status("fastv") == status("divprune") == "verified 3/3"
+    assert status("random") == "no vectors"
+    record = read_verified()
+    record["fastv"]["source"] = "another"
+    path.write_text(json.dumps(record))
+    assert status("fastv") == "verified 3/3 (before its last change)"
+    write_verified(verify(GOLDEN, ["fastv"]))
+    assert status("fastv") == "verified 3/3"
+    assert set(read_verified()) == {"divprune", "fastv"}
+
+
+def test_the_installed_record_is_current() -> None:
+    assert {method: status(method) for method in OURS} == dict.fromkeys(OURS, "verified 3/3")
