@@ -129,18 +129,13 @@ def test_the_rows_that_enter_are_the_rows_the_pruner_named(model: Any, inputs_of
     inputs = inputs_of(([picture(112, 84)], "color of 5"))
     layer = Site.parse(where).layer
     entered: list[Tensor] = []
-
-    def see(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        entered.append((args[0] if args else kwargs["hidden_states"]).detach().clone())
-
-    plain = model.get_decoder().layers[layer].register_forward_pre_hook(see, with_kwargs=True)
+    door = model.get_decoder().layers[layer].input_layernorm
+    handle = door.register_forward_pre_hook(lambda _, args: entered.append(args[0].detach().clone()))
     with torch.no_grad():
         model(**inputs)
-    plain.remove()
-    with prune(model, Blend(where), plan=(Stage(Site.parse(where), 6),)), torch.no_grad():
-        after = model.get_decoder().layers[layer].register_forward_pre_hook(see, with_kwargs=True)
-        model(**inputs)
-        after.remove()
+        with prune(model, Blend(where), plan=(Stage(Site.parse(where), 6),)):
+            model(**inputs)
+    handle.remove()
     full, pruned = entered[0][0], entered[1][0]
     visual = adapter_of(model).visual(model, inputs["input_ids"])[0]
     places = visual.nonzero()[:, 0]

@@ -104,6 +104,8 @@ class Session:
         self.config = config
         self.prompt: Prompt | None = None
         self.waiting = self.prefilling = False
+        self.inside = ExitStack()
+        """Hooks inside the decoder, for as long as the batch in flight needs them: hooked layers cost time at every step."""
 
     @contextmanager
     def attached(self) -> Iterator[Trace]:
@@ -116,11 +118,9 @@ class Session:
             if self.pruner.needs & ATTENTION:
                 undo.enter_context(probed(self.config))
                 undo.callback(self._unwatch)
+            undo.callback(self.inside.close)
             self._hook(undo, self.decoder, self._enter_decoder)
-            self._hook(undo, self.rotary, self._see_positions)
-            for number, layer in enumerate(self.layers):
-                self._hook(undo, layer, partial(self._enter_layer, number))
-            undo.callback(self.decoder.register_forward_hook(lambda *_: self._check_prefill()).remove)
+            undo.callback(self.decoder.register_forward_hook(self._leave_decoder).remove)
             yield self.trace
 
     def _unwatch(self) -> None:
@@ -165,7 +165,12 @@ class Session:
             samples.append(SampleTrace(layout, available, len(self.whole.source[row]) - available, stages))
         self.trace.reset(samples)
         self.sites = sorted({stage.site for sample in samples for stage in sample.stages})
-        self.first_llm = min((s.layer for s in self.sites if s.part is Part.LLM), default=depth)
+        self.inside.close()
+        first = min((s.layer for s in self.sites if s.part is Part.LLM), default=None)
+        if first is not None:
+            self._hook(self.inside, self.rotary, self._see_positions)
+            for number in range(first - 1, depth):  # the layer before the first site may be asked for its attention
+                self._hook(self.inside, self.layers[number], partial(self._enter_layer, number))
 
     def _enter_decoder(self, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
         if self.prompt is None:
@@ -195,16 +200,11 @@ class Session:
         return args, {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
 
     def _see_positions(self, args: Any, kwargs: Kwargs) -> None:
-        if self.prompt is not None and self.first_llm < len(self.layers):
-            self.ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
-            if self.prefilling and self.ids is not None:
-                self.ids_last = self.ids[..., -1:]
+        self.ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+        if self.prefilling and self.ids is not None:
+            self.ids_last = self.ids[..., -1:]
 
     def _enter_layer(self, number: int, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
-        if number == 0:
-            self.cache = kwargs.get("past_key_values")
-            if type(self.cache) is not DynamicCache:
-                raise EngineError(f"the cache is {type(self.cache).__name__}; layers of different length need a DynamicCache")
         if not self.prefilling:
             return self._resume_layer(number, args, kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -245,7 +245,7 @@ class Session:
         self.trace.positions.append(ids)
         self.live[site.layer :] = [stream] * (len(self.live) - site.layer)
         if any(s.compact for sample in self.trace.samples for s in sample.stages if s.site == site):
-            self._compact(site.layer, stream)
+            self._compact(site.layer, stream, kwargs.get("past_key_values"))
         return self._framed(kwargs, frame), after
 
     def _framed(self, kwargs: Kwargs, frame: _Frame | None) -> Kwargs:
@@ -257,11 +257,10 @@ class Session:
             changed["position_ids"] = frame.own
         return changed
 
-    def _compact(self, layer: int, stream: Stream) -> None:
+    def _compact(self, layer: int, stream: Stream, cache: Any) -> None:
         """Remove what died at `layer` from the caches of the layers before it too."""
-        for number in range(layer):
-            index = self.live[number].columns(stream, self.cache.layers[number].keys.device)
-            part = self.cache.layers[number]
+        for number, part in enumerate(_checked(cache).layers[:layer]):
+            index = self.live[number].columns(stream, part.keys.device)
             part.keys = _rows(part.keys, index)
             part.values = _rows(part.values, index)
             self.live[number] = stream
@@ -363,15 +362,24 @@ class Session:
         with self.trace.selecting(hidden.device, list(range(len(self.layouts)))):
             return dry_run(layer, self.parts.attention(layer), hidden, kwargs)
 
-    def _check_prefill(self) -> None:
+    def _leave_decoder(self, _: nn.Module, args: Any, output: Any) -> None:
         """After every prefill: text all there, caches and counts as planned."""
         if not self.prefilling:
             return
         self.prefilling = False
+        self.cache = _checked(getattr(output, "past_key_values", None))
         for sample in self.trace.samples:
             sample.entering = entering(sample, len(self.layers))
         lengths = [part.get_seq_length() for part in self.cache.layers]
         settled(self.pruner, self.trace.samples, self.visual, self.live, lengths)
+        if not self._steers_decoding():
+            self.inside.close()
+
+    def _steers_decoding(self) -> bool:
+        """Whether a layer needs other arguments than the first while decoding: a mask of its length, or moved positions."""
+        uneven = any(stream is not self.live[0] for stream in self.live)
+        masked = implementation(self.config) != "sdpa" or any(stream.padded for stream in self.live)
+        return (uneven and masked) or any(frame is not None and frame.shift is not None for frame in self.frames)
 
     # ---- decoding -------------------------------------------------------------------------------------------------
 
@@ -384,19 +392,18 @@ class Session:
             )
         if cache is None or cache is not self.cache:
             raise EngineError("decoding goes on from a cache that this session did not fill")
+        self.frame_tables: dict[int, Any] = {}
+        if self.live[0] is self.whole:
+            return None
         changed = dict(kwargs)
         step = cache.get_seq_length() - self.live[0].width
-        if self.live[0] is not self.whole:
-            valid = self.live[0].valid(embeds.device).long()
-            changed["attention_mask"] = torch.cat([valid, valid.new_ones(valid.shape[0], step + 1)], dim=1)
+        valid = self.live[0].valid(embeds.device).long()
+        changed["attention_mask"] = torch.cat([valid, valid.new_ones(valid.shape[0], step + 1)], dim=1)
         if self.input_last is not None:
             changed["position_ids"] = self.input_last + 1 + step
-        self.frame_tables: dict[int, Any] = {}
         return args, changed
 
     def _resume_layer(self, number: int, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
-        if number < self.first_llm:
-            return None
         hidden = args[0] if args else kwargs["hidden_states"]
         changed = dict(kwargs)
         stream = self.live[number]
@@ -425,6 +432,13 @@ class _Frame:
     tables: Any
     own: Tensor | None
     mask: Tensor | None
+
+
+def _checked(cache: Any) -> Any:
+    """The cache, where layers may differ in length; raises EngineError otherwise."""
+    if type(cache) is not DynamicCache:
+        raise EngineError(f"the cache is {type(cache).__name__}; layers of different length need a DynamicCache")
+    return cache
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""FLOPs of a pruned run from the model's configuration: 2 per multiply-add of every matrix product.
+
+Counted are projections, both attention products, and convolutions; not counted are element-wise operations (norms,
+activations, softmax, rotary embedding, residuals). Attention counts in full, although a causal kernel may skip the
+upper half: every number is therefore an upper bound that treats all methods alike, and equals torch's own counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prunebench.engine.counter import counter
+from prunebench.models.arithmetic import attention, linear
+
+if TYPE_CHECKING:
+    from prunebench.engine.trace import SampleTrace
+    from prunebench.models.base import Adapter
+
+__all__ = ["Flops", "counter", "decode", "head", "llm_prefill", "sample_flops"]
+
+
+@dataclass(frozen=True)
+class Flops:
+    """What one sample's prefill costs, by part; `selector` is the method's own work, its signals included."""
+
+    vision: int
+    projector: int
+    llm: int
+    head: int
+    selector: int
+
+    @property
+    def total(self) -> int:
+        """The whole prefill, up to the logits of the first new token."""
+        return self.vision + self.projector + self.llm + self.head + self.selector
+
+
+def sample_flops(model: Any, adapter: Adapter, inputs: Mapping[str, Any], sample: SampleTrace) -> Flops:
+    """The prefill of one sample: `inputs` are those of that sample alone, `sample` is its trace.
+
+    Every LLM layer counts at the length that really entered it. Raises ValueError for inputs of several samples.
+    """
+    rows = inputs["input_ids"].shape[0]
+    if rows != 1:
+        raise ValueError(f"sample_flops got inputs of {rows} samples; give it one and its trace")
+    vision, projector = adapter.vision_flops(model.config, inputs)
+    text_config = model.config.get_text_config()
+    lengths = [visual + sample.text for visual in sample.entering]
+    return Flops(vision, projector, llm_prefill(text_config, lengths), head(text_config), sample.selector_flops)
+
+
+def llm_prefill(text_config: Any, lengths: Sequence[int]) -> int:
+    """All decoder layers, layer i at `lengths[i]` tokens (text and visual); grouped queries, SwiGLU.
+
+    Raises ValueError where the number of lengths is not the number of layers.
+    """
+    _check_layers(text_config, lengths)
+    return sum(_layer(text_config, length, length) for length in lengths)
+
+
+def decode(text_config: Any, cache_lengths: Sequence[int], steps: int) -> int:
+    """All decoder layers over `steps` new tokens, one by one, behind a prefill that left `cache_lengths` in the caches.
+
+    The LM head comes on top: `head(text_config, steps)`.
+    """
+    _check_layers(text_config, cache_lengths)
+    return sum(_layer(text_config, 1, length + step) for length in cache_lengths for step in range(1, steps + 1))
+
+
+def head(text_config: Any, positions: int = 1) -> int:
+    """The LM head on `positions` positions; a prefill needs the last one only."""
+    return linear(positions, text_config.hidden_size, text_config.vocab_size)
+
+
+def _layer(config: Any, queries: int, keys: int) -> int:
+    """One decoder layer: `queries` tokens run through it and attend to `keys`."""
+    width = config.hidden_size
+    head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    query_width = config.num_attention_heads * head_width
+    key_width = config.num_key_value_heads * head_width
+    projections = linear(queries, width, 2 * query_width + 2 * key_width)
+    return projections + attention(queries, keys, query_width) + 3 * linear(queries, width, config.intermediate_size)
+
+
+def _check_layers(config: Any, lengths: Sequence[int]) -> None:
+    if len(lengths) != config.num_hidden_layers:
+        raise ValueError(f"got {len(lengths)} lengths for a language model of {config.num_hidden_layers} layers")

@@ -1,0 +1,268 @@
+"""Figures: accuracy against tokens, cost and surviving evidence, drawn from the leaderboard."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from prunebench.report import labels, tables
+from prunebench.report.cells import BASELINE, ReportError
+from prunebench.report.leaderboard import ALL
+from prunebench.report.palette import Look, looks
+from prunebench.report.screen import budget_label, overall, records
+
+DPI = 160
+TOKENS = "visual tokens entering an LLM layer, mean (share)"
+Looks = dict[str, Look]
+
+
+def draw(board: pd.DataFrame, folder: Path) -> list[Path]:
+    """Every figure that the leaderboard has the numbers for, as PNG; one that it has not is removed if it was there."""
+    written = []
+    makers: dict[str, Callable[[pd.DataFrame], Figure]] = {
+        "accuracy": accuracy, "accuracy_by_task": by_task, "pareto": pareto, "evidence": evidence
+    }  # fmt: skip
+    for name, make in makers.items():
+        path = folder / f"{name}.png"
+        try:
+            figure = make(board)
+        except ReportError:
+            path.unlink(missing_ok=True)
+            continue
+        written.append(save(figure, path))
+    return written
+
+
+def accuracy(board: pd.DataFrame) -> Figure:
+    """Accuracy against the tokens a run really spent: a line per method, the unpruned model as reference."""
+    chosen = _having(overall(board), ["accuracy", "tokens_mean"])
+    models = list(chosen["model"].unique())
+    figure, axes, style = _canvas(board, len(models))
+    for ax, model in zip(axes, models, strict=True):
+        _lines(ax, chosen[chosen["model"] == model], style)
+        _title(ax, _subject(chosen[chosen["model"] == model]))
+    axes[0].set_ylabel("accuracy")
+    _legend(figure, chosen, style, line=True)
+    return figure
+
+
+def by_task(board: pd.DataFrame) -> Figure:
+    """The same for every task, one small figure each; raises ReportError for a single task."""
+    chosen = _having(board[board["task"] != ALL], ["accuracy", "tokens_mean"])
+    panels = list(chosen.groupby(["model", "task"], sort=False))
+    if len(panels) < 2 or chosen["task"].nunique() < 2:
+        raise ReportError("there is one task only")
+    figure, axes, style = _canvas(board, len(panels), columns=3, size=(3.4, 2.9))
+    several = chosen["model"].nunique() > 1
+    for ax, ((model, task), rows) in zip(axes, panels, strict=True):
+        _lines(ax, rows, style)
+        ax.set_xlabel("")
+        ax.tick_params(axis="x", labelsize="small")
+        _title(ax, f"{model}: {task}" if several else str(task))
+    figure.supylabel("accuracy", fontsize="medium")
+    figure.supxlabel(TOKENS, fontsize="medium")
+    _legend(figure, chosen, style, line=True)
+    return figure
+
+
+def pareto(board: pd.DataFrame) -> Figure:
+    """Accuracy against FLOPs and, where the cost pass ran, against time; the frontier joins what nothing beats."""
+    chosen = _having(overall(board), ["accuracy"])
+    columns = {"flops_ratio": "prefill FLOPs over unpruned", "total_ratio": "total time over unpruned"}
+    panels = [
+        (model, column)
+        for model in chosen["model"].unique()
+        for column in columns
+        if (chosen.loc[(chosen["model"] == model) & (chosen["method"] != BASELINE), column]).notna().any()
+    ]
+    figure, axes, style = _canvas(board, len(panels))
+    for ax, (model, column) in zip(axes, panels, strict=True):
+        rows = _timed(chosen[chosen["model"] == model], column)
+        _points(ax, rows, column, style)
+        ax.set_xlabel(columns[column])
+        _title(ax, _subject(rows))
+    axes[0].set_ylabel("accuracy")
+    _legend(figure, chosen, style, more=[Line2D([], [], color="black", linewidth=1, label="frontier")])
+    for ax, (model, column) in zip(axes, panels, strict=True):  # last: names are placed on the finished layout
+        _frontier(ax, _timed(chosen[chosen["model"] == model], column), column)
+    return figure
+
+
+def evidence(board: pd.DataFrame) -> Figure:
+    """Accuracy against the share of the evidence's tokens that survive."""
+    chosen = _having(overall(board), ["accuracy", "evidence_recall"])
+    models = list(chosen["model"].unique())
+    figure, axes, style = _canvas(board, len(models), size=(4.6, 3.8))
+    for ax, model in zip(axes, models, strict=True):
+        rows = chosen[chosen["model"] == model]
+        _points(ax, rows, "evidence_recall", style)
+        ax.set_xlabel("evidence recall (share of its tokens kept)")
+        _title(ax, _subject(rows))
+    axes[0].set_ylabel("accuracy")
+    _legend(figure, chosen, style)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12)
+    return tables.write(path, content.getvalue())
+
+
+def _having(board: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows that have these numbers; raises ReportError where none but the unpruned model has."""
+    chosen = board.dropna(subset=list(columns))
+    if not (chosen["method"] != BASELINE).any():
+        raise ReportError(f"no method has {' and '.join(columns)}")
+    return chosen
+
+
+def _canvas(
+    board: pd.DataFrame, panels: int, columns: int = 2, size: tuple[float, float] = (5.2, 4.2)
+) -> tuple[Figure, list[Axes], Looks]:
+    """Panels that share their accuracy axis, and the look of every method of the leaderboard, drawn or not."""
+    if not panels:
+        raise ReportError("there is nothing to draw")
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    light = {"grid.linewidth": 0.6, "axes.linewidth": 0.8}
+    with sns.axes_style("whitegrid", {"grid.color": "0.9"}), sns.plotting_context("notebook", 0.85, light):
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for spare in grid[panels:]:
+        spare.remove()
+    for ax in grid[:panels]:
+        sns.despine(ax=ax)
+    controls = list(board.loc[board["control"] == "true", "method"].unique())
+    return figure, list(grid[:panels]), looks(list(board["method"].unique()), controls)
+
+
+def _title(ax: Axes, text: str) -> None:
+    ax.set_title(text, fontsize="medium")
+
+
+def _lines(ax: Axes, rows: pd.DataFrame, style: Looks) -> None:
+    for method, points in rows.sort_values("tokens_mean").groupby("method"):
+        look = style[str(method)]
+        if method == BASELINE:
+            _reference(ax, points.iloc[0], look)
+            continue
+        if not look.control:
+            ax.fill_between(
+                points["tokens_mean"], points["accuracy_low"], points["accuracy_high"], color=look.colour, alpha=0.1,
+                linewidth=0, zorder=1,
+            )  # fmt: skip
+        sns.lineplot(
+            data=points, x="tokens_mean", y="accuracy", ax=ax, color=look.colour, linestyle=look.linestyle,
+            linewidth=1.3 if look.control else 1.9, zorder=2 if look.control else 3, legend=False, label=str(method),
+            errorbar=None, estimator=None,
+        )  # fmt: skip
+        _whiskers(ax, points, "tokens_mean", look)
+    _token_axis(ax, rows)
+    ax.margins(x=0.07)
+    ax.set_xlabel(TOKENS)
+    ax.set_ylabel("")
+
+
+def _reference(ax: Axes, row: pd.Series[Any], look: Look) -> None:
+    ax.axhline(row["accuracy"], color=look.colour, linewidth=1.2, linestyle=look.linestyle, zorder=1, label=BASELINE)
+    if not pd.isna(row["accuracy_low"]):
+        ax.axhspan(row["accuracy_low"], row["accuracy_high"], color=look.colour, alpha=0.06, linewidth=0, zorder=0)
+
+
+def _points(ax: Axes, rows: pd.DataFrame, column: str, style: Looks) -> None:
+    """A marker per method and budget with its intervals, joined by a thin line from budget to budget."""
+    for method, points in rows.dropna(subset=[column]).sort_values(column).groupby("method"):
+        look = style[str(method)]
+        ax.plot(points[column], points["accuracy"], color=look.colour, linewidth=0.8, alpha=0.45, zorder=2)
+        _whiskers(ax, points, column, look)
+
+
+def _whiskers(ax: Axes, points: pd.DataFrame, column: str, look: Look) -> None:
+    """Markers with their 95 % intervals."""
+    across = _reach(points, column) if f"{column}_low" in points else None
+    ax.errorbar(
+        points[column], points["accuracy"], yerr=_reach(points, "accuracy"), xerr=across, fmt=look.marker,
+        color=look.colour, ecolor=look.colour, markerfacecolor=look.face, markeredgecolor=look.edge, elinewidth=0.9,
+        markersize=(5.5 if look.control else 6.5) * (1.7 if look.marker == "*" else 1),
+        markeredgewidth=1.3 if look.control else 0.6, zorder=3 if look.control else 4,
+    )  # fmt: skip
+
+
+def _reach(points: pd.DataFrame, column: str) -> Any:
+    """[2, n] how far the interval reaches below and above; zero where there is none."""
+    value = points[column]
+    reach = np.stack([value - points[f"{column}_low"], points[f"{column}_high"] - value])
+    return np.nan_to_num(reach).clip(min=0)
+
+
+def _token_axis(ax: Axes, rows: pd.DataFrame) -> None:
+    """A logarithmic axis whose ticks stand at the tokens the budgets came to, with their share."""
+    ax.set_xscale("log")
+    places = rows.groupby(["budget_kind", "budget"])[["tokens_mean", "tokens_mean_share"]].median()
+    places = places.sort_values("tokens_mean", ascending=False)
+    ticks: list[float] = []
+    texts: list[str] = []
+    for tokens, share in places.itertuples(index=False):
+        if ticks and tokens > ticks[-1] / 1.25:
+            continue  # labels need room
+        ticks.append(tokens)
+        texts.append(f"{tokens:.3g}" + ("" if pd.isna(share) else f"\n({100 * share:.0f} %)"))
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_major_formatter(FixedFormatter(texts))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _timed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows with the unpruned model at one, where the cost pass had no reason to run it against itself."""
+    rows = rows.copy()
+    rows.loc[(rows["method"] == BASELINE) & rows[column].isna(), column] = 1.0
+    return rows.dropna(subset=[column])
+
+
+def _frontier(ax: Axes, rows: pd.DataFrame, column: str) -> None:
+    """The points that no other beats in accuracy at lower cost, joined and named."""
+    best: list[dict[str, Any]] = []
+    for row in records(rows.sort_values([column, "accuracy"], ascending=[True, False])):
+        if not best or row["accuracy"] > best[-1]["accuracy"]:
+            best.append(row)
+    x, y = [row[column] for row in best], [row["accuracy"] for row in best]
+    ax.plot(x, y, color="black", linewidth=1, drawstyle="steps-post", zorder=1)
+    names = [row["method"] if row["method"] == BASELINE else f"{row['method']} {budget_label(row)}" for row in best]
+    labels.place(ax, list(zip(x, y, strict=True)), names, list(zip(rows[column], rows["accuracy"], strict=True)))
+
+
+def _subject(rows: pd.DataFrame) -> str:
+    tasks = rows["task"].unique()
+    of_tasks = "mean over tasks" if ALL in tasks else ", ".join(tasks)
+    models = rows["model"].unique()
+    return f"{models[0]}, {of_tasks}" if len(models) == 1 else of_tasks
+
+
+def _legend(figure: Figure, rows: pd.DataFrame, style: Looks, line: bool = False, more: Sequence[Line2D] = ()) -> None:
+    """Right of the panels: methods in alphabetical order, then controls; `line` where the reference is no point."""
+    drawn = sorted(rows["method"].unique(), key=lambda name: (name == BASELINE, style[name].control, name))
+    handles = []
+    for name in drawn:
+        look = style[name]
+        handles.append(Line2D(
+            [], [], color=look.colour, linestyle=look.linestyle if line else "-", linewidth=1.6 if line else 0.8,
+            marker="" if line and name == BASELINE else look.marker, markersize=9 if look.marker == "*" else 6,
+            markerfacecolor=look.face, markeredgecolor=look.edge, markeredgewidth=1.2 if look.control else 0.6,
+            label=name,
+        ))  # fmt: skip
+    handles += more
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small", handlelength=4)

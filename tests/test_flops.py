@@ -1,0 +1,162 @@
+"""FLOP formulas against torch's own counter, on a miniature Qwen2.5-VL with random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from prunebench import prune
+from prunebench.engine.trace import SampleTrace
+from prunebench.measure.flops import Flops, counter, decode, head, llm_prefill, sample_flops
+from prunebench.models.qwen2_5_vl import Qwen25VL
+from prunebench.tokens import Layout, Tile
+
+IMAGE, VIDEO, START, END = 90, 91, 92, 93
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """Grouped queries; windows of 4x4 tokens in two vision blocks of three; widths that no two parts share."""
+    torch.manual_seed(0)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 100, "hidden_size": 64, "intermediate_size": 88, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2,
+            "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        },
+        vision_config={
+            "depth": 3, "hidden_size": 32, "intermediate_size": 52, "num_heads": 2, "out_hidden_size": 64,
+            "fullatt_block_indexes": [1], "window_size": 112,
+        },
+        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END,
+    )  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def prompt(images: list[tuple[int, int]], video: tuple[int, int, int] | None = None) -> dict[str, Any]:
+    """Inputs of one sample: images of height x width patches, and a video of frames x height x width."""
+    grids = [(1, *image) for image in images]
+    ids = [5]
+    for token, (t, h, w) in [(IMAGE, g) for g in grids] + ([(VIDEO, video)] if video else []):
+        ids += [START] + [token] * (t * h * w // 4) + [END]
+    input_ids = torch.tensor([[*ids, 7, 8, 9]])
+    kinds = torch.where(input_ids == IMAGE, 1, torch.where(input_ids == VIDEO, 2, 0))
+    inputs: dict[str, Any] = {
+        "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "mm_token_type_ids": kinds.int(),
+    }  # fmt: skip
+    if grids:
+        patches = sum(h * w for _, h, w in grids)
+        inputs |= {"pixel_values": torch.randn(patches, 1176), "image_grid_thw": torch.tensor(grids)}
+    if video:
+        patches = video[0] * video[1] * video[2]
+        inputs |= {"pixel_values_videos": torch.randn(patches, 1176), "video_grid_thw": torch.tensor([video])}
+    return inputs
+
+
+def counted(model: Any, inputs: dict[str, Any]) -> int:
+    with torch.inference_mode(), counter() as flops:
+        model(**inputs, logits_to_keep=1)
+    return int(flops.get_total_flops())
+
+
+def parts(model: Any, inputs: dict[str, Any]) -> dict[str, int]:
+    """Torch's count by module."""
+    with torch.inference_mode(), counter() as flops:
+        model(**inputs, logits_to_keep=1)
+    name = type(model).__name__
+    modules = {key.removeprefix(f"{name}."): sum(ops.values()) for key, ops in flops.get_flop_counts().items()}
+    projector = modules["model.visual.merger"]
+    return {
+        "vision": modules["model.visual"] - projector, "projector": projector,
+        "llm": modules["model.language_model"], "head": modules["lm_head"],
+    }  # fmt: skip
+
+
+SIZES = {
+    "one window": prompt([(8, 8)]),
+    "ragged windows": prompt([(10, 14)]),
+    "one token": prompt([(2, 2)]),
+    "two images": prompt([(8, 12), (14, 6)]),
+    "video": prompt([], (3, 6, 10)),
+    "image and video": prompt([(4, 18)], (2, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_every_part_equals_torchs_counter(model: Any, case: str) -> None:
+    inputs = SIZES[case]
+    layouts = Qwen25VL().layouts(model, inputs)
+    visual, layers = len(layouts[0]), model.config.text_config.num_hidden_layers
+    text = inputs["input_ids"].shape[1] - visual
+    sample = SampleTrace(layouts[0], visual, text, (), entering=[visual] * layers, cached=[visual] * layers)
+    flops = sample_flops(model, Qwen25VL(), inputs, sample)
+    assert flops == Flops(**parts(model, inputs), selector=0)
+    assert flops.total == counted(model, inputs)
+
+
+@pytest.mark.parametrize("method", ["none", "fastv", "divprune", "pyramiddrop"])
+@pytest.mark.parametrize("case", ["ragged windows", "two images"])
+def test_pruned_total_equals_torchs_counter(model: Any, method: str, case: str) -> None:
+    inputs = SIZES[case]
+    budget = 1.0 if method == "none" else 0.7
+    with prune(model, method, budget=budget, count_flops=True) as trace:
+        total = counted(model, inputs)
+    flops = sample_flops(model, Qwen25VL(), inputs, trace.samples[0])
+    assert flops.total == total
+    if method != "none":
+        assert flops.llm < llm_prefill(model.config.text_config, [inputs["input_ids"].shape[1]] * 4)
+
+
+def test_the_selector_is_counted(model: Any) -> None:
+    """FastV reads one query row of every head at all keys: 2 x heads x keys x head dimension."""
+    inputs = SIZES["ragged windows"]
+    with torch.inference_mode(), prune(model, "fastv", budget=0.7, count_flops=True) as trace:
+        model(**inputs)
+    assert trace.samples[0].selector_flops == 2 * 4 * inputs["input_ids"].shape[1] * 16
+
+
+def test_decode_equals_torchs_counter(model: Any) -> None:
+    inputs = SIZES["ragged windows"]
+    with torch.inference_mode(), prune(model, "fastv", budget=0.7) as trace:
+        with counter() as all_steps:
+            model.generate(**inputs, do_sample=False, max_new_tokens=5, min_new_tokens=5)
+        with counter() as prefill:
+            model.generate(**inputs, do_sample=False, max_new_tokens=1)
+    sample = trace.samples[0]
+    lengths = [cached + sample.text for cached in sample.cached]
+    config = model.config.text_config
+    expected = decode(config, lengths, steps=4) + head(config, positions=4)
+    assert all_steps.get_total_flops() - prefill.get_total_flops() == expected
+
+
+def test_known_answers() -> None:
+    """LLaVA-1.5-7B's 576 image tokens: 7.63 TFLOP in the layers; a layer by hand for grouped queries."""
+
+    class Llama7B:
+        hidden_size, intermediate_size, num_hidden_layers = 4096, 11008, 32
+        num_attention_heads = num_key_value_heads = 32
+
+    assert llm_prefill(Llama7B, [576] * 32) / 1e12 == pytest.approx(7.63, abs=0.005)
+    assert llm_prefill(Llama7B, [64] * 32) / 1e12 == pytest.approx(0.83, abs=0.005)
+
+    class OneLayer:
+        hidden_size, intermediate_size, num_hidden_layers, vocab_size = 8, 12, 1, 10
+        num_attention_heads, num_key_value_heads, head_dim = 2, 1, 4
+
+    # 3 tokens: q 384, k 192, v 192, o 384, both products 4*9*8 = 288, three MLP matrices 3*576
+    assert llm_prefill(OneLayer, [3]) == 384 + 192 + 192 + 384 + 288 + 1728
+    # one token behind 3 cached: projections 384, 4 keys 4*4*8 = 128, MLP 576
+    assert decode(OneLayer, [3], steps=1) == 384 + 128 + 576
+    assert head(OneLayer) == 160
+
+
+def test_refusals(model: Any) -> None:
+    config = model.config.text_config
+    with pytest.raises(ValueError, match="got 3 lengths for a language model of 4 layers"):
+        llm_prefill(config, [1, 2, 3])
+    with pytest.raises(ValueError, match="inputs of 2 samples"):
+        sample_flops(model, Qwen25VL(), {"input_ids": torch.ones(2, 3)}, SampleTrace(Layout((Tile(1, 1),)), 1, 2, ()))

@@ -1,0 +1,238 @@
+"""Evidence, memory and latency: answers known by hand, and a run on a miniature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from prunebench.measure import memory
+from prunebench.measure.evidence import evidence_mask, recall
+from prunebench.measure.latency import PHASES, PairRow, measure_pairs, median_interval, summarize
+from prunebench.measure.memory import kv_bytes, peak
+from prunebench.models.qwen2_5_vl import Qwen25VL
+from prunebench.tokens import Layout, Tile
+
+GRID = Layout((Tile(2, 3),))
+"""Six tokens; on 300 x 200 pixels every cell is 100 x 100."""
+
+
+def marked(layout: Layout, box: tuple[float, float, float, float], size: tuple[int, int], image: int = 0) -> list[int]:
+    mask = evidence_mask(layout, box, size, image)
+    assert mask.dtype == torch.bool
+    assert mask.shape == (len(layout),)
+    return mask.nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("box", "tokens"),
+    [
+        ((100, 0, 200, 100), [1]),
+        ((100, 0, 300, 200), [1, 2, 4, 5]),
+        ((50, 0, 300, 100), [0, 1, 2]),  # exactly half of cell 0
+        ((51, 0, 300, 100), [1, 2]),  # a little less
+        ((210, 110, 240, 140), [5]),  # small, inside one cell
+        ((90, 110, 115, 120), [4]),  # small, across two: the one it covers more
+        ((90, 20, 110, 40), [0, 1]),  # small, across two alike
+        ((80, 80, 120, 120), [0, 1, 3, 4]),
+        ((0, 0, 300, 200), [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_evidence_by_hand(box: tuple[float, float, float, float], tokens: list[int]) -> None:
+    assert marked(GRID, box, (300, 200)) == tokens
+
+
+def test_evidence_scales_with_the_image() -> None:
+    """The processor stretches the image onto the grid, so cells need not be square in original pixels."""
+    assert marked(GRID, (61, 0, 90, 29), (90, 90)) == [2]
+    assert marked(GRID, (0, 45, 90, 90), (90, 90)) == [3, 4, 5]
+
+
+def test_evidence_on_several_tiles() -> None:
+    layout = Layout((Tile(2, 2, newlines=True), Tile(1, 2, "thumbnail"), Tile(1, 1, image=1)))
+    # 2x2 with a newline behind every row: places 0 1 n 3 4 n; the thumbnail is 6 7, the other image 8
+    assert marked(layout, (50, 0, 100, 100), (100, 100)) == [1, 4, 7]
+    assert marked(layout, (0, 0, 10, 10), (100, 100)) == [0, 6]
+    assert marked(layout, (0, 0, 10, 10), (100, 100), image=1) == [8]
+
+
+def test_evidence_in_frames() -> None:
+    layout = Layout((Tile(1, 2, "frame", frame=0), Tile(1, 2, "frame", frame=1)))
+    assert marked(layout, (0, 0, 5, 10), (10, 10)) == [0, 2]
+
+
+def test_evidence_that_cannot_be_placed() -> None:
+    with pytest.raises(ValueError, match="tile 1 is a crop"):
+        evidence_mask(Layout((Tile(1, 1), Tile(1, 1, "crop"))), (0, 0, 1, 1), (2, 2))
+    with pytest.raises(ValueError, match=r"box \(0, 0, 3, 1\) does not lie in an image of 2x2"):
+        evidence_mask(GRID, (0, 0, 3, 1), (2, 2))
+    with pytest.raises(ValueError, match="does not lie"):
+        evidence_mask(GRID, (1, 1, 1, 2), (2, 2))
+    with pytest.raises(ValueError, match="image 1 has no visual tokens"):
+        evidence_mask(GRID, (0, 0, 1, 1), (2, 2), image=1)
+
+
+def test_recall() -> None:
+    mask = torch.tensor([False, True, True, False, True, True])
+    assert recall(torch.tensor([0, 1, 3]), mask) == 0.25
+    assert recall(torch.tensor([5, 4, 2, 1]), mask) == 1.0
+    assert recall(torch.tensor([], dtype=torch.int64), mask) == 0.0
+    with pytest.raises(ValueError, match="nothing to recall"):
+        recall(torch.tensor([0]), torch.zeros(6, dtype=torch.bool))
+
+
+def test_kv_bytes_counts_every_layer_at_its_own_length() -> None:
+    cache = DynamicCache()
+    assert kv_bytes(cache) == 0
+    cache.update(torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 10, 8), 0)
+    cache.update(torch.zeros(2, 3, 4, 8, dtype=torch.float16), torch.zeros(2, 3, 4, 8, dtype=torch.float16), 1)
+    assert kv_bytes(cache) == 2 * (2 * 3 * 10 * 8 * 4) + 2 * (2 * 3 * 4 * 8 * 2)
+
+
+def test_kv_bytes_refuses_other_caches() -> None:
+    class Odd:
+        layers = [object()]
+
+    with pytest.raises(ValueError, match="layer 0 of the cache, a object"):
+        kv_bytes(Odd())
+
+
+@pytest.mark.parametrize("kernel_mark", [True, False])
+def test_peak_sees_what_a_block_used_for_a_moment(kernel_mark: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (memory.PROCESS / "status").exists():
+        pytest.skip("this platform has no /proc")
+    if not kernel_mark:
+        monkeypatch.setattr(memory, "_reset_high_water", lambda: False)
+        monkeypatch.setattr(memory, "SAMPLING_SECONDS", 0.0001)
+    with peak() as before:
+        pass
+    with peak() as during:
+        for _ in range(3):
+            torch.ones(32 * memory.MIB // 4)
+    with peak() as after:
+        pass
+    assert before.mib is not None
+    assert during.mib is not None
+    assert after.mib is not None
+    assert during.mib > before.mib + 24
+    assert after.mib < during.mib - 24
+    marked = kernel_mark and memory._reset_high_water()
+    assert during.source == ("resident set, high-water mark" if marked else "resident set, sampled")
+
+
+def test_peak_without_proc_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setattr(memory, "PROCESS", tmp_path / "none")
+    with peak() as used:
+        pass
+    assert (used.mib, used.source) == (None, "not measurable")
+
+
+@pytest.mark.parametrize(("n", "interval"), [(1, None), (5, None), (6, (0, 5)), (10, (1, 8)), (20, (5, 14)), (100, (39, 60))])
+def test_median_interval_is_the_tabled_one(n: int, interval: tuple[int, int] | None) -> None:
+    """Order statistics from the usual binomial tables, counted from 0."""
+    assert median_interval([float(value) for value in reversed(range(n))]) == interval
+
+
+def pair_rows(pair: int, method: Sequence[float], baseline: Sequence[float]) -> list[PairRow]:
+    """Rows of a pair from (vision, select, prefill, decode, total) and (vision, prefill, decode, total)."""
+    ours = [PairRow(pair, 0, "method", p, ms) for p, ms in zip(PHASES, method, strict=True)]
+    others = [phase for phase in PHASES if phase != "select"]
+    theirs = [PairRow(pair, 1, "baseline", p, ms) for p, ms in zip(others, baseline, strict=True)]
+    ours[-1] = PairRow(pair, 0, "method", "total", method[-1], 100.0, 10)
+    theirs[-1] = PairRow(pair, 1, "baseline", "total", baseline[-1], 200.0, 40)
+    return ours + theirs
+
+
+def test_summarize_takes_ratios_within_pairs() -> None:
+    """A machine that slows down by the pair: the ratio of totals is 0.5 in each, whatever the medians of both say."""
+    rows = [r for i in range(7) for r in pair_rows(i, (1, 2, 3, 4, 5 * (i + 1)), (1, 6, 2, 10 * (i + 1)))]
+    metrics = {m.metric: m for m in summarize(rows)}
+    total = metrics["latency_total_ratio"]
+    assert (total.value, total.ci_low, total.ci_high, total.n, total.higher_is_better) == (0.5, 0.5, 0.5, 7, False)
+    assert metrics["latency_total_ms"].value == 20
+    assert (metrics["latency_total_ms"].ci_low, metrics["latency_total_ms"].ci_high) == (5, 35)
+    assert metrics["latency_prefill_ratio"].value == 0.5
+    assert metrics["latency_decode_ratio"].value == 2
+    assert metrics["latency_select_ms"].value == 2
+    assert "latency_select_ratio" not in metrics
+    assert "latency_select_baseline_ms" not in metrics
+    assert (metrics["peak_memory_mib"].value, metrics["peak_memory_baseline_mib"].value) == (100, 200)
+    assert (metrics["kv_bytes"].value, metrics["kv_bytes_baseline"].value) == (10, 40)
+    with pytest.raises(ValueError, match="pair 0 has no baseline run"):
+        summarize([row for row in rows if row.variant == "method"])
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """Every token ends the sequence, so that only a run that ignores the end reaches its length."""
+    torch.manual_seed(0)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None, "pad_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        },
+        vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64},
+        image_token_id=90, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93,
+    )  # fmt: skip
+    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    model.generation_config.eos_token_id = list(range(100))
+    return model
+
+
+def image(height: int, width: int) -> dict[str, Any]:
+    """The inputs of one image of height x width patches."""
+    ids = torch.tensor([[5, 92, *[90] * (height * width // 4), 93, 7, 8]])
+    return {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == 90).int(),
+        "pixel_values": torch.randn(height * width, 1176), "image_grid_thw": torch.tensor([[1, height, width]]),
+    }  # fmt: skip
+
+
+def hooks(model: Any) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_pairs_on_a_miniature(model: Any) -> None:
+    before = hooks(model)
+    inputs = image(16, 16)
+    rows = measure_pairs(model, Qwen25VL(), inputs, "fastv", 0.75, new_tokens=4, warmup=1, pairs=4)
+    assert hooks(model) == before
+    assert len(rows) == 4 * (len(PHASES) + len(PHASES) - 1)
+    firsts = [row.variant for row in rows if row.phase == "total" and row.order == 0]
+    assert firsts == ["method", "baseline", "method", "baseline"]
+    assert all(row.ms > 0 for row in rows)
+    for pair in range(4):
+        for variant in ("method", "baseline"):
+            ms = {row.phase: row.ms for row in rows if (row.pair, row.variant) == (pair, variant)}
+            parts = ms["vision"] + ms.get("select", 0) + ms["prefill"] + 3 * ms["decode"]
+            assert parts <= ms["total"]
+    metrics = {m.metric: m for m in summarize(rows)}
+    # 64 visual and 5 text tokens; keys and values of 2 heads of 16 in float32, 4 layers; FastV before layer 2 keeps
+    # 32 of 64 from there on: a mean of 48
+    token = 2 * 2 * 16 * 4
+    assert metrics["kv_bytes_baseline"].value == 4 * 69 * token
+    assert metrics["kv_bytes"].value == (2 * 69 + 2 * 37) * token
+    assert metrics["latency_total_ratio"].ci_low is None
+
+
+def test_a_method_on_pixels_runs_without_the_engine(model: Any) -> None:
+    rows = measure_pairs(model, Qwen25VL(), image(4, 4), None, None, new_tokens=2, warmup=0, pairs=1, baseline_inputs=image(8, 8))
+    caches = {row.variant: row.kv_bytes for row in rows if row.phase == "total"}
+    assert caches == {"method": 4 * 9 * 256, "baseline": 4 * 21 * 256}
+    assert [row.ms for row in rows if row.phase == "select"] == [0.0]
+
+
+def test_pairs_go_on_for_the_time_asked(model: Any) -> None:
+    rows = measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, new_tokens=2, warmup=0, pairs=1, min_seconds=0.3)
+    assert len({row.pair for row in rows}) > 1
+
+
+def test_pairs_refuse_what_cannot_be_timed(model: Any) -> None:
+    with pytest.raises(ValueError, match="new_tokens is 1"):
+        measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, new_tokens=1)
+    with pytest.raises(ValueError, match="pairs is 0"):
+        measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, pairs=0)
