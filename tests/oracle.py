@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 
-def logits(
-    model: Any, inputs: dict[str, Any], answer: Tensor, dead: list[Tensor], compact: bool = False
-) -> Tensor:
+def logits(model: Any, inputs: dict[str, Any], answer: Tensor, dead: list[Tensor], compact: bool = False) -> Tensor:
     """[B, T, V] logits that predict each token of `answer` [B, T]; `dead[l]` [B, S] bool: hidden from layer l on.
 
     Uses the stock decoder alone: per-layer masks (and, for closed-up positions, rotary tables) go in by pre-hooks.
@@ -47,8 +45,12 @@ def logits(
     try:
         with torch.no_grad():
             out = model(
-                input_ids=ids, attention_mask=valid.long(), position_ids=positions, mm_token_type_ids=types,
-                use_cache=False, **vision,
+                input_ids=ids,
+                attention_mask=valid.long(),
+                position_ids=positions,
+                mm_token_type_ids=types,
+                use_cache=False,
+                **vision,
             )
     finally:
         for handle in handles:

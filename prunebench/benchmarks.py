@@ -1,0 +1,406 @@
+"""Benchmarks: tasks through lmms-eval's task API, which asks the questions and scores the answers; only this file imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunebench.registry import suggest
+
+ID_COLUMNS = ("id", "question_id", "questionId", "sample_id")
+"""Columns that name a sample, tried in this order; where none is unique the sample's number does."""
+
+
+class TaskError(ValueError):
+    """A task that does not exist, cannot be fetched, or is of a kind that cannot be run."""
+
+
+class MediaError(ValueError):
+    """A sample whose image or video cannot be read."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question of a task, without its images.
+
+    `until` cuts the answer off; `evidence_box` is (x0, y0, x1, y1) in pixels of the image, where the data say it.
+    """
+
+    sample_id: str
+    doc_id: int
+    question: str
+    reference: str
+    generation: Mapping[str, Any]
+    until: tuple[str, ...]
+    evidence_box: tuple[float, float, float, float] | None = None
+    question_type: str | None = None
+    complexity: int | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A built-in task or suite, as `list tasks` shows it."""
+
+    name: str
+    kind: str
+    description: str
+
+
+class Benchmark:
+    """One loaded task with its requests."""
+
+    def __init__(self, name: str, task: Any, limit: int | None, identity: Mapping[str, Any]) -> None:
+        self.name = name
+        self._task = task
+        self._limit = limit
+        with _quiet():
+            task.build_all_requests(limit=limit, rank=0, world_size=1)
+        self.requests = _requests(task)
+        self._instances = {instance.doc_id: instance for instance in task.instances}
+        self._identity = identity
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that is asked, and of the data behind it."""
+        asked = [[r.sample_id, r.question, r.reference, dict(r.generation), r.until, r.evidence_box] for r in self.requests]
+        return hashlib.sha256(json.dumps([asked, self._identity], sort_keys=True, default=str).encode()).hexdigest()
+
+    def messages(self, request: Request) -> list[dict[str, Any]]:
+        """The chat messages with images and videos in them; raises MediaError where those cannot be read."""
+        try:
+            with _whole_images():
+                doc = self._task.dataset[self._instances[request.doc_id].args[5]][request.doc_id]
+                messages: list[dict[str, Any]] = self._task.doc_to_messages(doc)
+                for message in messages:
+                    for part in message["content"]:
+                        if part["type"] == "image":
+                            part["url"] = part["url"].convert("RGB")  # decodes
+        except Exception as error:  # what decoders raise is as various as they are
+            raise MediaError(
+                f"sample {request.sample_id} of {self.name} cannot be read: {type(error).__name__}: {error}"
+            ) from error
+        return messages
+
+    def score(self, predictions: Mapping[int, str]) -> dict[int, dict[str, Any]]:
+        """Per doc_id what the task's own filters and process_results make of its answer, by metric."""
+        for doc_id, instance in self._instances.items():
+            instance.resps = [predictions.get(doc_id, "")]
+            instance.filtered_resps = {}
+        with _quiet():
+            self._task.apply_filters()
+            return {doc_id: self._values(self._instances[doc_id]) for doc_id in predictions}
+
+    def aggregate(self, metric: str, values: Sequence[Any]) -> float | None:
+        """The task's own aggregation over per-sample values; None where it yields no number (a file to submit)."""
+        function = self._task.aggregation()[metric.partition(",")[0]]
+        if "args" in inspect.signature(function).parameters:
+            return None  # writes a submission for a remote judge
+        with _quiet():
+            found = function(list(values))
+        return _number(found)
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether more is better; an undeclared metric counts as such."""
+        return bool(self._task.higher_is_better().get(metric.partition(",")[0], True))
+
+    @property
+    def primary(self) -> str:
+        """The metric that stands for the task: the first that yields a number."""
+        for metric, function in self._task.aggregation().items():
+            if "args" not in inspect.signature(function).parameters:
+                return str(metric)
+        raise TaskError(f"task {self.name} has no metric that can be computed here, only submissions")
+
+    def value(self, scores: Mapping[str, Any], metric: str) -> float | None:
+        """A sample's own number in `metric`, None where only the aggregation has one."""
+        found = scores.get(metric)
+        if isinstance(found, Mapping):
+            found = found.get(self._task.config.score_key)
+        return _number(found)
+
+    def _values(self, instance: Any) -> dict[str, Any]:
+        """Metrics by name; those of further filters carry the filter's name behind a comma, as lmms-eval writes them."""
+        task, values = self._task, {}
+        split = instance.args[5]
+        doc = task.dataset_no_image[split][instance.doc_id]
+        for number, (key, answer) in enumerate(instance.filtered_resps.items()):
+            for metric, value in task.process_results(doc, [answer]).items():
+                if metric in task.aggregation():
+                    values[metric if number == 0 else f"{metric},{key}"] = value
+        return values
+
+
+def load_task(name: str, limit: int | None = None) -> Benchmark:
+    """A built-in task, the path of a YAML file, or any of lmms-eval's own tasks by name; raises TaskError in one line."""
+    file = _built_in().get(name)
+    if name.endswith((".yaml", ".yml")):
+        file = Path(name)
+        if not file.is_file():
+            raise TaskError(f"no task file {name}")
+    with _quiet():
+        task, identity = _from_file(name, file, limit) if file is not None else _public(name)
+    kind = task.OUTPUT_TYPE
+    if kind != "generate_until":
+        raise TaskError(f"task {name} is of kind {kind}; prunebench runs generate_until tasks")
+    try:
+        return Benchmark(name, task, limit, identity)
+    except TaskError:
+        raise
+    except Exception as error:
+        raise TaskError(f"task {name} cannot be asked: {type(error).__name__}: {error}") from error
+
+
+def expand(name: str) -> list[str]:
+    """The tasks of a suite, or the one name; raises TaskError for a path without a file."""
+    suite = _suites().get(name)
+    if suite is not None:
+        return list(suite["task"])
+    if name.endswith((".yaml", ".yml")) and not Path(name).is_file():
+        raise TaskError(f"no task file {name}")
+    return [name]
+
+
+def listed() -> list[Listed]:
+    """The built-in tasks and the suites, without lmms-eval."""
+    tasks = [Listed(name, "task", _head(file)["metadata"]["description"]) for name, file in _built_in().items()]
+    suites = [Listed(name, "suite", ", ".join(suite["task"])) for name, suite in _suites().items()]
+    return tasks + suites
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads task files without importing what they refer to."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+def _head(file: Path) -> dict[str, Any]:
+    content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    return content if isinstance(content, dict) else {}
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("prunebench.tasks")))
+
+
+@cache
+def _built_in() -> dict[str, Path]:
+    return {_head(file)["task"]: file for file in sorted(_folder().glob("[!_]*.yaml"))}
+
+
+@cache
+def _suites() -> dict[str, dict[str, Any]]:
+    heads = [_head(file) for file in sorted((_folder() / "suites").glob("*.yaml"))]
+    return {head["group"]: head for head in heads}
+
+
+def _from_file(name: str, file: Path, limit: int | None) -> tuple[Any, dict[str, Any]]:
+    """A task from a YAML file of our own or the user's, and what identifies its data."""
+    from lmms_eval import utils
+
+    try:
+        config = utils.load_yaml_config(str(file), mode="full")
+    except Exception as error:
+        raise TaskError(f"task file {file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("task"), str):
+        raise TaskError(f"task file {file} names no task; it needs a line such as 'task: mine'")
+    metadata = config.get("metadata")
+    if isinstance(metadata, dict) and "scenes" in metadata:
+        data = _scenes(limit=limit, **metadata["scenes"])
+        config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(data)}}
+        return _construct(name, config), {"data": data.name}
+    files = (config.get("dataset_kwargs") or {}).get("data_files")
+    return _construct(name, config), {"data": _stamp(files)}
+
+
+def _public(name: str) -> tuple[Any, dict[str, Any]]:
+    from lmms_eval.tasks import TaskManager, get_task_dict
+
+    manager = TaskManager("ERROR", include_defaults=True)
+    if name in manager.all_subtasks:
+        from lmms_eval import utils
+
+        config = utils.load_yaml_config(manager.task_index[name]["yaml_path"], mode="full")
+        return _construct(name, config), {"dataset": [config.get("dataset_path"), config.get("dataset_name")]}
+    if name not in manager.all_tasks:
+        raise TaskError(f"unknown task {name!r}{suggest(name, [*_built_in(), *_suites(), *manager.all_tasks], _where())}")
+    try:
+        loaded = get_task_dict([name], manager, "chat")
+    except Exception as error:
+        raise _unfetched(name, error) from error
+    if len(loaded) != 1 or isinstance(next(iter(loaded.values())), dict):
+        raise TaskError(f"{name} is a group of tasks; name the ones you want: {', '.join(map(str, _leaves(loaded)))}")
+    return next(iter(loaded.values())), {"dataset": name}
+
+
+def _leaves(loaded: Mapping[Any, Any]) -> Iterator[str]:
+    for key, value in loaded.items():
+        if isinstance(value, dict):
+            yield from _leaves(value)
+        else:
+            yield key
+
+
+def _where() -> str:
+    return "; see `prunebench list tasks`, and lmms-eval's own list for public tasks"
+
+
+def _construct(name: str, config: dict[str, Any]) -> Any:
+    """The task object. lmms-eval looks at the first sample while constructing; its image may be the one that is broken."""
+    import datasets
+    from lmms_eval.api import metrics, task
+
+    assert metrics.exact_match_fn  # importing the module registers what YAML files name
+
+    class Task(task.ConfigurableMessagesTask):  # type: ignore[misc]
+        dataset: Any
+        decoded: Any
+
+        def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
+            super().download(dataset_kwargs)
+            self.decoded = self.dataset
+            self.dataset = datasets.DatasetDict({split: _undecoded(rows) for split, rows in self.dataset.items()})
+
+    try:
+        made = Task(config=config)
+    except Exception as error:
+        raise _unfetched(name, error) from error
+    made.dataset = made.decoded
+    made.task_docs = made.eval_docs
+    return made
+
+
+def _undecoded(rows: Any) -> Any:
+    import datasets
+
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+def _unfetched(name: str, error: Exception) -> TaskError:
+    """The one line for a task that does not load, from the bottom of lmms-eval's retries."""
+    attempt = getattr(error, "last_attempt", None)
+    cause = attempt.exception() if attempt is not None else error
+    if isinstance(cause, TaskError):
+        return cause
+    said = " ".join(str(cause).split())
+    detail = f"({type(cause).__name__}: {said[:300]})"
+    if isinstance(cause, AssertionError | KeyError | TypeError | AttributeError):
+        return TaskError(f"task {name}: its definition does not load {detail}")
+    return TaskError(
+        f"task {name}: its data could not be fetched {detail}. Go online once (some data sets also need `hf auth login`), "
+        "or fill the cache on another machine and set HF_HOME to it."
+    )
+
+
+def _stamp(files: Any) -> Any:
+    """Local data files with a hash of their content, so that other data are other data."""
+    if isinstance(files, Mapping):
+        return {key: _stamp(value) for key, value in files.items()}
+    if isinstance(files, list):
+        return [_stamp(value) for value in files]
+    if isinstance(files, str) and os.path.isfile(files):
+        with open(files, "rb") as file:
+            return [os.path.basename(files), hashlib.file_digest(file, "sha256").hexdigest()]
+    return files
+
+
+def _scenes(question_type: str | None, samples: int, seed: int, limit: int | None) -> Path:
+    """The parquet file of a built-in task, written where it is not there yet; a larger limit makes a larger file."""
+    from prunebench.testbed import dataset, drawing, scenes
+
+    sources = b"".join(Path(module.__file__).read_bytes() for module in (dataset, drawing, scenes) if module.__file__)
+    count = max(samples, limit or 0)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = f"scenes-{question_type or 'mixed'}-{count}-s{seed}-{hashlib.sha256(sources).hexdigest()[:12]}.parquet"
+    path = base / "prunebench" / name
+    if not path.exists():
+        try:
+            dataset.write_parquet(path, count, seed=seed, question_type=question_type)
+        except OSError as error:
+            raise TaskError(f"{path} cannot be written: {error.strerror}; set XDG_CACHE_HOME to a folder that can") from error
+    return path
+
+
+def _requests(task: Any) -> list[Request]:
+    split = task.instances[0].args[5]
+    docs = task.dataset_no_image[split]
+    ids = [instance.doc_id for instance in task.instances]
+    rows = {doc_id: docs[doc_id] for doc_id in ids}
+    column = next(
+        (c for c in ID_COLUMNS if c in docs.features and len({str(row[c]) for row in rows.values()}) == len(rows)),
+        None,
+    )
+    requests = []
+    for instance in task.instances:
+        doc = rows[instance.doc_id]
+        _, _, given, doc_id, _, _ = instance.args
+        options = dict(given)
+        until = options.pop("until", None) or []
+        box = doc.get("evidence_box")
+        requests.append(
+            Request(
+                sample_id=str(doc[column]) if column else str(doc_id),
+                doc_id=doc_id,
+                question=str(task.doc_to_text(doc)),
+                reference=_text(task.doc_to_target(doc)),
+                generation=options,
+                until=(until,) if isinstance(until, str) else tuple(until),
+                evidence_box=(box[0], box[1], box[2], box[3]) if box is not None and len(box) == 4 else None,
+                question_type=None if doc.get("question_type") is None else str(doc["question_type"]),
+                complexity=doc["complexity"] if isinstance(doc.get("complexity"), int) else None,
+            )
+        )
+    return requests
+
+
+def _number(value: Any) -> float | None:
+    """A plain or numpy number as a float, None for anything else."""
+    plain = value.item() if hasattr(value, "dtype") and value.size == 1 else value
+    return float(plain) if isinstance(plain, int | float) else None
+
+
+def _text(target: Any) -> str:
+    return target if isinstance(target, str) else json.dumps(target, default=str)
+
+
+@contextlib.contextmanager
+def _whole_images() -> Iterator[None]:
+    """lmms-eval lets PIL fill up truncated images with grey; here they are errors."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """lmms-eval and datasets write logs and progress bars to the terminal; here they do not."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    import datasets
+    from loguru import logger
+
+    logger.disable("lmms_eval")
+    datasets.disable_progress_bars()
+    with warnings.catch_warnings(), open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stderr(sink):
+            yield

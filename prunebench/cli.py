@@ -1,0 +1,326 @@
+"""The command line; the only file that prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import prunebench
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes: something failed and says so in the results; a request that cannot be served; control-C."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; what the project knows how to name ends in one line, anything else in its traceback."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except ValueError as error:
+        if type(error).__module__.partition(".")[0] != prunebench.__name__:
+            raise
+        print(f"prunebench: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("prunebench: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="prunebench", description="Compare visual-token pruning methods honestly.")
+    parser.add_argument("--version", action="version", version=f"prunebench {prunebench.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about)
+        made.set_defaults(run=run)
+        return made
+
+    sweep = command("sweep", _sweep, "Run a grid of methods, budgets and tasks; the same command again goes on.")
+    sweep.add_argument(
+        "grid", nargs="*", metavar="GRID.yaml | key=value", help="model= methods= tasks= budgets= limit= out= seed= ..."
+    )
+    listing = command("list", _list, "List what can be named in a grid.")
+    listing.add_argument("what", choices=("models", "methods", "tasks"))
+    listing.add_argument("--json", action="store_true")
+    report = command("report", _report, "Fold a study's cells into tables and figures again.")
+    report.add_argument("study", type=Path, metavar="STUDY")
+    show = command("show", _show, "Draw the kept tokens over an image.")
+    show.add_argument("options", nargs="*", metavar="key=value", help="model= method= budget= image= question= out= ...")
+    check = command("check", _check, "Run the conformance checks on a method's file.")
+    check.add_argument("file", type=Path, metavar="FILE")
+    new = command("new", _new, "Write the file to start a method from.")
+    new.add_argument("name", metavar="NAME")
+    verify = command("verify", _verify, "Compare the methods with vectors from official code.")
+    verify.add_argument("folder", type=Path, nargs="?", default=Path("tests/golden"), metavar="FOLDER")
+    verify.add_argument("--json", action="store_true")
+    verify.add_argument("--record", action="store_true", help="keep the counts that `list methods` shows")
+    testbed = command("testbed", _testbed, "Make the miniature models.")
+    testbed.add_argument("action", choices=("train",))
+    testbed.add_argument("out", type=Path, metavar="FOLDER")
+    testbed.add_argument("options", nargs="*", metavar="key=value", help="seed= resume= held_out= vision_steps= joint_steps=")
+    return parser
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from prunebench.run import grid as grids
+
+    files = [text for text in arguments.grid if "=" not in text]
+    if len(files) > 1:
+        raise grids.GridError(f"one grid file at most, got {', '.join(files)}; options are written key=value")
+    grid = grids.load(Path(files[0]) if files else None, [text for text in arguments.grid if "=" in text])
+    _quiet()
+    from prunebench import report
+    from prunebench.run.runner import sweep
+
+    console = Console(stderr=True)
+    with _Progress(console) as progress:
+        outcome = sweep(grid, progress)
+        progress.doing("folding tables and figures")
+        built = report.build(outcome.folder)
+    _print(report.terminal(outcome.folder))
+    for warning in built.warnings:
+        console.print(f"note: {warning}", style="yellow", highlight=False)
+    print(
+        f"{outcome.folder}: {', '.join(str(p.relative_to(outcome.folder)) for p in (built.leaderboard, built.metrics))}", end=""
+    )
+    print(f", {len(built.figures)} figures" if built.figures else "")
+    if outcome.failed:
+        print(
+            f"prunebench: {len(outcome.failed)} of {len(outcome.statuses)} cells failed: {', '.join(outcome.failed)}",
+            file=sys.stderr,
+        )
+        return FAILED
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    rows = {"models": _models, "methods": _methods, "tasks": _tasks}[arguments.what]()
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in rows[0] if rows else ():
+        table.add_column(column, style="bold" if column == "name" else "")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    _print(table)
+    return 0
+
+
+def _models() -> list[dict[str, Any]]:
+    from prunebench import models
+
+    return [
+        {"name": name, "source": "in the package" if Path(target).is_dir() else target}
+        for name, target in models.aliases().items()
+    ]
+
+
+def _methods() -> list[dict[str, Any]]:
+    from prunebench import registry, verify
+
+    rows = []
+    for name in registry.names():
+        method = registry.get(name)
+        card = registry.card(method)
+        shown = ", ".join(f"{key}={value}" for key, value in registry.settings(method()).items())
+        rows.append({"name": name, "status": verify.status(name), "settings": shown, "paper": card.paper, "code": card.code})
+    return rows
+
+
+def _tasks() -> list[dict[str, Any]]:
+    from prunebench import benchmarks
+
+    return [asdict(task) for task in benchmarks.listed()]
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from prunebench import report
+
+    built = report.build(arguments.study)
+    _print(report.terminal(arguments.study))
+    for warning in built.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from prunebench.report.show import draw
+    from prunebench.run.picture import picture
+
+    _quiet()
+    drawn = picture(arguments.options)
+    print(draw(drawn.image, drawn.masks, drawn.out, drawn.title, boxes=drawn.boxes, captions=drawn.captions))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from prunebench.testing import check_file
+
+    checks = check_file(arguments.file)
+    for check in checks:
+        print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.message}")
+    return 0 if all(check.ok for check in checks) else FAILED
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from prunebench.testing import new_file
+
+    path = new_file(arguments.name, Path.cwd())
+    print(f"{path.name} is written; next: prunebench check {path.name}, prunebench sweep methods=./{path.name}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from prunebench import verify
+
+    found = verify.verify(arguments.folder)
+    if arguments.record:
+        verify.write_verified(found)
+    if arguments.json:
+        print(json.dumps([asdict(comparison) for comparison in found], indent=2))
+    else:
+        for comparison in found:
+            if not comparison.agree:
+                print(f"FAIL {comparison.method} {comparison.file} {comparison.field}: {comparison.difference}")
+        for method, (agree, files) in verify.summary(found).items():
+            print(f"{method}: verified {agree}/{files}")
+    return 0 if all(comparison.agree for comparison in found) else FAILED
+
+
+@dataclass
+class _Training:
+    """What can be set of a training run; the recipe's own values stand where nothing is said."""
+
+    seed: int = 0
+    resume: bool = True
+    held_out: int = 1000
+    vision_steps: int | None = None
+    joint_steps: int | None = None
+
+
+def _testbed(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from prunebench.run import options
+    from prunebench.testbed.recipe import Recipe
+    from prunebench.testbed.train import train
+
+    given: dict[str, Any] = {}
+    settings = options.override(given, arguments.options, _Training)
+    if settings:
+        raise options.OptionError(f"unknown key {next(iter(settings))}")
+    asked = options.structured(_Training, given)
+    steps = {key: value for key in ("vision_steps", "joint_steps") if (value := getattr(asked, key)) is not None}
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        folder = train(
+            arguments.out, seed=asked.seed, recipe=replace(Recipe(), **steps), resume=asked.resume, held_out=asked.held_out
+        )
+    except (ValueError, OSError) as error:
+        raise options.OptionError(str(error)) from error
+    print(folder)
+    return 0
+
+
+def _print(renderable: Any) -> None:
+    """To the terminal at its width, to a file or pipe at a width that cuts nothing."""
+    from rich.console import Console
+
+    console = Console()
+    Console(width=None if console.is_terminal else 200).print(renderable)
+
+
+def _quiet() -> None:
+    """What libraries say beside the progress display."""
+    warnings.filterwarnings("ignore")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+class _Progress:
+    """A bar with cells done, running and failed and the time left on a terminal; a line per cell elsewhere."""
+
+    def __init__(self, console: Any) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.console = console
+        self.live: bool = console.is_terminal
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not self.live,
+        )
+        self.task: TaskID = self.bar.add_task("starting", total=None)
+        self.cells = self.done = self.bad = self.now = 0
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def doing(self, what: str) -> None:
+        self.bar.update(self.task, description=what)
+        if not self.live:
+            self._say(what)
+
+    def begin(self, cells: int, done: int, units: int) -> None:
+        self.cells, self.done = cells, done
+        self.bar.reset(self.task, total=units)
+        self._describe()
+        if not self.live:
+            self._say(f"{cells} cells, {done} of them done before, {units} calls of generate to go")
+
+    def running(self, cells: int) -> None:
+        self.now = cells
+        self._describe()
+
+    def advance(self, units: int) -> None:
+        self.bar.advance(self.task, units)
+
+    def finished(self, cell: str, status: str, reason: str) -> None:
+        self.done, self.now = self.done + 1, self.now - 1
+        failed = status in ("failed", "oom")
+        self.bad += failed
+        self._describe()
+        first = reason.splitlines()[0] if reason else ""
+        if failed or not self.live:
+            self._say(f"[{self.done}/{self.cells}] {cell} {status} {first}".rstrip())
+
+    def note(self, text: str) -> None:
+        self._say(f"note: {text}")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _describe(self) -> None:
+        self.bar.update(self.task, description=f"cells: {self.done} of {self.cells} done, {self.now} running, {self.bad} failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

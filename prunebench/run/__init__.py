@@ -1,0 +1,1 @@
+"""Run: from a grid to finished cells."""

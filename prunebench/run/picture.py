@@ -1,0 +1,128 @@
+"""Picture: one image with the tokens that a method keeps drawn over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunebench import models, registry
+from prunebench.benchmarks import Request, load_task
+from prunebench.budget import Budget
+from prunebench.engine.session import prune
+from prunebench.models import Loaded
+from prunebench.run import grid as grids
+from prunebench.run import options, quality
+from prunebench.run import prompt as prompts
+from prunebench.run.cell import BASELINE, Cell
+from prunebench.run.options import OptionError
+from prunebench.run.prompt import Prompt, seed_of
+from prunebench.tokens import Layout
+
+
+@dataclass
+class View:
+    """What to draw: an `image` file with a `question`, or sample number `sample` of `task`."""
+
+    model: str = models.DEFAULT
+    method: str = "random"
+    budget: str = "0.5"
+    image: str | None = None
+    question: str = ""
+    task: str = "scenes_mixed"
+    sample: int = 0
+    out: str = "show.png"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a drawing needs: [rows, columns] masks of kept tokens, one a stage with its caption, and the evidence boxes."""
+
+    image: Any
+    masks: list[Any]
+    captions: list[str]
+    boxes: list[tuple[float, float, float, float]]
+    title: str
+    out: Path
+
+
+def picture(texts: Iterable[str]) -> Picture:
+    """What key=value texts ask for; raises OptionError, GridError and what a sweep raises."""
+    given: dict[str, Any] = {}
+    settings = options.override(given, texts, View)
+    view = options.structured(View, {key: str(value) if key == "budget" else value for key, value in given.items()})
+    cell = _cell(view, settings)
+    loaded = models.load(view.model)
+    prompt, asked = _prompt(loaded, view)
+    small = prompts.resized(loaded, prompt, cell.variant.pruner, cell.budget) if quality.on_pixels(cell) else prompt
+    pruner, budget = (registry.build(BASELINE), None) if quality.on_pixels(cell) else (cell.variant.pruner, cell.budget)
+    seeds = [seed_of(request, view.seed) for request in prompt.requests]
+    with (
+        prune(loaded.model, pruner, budget, positions=cell.variant.positions, seeds=seeds, questions=prompt.questions) as trace,
+        torch.inference_mode(),
+    ):
+        made = loaded.model.generate(**small.inputs, **quality.options_of(prompt.requests[0], loaded))
+    new = made.sequences[0, small.inputs["input_ids"].shape[1] :]
+    answer = loaded.processor.decode(new, skip_special_tokens=True).strip()
+    sample = trace.samples[0]
+    image = next(part["url"] for turn in small.messages[0] for part in turn["content"] if part["type"] == "image")
+    masks = [_grid(sample.layout, kept) for _, kept in sorted(sample.kept.items())]
+    box = prompt.requests[0].evidence_box
+    return Picture(
+        image,
+        masks,
+        [f"from {site} on" if small is prompt else "resized" for site in sorted(sample.kept)],
+        [box] if box is not None and small is prompt else [],
+        f"{cell.variant.label} at {view.budget} · {asked[0]} → {answer}{asked[1]}",
+        Path(view.out),
+    )
+
+
+def _cell(view: View, settings: options.Settings) -> Cell:
+    """The method as a grid of one reads it, so that names, settings and budgets meet the same checks."""
+    wanted = [f"methods={view.method}", f"budgets={view.budget}", "controls=false"]
+    wanted += [f"{label}.{key}={value}" for label, parts in settings.items() for key, value in parts.items()]
+    grid = grids.load(None, wanted)
+    variant = grid.variants()[0]
+    return Cell("quality", view.model, variant, Budget.parse(view.budget), view.task, view.seed)
+
+
+def _prompt(loaded: Loaded, view: View) -> tuple[Prompt, tuple[str, str]]:
+    """The prompt, and for the title the question and what would be right."""
+    if view.image is None:
+        benchmark = load_task(view.task, view.sample + 1)
+        if view.sample < 0 or view.sample >= len(benchmark.requests):
+            raise OptionError(f"sample is {view.sample}, but {view.task} has samples 0..{len(benchmark.requests) - 1}")
+        prompt = prompts.read(loaded, benchmark, [benchmark.requests[view.sample]])
+        request = prompt.requests[0]
+        return _one_image(prompt), (request.question, f" (right: {request.reference})")
+    from PIL import Image
+
+    try:
+        image = Image.open(view.image).convert("RGB")
+    except OSError as error:
+        raise OptionError(f"image {view.image} cannot be read: {error.strerror or error}") from None
+    request = Request(view.image, 0, view.question, "", {"max_new_tokens": 16}, ())
+    content = [{"type": "image", "url": image}, {"type": "text", "text": view.question}]
+    messages = [{"role": "user", "content": content}]
+    inputs = prompts.process(loaded, [messages])
+    layouts = tuple(loaded.adapter.layouts(loaded.model, inputs))
+    return Prompt((request,), (messages,), inputs, layouts, ((image.size,),)), (view.question, "")
+
+
+def _one_image(prompt: Prompt) -> Prompt:
+    if len(prompt.sizes[0]) != 1:
+        raise OptionError(f"sample {prompt.requests[0].sample_id} has {len(prompt.sizes[0])} images; show draws one")
+    return prompt
+
+
+def _grid(layout: Layout, kept: torch.Tensor) -> Any:
+    """[rows, columns] bool of the first tile, True where a token is kept."""
+    tile = layout.tiles[0]
+    mask = torch.zeros(len(layout), dtype=torch.bool)
+    mask[kept] = True
+    return mask[: len(tile)].view(tile.rows, -1)[:, : tile.columns].numpy()

@@ -1,0 +1,135 @@
+"""Prompt: a group of samples made ready for a model, with their images as they are or at a lower resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from prunebench.benchmarks import Benchmark, Request
+from prunebench.budget import Budget, BudgetError
+from prunebench.models.base import Unsupported
+from prunebench.pruner import Pruner
+from prunebench.tokens import Layout
+
+if TYPE_CHECKING:
+    from prunebench.models import Loaded
+
+Message = dict[str, Any]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Samples that go through the model together; `inputs` is what the processor made of all of them.
+
+    `sizes` are the (width, height) of every sample's images in the data, `layouts` where their tokens lie at full size.
+    """
+
+    requests: tuple[Request, ...]
+    messages: tuple[list[Message], ...]
+    inputs: Mapping[str, Any]
+    layouts: tuple[Layout, ...]
+    sizes: tuple[tuple[Size, ...], ...]
+
+    @property
+    def questions(self) -> list[str]:
+        return [request.question for request in self.requests]
+
+    def single(self, loaded: Loaded, row: int) -> Mapping[str, Any]:
+        """The inputs of one of its samples."""
+        return self.inputs if len(self.requests) == 1 else process(loaded, [self.messages[row]])
+
+
+def read(loaded: Loaded, benchmark: Benchmark, requests: Sequence[Request]) -> Prompt:
+    """Read the samples' images and process them; raises MediaError where a file is missing or broken."""
+    messages = tuple(benchmark.messages(request) for request in requests)
+    inputs = process(loaded, messages)
+    sizes = tuple(tuple(part["url"].size for part in _images(message)) for message in messages)
+    return Prompt(tuple(requests), messages, inputs, tuple(loaded.adapter.layouts(loaded.model, inputs)), sizes)
+
+
+def resized(loaded: Loaded, prompt: Prompt, pruner: Pruner, budget: Budget | None) -> Prompt:
+    """The same samples, their images scaled the way `pruner` says.
+
+    `layouts` stay those of full size. Raises Unsupported where the model has one resolution or the sample a video, BudgetError
+    where the processor does not go so low.
+    """
+    cell = loaded.adapter.cell(loaded.model)
+    if cell is None:
+        raise Unsupported(f"{loaded.name} scales every image to one resolution, so a smaller image has as many tokens")
+    messages, planned = [], []
+    for message, layout in zip(prompt.messages, prompt.layouts, strict=True):
+        if any(tile.kind == "frame" for tile in layout.tiles):
+            raise Unsupported("a video is not resized, only images are")
+        grids = {tile.image: (tile.columns * cell, tile.rows * cell) for tile in layout.tiles}
+        sizes = [pruner.resize(grids[number], cell, budget) for number in sorted(grids)]
+        planned.append(sum(width * height for width, height in sizes) // cell**2)
+        messages.append(_with_images(message, sizes))
+    inputs = process(loaded, messages)
+    for layout, count in zip(loaded.adapter.layouts(loaded.model, inputs), planned, strict=True):
+        if len(layout) != count:
+            raise BudgetError(f"budget {budget}: an image of {count} visual tokens comes out of the processor with {len(layout)}")
+    return Prompt(prompt.requests, tuple(messages), inputs, prompt.layouts, prompt.sizes)
+
+
+def process(loaded: Loaded, messages: Sequence[list[Message]]) -> dict[str, Any]:
+    """The model's inputs on its device, left-padded."""
+    processor = loaded.processor
+    text = processor.apply_chat_template(
+        [_placeholders(message) for message in messages], add_generation_prompt=True, tokenize=False
+    )
+    images = [[part["url"] for part in _images(message)] for message in messages]
+    videos = [part for message in messages for part in _parts(message) if part["type"] == "video"]
+    if videos:
+        made = processor.apply_chat_template(
+            list(messages),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            padding=True,
+        )
+    else:
+        made = processor(text=text, images=images if any(images) else None, padding=True, return_tensors="pt")
+    return dict(made.to(loaded.model.device))
+
+
+def seed_of(request: Request, seed: int) -> int:
+    """A number that belongs to the sample and the study's seed, whatever else is in the batch."""
+    return int.from_bytes(sha256(f"{seed}:{request.sample_id}".encode()).digest()[:6])
+
+
+def _parts(message: list[Message]) -> list[Message]:
+    return [part for turn in message if not isinstance(turn["content"], str) for part in turn["content"]]
+
+
+def _images(message: list[Message]) -> list[Message]:
+    return [part for part in _parts(message) if part["type"] == "image"]
+
+
+def _with_images(message: list[Message], sizes: Sequence[Size]) -> list[Message]:
+    """The message with its images scaled to `sizes`, in order."""
+    following = iter(sizes)
+
+    def scaled(part: Message) -> Message:
+        return {**part, "url": part["url"].resize(next(following))} if part["type"] == "image" else part
+
+    return [
+        turn if isinstance(turn["content"], str) else {**turn, "content": [scaled(part) for part in turn["content"]]}
+        for turn in message
+    ]
+
+
+def _placeholders(message: list[Message]) -> list[Message]:
+    """The message as a chat template wants it: images are named, not held."""
+    return [
+        turn
+        if isinstance(turn["content"], str)
+        else {
+            **turn,
+            "content": [part if part["type"] == "text" else {"type": part["type"]} for part in turn["content"]],
+        }
+        for turn in message
+    ]

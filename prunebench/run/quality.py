@@ -1,0 +1,159 @@
+"""Quality: the answers of one cell to one group of samples, with what they cost in tokens, FLOPs and cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunebench import registry
+from prunebench.benchmarks import Request
+from prunebench.engine.encode import encode
+from prunebench.engine.session import prune
+from prunebench.measure.evidence import evidence_mask, recall
+from prunebench.measure.flops import sample_flops
+from prunebench.measure.memory import kv_bytes
+from prunebench.run.cell import BASELINE, Cell
+from prunebench.run.prompt import Prompt, resized, seed_of
+from prunebench.run.store import Row
+from prunebench.sites import Part
+
+if TYPE_CHECKING:
+    from prunebench.engine.trace import SampleTrace
+    from prunebench.models import Loaded
+
+MAX_NEW_TOKENS = 128
+"""Where the task does not say; lmms-eval's own model classes take the same."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt and its encoding, shared by every method and budget that sees the image at full size."""
+
+    prompt: Prompt
+    inputs: Mapping[str, Any]
+
+
+def encoded(loaded: Loaded, prompt: Prompt) -> Encoded:
+    """Run the vision tower once."""
+    return Encoded(prompt, encode(loaded.model, prompt.inputs))
+
+
+def on_pixels(cell: Cell) -> bool:
+    """Whether the cell's method works before the processor."""
+    return cell.variant.pruner.site().part is Part.PIXELS
+
+
+def answer(loaded: Loaded, cell: Cell, shared: Encoded) -> list[Row]:
+    """One row a sample, without its score."""
+    prompt, pruner = shared.prompt, cell.variant.pruner
+    seeds = [seed_of(request, cell.seed) for request in prompt.requests]
+    start = perf_counter()
+    inputs, budget = shared.inputs, cell.budget
+    if on_pixels(cell):
+        prompt = resized(loaded, prompt, pruner, budget)
+        inputs, pruner, budget = encode(loaded.model, prompt.inputs), registry.build(BASELINE), None
+    torch.manual_seed(seeds[0])  # for tasks that sample
+    session = prune(
+        loaded.model,
+        pruner,
+        budget,
+        positions=cell.variant.positions,
+        seeds=seeds,
+        questions=prompt.questions,
+        count_flops=True,
+    )
+    with session as trace, torch.inference_mode():
+        made = loaded.model.generate(**inputs, **options_of(prompt.requests[0], loaded))
+    new = made.sequences[:, inputs["input_ids"].shape[1] :]
+    texts = loaded.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    seconds = (perf_counter() - start) / len(texts)
+    cache = _prefill_bytes(made.past_key_values, new.shape[1]) // len(texts)
+    rows = []
+    for number, (request, text, sample) in enumerate(zip(prompt.requests, texts, trace.samples, strict=True)):
+        rows.append(
+            {
+                **_identity(request),
+                "prediction": cut(text, request.until),
+                "error": None,
+                **_tokens(sample, len(prompt.layouts[number])),
+                **({} if on_pixels(cell) else _evidence(request, sample, prompt.sizes[number])),
+                **_flops(loaded, prompt, number, sample),
+                "kv_bytes": cache,
+                "seconds": seconds,
+            }
+        )
+    return rows
+
+
+def unanswered(request: Request, error: str) -> Row:
+    """The row of a sample that could not be asked."""
+    return {**_identity(request), "prediction": None, "error": error}
+
+
+def _identity(request: Request) -> Row:
+    return {
+        "sample_id": request.sample_id,
+        "doc_id": request.doc_id,
+        "reference": request.reference,
+        "question_type": request.question_type,
+        "complexity": request.complexity,
+    }
+
+
+def options_of(request: Request, loaded: Loaded) -> dict[str, Any]:
+    """The task's generation settings in transformers' words; temperature 0 is greedy."""
+    given = {"max_new_tokens": MAX_NEW_TOKENS, **request.generation}
+    sampled = bool(given.get("do_sample", (given.get("temperature") or 0) > 0)) and given.get("temperature") != 0
+    options = {
+        key: value
+        for key, value in given.items()
+        if key in ("max_new_tokens", "min_new_tokens", "num_beams", "repetition_penalty")
+    }
+    for key in ("temperature", "top_p", "top_k"):
+        options[key] = given.get(key) if sampled else None
+    tokenizer = loaded.processor.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return {**options, "do_sample": sampled, "pad_token_id": pad, "use_cache": True, "return_dict_in_generate": True}
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """An answer up to the first text that ends it."""
+    for stop in until:
+        if stop:
+            text = text.partition(stop)[0]
+    return text.strip()
+
+
+def _tokens(sample: SampleTrace, available: int) -> Row:
+    return {
+        "available": available,
+        "stages": [len(sample.kept[site]) for site in sorted(sample.kept)],
+        "tokens_input": sample.spent("input"),
+        "tokens_mean": sample.spent("mean"),
+        "tokens_kv": sample.spent("kv"),
+    }
+
+
+def _evidence(request: Request, sample: SampleTrace, sizes: Sequence[tuple[int, int]]) -> Row:
+    """Where the question has an evidence box and one image. A smaller image keeps no token, so it has no recall."""
+    if request.evidence_box is None or len(sizes) != 1:
+        return {}
+    mask = evidence_mask(sample.layout, request.evidence_box, sizes[0])
+    return {"evidence_recall": recall(sample.survivors(), mask), "evidence_tokens": int(mask.sum())}
+
+
+def _flops(loaded: Loaded, prompt: Prompt, number: int, sample: SampleTrace) -> Row:
+    found = sample_flops(loaded.model, loaded.adapter, prompt.single(loaded, number), sample)
+    parts = ("vision", "projector", "llm", "head", "selector", "total")
+    return {f"flops_{part}": int(getattr(found, part)) for part in parts}
+
+
+def _prefill_bytes(cache: Any, new_tokens: int) -> int:
+    """The cache as prefill left it: the last new token never enters, the others are cut off again."""
+    if new_tokens > 1:
+        cache.crop(-(new_tokens - 1))
+    return kv_bytes(cache)

@@ -1,0 +1,180 @@
+"""Benchmarks: the scores are lmms-eval's own, and a task that cannot be asked says why in one line."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunebench import benchmarks
+from prunebench.benchmarks import Benchmark, MediaError, TaskError
+
+UTILS = """
+def visual(doc):
+    return [doc["image"].convert("RGB")]
+
+
+def results(doc, answers):
+    said, right = answers[0].lower(), doc["answer"]
+    pair = {"said": said, "right": right, "score": float(said == right)}
+    return {"accuracy": float(said == right), "f1": pair, "submission": pair}
+
+
+def f1(pairs):
+    hits = sum(pair["said"] == pair["right"] == "yes" for pair in pairs)
+    return 2 * hits / (sum(pair["said"] == "yes" for pair in pairs) + sum(pair["right"] == "yes" for pair in pairs) or 1)
+
+
+def submit(pairs, args):
+    raise AssertionError("nobody asked for a submission")
+"""
+
+TASK = """
+task: mine
+dataset_path: parquet
+dataset_kwargs: {data_files: {test: data.parquet}}
+output_type: generate_until
+test_split: test
+doc_to_visual: !function utils.visual
+doc_to_text: question
+doc_to_target: answer
+generation_kwargs: {max_new_tokens: 4, temperature: 0, until: ["."]}
+process_results: !function utils.results
+filter_list:
+  - name: last
+    filter: [{function: regex, regex_pattern: "([a-z]+)$"}, {function: take_first}]
+metric_list:
+  - {metric: accuracy, aggregation: mean, higher_is_better: true}
+  - {metric: f1, aggregation: !function utils.f1, higher_is_better: true}
+"""
+SUBMISSION = "  - {metric: submission, aggregation: !function utils.submit, higher_is_better: false}\n"
+
+ANSWERS = ["yes", "well, yes", "no", "I say no", "maybe", ""]
+TRUTH = ["yes", "no", "no", "no", "yes", "yes"]
+
+
+def png(broken: bool = False) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.effect_noise((56, 56), 50).convert("RGB").save(file, "PNG")
+    whole = file.getvalue()
+    return whole[: len(whole) // 2] if broken else whole
+
+
+def write_task(folder: Path, broken: int | None = None, text: str = TASK) -> Path:
+    """A task of a user's own: YAML, functions and data; image number `broken` is cut off."""
+    from datasets import Dataset, Features, Image, Value
+
+    folder.mkdir(exist_ok=True)
+    (folder / "utils.py").write_text(UTILS)
+    (folder / "mine.yaml").write_text(text)
+    columns = {
+        "question_id": [f"q{i}" for i in range(len(TRUTH))],
+        "image": [{"bytes": png(i == broken), "path": None} for i in range(len(TRUTH))],
+        "question": [f"is it {i}" for i in range(len(TRUTH))],
+        "answer": TRUTH,
+    }
+    features = Features({name: Image() if name == "image" else Value("string") for name in columns})
+    Dataset.from_dict(columns, features=features).to_parquet(folder / "data.parquet")
+    return folder / "mine.yaml"
+
+
+class Parrot:
+    """What lmms-eval takes for a model: says the answers in order."""
+
+    rank, world_size, is_simple, task_dict = 0, 1, False, {}
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        return ANSWERS[: len(requests)]
+
+    def clean(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """What lmms-eval's own evaluator reports for the answers, from its own loading of the same YAML."""
+    file = write_task(tmp_path_factory.mktemp("task"))
+    with benchmarks._quiet():
+        from lmms_eval.evaluator import evaluate
+        from lmms_eval.tasks import TaskManager, get_task_dict
+
+        manager = TaskManager("ERROR", include_path=[str(file.parent)], include_defaults=False)
+        tasks = get_task_dict(["mine"], manager, "chat")
+        found = evaluate(Parrot(), tasks, bootstrap_iters=0, log_samples=False, process_docs_parallel=1)
+    return file, found["results"]["mine"]
+
+
+def test_scores_are_what_lmms_eval_reports(reported: tuple[Path, dict[str, Any]]):
+    file, theirs = reported
+    benchmark = benchmarks.load_task(str(file))
+    scores = benchmark.score(dict(enumerate(ANSWERS)))
+    ours = {m: benchmark.aggregate(m, [scores[i][m] for i in scores]) for m in ("accuracy", "f1")}
+    assert ours == {metric: theirs[f"{metric},last"] for metric in ours}
+    assert ours["accuracy"] == 0.5
+    assert [benchmark.value(scores[i], "accuracy") for i in range(6)] == [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_a_built_in_task():
+    benchmark = benchmarks.load_task("scenes_mixed", 6)
+    assert [request.question_type for request in benchmark.requests] == ["color", "shape", "digit", "count", "exist", "color"]
+    assert benchmark.primary == "exact_match"
+    assert benchmark.higher_is_better("exact_match")
+    first = benchmark.requests[0]
+    assert first.evidence_box is not None
+    assert first.generation["max_new_tokens"] == 4
+    turn = benchmark.messages(first)[0]["content"]
+    assert turn[0]["url"].size == (224, 224)
+    assert turn[1] == {"type": "text", "text": first.question}
+    right = {request.doc_id: request.reference.upper() + "." for request in benchmark.requests[:5]} | {5: "?"}
+    scores = benchmark.score(right)
+    values = [scores[doc_id]["exact_match"] for doc_id in right]
+    assert values == [1, 1, 1, 1, 1, 0]
+    assert benchmark.aggregate("exact_match", values) == pytest.approx(5 / 6)
+
+
+def test_other_questions_are_another_task():
+    prints = {benchmarks.load_task("scenes_mixed", limit).fingerprint for limit in (3, 4, 3)}
+    assert len(prints) == 2
+
+
+def test_the_first_image_may_be_the_broken_one(tmp_path: Path):
+    benchmark = benchmarks.load_task(str(write_task(tmp_path, broken=0)))
+    with pytest.raises(MediaError, match=r"sample q0 of .* cannot be read"):
+        benchmark.messages(benchmark.requests[0])
+    assert benchmark.messages(benchmark.requests[1])
+
+
+def test_a_submission_is_no_metric(tmp_path: Path):
+    benchmark: Benchmark = benchmarks.load_task(str(write_task(tmp_path, text=TASK + SUBMISSION)), 2)
+    scores = benchmark.score({0: "yes", 1: "no"})
+    assert benchmark.primary == "accuracy"
+    assert benchmark.aggregate("submission", [scores[0]["submission"]]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("task: mine", "tusk: mine"), "names no task"),
+        (("utils.visual", "utils.vishual"), "cannot be read"),
+        (("output_type: generate_until", "output_type: loglikelihood"), "loglikelihood"),
+    ],
+)
+def test_a_task_file_that_cannot_be_used(tmp_path: Path, change: tuple[str, str], said: str):
+    file = write_task(tmp_path, text=TASK.replace(*change))
+    with pytest.raises(TaskError, match=said) as caught:
+        benchmarks.load_task(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_listed_is_there():
+    listed = benchmarks.listed()
+    names = {entry.name for entry in listed}
+    assert {"scenes_mixed", "scenes", "reading"} <= names
+    for entry in listed:
+        assert benchmarks.expand(entry.name)
+        assert entry.description
+    assert benchmarks.expand("scenes")[0] == "scenes_color"
+    assert benchmarks.expand("gqa") == ["gqa"]

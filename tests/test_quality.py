@@ -1,0 +1,88 @@
+"""Quality: how answers are generated, cut, judged and summed up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from prunebench.benchmarks import Request
+from prunebench.budget import BudgetError
+from prunebench.models.base import Unsupported
+from prunebench.run.interval import bootstrap, mean_interval
+from prunebench.run.prompt import seed_of
+from prunebench.run.quality import cut, options_of
+from prunebench.run.runner import judged
+
+TOKENIZER = SimpleNamespace(pad_token_id=None, eos_token_id=7)
+LOADED: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=TOKENIZER))
+
+
+def request(sample: str = "a", **generation: Any) -> Request:
+    return Request(sample, 0, "what", "that", generation, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "until", "left"),
+    [(" red. Yes.", ["."], "red"), ("red\nblue.", [".", "\n"], "red"), ("red ", [], "red"), ("red", [""], "red")],
+)
+def test_an_answer_ends_where_the_task_says(text: str, until: list[str], left: str):
+    assert cut(text, until) == left
+
+
+def test_temperature_zero_is_greedy():
+    options = options_of(request(temperature=0.0, top_p=1.0, max_new_tokens=4), LOADED)
+    assert (options["do_sample"], options["temperature"], options["top_p"]) == (False, None, None)
+    assert options["max_new_tokens"] == 4
+    assert options["pad_token_id"] == 7
+    assert options_of(request(), LOADED)["max_new_tokens"] == 128
+
+
+def test_a_temperature_samples():
+    options = options_of(request(temperature=0.7, top_p=0.9), LOADED)
+    assert (options["do_sample"], options["temperature"], options["top_p"]) == (True, 0.7, 0.9)
+
+
+def test_a_sample_has_its_number_whatever_is_beside_it():
+    assert seed_of(request("a"), 0) == seed_of(request("a", temperature=1), 0)
+    assert len({seed_of(request(name), seed) for name in "abc" for seed in range(3)}) == 9
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BudgetError("out of reach"), "infeasible"),
+        (Unsupported("no grid"), "unsupported"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "oom"),
+        (MemoryError(), "oom"),
+        (ValueError("a bug"), "failed"),
+    ],
+)
+def test_what_was_raised_is_the_status(error: Exception, status: str):
+    found, reason = judged(error)
+    assert found == status
+    assert reason.splitlines()[0]
+
+
+def test_wilson_interval_of_shares():
+    stderr, low, high = mean_interval([1.0] * 9 + [0.0])
+    assert stderr == pytest.approx(0.1)
+    assert (low, high) == (pytest.approx(0.5958, abs=1e-3), pytest.approx(0.9821, abs=1e-3))
+    assert mean_interval([1.0]) == (None, None, None)
+
+
+def test_student_interval_of_numbers():
+    stderr, low, high = mean_interval([1.0, 2.0, 3.0])
+    assert stderr == pytest.approx(3**-0.5)
+    assert (low, high) == (pytest.approx(2 - 4.303 * 3**-0.5, abs=1e-3), pytest.approx(2 + 4.303 * 3**-0.5, abs=1e-3))
+    assert mean_interval([0.2, 0.9, 1.0])[2] == 1.0
+
+
+def test_bootstrap_is_the_same_twice_and_close_to_the_mean():
+    values = [0.0, 1.0] * 100
+    first = bootstrap(values, lambda drawn: sum(drawn) / len(drawn))
+    assert first == bootstrap(values, lambda drawn: sum(drawn) / len(drawn))
+    assert first[0] == pytest.approx(0.035, abs=0.005)
