@@ -1,16 +1,28 @@
 """prunebench: the comparative benchmark for visual-token pruning in large vision-language models."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
-from prunebench.pruner import Pruner, ScorePruner
-from prunebench.registry import register
-from prunebench.select import share, top, windows
-from prunebench.sites import INPUT, PIXELS, Site, llm, vision
-from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
-
 if TYPE_CHECKING:
+    from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.engine.session import prune
+    from prunebench.pruner import Pruner, ScorePruner
+    from prunebench.registry import register
+    from prunebench.select import share, top, windows
+    from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
+
+# where each public name lives; looked up when used, so that `prunebench --help` does not wait for torch
+_HOMES = {
+    "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
+    "engine.session": ("prune",),
+    "pruner": ("Pruner", "ScorePruner"),
+    "registry": ("register",),
+    "select": ("share", "top", "windows"),
+    "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "INPUT",
@@ -41,9 +53,6 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # late: the engine imports transformers, which a method file does not need
-    if name == "prune":
-        from prunebench.engine.session import prune
-
-        return prune
-    raise AttributeError(f"module 'prunebench' has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'prunebench' has no attribute {name!r}")
+    return getattr(import_module(f"prunebench.{_HOME[name]}"), name)

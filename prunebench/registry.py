@@ -114,7 +114,8 @@ def _load(path: Path) -> ModuleType:
         raise RegistryError(f"{path}: a method named {path.stem!r} is built in; rename the file")
     name = f"_prunebench_file.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise RegistryError(f"{path} is no Python file; a method is a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up by name
     try:

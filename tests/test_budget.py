@@ -74,7 +74,7 @@ def test_sites_order_and_names() -> None:
     assert sorted([llm(2), INPUT, llm(1), Site.parse("vision:3")]) == [Site.parse("vision:3"), INPUT, llm(1), llm(2)]
     assert [str(s) for s in (INPUT, llm(2))] == ["input", "llm:2"]
     for wrong in ("llm:0", "llm", "input:1", "vision", "decoder:3"):
-        with pytest.raises(ValueError, match="site|llm:0"):
+        with pytest.raises(ValueError, match=r"site|llm:0"):
             Site.parse(wrong)
 
 

@@ -111,11 +111,11 @@ def test_an_undeclared_signal_is_refused(model: Any, inputs_of: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda n, k: torch.zeros(k, dtype=torch.long), "kept a token twice"),
-        (lambda n, k: torch.arange(k) + n, "kept index"),
-        (lambda n, k: torch.arange(k) - 1, "kept index -1|or -1"),
-        (lambda n, k: torch.arange(k + 1), "exactly"),
-        (lambda n, k: torch.arange(k - 1), "exactly"),
+        (lambda n, k: torch.zeros(k, dtype=torch.long), "more than once: 5 of 6"),
+        (lambda n, k: torch.arange(k) + n, "index spans 12..17"),
+        (lambda n, k: torch.arange(k) - 1, "index spans -1..4"),
+        (lambda n, k: torch.arange(k + 1), "keeps 7 of 12 tokens; the stage asks for 6"),
+        (lambda n, k: torch.arange(k - 1), "keeps 5 of 12 tokens; the stage asks for 6"),
         (lambda n, k: torch.ones(n, dtype=torch.bool), "int64"),
     ],
 )
@@ -288,7 +288,7 @@ def test_generation_config_object_works_too(model: Any, inputs_of: Any) -> None:
 def test_a_doubled_cache_is_caught(model: Any, inputs_of: Any) -> None:
     """The defect of layers that run twice on one cache: entries nobody planned."""
 
-    def twice(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def twice(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
         ghost = torch.zeros(1, 2, 5, 20)
         kwargs["past_key_values"].update(ghost, ghost, 3)
 

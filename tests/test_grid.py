@@ -37,7 +37,7 @@ def test_the_default_grid_holds_every_method_at_every_budget_once():
     cells = load().cells(["scenes_mixed"])
     quality = [cell for cell in cells if cell.kind == "quality"]
     others = [name for name in registry.names() if name != "none"]
-    assert len(quality) == 1 + 3 * len(others)
+    assert len(quality) == 1 + len(load().budgets) * len(others)
     assert len(cells) == 2 * len(quality)
     assert len({cell.id for cell in cells}) == len(cells)
     assert quality[0].id == "tiny-qwen2.5-vl__none__1.0__scenes_mixed__s0"

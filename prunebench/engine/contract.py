@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from prunebench.budget import Budget, Stage
@@ -15,6 +14,7 @@ from prunebench.models.base import Unsupported
 from prunebench.pruner import Pruner
 from prunebench.sites import INPUT, Part
 from prunebench.tokens import Keep, Signal, VisualTokens
+from prunebench.walk import Step, breach
 
 BEFORE = frozenset({Signal.LAST_QUERY_ATTENTION, Signal.TEXT_ATTENTION, Signal.KEYS})
 """Signals read in the layer before the site."""
@@ -59,24 +59,12 @@ def answered(pruner: Pruner, keep: Keep, tokens: VisualTokens, stage: Stage) -> 
 
     Raises EngineError for an answer that breaks the contract, with method, stage and numbers.
     """
-    name, count, limit = type(pruner).__name__, len(keep.index), min(stage.keep, len(tokens))
-    index = keep.index.detach().cpu()
-    if index.dtype != torch.int64 or index.ndim != 1:
-        raise EngineError(f"{name} at {stage.site}: Keep.index is {index.dtype} {tuple(index.shape)}, not int64 [K]")
-    if not 1 <= count <= limit or (count < limit and not pruner.dynamic):
-        wanted = f"at most {limit} (and at least 1)" if pruner.dynamic else f"exactly {limit}"
-        raise EngineError(f"{name} at {stage.site} kept {count} of {len(tokens)} visual tokens, {wanted} were planned")
-    if int(index.min()) < 0 or int(index.max()) >= len(tokens):
-        raise EngineError(f"{name} at {stage.site} kept index {int(index.max())} or {int(index.min())} of {len(tokens)}")
-    order = index.argsort()
-    if (index[order].diff() == 0).any():
-        raise EngineError(f"{name} at {stage.site} kept a token twice: {index[order].tolist()}")
-    if keep.features is None:
-        return index[order], None
-    if keep.features.shape != (count, tokens.features.shape[1]):
-        shapes = f"{tuple(keep.features.shape)}, not {(count, tokens.features.shape[1])}"
-        raise EngineError(f"{name} at {stage.site} merged into {shapes}")
-    return index[order], keep.features[order.to(keep.features.device)]
+    seen = Keep(keep.index.detach().cpu(), keep.features)
+    fault = breach(pruner, Step(stage, tokens, seen))
+    if fault:
+        raise EngineError(f"{type(pruner).__name__} at {stage.site}: {fault}")
+    order = seen.index.argsort()
+    return seen.index[order], None if keep.features is None else keep.features[order.to(keep.features.device)]
 
 
 def settled(

@@ -29,7 +29,7 @@ class LoadError(ValueError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run: `revision` is the hub's commit, or the hash of local or random weights."""
+    """A model ready to run: `id` is the hub's, or a local folder's name; `revision` the hub's commit, or the weights' hash."""
 
     name: str
     id: str
@@ -99,12 +99,16 @@ def load(
             model = auto.AutoModelForImageTextToText.from_pretrained(source, revision=revision, **options)
     except Unsupported:
         raise
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise LoadError(_explain(name, source, error)) from error
+    except ValueError as error:
+        raise LoadError(f"model {name}: {source} cannot be loaded: {_first_line(error)}") from error
     processor.tokenizer.padding_side = "left"
     model = model.to(device).eval()
     commit = getattr(config, "_commit_hash", None) if weights == "pretrained" else None
-    return Loaded(name, source, model, processor, adapter, commit or _weights_hash(model))
+    return Loaded(
+        name, Path(source).name if Path(source).is_dir() else source, model, processor, adapter, commit or _weights_hash(model)
+    )
 
 
 def _adapter(model_type: str) -> Adapter:

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from prunebench.seal import fault
 
 BASELINE = "none"
 """The method that prunes nothing: what relative numbers are relative to."""
@@ -171,11 +172,6 @@ def joined(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(value for value in values if value))
 
 
-def seal(facts: dict[str, Any]) -> str:
-    """What cell.json carries as "seal": a hash of all else in it."""
-    return sha256(json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-
 def _check(facts: Any, folder: Path) -> None:
     """That a cell is what a sweep wrote: complete, and where it is sealed, unchanged."""
     if not isinstance(facts, dict):
@@ -183,15 +179,9 @@ def _check(facts: Any, folder: Path) -> None:
     missing = [key for key in REQUIRED if facts.get(key) is None]
     if missing:
         raise ReportError(f"cell.json lacks {', '.join(missing)}")
-    sealed = {key: value for key, value in facts.items() if key != "seal"}
-    if "seal" in facts and facts["seal"] != seal(sealed):
-        raise ReportError("cell.json was changed by hand")
-    for name, digest in (facts.get("files") or {}).items():
-        path = folder / name
-        if not path.is_file():
-            raise ReportError(f"{name} is missing")
-        if sha256(path.read_bytes()).hexdigest() != digest:
-            raise ReportError(f"{name} was changed")
+    broken = fault(facts, folder)
+    if broken:
+        raise ReportError(broken)
     if facts["id"] != folder.name:
         raise ReportError(f"cell.json belongs to cell {facts['id']!r}")
     for key, known in (("kind", KINDS), ("status", STATUSES)):

@@ -56,7 +56,7 @@ class Grid:
     model: str = "tiny-qwen2.5-vl"
     methods: list[Any] = field(default_factory=lambda: ["all"])
     tasks: list[Any] = field(default_factory=lambda: ["scenes_mixed"])
-    budgets: list[Any] = field(default_factory=lambda: ["0.5", "0.25", "0.1"])
+    budgets: list[Any] = field(default_factory=lambda: ["0.75", "0.5", "0.25", "0.1"])
     limit: int | None = None
     seed: int = 0
     controls: bool = True

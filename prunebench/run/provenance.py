@@ -7,6 +7,8 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,14 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def sources() -> str:
+    """A hash of the package's own code that decides what a model answers: engine, models and the parts they stand on."""
+    folder = Path(prunebench.__file__).resolve().parent
+    files = sorted([*folder.glob("*.py"), *(folder / "engine").glob("*.py"), *(folder / "models").glob("*.py")])
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def git() -> tuple[str | None, bool | None]:

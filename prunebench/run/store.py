@@ -19,6 +19,7 @@ from typing import Any
 
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid, GridError, differences, dump, load
+from prunebench.seal import fault, seal
 
 FINAL = ("ok", "unsupported", "infeasible")
 """Statuses that a second run would only repeat; "failed" and "oom" are tried again."""
@@ -104,7 +105,7 @@ class Study:
             write(path, data)
             hashes[path.name] = sha256(data).hexdigest()
         sealed = {**facts, "files": hashes}
-        write(folder / "cell.json", _json({**sealed, "seal": _seal(sealed)}, indent=1).encode())
+        write(folder / "cell.json", _json({**sealed, "seal": seal(sealed)}, indent=1).encode())
         (folder / "samples.jsonl").unlink(missing_ok=True)
 
     def _set_aside(self, folder: Path, reason: str) -> None:
@@ -190,18 +191,11 @@ def read_cell(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        seal = facts.pop("seal")
-        files = facts["files"]
+        broken = fault(facts, folder) if "seal" in facts else "cell.json has no seal"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"cell.json cannot be read: {type(error).__name__}: {error}") from None
-    if seal != _seal(facts):
-        raise Damaged("cell.json was changed by hand")
-    for name, digest in files.items():
-        table = folder / name
-        if not table.exists():
-            raise Damaged(f"{name} is missing")
-        if sha256(table.read_bytes()).hexdigest() != digest:
-            raise Damaged(f"{name} was changed")
+    if broken:
+        raise Damaged(broken)
     return dict(facts)
 
 
@@ -228,10 +222,6 @@ def _good_rows(folder: Path, fingerprint: str) -> list[Row]:
     from pyarrow import parquet
 
     return [row for row in parquet.read_table(folder / "samples.parquet").to_pylist() if row["error"] is None]
-
-
-def _seal(facts: Mapping[str, Any]) -> str:
-    return sha256(_json(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _json(value: Any, **options: Any) -> str:
