@@ -191,7 +191,7 @@ def read_cell(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        broken = fault(facts, folder) if "seal" in facts else "cell.json has no seal"
+        broken = fault(facts, folder) if facts["seal"] else "cell.json has no seal"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"cell.json cannot be read: {type(error).__name__}: {error}") from None
     if broken:

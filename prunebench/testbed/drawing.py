@@ -1,0 +1,106 @@
+"""Pixels of a scene: textured backgrounds, antialiased shapes and bitmap digits, drawn with numpy alone.
+
+No font and no drawing library is involved, so a scene looks the same on every machine.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Reals = NDArray[np.float32]
+
+PALETTE: dict[str, tuple[int, int, int]] = {
+    "red": (215, 35, 40),
+    "green": (40, 165, 60),
+    "blue": (40, 75, 225),
+    "yellow": (240, 220, 40),
+    "purple": (150, 50, 190),
+    "cyan": (60, 210, 220),
+    "white": (245, 245, 245),
+    "black": (14, 14, 14),
+}
+SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star")
+
+_GLYPHS = {  # 5x7 bitmaps, one string a row
+    0: "01110 10001 10011 10101 11001 10001 01110",
+    1: "00100 01100 00100 00100 00100 00100 01110",
+    2: "01110 10001 00001 00110 01000 10000 11111",
+    3: "11110 00001 00001 01110 00001 00001 11110",
+    4: "00010 00110 01010 10010 11111 00010 00010",
+    5: "11111 10000 11110 00001 00001 10001 01110",
+    6: "00110 01000 10000 11110 10001 10001 01110",
+    7: "11111 00001 00010 00100 01000 01000 01000",
+    8: "01110 10001 10001 01110 10001 10001 01110",
+    9: "01110 10001 10001 01111 00001 00010 01100",
+}
+_SUPERSAMPLE = 4
+
+
+def background(rng: np.random.Generator, width: int, height: int, complexity: int) -> Reals:
+    """[height, width, 3] in 0..255: a low-frequency coloured texture, specks and noise, all stronger with `complexity`.
+
+    Colours stay muted so that no part of it can be taken for an object.
+    """
+    swing = 12.0 * complexity
+    coarse = (rng.uniform(95, 145) + rng.uniform(-swing, swing, size=(5, 15))).astype(np.float32)
+    canvas: Reals = _interpolation(width, 5) @ (_interpolation(height, 5) @ coarse).reshape(height, 5, 3)
+    for _ in range(5 * (complexity - 1)):
+        side = int(rng.integers(4, 11))
+        x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
+        canvas[y : y + side, x : x + side] += np.float32(rng.uniform(-35, 35))
+    canvas += (4.0 * complexity) * rng.standard_normal((height, width, 1), dtype=np.float32)
+    return canvas
+
+
+def paint(canvas: Reals, x: int, y: int, size: int, colour: tuple[float, float, float], shape: str, digit: int | None) -> None:
+    """Draw one object into `canvas` ([height, width, 3], changed in place) with its box at (x, y), `size` px a side."""
+    patch = canvas[y : y + size, x : x + size]
+    patch += silhouette(shape, size)[..., None] * (np.asarray(colour, np.float32) - patch)
+    if digit is not None:
+        ink = 0.0 if sum(colour) > 420 else 255.0
+        glyph = _glyph(digit, max(1, round(size / 14)))
+        rows, columns = glyph.shape
+        top = y + round(size * (0.62 if shape == "triangle" else 0.5)) - rows // 2
+        left = x + (size - columns) // 2
+        canvas[top : top + rows, left : left + columns][glyph] = ink
+
+
+@lru_cache(maxsize=256)
+def silhouette(shape: str, size: int) -> Reals:
+    """[size, size] share of each pixel that the shape covers, 0..1."""
+    fine = size * _SUPERSAMPLE
+    axis = (np.arange(fine, dtype=np.float32) + 0.5) / fine * 2 - 1
+    x, y = axis[None, :], axis[:, None]
+    if shape == "circle":
+        inside = x**2 + y**2 <= 1
+    elif shape == "square":
+        inside = np.maximum(abs(x), abs(y)) <= 0.88
+    elif shape == "triangle":
+        inside = abs(x) <= (y + 1) / 2
+    elif shape == "diamond":
+        inside = abs(x) + abs(y) <= 1
+    elif shape == "cross":
+        inside = np.minimum(abs(x), abs(y)) <= 0.38
+    elif shape == "star":
+        inside = np.hypot(x, y) <= 0.72 + 0.28 * np.cos(5 * (np.arctan2(x, -y)))
+    else:
+        raise ValueError(f"unknown shape {shape!r}: known are {', '.join(SHAPES)}")
+    inside = np.broadcast_to(inside, (fine, fine))
+    share: Reals = inside.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE).mean((1, 3), dtype=np.float32)
+    return share
+
+
+@lru_cache(maxsize=64)
+def _glyph(digit: int, scale: int) -> NDArray[np.bool_]:
+    """[7 * scale, 5 * scale] ink of a digit."""
+    rows = [[cell == "1" for cell in row] for row in _GLYPHS[digit].split()]
+    return np.kron(np.array(rows), np.ones((scale, scale), bool)).astype(bool)
+
+
+@lru_cache(maxsize=64)
+def _interpolation(length: int, knots: int) -> Reals:
+    """[length, knots] weights of linear interpolation between `knots` values spread over `length` pixels."""
+    position = np.linspace(0, knots - 1, length, dtype=np.float32)[:, None]
+    return np.maximum(0, 1 - abs(position - np.arange(knots, dtype=np.float32)))

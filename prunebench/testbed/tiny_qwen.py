@@ -1,0 +1,240 @@
+"""The miniature Qwen2.5-VL: its configuration, and a forward pass of the stock modules that trains faster.
+
+The stock vision tower loops over windows of one image after the other. Here every scene of a batch has the same size,
+so a window is a batch row; several questions share an image, each blind to the others. Weights and results are those of
+the stock model.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb, apply_rotary_pos_emb_vision
+
+from prunebench.testbed.batches import SceneBatch
+from prunebench.testbed.learner import Answers
+from prunebench.testbed.processor import END, IMAGE, PAD, VIDEO, VISION_END, VISION_START, build_tokenizer
+
+
+@dataclass(frozen=True)
+class TinyQwenConfig:
+    """Sizes of the miniature; the defaults make 3.2 million parameters."""
+
+    vision_depth: int = 4
+    vision_width: int = 128
+    vision_heads: int = 2
+    full_attention: tuple[int, ...] = (1, 3)  # the other vision blocks attend within windows of 4x4 tokens
+    layers: int = 6
+    width: int = 160
+    heads: int = 4
+    kv_heads: int = 2
+
+
+def build_model(sizes: TinyQwenConfig, seed: int) -> Qwen2_5_VLForConditionalGeneration:
+    """The stock class with random weights, in float32."""
+    tokenizer = build_tokenizer()
+    ids = {token: tokenizer.vocab[token] for token in (PAD, END, IMAGE, VIDEO, VISION_START, VISION_END)}
+    head_dim = sizes.width // sizes.heads
+    spatial = head_dim // 5
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": sizes.width,
+            "intermediate_size": 3 * sizes.width,
+            "num_hidden_layers": sizes.layers,
+            "num_attention_heads": sizes.heads,
+            "num_key_value_heads": sizes.kv_heads,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e3,
+                "mrope_section": [head_dim // 2 - 2 * spatial, spatial, spatial],
+            },
+            "bos_token_id": None,
+            "eos_token_id": ids[END],
+            "pad_token_id": ids[PAD],
+        },
+        vision_config={
+            "depth": sizes.vision_depth,
+            "hidden_size": sizes.vision_width,
+            "intermediate_size": 4 * sizes.vision_width,
+            "num_heads": sizes.vision_heads,
+            "out_hidden_size": sizes.width,
+            "fullatt_block_indexes": list(sizes.full_attention),
+            "window_size": 112,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        image_token_id=ids[IMAGE],
+        video_token_id=ids[VIDEO],
+        vision_start_token_id=ids[VISION_START],
+        vision_end_token_id=ids[VISION_END],
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    settings: Any = model.generation_config
+    settings.update(eos_token_id=ids[END], pad_token_id=ids[PAD], bos_token_id=None, do_sample=False, max_new_tokens=4)
+    return model
+
+
+@dataclass(frozen=True)
+class FastQwen:
+    """The stock model behind the two calls that training makes (a `Learner`)."""
+
+    model: Qwen2_5_VLForConditionalGeneration
+    evidence_layer: int = 3
+
+    @property
+    def module(self) -> nn.Module:
+        """The stock model whose weights are trained."""
+        return self.model
+
+    @property
+    def feature_width(self) -> int:
+        """Width of one visual token."""
+        config: Any = self.model.config.text_config
+        return int(config.hidden_size)
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """[B, N, D] visual tokens, in reading order, of [B, height, width, 3] uint8 images."""
+        visual: Any = self.model.model.visual
+        height, width = pixels.shape[1] // 14, pixels.shape[2] // 14
+        order, windows, real = _window_order(height // 2, width // 2)
+        patches = _patches(pixels)[:, order]  # [B, N, 4, 588], window by window
+        cosine, sine = (
+            part.view(len(order), 4, -1)[order].flatten(0, 1)
+            for part in _vision_rotary(visual.rotary_pos_emb.inv_freq, height, width)
+        )
+        # Both frames of a still image are the same: the convolution over them is one product with its summed slices.
+        hidden = linear(patches.flatten(1, 2), visual.patch_embed.proj.weight.sum(2).flatten(1))
+        full = set(visual.config.fullatt_block_indexes)
+        for number, block in enumerate(visual.blocks):
+            area = None if number in full else (windows, real)
+            hidden = hidden + _vision_attention(block.attn, block.norm1(hidden), cosine, sine, area)
+            hidden = hidden + block.mlp(block.norm2(hidden))
+        merger = visual.merger
+        merged: Tensor = merger.mlp(merger.ln_q(hidden).reshape(len(hidden), len(order), -1))
+        return merged[:, order.argsort()]
+
+    def answer(self, features: Tensor, batch: SceneBatch) -> Answers:
+        """Answer every question of the batch about [B, N, D] visual tokens; questions do not see each other."""
+        language: Any = self.model.model.language_model
+        config = self.model.config
+        scenes, questions, length = batch.words.shape
+        tokens = features.shape[1]
+        grid = (batch.pixels.shape[1] // 28, batch.pixels.shape[2] // 28)
+        edge = torch.tensor([config.vision_start_token_id, config.vision_end_token_id])
+        start, stop = language.embed_tokens(edge).expand(scenes, 2, -1).unsqueeze(2).unbind(1)
+        text = language.embed_tokens(batch.words).flatten(1, 2)
+        inputs = torch.cat([start, features.to(text.dtype), stop, text], dim=1)
+        positions, mask = _packed_positions(*grid, questions, length), _packed_mask(tokens + 2, questions, length)
+        last = tokens + 2 + torch.arange(questions) * length + batch.last  # [B, Q]
+        seen: list[Tensor] = []
+
+        def attention(module: nn.Module, _: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen.append(_last_word_attention(module, kwargs["hidden_states"], kwargs["position_embeddings"], last, mask, tokens))
+
+        handle = language.layers[self.evidence_layer].self_attn.register_forward_pre_hook(attention, with_kwargs=True)
+        try:
+            hidden = language(
+                inputs_embeds=inputs,
+                attention_mask={"full_attention": mask[None, None].expand(scenes, 1, -1, -1)},
+                position_ids=positions.unsqueeze(1).expand(3, scenes, -1),
+                use_cache=False,
+            ).last_hidden_state
+        finally:
+            handle.remove()
+        logits: Tensor = self.model.lm_head(hidden[:, tokens + 2 :])
+        return Answers(logits.view(scenes, questions, length, -1), seen[0])
+
+
+def _patches(pixels: Tensor) -> Tensor:
+    """[B, N, 4, 588] patches of [B, height, width, 3] images, normalised and grouped as by the image processor."""
+    scenes, height, width, _ = pixels.shape
+    normal = (pixels.float() / 255 - 0.5) / 0.5
+    cells = normal.view(scenes, height // 28, 2, 14, width // 28, 2, 14, 3)
+    return cells.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(scenes, height * width // 784, 4, 588)
+
+
+def _vision_rotary(frequency: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Two times [patches, head dim]: cosine and sine of a grid of height x width patches, grouped by token."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    grouped = [axis.view(height // 2, 2, width // 2, 2).transpose(1, 2).reshape(-1, 1) for axis in (rows, columns)]
+    angle = torch.cat([axis * frequency for axis in grouped], dim=-1).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
+def _window_order(rows: int, columns: int, side: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """How a grid of tokens falls into windows of side x side: the order of tokens, window by window [N]; then, counting
+    patches in that order, the members of each window [W, side * side * 4], and which of these are real: those at the
+    edge are smaller."""
+    grid = torch.arange(rows * columns).view(rows, columns)
+    tiles = [grid[y : y + side, x : x + side].flatten() for y in range(0, rows, side) for x in range(0, columns, side)]
+    size, first = side * side * 4, 0
+    members, real = torch.zeros(len(tiles), size, dtype=torch.long), torch.zeros(len(tiles), size, dtype=torch.bool)
+    for number, tile in enumerate(tiles):
+        count = 4 * len(tile)
+        members[number, :count] = torch.arange(first, first + count)
+        real[number, :count] = True
+        first += count
+    return torch.cat(tiles), members, real
+
+
+def _vision_attention(attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, area: tuple[Tensor, Tensor] | None) -> Tensor:
+    """[B, P, D] attention of one block over P patches: within the windows of `area`, or over everything."""
+    scenes, patches, width = hidden.shape
+    query, key, value = attention.qkv(hidden).view(scenes, patches, 3, attention.num_heads, -1).unbind(2)
+    query, key = apply_rotary_pos_emb_vision(query, key, cosine, sine)
+    if area is None:
+        out = _attend(query, key, value, None)
+    else:
+        windows, real = area
+        mask = None if bool(real.all()) else real[:, None, None, :].repeat(scenes, 1, 1, 1)
+        query, key, value = (part[:, windows].flatten(0, 1) for part in (query, key, value))
+        out = _attend(query, key, value, mask)
+        out = out.reshape(scenes, *windows.shape, *out.shape[2:])[:, real]
+    projected: Tensor = attention.proj(out.reshape(scenes, patches, width))
+    return projected
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, P, heads, head dim] attention of tensors of that shape."""
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+
+
+def _packed_positions(rows: int, columns: int, questions: int, length: int) -> Tensor:
+    """[3, L] time, height and width positions: an image between its marks, then every question as if it came first."""
+    height, width = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    image = torch.stack([torch.zeros_like(height), height, width]).flatten(1) + 1
+    after = 1 + max(rows, columns)
+    text = after + 1 + torch.arange(length).repeat(questions)
+    return torch.cat([torch.zeros(3, 1, dtype=torch.long), image, torch.full((3, 1), after), text.expand(3, -1)], dim=1)
+
+
+def _packed_mask(prefix: int, questions: int, length: int) -> Tensor:
+    """[L, L] who may see whom: causal, and of the questions everybody only their own."""
+    owner = torch.cat([torch.full((prefix,), -1), torch.arange(questions).repeat_interleave(length)])
+    return torch.ones(len(owner), len(owner), dtype=torch.bool).tril() & ((owner[None] == -1) | (owner[None] == owner[:, None]))
+
+
+def _last_word_attention(
+    module: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], last: Tensor, mask: Tensor, tokens: int
+) -> Tensor:
+    """[B, Q, heads, N] attention that the rows `last` [B, Q] of a layer pay to the image behind its start mark."""
+    scenes, length, _ = hidden.shape
+    query = module.q_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
+    key = module.k_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
+    query, key = apply_rotary_pos_emb(query, key, *rotary)
+    query = query.gather(2, last[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = (query @ key.transpose(2, 3)).float() * module.scaling  # [B, heads, Q, L]
+    scores = scores.masked_fill(~mask[last][:, None], float("-inf"))
+    to_image: Tensor = scores.softmax(-1)[..., 1 : 1 + tokens].transpose(1, 2)
+    return to_image
