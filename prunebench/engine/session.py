@@ -397,8 +397,11 @@ class Session:
             return None
         changed = dict(kwargs)
         step = cache.get_seq_length() - self.live[0].width
-        valid = self.live[0].valid(embeds.device).long()
-        changed["attention_mask"] = torch.cat([valid, valid.new_ones(valid.shape[0], step + 1)], dim=1)
+        if self.live[0].padded or implementation(self.config) != "sdpa":
+            valid = self.live[0].valid(embeds.device).long()
+            changed["attention_mask"] = torch.cat([valid, valid.new_ones(valid.shape[0], step + 1)], dim=1)
+        else:
+            changed["attention_mask"] = None  # one query sees every key
         if self.input_last is not None:
             changed["position_ids"] = self.input_last + 1 + step
         return args, changed

@@ -22,10 +22,13 @@ from prunebench.run.options import OptionError
 from prunebench.run.prompt import Prompt, seed_of
 from prunebench.tokens import Layout
 
+TEXTS = ("budget", "method")
+"""Options that are text whatever they look like."""
+
 
 @dataclass
 class View:
-    """What to draw: an `image` file with a `question`, or sample number `sample` of `task`."""
+    """What to draw: one `method`, or several with commas between, on an `image` file or sample number `sample` of `task`."""
 
     model: str = models.DEFAULT
     method: str = "random"
@@ -51,13 +54,40 @@ class Picture:
 
 
 def picture(texts: Iterable[str]) -> Picture:
-    """What key=value texts ask for; raises OptionError, GridError and what a sweep raises."""
+    """What key=value texts ask for; raises OptionError, GridError and what a sweep raises.
+
+    One method is drawn stage by stage; of several ("fastv,divprune") what each keeps to the end, side by side.
+    """
     given: dict[str, Any] = {}
     settings = options.override(given, texts, View)
-    view = options.structured(View, {key: str(value) if key == "budget" else value for key, value in given.items()})
-    cell = _cell(view, settings)
+    view = options.structured(View, {key: str(value) if key in TEXTS else value for key, value in given.items()})
+    cells = _cells(view, settings)
     loaded = models.load(view.model)
-    prompt, asked = _prompt(loaded, view)
+    prompt, (question, right) = _prompt(loaded, view)
+    seen = [_seen(loaded, view, cell, prompt) for cell in cells]
+    if len(cells) == 1:
+        masks, captions = seen[0].stages, seen[0].captions
+        title = f"{cells[0].variant.label} at {view.budget} · {question} → {seen[0].answer}{right}"
+    else:
+        masks = [one.stages[-1] for one in seen]
+        captions = [f"{cell.variant.label} → {one.answer}" for cell, one in zip(cells, seen, strict=True)]
+        title = f"{view.budget} of the tokens · {question}{right}"
+    box = prompt.requests[0].evidence_box
+    whole = not any(quality.on_pixels(cell) for cell in cells)
+    return Picture(seen[0].image, masks, captions, [box] if box is not None and whole else [], title, Path(view.out))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one method kept of the image, [rows, columns] by stage, and what the model answered."""
+
+    image: Any
+    stages: list[Any]
+    captions: list[str]
+    answer: str
+
+
+def _seen(loaded: Loaded, view: View, cell: Cell, prompt: Prompt) -> _Seen:
     small = prompts.resized(loaded, prompt, cell.variant.pruner, cell.budget) if quality.on_pixels(cell) else prompt
     pruner, budget = (registry.build(BASELINE), None) if quality.on_pixels(cell) else (cell.variant.pruner, cell.budget)
     seeds = [seed_of(request, view.seed) for request in prompt.requests]
@@ -67,28 +97,26 @@ def picture(texts: Iterable[str]) -> Picture:
     ):
         made = loaded.model.generate(**small.inputs, **quality.options_of(prompt.requests[0], loaded))
     new = made.sequences[0, small.inputs["input_ids"].shape[1] :]
-    answer = loaded.processor.decode(new, skip_special_tokens=True).strip()
     sample = trace.samples[0]
-    image = next(part["url"] for turn in small.messages[0] for part in turn["content"] if part["type"] == "image")
-    masks = [_grid(sample.layout, kept) for _, kept in sorted(sample.kept.items())]
-    box = prompt.requests[0].evidence_box
-    return Picture(
-        image,
-        masks,
+    return _Seen(
+        next(part["url"] for turn in small.messages[0] for part in turn["content"] if part["type"] == "image"),
+        [_grid(sample.layout, kept) for _, kept in sorted(sample.kept.items())],
         [f"from {site} on" if small is prompt else "resized" for site in sorted(sample.kept)],
-        [box] if box is not None and small is prompt else [],
-        f"{cell.variant.label} at {view.budget} · {asked[0]} → {answer}{asked[1]}",
-        Path(view.out),
+        loaded.processor.decode(new, skip_special_tokens=True).strip(),
     )
 
 
-def _cell(view: View, settings: options.Settings) -> Cell:
-    """The method as a grid of one reads it, so that names, settings and budgets meet the same checks."""
+def _cells(view: View, settings: options.Settings) -> list[Cell]:
+    """The methods as a grid reads them, so that names, settings and budgets meet the same checks."""
     wanted = [f"methods={view.method}", f"budgets={view.budget}", "controls=false"]
     wanted += [f"{label}.{key}={value}" for label, parts in settings.items() for key, value in parts.items()]
-    grid = grids.load(None, wanted)
-    variant = grid.variants()[0]
-    return Cell("quality", view.model, variant, Budget.parse(view.budget), view.task, view.seed)
+    budget = Budget.parse(view.budget)
+    cells = [
+        Cell("quality", view.model, variant, budget, view.task, view.seed) for variant in grids.load(None, wanted).variants()
+    ]
+    if len(cells) > 1 and any(quality.on_pixels(cell) for cell in cells):
+        raise OptionError(f"method={view.method} has one that shrinks the image itself; show that one alone")
+    return cells
 
 
 def _prompt(loaded: Loaded, view: View) -> tuple[Prompt, tuple[str, str]]:
