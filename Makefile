@@ -31,7 +31,7 @@ list: $(STAMP) ## list models, methods and tasks
 report: $(STAMP) ## fold a study's cells into tables and figures again: STUDY=results/...
 	$(BIN)/prunebench report $(STUDY)
 
-show: $(STAMP) ## draw the kept tokens over an image: ARGS='method=fastv budget=0.25 out=show.png'
+show: $(STAMP) ## draw the kept tokens over an image: ARGS='method=fastv,random budget=0.5 out=kept.png'
 	$(BIN)/prunebench show $(ARGS)
 
 verify: $(STAMP) ## compare the methods with vectors from official code

@@ -17,13 +17,13 @@ class PyramidDrop(ScorePruner):
     """Before each of `layers` rank by the attention the last prompt token would pay there, averaged over heads.
 
     `layers` are layer numbers or shares of the depth (floats, rounded down): 8, 16, 24 of 32. A budget is met by a
-    geometric staircase t, t^2, t^3; without one, `ratios` of the original tokens stay, as published.
+    geometric staircase t, t^2, t^3; without one, `ratios` of the original tokens stay, 0.5, 0.25, 0.125 as published.
     """
 
     needs = frozenset({Signal.NEXT_QUERY_ATTENTION})
     default_positions = "compact"
     layers: tuple[int | float, ...] = (0.25, 0.5, 0.75)
-    ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
+    ratios: tuple[float, ...] | None = None
 
     def site(self) -> Site:
         """The first of its sites, in a model of 32 layers."""
@@ -42,10 +42,13 @@ class PyramidDrop(ScorePruner):
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
         sites = self.sites(layers)
         if budget is not None:
+            if self.ratios is not None:
+                raise BudgetError(f"pyramiddrop.ratios {list(self.ratios)} fix what is kept; give them or a budget, not both")
             return solve(budget, sites, available, layers)
-        if len(self.ratios) != len(sites):
-            raise BudgetError(f"pyramiddrop.ratios {list(self.ratios)} must be one for each of {len(sites)} layers")
-        return tuple(Stage(s, max(1, int(available * r))) for s, r in zip(sites, self.ratios, strict=True))
+        ratios = self.ratios or (0.5, 0.25, 0.125)
+        if len(ratios) != len(sites):
+            raise BudgetError(f"pyramiddrop.ratios {list(ratios)} must be one for each of {len(sites)} layers")
+        return tuple(Stage(s, max(1, int(available * r))) for s, r in zip(sites, ratios, strict=True))
 
     def score(self, tokens: VisualTokens) -> Tensor:
         return tokens.next_query_attention.mean(dim=0)

@@ -110,6 +110,9 @@ def solve(
     Raises BudgetError where the layers before the first site alone spend more than the budget.
     """
     target = budget.tokens(available)
+    outside = [str(site) for site in sites if site.part is Part.LLM and site.layer >= layers]
+    if outside:
+        raise BudgetError(f"{', '.join(outside)} lies outside the model, which has layers 0..{layers - 1}")
     ladder = shares if shares is not None else lambda t: [t ** (i + 1) for i in range(len(sites))]
 
     def stages(counts: Sequence[int]) -> tuple[Stage, ...]:

@@ -90,7 +90,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         outcome = sweep(grid, progress)
         progress.doing("folding tables and figures")
         built = report.build(outcome.folder)
-    _print(report.terminal(outcome.folder))
+    _print(report.terminal(outcome.folder, _width()))
     for warning in built.warnings:
         console.print(f"note: {warning}", style="yellow", highlight=False)
     print(
@@ -153,10 +153,10 @@ def _report(arguments: argparse.Namespace) -> int:
     from prunebench import report
 
     built = report.build(arguments.study)
-    _print(report.terminal(arguments.study))
+    _print(report.terminal(arguments.study, _width()))
     for warning in built.warnings:
         print(f"note: {warning}", file=sys.stderr)
-    return 0
+    return FAILED if built.warnings else 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -242,8 +242,15 @@ def _print(renderable: Any) -> None:
     """To the terminal at its width, to a file or pipe at a width that cuts nothing."""
     from rich.console import Console
 
+    Console(width=_width()).print(renderable)
+
+
+def _width() -> int:
+    """Columns of the terminal; wide enough for anything where there is none."""
+    from rich.console import Console
+
     console = Console()
-    Console(width=None if console.is_terminal else 200).print(renderable)
+    return console.width if console.is_terminal else 200
 
 
 def _quiet() -> None:
@@ -251,6 +258,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore")
     from transformers.utils import logging as transformers_logging
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a failed fetch ends in one line, not in its retries
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -275,7 +283,7 @@ class _Progress:
             disable=not self.live,
         )
         self.task: TaskID = self.bar.add_task("starting", total=None)
-        self.cells = self.done = self.bad = self.now = 0
+        self.cells = self.done = self.bad = self.now = self.tenth = 0
 
     def __enter__(self) -> _Progress:
         self.bar.start()
@@ -302,6 +310,11 @@ class _Progress:
 
     def advance(self, units: int) -> None:
         self.bar.advance(self.task, units)
+        task = self.bar.tasks[0]
+        tenth = int(10 * task.completed / task.total) if task.total else 0
+        if not self.live and tenth > self.tenth:
+            self.tenth = tenth
+            self._say(f"{10 * tenth} %: {task.completed:.0f} of {task.total:.0f} calls")
 
     def finished(self, cell: str, status: str, reason: str) -> None:
         self.done, self.now = self.done + 1, self.now - 1

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ def _run(name: str, check: Callable[[], str]) -> Check:
     except (_Fault, Breach) as fault:
         return Check(name, False, str(fault))
     except Exception as error:  # an author's code may raise anything; the report names it
-        return Check(name, False, f"{type(error).__name__}: {error}")
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return Check(name, False, f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})")
 
 
 def _expect(holds: bool, message: str) -> None:

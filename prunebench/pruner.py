@@ -73,6 +73,12 @@ class ScorePruner(Pruner):
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         scores = self.score(tokens)
+        if scores.shape != (len(tokens),):
+            raise ValueError(
+                f"{type(self).__name__}.score gave {list(scores.shape)}; it must give one score a token, [{len(tokens)}]"
+            )
+        if scores.isnan().any():
+            raise ValueError(f"{type(self).__name__}.score gave NaN for {int(scores.isnan().sum())} of {len(tokens)} tokens")
         if not self.per_tile:
             return Keep(top(scores, stage.keep))
         tile = tokens.layout.tile[tokens.index]

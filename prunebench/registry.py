@@ -40,9 +40,11 @@ class Card:
 
 
 def register(
-    *, paper: str | None = None, code: str | None = None, variant: str = "", reconstruction: bool = False
+    *misplaced: object, paper: str | None = None, code: str | None = None, variant: str = "", reconstruction: bool = False
 ) -> Callable[[P], P]:
     """Mark the class as the method of its file."""
+    if misplaced:
+        raise TypeError("register is called before it decorates: write @register() or @register(paper=...)")
 
     def mark(cls: P) -> P:
         name = cls.__module__.rpartition(".")[2]

@@ -70,6 +70,8 @@ def walk(pruner: Pruner, stages: Sequence[Stage], sample: VisualTokens, observe:
 
 def breach(pruner: Pruner, step: Step) -> str:
     """In what an answer breaks the contract of `Pruner.prune`; empty where it does not."""
+    if not isinstance(step.keep, Keep):
+        return f"prune returned a {type(step.keep).__name__}; it must return Keep(index) or Keep(index, features)"
     index, merged, there = step.keep.index, step.keep.features, len(step.tokens)
     due = min(step.stage.keep, there)
     if index.dtype != torch.int64 or index.dim() != 1:

@@ -429,6 +429,18 @@ def printed(study: Path, width: int = 100) -> str:
     return console.export_text()
 
 
+def test_a_narrow_terminal_keeps_what_identifies_a_row(study: Path) -> None:
+    fold(study)
+    console = Console(width=62, file=io.StringIO(), record=True)
+    console.print(screen.terminal(study, 62))
+    text = console.export_text()
+    heading = next(line for line in text.splitlines() if "method" in line)
+    assert all(word in heading for word in ("budget", "accuracy", "tokens"))
+    assert "vs random" in heading
+    assert "rel." not in heading
+    assert "…" not in text
+
+
 def test_terminal_fits_and_flags(study: Path) -> None:
     cell(study, "uniform", "color", [0] * 10, control=True)
     cell(study, "uniform", "count", [0] * 10, control=True)

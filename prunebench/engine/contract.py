@@ -59,7 +59,7 @@ def answered(pruner: Pruner, keep: Keep, tokens: VisualTokens, stage: Stage) -> 
 
     Raises EngineError for an answer that breaks the contract, with method, stage and numbers.
     """
-    seen = Keep(keep.index.detach().cpu(), keep.features)
+    seen = Keep(keep.index.detach().cpu(), keep.features) if isinstance(keep, Keep) else keep
     fault = breach(pruner, Step(stage, tokens, seen))
     if fault:
         raise EngineError(f"{type(pruner).__name__} at {stage.site}: {fault}")

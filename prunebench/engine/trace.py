@@ -22,6 +22,7 @@ class SampleTrace:
 
     `kept` maps a site to the original visual indices [K] alive behind it, ascending; `entering` and `cached` are [layers]
     visual tokens entering a layer and left in its cache; `text` counts the text tokens (no padding).
+    `selector_flops` is None unless the session counts FLOPs.
     """
 
     layout: Layout
@@ -31,11 +32,16 @@ class SampleTrace:
     kept: dict[Site, Tensor] = field(default_factory=dict)
     entering: list[int] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
-    selector_flops: int = 0
+    selector_flops: int | None = None
 
     def spent(self, kind: Kind = "mean") -> float:
         """Visual tokens spent, counted the way a budget of that kind counts them."""
         return spent(kind, self.entering, self.cached)
+
+    def alive(self, layer: int) -> Tensor:
+        """[K] original visual indices that enter LLM layer `layer`, ascending."""
+        passed = [site for site in self.kept if site.part is not Part.LLM or site.layer <= layer]
+        return self.kept[max(passed)] if passed else torch.arange(self.available)
 
     def survivors(self) -> Tensor:
         """[K] original visual indices that reach the last layer, ascending."""
@@ -69,6 +75,8 @@ class Trace:
     def reset(self, samples: list[SampleTrace]) -> None:
         """Start the record of a new prefill."""
         self.samples, self.positions = samples, []
+        for sample in samples:
+            sample.selector_flops = 0 if self.count_flops else None
         self.seconds = {"select": 0.0}
 
     @contextmanager
@@ -82,7 +90,7 @@ class Trace:
         self.seconds["select"] += perf_counter() - start
         if flops is not None:
             for row in rows:
-                self.samples[row].selector_flops += flops.get_total_flops() // len(rows)
+                self.samples[row].selector_flops = (self.samples[row].selector_flops or 0) + flops.get_total_flops() // len(rows)
 
     def _settle(self, device: torch.device) -> None:
         if self.timed and device.type == "cuda":

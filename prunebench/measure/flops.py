@@ -48,7 +48,7 @@ def sample_flops(model: Any, adapter: Adapter, inputs: Mapping[str, Any], sample
     vision, projector = adapter.vision_flops(model.config, inputs)
     text_config = model.config.get_text_config()
     lengths = [visual + sample.text for visual in sample.entering]
-    return Flops(vision, projector, llm_prefill(text_config, lengths), head(text_config), sample.selector_flops)
+    return Flops(vision, projector, llm_prefill(text_config, lengths), head(text_config), sample.selector_flops or 0)
 
 
 def llm_prefill(text_config: Any, lengths: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ tokens_mean, _input, _kv, _share    tokens achieved per sample: entering an LLM 
 flops, flops_ratio                  prefill FLOPs per sample, selector included, and over those of "none"
 kv_bytes, peak_memory_mib           KV cache after prefill; peak memory of the cost pass
 prefill_ratio, total_ratio, ...     time over the unpruned model's, median over interleaved pairs, with 95 % interval
-evidence_recall, _random            share of the evidence box's tokens that survive; that of "random" at this budget
+evidence_recall, _random            share of the evidence box's tokens alive, mean over layers; that of "random" at this budget
 difference_to_random, ..., _p       accuracy minus that of "random" at this budget, paired
 better_than_random                  yes | no at 95 %, empty where there is no random to compare with
 status, reason                      ok | failed | oom | unsupported | infeasible | partial (some seeds or tasks only)

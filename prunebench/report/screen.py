@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,16 +19,32 @@ from prunebench.report.leaderboard import ALL
 MISSING = "-"
 NO_BETTER = "✗"
 HEADINGS = ("method", "budget", "accuracy", "rel.", "tokens", "FLOPs", "prefill", "total", "evidence", "vs random")
+LESSER = ("rel.", "prefill", "FLOPs", "evidence", "total")
+"""What a narrow screen does without, in this order."""
+
 REASON = 160
 
 
-def terminal(study: Path) -> Table:
-    """The study's leaderboard.csv, pooled over tasks; what did not run is listed below with its reason."""
+def terminal(study: Path, width: int = 100) -> Table:
+    """The study's leaderboard.csv, pooled over tasks; what did not run is listed below with its reason.
+
+    On a screen of fewer than 100 columns the lesser headings go, one by one.
+    """
     board = overall(leaderboard.load(study / "leaderboard.csv"))
+    table, headings = _table(study, board, HEADINGS), list(HEADINGS)
+    for lesser in LESSER:
+        if Console(width=1000).measure(table).maximum <= width:
+            break
+        headings.remove(lesser)
+        table = _table(study, board, headings)
+    return table
+
+
+def _table(study: Path, board: pd.DataFrame, headings: Sequence[str]) -> Table:
     table = Table(title=_title(study, board), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=heading != "method")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     notes: list[str] = []
     models = board["model"].unique()
     for model, of_model in board.groupby("model", sort=False):
@@ -35,7 +53,8 @@ def terminal(study: Path) -> Table:
             table.add_row(Text(str(model), style="bold"))
         for _, group in of_model.groupby(["budget", "budget_kind"], sort=False):
             for row in records(group):
-                table.add_row(*_line(row, notes))
+                line = dict(zip(HEADINGS, _line(row, notes), strict=True))
+                table.add_row(*(line[heading] for heading in headings))
             table.add_section()
     table.caption = _caption(board, notes)
     return table
@@ -113,7 +132,7 @@ def _title(study: Path, board: pd.DataFrame) -> str:
 
 def _caption(board: pd.DataFrame, notes: list[str]) -> str:
     lines = ["accuracy ± half its 95 % interval; tokens entering an LLM layer; FLOPs and times over unpruned"]
-    lines.append("evidence: share of its tokens kept (by random at the same budget)")
+    lines.append("evidence: share of its tokens alive, mean over LLM layers (by random at the same budget)")
     if (board["better_than_random"] == "no").any():
         lines.append(f"{NO_BETTER} not better than random at 95 %")
     return "\n".join([*lines, *dict.fromkeys(notes)])

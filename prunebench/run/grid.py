@@ -23,6 +23,9 @@ from prunebench.run.options import short
 CONTROLS = (BASELINE, "random", "uniform", "pool", "resize")
 """Methods every study holds, so that any other is seen beside the cheapest things that could be done instead."""
 
+HEAD = "# The question of this study; `prunebench sweep` on this file continues it.\n"
+"""How a study's own grid.yaml begins; a user's file of any name does not."""
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 WEIGHTS = ("pretrained", "random")
@@ -49,6 +52,7 @@ class Cost:
 class Grid:
     """One study. `methods` are names, files, or mappings with a name, a label and settings; `limit` None means all samples.
 
+    With `batch` above 1 cache bytes include padding, and a batch's selector FLOPs are shared evenly.
     `threads` None means one for a miniature on the CPU and torch's own choice for anything larger; `out` None a folder under
     results/scratch named after the grid's content.
     """
@@ -109,6 +113,8 @@ class Grid:
 def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Grid:
     """The grid of a YAML file with key=value overrides on top; raises GridError in one line."""
     given = _read(file) if file is not None else {}
+    if file is not None and isinstance(given.get("methods"), list):
+        given["methods"] = [_beside(entry, file.parent) for entry in given["methods"]]
     try:
         settings = options.override(given, overrides, Grid, LISTS)
         if isinstance(given.get("cost"), bool):
@@ -117,7 +123,7 @@ def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Grid:
         grid = options.structured(Grid, given)
     except options.OptionError as error:
         raise GridError(str(error)) from None
-    if file is not None and file.name == "grid.yaml" and grid.out is None:
+    if file is not None and grid.out is None and file.read_text(encoding="utf-8").startswith(HEAD):
         grid.out = str(file.parent)  # the question stands in the study's own folder
     _check(grid)
     if settings:
@@ -128,8 +134,7 @@ def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Grid:
 
 def dump(grid: Grid) -> str:
     """The question as YAML that `load` reads back to an equal grid."""
-    head = "# The question of this study; `prunebench sweep` on this file continues it.\n"
-    return head + str(yaml.safe_dump(grid.question(), sort_keys=False))
+    return HEAD + str(yaml.safe_dump(grid.question(), sort_keys=False))
 
 
 def differences(one: Grid, other: Grid) -> list[str]:
@@ -233,6 +238,15 @@ def _variant(entry: Any) -> Variant:
     except ValueError as error:  # a setting that names no site
         raise GridError(f"{label} {settings or ''}: {error}") from None
     return Variant(label, name, pruner, positions)
+
+
+def _beside(entry: Any, folder: Path) -> Any:
+    """A method file named in a YAML, looked for beside it where it is not in the working directory."""
+    if isinstance(entry, Mapping):
+        return {**entry, "name": _beside(entry.get("name"), folder)}
+    if isinstance(entry, str) and entry.endswith(".py") and not Path(entry).exists() and (folder / entry).exists():
+        return str(folder / entry)
+    return entry
 
 
 def _with_settings(grid: Grid, settings: Mapping[str, Mapping[str, Any]]) -> list[Any]:

@@ -139,11 +139,17 @@ def _tokens(sample: SampleTrace, available: int) -> Row:
 
 
 def _evidence(request: Request, sample: SampleTrace, sizes: Sequence[tuple[int, int]]) -> Row:
-    """Where the question has an evidence box and one image. A smaller image keeps no token, so it has no recall."""
+    """Where the question has an evidence box and one image. A smaller image keeps no token, so it has no recall.
+
+    Recall is averaged over the LLM's layers, as a mean budget is: at one budget a method that keeps all for two layers and few
+    from there on stands beside one that keeps some throughout.
+    """
     if request.evidence_box is None or len(sizes) != 1:
         return {}
     mask = evidence_mask(sample.layout, request.evidence_box, sizes[0])
-    return {"evidence_recall": recall(sample.survivors(), mask), "evidence_tokens": int(mask.sum())}
+    layers = range(len(sample.entering))
+    mean = sum(recall(sample.alive(layer), mask) for layer in layers) / len(layers)
+    return {"evidence_recall": mean, "evidence_tokens": int(mask.sum())}
 
 
 def _flops(loaded: Loaded, prompt: Prompt, number: int, sample: SampleTrace) -> Row:

@@ -229,6 +229,7 @@ class _Sweep:
             "model": shown(cell.model),
             "method": cell.variant.label,
             "pruner": cell.variant.name,
+            "pruner_source": cell.variant.source(),
             "settings": cell.variant.settings(),
             "control": cell.variant.name in CONTROLS,
             "budget": cell.amount,
