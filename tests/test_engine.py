@@ -298,3 +298,18 @@ def test_a_doubled_cache_is_caught(model: Any, inputs_of: Any) -> None:
             model.generate(**PROMPTS["one image"](inputs_of), max_new_tokens=2)
     finally:
         handle.remove()
+
+
+def test_a_plan_that_overspends_is_refused(model: Any, inputs_of: Any) -> None:
+    @dataclass(frozen=True)
+    class Greedy(Draw):
+        def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+            return (Stage(INPUT, available - 1),)
+
+    with (
+        prune(model, Greedy(), 0.25),
+        pytest.raises(EngineError, match=r"plans to spend 11 of 12 visual tokens, budget 0\.25 allows 3"),
+    ):
+        model(**PROMPTS["one image"](inputs_of))
+    with prune(model, "none", 0.5), pytest.raises(EngineError, match="plans to spend 12 of 12"):
+        model(**PROMPTS["one image"](inputs_of))

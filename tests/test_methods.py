@@ -201,6 +201,7 @@ def test_conforms(name: str) -> None:
     if name == "none":
         # the one method that is to ignore budgets
         assert "the plan spends 24" in failed.pop("budget")
+        assert "ignores the budget" in failed.pop("in a model")
     assert failed == {}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prunebench.budget import Budget, Stage
+from prunebench.budget import Budget, Stage, alive, cached, spent
 from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.trace import SampleTrace
 from prunebench.models.base import Unsupported
@@ -51,6 +51,13 @@ def planned(
     sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
     if sliding and any(stage.site.part is Part.LLM for stage in stages):
         raise Unsupported("the model has sliding-window layers, where dropping is not the same as hiding")
+    if budget is not None and given is None:
+        cost = spent(budget.kind, alive(stages, available, layers), cached(stages, available, layers))
+        if cost > budget.tokens(available) + 0.5 + 1e-6:
+            wanted = f"budget {budget} allows {budget.tokens(available):g}"
+            raise EngineError(
+                f"{name} plans to spend {cost:g} of {available} visual tokens, {wanted}: its plan() ignores the budget"
+            )
     return tuple(stages)
 
 
