@@ -220,9 +220,9 @@ def _from_file(name: str, file: Path, limit: int | None) -> tuple[Any, dict[str,
     if isinstance(metadata, dict) and "scenes" in metadata:
         data = _scenes(limit=limit, **metadata["scenes"])
         config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(data)}}
-        return _construct(name, config), {"data": data.name}
+        return _construct(name, config), {"data": data.name, "definition": _definition(file)}
     files = (config.get("dataset_kwargs") or {}).get("data_files")
-    return _construct(name, config), {"data": _stamp(files)}
+    return _construct(name, config), {"data": _stamp(files), "definition": _definition(file)}
 
 
 def _public(name: str) -> tuple[Any, dict[str, Any]]:
@@ -232,8 +232,10 @@ def _public(name: str) -> tuple[Any, dict[str, Any]]:
     if name in manager.all_subtasks:
         from lmms_eval import utils
 
-        config = utils.load_yaml_config(manager.task_index[name]["yaml_path"], mode="full")
-        return _construct(name, config), {"dataset": [config.get("dataset_path"), config.get("dataset_name")]}
+        file = Path(manager.task_index[name]["yaml_path"])
+        config = utils.load_yaml_config(str(file), mode="full")
+        identity = {"dataset": [config.get("dataset_path"), config.get("dataset_name")], "definition": _definition(file)}
+        return _construct(name, config), identity
     if name not in manager.all_tasks:
         raise TaskError(f"unknown task {name!r}{suggest(name, [*_built_in(), *_suites(), *manager.all_tasks], _where())}")
     try:
@@ -305,6 +307,12 @@ def _unfetched(name: str, error: Exception) -> TaskError:
         f"task {name}: its data could not be fetched {detail}. Go online once (some data sets also need `hf auth login`), "
         "or fill the cache on another machine and set HF_HOME to it."
     )
+
+
+def _definition(file: Path) -> str:
+    """A hash of a task's YAML with what it may include or call: the templates and modules beside it."""
+    parts = [file, *sorted(file.parent.glob("_*.y*ml")), *sorted(file.parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
 
 
 def _stamp(files: Any) -> Any:

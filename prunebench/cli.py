@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import sys
@@ -16,6 +17,9 @@ import prunebench
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
+"""What the disk says when it takes no more."""
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes: something failed and says so in the results; a request that cannot be served; control-C."""
@@ -31,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"prunebench: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(f"prunebench: error: cannot write{where}: {error.strerror}; what is finished is kept", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("prunebench: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED

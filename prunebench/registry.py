@@ -9,6 +9,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
@@ -114,7 +115,7 @@ def _load(path: Path) -> ModuleType:
         raise RegistryError(f"no method file {path}")
     if path.stem in names() and path.resolve().parent not in _package_folders():
         raise RegistryError(f"{path}: a method named {path.stem!r} is built in; rename the file")
-    name = f"_prunebench_file.{path.stem}"
+    name = f"_prunebench_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RegistryError(f"{path} is no Python file; a method is a .py file")

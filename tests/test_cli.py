@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -102,3 +103,13 @@ def test_an_error_that_is_nobodys_fault_but_ours_keeps_its_traceback(monkeypatch
     monkeypatch.setattr("prunebench.benchmarks.listed", broken)
     with pytest.raises(KeyError):
         main(["list", "tasks"])
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def full() -> list[str]:
+        raise OSError(errno.ENOSPC, "No space left on device", "study/cell.json")
+
+    monkeypatch.setattr("prunebench.benchmarks.listed", full)
+    assert main(["list", "tasks"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said == "prunebench: error: cannot write study/cell.json: No space left on device; what is finished is kept"

@@ -313,3 +313,16 @@ def test_a_plan_that_overspends_is_refused(model: Any, inputs_of: Any) -> None:
         model(**PROMPTS["one image"](inputs_of))
     with prune(model, "none", 0.5), pytest.raises(EngineError, match="plans to spend 12 of 12"):
         model(**PROMPTS["one image"](inputs_of))
+
+
+def test_a_compacting_stage_compacts_though_it_drops_nothing(model: Any, inputs_of: Any) -> None:
+    plan = (Stage(llm(1), 6), Stage(llm(3), 6, compact=True))
+    _, _, trace = run(model, PROMPTS["one image"](inputs_of), Draw(), plan=plan)
+    assert trace.samples[0].cached == [6] * 6
+
+
+def test_text_attention_of_a_row_without_images_is_empty(model: Any, inputs_of: Any) -> None:
+    inputs = inputs_of(([picture(112, 84)], "color of 5"), ([], "color of 5"))
+    with prune(model, Spy(), 0.5) as trace, torch.no_grad():
+        model(**inputs)
+    assert [sample.available for sample in trace.samples] == [12, 0]

@@ -154,3 +154,11 @@ def test_controls_can_be_left_out():
 def test_two_grids_do_not_share_their_lists():
     Grid().methods.append("x")
     assert Grid().methods == ["all"]
+
+
+def test_a_controls_label_is_the_controls():
+    with pytest.raises(GridError, match="label 'none' is that of the control"):
+        Grid(methods=[{"name": "divprune", "label": "none"}]).variants()
+    labels = [v.label for v in Grid(methods=[{"name": "random", "label": "other", "seed": 7}]).variants()]
+    assert "random" in labels
+    assert "other" in labels

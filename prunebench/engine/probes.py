@@ -33,8 +33,8 @@ class Heads:
         query = self.query[sample, :, rows].float()
         key = self.key[sample].float()
         groups = query.shape[0] // key.shape[0]
-        grouped = query.reshape(key.shape[0], groups * len(rows), -1)
-        logits = (grouped @ key.transpose(1, 2) * self.scaling).reshape(query.shape[0], len(rows), -1)
+        grouped = query.reshape(key.shape[0], groups * len(rows), query.shape[-1])
+        logits = (grouped @ key.transpose(1, 2) * self.scaling).reshape(query.shape[0], len(rows), key.shape[1])
         visible = valid & (torch.arange(key.shape[1], device=rows.device) <= rows[:, None])
         return logits.masked_fill(~visible, float("-inf")).softmax(dim=-1)[:, :, columns]
 

@@ -223,6 +223,11 @@ class Session:
     def _apply_at_layer(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> tuple[Kwargs, Tensor]:
         before = self.now
         stream, after = self._apply(site, hidden, kwargs)
+        compact = {s.compact for sample in self.trace.samples for s in sample.stages if s.site == site}
+        if len(compact) > 1:
+            raise EngineError(f"{type(self.pruner).__name__} compacts at {site} for some samples of the batch only")
+        if True in compact:
+            self._compact(site.layer, stream, kwargs.get("past_key_values"))
         if stream is before:
             return kwargs, after
         device = hidden.device
@@ -244,8 +249,6 @@ class Session:
         )
         self.trace.positions.append(ids)
         self.live[site.layer :] = [stream] * (len(self.live) - site.layer)
-        if any(s.compact for sample in self.trace.samples for s in sample.stages if s.site == site):
-            self._compact(site.layer, stream, kwargs.get("past_key_values"))
         return self._framed(kwargs, frame), after
 
     def _framed(self, kwargs: Kwargs, frame: _Frame | None) -> Kwargs:
@@ -402,8 +405,9 @@ class Session:
             changed["attention_mask"] = torch.cat([valid, valid.new_ones(valid.shape[0], step + 1)], dim=1)
         else:
             changed["attention_mask"] = None  # one query sees every key
-        if self.input_last is not None:
-            changed["position_ids"] = self.input_last + 1 + step
+        last = self.input_last if self.input_last is not None else self.ids_last
+        if last is not None:  # by hand a model counts positions from the cache, which is shorter than the prompt now
+            changed["position_ids"] = last + 1 + step
         return args, changed
 
     def _resume_layer(self, number: int, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:

@@ -207,8 +207,8 @@ def _tasks(given: list[Any]) -> list[str]:
 def _variants(entries: Sequence[Any], controls: bool) -> list[Variant]:
     listed: list[Any] = [name for entry in entries for name in (registry.names() if entry == "all" else [entry])]
     if controls:
-        named = [_name(entry) for entry in listed]
-        listed = [name for name in CONTROLS if name not in named] + listed
+        labels = [_variant(entry).label for entry in listed]
+        listed = [name for name in CONTROLS if name not in labels] + listed
     variants: dict[str, Variant] = {}
     for entry in listed:
         variant = _variant(entry)
@@ -228,6 +228,8 @@ def _variant(entry: Any) -> Variant:
     label = str(entry.get("label", _label(name)))
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", label) is None or "__" in label:
         raise GridError(f"label {label!r} of method {name} is no file name; use letters, digits, '.', '-', '+' and single '_'")
+    if label in CONTROLS and name != label:
+        raise GridError(f"label {label!r} is that of the control; give {name} another")
     if positions not in (None, "original", "compact"):
         raise GridError(f"{label}.positions is {positions!r}; it is original or compact")
     try:
@@ -258,10 +260,6 @@ def _with_settings(grid: Grid, settings: Mapping[str, Mapping[str, Any]]) -> lis
             keys = [*options.keys(Grid), *labels]
             raise GridError(f"unknown key {label}.{next(iter(settings[label]))}{registry.suggest(label, keys)}")
     return [{**variant.entry(), **settings.get(variant.label, {})} for variant in plain]
-
-
-def _name(entry: Any) -> Any:
-    return entry.get("name") if isinstance(entry, Mapping) else entry
 
 
 def _label(name: str) -> str:

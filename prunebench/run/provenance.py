@@ -17,6 +17,12 @@ import torch
 
 import prunebench
 
+DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
+"""Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
+
+BESIDE = ("report", "testbed", "cli.py", "methods", "tasks")
+"""Parts of the package that read cells, make models, or are hashed by themselves."""
+
 PACKAGES = ("torch", "transformers", "torchvision", "lmms-eval", "datasets", "pillow", "numpy", "pandas", "pyarrow")
 
 
@@ -55,9 +61,9 @@ def versions() -> dict[str, str]:
 
 @cache
 def sources() -> str:
-    """A hash of the package's own code that decides what a model answers: engine, models and the parts they stand on."""
+    """A hash of the package's own code that decides what is written into a cell: all but the report, the testbed and the CLI."""
     folder = Path(prunebench.__file__).resolve().parent
-    files = sorted([*folder.glob("*.py"), *(folder / "engine").glob("*.py"), *(folder / "models").glob("*.py")])
+    files = [path for path in sorted(folder.rglob("*.py")) if path.relative_to(folder).parts[0] not in BESIDE]
     return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -71,9 +71,10 @@ def answer(loaded: Loaded, cell: Cell, shared: Encoded) -> list[Row]:
     new = made.sequences[:, inputs["input_ids"].shape[1] :]
     texts = loaded.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     seconds = (perf_counter() - start) / len(texts)
-    cache = _prefill_bytes(made.past_key_values, new.shape[1]) // len(texts)
+    cache = _prefill_bytes(made.past_key_values, new.shape[1]) // len(trace.samples)
+    beams = len(trace.samples) // len(texts)  # rows of one prompt, all pruned alike
     rows = []
-    for number, (request, text, sample) in enumerate(zip(prompt.requests, texts, trace.samples, strict=True)):
+    for number, (request, text, sample) in enumerate(zip(prompt.requests, texts, trace.samples[::beams], strict=True)):
         rows.append(
             {
                 **_identity(request),

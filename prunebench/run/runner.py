@@ -130,7 +130,7 @@ class _Sweep:
             "kind": cell.kind,
             "model": [self.loaded.revision, grid.weights],
             "running": [self.device, self.dtype, grid.attention, grid.batch],
-            "code": [provenance.sources(), {name: provenance.versions().get(name) for name in ("torch", "transformers")}],
+            "code": [provenance.sources(), {name: provenance.versions().get(name) for name in provenance.DECIDING}],
             "method": [variant.source(), variant.settings(), cell.amount, cell.budget_kind],
             "task": self.benchmarks[cell.task].fingerprint,
             "seed": grid.seed,

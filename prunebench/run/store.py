@@ -68,6 +68,8 @@ class Study:
         A damaged cell is set aside with a note, and is work to do.
         """
         folder = self.cell_folder(cell)
+        if folder.exists() and not folder.is_dir():
+            self._set_aside(folder, "it is no folder")
         try:
             facts = read_cell(folder)
         except Damaged as error:
