@@ -237,7 +237,7 @@ def _variant(entry: Any) -> Variant:
         pruner.site()
     except registry.RegistryError as error:
         raise GridError(str(error)) from None
-    except ValueError as error:  # a setting that names no site
+    except (TypeError, ValueError) as error:  # a setting that names no site
         raise GridError(f"{label} {settings or ''}: {error}") from None
     return Variant(label, name, pruner, positions)
 
