@@ -18,7 +18,7 @@ from prunebench.engine.contract import ATTENTION, BEFORE, answered, planned, set
 from prunebench.engine.probes import Heads, dry_run, implementation, probed, unwatch, watch
 from prunebench.engine.prompt import Prompt, Reader
 from prunebench.engine.stream import EngineError, Stream, attention_mask, closed_up, gather
-from prunebench.engine.trace import SampleTrace, Trace, entering
+from prunebench.engine.trace import SampleTrace, Trace
 from prunebench.models import adapter_of
 from prunebench.models.base import DecoderParts, Unsupported
 from prunebench.pruner import Positions, Pruner
@@ -372,7 +372,7 @@ class Session:
         self.prefilling = False
         self.cache = _checked(getattr(output, "past_key_values", None))
         for sample in self.trace.samples:
-            sample.entering = entering(sample, len(self.layers))
+            sample.entering = [len(sample.alive(number)) for number in range(len(self.layers))]
         lengths = [part.get_seq_length() for part in self.cache.layers]
         settled(self.pruner, self.trace.samples, self.visual, self.live, lengths)
         if not self._steers_decoding():

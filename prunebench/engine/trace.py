@@ -50,15 +50,6 @@ class SampleTrace:
         return self.kept[max(self.kept)]
 
 
-def entering(sample: SampleTrace, layers: int) -> list[int]:
-    """[layers] visual tokens that entered each LLM layer, from what was kept."""
-    kept = {site: len(index) for site, index in sample.kept.items()}
-    return [
-        min([sample.available, *(k for site, k in kept.items() if site.part is not Part.LLM or site.layer <= number)])
-        for number in range(layers)
-    ]
-
-
 @dataclass
 class Trace:
     """What a session did in its latest prefill: `samples` a row each, `seconds` by phase, `positions` [.., B, n] per stage.

@@ -107,7 +107,7 @@ def evidence(board: pd.DataFrame) -> Figure:
     for ax, model in zip(axes, models, strict=True):
         rows = chosen[chosen["model"] == model]
         _points(ax, rows, "evidence_recall", style)
-        ax.set_xlabel("evidence recall (share of its tokens kept)")
+        ax.set_xlabel("evidence recall (share of its tokens alive, mean over layers)")
         _title(ax, _subject(rows))
     axes[0].set_ylabel("accuracy")
     _legend(figure, chosen, style)
