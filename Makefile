@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST = $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
 # what `make sweep` passes on, where given: MODEL METHODS TASKS BUDGETS LIMIT OUT SEED, and anything else as ARGS
 SWEEP_ARGS = $(if $(MODEL),model=$(MODEL)) $(if $(METHODS),methods=$(METHODS)) $(if $(TASKS),tasks=$(TASKS)) \
 	$(if $(BUDGETS),budgets=$(BUDGETS)) $(if $(LIMIT),limit=$(LIMIT)) $(if $(OUT),out=$(OUT)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep list report show verify test test-slow check format bench clean
+.PHONY: help install sweep list report show verify docs test test-slow test-oldest check format bench clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,11 +38,18 @@ show: $(STAMP) ## draw the kept tokens over an image: ARGS='method=fastv,random 
 verify: $(STAMP) ## compare the methods with vectors from official code
 	$(BIN)/prunebench verify tests/golden
 
+docs: $(STAMP) ## write the pages that are made from the code
+	$(BIN)/prunebench list methods --models --markdown > docs/models.md
+
 test: $(STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+test-oldest: $(STAMP) ## run the test suite on the oldest supported transformers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target build/oldest 'transformers==$(OLDEST).*'
+	PYTHONPATH=$(CURDIR)/build/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
 
 check: $(STAMP) ## ruff and strict mypy
 	$(BIN)/ruff check .

@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     listing = command("list", _list, "List what can be named in a grid.")
     listing.add_argument("what", choices=("models", "methods", "tasks"))
+    listing.add_argument("--models", action="store_true", help="with methods: on which families of models each one runs")
+    listing.add_argument("--markdown", action="store_true", help="with --models: as the page of the documentation")
     listing.add_argument("--json", action="store_true")
     report = command("report", _report, "Fold a study's cells into tables and figures again.")
     report.add_argument("study", type=Path, metavar="STUDY")
@@ -78,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     testbed = command("testbed", _testbed, "Make the miniature models.")
     testbed.add_argument("action", choices=("train",))
     testbed.add_argument("out", type=Path, metavar="FOLDER")
-    testbed.add_argument("options", nargs="*", metavar="key=value", help="seed= resume= held_out= vision_steps= joint_steps=")
+    testbed.add_argument(
+        "options", nargs="*", metavar="key=value", help="model= start= seed= resume= held_out= vision_steps= joint_steps="
+    )
     return parser
 
 
@@ -117,7 +121,17 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    rows = {"models": _models, "methods": _methods, "tasks": _tasks}[arguments.what]()
+    from prunebench import registry
+
+    if (arguments.models and arguments.what != "methods") or (arguments.markdown and not arguments.models):
+        raise registry.RegistryError("--models belongs to `list methods`, --markdown to `list methods --models`")
+    if arguments.markdown:
+        from prunebench import support
+
+        print(support.markdown(), end="")
+        return 0
+    listed = {"models": _models, "methods": _methods, "tasks": _tasks}[arguments.what]
+    rows, notes = _support(arguments.json) if arguments.models else (listed(), [])
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -125,10 +139,12 @@ def _list(arguments: argparse.Namespace) -> int:
 
     table = Table(box=None, pad_edge=False)
     for column in rows[0] if rows else ():
-        table.add_column(column, style="bold" if column == "name" else "")
+        table.add_column(column, style="bold" if column in ("name", "method") else "")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     _print(table)
+    for number, note in enumerate(notes, 1):
+        print(f"({number}) {note}")
     return 0
 
 
@@ -151,6 +167,19 @@ def _methods() -> list[dict[str, Any]]:
         shown = ", ".join(f"{key}={value}" for key, value in registry.settings(method()).items())
         rows.append({"name": name, "status": verify.status(name), "settings": shown, "paper": card.paper, "code": card.code})
     return rows
+
+
+def _support(full: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row a method, a column a family: "ok" or why not, in full or as the number of a note."""
+    from prunebench import support
+
+    if not full:
+        rows, notes = support.table()
+        return list(rows), notes
+    reasons: dict[str, dict[str, Any]] = {}
+    for place in support.matrix():
+        reasons.setdefault(place.method, {"method": place.method})[place.family] = place.reason or "ok"
+    return list(reasons.values()), []
 
 
 def _tasks() -> list[dict[str, Any]]:
@@ -217,6 +246,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 class _Training:
     """What can be set of a training run; the recipe's own values stand where nothing is said."""
 
+    model: str = "tiny-qwen2.5-vl"
+    start: str | None = None  # folder of the miniature that this one begins with
     seed: int = 0
     resume: bool = True
     held_out: int = 1000
@@ -228,7 +259,7 @@ def _testbed(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from prunebench.run import options
-    from prunebench.testbed.recipe import Recipe
+    from prunebench.testbed.miniatures import miniature
     from prunebench.testbed.train import train
 
     given: dict[str, Any] = {}
@@ -240,9 +271,15 @@ def _testbed(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         folder = train(
-            arguments.out, seed=asked.seed, recipe=replace(Recipe(), **steps), resume=asked.resume, held_out=asked.held_out
+            arguments.out,
+            model=asked.model,
+            seed=asked.seed,
+            recipe=replace(miniature(asked.model).recipe, **steps),
+            start=None if asked.start is None else Path(asked.start),
+            resume=asked.resume,
+            held_out=asked.held_out,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise options.OptionError(str(error)) from error
     print(folder)
     return 0

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,7 +147,13 @@ def _resized(pruner: Pruner) -> str:
 def _samples(pruner: Pruner, dtype: torch.dtype) -> Iterator[VisualTokens]:
     grids = [(4, 6, 1, False), (1, 7, 1, False), (5, 9, 3, False), (3, 4, 2, True)]
     for seed, (rows, columns, tiles, newlines) in enumerate(grids):
-        yield tokens(rows=rows, columns=columns, tiles=tiles, newlines=newlines, seed=seed, needs=pruner.needs, dtype=dtype)
+        yield _sample(pruner, rows=rows, columns=columns, tiles=tiles, newlines=newlines, seed=seed, dtype=dtype)
+
+
+def _sample(pruner: Pruner, **options: Any) -> VisualTokens:
+    """Random tokens with the signals that the pruner asks for, for as many encoder blocks as it names."""
+    blocks = {signal: max(1, len(pruner.blocks(signal))) for signal in pruner.needs}
+    return tokens(needs=pruner.needs, blocks=blocks, **options)
 
 
 def _contract(pruner: Pruner, dtype: torch.dtype) -> str:
@@ -195,7 +202,7 @@ def _twice(pruner: Pruner) -> str:
 
 def _memory(pruner: Pruner, untouched: Pruner) -> str:
     """Another image after this one is pruned as by a pruner that never saw this one."""
-    first, second = (tokens(seed=seed, needs=pruner.needs) for seed in (11, 12))
+    first, second = (_sample(pruner, seed=seed) for seed in (11, 12))
     before = _answer(pruner, first)
     after = _answer(pruner, second)
     found = "an image is pruned differently after another one: keep nothing of a sample outside tokens.memo"

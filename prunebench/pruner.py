@@ -22,13 +22,18 @@ Positions = Literal["original", "compact"]
 class Pruner(ABC):
     """A pure function from visual tokens to survivors; its dataclass fields are its settings.
 
-    `needs` are the signals it reads; `default_positions` says what its paper does with the survivors' position ids:
-    "original" keeps them, gaps included, "compact" closes the gaps. A `dynamic` method may keep fewer than it may.
+    `needs` are the signals it reads, a class attribute or, where a setting decides, a property; `default_positions` says
+    what its paper does with the survivors' position ids: "original" keeps them, gaps included, "compact" closes the gaps.
+    A `dynamic` method may keep fewer than it may.
     """
 
-    needs: ClassVar[frozenset[Signal]] = frozenset()
     default_positions: ClassVar[Positions] = "original"
     dynamic: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """What it asks the engine to observe."""
+        return frozenset()
 
     def site(self) -> Site:
         """Where it prunes; behind the projector unless it says otherwise."""
@@ -53,6 +58,13 @@ class Pruner(ABC):
         Only a method at the site "pixels" changes it.
         """
         return size
+
+    def blocks(self, signal: Signal) -> tuple[int, ...]:
+        """The vision encoder's blocks, from 0 or from -1 backwards, in which an encoder signal of `needs` is observed.
+
+        Empty means the one whose output the projector reads.
+        """
+        return ()
 
     @classmethod
     def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:

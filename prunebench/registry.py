@@ -78,6 +78,12 @@ def card(method: type[Pruner]) -> Card:
     return found
 
 
+def name_of(pruner: Pruner) -> str:
+    """What a method is called: its file's stem where it is registered, its class else."""
+    found = type(pruner).__dict__.get("card")
+    return found.name if isinstance(found, Card) else type(pruner).__name__
+
+
 def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
     """A method with its settings; raises RegistryError for an unknown setting or a value that does not fit."""
     method = get(name)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunebench.sites import INPUT, Site
-from prunebench.tokens import Layout, Signal, Tile, VisualTokens
+from prunebench.tokens import ENCODER, Layout, Signal, Tile, VisualTokens
 
 
 def tokens(
@@ -21,17 +21,26 @@ def tokens(
     dim: int = 16,
     seed: int = 0,
     needs: Iterable[Signal] = (),
+    blocks: Mapping[Signal, int] | None = None,
     site: Site = INPUT,
     dtype: torch.dtype = torch.float32,
 ) -> VisualTokens:
-    """A sample of random features and plausible signals (attention rows sum to less than 1), equal for equal `seed`."""
-    layout = Layout(tuple(Tile(rows, columns, image=i, newlines=newlines) for i in range(tiles)))
+    """A sample of random features and plausible signals (attention rows sum to less than 1), equal for equal `seed`.
+
+    `blocks` says for how many encoder blocks a signal is made (1). With TILES among the `needs` the first tile is a
+    thumbnail and the others are crops of the same image, else every tile is an image of its own.
+    """
+    needs = frozenset(needs)
+    one = Signal.TILES in needs
+    kinds = ["thumbnail", *["crop"] * (tiles - 1)] if one else ["image"] * tiles
+    layout = Layout(tuple(Tile(rows, columns, kind, 0 if one else i, newlines=newlines) for i, kind in enumerate(kinds)))
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw)
 
     count, heads, text = len(layout), 4, 7
+    features = normal(count, dim)  # first: the same whatever is asked for
     paid = (2 * normal(heads, text, count + text)).softmax(dim=-1)[..., :count]
     signals = {
         Signal.LAST_QUERY_ATTENTION: paid[:, -1],
@@ -40,14 +49,25 @@ def tokens(
         Signal.KEYS: normal(heads // 2, count, 8),
         Signal.TEXT_FEATURES: normal(text, dim),
     }
+    depth = {signal: (blocks or {}).get(signal, 1) for signal in ENCODER & needs}
+    shapes = {
+        Signal.CLS_ATTENTION: (heads, count),
+        Signal.RECEIVED_ATTENTION: (heads, count),
+        Signal.ENCODER_FEATURES: (count, 12),
+        Signal.ENCODER_KEYS: (heads, count, 8),
+        Signal.CLS_FEATURES: (tiles, 12),
+    }
+    for signal in sorted(depth):
+        made = normal(depth[signal], *shapes[signal])
+        signals[signal] = made.softmax(dim=-1) if "attention" in signal else made
     return VisualTokens(
-        features=normal(count, dim).to(dtype),
+        features=features.to(dtype),
         layout=layout,
         index=torch.arange(count),
         site=site,
         question="what is the digit on the red square?",
         seed=seed,
-        signals={signal: signals[signal].to(dtype) for signal in sorted(needs)},
+        signals={signal: signals[signal].to(dtype) for signal in sorted(needs - {Signal.TILES})},
     )
 
 

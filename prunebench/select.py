@@ -39,9 +39,11 @@ def windows(tokens: VisualTokens, count: int) -> list[Tensor]:
         raise ValueError(f"windows need whole tiles, but {len(tokens)} of {len(tokens.layout)} visual tokens are alive")
     found = []
     sizes = torch.tensor([len(tile) for tile in tokens.tiles])
-    for tile, start, part in zip(tokens.tiles, tokens.layout.start, share(count, sizes), strict=True):
+    for number, (tile, part) in enumerate(zip(tokens.tiles, share(count, sizes), strict=True)):
+        if part == 0:
+            continue
         width = tile.columns + tile.newlines
-        place = start + torch.arange(len(tile)).view(tile.rows, width)
+        place = tokens.layout.grid(number)
         bands = min(tile.rows, part, max(-(-part // width), round((part * tile.rows / width) ** 0.5)))
         for i in range(bands):
             band = place[i * tile.rows // bands : (i + 1) * tile.rows // bands]

@@ -14,20 +14,58 @@ from prunebench.sites import INPUT, Site
 
 
 class Signal(StrEnum):
-    """What the engine can observe for a pruner beside features and layout; computed only where declared in `needs`."""
+    """What the engine can observe for a pruner beside features and layout; computed only where declared in `needs`.
+
+    The first five come from the language model, the rest from the vision encoder. TILES is no tensor: it says that the
+    method makes sense only where an image comes as a thumbnail and crops.
+    """
 
     LAST_QUERY_ATTENTION = "last_query_attention"
     NEXT_QUERY_ATTENTION = "next_query_attention"
     TEXT_ATTENTION = "text_attention"
     KEYS = "keys"
     TEXT_FEATURES = "text_features"
+    CLS_ATTENTION = "cls_attention"
+    RECEIVED_ATTENTION = "received_attention"
+    ENCODER_FEATURES = "encoder_features"
+    ENCODER_KEYS = "encoder_keys"
+    CLS_FEATURES = "cls_features"
+    TILES = "tiles"
+
+
+ENCODER = frozenset(
+    {
+        Signal.CLS_ATTENTION,
+        Signal.RECEIVED_ATTENTION,
+        Signal.ENCODER_FEATURES,
+        Signal.ENCODER_KEYS,
+        Signal.CLS_FEATURES,
+    }
+)
+"""Signals observed in the vision encoder; their first axis runs over the blocks that `Pruner.blocks` names."""
+
+TOKEN_AXIS = {
+    Signal.LAST_QUERY_ATTENTION: 1,
+    Signal.NEXT_QUERY_ATTENTION: 1,
+    Signal.TEXT_ATTENTION: 2,
+    Signal.KEYS: 1,
+    Signal.CLS_ATTENTION: 2,
+    Signal.RECEIVED_ATTENTION: 2,
+    Signal.ENCODER_FEATURES: 1,
+    Signal.ENCODER_KEYS: 2,
+}
+"""Which axis of a signal runs over the visual tokens; the others have none."""
+
+Region = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A run of visual tokens that share one grid: an image, crop, thumbnail or video frame.
+    """A grid of visual tokens: an image, a thumbnail, a crop of an image, or a video frame (its `kind`).
 
-    `newlines` says that every row ends with one more token, the newline embedding.
+    `newlines` says that every row ends with one more token, the newline embedding. `region` is the part of the image that
+    the grid covers: left, top, right and bottom as shares of its sides, outside 0..1 where padding is covered too; None
+    where the inputs do not tell. A grid without columns is a newline token that stands alone.
     """
 
     rows: int
@@ -36,6 +74,7 @@ class Tile:
     image: int = 0
     frame: int = 0
     newlines: bool = False
+    region: Region | None = (0.0, 0.0, 1.0, 1.0)
 
     def __len__(self) -> int:
         return self.rows * (self.columns + self.newlines)
@@ -44,23 +83,38 @@ class Tile:
 class Layout:
     """Where each of a sample's N visual tokens lies; all tensors on the CPU.
 
-    `tile`, `row`, `column` [N] int64, `newline` [N] bool; `tiles[tile[i]]` is the grid of token i.
+    `tile`, `row`, `column` [N] int64, `newline` [N] bool; `tiles[tile[i]]` is the grid of token i. Tokens come tile after
+    tile, row by row, unless `places` [N, 3] (tile, row, column) says otherwise: crops that the model stitches together
+    are read across. Raises ValueError where the places are not those of the tiles.
     """
 
-    def __init__(self, tiles: tuple[Tile, ...]) -> None:
+    def __init__(self, tiles: tuple[Tile, ...], places: Tensor | None = None) -> None:
         self.tiles = tiles
-        self.start = [sum(len(t) for t in tiles[:i]) for i in range(len(tiles))]
-        widths = [t.columns + t.newlines for t in tiles]
-        flat = [torch.arange(len(t)) for t in tiles]
-        none = [torch.arange(0)]
-        self.tile = torch.cat(none + [torch.full((len(t),), i) for i, t in enumerate(tiles)])
-        self.row = torch.cat(none + [f // w for f, w in zip(flat, widths, strict=True)])
-        self.column = torch.cat(none + [f % w for f, w in zip(flat, widths, strict=True)])
+        if places is None:
+            places = torch.cat([torch.empty(0, 3, dtype=torch.int64), *(_raster(i, t) for i, t in enumerate(tiles))])
+        if len(places) != sum(len(t) for t in tiles):
+            raise ValueError(f"{len(places)} places for tiles of {[len(t) for t in tiles]} visual tokens")
+        self.tile, self.row, self.column = places.unbind(1)
         columns = torch.tensor([t.columns for t in tiles], dtype=torch.int64)
         self.newline = self.column >= columns[self.tile]
 
     def __len__(self) -> int:
         return len(self.tile)
+
+    def grid(self, number: int) -> Tensor:
+        """[rows, columns (+ 1 with newlines)] the tokens of a tile by their places in the sample."""
+        tile = self.tiles[number]
+        members = (self.tile == number).nonzero()[:, 0]
+        grid = torch.empty(tile.rows, tile.columns + tile.newlines, dtype=torch.int64)
+        grid[self.row[members], self.column[members]] = members
+        return grid
+
+
+def _raster(number: int, tile: Tile) -> Tensor:
+    """[len(tile), 3] tile, row and column of its tokens, row by row."""
+    width = tile.columns + tile.newlines
+    flat = torch.arange(len(tile))
+    return torch.stack([torch.full_like(flat, number), flat // max(1, width), flat % max(1, width)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -113,6 +167,34 @@ class VisualTokens:
     def text_features(self) -> Tensor:
         """[M, D] the text tokens' rows of the same stream at the site."""
         return self._signal(Signal.TEXT_FEATURES)
+
+    @property
+    def cls_attention(self) -> Tensor:
+        """[B, H, N] attention the CLS token of a token's tile pays to it in each of the B encoder blocks asked for.
+
+        The mean over the patches the token was made of (softmax over CLS and patches); 0 for newlines.
+        """
+        return self._signal(Signal.CLS_ATTENTION)
+
+    @property
+    def received_attention(self) -> Tensor:
+        """[B, H, N] attention a token's patches receive in the encoder, averaged over the queries that may see them."""
+        return self._signal(Signal.RECEIVED_ATTENTION)
+
+    @property
+    def encoder_features(self) -> Tensor:
+        """[B, N, D_v] output of the B encoder blocks asked for, averaged over the token's patches; 0 for newlines."""
+        return self._signal(Signal.ENCODER_FEATURES)
+
+    @property
+    def encoder_keys(self) -> Tensor:
+        """[B, H, N, d_h] keys of the encoder's attention as its kernel gets them, averaged over the token's patches."""
+        return self._signal(Signal.ENCODER_KEYS)
+
+    @property
+    def cls_features(self) -> Tensor:
+        """[B, T, D_v] the CLS token of every tile, as the encoder blocks asked for put it out."""
+        return self._signal(Signal.CLS_FEATURES)
 
     def _signal(self, signal: Signal) -> Tensor:
         if signal not in self.signals:

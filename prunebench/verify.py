@@ -192,7 +192,7 @@ def _sample(vector: Vector) -> VisualTokens:
     rows, columns = grid.tolist() if grid is not None else (1, 0 if features is None else features.shape[-2])
     if features is None:
         # the method was given signals alone: its tokens have no features to look at
-        features = torch.zeros(rows * columns, 0)
+        features = torch.zeros(int(vector.case.get("tiles") or 1), rows * columns, 0)
     tiles = features.shape[0] if features.dim() == 3 else 1
     layout = Layout(tuple(Tile(rows, columns, image=i) for i in range(tiles)))
     return VisualTokens(features.flatten(0, -2), layout, torch.arange(len(layout)))
@@ -211,10 +211,25 @@ def _shown(vector: Vector, pruner: Pruner, stage: int, index: Tensor, features: 
         signals[Signal.KEYS] = keys if keys.shape[1] == len(index) else keys[:, _image(vector)][:, index]
     if text is not None:
         signals[Signal.TEXT_FEATURES] = text
+    cls = vector.input("cls_attention", stage)
+    if cls is not None and Signal.CLS_ATTENTION in pruner.needs:
+        signals[Signal.CLS_ATTENTION] = _blocks(vector, pruner, cls)[..., index]
     missing = sorted(pruner.needs - signals.keys())
     if missing:
         raise VerifyError(f"the vector brings no {', '.join(missing)}")
     return (features if own is None else own), {signal: signals[signal] for signal in pruner.needs}
+
+
+def _blocks(vector: Vector, pruner: Pruner, cls: Tensor) -> Tensor:
+    """[B, H, N] of CLS attention ([layers, H, N], or [tiles, layers, H, n]) in the blocks that the pruner reads."""
+    if cls.dim() == 4:
+        cls = cls.permute(1, 2, 0, 3).flatten(2)
+    known = list(vector.case["cls_attention_layers"])
+    asked = pruner.blocks(Signal.CLS_ATTENTION) or (vector.case.get("score_layer", known[0]),)
+    lacking = [str(block) for block in asked if block not in known]
+    if lacking:
+        raise VerifyError(f"the vector brings CLS attention of blocks {known}, not of {', '.join(lacking)}")
+    return cls[[known.index(block) for block in asked]]
 
 
 def _in_engine(pruner: Pruner, stages: tuple[Stage, ...], layout: Layout, vector: Vector) -> dict[str, Tensor]:
@@ -251,6 +266,11 @@ def _image(vector: Vector) -> slice:
 
 def _difference(vector: Vector, name: str, given: Tensor) -> tuple[bool, float | str]:
     wanted = vector.tensors[name]
+    tiles = int(vector.case.get("tiles") or 1)
+    if tiles > 1 and len(wanted) == tiles and wanted.dim() > given.dim():
+        if name in ("keep", "order"):  # places within a tile
+            wanted = wanted + torch.arange(tiles)[:, None] * int(vector.tensors["grid"].prod())
+        wanted = wanted.flatten()
     if given.shape != wanted.shape:
         return False, f"shape {list(given.shape)} instead of {list(wanted.shape)}"
     if not wanted.is_floating_point():

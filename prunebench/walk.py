@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunebench.budget import Stage
 from prunebench.pruner import Pruner
-from prunebench.tokens import Keep, Signal, VisualTokens
+from prunebench.tokens import TOKEN_AXIS, Keep, Signal, VisualTokens
 
 Observe = Callable[[int, Tensor, Tensor], tuple[Tensor, Mapping[Signal, Tensor]]]
 """(stage number, index [n] alive, their features [n, D]) -> the features and signals that the pruner is shown."""
@@ -96,9 +96,7 @@ def breach(pruner: Pruner, step: Step) -> str:
 def narrow(signals: Mapping[Signal, Tensor], place: Tensor) -> dict[Signal, Tensor]:
     """The same signals for the tokens at `place` [n] alone."""
 
-    def rows(signal: Signal, value: Tensor) -> Tensor:
-        if signal is Signal.TEXT_FEATURES:
-            return value
-        return value.index_select(1 if signal is Signal.KEYS else -1, place.to(value.device))
-
-    return {signal: rows(signal, value) for signal, value in signals.items()}
+    return {
+        signal: value.index_select(TOKEN_AXIS[signal], place.to(value.device)) if signal in TOKEN_AXIS else value
+        for signal, value in signals.items()
+    }

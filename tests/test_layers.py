@@ -22,6 +22,7 @@ MAY: dict[str, set[str]] = {
     "walk": TRUNK,
     "engine": TRUNK | {"models", "walk"},
     "measure": TRUNK | {"models", "engine"},
+    "support": TRUNK | {"models", "engine"},
     "report": {"seal"},
     "testbed": set(),
 }

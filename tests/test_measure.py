@@ -64,9 +64,30 @@ def test_evidence_in_frames() -> None:
     assert marked(layout, (0, 0, 5, 10), (10, 10)) == [0, 2]
 
 
+def test_evidence_in_a_thumbnail_and_crops() -> None:
+    """Crops are one view together: a box on one of them is not looked for on the others; padding shows nothing."""
+    crops = [Tile(2, 2, "crop", region=(0, 0, 0.5, 1)), Tile(2, 2, "crop", region=(0.5, 0, 1, 1), newlines=True)]
+    layout = Layout((Tile(2, 2, "thumbnail"), *crops))
+    assert marked(layout, (0, 0, 5, 5), (20, 10)) == [0, 4]
+    assert marked(layout, (15, 5, 20, 10), (20, 10)) == [3, 12]
+    assert marked(layout, (0, 0, 1, 1), (20, 10)) == [0, 4]
+    padded = Layout((Tile(4, 2, "crop", region=(0, -0.5, 1, 1.5)),))
+    assert marked(padded, (0, 0, 10, 10), (10, 10)) == [2, 3, 4, 5]
+
+
+def test_tokens_of_crops_are_read_across() -> None:
+    places = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 1, 0], [1, 1, 0], [1, 1, 1]])
+    layout = Layout((Tile(2, 1, "crop"), Tile(2, 1, "crop", newlines=True)), places)
+    assert layout.grid(0).tolist() == [[0], [3]]
+    assert layout.grid(1).tolist() == [[1, 2], [4, 5]]
+    assert layout.newline.tolist() == [False, False, True, False, False, True]
+    with pytest.raises(ValueError, match="5 places for tiles of"):
+        Layout(layout.tiles, places[:5])
+
+
 def test_evidence_that_cannot_be_placed() -> None:
-    with pytest.raises(ValueError, match="tile 1 is a crop"):
-        evidence_mask(Layout((Tile(1, 1), Tile(1, 1, "crop"))), (0, 0, 1, 1), (2, 2))
+    with pytest.raises(ValueError, match="place of tile 1, a crop, in its image is unknown"):
+        evidence_mask(Layout((Tile(1, 1), Tile(1, 1, "crop", region=None))), (0, 0, 1, 1), (2, 2))
     with pytest.raises(ValueError, match=r"box \(0, 0, 3, 1\) does not lie in an image of 2x2"):
         evidence_mask(GRID, (0, 0, 3, 1), (2, 2))
     with pytest.raises(ValueError, match="does not lie"):

@@ -17,10 +17,11 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from prunebench.testbed import KINDS, MODELS, Question, Scene, ask, model_path, sample, scene
-from prunebench.testbed.batches import SceneBatch, batch, box_tokens, token_labels
+from prunebench.testbed.batches import SceneBatch, batch, box_tokens, cells, token_labels
 from prunebench.testbed.dataset import write_parquet
 from prunebench.testbed.drawing import PALETTE, SHAPES
 from prunebench.testbed.evaluate import evaluate
+from prunebench.testbed.miniatures import miniature
 from prunebench.testbed.processor import build_processor, build_tokenizer
 from prunebench.testbed.recipe import Recipe
 from prunebench.testbed.scenes import RESOLUTIONS, words
@@ -113,16 +114,28 @@ def test_bad_requests_are_refused_by_name() -> None:
         ask(scene(0, 0), "weather", np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"tiny-qwen2\.5-vl"):
         model_path("huge")
+    with pytest.raises(ValueError, match=r"huge.*tiny-clip"):
+        miniature("huge")
 
 
 def test_tokens_are_labelled_with_what_lies_there() -> None:
     about = scene(4, 0, size=(224, 224))
-    labels = token_labels(about)
+    labels = token_labels(about, cells(224, 224))
     assert labels[3].sum() == len(about.objects)
     for thing in about.objects:
-        covered = labels[:, box_tokens(thing.box, 224, 224, share=0.99)]
+        covered = labels[:, box_tokens(thing.box, cells(224, 224), share=0.99)]
         assert (covered[0] == 1 + list(PALETTE).index(thing.colour)).all()
         assert (covered[1] == 1 + SHAPES.index(thing.shape)).all()
+
+
+def test_fine_scenes_are_large_and_their_objects_small_and_numbered() -> None:
+    for index in range(40):
+        about, question = sample(1, index, "fine")
+        assert (about.width, about.height) == (448, 448)
+        assert {thing.box[2] - thing.box[0] for thing in about.objects} == {44}
+        assert question.kind == ("digit", "shape")[index % 2]
+        assert question.answer == _solve(about, question)
+        assert all(thing.digit for thing in about.objects)
 
 
 # Parquet
@@ -203,6 +216,7 @@ def _batch(step: int) -> SceneBatch:
     return batch(
         0,
         step,
+        boxes=cells,
         tokens=200,
         questions=7,
         colour_keyed=2,

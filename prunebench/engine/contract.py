@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from prunebench import registry
 from prunebench.budget import Budget, Stage, alive, cached, spent
 from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.trace import SampleTrace
-from prunebench.models.base import Unsupported
+from prunebench.models.base import DecoderParts, Unsupported
 from prunebench.pruner import Pruner
 from prunebench.sites import INPUT, Part
 from prunebench.tokens import Keep, Signal, VisualTokens
@@ -21,6 +22,21 @@ BEFORE = frozenset({Signal.LAST_QUERY_ATTENTION, Signal.TEXT_ATTENTION, Signal.K
 
 ATTENTION = BEFORE | {Signal.NEXT_QUERY_ATTENTION}
 """Signals that exist only where an LLM layer's attention does."""
+
+
+def refusal(pruner: Pruner, parts: DecoderParts) -> str | None:
+    """Why a family cannot serve a method, whatever the budget; None where it can."""
+    name = registry.name_of(pruner)
+    for signal in sorted(pruner.needs):
+        reason = parts.lacks(signal)
+        if reason is not None:
+            return f"{name} needs {signal}; {reason}"
+    part = pruner.site().part
+    if part is Part.VISION:
+        return f"{name} prunes at {pruner.site()}, inside the vision encoder, which no engine seam serves yet"
+    if part is Part.PIXELS and not getattr(parts, "resizes", False):
+        return f"{name} shrinks the image, and {getattr(parts, 'name', 'this model')} scales every image to its own resolution"
+    return None
 
 
 def planned(

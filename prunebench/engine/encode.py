@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from prunebench.engine.vision import observed_encoding
 from prunebench.models import adapter_of
+from prunebench.pruner import Pruner
 
 
 @torch.no_grad()
-def encode(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def encode(model: nn.Module, inputs: Mapping[str, Any], pruners: Sequence[Pruner] = ()) -> dict[str, Any]:
     """`inputs` with the pixels replaced by their encoding, for any number of `model.generate(**encoded)` calls.
 
-    On transformers before 5.20, which cannot take encodings, the inputs come back as they are and every call encodes.
+    What `pruners` read in the vision encoder is kept beside it. On transformers before 5.20, which cannot take encodings,
+    the inputs come back as they are and every call encodes. Raises Unsupported for a vision block that does not exist.
     """
     adapter = adapter_of(model)
     known: Any = model
     if not getattr(known, "_supports_mm_encoder_outputs", lambda: False)():
         return dict(inputs)
     kept = {name: value for name, value in inputs.items() if name not in adapter.vision_inputs}
-    encoded = adapter.encode(model, inputs)
+    encoded = observed_encoding(adapter, model, inputs, pruners)
     return {**kept, "mm_encoder_outputs": encoded} if encoded else kept

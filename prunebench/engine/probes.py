@@ -19,11 +19,16 @@ PREFIX = "prunebench_"
 
 @dataclass(frozen=True)
 class Heads:
-    """Queries [B, H, S, d] and keys [B, H_kv, S, d] of one layer, rotated, as its attention kernel got them."""
+    """Queries [B, H, S, d] and keys [B, H_kv, S, d] of one layer, rotated, as its attention kernel got them.
+
+    So are `mask`, boolean or additive, and `lengths`, the places where packed sequences begin and the last one ends.
+    """
 
     query: Tensor
     key: Tensor
     scaling: float
+    mask: Tensor | None = None
+    lengths: Tensor | None = None
 
     def rows(self, sample: int, rows: Tensor, valid: Tensor, columns: Tensor) -> Tensor:
         """[H, R, C] post-softmax attention of the query places `rows` on the key places `columns`, in float32.
@@ -53,7 +58,7 @@ class _Captured(Exception):
 
 @contextmanager
 def probed(config: Any) -> Iterator[None]:
-    """Let probes see the attention of the text model of `config`; its own kernel still does the work."""
+    """Let probes see the attention of the modules that go by `config`; their own kernel still does the work."""
     base = config._attn_implementation
     name = PREFIX + base
     if name not in ALL_ATTENTION_FUNCTIONS:
@@ -103,7 +108,8 @@ def _beside(base: str) -> Callable[..., Any]:
         probe = _PROBES.get(module)
         if probe is not None:
             scaling = kwargs.get("scaling")
-            probe(Heads(query, key, scaling if scaling is not None else query.shape[-1] ** -0.5))
+            scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+            probe(Heads(query, key, scaling, attention_mask, kwargs.get("cu_seq_lens_q")))
         # the eager kernel is a function of each modelling file, by that name
         eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(base, eager)

@@ -11,13 +11,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunebench.engine.stream import EngineError
-from prunebench.models.base import Adapter
+from prunebench.engine.vision import Observed, Observer, found_in
+from prunebench.models.base import Adapter, EncoderRows
 from prunebench.tokens import Layout
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One prefill's batch: `visual` [B, S] bool on the CPU; a layout, seed and question a row.
+
+    `rows` says where the tokens come from in the vision encoder, `observed` what was read there when the images were
+    encoded apart; both only for methods that read it.
 
     Raises EngineError where ids and images disagree, as they do when a prompt comes in chunks.
     """
@@ -26,6 +30,8 @@ class Prompt:
     layouts: Sequence[Layout]
     seeds: Sequence[int]
     questions: Sequence[str | None]
+    rows: Sequence[EncoderRows] = ()
+    observed: Observed | None = None
 
     def __post_init__(self) -> None:
         for row, layout in enumerate(self.layouts):
@@ -46,8 +52,9 @@ class Reader:
         seeds: Sequence[int] | None,
         questions: Sequence[str] | None,
         expect: Callable[[Prompt], None],
+        observer: Observer | None = None,
     ) -> None:
-        self.adapter, self.seeds, self.questions, self.expect = adapter, seeds, questions, expect
+        self.adapter, self.seeds, self.questions, self.expect, self.observer = adapter, seeds, questions, expect, observer
         self.given: dict[str, Any] = {}
 
     @contextmanager
@@ -57,6 +64,8 @@ class Reader:
 
         def generate(*args: Any, **kwargs: Any) -> Any:
             self.given = {"input_ids": args[0], **kwargs} if args else kwargs
+            if self.observer is not None:
+                self.observer.reset()
             try:
                 return stock(*args, **kwargs)
             finally:
@@ -84,12 +93,21 @@ class Reader:
             return
         rows = len(ids)
         seeds = self.seeds or [zlib.crc32(row.tobytes()) for row in ids.cpu().numpy()]
+        inputs = {**kwargs, "input_ids": ids, **self.given}
+        layouts = self.adapter.layouts(model, inputs)
+        known: list[EncoderRows] = []
+        if self.observer is not None:
+            known = _spread(self.adapter.encoder_rows(model, inputs, layouts), rows)
+            if not self.given:  # called without generate: the encoder has yet to run
+                self.observer.reset()
         self.expect(
             Prompt(
                 self.adapter.visual(model, ids),
-                _spread(self.adapter.layouts(model, {**kwargs, "input_ids": ids, **self.given}), rows),
+                _spread(layouts, rows),
                 _spread(seeds, rows),
                 _spread(self.questions or [None], rows),
+                known,
+                found_in(kwargs.get("mm_encoder_outputs")),
             )
         )
 

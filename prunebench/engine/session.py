@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from prunebench.budget import Budget, Stage
-from prunebench.engine.contract import ATTENTION, BEFORE, answered, planned, settled
+from prunebench.engine.contract import ATTENTION, BEFORE, answered, planned, refusal, settled
 from prunebench.engine.probes import Heads, dry_run, implementation, probed, unwatch, watch
 from prunebench.engine.prompt import Prompt, Reader
 from prunebench.engine.stream import EngineError, Stream, attention_mask, closed_up, gather
 from prunebench.engine.trace import SampleTrace, Trace
+from prunebench.engine.vision import Observer, blocks_of, required
 from prunebench.models import adapter_of
-from prunebench.models.base import DecoderParts, Unsupported
+from prunebench.models.base import Adapter, DecoderParts, Unsupported
 from prunebench.pruner import Positions, Pruner
-from prunebench.registry import build
+from prunebench.registry import build, name_of
 from prunebench.sites import INPUT, Part, Site, llm
-from prunebench.tokens import Layout, Signal, VisualTokens
+from prunebench.tokens import ENCODER, TOKEN_AXIS, Layout, Signal, VisualTokens
 
 Kwargs = dict[str, Any]
 
@@ -53,7 +54,7 @@ def prune(
     adapter = adapter_of(model)
     method = build(pruner) if isinstance(pruner, str) else pruner
     session = Session(adapter, model, method, budget, positions, plan, Trace(timed, count_flops))
-    reader = Reader(adapter, seeds, questions, session.expect)
+    reader = Reader(adapter, seeds, questions, session.expect, session.observer)
     with session.attached() as trace, ExitStack() as undo:
         undo.callback(model.register_forward_pre_hook(reader, with_kwargs=True).remove)
         undo.enter_context(reader.overhearing(model))
@@ -91,6 +92,9 @@ class Session:
         plan: tuple[Stage, ...] | None,
         trace: Trace,
     ) -> None:
+        reason = refusal(pruner, parts)
+        if reason is not None:
+            raise Unsupported(reason)
         if positions not in (None, "original", "compact"):
             raise EngineError(f"positions is {positions!r}; it is 'original' or 'compact'")
         self.parts, self.model, self.pruner, self.plan, self.trace = parts, model, pruner, plan, trace
@@ -102,6 +106,11 @@ class Session:
         if implementation(config) not in ("sdpa", "eager") and "flash" not in implementation(config):
             raise Unsupported(f"attention {implementation(config)!r} is not supported; use sdpa, eager or flash attention")
         self.config = config
+        self.observer: Observer | None = None
+        self.reads: dict[Signal, tuple[int, ...]] = {}
+        if isinstance(parts, Adapter) and pruner.needs & ENCODER:
+            self.reads = {signal: blocks_of(parts, model, pruner, signal) for signal in sorted(pruner.needs & ENCODER)}
+            self.observer = Observer(parts, model, self.reads)
         self.prompt: Prompt | None = None
         self.waiting = self.prefilling = False
         self.inside = ExitStack()
@@ -118,6 +127,8 @@ class Session:
             if self.pruner.needs & ATTENTION:
                 undo.enter_context(probed(self.config))
                 undo.callback(self._unwatch)
+            if self.observer is not None:
+                undo.enter_context(self.observer.attached())
             undo.callback(self.inside.close)
             self._hook(undo, self.decoder, self._enter_decoder)
             undo.callback(self.decoder.register_forward_hook(self._leave_decoder).remove)
@@ -164,6 +175,11 @@ class Session:
             stages = planned(self.pruner, self.budget, self.plan, available, depth, self.config)
             samples.append(SampleTrace(layout, available, len(self.whole.source[row]) - available, stages))
         self.trace.reset(samples)
+        if self.observer is not None:
+            keys = self.observer.keys
+            seen = self.observer.read()
+            self.observed = required(seen if seen is not None else self.prompt.observed, keys, name_of(self.pruner))
+            self.trace.charge(*self.observed.cost(keys))
         self.sites = sorted({stage.site for sample in samples for stage in sample.stages})
         self.inside.close()
         first = min((s.layer for s in self.sites if s.part is Part.LLM), default=None)
@@ -182,11 +198,12 @@ class Session:
             return self._resume_decoder(args, kwargs)
         self.waiting, self.prefilling = False, True
         self._begin(embeds, kwargs.get("attention_mask"))
+        given, kwargs = kwargs, self._take_over_injected(kwargs)
         if INPUT not in self.sites:
-            return None
+            return None if kwargs is given else (args, kwargs)
         stream, hidden = self._apply(INPUT, embeds, {})
         if stream is self.whole:
-            return None if hidden is embeds else (args, {**kwargs, "inputs_embeds": hidden})
+            return None if hidden is embeds and kwargs is given else (args, {**kwargs, "inputs_embeds": hidden})
         ids = kwargs.get("position_ids")
         if ids is None:
             ids = torch.arange(self.whole.width, device=embeds.device)[None]
@@ -198,6 +215,30 @@ class Session:
         # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
         mask = stream.valid(embeds.device).long()
         return args, {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
+
+    def _take_over_injected(self, kwargs: Kwargs) -> Kwargs:
+        """Where a stage comes before the last layer that adds visual features, add those of the live tokens ourselves."""
+        bare, features = self.parts.injected(kwargs)
+        if not any(site.layer < len(features) for site in self.sites):
+            return kwargs
+        for number, rows in enumerate(features):
+            hook = partial(self._inject, number, rows)
+            self.inside.callback(self.layers[number].register_forward_hook(hook).remove)
+        return bare
+
+    def _inject(self, number: int, rows: Tensor, _layer: nn.Module, _args: Any, output: Any) -> Any:
+        if not self.prefilling:
+            return None
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        stream, start = self.live[number], 0
+        for row, layout in enumerate(self.layouts):
+            source = stream.source[row]
+            places = self.visual[row][source].nonzero()[:, 0]
+            ordinal = (self.visual[row].cumsum(0) - 1)[source[places]] + start
+            columns = (places + stream.start(row)).to(hidden.device)
+            hidden[row, columns] = hidden[row, columns] + rows[ordinal.to(rows.device)].to(hidden)
+            start += len(layout)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     def _see_positions(self, args: Any, kwargs: Kwargs) -> None:
         self.ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
@@ -315,9 +356,11 @@ class Session:
         offset, device = self.now.start(row), hidden.device
         columns = (places + offset).to(device)
         signals: dict[Signal, Tensor] = {s: values[row] for s, values in self.heads.items()}
-        signals = {s: v[..., columns, :] if s is Signal.KEYS else v[..., columns] for s, v in signals.items()}
+        signals = {s: v.index_select(TOKEN_AXIS[s], columns) for s, v in signals.items()}
         if heads is not None:
             signals[Signal.NEXT_QUERY_ATTENTION] = self._last_row(heads, row)[:, 0, columns]
+        for signal, blocks in self.reads.items():
+            signals[signal] = self.observed.of(signal, blocks, self.prompt.rows[row], ordinal)
         if Signal.TEXT_FEATURES in self.pruner.needs:
             signals[Signal.TEXT_FEATURES] = hidden[row, (text.nonzero()[:, 0] + offset).to(device)]
         return VisualTokens(

@@ -83,6 +83,13 @@ class Trace:
             for row in rows:
                 self.samples[row].selector_flops = (self.samples[row].selector_flops or 0) + flops.get_total_flops() // len(rows)
 
+    def charge(self, seconds: float, flops: int) -> None:
+        """Count work for the method that was done before this prefill, split evenly over its samples."""
+        self.seconds["select"] += seconds
+        for sample in self.samples:
+            if sample.selector_flops is not None:
+                sample.selector_flops += flops // len(self.samples)
+
     def _settle(self, device: torch.device) -> None:
         if self.timed and device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -52,12 +52,14 @@ def sample_flops(model: Any, adapter: Adapter, inputs: Mapping[str, Any], sample
 
 
 def llm_prefill(text_config: Any, lengths: Sequence[int]) -> int:
-    """All decoder layers, layer i at `lengths[i]` tokens (text and visual); grouped queries, SwiGLU.
+    """All decoder layers, layer i at `lengths[i]` tokens (text and visual); grouped queries, SwiGLU or experts.
+
+    A sparse layer counts its router and, for every token, the experts it is sent to and no others.
 
     Raises ValueError where the number of lengths is not the number of layers.
     """
     _check_layers(text_config, lengths)
-    return sum(_layer(text_config, length, length) for length in lengths)
+    return sum(_layer(text_config, number, length, length) for number, length in enumerate(lengths))
 
 
 def decode(text_config: Any, cache_lengths: Sequence[int], steps: int) -> int:
@@ -66,7 +68,11 @@ def decode(text_config: Any, cache_lengths: Sequence[int], steps: int) -> int:
     The LM head comes on top: `head(text_config, steps)`.
     """
     _check_layers(text_config, cache_lengths)
-    return sum(_layer(text_config, 1, length + step) for length in cache_lengths for step in range(1, steps + 1))
+    return sum(
+        _layer(text_config, number, 1, length + step)
+        for number, length in enumerate(cache_lengths)
+        for step in range(1, steps + 1)
+    )
 
 
 def head(text_config: Any, positions: int = 1) -> int:
@@ -74,14 +80,24 @@ def head(text_config: Any, positions: int = 1) -> int:
     return linear(positions, text_config.hidden_size, text_config.vocab_size)
 
 
-def _layer(config: Any, queries: int, keys: int) -> int:
-    """One decoder layer: `queries` tokens run through it and attend to `keys`."""
+def _layer(config: Any, number: int, queries: int, keys: int) -> int:
+    """Decoder layer `number`: `queries` tokens run through it and attend to `keys`."""
     width = config.hidden_size
     head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
     query_width = config.num_attention_heads * head_width
     key_width = config.num_key_value_heads * head_width
     projections = linear(queries, width, 2 * query_width + 2 * key_width)
-    return projections + attention(queries, keys, query_width) + 3 * linear(queries, width, config.intermediate_size)
+    return projections + attention(queries, keys, query_width) + _mlp(config, number, queries)
+
+
+def _mlp(config: Any, number: int, tokens: int) -> int:
+    """SwiGLU over `tokens`, or in a sparse layer the router and the experts that it chooses for each of them."""
+    experts = getattr(config, "num_experts", None) or 0
+    dense = number in (getattr(config, "mlp_only_layers", None) or ()) or (number + 1) % getattr(config, "decoder_sparse_step", 1)
+    if not experts or dense:
+        return 3 * linear(tokens, config.hidden_size, config.intermediate_size)
+    chosen = linear(tokens * config.num_experts_per_tok, config.hidden_size, config.moe_intermediate_size)
+    return linear(tokens, config.hidden_size, experts) + 3 * chosen
 
 
 def _check_layers(config: Any, lengths: Sequence[int]) -> None:

@@ -101,7 +101,7 @@ def load(
         raise
     except OSError as error:
         raise LoadError(_explain(name, source, error)) from error
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise LoadError(f"model {name}: {source} cannot be loaded: {_first_line(error)}") from error
     processor.tokenizer.padding_side = "left"
     model = model.to(device).eval()

@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from prunebench.tokens import Layout
+from prunebench.tokens import ENCODER, Layout, Signal
 
-KNOWN_GOOD = "transformers 5.4 to 5.23"
+KNOWN_GOOD = "transformers 5.6 to 5.23"
+"""Before 5.6 the temporal positions of Qwen2.5-VL's images are wrong wherever text stands before them."""
 
 
 class Unsupported(ValueError):
     """The model cannot give what was asked of it; a result with a reason, not a failure."""
+
+
+Size = tuple[int, int]
+"""Width and height of an image in pixels."""
+
+
+@dataclass(frozen=True)
+class Originals:
+    """What a batch was before the processor: the sizes of every row's images, in prompt order, and the processor."""
+
+    sizes: Sequence[Sequence[Size]]
+    processor: Any
+
+
+@dataclass(frozen=True)
+class EncoderRows:
+    """Where one sample's visual tokens come from in the vision encoder.
+
+    Rows count through the encoder's sequences one after the other, over all images of the batch and then all videos.
+    `patches` [N, G] are those of the patches that a token was made of, -1 in a newline's; `summaries` [T] those of every
+    tile's CLS token, None where there is none.
+    """
+
+    patches: Tensor
+    summaries: Tensor | None = None
 
 
 class DecoderParts:
@@ -37,32 +64,91 @@ class DecoderParts:
         """The self-attention module of one layer, as it is handed to the attention function."""
         return _part(layer, "self_attn", nn.Module)
 
+    def lacks(self, signal: Signal) -> str | None:
+        """Why the model cannot give a signal, with what is used in its stead; None where it can."""
+        return "a decoder by itself has no vision encoder" if signal in ENCODER else None
+
+    def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+        """The decoder's arguments without the visual features it adds after its first layers, and those features.
+
+        One tensor [visual tokens of the whole batch, D] a layer, in prompt order; none unless the family injects them.
+        """
+        return kwargs, []
+
 
 class Adapter(DecoderParts, ABC):
     """Facts about one family; one subclass a file, found by `model_types`."""
 
+    name: ClassVar[str]
+    """What the family is called."""
     model_types: ClassVar[frozenset[str]]
     """`config.model_type` values of the family."""
     aliases: ClassVar[Mapping[str, str]]
     """Short names of public checkpoints."""
     vision_inputs: ClassVar[tuple[str, ...]]
-    """Names of the pixel tensors among the model's inputs, by modality order image, video."""
+    """Names of the model's inputs that only the vision encoder reads; encodings take their place."""
+    cls: ClassVar[bool] = False
+    """Whether every sequence of the vision encoder starts with a CLS token."""
+    tiled: ClassVar[bool] = False
+    """Whether an image can come as a thumbnail and crops."""
+    blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
+    """Where the vision encoder keeps its blocks; the first path that exists, versions of transformers differ."""
+    attention_at: ClassVar[str] = "self_attn"
+    """Where such a block keeps the module that calls the attention function."""
 
     def vision(self, model: nn.Module) -> nn.Module:
-        """The vision encoder with everything up to the projected features."""
+        """The vision encoder; some families project inside it, others behind."""
         return model.get_encoder(modality="image")  # type: ignore[operator, no-any-return]
+
+    def blocks(self, model: nn.Module) -> nn.ModuleList:
+        """The vision encoder's transformer blocks in order."""
+        tower = self.vision(model)
+        for path in self.blocks_at:
+            owner, _, last = path.rpartition(".")
+            try:
+                return _part(tower.get_submodule(owner), last, nn.ModuleList)  # type: ignore[return-value]
+            except (AttributeError, Unsupported):
+                continue
+        raise Unsupported(f"{type(tower).__name__} has no {' or '.join(self.blocks_at)}; known to work: {KNOWN_GOOD}")
+
+    def block_attention(self, block: nn.Module) -> nn.Module:
+        """The self-attention module of one vision block, as it is handed to the attention function."""
+        return _part(block, self.attention_at, nn.Module)
+
+    def feature_block(self, model: nn.Module) -> int:
+        """The vision block, counted from 0, whose output the projector reads; the last one unless the family says otherwise."""
+        return len(self.blocks(model)) - 1
+
+    def lacks(self, signal: Signal) -> str | None:
+        if signal in (Signal.CLS_ATTENTION, Signal.CLS_FEATURES) and not self.cls:
+            return f"the vision encoder of {self.name} has no CLS token ({Signal.RECEIVED_ATTENTION} is the usual substitute)"
+        if signal is Signal.TILES and not self.tiled:
+            return f"{self.name} has none"
+        return None
+
+    @property
+    def resizes(self) -> bool:
+        """Whether a smaller image has fewer tokens."""
+        return type(self).cell is not Adapter.cell
 
     @abstractmethod
     def placeholders(self, model: nn.Module) -> tuple[int, ...]:
         """The token ids that stand for visual features in `input_ids`."""
 
     @abstractmethod
-    def layouts(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[Layout]:
-        """Per batch row, where each visual token lies; raises ValueError where ids and grids disagree."""
+    def layouts(self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None) -> list[Layout]:
+        """Per batch row, where each visual token lies; raises ValueError where ids and grids disagree.
+
+        Without `originals` a tile's region is None in families whose inputs do not tell where in the image it lies.
+        """
 
     @abstractmethod
+    def encoder_rows(self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]) -> list[EncoderRows]:
+        """Per batch row, where its tokens come from in the vision encoder; `layouts` as `layouts` made them."""
+
     def cell(self, model: nn.Module) -> int | None:
         """Pixels of one LLM token's side where images keep their resolution, None where it is fixed."""
+        return None
 
     @abstractmethod
     def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +161,24 @@ class Adapter(DecoderParts, ABC):
     def visual(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """[B, S] bool, on the CPU: which prompt positions are visual."""
         return torch.isin(input_ids.cpu(), torch.tensor(self.placeholders(model)))
+
+
+def in_prompt_order(places: Tensor, layouts: Sequence[Layout]) -> list[Tensor]:
+    """Per sample, the entries of `places` that belong to its tokens.
+
+    `places` has one for every token of the batch, those of all images before those of all videos; a prompt mixes them.
+    """
+    frames = [torch.tensor([tile.kind == "frame" for tile in one.tiles], dtype=torch.bool)[one.tile] for one in layouts]
+    at = {False: 0, True: sum(int((~frame).sum()) for frame in frames)}
+    found = []
+    for frame in frames:
+        mine = torch.empty(len(frame), dtype=torch.int64)
+        for kind in (False, True):
+            count = int((frame == kind).sum())
+            mine[frame == kind] = places[at[kind] : at[kind] + count]
+            at[kind] += count
+        found.append(mine)
+    return found
 
 
 def _part(owner: nn.Module, name: str, kind: type[nn.Module]) -> nn.Module:

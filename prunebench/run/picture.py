@@ -14,13 +14,14 @@ from prunebench.benchmarks import Request, load_task
 from prunebench.budget import Budget
 from prunebench.engine.session import prune
 from prunebench.models import Loaded
+from prunebench.models.base import Originals
 from prunebench.run import grid as grids
 from prunebench.run import options, quality
 from prunebench.run import prompt as prompts
 from prunebench.run.cell import BASELINE, Cell
 from prunebench.run.options import OptionError
 from prunebench.run.prompt import Prompt, seed_of
-from prunebench.tokens import Layout
+from prunebench.tokens import Layout, Tile
 
 TEXTS = ("budget", "method")
 """Options that are text whatever they look like."""
@@ -100,7 +101,7 @@ def _seen(loaded: Loaded, view: View, cell: Cell, prompt: Prompt) -> _Seen:
     sample = trace.samples[0]
     return _Seen(
         next(part["url"] for turn in small.messages[0] for part in turn["content"] if part["type"] == "image"),
-        [_grid(sample.layout, kept) for _, kept in sorted(sample.kept.items())],
+        [_grid(small.layouts[0] if small is prompt else sample.layout, kept) for _, kept in sorted(sample.kept.items())],
         [f"from {site} on" if small is prompt else "resized" for site in sorted(sample.kept)],
         loaded.processor.decode(new, skip_special_tokens=True).strip(),
     )
@@ -138,8 +139,9 @@ def _prompt(loaded: Loaded, view: View) -> tuple[Prompt, tuple[str, str]]:
     content = [{"type": "image", "url": image}, {"type": "text", "text": view.question}]
     messages = [{"role": "user", "content": content}]
     inputs = prompts.process(loaded, [messages])
-    layouts = tuple(loaded.adapter.layouts(loaded.model, inputs))
-    return Prompt((request,), (messages,), inputs, layouts, ((image.size,),)), (view.question, "")
+    sizes = ((image.size,),)
+    layouts = tuple(loaded.adapter.layouts(loaded.model, inputs, Originals(sizes, loaded.processor)))
+    return Prompt((request,), (messages,), inputs, layouts, sizes), (view.question, "")
 
 
 def _one_image(prompt: Prompt) -> Prompt:
@@ -149,8 +151,22 @@ def _one_image(prompt: Prompt) -> Prompt:
 
 
 def _grid(layout: Layout, kept: torch.Tensor) -> Any:
-    """[rows, columns] bool of the first tile, True where a token is kept."""
-    tile = layout.tiles[0]
+    """[rows, columns] bool over the image, True where a token is kept: of the crops where there are any, else of its one tile."""
     mask = torch.zeros(len(layout), dtype=torch.bool)
     mask[kept] = True
-    return mask[: len(tile)].view(tile.rows, -1)[:, : tile.columns].numpy()
+    crops = [n for n, tile in enumerate(layout.tiles) if tile.kind == "crop" and tile.columns * tile.rows]
+    shown = [(layout.tiles[n], mask[layout.grid(n)][:, : layout.tiles[n].columns]) for n in crops or [0]]
+    places = [_place(tile) for tile, _ in shown]
+    ends = [(top + part.shape[0], left + part.shape[1]) for (top, left), (_, part) in zip(places, shown, strict=True)]
+    canvas = torch.zeros(max(end[0] for end in ends), max(end[1] for end in ends), dtype=torch.bool)
+    for (top, left), (_, part) in zip(places, shown, strict=True):
+        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return canvas.numpy()
+
+
+def _place(tile: Tile) -> tuple[int, int]:
+    """Row and column of a tile's first cell among the cells of all crops, which are of one size."""
+    if tile.region is None:
+        raise OptionError(f"where in the image a {tile.kind} lies is not known, so it cannot be drawn")
+    left, top, right, bottom = tile.region
+    return max(0, round(top * tile.rows / (bottom - top))), max(0, round(left * tile.columns / (right - left)))

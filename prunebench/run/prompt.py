@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.budget import Budget, BudgetError
-from prunebench.models.base import Unsupported
+from prunebench.models.base import Originals, Unsupported
 from prunebench.pruner import Pruner
 from prunebench.tokens import Layout
 
@@ -47,7 +47,13 @@ def read(loaded: Loaded, benchmark: Benchmark, requests: Sequence[Request]) -> P
     messages = tuple(benchmark.messages(request) for request in requests)
     inputs = process(loaded, messages)
     sizes = tuple(tuple(part["url"].size for part in _images(message)) for message in messages)
-    return Prompt(tuple(requests), messages, inputs, tuple(loaded.adapter.layouts(loaded.model, inputs)), sizes)
+    return Prompt(
+        tuple(requests),
+        messages,
+        inputs,
+        tuple(loaded.adapter.layouts(loaded.model, inputs, Originals(sizes, loaded.processor))),
+        sizes,
+    )
 
 
 def resized(loaded: Loaded, prompt: Prompt, pruner: Pruner, budget: Budget | None) -> Prompt:

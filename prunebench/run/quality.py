@@ -13,13 +13,17 @@ from prunebench import registry
 from prunebench.benchmarks import Request
 from prunebench.engine.encode import encode
 from prunebench.engine.session import prune
+from prunebench.engine.vision import wanted
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.flops import sample_flops
 from prunebench.measure.memory import kv_bytes
+from prunebench.models.base import Unsupported
+from prunebench.pruner import Pruner
 from prunebench.run.cell import BASELINE, Cell
 from prunebench.run.prompt import Prompt, resized, seed_of
 from prunebench.run.store import Row
 from prunebench.sites import Part
+from prunebench.tokens import Layout
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import SampleTrace
@@ -37,9 +41,18 @@ class Encoded:
     inputs: Mapping[str, Any]
 
 
-def encoded(loaded: Loaded, prompt: Prompt) -> Encoded:
-    """Run the vision tower once."""
-    return Encoded(prompt, encode(loaded.model, prompt.inputs))
+def encoded(loaded: Loaded, prompt: Prompt, pruners: Sequence[Pruner]) -> Encoded:
+    """Run the vision tower once, and read there what any of the methods wants to see."""
+    return Encoded(prompt, encode(loaded.model, prompt.inputs, [one for one in pruners if _served(loaded, one)]))
+
+
+def _served(loaded: Loaded, pruner: Pruner) -> bool:
+    """Whether the model can give the method its signals; its own cell says so where it cannot."""
+    try:
+        wanted(loaded.adapter, loaded.model, [pruner])
+    except Unsupported:
+        return False
+    return True
 
 
 def on_pixels(cell: Cell) -> bool:
@@ -81,7 +94,7 @@ def answer(loaded: Loaded, cell: Cell, shared: Encoded) -> list[Row]:
                 "prediction": cut(text, request.until),
                 "error": None,
                 **_tokens(sample, len(prompt.layouts[number])),
-                **({} if on_pixels(cell) else _evidence(request, sample, prompt.sizes[number])),
+                **({} if on_pixels(cell) else _evidence(request, sample, prompt.layouts[number], prompt.sizes[number])),
                 **_flops(loaded, prompt, number, sample),
                 "kv_bytes": cache,
                 "seconds": seconds,
@@ -139,7 +152,7 @@ def _tokens(sample: SampleTrace, available: int) -> Row:
     }
 
 
-def _evidence(request: Request, sample: SampleTrace, sizes: Sequence[tuple[int, int]]) -> Row:
+def _evidence(request: Request, sample: SampleTrace, layout: Layout, sizes: Sequence[tuple[int, int]]) -> Row:
     """Where the question has an evidence box and one image. A smaller image keeps no token, so it has no recall.
 
     Recall is averaged over the LLM's layers, as a mean budget is: at one budget a method that keeps all for two layers and few
@@ -147,7 +160,7 @@ def _evidence(request: Request, sample: SampleTrace, sizes: Sequence[tuple[int, 
     """
     if request.evidence_box is None or len(sizes) != 1:
         return {}
-    mask = evidence_mask(sample.layout, request.evidence_box, sizes[0])
+    mask = evidence_mask(layout, request.evidence_box, sizes[0])
     layers = range(len(sample.entering))
     mean = sum(recall(sample.alive(layer), mask) for layer in layers) / len(layers)
     return {"evidence_recall": mean, "evidence_tokens": int(mask.sum())}

@@ -153,7 +153,8 @@ class _Sweep:
     def _ask(self, benchmark: Benchmark, group: Sequence[Request], live: list[Run]) -> None:
         """One group of samples through every cell that misses one of them; a group with an unreadable one is asked one by one."""
         try:
-            shared = quality.encoded(self.loaded, prompts.read(self.loaded, benchmark, group))
+            prompt = prompts.read(self.loaded, benchmark, group)
+            shared = quality.encoded(self.loaded, prompt, [run.cell.variant.pruner for run in live])
         except MediaError as error:
             if len(group) > 1:
                 for request in group:

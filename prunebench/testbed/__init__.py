@@ -1,18 +1,24 @@
-"""The embedded default: miniature LVLMs, trained and shipped with the package, and the scenes they are asked about."""
+"""The embedded default: miniature models, trained and shipped with the package, and the scenes they are asked about."""
 
 from pathlib import Path
 
 from prunebench.testbed.scenes import KINDS, Question, Scene, SceneObject, ask, sample, scene
 
-MODELS: dict[str, Path] = {"tiny-qwen2.5-vl": Path(__file__).parent / "tiny-qwen2.5-vl"}
-"""Name of each miniature and its `from_pretrained` folder."""
+_HERE = Path(__file__).parent
+
+MODELS: dict[str, Path] = {name: _HERE / name for name in ("tiny-qwen2.5-vl",)}
+"""Name of each miniature LVLM and its `from_pretrained` folder."""
+
+TOWERS: dict[str, Path] = {"tiny-clip": _HERE / "tiny-clip"}
+"""The same for what is no LVLM but part of one: a CLIP, with its text tower."""
 
 
 def model_path(name: str) -> Path:
     """The folder of a miniature; ValueError naming the known ones otherwise."""
-    if name not in MODELS:
-        raise ValueError(f"unknown testbed model {name!r}: known are {', '.join(sorted(MODELS))}")
-    return MODELS[name]
+    known = MODELS | TOWERS
+    if name not in known:
+        raise ValueError(f"unknown testbed model {name!r}: known are {', '.join(sorted(known))}")
+    return known[name]
 
 
-__all__ = ["KINDS", "MODELS", "Question", "Scene", "SceneObject", "ask", "model_path", "sample", "scene"]
+__all__ = ["KINDS", "MODELS", "TOWERS", "Question", "Scene", "SceneObject", "ask", "model_path", "sample", "scene"]

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 
 from prunebench.testbed.card import card
-from prunebench.testbed.evaluate import evaluate
-from prunebench.testbed.processor import build_processor
-from prunebench.testbed.tiny_qwen import TinyQwenConfig, build_model
+from prunebench.testbed.miniatures import miniature
 
 
 def export(run: Path, folder: Path, *, held_out: int = 1000, held_out_seed: int = 1) -> Path:
@@ -21,7 +19,8 @@ def export(run: Path, folder: Path, *, held_out: int = 1000, held_out_seed: int 
     """
     recipe: dict[str, Any] = json.loads((run / "recipe.json").read_text())
     state = torch.load(run / "checkpoint.pt", weights_only=True)
-    model = build_model(TinyQwenConfig(**recipe["sizes"]), recipe["seed"])
+    kind = miniature(recipe["model"])
+    model = kind.build(type(kind.recipe.sizes)(**recipe["sizes"]), recipe["seed"])
     model.load_state_dict(
         {name.removeprefix("model."): value for name, value in state["student"].items() if name.startswith("model.")}
     )
@@ -29,10 +28,10 @@ def export(run: Path, folder: Path, *, held_out: int = 1000, held_out_seed: int 
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workplace:
         fresh, old = Path(workplace, "fresh"), Path(workplace, "old")
         model.save_pretrained(fresh)
-        build_processor().save_pretrained(fresh)
-        figures = evaluate(fresh, samples=held_out, seed=held_out_seed)
+        kind.processor().save_pretrained(fresh)
+        figures = kind.evaluate(fresh, samples=held_out, seed=held_out_seed)
         parameters = sum(weight.numel() for weight in model.parameters())
-        (fresh / "README.md").write_text(card(folder.name, recipe, state["step"], state["seconds"], parameters, figures))
+        (fresh / "README.md").write_text(card(kind.text, recipe, state["step"], state["seconds"], parameters, figures))
         shutil.copyfile(run / "log.csv", fresh / "training.csv")
         for file in fresh.iterdir():
             file.chmod(0o644)  # safetensors writes files that only their owner can read

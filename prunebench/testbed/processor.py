@@ -12,39 +12,47 @@ PAD, END, UNKNOWN = "<|pad|>", "<|im_end|>", "<|unk|>"
 VISION_START, VISION_END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 MAX_TOKENS = 256  # an image; larger images are scaled down to it
 
-# Nothing stands between the question's last word and the answer, on purpose: whatever stands there must first copy the
-# word that selects the object and then look it up, and a model of this size does not learn that in the time it has.
-CHAT_TEMPLATE = (
-    "{%- for message in messages if message['role'] != 'system' -%}"
-    "{%- if message['content'] is string -%}{{ message['content'] }}"
-    "{%- else -%}{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' or 'image_url' in part -%}"
-    + VISION_START
-    + IMAGE
-    + VISION_END
-    + "{%- elif part['type'] == 'video' -%}"
-    "" + VISION_START + VIDEO + VISION_END + "{%- elif part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}"
-    "{%- if message['role'] == 'assistant' -%}" + END + "{%- endif -%}"
-    "{%- endfor -%}"
-)
-
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Lower-case words of the scenes' questions and answers; punctuation is dropped, any other word is unknown."""
-    special = (PAD, END, UNKNOWN, VISION_START, VISION_END, IMAGE, VIDEO)
+    """The words of the scenes and the marks of Qwen2.5-VL."""
+    return word_tokenizer((VISION_START, VISION_END, IMAGE, VIDEO))
+
+
+def word_tokenizer(marks: tuple[str, ...], **settings: Any) -> PreTrainedTokenizerFast:
+    """Lower-case words of the scenes' questions and answers; punctuation is dropped, any other word is unknown.
+
+    `marks` are the special tokens besides those for padding, the end and unknown words; `settings` go to the tokenizer.
+    """
+    special = (PAD, END, UNKNOWN, *marks)
     core = Tokenizer(WordLevel({word: index for index, word in enumerate(special + words())}, unk_token=UNKNOWN))
     core.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\w\s]"), " ")])
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    usual = {"padding_side": "left", "model_max_length": 4096}
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,
         pad_token=PAD,
         eos_token=END,
         unk_token=UNKNOWN,
-        additional_special_tokens=[VISION_START, VISION_END, IMAGE, VIDEO],
-        padding_side="left",
-        model_max_length=4096,
+        additional_special_tokens=list(marks),
         model_input_names=["input_ids", "attention_mask"],
+        **(usual | settings),
+    )
+
+
+def chat_template(*, image: str, video: str | None = None, start: str = "") -> str:
+    """Jinja that writes `start`, then the messages' parts one after the other, `image` and `video` for pictures and films."""
+    # Nothing stands between the question's last word and the answer, on purpose: whatever stands there must first copy
+    # the word that selects the object and then look it up, which a model of this size does not learn in the time it has.
+    films = "" if video is None else "{%- elif part['type'] == 'video' -%}" + video
+    return (
+        start + "{%- for message in messages if message['role'] != 'system' -%}"
+        "{%- if message['content'] is string -%}{{ message['content'] }}"
+        "{%- else -%}{%- for part in message['content'] -%}"
+        "{%- if part['type'] == 'image' or 'image_url' in part -%}" + image + films + "{%- elif part['type'] == 'text' -%}"
+        "{{ part['text'] }}{%- endif -%}"
+        "{%- endfor -%}{%- endif -%}"
+        "{%- if message['role'] == 'assistant' -%}" + END + "{%- endif -%}"
+        "{%- endfor -%}"
     )
 
 
@@ -63,5 +71,5 @@ def build_processor() -> Qwen2_5_VLProcessor:
         image_processor=Qwen2VLImageProcessor(**pixels),
         tokenizer=build_tokenizer(),
         video_processor=Qwen2VLVideoProcessor(**pixels),
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template(image=VISION_START + IMAGE + VISION_END, video=VISION_START + VIDEO + VISION_END),
     )

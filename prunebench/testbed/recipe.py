@@ -1,7 +1,10 @@
 """What a training run is made of: its steps, its losses and their weights."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from prunebench.testbed.tiny_clip import TinyClipConfig
+from prunebench.testbed.tiny_llava import TinyLlavaConfig
 from prunebench.testbed.tiny_qwen import TinyQwenConfig
 
 TRAINING_STREAM = 10_000_000
@@ -9,32 +12,84 @@ TRAINING_STREAM = 10_000_000
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what is learnt; the defaults are those the shipped run ended with (see its card)."""
+class Schedule:
+    """How long a run learns, and how fast."""
+
+    learning_rate: float = 1e-3
+    warmup: int = 100  # steps, at the start of each stage
+    decay: float = 0.3  # share of the steps, at the end, in which the learning rate falls linearly
+    weight_decay: float = 0.05
+    precision: Literal["bfloat16", "float32"] = "bfloat16"  # of products; a CPU without AVX-512 is faster in float32
+    fine: float = 0.0  # share of the steps whose scenes are fine ones
+    background: float = 0.1  # weight of tokens that show nothing in the dense loss
+    digit: float = 2.0  # weight of the digit labels in the dense loss
+
+    sizes: Any = None  # of the model
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Steps of each stage."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        """All stages together."""
+        return sum(self.stages)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        since = step
+        for steps in self.stages:
+            if since < steps:
+                break
+            since -= steps
+        left = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return self.learning_rate * min(1.0, (since + 1) / self.warmup, 0.02 + 0.98 * left)
+
+
+@dataclass(frozen=True)
+class Recipe(Schedule):
+    """Everything that decides what an LVLM learns; the defaults are those tiny-qwen2.5-vl ended with (see its card)."""
 
     vision_steps: int = 3000
     joint_steps: int = 5500
     tokens: int = 1024  # visual tokens in a batch
     questions: int = 8  # behind each image
     colour_keyed: int = 2  # of these name a colour alone
-    learning_rate: float = 1e-3
-    warmup: int = 100  # steps, at the start of each stage
-    decay: float = 0.3  # share of the steps, at the end, in which the learning rate falls linearly
-    weight_decay: float = 0.05
-    background: float = 0.1  # weight of tokens that show nothing in the dense loss
-    digit: float = 2.0  # weight of the digit labels in the dense loss
     dense: float = 0.5  # weight of the dense loss beside the answers
     evidence: float = 1.0  # weight of -log(attention on the evidence)
     evidence_heads: int = 3
-    sizes: TinyQwenConfig = field(default_factory=TinyQwenConfig)
+    sizes: Any = field(default_factory=TinyQwenConfig)
 
     @property
-    def steps(self) -> int:
-        """Both stages together."""
-        return self.vision_steps + self.joint_steps
+    def stages(self) -> tuple[int, ...]:
+        """The eyes alone, then the whole model."""
+        return self.vision_steps, self.joint_steps
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        since = step if step < self.vision_steps else step - self.vision_steps
-        left = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return self.learning_rate * min(1.0, (since + 1) / self.warmup, 0.02 + 0.98 * left)
+
+@dataclass(frozen=True)
+class ClipRecipe(Schedule):
+    """Everything that decides what tiny-clip learns."""
+
+    crowded_steps: int = 4400  # with many objects in every scene
+    crowded_sizes: int = 5  # how many of the sizes of scenes come in these
+    vision_steps: int = 800  # after these
+    precision: Literal["bfloat16", "float32"] = "float32"
+    fine: float = 0.15
+    images: int = 24  # in a batch: thumbnails and tiles of the same scenes
+    aligned_steps: int = 2000  # after these, of what lies behind the patches alone: the last block and the text tower
+    aligned_images: int = 96  # in a batch of those
+    contrast: float = 0.5  # weight of the contrastive loss
+    sizes: TinyClipConfig = field(default_factory=TinyClipConfig)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Crowded scenes, then those that come; at last what lies behind the patches alone."""
+        return self.crowded_steps, self.vision_steps, self.aligned_steps
+
+
+LLAVA = Recipe(vision_steps=0, joint_steps=1800, tokens=1024, questions=10, precision="float32", sizes=TinyLlavaConfig())
+"""tiny-llava-1.5, on the tower of tiny-clip."""
+
+LLAVA_NEXT = replace(LLAVA, joint_steps=1000, tokens=1350, questions=12, fine=0.25)
+"""tiny-llava-next, from tiny-llava-1.5."""

@@ -21,6 +21,10 @@ RESOLUTIONS = {
     (336, 336): 0.1,
 }  # (width, height): share
 
+FINE_SIZE, FINE_SIDES = (448, 448), (44,)
+"""Fine scenes: pixels of the image and of its objects, which shrink to 11 px in a thumbnail of 112 px."""
+FINE, FINE_KINDS = "fine", ("digit", "shape")
+
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; x1 and y1 lie outside."""
 
@@ -75,10 +79,18 @@ class Scene:
         return canvas.clip(0, 255).astype(np.uint8)
 
 
-def scene(seed: int, index: int, *, size: tuple[int, int] | None = None, complexity: int | None = None) -> Scene:
+def scene(
+    seed: int,
+    index: int,
+    *,
+    size: tuple[int, int] | None = None,
+    complexity: int | None = None,
+    sides: tuple[int, ...] = SIZES,
+) -> Scene:
     """The scene number `index` of the stream `seed`: a pure function.
 
     `size` is (width, height) in pixels, multiples of 28 of at least 140; left out, it and `complexity` are drawn.
+    `sides` are those objects may have, all or one of SIZES; ValueError for what cannot be drawn.
     """
     rng = np.random.default_rng([seed, index, 0])
     drawn_size = list(RESOLUTIONS)[rng.choice(len(RESOLUTIONS), p=list(RESOLUTIONS.values()))]
@@ -90,8 +102,13 @@ def scene(seed: int, index: int, *, size: tuple[int, int] | None = None, complex
     if level not in COMPLEXITIES:
         raise ValueError(f"complexity {level}: known are {COMPLEXITIES}")
     count = 2 * level - int(rng.integers(0, 2))  # 1-2, 3-4, 5-6
-    wanted = [int(rng.choice(SIZES[1:]))] + [int(side) for side in rng.choice(SIZES, size=count - 1, p=(0.4, 0.25, 0.2, 0.15))]
-    boxes = _place(rng, sorted(wanted, reverse=True), width, height)
+    if len(sides) == 1:
+        wanted = list(sides) * count
+    else:
+        first = int(rng.choice(SIZES[1:]))
+        others = rng.choice(SIZES, size=count - 1, p=(0.4, 0.25, 0.2, 0.15))
+        wanted = [first, *map(int, others)]
+    boxes = _place(rng, sorted(wanted, reverse=True), width, height, sides)
     looks = rng.choice(len(COLOURS) * len(SHAPES), size=count, replace=False)  # no two objects alike
     digits = rng.permutation(len(DIGITS))
     objects = tuple(
@@ -104,6 +121,11 @@ def scene(seed: int, index: int, *, size: tuple[int, int] | None = None, complex
         for look, digit, box in zip(looks.tolist(), digits.tolist(), boxes, strict=False)
     )
     return Scene(seed, index, width, height, level, objects)
+
+
+def fine_scene(seed: int, index: int) -> Scene:
+    """A large scene of small objects, each with a digit: too fine for a thumbnail, readable in tiles."""
+    return scene(seed, index, size=FINE_SIZE, sides=FINE_SIDES)
 
 
 def ask(about: Scene, kind: str, rng: np.random.Generator) -> Question:
@@ -129,9 +151,13 @@ def ask(about: Scene, kind: str, rng: np.random.Generator) -> Question:
 
 
 def sample(seed: int, index: int, kind: str | None = None) -> tuple[Scene, Question]:
-    """Scene number `index` of the stream with one question; without `kind` the types take turns."""
-    asked = KINDS[index % len(KINDS)] if kind is None else kind
-    about = scene(seed, index)
+    """Scene number `index` of the stream with one question; without `kind` the types take turns.
+
+    The kind FINE stands for fine scenes, asked for digits and shapes in turn.
+    """
+    kinds = FINE_KINDS if kind == FINE else KINDS if kind is None else (kind,)
+    asked = kinds[index % len(kinds)]
+    about = fine_scene(seed, index) if kind == FINE else scene(seed, index)
     return about, ask(about, asked, np.random.default_rng([seed, index, 2]))
 
 
@@ -180,12 +206,12 @@ def _pick(rng: np.random.Generator, things: list[SceneObject]) -> SceneObject:
     return things[rng.integers(len(things))]
 
 
-def _place(rng: np.random.Generator, sides: list[int], width: int, height: int) -> list[Box]:
-    """Boxes of the given sides, largest first, at least 6 px apart; one that finds no place shrinks by a size."""
+def _place(rng: np.random.Generator, sides: list[int], width: int, height: int, allowed: tuple[int, ...]) -> list[Box]:
+    """Boxes of the given sides, largest first, at least 6 px apart; one that finds no place shrinks to the next allowed."""
     for _ in range(20):
         boxes: list[Box] = []
         for wanted in sides:
-            sizes = [size for size in reversed(SIZES) if size <= wanted]
+            sizes = [size for size in reversed(allowed) if size <= wanted]
             tries = (_throw(rng, size, width, height) for size in sizes for _ in range(60))
             found = next((box for box in tries if all(_apart(box, other) for other in boxes)), None)
             if found is None:  # the large ones lie badly: start over

@@ -8,15 +8,18 @@ the stock model.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb, apply_rotary_pos_emb_vision
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
-from prunebench.testbed.batches import SceneBatch
+from prunebench.testbed.batches import SceneBatch, cells
+from prunebench.testbed.language import answer, language_settings, seeded
 from prunebench.testbed.learner import Answers
-from prunebench.testbed.processor import END, IMAGE, PAD, VIDEO, VISION_END, VISION_START, build_tokenizer
+from prunebench.testbed.processor import IMAGE, VIDEO, VISION_END, VISION_START, build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,17 @@ class TinyQwenConfig:
 def build_model(sizes: TinyQwenConfig, seed: int) -> Qwen2_5_VLForConditionalGeneration:
     """The stock class with random weights, in float32."""
     tokenizer = build_tokenizer()
-    ids = {token: tokenizer.vocab[token] for token in (PAD, END, IMAGE, VIDEO, VISION_START, VISION_END)}
+    ids = {token: tokenizer.vocab[token] for token in (IMAGE, VIDEO, VISION_START, VISION_END)}
     head_dim = sizes.width // sizes.heads
     spatial = head_dim // 5
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": sizes.width,
-            "intermediate_size": 3 * sizes.width,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": sizes.heads,
-            "num_key_value_heads": sizes.kv_heads,
-            "max_position_embeddings": 4096,
+            **language_settings(sizes, tokenizer),
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e3,
                 "mrope_section": [head_dim // 2 - 2 * spatial, spatial, spatial],
             },
-            "bos_token_id": None,
-            "eos_token_id": ids[END],
-            "pad_token_id": ids[PAD],
         },
         vision_config={
             "depth": sizes.vision_depth,
@@ -75,17 +69,13 @@ def build_model(sizes: TinyQwenConfig, seed: int) -> Qwen2_5_VLForConditionalGen
         vision_end_token_id=ids[VISION_END],
         tie_word_embeddings=False,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
-    settings: Any = model.generation_config
-    settings.update(eos_token_id=ids[END], pad_token_id=ids[PAD], bos_token_id=None, do_sample=False, max_new_tokens=4)
+    model: Qwen2_5_VLForConditionalGeneration = seeded(Qwen2_5_VLForConditionalGeneration, config, seed)
     return model
 
 
 @dataclass(frozen=True)
 class FastQwen:
-    """The stock model behind the two calls that training makes (a `Learner`)."""
+    """The stock model behind the calls that training makes (a `Learner`)."""
 
     model: Qwen2_5_VLForConditionalGeneration
     evidence_layer: int = 3
@@ -122,36 +112,28 @@ class FastQwen:
         merged: Tensor = merger.mlp(merger.ln_q(hidden).reshape(len(hidden), len(order), -1))
         return merged[:, order.argsort()]
 
+    def boxes(self, width: int, height: int) -> NDArray[np.float64]:
+        """[N, 4] what each visual token of an image of that size sees, in pixels."""
+        return cells(width, height)
+
     def answer(self, features: Tensor, batch: SceneBatch) -> Answers:
         """Answer every question of the batch about [B, N, D] visual tokens; questions do not see each other."""
-        language: Any = self.model.model.language_model
         config = self.model.config
         scenes, questions, length = batch.words.shape
-        tokens = features.shape[1]
         grid = (batch.pixels.shape[1] // 28, batch.pixels.shape[2] // 28)
         edge = torch.tensor([config.vision_start_token_id, config.vision_end_token_id])
-        start, stop = language.embed_tokens(edge).expand(scenes, 2, -1).unsqueeze(2).unbind(1)
-        text = language.embed_tokens(batch.words).flatten(1, 2)
-        inputs = torch.cat([start, features.to(text.dtype), stop, text], dim=1)
-        positions, mask = _packed_positions(*grid, questions, length), _packed_mask(tokens + 2, questions, length)
-        last = tokens + 2 + torch.arange(questions) * length + batch.last  # [B, Q]
-        seen: list[Tensor] = []
-
-        def attention(module: nn.Module, _: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen.append(_last_word_attention(module, kwargs["hidden_states"], kwargs["position_embeddings"], last, mask, tokens))
-
-        handle = language.layers[self.evidence_layer].self_attn.register_forward_pre_hook(attention, with_kwargs=True)
-        try:
-            hidden = language(
-                inputs_embeds=inputs,
-                attention_mask={"full_attention": mask[None, None].expand(scenes, 1, -1, -1)},
-                position_ids=positions.unsqueeze(1).expand(3, scenes, -1),
-                use_cache=False,
-            ).last_hidden_state
-        finally:
-            handle.remove()
-        logits: Tensor = self.model.lm_head(hidden[:, tokens + 2 :])
-        return Answers(logits.view(scenes, questions, length, -1), seen[0])
+        embed: Any = self.model.get_input_embeddings()
+        start, stop = embed(edge).expand(scenes, 2, -1).unsqueeze(2).unbind(1)
+        positions = _packed_positions(*grid, questions, length)
+        return answer(
+            self.model,
+            torch.cat([start, features.to(start.dtype), stop], dim=1),
+            features.shape[1],
+            batch,
+            positions=positions.unsqueeze(1).expand(3, scenes, -1),
+            mask_key="full_attention",
+            evidence_layer=self.evidence_layer,
+        )
 
 
 def _patches(pixels: Tensor) -> Tensor:
@@ -216,25 +198,3 @@ def _packed_positions(rows: int, columns: int, questions: int, length: int) -> T
     after = 1 + max(rows, columns)
     text = after + 1 + torch.arange(length).repeat(questions)
     return torch.cat([torch.zeros(3, 1, dtype=torch.long), image, torch.full((3, 1), after), text.expand(3, -1)], dim=1)
-
-
-def _packed_mask(prefix: int, questions: int, length: int) -> Tensor:
-    """[L, L] who may see whom: causal, and of the questions everybody only their own."""
-    owner = torch.cat([torch.full((prefix,), -1), torch.arange(questions).repeat_interleave(length)])
-    return torch.ones(len(owner), len(owner), dtype=torch.bool).tril() & ((owner[None] == -1) | (owner[None] == owner[:, None]))
-
-
-def _last_word_attention(
-    module: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], last: Tensor, mask: Tensor, tokens: int
-) -> Tensor:
-    """[B, Q, heads, N] attention that the rows `last` [B, Q] of a layer pay to the image behind its start mark."""
-    scenes, length, _ = hidden.shape
-    query = module.q_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
-    key = module.k_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
-    query, key = apply_rotary_pos_emb(query, key, *rotary)
-    query = query.gather(2, last[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = (query @ key.transpose(2, 3)).float() * module.scaling  # [B, heads, Q, L]
-    scores = scores.masked_fill(~mask[last][:, None], float("-inf"))
-    to_image: Tensor = scores.softmax(-1)[..., 1 : 1 + tokens].transpose(1, 2)
-    return to_image

@@ -1,0 +1,197 @@
+"""Observer: attention, keys and hidden states read in the vision encoder, beside its own attention kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.engine.counter import counter
+from prunebench.engine.probes import Heads, probed, unwatch, watch
+from prunebench.engine.stream import EngineError
+from prunebench.models.base import Adapter, EncoderRows, Unsupported
+from prunebench.pruner import Pruner
+from prunebench.registry import name_of
+from prunebench.tokens import ENCODER, Signal
+
+HIDDEN = (Signal.ENCODER_FEATURES, Signal.CLS_FEATURES)
+"""Signals that are rows of a block's output."""
+
+Key = tuple[Signal, int]
+
+
+@dataclass
+class Observed:
+    """What was read in one pass: for every signal and block a tensor whose rows are the encoder's, and what reading cost.
+
+    Attention is [H, R], hidden states [R, D], keys [H, R, d], over the R rows of all sequences.
+    """
+
+    values: dict[Key, Tensor] = field(default_factory=dict)
+    seconds: dict[Key, float] = field(default_factory=dict)
+    flops: dict[Key, int] = field(default_factory=dict)
+
+    def cost(self, keys: Sequence[Key]) -> tuple[float, int]:
+        """Seconds and FLOPs that reading these took."""
+        return sum(self.seconds.get(key, 0.0) for key in keys), sum(self.flops.get(key, 0) for key in keys)
+
+    def of(self, signal: Signal, blocks: Sequence[int], rows: EncoderRows, index: Tensor) -> Tensor:
+        """A signal as `VisualTokens` gives it, for the tokens `index` [n] of the sample that `rows` belongs to."""
+        return torch.stack([self._rows(signal, block, rows, index) for block in blocks])
+
+    def _rows(self, signal: Signal, block: int, rows: EncoderRows, index: Tensor) -> Tensor:
+        values = self.values[signal, block]
+        axis = 0 if signal in HIDDEN else 1
+        if signal is Signal.CLS_FEATURES:
+            assert rows.summaries is not None
+            return values[rows.summaries.to(values.device)].float()
+        patches = rows.patches[index].to(values.device)
+        found = values.index_select(axis, patches.clamp(min=0).flatten()).float()
+        found = found.view(*values.shape[:axis], *patches.shape, *values.shape[axis + 1 :])
+        known = (patches >= 0).view(*patches.shape, *[1] * (found.dim() - axis - 2))
+        mean: Tensor = (found * known).mean(dim=axis + 1)
+        return mean
+
+
+def blocks_of(adapter: Adapter, model: nn.Module, pruner: Pruner, signal: Signal) -> tuple[int, ...]:
+    """The encoder blocks, counted from 0, in which a method reads a signal; raises Unsupported where there is no such block."""
+    depth = len(adapter.blocks(model))
+    asked = pruner.blocks(signal) or (adapter.feature_block(model),)
+    beyond = [block for block in asked if not -depth <= block < depth]
+    if beyond:
+        raise Unsupported(
+            f"{name_of(pruner)} reads {signal} in vision block {beyond[0]}; {adapter.name}'s encoder has blocks 0..{depth - 1}"
+        )
+    return tuple(block % depth for block in asked)
+
+
+def wanted(adapter: Adapter, model: nn.Module, pruners: Sequence[Pruner]) -> dict[Signal, tuple[int, ...]]:
+    """Every encoder signal that any of the methods reads, with the union of its blocks; what the family lacks is left out."""
+    found: dict[Signal, set[int]] = {}
+    for pruner in pruners:
+        for signal in pruner.needs & ENCODER:
+            if adapter.lacks(signal) is None:
+                found.setdefault(signal, set()).update(blocks_of(adapter, model, pruner, signal))
+    return {signal: tuple(sorted(blocks)) for signal, blocks in found.items()}
+
+
+class Observer:
+    """Reads the signals `wants`, each in its blocks, in every pass of the vision encoder while attached."""
+
+    def __init__(self, adapter: Adapter, model: nn.Module, wants: Mapping[Signal, Sequence[int]]) -> None:
+        self.adapter, self.blocks = adapter, list(adapter.blocks(model))
+        self.keys: list[Key] = [(signal, block) for signal, blocks in wants.items() for block in blocks]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was read: another batch is about to be encoded."""
+        self._parts: dict[Key, list[Tensor]] = {}
+        self._spent = Observed()
+
+    def read(self) -> Observed | None:
+        """What the passes since `reset` gave, None where the encoder did not run."""
+        if not self._parts:
+            return None
+        join = {key: torch.cat(parts, dim=0 if key[0] in HIDDEN else 1) for key, parts in self._parts.items()}
+        return Observed(join, self._spent.seconds, self._spent.flops)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Install the hooks; on leaving, the encoder is as it was."""
+        with ExitStack() as undo:
+            attended = {block for signal, block in self.keys if signal not in HIDDEN}
+            modules = {block: self.adapter.block_attention(self.blocks[block]) for block in attended}
+            for config in {id(c): c for c in (getattr(m, "config", None) for m in modules.values())}.values():
+                if config is None:
+                    raise Unsupported(f"the vision attention of {self.adapter.name} does not say which kernel it uses")
+                undo.enter_context(probed(config))
+            for block, module in modules.items():
+                watch(module, partial(self._attend, block))
+                undo.callback(unwatch, module)
+            for block in {block for signal, block in self.keys if signal in HIDDEN}:
+                undo.callback(self.blocks[block].register_forward_hook(partial(self._leave, block)).remove)
+            yield
+
+    def _leave(self, block: int, _module: nn.Module, _args: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        for signal in HIDDEN:
+            if (signal, block) in self.keys:
+                self._parts.setdefault((signal, block), []).append(hidden.detach().reshape(-1, hidden.shape[-1]))
+
+    def _attend(self, block: int, heads: Heads) -> None:
+        for key in self.keys:
+            if key[1] == block and key[0] not in HIDDEN:
+                start = perf_counter()
+                with counter() as flops, torch.no_grad():
+                    self._parts.setdefault(key, []).append(_READERS[key[0]](heads))
+                self._spent.seconds[key] = self._spent.seconds.get(key, 0.0) + perf_counter() - start
+                self._spent.flops[key] = self._spent.flops.get(key, 0) + flops.get_total_flops()
+
+
+def _keys(heads: Heads) -> Tensor:
+    """[H, R, d]."""
+    return heads.key.detach().transpose(0, 1).flatten(1, 2)
+
+
+def _cls(heads: Heads) -> Tensor:
+    """[H, R] attention of every sequence's first row."""
+    logits = heads.query[:, :, :1].float() @ heads.key.float().transpose(2, 3) * heads.scaling
+    return _masked(logits, heads.mask).softmax(dim=-1)[:, :, 0].transpose(0, 1).flatten(1)
+
+
+def _received(heads: Heads) -> Tensor:
+    """[H, R] attention received, averaged over the queries of the same sequence; one head at a time, for it is square."""
+    packed = heads.lengths is not None and len(heads.lengths) > 2
+    pieces = []
+    for start, end in zip(heads.lengths.tolist(), heads.lengths.tolist()[1:], strict=False) if packed else [(0, None)]:  # type: ignore[union-attr]
+        query, key = heads.query[:, :, start:end].float(), heads.key[:, :, start:end].float()
+        rows = [
+            _masked(query[:, head] @ key[:, head].transpose(1, 2) * heads.scaling, heads.mask, squeeze=True).softmax(-1).mean(1)
+            for head in range(query.shape[1])
+        ]
+        pieces.append(torch.stack(rows).flatten(1))
+    return torch.cat(pieces, dim=1)
+
+
+_READERS = {Signal.ENCODER_KEYS: _keys, Signal.CLS_ATTENTION: _cls, Signal.RECEIVED_ATTENTION: _received}
+
+
+def _masked(logits: Tensor, mask: Tensor | None, squeeze: bool = False) -> Tensor:
+    if mask is None:
+        return logits
+    mask = mask[:, 0] if squeeze else mask[:, :, :1]
+    return logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
+
+
+def found_in(encodings: Mapping[str, Any] | None) -> Observed | None:
+    """What `encode` read beside the encodings it made; None for encodings of other origin."""
+    for output in (encodings or {}).values():
+        observed = getattr(output, "observed", None)
+        if isinstance(observed, Observed):
+            return observed
+    return None
+
+
+def observed_encoding(adapter: Adapter, model: nn.Module, inputs: Mapping[str, Any], pruners: Sequence[Pruner]) -> dict[str, Any]:
+    """The encodings of the adapter, with what the methods read in the encoder kept beside the first."""
+    wants = wanted(adapter, model, pruners)
+    observer = Observer(adapter, model, wants)
+    with observer.attached() if wants else nullcontext():
+        encodings = adapter.encode(model, inputs)
+    for output in encodings.values():
+        output.observed = observer.read() if wants else None
+        break
+    return encodings
+
+
+def required(observed: Observed | None, keys: Sequence[Key], name: str) -> Observed:
+    """What was observed; raises EngineError where a signal that the method reads is not in it."""
+    if observed is None or any(key not in observed.values for key in keys):
+        raise EngineError(f"{name} reads the vision encoder, which ran before prune(...): pass pruners=[...] to encode(...)")
+    return observed
