@@ -6,21 +6,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.engine.session import prune
-    from prunebench.pruner import Pruner, ScorePruner
+    from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.registry import register
-    from prunebench.select import share, top, windows
+    from prunebench.select import fill, pooled, share, top, windows
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
     from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
+    from prunebench.trained import Example, Trained
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for torch
 _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "engine.session": ("prune",),
-    "pruner": ("Pruner", "ScorePruner"),
+    "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "registry": ("register",),
-    "select": ("share", "top", "windows"),
+    "select": ("fill", "pooled", "share", "top", "windows"),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
     "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
+    "trained": ("Example", "Trained"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -29,6 +31,8 @@ __all__ = [
     "PIXELS",
     "Budget",
     "BudgetError",
+    "Example",
+    "Facts",
     "Keep",
     "Layout",
     "Pruner",
@@ -37,10 +41,14 @@ __all__ = [
     "Site",
     "Stage",
     "Tile",
+    "Trained",
+    "Unsupported",
     "VisualTokens",
     "alive",
     "cached",
+    "fill",
     "llm",
+    "pooled",
     "prune",
     "register",
     "share",

@@ -22,6 +22,9 @@ from prunebench.registry import suggest
 ID_COLUMNS = ("id", "question_id", "questionId", "sample_id")
 """Columns that name a sample, tried in this order; where none is unique the sample's number does."""
 
+MASK_COLUMN = "mask"
+"""Where data have masks: an image whose pixel values number what the question's image shows."""
+
 
 class TaskError(ValueError):
     """A task that does not exist, cannot be fetched, or is of a kind that cannot be run."""
@@ -92,6 +95,23 @@ class Benchmark:
                 f"sample {request.sample_id} of {self.name} cannot be read: {type(error).__name__}: {error}"
             ) from error
         return messages
+
+    def masks(self, request: Request) -> Any:
+        """[H, W] integers: 0 for background, k for the k-th thing that the image shows; None where the data have no masks.
+
+        Raises MediaError where they cannot be read.
+        """
+        rows = self._task.dataset[self._instances[request.doc_id].args[5]]
+        if MASK_COLUMN not in rows.features:
+            return None
+        import numpy as np
+
+        try:
+            return np.asarray(rows[request.doc_id][MASK_COLUMN])
+        except Exception as error:  # as above
+            raise MediaError(
+                f"the mask of sample {request.sample_id} of {self.name} cannot be read: {type(error).__name__}: {error}"
+            ) from error
 
     def score(self, predictions: Mapping[int, str]) -> dict[int, dict[str, Any]]:
         """Per doc_id what the task's own filters and process_results make of its answer, by metric."""

@@ -18,6 +18,28 @@ from prunebench.tokens import Keep, Signal, VisualTokens
 Positions = Literal["original", "compact"]
 
 
+class Unsupported(ValueError):
+    """The model cannot give what was asked of it; a result with a reason, not a failure."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method may know of the model it is about to work in; None where a bare decoder has no such part.
+
+    `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms; `feature_block` is the vision
+    block whose output the projector reads, counted from 0.
+    """
+
+    name: str | None
+    layers: int
+    width: int
+    heads: int
+    eps: float
+    vision_blocks: int | None = None
+    vision_width: int | None = None
+    feature_block: int | None = None
+
+
 @dataclass(frozen=True)
 class Pruner(ABC):
     """A pure function from visual tokens to survivors; its dataclass fields are its settings.
@@ -65,6 +87,30 @@ class Pruner(ABC):
         Empty means the one whose output the projector reads.
         """
         return ()
+
+    def prepared(self, facts: Facts) -> Self:
+        """The method made ready for a model: settings that depend on it are filled in, weights are found.
+
+        Called once before anything else is asked; raises Unsupported where the model cannot be served.
+        """
+        return self
+
+    def probe(self) -> Tensor | None:
+        """[L, D] what a probe token behind the prompt is: row 0 enters layer 0, the others are added before their layers.
+
+        It runs behind the prompt and through the layers before the first stage, sees every token and is seen by none; its
+        attention is what the PROBE signals of `needs` show.
+        """
+        return None
+
+    def texts(self, question: str) -> tuple[str, ...]:
+        """The texts that CLIP is asked about (Signal.CLIP_TEXT): the question unless the method says otherwise."""
+        return (question,)
+
+    @property
+    def clip(self) -> str:
+        """The CLIP behind the CLIP signals, a hub id or folder; empty means the one the model's encoder came from."""
+        return ""
 
     @classmethod
     def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:

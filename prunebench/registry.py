@@ -89,7 +89,7 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
     method = get(name)
     given = dict(settings or {})
     hints = get_type_hints(method)
-    known = [f.name for f in fields(method)]
+    known = [f.name for f in fields(method) if f.compare]
     for key, value in given.items():
         if key not in known:
             listed = f"; {name} has {', '.join(known) if known else 'no settings'}"
@@ -102,8 +102,8 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
 
 
 def settings(pruner: Pruner) -> dict[str, Any]:
-    """All settings of a pruner, defaults included."""
-    return {f.name: getattr(pruner, f.name) for f in fields(pruner)}
+    """All settings of a pruner, defaults included; a field that is left out of comparisons is none."""
+    return {f.name: getattr(pruner, f.name) for f in fields(pruner) if f.compare}
 
 
 def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:

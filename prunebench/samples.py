@@ -8,8 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.pruner import Facts
 from prunebench.sites import INPUT, Site
 from prunebench.tokens import ENCODER, Layout, Signal, Tile, VisualTokens
+
+QUESTION = "what digit is on that red square?"
+HEADS, ENCODER_WIDTH, CLIP_WIDTH = 4, 12, 10
+
+
+def facts(*, layers: int = 28, dim: int = 16) -> Facts:
+    """What a method is told of the model that `tokens` stand for."""
+    return Facts(
+        name=None,
+        layers=layers,
+        width=dim,
+        heads=HEADS,
+        eps=1e-6,
+        vision_blocks=8,
+        vision_width=ENCODER_WIDTH,
+        feature_block=7,
+    )
 
 
 def tokens(
@@ -22,13 +40,15 @@ def tokens(
     seed: int = 0,
     needs: Iterable[Signal] = (),
     blocks: Mapping[Signal, int] | None = None,
+    texts: int = 1,
     site: Site = INPUT,
     dtype: torch.dtype = torch.float32,
 ) -> VisualTokens:
     """A sample of random features and plausible signals (attention rows sum to less than 1), equal for equal `seed`.
 
-    `blocks` says for how many encoder blocks a signal is made (1). With TILES among the `needs` the first tile is a
-    thumbnail and the others are crops of the same image, else every tile is an image of its own.
+    `blocks` says for how many encoder blocks a signal is made (1), `texts` of how many texts there are CLIP embeddings.
+    With TILES among the `needs` the first tile is a thumbnail and the others are crops of the same image, else every tile
+    is an image of its own.
     """
     needs = frozenset(needs)
     one = Signal.TILES in needs
@@ -39,7 +59,7 @@ def tokens(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw)
 
-    count, heads, text = len(layout), 4, 7
+    count, heads, text = len(layout), HEADS, 7
     features = normal(count, dim)  # first: the same whatever is asked for
     paid = (2 * normal(heads, text, count + text)).softmax(dim=-1)[..., :count]
     signals = {
@@ -48,26 +68,38 @@ def tokens(
         Signal.TEXT_ATTENTION: paid,
         Signal.KEYS: normal(heads // 2, count, 8),
         Signal.TEXT_FEATURES: normal(text, dim),
+        Signal.PROBE_LOGITS: 2 * normal(heads, count),
+        Signal.PROBE_LOG_ATTENTION: normal(heads, count + text).log_softmax(dim=-1)[:, :count],
+        Signal.CLIP_TEXT: normal(texts, CLIP_WIDTH),
+        Signal.CLIP_TILES: normal(tiles, CLIP_WIDTH),
+        Signal.CLIP_PATCHES: normal(count, CLIP_WIDTH),
     }
     depth = {signal: (blocks or {}).get(signal, 1) for signal in ENCODER & needs}
     shapes = {
         Signal.CLS_ATTENTION: (heads, count),
         Signal.RECEIVED_ATTENTION: (heads, count),
-        Signal.ENCODER_FEATURES: (count, 12),
+        Signal.ENCODER_FEATURES: (count, ENCODER_WIDTH),
         Signal.ENCODER_KEYS: (heads, count, 8),
-        Signal.CLS_FEATURES: (tiles, 12),
+        Signal.CLS_FEATURES: (tiles, ENCODER_WIDTH),
     }
     for signal in sorted(depth):
         made = normal(depth[signal], *shapes[signal])
         signals[signal] = made.softmax(dim=-1) if "attention" in signal else made
+    pixels = torch.randint(256, (tiles, 1, 8 * rows, 8 * columns, 3), generator=draw, dtype=torch.uint8)
+    given: dict[Signal, Any] = {
+        Signal.TEXT_PIECES: tuple(QUESTION.split()),
+        Signal.PICTURES: tuple(pixels[:1] if one else pixels),
+        Signal.MASKS: tuple((pixels[:1] if one else pixels)[:, 0, ..., :2].movedim(-1, 1) > 150),
+    }
+    needs = needs - {Signal.TILES}
     return VisualTokens(
         features=features.to(dtype),
         layout=layout,
         index=torch.arange(count),
         site=site,
-        question="what is the digit on the red square?",
+        question=QUESTION,
         seed=seed,
-        signals={signal: signals[signal].to(dtype) for signal in sorted(needs - {Signal.TILES})},
+        signals={s: given[s] if s in given else signals[s].to(dtype) for s in sorted(needs)},
     )
 
 

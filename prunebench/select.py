@@ -1,11 +1,13 @@
-"""Selection helpers: deterministic top-k, largest-remainder shares, regular windows."""
+"""Selection helpers: deterministic top-k, shares with and without limits, regular windows, maps brought to tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from prunebench.tokens import VisualTokens
+from prunebench.tokens import Layout, VisualTokens
 
 
 def top(scores: Tensor, count: int) -> Tensor:
@@ -26,6 +28,71 @@ def share(total: int, weights: Tensor) -> list[int]:
     for i in top(exact - parts, total - int(parts.sum())).tolist():
         parts[i] += 1
     return [int(p) for p in parts]
+
+
+def fill(total: int, weights: Tensor, limits: Tensor) -> list[int]:
+    """`share`, where no part may exceed its limit [T]: what overflows is shared among the others by their weights.
+
+    Parts of weight 0 get something only when all others are full. Sums to `total`, or to all limits where they are less.
+    """
+    parts = [0] * len(weights)
+    limits = limits.cpu()
+    total = min(total, int(limits.sum()))
+    weights = weights.double().cpu()
+    while total > sum(parts):
+        room = limits - torch.tensor(parts)
+        open_ = room > 0
+        wanted = torch.where(open_, weights, 0.0)
+        if wanted.sum() <= 0:
+            wanted = open_.double()
+        for i, more in enumerate(share(total - sum(parts), wanted)):
+            parts[i] += min(more, int(room[i]))
+    return parts
+
+
+def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
+    """[N] the average of a per-pixel map over what each token shows; 0 for newlines and padding.
+
+    `maps` has one [F, H, W] an image or video, F frames (1 for an image), of any resolution. Of a video, a token that
+    stands for several frames gets their average. Raises ValueError where an image has no map, or a tile no known place.
+    """
+    found = torch.zeros(len(layout))
+    frames = {tile.image: 0 for tile in layout.tiles}
+    for tile in layout.tiles:
+        frames[tile.image] = max(frames[tile.image], tile.frame + 1)
+    if frames and max(frames) >= len(maps):
+        raise ValueError(f"{len(maps)} maps for {max(frames) + 1} images")
+    for number, tile in enumerate(layout.tiles):
+        if tile.rows * tile.columns == 0:
+            continue
+        if tile.region is None:
+            raise ValueError(f"the place of tile {number}, a {tile.kind}, in its image is unknown")
+        values = maps[tile.image].float()
+        count, several = len(values), frames[tile.image]
+        first = tile.frame * count // several
+        shown = values[first : max(first + 1, (tile.frame + 1) * count // several)].mean(0).cpu()
+        height, width = shown.shape
+        left, top, right, bottom = tile.region
+        down, across = _edges(tile.rows, top, bottom, height), _edges(tile.columns, left, right, width)
+        # the integral of a map of pixels is linear between their edges, so that this is exact
+        total = torch.nn.functional.pad(shown.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+        sums = _between(_between(total, down).mT, across).mT.diff(dim=0).diff(dim=1)
+        area = down.diff()[:, None] * across.diff()
+        found[layout.grid(number)[:, : tile.columns]] = torch.where(area > 0, sums / area.clamp(min=1e-12), 0.0).float()
+    return found
+
+
+def _edges(cells: int, start: float, end: float, size: int) -> Tensor:
+    """[cells + 1] edges in pixels of `cells` equal cells, cut off at the image's own."""
+    return (torch.linspace(start, end, cells + 1, dtype=torch.float64) * size).clamp(0, size)
+
+
+def _between(values: Tensor, places: Tensor) -> Tensor:
+    """[len(places), W] rows of `values` [H, W] at fractional places."""
+    low = places.floor().long().clamp(max=len(values) - 1)
+    high = (low + 1).clamp(max=len(values) - 1)
+    share = (places - low)[:, None]
+    return values[low] * (1 - share) + values[high] * share
 
 
 def windows(tokens: VisualTokens, count: int) -> list[Tensor]:

@@ -14,20 +14,20 @@ from prunebench.engine.trace import SampleTrace
 from prunebench.models.base import DecoderParts, Unsupported
 from prunebench.pruner import Pruner
 from prunebench.sites import INPUT, Part
-from prunebench.tokens import Keep, Signal, VisualTokens
+from prunebench.tokens import PROBE, Keep, Signal, VisualTokens
 from prunebench.walk import Step, breach
 
 BEFORE = frozenset({Signal.LAST_QUERY_ATTENTION, Signal.TEXT_ATTENTION, Signal.KEYS})
 """Signals read in the layer before the site."""
 
-ATTENTION = BEFORE | {Signal.NEXT_QUERY_ATTENTION}
+ATTENTION = BEFORE | PROBE | {Signal.NEXT_QUERY_ATTENTION}
 """Signals that exist only where an LLM layer's attention does."""
 
 
-def refusal(pruner: Pruner, parts: DecoderParts) -> str | None:
-    """Why a family cannot serve a method, whatever the budget; None where it can."""
+def refusal(pruner: Pruner, parts: DecoderParts, known: frozenset[Signal] = frozenset()) -> str | None:
+    """Why a family cannot serve a method, whatever the budget; None where it can. Signals that are `known` need no family."""
     name = registry.name_of(pruner)
-    for signal in sorted(pruner.needs):
+    for signal in sorted(pruner.needs - known):
         reason = parts.lacks(signal)
         if reason is not None:
             return f"{name} needs {signal}; {reason}"

@@ -35,13 +35,16 @@ class Heads:
 
         The softmax runs over all keys a query may see: `valid` [S] ones up to its own place.
         """
+        visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
+        return self.logits(sample, rows).masked_fill(~visible, float("-inf")).softmax(dim=-1)[:, :, columns]
+
+    def logits(self, sample: int, rows: Tensor | slice = slice(None)) -> Tensor:
+        """[H, R, S] scaled products of the queries `rows` and all keys, in float32, nothing masked."""
         query = self.query[sample, :, rows].float()
         key = self.key[sample].float()
         groups = query.shape[0] // key.shape[0]
-        grouped = query.reshape(key.shape[0], groups * len(rows), query.shape[-1])
-        logits = (grouped @ key.transpose(1, 2) * self.scaling).reshape(query.shape[0], len(rows), key.shape[1])
-        visible = valid & (torch.arange(key.shape[1], device=rows.device) <= rows[:, None])
-        return logits.masked_fill(~visible, float("-inf")).softmax(dim=-1)[:, :, columns]
+        grouped = query.reshape(key.shape[0], groups * query.shape[1], query.shape[-1])
+        return (grouped @ key.transpose(1, 2) * self.scaling).reshape(*query.shape[:2], key.shape[1])
 
 
 Probe = Callable[[Heads], None]

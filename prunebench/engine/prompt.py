@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunebench.engine.stream import EngineError
 from prunebench.engine.vision import Observed, Observer, found_in
 from prunebench.models.base import Adapter, EncoderRows
-from prunebench.tokens import Layout
+from prunebench.tokens import GIVEN, Layout, Signal
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Prompt:
     """One prefill's batch: `visual` [B, S] bool on the CPU; a layout, seed and question a row.
 
     `rows` says where the tokens come from in the vision encoder, `observed` what was read there when the images were
-    encoded apart; both only for methods that read it.
+    encoded apart, `pieces` what every position says; all only for methods that read it. `given` are the caller's signals,
+    a mapping a row.
 
     Raises EngineError where ids and images disagree, as they do when a prompt comes in chunks.
     """
@@ -32,6 +33,8 @@ class Prompt:
     questions: Sequence[str | None]
     rows: Sequence[EncoderRows] = ()
     observed: Observed | None = None
+    pieces: Sequence[Sequence[str]] = ()
+    given: Sequence[Mapping[Signal, Any]] = ()
 
     def __post_init__(self) -> None:
         for row, layout in enumerate(self.layouts):
@@ -43,18 +46,36 @@ class Prompt:
                 )
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the caller says of the batch's samples, each None or one a sample; `tokenizer` reads the prompt's pieces."""
+
+    seeds: Sequence[int] | None = None
+    questions: Sequence[str] | None = None
+    pictures: Sequence[Sequence[Tensor]] | None = None
+    masks: Sequence[Sequence[Tensor]] | None = None
+    tokenizer: Any = None
+
+    def missing(self, needs: frozenset[Signal]) -> str | None:
+        """Which argument a method cannot do without, of those that only the caller can give."""
+        names = {Signal.TEXT_PIECES: "tokenizer", Signal.PICTURES: "pictures", Signal.MASKS: "masks"}
+        lacking = [names[signal] for signal in sorted(needs & GIVEN) if getattr(self, names[signal]) is None]
+        lacking += ["questions"] if Signal.CLIP_TEXT in needs and self.questions is None else []
+        return lacking[0] if lacking else None
+
+
 class Reader:
     """The pre-hook of the whole model: sees the ids, finds the visual tokens, tells prefill from decoding."""
 
     def __init__(
         self,
         adapter: Adapter,
-        seeds: Sequence[int] | None,
-        questions: Sequence[str] | None,
+        told: Told,
+        needs: frozenset[Signal],
         expect: Callable[[Prompt], None],
         observer: Observer | None = None,
     ) -> None:
-        self.adapter, self.seeds, self.questions, self.expect, self.observer = adapter, seeds, questions, expect, observer
+        self.adapter, self.told, self.needs, self.expect, self.observer = adapter, told, needs, expect, observer
         self.given: dict[str, Any] = {}
 
     @contextmanager
@@ -92,7 +113,8 @@ class Reader:
         if cache is not None and cache.get_seq_length() > 0:
             return
         rows = len(ids)
-        seeds = self.seeds or [zlib.crc32(row.tobytes()) for row in ids.cpu().numpy()]
+        told = self.told
+        seeds = told.seeds or [zlib.crc32(row.tobytes()) for row in ids.cpu().numpy()]
         inputs = {**kwargs, "input_ids": ids, **self.given}
         layouts = self.adapter.layouts(model, inputs)
         known: list[EncoderRows] = []
@@ -105,11 +127,24 @@ class Reader:
                 self.adapter.visual(model, ids),
                 _spread(layouts, rows),
                 _spread(seeds, rows),
-                _spread(self.questions or [None], rows),
+                _spread(told.questions or [None], rows),
                 known,
                 found_in(kwargs.get("mm_encoder_outputs")),
+                self._pieces(ids),
+                _spread(self._given(), rows),
             )
         )
+
+    def _pieces(self, ids: Tensor) -> list[list[str]]:
+        if Signal.TEXT_PIECES not in self.needs:
+            return []
+        return [[self.told.tokenizer.decode([number]) for number in row] for row in ids.tolist()]
+
+    def _given(self) -> list[Mapping[Signal, Any]]:
+        lists = {Signal.PICTURES: self.told.pictures, Signal.MASKS: self.told.masks}
+        asked = {signal: values for signal, values in lists.items() if signal in self.needs and values is not None}
+        count = len(next(iter(asked.values()))) if asked else 1
+        return [{signal: tuple(values[row]) for signal, values in asked.items()} for row in range(count)]
 
 
 def _spread(values: Sequence[Any], rows: int) -> list[Any]:

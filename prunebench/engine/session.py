@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +14,20 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from prunebench.budget import Budget, Stage
+from prunebench.engine.aside import aside
+from prunebench.engine.clip import load_clip
 from prunebench.engine.contract import ATTENTION, BEFORE, answered, planned, refusal, settled
 from prunebench.engine.probes import Heads, dry_run, implementation, probed, unwatch, watch
-from prunebench.engine.prompt import Prompt, Reader
+from prunebench.engine.prompt import Prompt, Reader, Told
 from prunebench.engine.stream import EngineError, Stream, attention_mask, closed_up, gather
 from prunebench.engine.trace import SampleTrace, Trace
-from prunebench.engine.vision import Observer, blocks_of, required
+from prunebench.engine.vision import SEEN, Observer, blocks_of, clip_of, required
 from prunebench.models import adapter_of
 from prunebench.models.base import Adapter, DecoderParts, Unsupported
 from prunebench.pruner import Positions, Pruner
 from prunebench.registry import build, name_of
 from prunebench.sites import INPUT, Part, Site, llm
-from prunebench.tokens import ENCODER, TOKEN_AXIS, Layout, Signal, VisualTokens
+from prunebench.tokens import PROBE, TOKEN_AXIS, Layout, Signal, VisualTokens
 
 Kwargs = dict[str, Any]
 
@@ -41,20 +43,29 @@ def prune(
     positions: Positions | None = None,
     seeds: Sequence[int] | None = None,
     questions: Sequence[str] | None = None,
+    pictures: Sequence[Sequence[Tensor]] | None = None,
+    masks: Sequence[Sequence[Tensor]] | None = None,
+    tokenizer: Any = None,
     plan: tuple[Stage, ...] | None = None,
     timed: bool = False,
     count_flops: bool = False,
 ) -> Iterator[Trace]:
     """Prune visual tokens in every `model.generate(...)` or `model(...)` inside the block.
 
-    `budget` None means the method's own. `positions` overrides what the method's paper does with position ids; `seeds`
-    and `questions` belong to the batch's samples; `plan` sets the stages and leaves the budget aside. The trace is
-    that of the latest prefill. Raises EngineError, BudgetError, Unsupported or RegistryError, never alters results quietly.
+    `budget` None means the method's own. `positions` overrides what the method's paper does with position ids; `plan` sets
+    the stages and leaves the budget aside. What some methods read and only the caller has, one a sample: `seeds`,
+    `questions`, `pictures` (images and videos, [F, H, W, 3] uint8 each), `masks` ([Q, H, W] bool an image); and the
+    `tokenizer`. The trace is that of the latest prefill. Raises EngineError, BudgetError, Unsupported or RegistryError, never
+    alters results quietly.
     """
     adapter = adapter_of(model)
     method = build(pruner) if isinstance(pruner, str) else pruner
     session = Session(adapter, model, method, budget, positions, plan, Trace(timed, count_flops))
-    reader = Reader(adapter, seeds, questions, session.expect, session.observer)
+    told, needs = Told(seeds, questions, pictures, masks, tokenizer), session.pruner.needs
+    missing = told.missing(needs)
+    if missing is not None:
+        raise Unsupported(f"{name_of(method)} needs the {missing} of the samples: prune(..., {missing}=...)")
+    reader = Reader(adapter, told, needs, session.expect, session.observer)
     with session.attached() as trace, ExitStack() as undo:
         undo.callback(model.register_forward_pre_hook(reader, with_kwargs=True).remove)
         undo.enter_context(reader.overhearing(model))
@@ -71,11 +82,17 @@ def prune_embeds(
     budget: Budget | int | float | str | None = None,
     positions: Positions | None = None,
     plan: tuple[Stage, ...] | None = None,
+    signals: Sequence[Mapping[Signal, Any]] = (),
 ) -> Iterator[Trace]:
-    """The same for a bare decoder called with `inputs_embeds`; `visual` [B, S] bool marks its visual positions."""
-    session = Session(DecoderParts(), decoder, pruner, budget, positions, plan, Trace())
+    """The same for a bare decoder called with `inputs_embeds`; `visual` [B, S] bool marks its visual positions.
+
+    `signals`, a mapping a row, stand for those that a bare decoder cannot give; they are shown as they are.
+    """
+    known = frozenset(signal for row in signals for signal in row)
+    session = Session(DecoderParts(), decoder, pruner, budget, positions, plan, Trace(), known)
     with session.attached() as trace:
-        session.expect(Prompt(visual.cpu(), layouts, [0] * len(layouts), [None] * len(layouts)))
+        nobody = [None] * len(layouts)
+        session.expect(Prompt(visual.cpu(), layouts, [0] * len(layouts), nobody, given=signals or [{}] * len(layouts)))
         yield trace
 
 
@@ -91,8 +108,10 @@ class Session:
         positions: Positions | None,
         plan: tuple[Stage, ...] | None,
         trace: Trace,
+        known: frozenset[Signal] = frozenset(),
     ) -> None:
-        reason = refusal(pruner, parts)
+        pruner = pruner.prepared(parts.facts(model))
+        reason = refusal(pruner, parts, known)
         if reason is not None:
             raise Unsupported(reason)
         if positions not in (None, "original", "compact"):
@@ -107,9 +126,9 @@ class Session:
             raise Unsupported(f"attention {implementation(config)!r} is not supported; use sdpa, eager or flash attention")
         self.config = config
         self.observer: Observer | None = None
-        self.reads: dict[Signal, tuple[int, ...]] = {}
-        if isinstance(parts, Adapter) and pruner.needs & ENCODER:
-            self.reads = {signal: blocks_of(parts, model, pruner, signal) for signal in sorted(pruner.needs & ENCODER)}
+        self.reads: dict[Signal, tuple[int | str, ...]] = {}
+        if isinstance(parts, Adapter) and pruner.needs & SEEN:
+            self.reads = {signal: blocks_of(parts, model, pruner, signal) for signal in sorted(pruner.needs & SEEN)}
             self.observer = Observer(parts, model, self.reads)
         self.prompt: Prompt | None = None
         self.waiting = self.prefilling = False
@@ -263,6 +282,8 @@ class Session:
 
     def _apply_at_layer(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> tuple[Kwargs, Tensor]:
         before = self.now
+        if self.pruner.needs & PROBE:
+            self._ask_probe(site, hidden, kwargs)
         stream, after = self._apply(site, hidden, kwargs)
         compact = {s.compact for sample in self.trace.samples for s in sample.stages if s.site == site}
         if len(compact) > 1:
@@ -355,14 +376,22 @@ class Session:
         assert self.prompt is not None
         offset, device = self.now.start(row), hidden.device
         columns = (places + offset).to(device)
-        signals: dict[Signal, Tensor] = {s: values[row] for s, values in self.heads.items()}
+        signals: dict[Signal, Any] = {s: values[row] for s, values in self.heads.items()}
         signals = {s: v.index_select(TOKEN_AXIS[s], columns) for s, v in signals.items()}
         if heads is not None:
             signals[Signal.NEXT_QUERY_ATTENTION] = self._last_row(heads, row)[:, 0, columns]
         for signal, blocks in self.reads.items():
             signals[signal] = self.observed.of(signal, blocks, self.prompt.rows[row], ordinal)
-        if Signal.TEXT_FEATURES in self.pruner.needs:
+        needs = self.pruner.needs
+        if Signal.TEXT_FEATURES in needs:
             signals[Signal.TEXT_FEATURES] = hidden[row, (text.nonzero()[:, 0] + offset).to(device)]
+        if Signal.TEXT_PIECES in needs:
+            said = self.prompt.pieces[row]
+            signals[Signal.TEXT_PIECES] = tuple(said[place] for place in self.now.source[row][text].tolist())
+        if Signal.CLIP_TEXT in needs:
+            signals[Signal.CLIP_TEXT] = self._clip_text(row, hidden)
+        given = self.prompt.given[row] if self.prompt.given else {}
+        signals |= {signal: value for signal, value in given.items() if signal in needs}
         return VisualTokens(
             features=hidden[row, columns],
             layout=self.layouts[row],
@@ -373,6 +402,49 @@ class Session:
             memo=self.memos[row],
             signals=signals,
         )
+
+    def _clip_text(self, row: int, hidden: Tensor) -> Tensor:
+        assert self.prompt is not None
+        assert isinstance(self.parts, Adapter)
+        clip = load_clip(clip_of(self.parts, self.model, self.pruner), hidden.device, hidden.dtype)
+        embeddings, cut = clip.texts(self.pruner.texts(self.prompt.questions[row] or ""))
+        if cut:
+            self.trace.samples[row].notes.append(f"{cut} texts were longer than CLIP reads and were cut off")
+        return embeddings
+
+    def _ask_probe(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
+        """Run the pruner's probe token behind the prompt, through the layers before `site`."""
+        token = self.pruner.probe()
+        if token is None:
+            raise EngineError(f"{name_of(self.pruner)} reads the attention of a probe token, but its probe() gives none")
+        if token.shape != (len(self.layers), hidden.shape[-1]):
+            due = [len(self.layers), hidden.shape[-1]]
+            raise EngineError(f"{name_of(self.pruner)}'s probe is {list(token.shape)}; this model takes {due}")
+        frame, rows = self.frames[site.layer], range(len(self.layouts))
+        ids = frame.ids[..., -1:] if frame is not None else self.ids_last
+        if ids is None:
+            raise EngineError("the decoder's rotary module was not given position ids")
+        with self.trace.selecting(hidden.device, list(rows)):
+            _, heads = aside(
+                self.parts,
+                self.model,
+                token[0].to(hidden).expand(len(rows), 1, -1),
+                added=token,
+                ids=ids.expand(*ids.shape[:-2], len(rows), 1) + 1,
+                streams=self.live[: site.layer],
+                cache=_checked(kwargs.get("past_key_values")),
+                kwargs=kwargs,
+                watched=site.layer - 1,
+            )
+            logits = [heads.logits(row) for row in rows]
+            if Signal.PROBE_LOGITS in self.pruner.needs:
+                self.heads[Signal.PROBE_LOGITS] = [values[:, 0] for values in logits]
+            if Signal.PROBE_LOG_ATTENTION in self.pruner.needs:
+                valid = self.now.valid(hidden.device)
+                seen = torch.cat([valid, valid.new_ones(len(rows), 1)], dim=1)
+                self.heads[Signal.PROBE_LOG_ATTENTION] = [
+                    values[:, 0].masked_fill(~seen[row], float("-inf")).log_softmax(-1) for row, values in enumerate(logits)
+                ]
 
     def _probe(self, heads: Heads) -> None:
         """Keep of the watched layer's attention what the pruner asked for; all columns, the stage picks the visual ones."""

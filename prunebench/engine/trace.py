@@ -22,7 +22,7 @@ class SampleTrace:
 
     `kept` maps a site to the original visual indices [K] alive behind it, ascending; `entering` and `cached` are [layers]
     visual tokens entering a layer and left in its cache; `text` counts the text tokens (no padding).
-    `selector_flops` is None unless the session counts FLOPs.
+    `selector_flops` is None unless the session counts FLOPs. `notes` say what a reader should know of this sample.
     """
 
     layout: Layout
@@ -33,6 +33,7 @@ class SampleTrace:
     entering: list[int] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
     selector_flops: int | None = None
+    notes: list[str] = field(default_factory=list)
 
     def spent(self, kind: Kind = "mean") -> float:
         """Visual tokens spent, counted the way a budget of that kind counts them."""

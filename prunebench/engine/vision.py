@@ -1,4 +1,7 @@
-"""Observer: attention, keys and hidden states read in the vision encoder, beside its own attention kernel."""
+"""Observer: attention, keys and hidden states read in the vision encoder, beside its own attention kernel.
+
+What a CLIP makes of the encoder's crops is observed the same way.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunebench.engine.clip import load_clip
 from prunebench.engine.counter import counter
 from prunebench.engine.probes import Heads, probed, unwatch, watch
 from prunebench.engine.stream import EngineError
 from prunebench.models.base import Adapter, EncoderRows, Unsupported
 from prunebench.pruner import Pruner
 from prunebench.registry import name_of
-from prunebench.tokens import ENCODER, Signal
+from prunebench.tokens import CLIP, ENCODER, Signal
 
 HIDDEN = (Signal.ENCODER_FEATURES, Signal.CLS_FEATURES)
 """Signals that are rows of a block's output."""
 
-Key = tuple[Signal, int]
+Key = tuple[Signal, int | str]
+"""A signal and the block it is read in, or the CLIP."""
+
+SEEN = ENCODER | (CLIP - {Signal.CLIP_TEXT})
+"""Signals that exist once the vision encoder has run."""
 
 
 @dataclass
 class Observed:
     """What was read in one pass: for every signal and block a tensor whose rows are the encoder's, and what reading cost.
 
-    Attention is [H, R], hidden states [R, D], keys [H, R, d], over the R rows of all sequences.
+    Attention is [H, R], hidden states [R, D], keys [H, R, d], CLIP's projections [R, P], over the R rows of all sequences.
     """
 
     values: dict[Key, Tensor] = field(default_factory=dict)
@@ -38,17 +46,24 @@ class Observed:
     flops: dict[Key, int] = field(default_factory=dict)
 
     def cost(self, keys: Sequence[Key]) -> tuple[float, int]:
-        """Seconds and FLOPs that reading these took."""
-        return sum(self.seconds.get(key, 0.0) for key in keys), sum(self.flops.get(key, 0) for key in keys)
+        """Seconds and FLOPs that reading these took; a CLIP runs once for all its signals."""
+        once = {key[1] if key[0] in CLIP else key: key for key in keys}.values()
+        return sum(self.seconds.get(key, 0.0) for key in once), sum(self.flops.get(key, 0) for key in once)
 
-    def of(self, signal: Signal, blocks: Sequence[int], rows: EncoderRows, index: Tensor) -> Tensor:
+    def charge(self, key: Key, seconds: float, flops: int) -> None:
+        """Note what reading took."""
+        self.seconds[key] = self.seconds.get(key, 0.0) + seconds
+        self.flops[key] = self.flops.get(key, 0) + flops
+
+    def of(self, signal: Signal, blocks: Sequence[int | str], rows: EncoderRows, index: Tensor) -> Tensor:
         """A signal as `VisualTokens` gives it, for the tokens `index` [n] of the sample that `rows` belongs to."""
-        return torch.stack([self._rows(signal, block, rows, index) for block in blocks])
+        found = [self._rows(signal, block, rows, index) for block in blocks]
+        return found[0] if signal in CLIP else torch.stack(found)
 
-    def _rows(self, signal: Signal, block: int, rows: EncoderRows, index: Tensor) -> Tensor:
+    def _rows(self, signal: Signal, block: int | str, rows: EncoderRows, index: Tensor) -> Tensor:
         values = self.values[signal, block]
-        axis = 0 if signal in HIDDEN else 1
-        if signal is Signal.CLS_FEATURES:
+        axis = 1 if signal in _READERS else 0
+        if signal in (Signal.CLS_FEATURES, Signal.CLIP_TILES):
             assert rows.summaries is not None
             return values[rows.summaries.to(values.device)].float()
         patches = rows.patches[index].to(values.device)
@@ -59,8 +74,13 @@ class Observed:
         return mean
 
 
-def blocks_of(adapter: Adapter, model: nn.Module, pruner: Pruner, signal: Signal) -> tuple[int, ...]:
-    """The encoder blocks, counted from 0, in which a method reads a signal; raises Unsupported where there is no such block."""
+def blocks_of(adapter: Adapter, model: nn.Module, pruner: Pruner, signal: Signal) -> tuple[int | str, ...]:
+    """The encoder blocks, counted from 0, in which a method reads a signal, or the CLIP that gives it.
+
+    Raises Unsupported where there is no such block, and where neither method nor model names a CLIP.
+    """
+    if signal in CLIP:
+        return (clip_of(adapter, model, pruner),)
     depth = len(adapter.blocks(model))
     asked = pruner.blocks(signal) or (adapter.feature_block(model),)
     beyond = [block for block in asked if not -depth <= block < depth]
@@ -71,21 +91,30 @@ def blocks_of(adapter: Adapter, model: nn.Module, pruner: Pruner, signal: Signal
     return tuple(block % depth for block in asked)
 
 
-def wanted(adapter: Adapter, model: nn.Module, pruners: Sequence[Pruner]) -> dict[Signal, tuple[int, ...]]:
+def clip_of(adapter: Adapter, model: nn.Module, pruner: Pruner) -> str:
+    """The CLIP that a method's CLIP signals come from; raises Unsupported where nobody names one."""
+    name = pruner.clip or adapter.clip(model)
+    if name is None:
+        raise Unsupported(f"{name_of(pruner)} needs a CLIP, and nothing says which the encoder of this {adapter.name} came from")
+    return name
+
+
+def wanted(adapter: Adapter, model: nn.Module, pruners: Sequence[Pruner]) -> dict[Signal, tuple[int | str, ...]]:
     """Every encoder signal that any of the methods reads, with the union of its blocks; what the family lacks is left out."""
-    found: dict[Signal, set[int]] = {}
+    found: dict[Signal, set[int | str]] = {}
     for pruner in pruners:
-        for signal in pruner.needs & ENCODER:
+        ready = pruner.prepared(adapter.facts(model))
+        for signal in ready.needs & SEEN:
             if adapter.lacks(signal) is None:
-                found.setdefault(signal, set()).update(blocks_of(adapter, model, pruner, signal))
-    return {signal: tuple(sorted(blocks)) for signal, blocks in found.items()}
+                found.setdefault(signal, set()).update(blocks_of(adapter, model, ready, signal))
+    return {signal: tuple(sorted(blocks, key=str)) for signal, blocks in found.items()}
 
 
 class Observer:
     """Reads the signals `wants`, each in its blocks, in every pass of the vision encoder while attached."""
 
-    def __init__(self, adapter: Adapter, model: nn.Module, wants: Mapping[Signal, Sequence[int]]) -> None:
-        self.adapter, self.blocks = adapter, list(adapter.blocks(model))
+    def __init__(self, adapter: Adapter, model: nn.Module, wants: Mapping[Signal, Sequence[int | str]]) -> None:
+        self.adapter, self.model, self.blocks = adapter, model, list(adapter.blocks(model))
         self.keys: list[Key] = [(signal, block) for signal, blocks in wants.items() for block in blocks]
         self.reset()
 
@@ -98,15 +127,15 @@ class Observer:
         """What the passes since `reset` gave, None where the encoder did not run."""
         if not self._parts:
             return None
-        join = {key: torch.cat(parts, dim=0 if key[0] in HIDDEN else 1) for key, parts in self._parts.items()}
+        join = {key: torch.cat(parts, dim=1 if key[0] in _READERS else 0) for key, parts in self._parts.items()}
         return Observed(join, self._spent.seconds, self._spent.flops)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Install the hooks; on leaving, the encoder is as it was."""
         with ExitStack() as undo:
-            attended = {block for signal, block in self.keys if signal not in HIDDEN}
-            modules = {block: self.adapter.block_attention(self.blocks[block]) for block in attended}
+            attended = {block for signal, block in self.keys if signal in _READERS}
+            modules = {block: self.adapter.block_attention(self.blocks[int(block)]) for block in attended}
             for config in {id(c): c for c in (getattr(m, "config", None) for m in modules.values())}.values():
                 if config is None:
                     raise Unsupported(f"the vision attention of {self.adapter.name} does not say which kernel it uses")
@@ -115,23 +144,38 @@ class Observer:
                 watch(module, partial(self._attend, block))
                 undo.callback(unwatch, module)
             for block in {block for signal, block in self.keys if signal in HIDDEN}:
-                undo.callback(self.blocks[block].register_forward_hook(partial(self._leave, block)).remove)
+                undo.callback(self.blocks[int(block)].register_forward_hook(partial(self._leave, block)).remove)
+            for name in {name for signal, name in self.keys if signal in CLIP}:
+                tower = self.adapter.vision(self.model)
+                undo.callback(tower.register_forward_pre_hook(partial(self._enter, str(name)), with_kwargs=True).remove)
             yield
 
-    def _leave(self, block: int, _module: nn.Module, _args: Any, output: Any) -> None:
+    def _enter(self, name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Show the crops that the encoder is about to see to the CLIP of that name, once for all its signals."""
+        crops = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
+        keys = [key for key in self.keys if key[1] == name]
+        clip = load_clip(name, crops.device, crops.dtype)
+        start = perf_counter()
+        with counter() as flops, torch.no_grad():
+            rows = clip.rows(crops)
+        took = perf_counter() - start
+        for key in keys:
+            self._parts.setdefault(key, []).append(rows)
+            self._spent.charge(key, took, flops.get_total_flops())
+
+    def _leave(self, block: int | str, _module: nn.Module, _args: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         for signal in HIDDEN:
             if (signal, block) in self.keys:
                 self._parts.setdefault((signal, block), []).append(hidden.detach().reshape(-1, hidden.shape[-1]))
 
-    def _attend(self, block: int, heads: Heads) -> None:
+    def _attend(self, block: int | str, heads: Heads) -> None:
         for key in self.keys:
-            if key[1] == block and key[0] not in HIDDEN:
+            if key[1] == block and key[0] in _READERS:
                 start = perf_counter()
                 with counter() as flops, torch.no_grad():
                     self._parts.setdefault(key, []).append(_READERS[key[0]](heads))
-                self._spent.seconds[key] = self._spent.seconds.get(key, 0.0) + perf_counter() - start
-                self._spent.flops[key] = self._spent.flops.get(key, 0) + flops.get_total_flops()
+                self._spent.charge(key, perf_counter() - start, flops.get_total_flops())
 
 
 def _keys(heads: Heads) -> Tensor:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from prunebench.tokens import ENCODER, Layout, Signal
+from prunebench.pruner import Facts
+from prunebench.pruner import Unsupported as Unsupported  # most who need an adapter need it
+from prunebench.tokens import CLIP, ENCODER, Layout, Signal
 
 KNOWN_GOOD = "transformers 5.6 to 5.23"
 """Before 5.6 the temporal positions of Qwen2.5-VL's images are wrong wherever text stands before them."""
-
-
-class Unsupported(ValueError):
-    """The model cannot give what was asked of it; a result with a reason, not a failure."""
 
 
 Size = tuple[int, int]
@@ -64,9 +63,20 @@ class DecoderParts:
         """The self-attention module of one layer, as it is handed to the attention function."""
         return _part(layer, "self_attn", nn.Module)
 
+    def facts(self, model: nn.Module) -> Facts:
+        """What methods are told of the model."""
+        config: Any = self.decoder(model).config
+        return Facts(
+            name=None,
+            layers=len(self.layers(model)),
+            width=config.hidden_size,
+            heads=config.num_attention_heads,
+            eps=config.rms_norm_eps,
+        )
+
     def lacks(self, signal: Signal) -> str | None:
         """Why the model cannot give a signal, with what is used in its stead; None where it can."""
-        return "a decoder by itself has no vision encoder" if signal in ENCODER else None
+        return "a decoder by itself has no vision encoder" if signal in ENCODER | CLIP else None
 
     def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
         """The decoder's arguments without the visual features it adds after its first layers, and those features.
@@ -91,6 +101,8 @@ class Adapter(DecoderParts, ABC):
     """Whether every sequence of the vision encoder starts with a CLS token."""
     tiled: ClassVar[bool] = False
     """Whether an image can come as a thumbnail and crops."""
+    clipped: ClassVar[bool] = False
+    """Whether the vision encoder is a CLIP's and takes crops [B, 3, H, W], so that a CLIP can be shown what it is shown."""
     blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
     """Where the vision encoder keeps its blocks; the first path that exists, versions of transformers differ."""
     attention_at: ClassVar[str] = "self_attn"
@@ -122,9 +134,26 @@ class Adapter(DecoderParts, ABC):
     def lacks(self, signal: Signal) -> str | None:
         if signal in (Signal.CLS_ATTENTION, Signal.CLS_FEATURES) and not self.cls:
             return f"the vision encoder of {self.name} has no CLS token ({Signal.RECEIVED_ATTENTION} is the usual substitute)"
+        if signal in CLIP and not self.clipped:
+            return f"the vision encoder of {self.name} is no CLIP's"
         if signal is Signal.TILES and not self.tiled:
             return f"{self.name} has none"
         return None
+
+    def clip(self, model: nn.Module) -> str | None:
+        """The CLIP whose vision encoder the model's began as, a hub id or a miniature's name; None where that is not known."""
+        return None
+
+    def facts(self, model: nn.Module) -> Facts:
+        """What methods are told of the model."""
+        vision: Any = self.vision(model).config
+        return replace(
+            super().facts(model),
+            name=Path(str(getattr(model.config, "_name_or_path", ""))).name or None,
+            vision_blocks=len(self.blocks(model)),
+            vision_width=int(getattr(vision, "embed_dim", None) or vision.hidden_size),
+            feature_block=self.feature_block(model),
+        )
 
     @property
     def resizes(self) -> bool:

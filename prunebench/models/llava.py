@@ -25,6 +25,7 @@ class Llava(Adapter):
     }
     vision_inputs = ("pixel_values",)
     cls = True
+    clipped = True
     blocks_at = ("encoder.layers", "vision_model.encoder.layers")
 
     def placeholders(self, model: nn.Module) -> tuple[int, ...]:
@@ -33,6 +34,9 @@ class Llava(Adapter):
 
     def feature_block(self, model: nn.Module) -> int:
         return vit.feature_block(model.config, len(self.blocks(model)))
+
+    def clip(self, model: nn.Module) -> str | None:
+        return vit.clip_of(model.config)
 
     def layouts(self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None) -> list[Layout]:
         config: Any = model.config

@@ -28,6 +28,7 @@ class LlavaNext(Adapter):
     }
     vision_inputs = ("pixel_values",)
     cls = True
+    clipped = True
     tiled = True
     blocks_at = ("encoder.layers", "vision_model.encoder.layers")
 
@@ -37,6 +38,9 @@ class LlavaNext(Adapter):
 
     def feature_block(self, model: nn.Module) -> int:
         return vit.feature_block(model.config, len(self.blocks(model)))
+
+    def clip(self, model: nn.Module) -> str | None:
+        return vit.clip_of(model.config)
 
     def layouts(self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None) -> list[Layout]:
         config: Any = model.config

@@ -57,6 +57,15 @@ def expect_encoder(config: Any, family: str, *kinds: str) -> None:
         raise Unsupported(f"{family} with a {kind!r} encoder is not known; {' or '.join(kinds)} is (with {KNOWN_GOOD})")
 
 
+def clip_of(config: Any) -> str | None:
+    """The CLIP of a LLaVA: the one its configuration names as `clip`, or OpenAI's ViT-L/14 at 336 px where the sizes are its."""
+    vision = config.vision_config
+    if getattr(config, "clip", None):
+        return str(config.clip)
+    sizes = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
+    return "openai/clip-vit-large-patch14-336" if sizes == (1024, 24, 14, 336) else None
+
+
 def runs(ids: Sequence[int], placeholder: int) -> Iterator[int]:
     """Lengths of the unbroken runs of a placeholder in one prompt's ids."""
     length = 0

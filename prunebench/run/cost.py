@@ -76,5 +76,5 @@ def _pairs(loaded: Loaded, cell: Cell, prompt: Prompt, cost: Cost, pairs: int) -
         pairs=pairs,
         positions=cell.variant.positions,
         seeds=seeds,
-        questions=prompt.questions,
+        **prompt.told(loaded, cell.variant.pruner),
     )

@@ -93,7 +93,9 @@ def _seen(loaded: Loaded, view: View, cell: Cell, prompt: Prompt) -> _Seen:
     pruner, budget = (registry.build(BASELINE), None) if quality.on_pixels(cell) else (cell.variant.pruner, cell.budget)
     seeds = [seed_of(request, view.seed) for request in prompt.requests]
     with (
-        prune(loaded.model, pruner, budget, positions=cell.variant.positions, seeds=seeds, questions=prompt.questions) as trace,
+        prune(
+            loaded.model, pruner, budget, positions=cell.variant.positions, seeds=seeds, **prompt.told(loaded, pruner)
+        ) as trace,
         torch.inference_mode(),
     ):
         made = loaded.model.generate(**small.inputs, **quality.options_of(prompt.requests[0], loaded))

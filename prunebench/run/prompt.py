@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.budget import Budget, BudgetError
 from prunebench.models.base import Originals, Unsupported
 from prunebench.pruner import Pruner
-from prunebench.tokens import Layout
+from prunebench.tokens import Layout, Signal
 
 if TYPE_CHECKING:
     from prunebench.models import Loaded
@@ -24,7 +28,8 @@ Size = tuple[int, int]
 class Prompt:
     """Samples that go through the model together; `inputs` is what the processor made of all of them.
 
-    `sizes` are the (width, height) of every sample's images in the data, `layouts` where their tokens lie at full size.
+    `sizes` are the (width, height) of every sample's images in the data, `layouts` where their tokens lie at full size;
+    `benchmark` is where the samples came from.
     """
 
     requests: tuple[Request, ...]
@@ -32,10 +37,19 @@ class Prompt:
     inputs: Mapping[str, Any]
     layouts: tuple[Layout, ...]
     sizes: tuple[tuple[Size, ...], ...]
+    benchmark: Benchmark | None = None
 
-    @property
-    def questions(self) -> list[str]:
-        return [request.question for request in self.requests]
+    def told(self, loaded: Loaded, pruner: Pruner) -> dict[str, Any]:
+        """What `prune` is told of the samples, as far as the method reads it and the data have it."""
+        told: dict[str, Any] = {
+            "questions": [request.question for request in self.requests],
+            "tokenizer": loaded.processor.tokenizer,
+        }
+        if Signal.PICTURES in pruner.needs:
+            told["pictures"] = _all([_pictures(message) for message in self.messages])
+        if Signal.MASKS in pruner.needs:
+            told["masks"] = _all([_masks(self.benchmark and self.benchmark.masks(request)) for request in self.requests])
+        return told
 
     def single(self, loaded: Loaded, row: int) -> Mapping[str, Any]:
         """The inputs of one of its samples."""
@@ -53,6 +67,7 @@ def read(loaded: Loaded, benchmark: Benchmark, requests: Sequence[Request]) -> P
         inputs,
         tuple(loaded.adapter.layouts(loaded.model, inputs, Originals(sizes, loaded.processor))),
         sizes,
+        benchmark,
     )
 
 
@@ -77,7 +92,7 @@ def resized(loaded: Loaded, prompt: Prompt, pruner: Pruner, budget: Budget | Non
     for layout, count in zip(loaded.adapter.layouts(loaded.model, inputs), planned, strict=True):
         if len(layout) != count:
             raise BudgetError(f"budget {budget}: an image of {count} visual tokens comes out of the processor with {len(layout)}")
-    return Prompt(prompt.requests, tuple(messages), inputs, prompt.layouts, prompt.sizes)
+    return replace(prompt, messages=tuple(messages), inputs=inputs)
 
 
 def process(loaded: Loaded, messages: Sequence[list[Message]]) -> dict[str, Any]:
@@ -105,6 +120,32 @@ def process(loaded: Loaded, messages: Sequence[list[Message]]) -> dict[str, Any]
 def seed_of(request: Request, seed: int) -> int:
     """A number that belongs to the sample and the study's seed, whatever else is in the batch."""
     return int.from_bytes(sha256(f"{seed}:{request.sample_id}".encode()).digest()[:6])
+
+
+def _pictures(message: list[Message]) -> list[Tensor] | None:
+    """[F, H, W, 3] uint8 of every image and video; None where a video is a file, whose frames only its reader knows."""
+    found = []
+    for part in _parts(message):
+        if part["type"] == "text":
+            continue
+        frames: Any = [part["url"]] if part["type"] == "image" else part.get("video", part.get("url"))
+        if frames is None or isinstance(frames, str):
+            return None
+        found.append(torch.stack([torch.from_numpy(np.array(frame)) for frame in frames]))
+    return found
+
+
+def _masks(numbers: Any) -> list[Tensor] | None:
+    """[Q, H, W] bool of the one image whose things are numbered from 1; None where nothing is known."""
+    if numbers is None:
+        return None
+    values = torch.from_numpy(np.array(numbers)).long()
+    return [values == torch.arange(1, int(values.max()) + 1)[:, None, None]]
+
+
+def _all(values: list[Any]) -> list[Any] | None:
+    """The values, None where one is missing."""
+    return None if any(value is None for value in values) else values
 
 
 def _parts(message: list[Message]) -> list[Message]:

@@ -76,7 +76,7 @@ def answer(loaded: Loaded, cell: Cell, shared: Encoded) -> list[Row]:
         budget,
         positions=cell.variant.positions,
         seeds=seeds,
-        questions=prompt.questions,
+        **prompt.told(loaded, pruner),
         count_flops=True,
     )
     with session as trace, torch.inference_mode():

@@ -11,7 +11,8 @@ from prunebench.testbed.scenes import Question, Scene, sample
 def write_parquet(path: Path, samples: int, *, seed: int = 1, question_type: str | None = None) -> Path:
     """Write `samples` questions about scenes of the stream `seed`; the same arguments give the same bytes.
 
-    Without `question_type` the types take turns. Columns: `id`, `image` (PNG), `question`, `answer`, `question_type`,
+    Without `question_type` the types take turns. Columns: `id`, `image` (PNG), `mask` (PNG: 0 is
+    background, k the k-th object), `question`, `answer`, `question_type`,
     `evidence_box` (x0, y0, x1, y1 in pixels, or null), `complexity`, `width`, `height`, `scene_index`. Raises ValueError
     for an unknown type. The file appears whole or not at all; returns `path`.
     """
@@ -23,6 +24,7 @@ def write_parquet(path: Path, samples: int, *, seed: int = 1, question_type: str
         {
             "id": Value("string"),
             "image": Image(),
+            "mask": Image(),
             "question": Value("string"),
             "answer": Value("string"),
             "question_type": Value("string"),
@@ -44,12 +46,16 @@ def write_parquet(path: Path, samples: int, *, seed: int = 1, question_type: str
 def _row(seed: int, about: Scene, question: Question) -> dict[str, Any]:
     from PIL import Image
 
-    png = io.BytesIO()
-    Image.fromarray(about.render()).save(png, "PNG")
+    def png(pixels: Any) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
+
     name = f"{seed}-{about.index}-{question.kind}"
     return {
         "id": name,
-        "image": {"bytes": png.getvalue(), "path": f"{name}.png"},
+        "image": {"bytes": png(about.render()), "path": f"{name}.png"},
+        "mask": {"bytes": png(about.mask()), "path": f"{name}-mask.png"},
         "question": question.text,
         "answer": question.answer,
         "question_type": question.kind,

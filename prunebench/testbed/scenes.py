@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunebench.testbed.drawing import PALETTE, SHAPES, Pixels, background, paint
+from prunebench.testbed.drawing import PALETTE, SHAPES, Pixels, background, paint, silhouette
 
 CELL = 28  # px a side of what one LLM token sees: 14-px patches, merged 2x2
 COLOURS = tuple(PALETTE)
@@ -77,6 +77,14 @@ class Scene:
                 None if thing.digit is None else int(thing.digit),
             )
         return canvas.clip(0, 255).astype(np.uint8)
+
+    def mask(self) -> Pixels:
+        """[height, width]: k where the k-th object covers at least half of a pixel, 0 elsewhere."""
+        numbers = np.zeros((self.height, self.width), np.uint8)
+        for number, thing in enumerate(self.objects, 1):
+            x0, y0, x1, y1 = thing.box
+            numbers[y0:y1, x0:x1][silhouette(thing.shape, x1 - x0) >= 0.5] = number
+        return numbers
 
 
 def scene(

@@ -1,0 +1,56 @@
+"""Clip: a CLIP beside the model, which is shown the crops that the model's own vision encoder is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.models.base import Unsupported
+from prunebench.testbed import TOWERS
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A stock CLIPModel with its tokenizer."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+    def rows(self, crops: Tensor) -> Tensor:
+        """[C * (1 + patches), P] final norm and projection of CLS and patches of normalised [C, 3, H, W] crops, crop by crop."""
+        tower = self.model.vision_model
+        size = self.model.config.vision_config.image_size
+        if crops.dim() != 4 or crops.shape[-2:] != (size, size):
+            raise Unsupported(f"CLIP {self.name} takes crops of {size} px; the model's encoder was given {list(crops.shape)}")
+        weight = self.model.visual_projection.weight
+        hidden = tower(pixel_values=crops.to(weight)).last_hidden_state
+        rows: Tensor = self.model.visual_projection(tower.post_layernorm(hidden)).flatten(0, 1)
+        return rows
+
+    def texts(self, texts: tuple[str, ...]) -> tuple[Tensor, int]:
+        """[M, P] embeddings, and how many of the texts were longer than CLIP reads and were cut off."""
+        limit = self.model.config.text_config.max_position_embeddings
+        made = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        whole = self.tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
+        found = self.model.get_text_features(**made.to(self.model.device))
+        return found.pooler_output, sum(len(ids) > limit for ids in whole)
+
+
+@lru_cache(maxsize=2)
+def load_clip(name: str, device: torch.device, dtype: torch.dtype) -> Clip:
+    """A miniature of the testbed, a hub id or a folder; raises Unsupported where it cannot be had."""
+    from transformers import AutoTokenizer, CLIPModel
+
+    source = str(TOWERS.get(name, name))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model: Any = CLIPModel.from_pretrained(source, dtype=dtype)
+    except (OSError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise Unsupported(f"CLIP {name!r} could not be loaded: {line}; give a folder or another hub id (clip=...)") from error
+    return Clip(name, model.to(device).eval().requires_grad_(False), tokenizer)
