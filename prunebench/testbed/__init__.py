@@ -6,7 +6,7 @@ from prunebench.testbed.scenes import KINDS, Question, Scene, SceneObject, ask, 
 
 _HERE = Path(__file__).parent
 
-MODELS: dict[str, Path] = {name: _HERE / name for name in ("tiny-qwen2.5-vl",)}
+MODELS: dict[str, Path] = {name: _HERE / name for name in ("tiny-qwen2.5-vl", "tiny-llava-1.5", "tiny-llava-next")}
 """Name of each miniature LVLM and its `from_pretrained` folder."""
 
 TOWERS: dict[str, Path] = {"tiny-clip": _HERE / "tiny-clip"}

@@ -200,6 +200,7 @@ def _settings(sizes: TinyLlavaConfig) -> dict[str, Any]:
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": "default",
         "tie_word_embeddings": False,
+        "clip": "tiny-clip",  # what the vision tower came from, for methods that ask its text tower
     }
 
 
