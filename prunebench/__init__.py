@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.engine.session import prune
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
-    from prunebench.registry import register
+    from prunebench.registry import build, register
     from prunebench.select import fill, pooled, share, top, windows
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
     from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
@@ -18,7 +18,7 @@ _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "engine.session": ("prune",),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
-    "registry": ("register",),
+    "registry": ("build", "register"),
     "select": ("fill", "pooled", "share", "top", "windows"),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
     "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
@@ -45,6 +45,7 @@ __all__ = [
     "Unsupported",
     "VisualTokens",
     "alive",
+    "build",
     "cached",
     "fill",
     "llm",

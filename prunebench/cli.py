@@ -8,8 +8,9 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("folder", type=Path, nargs="?", default=Path("tests/golden"), metavar="FOLDER")
     verify.add_argument("--json", action="store_true")
     verify.add_argument("--record", action="store_true", help="keep the counts that `list methods` shows")
+    train = command("train", _train, "Train the weights of a method on a frozen model; the same command again goes on.")
+    train.add_argument("method", metavar="METHOD")
+    train.add_argument(
+        "options", nargs="*", metavar="key=value", help="model= data= out= steps= batch= learning_rate= ... METHOD.setting="
+    )
     testbed = command("testbed", _testbed, "Make the miniature models.")
     testbed.add_argument("action", choices=("train",))
     testbed.add_argument("out", type=Path, metavar="FOLDER")
@@ -253,6 +259,75 @@ class _Training:
     held_out: int = 1000
     vision_steps: int | None = None
     joint_steps: int | None = None
+
+
+@dataclass
+class _Teaching:
+    """The options of `train`; `sizes` changes the module's from the method's own choice."""
+
+    model: str = "tiny-qwen2.5-vl"
+    data: str = "scenes"
+    out: str | None = None
+    start: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    steps: int = 1250
+    batch: int = 16
+    learning_rate: float = 1e-4
+    seed: int = 0
+    held_out: int = 200
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from prunebench import models, registry
+    from prunebench.run import options
+    from prunebench.trained import Trained
+    from prunebench.training import Plan, open_data, train
+
+    _quiet()
+    name, given = arguments.method, dict[str, Any]()
+    settings = options.override(given, arguments.options, _Teaching)
+    asked = options.structured(_Teaching, given)
+    strangers = [label for label in settings if label != name]
+    if strangers:
+        raise options.OptionError(f"{strangers[0]} is no option of train; settings of the method are written {name}.KEY=value")
+    pruner = registry.build(name, settings.get(name))
+    if not isinstance(pruner, Trained):
+        raise options.OptionError(f"{name} has no weights to train")
+    plan = Plan(asked.steps, asked.batch, asked.learning_rate, seed=asked.seed, held_out=asked.held_out)
+    data = open_data(asked.data, asked.seed)
+    loaded = models.load(asked.model, device=asked.device, dtype=asked.dtype)
+    out = Path(asked.out or f"results/scratch/{name}-{asked.model.replace('/', '-')}")
+    with _training_bar(asked.steps) as progress:
+        start = None if asked.start is None else Path(asked.start)
+        folder = train(pruner, loaded, data, out, plan, sizes=asked.sizes, start=start, progress=progress)
+    print((out / "held_out.json").read_text().strip())
+    print(folder)
+    return 0
+
+
+@contextmanager
+def _training_bar(steps: int) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+    """A bar with the latest figures on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    def told(figures: dict[str, float]) -> str:
+        return " ".join(f"{name} {value:.3f}" for name, value in figures.items())
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def line(step: int, steps: int, figures: dict[str, float]) -> None:
+            print(f"step {step}/{steps} {told(figures)}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    parts = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+    with Progress(*parts, console=console) as bar:
+        task = bar.add_task("", total=steps)
+        yield lambda step, _, figures: bar.update(task, completed=step, description=told(figures))
 
 
 def _testbed(arguments: argparse.Namespace) -> int:

@@ -46,11 +46,13 @@ class Pruner(ABC):
 
     `needs` are the signals it reads, a class attribute or, where a setting decides, a property; `default_positions` says
     what its paper does with the survivors' position ids: "original" keeps them, gaps included, "compact" closes the gaps.
-    A `dynamic` method may keep fewer than it may.
+    A `dynamic` method may keep fewer than it may. `vectors` name further sets of official vectors, beside the one of the
+    method's own name, that hold for it.
     """
 
     default_positions: ClassVar[Positions] = "original"
     dynamic: ClassVar[bool] = False
+    vectors: ClassVar[tuple[str, ...]] = ()
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -103,6 +105,10 @@ class Pruner(ABC):
         """
         return None
 
+    def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
+        """By name, the values that lead to the survivors of a stage; what vectors from official code are compared with."""
+        return {}
+
     def texts(self, question: str) -> tuple[str, ...]:
         """The texts that CLIP is asked about (Signal.CLIP_TEXT): the question unless the method says otherwise."""
         return (question,)
@@ -114,7 +120,10 @@ class Pruner(ABC):
 
     @classmethod
     def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
-        """The settings and stages that stand for one vector of official code, from its metadata (tests/golden/README.md)."""
+        """The settings and stages that stand for one vector of official code, from its metadata (tests/golden/README.md).
+
+        `case["tensors"]` are the vector's tensors by name, for methods whose weights are among them.
+        """
         pruner = cls()
         return pruner, (Stage(pruner.site(), int(case["expected_count"])),)
 
@@ -128,6 +137,9 @@ class ScorePruner(Pruner):
     @abstractmethod
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] one score a token; higher is kept."""
+
+    def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
+        return {"scores": self.score(tokens)}
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         scores = self.score(tokens)

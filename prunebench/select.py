@@ -20,9 +20,9 @@ def share(total: int, weights: Tensor) -> list[int]:
 
     Raises ValueError for weights that are negative, not finite or all zero.
     """
-    values = weights.double().cpu()
-    if not torch.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
-        raise ValueError(f"weights {values.tolist()} cannot be shared: they must be finite, >= 0 and not all 0")
+    values = _weighed(weights)
+    if values.sum() <= 0:
+        raise ValueError(f"weights {values.tolist()} cannot be shared: they must not all be 0")
     exact = total * values / values.sum()
     parts = exact.floor().long()
     for i in top(exact - parts, total - int(parts.sum())).tolist():
@@ -34,20 +34,23 @@ def fill(total: int, weights: Tensor, limits: Tensor) -> list[int]:
     """`share`, where no part may exceed its limit [T]: what overflows is shared among the others by their weights.
 
     Parts of weight 0 get something only when all others are full. Sums to `total`, or to all limits where they are less.
+    Raises ValueError for weights that are negative or not finite.
     """
-    parts = [0] * len(weights)
-    limits = limits.cpu()
-    total = min(total, int(limits.sum()))
-    weights = weights.double().cpu()
-    while total > sum(parts):
-        room = limits - torch.tensor(parts)
-        open_ = room > 0
-        wanted = torch.where(open_, weights, 0.0)
-        if wanted.sum() <= 0:
-            wanted = open_.double()
-        for i, more in enumerate(share(total - sum(parts), wanted)):
-            parts[i] += min(more, int(room[i]))
-    return parts
+    values, limits = _weighed(weights), limits.cpu()
+    left = min(total, int(limits.sum()))
+    parts, open_ = torch.zeros_like(limits), limits > 0
+    while left > 0:
+        wanted = torch.where(open_, values, 0.0)
+        wanted = wanted if wanted.sum() > 0 else open_.double()
+        full = open_ & (left * wanted / wanted.sum() >= limits)
+        if not full.any():
+            # rounded once, when nothing overflows any more: rounding in every round adds up
+            parts += torch.tensor(share(left, wanted))
+            break
+        parts[full] = limits[full]
+        left -= int(limits[full].sum())
+        open_ = open_ & ~full
+    return [int(p) for p in parts]
 
 
 def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
@@ -69,8 +72,10 @@ def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
             raise ValueError(f"the place of tile {number}, a {tile.kind}, in its image is unknown")
         values = maps[tile.image].float()
         count, several = len(values), frames[tile.image]
-        first = tile.frame * count // several
-        shown = values[first : max(first + 1, (tile.frame + 1) * count // several)].mean(0).cpu()
+        # models that merge pairs of frames show an odd one at the end twice
+        even = count + (count + 1 == 2 * several)
+        first = tile.frame * even // several
+        shown = values[first : max(first + 1, (tile.frame + 1) * even // several)].mean(0).cpu()
         height, width = shown.shape
         left, top, right, bottom = tile.region
         down, across = _edges(tile.rows, top, bottom, height), _edges(tile.columns, left, right, width)
@@ -80,6 +85,14 @@ def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
         area = down.diff()[:, None] * across.diff()
         found[layout.grid(number)[:, : tile.columns]] = torch.where(area > 0, sums / area.clamp(min=1e-12), 0.0).float()
     return found
+
+
+def _weighed(weights: Tensor) -> Tensor:
+    """[T] the weights in double precision on the CPU; raises ValueError for those that mean nothing."""
+    values = weights.double().cpu()
+    if not torch.isfinite(values).all() or (values < 0).any():
+        raise ValueError(f"weights {values.tolist()} cannot be shared: they must be finite and >= 0")
+    return values
 
 
 def _edges(cells: int, start: float, end: float, size: int) -> Tensor:

@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,16 @@ from torch import Tensor
 
 from prunebench import registry
 from prunebench.budget import Stage
-from prunebench.pruner import Pruner, ScorePruner
-from prunebench.tokens import Layout, Signal, Tile, VisualTokens
+from prunebench.engine.probes import Heads
+from prunebench.pruner import Pruner
+from prunebench.tokens import PROBE, Keep, Layout, Signal, Tile, VisualTokens
 from prunebench.walk import Step, walk
 
 FORMAT = "visual-token-pruning-golden/1"
+PROBE_QUERY, PROBE_KEYS = "glimpse_query", "glimpse_keys"
+"""What the token behind the prompt asks with, and the keys it meets, its own last."""
+CAPPED = "max_remain_ratio_capped"
+"""A second setting of the same vector; what it leads to has names that end in `_capped`."""
 TOLERANCE = 1e-4
 """For float tensors whose file suggests none."""
 
@@ -86,7 +91,7 @@ def verify(folder: Path, methods: Sequence[str] | None = None) -> list[Compariso
     if not folder.is_dir():
         raise VerifyError(f"no folder {folder}")
     wanted = {Path(name).stem: registry.get(name) for name in methods or registry.names()}
-    files = {name: list(_files(folder, name)) for name in wanted}
+    files = {name: [path for own in (name, *pruner.vectors) for path in _files(folder, own)] for name, pruner in wanted.items()}
     without = [name for name in wanted if not files[name]]
     if without and (methods or len(without) == len(wanted)):
         raise VerifyError(f"{folder} has no vectors METHOD-i.safetensors for {', '.join(without)}")
@@ -159,36 +164,60 @@ def _compare(method: str, pruner: type[Pruner], path: Path) -> Iterator[Comparis
 
 def _observed(method: type[Pruner], vector: Vector) -> dict[str, Tensor]:
     """What the pruner gives for the expected tensors that its public interface can show."""
-    sample = _sample(vector)
-    pruner, stages = method.from_official(vector.case, len(sample))
-    steps = walk(pruner, stages, sample, lambda stage, index, features: _shown(vector, pruner, stage, index, features))
-    given: dict[str, Tensor] = {}
-    for number, step in enumerate(steps):
-        given |= {f"stage{number}.{name}": value for name, value in _answers(pruner, step).items()}
-    given |= _answers(pruner, steps[-1])
-    if "input_embeds" in vector.tensors and "llm_config" in vector.case:
-        given |= _in_engine(pruner, stages, sample.layout, vector)
+    given = _given(method, vector, {**vector.case, "tensors": vector.tensors})
+    if CAPPED in vector.case:
+        capped = {**vector.case, "tensors": vector.tensors, CAPPED.removesuffix("_capped"): vector.case[CAPPED]}
+        given |= {f"{name}_capped": value for name, value in _given(method, vector, capped).items()}
     comparable = {name: value for name, value in given.items() if name.removeprefix("engine ") in vector.expected()}
     if not comparable:
         raise VerifyError(f"none of {', '.join(vector.expected())} can be compared")
     return comparable
 
 
+def _given(method: type[Pruner], vector: Vector, case: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Everything the pruner gives with the settings of the case: outside a model, and in the vector's own where it has one."""
+    sample = _sample(vector)
+    pruner, stages = method.from_official(case, len(sample))
+    if pruner.needs & PROBE and PROBE_QUERY not in vector.tensors:
+        return _in_engine(pruner, stages, sample.layout, vector)
+    steps = walk(pruner, stages, sample, lambda stage, index, features: _shown(vector, pruner, stage, index, features))
+    given: dict[str, Tensor] = {}
+    for number, step in enumerate(steps):
+        given |= {f"stage{number}.{name}": value for name, value in _answers(pruner, step).items()}
+    given |= _answers(pruner, steps[-1])
+    given |= _in_prompt(vector, given["keep"])
+    if "input_embeds" in vector.tensors and "llm_config" in vector.case:
+        given |= _in_engine(pruner, stages, sample.layout, vector)
+    return given
+
+
+def _in_prompt(vector: Vector, keep: Tensor) -> dict[str, Tensor]:
+    """Which positions of the prompt are left, where the vector says which are the image's."""
+    image = vector.tensors.get("image_mask")
+    if image is None:
+        return {}
+    left = image == 0
+    left[image.nonzero()[:, 0][keep]] = True
+    left = left[:-1] if PROBE_QUERY in vector.tensors else left  # the last is the probe's own
+    return {"keep_prompt": left.nonzero()[:, 0]}
+
+
 def _answers(pruner: Pruner, step: Step) -> dict[str, Tensor]:
     given = {"keep": step.order.sort().values, "order": step.order}
     if step.merged is not None:
         given["merged_features"] = step.merged
-    if isinstance(pruner, ScorePruner):
-        given["scores"] = pruner.score(step.tokens)
-    return given
+    return given | pruner.explain(step.tokens, step.stage)
 
 
 def _sample(vector: Vector) -> VisualTokens:
     """The visual tokens of a vector as they are before the first stage."""
     features = vector.input("features", 0)
-    if features is None and "image_length" in vector.case:
+    if features is None and "input_embeds" in vector.tensors:
         features = vector.tensors["input_embeds"][_image(vector)]
     grid = vector.tensors.get("grid")
+    if grid is not None and grid.dim() == 2:  # several images
+        layout = Layout(tuple(Tile(rows, columns, image=i) for i, (rows, columns) in enumerate(grid.tolist())))
+        return VisualTokens(torch.zeros(len(layout), 0) if features is None else features, layout, torch.arange(len(layout)))
     rows, columns = grid.tolist() if grid is not None else (1, 0 if features is None else features.shape[-2])
     if features is None:
         # the method was given signals alone: its tokens have no features to look at
@@ -214,10 +243,23 @@ def _shown(vector: Vector, pruner: Pruner, stage: int, index: Tensor, features: 
     cls = vector.input("cls_attention", stage)
     if cls is not None and Signal.CLS_ATTENTION in pruner.needs:
         signals[Signal.CLS_ATTENTION] = _blocks(vector, pruner, cls)[..., index]
+    signals |= _feature_maps(vector, index)
+    if PROBE_QUERY in vector.tensors:
+        query, probed = vector.tensors[PROBE_QUERY], vector.tensors[PROBE_KEYS]
+        logits = Heads(query[None, :, None], probed[None], query.shape[-1] ** -0.5).logits(0)[:, 0]
+        columns = vector.tensors["image_mask"].nonzero()[:, 0][index]
+        signals[Signal.PROBE_LOGITS] = logits[:, columns]
+        signals[Signal.PROBE_LOG_ATTENTION] = logits.log_softmax(-1)[:, columns]
     missing = sorted(pruner.needs - signals.keys())
     if missing:
         raise VerifyError(f"the vector brings no {', '.join(missing)}")
     return (features if own is None else own), {signal: signals[signal] for signal in pruner.needs}
+
+
+def _feature_maps(vector: Vector, index: Tensor) -> dict[Signal, Any]:
+    """The vision encoder's feature maps [B, N, D_v], which vectors number."""
+    maps = [vector.tensors[f"vision_features.{i}"][index] for i in range(99) if f"vision_features.{i}" in vector.tensors]
+    return {Signal.ENCODER_FEATURES: torch.stack(maps)} if maps else {}
 
 
 def _blocks(vector: Vector, pruner: Pruner, cls: Tensor) -> Tensor:
@@ -233,33 +275,56 @@ def _blocks(vector: Vector, pruner: Pruner, cls: Tensor) -> Tensor:
 
 
 def _in_engine(pruner: Pruner, stages: tuple[Stage, ...], layout: Layout, vector: Vector) -> dict[str, Tensor]:
-    """The vector's tiny LLaMA with the pruner at work in it, through the engine."""
-    from transformers import LlamaConfig, LlamaModel
+    """The vector's tiny LLM with the pruner at work in it, through the engine."""
+    from transformers import LlamaConfig, LlamaModel, Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
 
     from prunebench.engine.session import prune_embeds
 
     sizes = dict(vector.case["llm_config"])
+    sections = sizes.pop("mrope_section", None)
     sizes["rope_parameters"] = {"rope_type": "default", "rope_theta": sizes.pop("rope_theta")}
+    if sections is not None:
+        sizes["rope_parameters"]["mrope_section"] = sections
+        del sizes["attention_bias"]  # on queries, keys and values, as this class always has it
     # the vectors give embeddings, so the vocabulary is a single unused row
     sizes |= {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None, "attn_implementation": "sdpa"}
-    llm: Any = LlamaModel(LlamaConfig(**sizes)).eval()  # type: ignore[no-untyped-call]
+    made: Any = LlamaModel(LlamaConfig(**sizes)) if sections is None else Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**sizes))
+    llm = made.eval()
     weights = {name[4:]: value for name, value in vector.tensors.items() if name.startswith("llm.")}
     lacking = llm.load_state_dict(weights, strict=False)
     if lacking.unexpected_keys or lacking.missing_keys != ["embed_tokens.weight"]:
-        raise VerifyError(f"the LLaMA's weights do not fit: {lacking}")
+        raise VerifyError(f"the LLM's weights do not fit: {lacking}")
     embeds = vector.tensors["input_embeds"][None]
     visual = torch.zeros(embeds.shape[:2], dtype=torch.bool)
     visual[:, _image(vector)] = True
-    with torch.no_grad(), prune_embeds(llm, pruner, visual=visual, layouts=[layout], plan=stages) as trace:
-        out = llm(inputs_embeds=embeds, use_cache=True)
+    ids = vector.tensors.get("prompt_position_ids")
+    options = {} if ids is None else {"position_ids": ids[:, None]}
+    signals = _feature_maps(vector, torch.arange(len(layout)))
+    seen: list[tuple[VisualTokens, Stage]] = []
+    watched = replace(pruner)
+
+    def prune(tokens: VisualTokens, stage: Stage) -> Keep:
+        seen.append((tokens, stage))
+        return pruner.prune(tokens, stage)
+
+    object.__setattr__(watched, "prune", prune)  # a frozen dataclass, which is ours alone
+    with (
+        torch.no_grad(),
+        prune_embeds(llm, watched, visual=visual, layouts=[layout], plan=stages, signals=[signals]) as trace,
+    ):
+        out = llm(inputs_embeds=embeds, use_cache=True, **options)
     lengths = [layer.keys.shape[-2] for layer in out.past_key_values.layers]
     given = {"keep": trace.samples[0].survivors(), "kv_lengths": torch.tensor(lengths)}
     given |= {f"stage{i}.keep": trace.samples[0].kept[stage.site] for i, stage in enumerate(stages)}
-    given |= {"position_ids": trace.positions[-1].flatten(), "llm_output": out.last_hidden_state[0]}
+    places = trace.positions[-1]
+    given |= {"position_ids": places[-3:, 0] if sections else places.flatten(), "llm_output": out.last_hidden_state[0]}
+    given |= _in_prompt(vector, given["keep"]) | pruner.explain(*seen[-1])
     return {f"engine {name}": value for name, value in given.items()}
 
 
-def _image(vector: Vector) -> slice:
+def _image(vector: Vector) -> slice | Tensor:
+    if "image_mask" in vector.tensors:
+        return vector.tensors["image_mask"].nonzero()[:, 0]
     start = int(vector.case["image_start"])
     return slice(start, start + int(vector.case["image_length"]))
 

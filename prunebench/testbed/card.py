@@ -147,7 +147,9 @@ from the stock start, shapes were learnt several times slower.
     + """
 2. At the same time, with weight {contrast}, the contrastive loss of CLIP between views and captions: lists of all objects
    in the view, or some words about one of them, perhaps as a question. A caption that is true of another view, too, does
-   not count against it.""",
+   not count against it.
+3. In the last {aligned_steps} steps, of {aligned_images} views each, the patches stay as they are and only what lies
+   behind them learns by the contrastive loss: the last block, the text tower and the projections.""",
     figures=match_figures,
 )
 

@@ -71,15 +71,16 @@ class Recipe(Schedule):
 class ClipRecipe(Schedule):
     """Everything that decides what tiny-clip learns."""
 
-    crowded_steps: int = 4400  # with many objects in every scene
+    crowded_steps: int = 4600  # with many objects in every scene
     crowded_sizes: int = 5  # how many of the sizes of scenes come in these
-    vision_steps: int = 800  # after these
+    vision_steps: int = 350  # after these
+    decay: float = 0.35
     precision: Literal["bfloat16", "float32"] = "float32"
     fine: float = 0.15
     images: int = 24  # in a batch: thumbnails and tiles of the same scenes
     aligned_steps: int = 2000  # after these, of what lies behind the patches alone: the last block and the text tower
     aligned_images: int = 96  # in a batch of those
-    contrast: float = 0.5  # weight of the contrastive loss
+    contrast: float = 0.3  # weight of the contrastive loss
     sizes: TinyClipConfig = field(default_factory=TinyClipConfig)
 
     @property
@@ -88,8 +89,10 @@ class ClipRecipe(Schedule):
         return self.crowded_steps, self.vision_steps, self.aligned_steps
 
 
-LLAVA = Recipe(vision_steps=0, joint_steps=1800, tokens=1024, questions=10, precision="float32", sizes=TinyLlavaConfig())
+LLAVA = Recipe(
+    vision_steps=0, joint_steps=900, decay=0.5, tokens=1024, questions=10, precision="float32", sizes=TinyLlavaConfig()
+)
 """tiny-llava-1.5, on the tower of tiny-clip."""
 
-LLAVA_NEXT = replace(LLAVA, joint_steps=1000, tokens=1350, questions=12, fine=0.25)
+LLAVA_NEXT = replace(LLAVA, joint_steps=1200, decay=0.6, learning_rate=5e-4, tokens=1350, questions=12, fine=0.25)
 """tiny-llava-next, from tiny-llava-1.5."""

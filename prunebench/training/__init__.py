@@ -1,0 +1,6 @@
+"""Training: methods that have weights learn them on a frozen model."""
+
+from prunebench.training.data import DataError, TrainingData, open_data
+from prunebench.training.loop import Plan, train
+
+__all__ = ["DataError", "Plan", "TrainingData", "open_data", "train"]
