@@ -108,7 +108,7 @@ class HERO(ScorePruner):
     def budgets(self, tokens: VisualTokens, image: list[int], visible: Tensor, count: int) -> list[int]:
         """How many of an image's `count` tokens each of its tiles gets; the thumbnail is the first."""
         room = torch.tensor([int((_patches(tokens, number) & visible).sum()) for number in image])
-        own = min(max(1, count // len(image)), count)
+        own = min(max(1, count // len(image)), int(room[0]))
         if len(image) == 1:
             return [count]
         weights = self.weigh(tokens, image, visible)["tile_weights"].double().cpu()

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,11 @@ def _in_prompt(vector: Vector, keep: Tensor) -> dict[str, Tensor]:
 
 
 def _answers(pruner: Pruner, step: Step) -> dict[str, Tensor]:
+    tile, kinds = step.tokens.layout.tile[step.order], [tile.kind for tile in step.tokens.tiles]
     given = {"keep": step.order.sort().values, "order": step.order}
+    given["kept_per_tile"] = torch.bincount(tile, minlength=len(kinds))
+    if "thumbnail" in kinds:
+        given["keep_thumbnail"] = step.order[tile == kinds.index("thumbnail")].sort().values
     if step.merged is not None:
         given["merged_features"] = step.merged
     return given | pruner.explain(step.tokens, step.stage)
@@ -223,8 +228,26 @@ def _sample(vector: Vector) -> VisualTokens:
         # the method was given signals alone: its tokens have no features to look at
         features = torch.zeros(int(vector.case.get("tiles") or 1), rows * columns, 0)
     tiles = features.shape[0] if features.dim() == 3 else 1
-    layout = Layout(tuple(Tile(rows, columns, image=i) for i in range(tiles)))
+    layout = Layout(tuple(_crops(vector, rows, columns) or [Tile(rows, columns, image=i) for i in range(tiles)]))
     return VisualTokens(features.flatten(0, -2), layout, torch.arange(len(layout)))
+
+
+def _crops(vector: Vector, rows: int, columns: int) -> list[Tile]:
+    """A thumbnail and the grid of crops on which the image lies in the middle, as large as it fits; none where there is none."""
+    if "tile_grid" not in vector.tensors:
+        return []
+    (down, across), (width, height) = vector.tensors["tile_grid"].tolist(), vector.tensors["image_size"].tolist()
+    scale = min(across * columns / width, down * rows / height)  # tokens a pixel
+
+    def over(step: int) -> float:
+        return 0.5 + (step - across / 2) * columns / (width * scale)
+
+    def under(step: int) -> float:
+        return 0.5 + (step - down / 2) * rows / (height * scale)
+
+    places = product(range(down), range(across))
+    crops = [Tile(rows, columns, "crop", region=(over(x), under(y), over(x + 1), under(y + 1))) for y, x in places]
+    return [Tile(rows, columns, "thumbnail"), *crops]
 
 
 def _shown(vector: Vector, pruner: Pruner, stage: int, index: Tensor, features: Tensor) -> tuple[Tensor, dict[Signal, Tensor]]:
@@ -243,17 +266,27 @@ def _shown(vector: Vector, pruner: Pruner, stage: int, index: Tensor, features: 
     cls = vector.input("cls_attention", stage)
     if cls is not None and Signal.CLS_ATTENTION in pruner.needs:
         signals[Signal.CLS_ATTENTION] = _blocks(vector, pruner, cls)[..., index]
-    signals |= _feature_maps(vector, index)
+    signals |= _feature_maps(vector, index) | _of_tiles(vector)
     if PROBE_QUERY in vector.tensors:
         query, probed = vector.tensors[PROBE_QUERY], vector.tensors[PROBE_KEYS]
         logits = Heads(query[None, :, None], probed[None], query.shape[-1] ** -0.5).logits(0)[:, 0]
         columns = vector.tensors["image_mask"].nonzero()[:, 0][index]
         signals[Signal.PROBE_LOGITS] = logits[:, columns]
         signals[Signal.PROBE_LOG_ATTENTION] = logits.log_softmax(-1)[:, columns]
-    missing = sorted(pruner.needs - signals.keys())
+    needs = pruner.needs - {Signal.TILES}
+    missing = sorted(needs - signals.keys())
     if missing:
         raise VerifyError(f"the vector brings no {', '.join(missing)}")
-    return (features if own is None else own), {signal: signals[signal] for signal in pruner.needs}
+    return (features if own is None else own), {signal: signals[signal] for signal in needs}
+
+
+def _of_tiles(vector: Vector) -> dict[Signal, Any]:
+    """What vectors with crops say of every tile as a whole."""
+    if "tile_grid" not in vector.tensors:
+        return {}
+    states = {Signal.CLS_FEATURES: vector.tensors["cls_states"][None]} if "cls_states" in vector.tensors else {}
+    names = {Signal.CLIP_TILES: "clip_image_embeds", Signal.CLIP_TEXT: "clip_text_embeds"}
+    return {**states, **{signal: vector.tensors[name] for signal, name in names.items() if name in vector.tensors}}
 
 
 def _feature_maps(vector: Vector, index: Tensor) -> dict[Signal, Any]:
@@ -332,8 +365,8 @@ def _image(vector: Vector) -> slice | Tensor:
 def _difference(vector: Vector, name: str, given: Tensor) -> tuple[bool, float | str]:
     wanted = vector.tensors[name]
     tiles = int(vector.case.get("tiles") or 1)
-    if tiles > 1 and len(wanted) == tiles and wanted.dim() > given.dim():
-        if name in ("keep", "order"):  # places within a tile
+    if tiles > 1 and wanted.dim() > given.dim():
+        if name in ("keep", "order") and len(wanted) == tiles:  # places within a tile
             wanted = wanted + torch.arange(tiles)[:, None] * int(vector.tensors["grid"].prod())
         wanted = wanted.flatten()
     if given.shape != wanted.shape:

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from prunebench.testbed.scenes import FINE_KINDS, RESOLUTIONS, ask, fine_scene, scene
 
 Box = tuple[float, float, float, float]
 
@@ -36,11 +39,11 @@ class Lesson:
 
 
 class TrainingData(ABC):
-    """A source of lessons; `lesson(n)` is a pure function of n."""
+    """A source of lessons; what it gives is a pure function of what it is asked for."""
 
     @abstractmethod
-    def lesson(self, number: int) -> Lesson:
-        """Lesson number `number` of the training part, counted on without end."""
+    def batch(self, step: int, count: int) -> list[Lesson]:
+        """`count` lessons of the training part for a step, counted on without end."""
 
     @abstractmethod
     def held_out(self, count: int) -> Iterator[Lesson]:
@@ -55,20 +58,25 @@ class Scenes(TrainingData):
     def __init__(self, seed: int, fine: float = 0.0) -> None:
         self.seed, self.fine = seed, fine
 
-    def lesson(self, number: int) -> Lesson:
-        return self._lesson(TRAINING_STREAM + self.seed, number)
+    def batch(self, step: int, count: int) -> list[Lesson]:
+        """Scenes of one size, so that they go through a model together."""
+        draw = np.random.default_rng([self.seed, step])
+        fine = bool(draw.random() < self.fine)
+        size = list(RESOLUTIONS)[draw.choice(len(RESOLUTIONS), p=list(RESOLUTIONS.values()))]
+        stream, first = TRAINING_STREAM + self.seed, step * count
+        return [self._lesson(stream, first + place, fine, size) for place in range(count)]
 
     def held_out(self, count: int) -> Iterator[Lesson]:
-        return (self._lesson(HELD_OUT_STREAM, number) for number in range(count))
+        every = round(1 / self.fine) if self.fine else 0
+        for number in range(count):
+            yield self._lesson(HELD_OUT_STREAM, number, bool(every) and number % every == 0)
 
-    def _lesson(self, stream: int, number: int) -> Lesson:
+    def _lesson(self, stream: int, number: int, fine: bool, size: tuple[int, int] | None = None) -> Lesson:
         from PIL import Image
 
-        from prunebench.testbed import sample
-
-        every = round(1 / self.fine) if self.fine > 0 else 0
-        kind = "fine" if every and number % every == every - 1 else self.KINDS[number % len(self.KINDS)]
-        about, question = sample(stream, number, kind)
+        about = fine_scene(stream, number) if fine else scene(stream, number, size=size)
+        kinds = FINE_KINDS if fine else self.KINDS
+        question = ask(about, kinds[number % len(kinds)], np.random.default_rng([stream, number, 2]))
         assert question.evidence is not None
         masks = torch.from_numpy(about.mask()).long()
         return Lesson(
@@ -104,8 +112,9 @@ class VisualCoT(TrainingData):
         self.order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed)).tolist()
         self.images = {path.name: path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")}
 
-    def lesson(self, number: int) -> Lesson:
-        return self._lesson(self.rows[self.order[number % len(self.order)]])
+    def batch(self, step: int, count: int) -> list[Lesson]:
+        places = range(step * count, (step + 1) * count)
+        return [self._lesson(self.rows[self.order[place % len(self.order)]]) for place in places]
 
     def held_out(self, count: int) -> Iterator[Lesson]:
         return (self._lesson(row) for row in self.aside[:count])

@@ -90,8 +90,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = plan.rate(step)
         torch.manual_seed(plan.seed * 1_000_003 + step)  # dropout is the step's own
-        lessons = [data.lesson(step * plan.batch + place) for place in range(plan.batch)]
-        for name, value in _step(student, loaded, lessons, optimizer, plan).items():
+        for name, value in _step(student, loaded, data.batch(step, plan.batch), optimizer, plan).items():
             totals[name].append(value)
         step += 1
         if step % log_every == 0 or step == plan.steps:

@@ -1,0 +1,172 @@
+"""ResPrune (2026): keep the tokens that the ones kept before reconstruct worst, the question's nouns weighing the residuals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench import Keep, Pruner, Signal, Stage, VisualTokens, register
+
+RESIDUE = 1e-5
+"""The share of a token's energy below which float32 cannot tell a residual from rounding."""
+
+WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|[^\w\s]")
+MARKER = re.compile(r"\s*(<[^<>]*>|\[[A-Z_]+\])\s*")
+"""What chat templates and tokenizers put between words."""
+
+FUNCTION_WORDS = """
+a about above after all also am an and any are as at be been before behind being below beside between both but by can could d
+did do does doing each either for from had has have having he her here hers him his how i if in into is it its just ll m many
+may me might more most much must my near neither no nor not of off on one only or other our out over own re s same shall she
+should so some such t than that the their theirs them then there these they this those through to too under up us ve very was
+we were what when where which while who whom whose why will with would you your
+"""
+
+
+@register(paper="https://arxiv.org/abs/2603.21105", reconstruction=True)
+@dataclass(frozen=True)
+class ResPrune(Pruner):
+    """Greedy pivoting: take argmax_j e_j r_j^alpha, e_j the squared part of token j that the tokens taken do not span.
+
+    The paper's: selection by residual energy, weighed by r^alpha, r the largest cosine between a token and the nouns'
+    rows of the language model's input embeddings, behind the projector. There is no official code, and what the paper
+    leaves open is ours: `alpha`, which it tunes by hand; the min-max scaling of r to `floor`..1, without which negative
+    cosines have no power; raw features (`space`: "raw", "unit" or "centred") of all crops together; newline tokens last,
+    and before them, once everything is spanned, the rest by e_j r_j^alpha as it was at first.
+
+    `nouns` says which of the question's words count: "tagger", the nouns by HanTa's tagger; "content", all but function
+    words; "all", every word; "none", r = 1. "auto" becomes "tagger" where HanTa is installed, else "content", and is
+    recorded as that. A question without nouns falls back on its content words, without those on r = 1.
+
+    Update and selection run in float32, as a pivoted Cholesky factorisation of the Gram matrix, O(k N (D + k)).
+    """
+
+    default_positions = "compact"
+    alpha: float = 0.5
+    floor: float = 0.05
+    space: str = "raw"
+    nouns: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.nouns == "auto":
+            object.__setattr__(self, "nouns", "tagger" if find_spec("HanTa") else "content")
+        if self.nouns not in ("tagger", "content", "all", "none"):
+            raise ValueError(f"nouns is {self.nouns!r}; it is 'auto', 'tagger', 'content', 'all' or 'none'")
+        if self.nouns == "tagger" and not find_spec("HanTa"):
+            raise ValueError("nouns is 'tagger', which needs HanTa: pip install 'prunebench[nouns]'")
+        if self.space not in ("raw", "unit", "centred"):
+            raise ValueError(f"space is {self.space!r}; it is 'raw', 'unit' or 'centred'")
+        if not 0 < self.floor <= 1:
+            raise ValueError(f"floor is {self.floor:g}; it lies in (0, 1], for no token may be out of reach")
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        return frozenset() if self.nouns == "none" else frozenset({Signal.TEXT_FEATURES, Signal.TEXT_PIECES})
+
+    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        newline = tokens.layout.newline[tokens.index]
+        places = (~newline).nonzero()[:, 0].to(tokens.features.device)
+        features = tokens.features[places].float()
+        weights = self.relevance(features, tokens) ** self.alpha
+        picks = pivots(self.placed(features), weights, min(stage.keep, len(places)))
+        rest = newline.nonzero()[:, 0].to(places)[: stage.keep - len(picks)]
+        return Keep(torch.cat([places[picks], rest]))
+
+    def placed(self, features: Tensor) -> Tensor:
+        """[N, D] the vectors whose span is to be covered."""
+        if self.space == "unit":
+            return torch.nn.functional.normalize(features, dim=-1)
+        return features - features.mean(0) if self.space == "centred" else features
+
+    def relevance(self, features: Tensor, tokens: VisualTokens) -> Tensor:
+        """[N] r in `floor`..1; ones where the question has no words to ask for."""
+        rows = [] if self.nouns == "none" else self.rows(tokens)
+        if not rows:
+            return torch.ones_like(features[:, 0])
+        unit = torch.nn.functional.normalize(features, dim=-1)
+        words = torch.nn.functional.normalize(tokens.text_features[rows].float(), dim=-1)
+        closest = (unit @ words.T).amax(1)
+        low, high = closest.aminmax()
+        return (closest - low) / (high - low).clamp(min=1e-12) * (1 - self.floor) + self.floor
+
+    def rows(self, tokens: VisualTokens) -> list[int]:
+        """The rows of `text_features` that the chosen words are made of."""
+        pieces = ["" if MARKER.fullmatch(piece) else piece for piece in tokens.text_pieces]
+        # without the question the whole prompt is read, a word a piece
+        text = " ".join(pieces) if tokens.question is None else tokens.question
+        return rows_of(chosen(text, self.nouns), text, pieces)
+
+
+def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
+    """[count] places in the order of choice; `vectors` [N, D] in float32, `weights` [N] of their residual energies."""
+    energy = vectors.square().sum(1)
+    spanned = energy * RESIDUE
+    # in (-1, 0): behind every token that has a residual
+    last = -1 / (1 + energy * weights)
+    factor, order = vectors.new_zeros(count, len(vectors)), []
+    for number in range(count):
+        # picks stay one-element tensors: an int would wait for the GPU in every round
+        pick = torch.where(energy > spanned, energy * weights, last).argmax().view(1)
+        known = factor[:number]
+        inner = vectors @ vectors[pick][0] - known.T @ known[:, pick][:, 0]
+        alive = energy[pick] > spanned[pick]
+        factor[number] = torch.where(alive, inner / energy[pick].clamp(min=1e-30).sqrt(), 0.0)
+        energy = (energy - factor[number].square()).index_fill(0, pick, -torch.inf)
+        last = last.index_fill(0, pick, -torch.inf)
+        order.append(pick)
+    return torch.cat(order)
+
+
+def chosen(text: str, which: str) -> list[tuple[int, int]]:
+    """From where to where in `text` the words lie that `which` names."""
+    words = [(match.start(), match.end()) for match in WORD.finditer(text) if match[0][-1].isalnum()]
+    if which == "tagger":
+        spoken = [match[0] for match in WORD.finditer(text)]
+        found = [match.span() for match, noun in zip(WORD.finditer(text), tagged(spoken), strict=True) if noun]
+        if found:
+            return found
+    if which == "all":
+        return words
+    small = FUNCTION_WORDS.split()
+    return [span for span in words if text[slice(*span)].strip("'\u2019").casefold() not in small]
+
+
+def tagged(words: Sequence[str]) -> Iterator[bool]:
+    """Whether each of a sentence's words is a noun, by the C5 tags NN0, NN1, NN2 and NP0."""
+    return (tag.startswith(("NN", "NP")) for _, _, tag in (_tagger().tag_sent(list(words)) if words else []))
+
+
+@lru_cache(maxsize=1)
+def _tagger() -> Any:
+    from HanTa.HanoverTagger import HanoverTagger
+
+    return HanoverTagger("morphmodel_en.pgz")
+
+
+def rows_of(spans: Sequence[tuple[int, int]], text: str, pieces: Sequence[str]) -> list[int]:
+    """The pieces of a prompt in which the parts `spans` of `text` stand, where it stands last; letters and digits count alone.
+
+    A prompt that does not repeat the text letter by letter is searched for single pieces that are one of the words.
+    """
+    letters = [bare(piece) for piece in pieces]
+    owner = [row for row, some in enumerate(letters) for _ in some]
+    start = "".join(letters).rfind(bare(text))
+    if start < 0:
+        words = {bare(text[slice(*span)]) for span in spans}
+        return [row for row, some in enumerate(letters) if some in words]
+    found = set()
+    for first, end in spans:
+        found.update(owner[start + len(bare(text[:first])) : start + len(bare(text[:end]))])
+    return sorted(found)
+
+
+def bare(text: str) -> str:
+    """What tokenizers and templates leave of a text: its letters and digits, in one case."""
+    return "".join(sign for sign in text.casefold() if sign.isalnum())
