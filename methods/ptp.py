@@ -17,8 +17,8 @@ from prunebench import Keep, ScorePruner, Signal, Site, Stage, VisualTokens, fil
 class PTP(ScorePruner):
     """Score token j by F_j = (1 - alpha) b_j + alpha I_j, both min-max scaled over its tile, and rank within regions.
 
-    b_j is the attention the tile's CLS token pays to j in the encoder, averaged over heads; I_j the most that any text token
-    behind the last image pays to it in layer `layer`, averaged over heads. Tokens leave behind that layer. The thumbnail keeps
+    b_j is the attention the tile's CLS token pays to j in the block the projector reads, averaged over heads; I_j the most that
+    any text token behind the last image pays to it in layer `layer`, averaged over heads. Tokens leave behind that layer. The thumbnail keeps
     the same share as the crops together; crop k of these gets its share rho_k, the softmax over the crops of
     cos(CLS_k, CLS_thumbnail) / `temperature`, and what it cannot hold goes to the others.
 

@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "options", nargs="*", metavar="key=value", help="model= data= out= steps= batch= learning_rate= ... METHOD.setting="
     )
+    reinforce = command("reinforce", _reinforce, "Tune a model, through an adapter, to answer from the evidence's tokens alone.")
+    reinforce.add_argument("options", nargs="*", metavar="key=value", help="model= data= out= steps= batch= layer= rank= ...")
     testbed = command("testbed", _testbed, "Make the miniature models.")
     testbed.add_argument("action", choices=("train",))
     testbed.add_argument("out", type=Path, metavar="FOLDER")
@@ -302,6 +304,52 @@ def _train(arguments: argparse.Namespace) -> int:
     with _training_bar(asked.steps) as progress:
         start = None if asked.start is None else Path(asked.start)
         folder = train(pruner, loaded, data, out, plan, sizes=asked.sizes, start=start, progress=progress)
+    print((out / "held_out.json").read_text().strip())
+    print(folder)
+    return 0
+
+
+@dataclass
+class _Reinforcing:
+    """The options of `reinforce`; `layer` -1 is the one behind which the released models prune."""
+
+    model: str = "tiny-qwen2.5-vl"
+    data: str = "scenes"
+    out: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    layer: int = -1
+    steps: int = 200
+    batch: int = 4
+    group: int = 4
+    rank: int = 32
+    alpha: int = 64
+    learning_rate: float = 1e-4
+    penalty: float = 0.04
+    max_new_tokens: int = 8
+    seed: int = 0
+    held_out: int = 200
+
+
+def _reinforce(arguments: argparse.Namespace) -> int:
+    from prunebench import models
+    from prunebench.run import options
+    from prunebench.training import open_data
+    from prunebench.training.reinforce import Tuning, reinforce
+
+    _quiet()
+    given: dict[str, Any] = {}
+    strangers = options.override(given, arguments.options, _Reinforcing)
+    if strangers:
+        raise options.OptionError(f"unknown key {next(iter(strangers))}")
+    asked = options.structured(_Reinforcing, given)
+    loaded = models.load(asked.model, device=asked.device, dtype=asked.dtype)
+    depth = len(loaded.adapter.layers(loaded.model))
+    shared = {key: value for key, value in asdict(asked).items() if key in Tuning.__dataclass_fields__ and key != "layer"}
+    tuning = Tuning(layer=asked.layer if asked.layer >= 0 else round(0.65 * depth) - 1, **shared)
+    out = Path(asked.out or f"results/scratch/reinforce-{asked.model.replace('/', '-')}")
+    with _training_bar(asked.steps) as progress:
+        folder = reinforce(loaded, open_data(asked.data, asked.seed), out, tuning, progress=progress)
     print((out / "held_out.json").read_text().strip())
     print(folder)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -117,6 +118,11 @@ class Pruner(ABC):
     def clip(self) -> str:
         """The CLIP behind the CLIP signals, a hub id or folder; empty means the one the model's encoder came from."""
         return ""
+
+    @property
+    def adapter(self) -> Path | None:
+        """A folder with a low-rank adapter in peft's layout, which the model wears while the method works; None for none."""
+        return None
 
     @classmethod
     def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:

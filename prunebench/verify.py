@@ -239,14 +239,14 @@ def _crops(vector: Vector, rows: int, columns: int) -> list[Tile]:
     (down, across), (width, height) = vector.tensors["tile_grid"].tolist(), vector.tensors["image_size"].tolist()
     scale = min(across * columns / width, down * rows / height)  # tokens a pixel
 
-    def over(step: int) -> float:
-        return 0.5 + (step - across / 2) * columns / (width * scale)
+    def edge(step: int, count: int, share: float) -> float:
+        return 0.5 + (step - count / 2) * share  # of the image's side, in whose middle that of the crops lies
 
-    def under(step: int) -> float:
-        return 0.5 + (step - down / 2) * rows / (height * scale)
-
-    places = product(range(down), range(across))
-    crops = [Tile(rows, columns, "crop", region=(over(x), under(y), over(x + 1), under(y + 1))) for y, x in places]
+    crops = []
+    for y, x in product(range(down), range(across)):
+        left, right = (edge(step, across, columns / (width * scale)) for step in (x, x + 1))
+        upper, lower = (edge(step, down, rows / (height * scale)) for step in (y, y + 1))
+        crops.append(Tile(rows, columns, "crop", region=(left, upper, right, lower)))
     return [Tile(rows, columns, "thumbnail"), *crops]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import families
+import numpy as np
 import pytest
 import torch
 from conftest import counted, picture
@@ -27,6 +28,7 @@ from prunebench import (
     Signal,
     Site,
     Stage,
+    Trained,
     VisualTokens,
     alive,
     llm,
@@ -403,6 +405,28 @@ def test_pictures_differ() -> None:
     assert picture(8, 8, 0).tobytes() != picture(8, 8, 1).tobytes()
 
 
+def ready(method: str) -> Pruner:
+    """The method with default settings; weights are drawn, for there are none for miniatures of no training."""
+    trained = issubclass(registry.get(method), Trained)
+    return registry.build(method, {"weights": "random"} if trained else {})
+
+
+def told(family: Family, prompt: str) -> dict[str, Any]:
+    """What the caller of `prune` knows of one of the prompts."""
+    frames = {
+        "one image": [[[picture(*family.sizes[0])]]],
+        "padded batch": [[[picture(*family.sizes[0])]], [[picture(*family.sizes[1], 1)]]],
+        "video": [[[picture(112, 84, i) for i in range(4)]]],
+    }[prompt]
+    pictures = [[torch.stack([torch.from_numpy(np.array(frame)) for frame in one]) for one in row] for row in frames]
+    return {
+        "questions": ["color of 5", "digit on red square"][: len(frames)],
+        "pictures": pictures,
+        "masks": [[torch.stack([one[0, ..., 0] > 128, one[0, ..., 1] > 128]) for one in row] for row in pictures],
+        "tokenizer": family.processor.tokenizer,
+    }
+
+
 def budget_of(pruner: Pruner, available: int) -> Budget:
     """A budget that the method can meet in six layers."""
     for amount in (0.5, 0.6, 0.75, 1.0):
@@ -419,13 +443,13 @@ def budget_of(pruner: Pruner, available: int) -> Budget:
 def test_the_matrix_says_what_runs(family: Family, method: str) -> None:
     """A method meets its budget exactly, or is refused with the reason that the documentation gives."""
     (place,) = [one for one in support.matrix() if (one.method, one.family) == (method, adapter_of(family.model).name)]
-    pruner, adapter, model = registry.build(method), adapter_of(family.model), family.model
+    pruner, adapter, model = ready(method), adapter_of(family.model), family.model
     for prompt in ("one image", "padded batch", "video"):
         if prompt == "video" and family.video is None:
             continue
         inputs = PROMPTS[prompt](family)
         if place.reason:
-            with pytest.raises(Unsupported) as refused, prune(model, pruner, 0.5):
+            with pytest.raises(Unsupported) as refused, prune(model, pruner, 0.5, **told(family, prompt)):
                 pass
             assert str(refused.value) == place.reason
         elif pruner.site().part is Part.PIXELS:
@@ -433,7 +457,7 @@ def test_the_matrix_says_what_runs(family: Family, method: str) -> None:
         else:
             available = [len(layout) for layout in adapter.layouts(model, inputs)]
             budget = budget_of(pruner, min(available))
-            with prune(model, pruner, budget) as trace:
+            with prune(model, pruner, budget, **told(family, prompt)) as trace:
                 model.generate(**inputs, max_new_tokens=2, min_new_tokens=2)
             for sample, count in zip(trace.samples, available, strict=True):
                 assert sample.available == count

@@ -23,22 +23,23 @@ def aside(
     streams: Sequence[Stream],
     cache: Any,
     kwargs: Mapping[str, Any],
-    watched: int,
-) -> tuple[Tensor, Heads]:
+    watched: int | None,
+) -> tuple[Tensor, Heads | None]:
     """Run `hidden` [B, T, D] through as many layers as there are `streams`, behind the prompt whose keys `cache` holds.
 
     `streams[l]` is what of the prompt is in layer l's cache, `ids` [.., B, T] the position ids, `kwargs` what the layers were
     given for the prompt; `added` [L, D] is added to the first token before every layer but the first. Gradients flow,
-    except into the prompt. Returns the last layer's output and the heads of layer `watched`, whose keys are the prompt's
-    with the T tokens' behind them. The cache is left as it was.
+    into the prompt's keys, too, where these have any. Returns the last layer's output and the heads of layer `watched`,
+    whose keys are the prompt's with the T tokens' behind them. The cache is left as it was.
     """
     layers, rotary = parts.layers(model), parts.rotary(model)
     kernel = implementation(parts.decoder(model).config)
     tables = rotary.forward(hidden, ids)
     own = ids if ids.dim() == 2 else ids[0]
     found: list[Heads] = []
-    attention = parts.attention(layers[watched])
-    watch(attention, found.append)
+    attention = None if watched is None else parts.attention(layers[watched])
+    if attention is not None:
+        watch(attention, found.append)
     try:
         for number, stream in enumerate(streams):
             part = cache.layers[number]
@@ -59,8 +60,9 @@ def aside(
             hidden = out[0] if isinstance(out, tuple) else out
             part.keys, part.values = before
     finally:
-        unwatch(attention)
-    return hidden, found[0]
+        if attention is not None:
+            unwatch(attention)
+    return hidden, found[0] if found else None
 
 
 def _mask(stream: Stream, like: Tensor, kernel: str) -> Tensor | None:

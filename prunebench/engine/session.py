@@ -17,6 +17,7 @@ from prunebench.budget import Budget, Stage
 from prunebench.engine.aside import aside
 from prunebench.engine.clip import load_clip
 from prunebench.engine.contract import ATTENTION, BEFORE, answered, planned, refusal, settled
+from prunebench.engine.lora import tuned
 from prunebench.engine.probes import Heads, dry_run, implementation, probed, unwatch, watch
 from prunebench.engine.prompt import Prompt, Reader, Told
 from prunebench.engine.stream import EngineError, Stream, attention_mask, closed_up, gather
@@ -143,6 +144,7 @@ class Session:
         with ExitStack() as undo:
             _ACTIVE.add(self.model)
             undo.callback(_ACTIVE.discard, self.model)
+            undo.enter_context(tuned(self.model, self.pruner.adapter))
             if self.pruner.needs & ATTENTION:
                 undo.enter_context(probed(self.config))
                 undo.callback(self._unwatch)
@@ -436,6 +438,7 @@ class Session:
                 kwargs=kwargs,
                 watched=site.layer - 1,
             )
+            assert heads is not None
             logits = [heads.logits(row) for row in rows]
             if Signal.PROBE_LOGITS in self.pruner.needs:
                 self.heads[Signal.PROBE_LOGITS] = [values[:, 0] for values in logits]

@@ -71,7 +71,7 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
         "pictures": [[_pixels(lesson)] for lesson in lessons],
         "masks": None if any(one.masks is None for one in lessons) else [[lesson.masks] for lesson in lessons],
     }
-    frozen = _Frozen(loaded)
+    frozen = Frozen(loaded)
     with torch.no_grad(), frozen.watching(), prune(loaded.model, look, **told):
         out = loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
     token = pruner.probe() if pruner.needs & PROBE else None
@@ -93,15 +93,20 @@ def target(layout: Layout, lesson: Lesson) -> Tensor:
     return (pooled(layout, [inside]) > 0).float()
 
 
+def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> dict[str, Any]:
+    """The model's inputs: every lesson's image and question as the user's one message."""
+    messages = [
+        [{"role": "user", "content": [{"type": "image", "url": one.image}, {"type": "text", "text": one.question}]}]
+        for one in lessons
+    ]
+    return prompts.process(loaded, messages)
+
+
 class _Batch:
-    """The lessons as the model's inputs and layouts, with their answers' ids."""
+    """The lessons as the model's inputs, with their answers' ids."""
 
     def __init__(self, loaded: Loaded, lessons: Sequence[Lesson]) -> None:
-        messages = [
-            [{"role": "user", "content": [{"type": "image", "url": one.image}, {"type": "text", "text": one.question}]}]
-            for one in lessons
-        ]
-        self.inputs = prompts.process(loaded, messages)
+        self.inputs = inputs_of(loaded, lessons)
         tokenizer = loaded.processor.tokenizer
         ids = [[*tokenizer(one.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for one in lessons]
         longest = max(map(len, ids))
@@ -109,7 +114,7 @@ class _Batch:
         self.visual = loaded.adapter.visual(loaded.model, self.inputs["input_ids"])
 
 
-class _Frozen:
+class Frozen:
     """Notes what the decoder's layers are given for a prompt."""
 
     def __init__(self, loaded: Loaded) -> None:
@@ -134,7 +139,7 @@ class _Frozen:
 
 
 def _probe(
-    loaded: Loaded, pruner: Trained, token: Tensor, batch: _Batch, frozen: _Frozen, cache: Any
+    loaded: Loaded, pruner: Trained, token: Tensor, batch: _Batch, frozen: Frozen, cache: Any
 ) -> list[tuple[dict[Signal, Tensor], Tensor | None]]:
     """Per lesson, the probe's view of the tokens and the loss on the answer, which stands behind the probe and sees it.
 
@@ -161,6 +166,7 @@ def _probe(
             kwargs=frozen.kwargs,
             watched=site.layer - 1,
         )
+    assert heads is not None
     logits = model.get_output_embeddings()(decoder.norm(hidden)).float()
     valid = whole.valid(embeds.device)
     found: list[tuple[dict[Signal, Tensor], Tensor | None]] = []

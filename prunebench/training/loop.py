@@ -97,7 +97,7 @@ def train(
             row = {name: sum(values) / len(values) for name, values in totals.items()}
             totals.clear()
             seconds = time.monotonic() - began
-            _append(out / "log.csv", {"step": step, "seconds": round(seconds, 1), "rate": plan.rate(step - 1), **row})
+            append(out / "log.csv", {"step": step, "seconds": round(seconds, 1), "rate": plan.rate(step - 1), **row})
             progress(step, plan.steps, row)
         if time.monotonic() - saved >= checkpoint_seconds or step == plan.steps:
             _save(out, identity, module, optimizer, step, time.monotonic() - began)
@@ -185,10 +185,11 @@ def _keep_log(path: Path, step: int) -> None:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
     path.unlink(missing_ok=True)
     for row in rows:
-        _append(path, row)
+        append(path, row)
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add a line to a table that begins with the first one's names."""
     fresh = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(row))

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+import atexit
+from functools import cache
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from families import Family, llama, seeded, tokenizer
+from prunebench.testbed.tiny_clip import build_clip_tokenizer
 
 IMAGE = "<image>"
+SIDE = 56
 VISION = {
     "model_type": "clip_vision_model",
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
-    "image_size": 56,
+    "image_size": SIDE,
     "patch_size": 14,
     "projection_dim": 32,
 }
+
+
+@cache
+def clip() -> str:
+    """The folder of a CLIP that takes the same crops as the models here."""
+    folder = Path(mkdtemp(prefix="clip-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    words = build_clip_tokenizer()
+    config = CLIPConfig(
+        vision_config=VISION,
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "projection_dim": 32,
+            "max_position_embeddings": 77,
+            "bos_token_id": words.bos_token_id,
+            "eos_token_id": words.eos_token_id,
+            "pad_token_id": words.pad_token_id,
+        },
+        projection_dim=32,
+    )
+    seeded(lambda: CLIPModel(config)).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return str(folder)
 
 
 def build() -> Family:
@@ -27,6 +62,7 @@ def build() -> Family:
         image_token_index=words.convert_tokens_to_ids(IMAGE),
         image_seq_length=16,
         vision_feature_layer=-2,
+        clip=clip(),
     )
     images = CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     processor = LlavaProcessor(

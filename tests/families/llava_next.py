@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextImageProcessor, LlavaNextProcessor
 
 from families import Family, llama, seeded, tokenizer
-from families.llava import IMAGE, VISION
+from families.llava import IMAGE, VISION, clip
 
 PINPOINTS = [[56, 112], [112, 56], [112, 112]]
 
@@ -18,6 +18,7 @@ def build() -> Family:
         image_token_index=words.convert_tokens_to_ids(IMAGE),
         image_grid_pinpoints=PINPOINTS,
         vision_feature_layer=-2,
+        clip=clip(),
     )
     images = LlavaNextImageProcessor(
         size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=PINPOINTS

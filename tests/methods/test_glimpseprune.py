@@ -122,7 +122,7 @@ def test_weights_for_another_model_are_refused(tmp_path: Path) -> None:
     official(tmp_path, method().prepared(SMALL).module)
     with pytest.raises(Unsupported, match="width 24; this one's is 32"):
         registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(replace(SMALL, width=32))
-    with pytest.raises(Unsupported, match="has no weights for Some-Model; .*prunebench train glimpseprune"):
+    with pytest.raises(Unsupported, match=r"has no weights for Some-Model; .*prunebench train glimpseprune"):
         registry.build("glimpseprune").prepared(replace(SMALL, name="Some-Model"))
 
 
@@ -172,9 +172,7 @@ FAMILIES = ("qwen2_5_vl", "llava", "llava_next", "internvl", "qwen3_vl")
 
 
 def prompt(family: Family) -> dict[str, Any]:
-    return family.inputs(
-        ([picture(*family.sizes[0])], "color of 5"), ([picture(*family.sizes[1], 1)], "digit on red square")
-    )
+    return family.inputs(([picture(*family.sizes[0])], "color of 5"), ([picture(*family.sizes[1], 1)], "digit on red square"))
 
 
 def answers(family: Family, inputs: dict[str, Any], pruner: Pruner | None, budget: Any = None) -> tuple[Tensor, Any, Any]:

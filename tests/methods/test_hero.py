@@ -62,6 +62,16 @@ def test_low_blocks_rank_crops_and_high_ones_the_thumbnail() -> None:
     assert kept(hero(alpha=1.0, fill=True), tokens, 6) == [0, 2, 4, 5, 9, 11]
 
 
+def test_blocks_are_averaged() -> None:
+    # two low blocks and a high one; token 4 leads in the first low block, token 5 in both together
+    other = [0.1, 0.2, 0.3, 0.4, 0.1, 0.4, 0.2, 0.1]
+    tokens = sample(crops("a"), [[LOW[:8]], [other], [HIGH[:8]]], [[1.0], [1.0]])
+    pruner = hero(alpha=1.0, low=(3, 4), high=(6,), fill=True)
+    assert kept(pruner, tokens, 2) == [0, 5]
+    low = torch.tensor([LOW[4:8], other[4:]]).softmax(-1).mean(0)
+    torch.testing.assert_close(pruner.explain(tokens, Stage(INPUT, 2))["scores"][4:], low)
+
+
 def test_tiles_are_weighed_as_written() -> None:
     # cosines 1 and 0 to the thumbnail, 0 and 1 to the question; the second crop shows half as much
     tiles = [*crops("a"), Tile(1, 2, "crop")]
@@ -218,7 +228,9 @@ def test_images_share_by_size_and_are_pruned_alone() -> None:
     draw = torch.Generator().manual_seed(1)
     paid, cls = torch.rand(2, 1, 24, generator=draw), torch.randn(6, 5, generator=draw)
     one = [THUMBNAIL, *crops("a", "b")[1:]]
-    both = sample([*one, *(replace(tile, image=1) for tile in one)], torch.cat([paid[..., :12]] * 2, -1), torch.cat([cls[:3]] * 2))
+    both = sample(
+        [*one, *(replace(tile, image=1) for tile in one)], torch.cat([paid[..., :12]] * 2, -1), torch.cat([cls[:3]] * 2)
+    )
     alone = sample(one, paid[..., :12], cls[:3])
     first = kept(hero(alpha=1.0), alone, 6)
     assert kept(hero(alpha=1.0), both, 12) == [*first, *(place + 12 for place in first)]
@@ -269,7 +281,7 @@ def test_refuses_settings_without_sense(settings: dict[str, Any]) -> None:
         registry.build("hero", settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"alpha": 1.0}, {"fill": True}, {"alpha": 1.0, "fill": True, "low": [0], "high": [7]}])
+@pytest.mark.parametrize("settings", [{"fill": True}, {"alpha": 1.0, "low": [0], "high": [7]}])
 def test_conforms(settings: dict[str, Any]) -> None:
     assert [check for check in check_pruner(registry.build("hero", settings)) if not check.ok] == []
 
