@@ -36,8 +36,9 @@ we were what when where which while who whom whose why will with would you your
 )
 @dataclass(frozen=True)
 class MaskCLIP(Trained, ScorePruner):
-    """Rank by max_q m_q(j) rho_q: how much of token j mask q covers, and how well q matches the question. An oracle: the
-    masks are the caller's, on the built-in scenes the true ones.
+    """Rank by max_q m_q(j) rho_q: how much of token j mask q covers, times how well q matches the question.
+
+    An oracle: the masks are the caller's, on the built-in scenes the true ones.
 
     The paper's: mask embeddings v_q = sum_j m_q(j) f_j / (sum_j m_q(j) + 1e-6) (its form for convolutional CLIPs), the
     logits a C + b of C[q, n] = `scale` cos(v_q, e_n) with one `template`, which cannot re-order what CLIP ranks right, and
@@ -89,7 +90,7 @@ class MaskCLIP(Trained, ScorePruner):
 
     def matches(self, tokens: VisualTokens, shown: Tensor) -> Tensor:
         """[Q + 1] log of rho, how likely each mask, of which `shown` [Q, N] is seen, is what the question names; then none."""
-        embeddings = shown @ tokens.clip_patches.float() / (shown.sum(1, keepdim=True) + 1e-6)
+        embeddings = shown @ tokens.clip_patches.float()  # means but for their length, which a cosine does not see
         names = normalize(tokens.clip_text.float(), dim=-1)
         logits = self.scale * (normalize(embeddings, dim=-1) @ names.mT)
         if self.module is not None:

@@ -18,8 +18,8 @@ class PTP(ScorePruner):
     """Score token j by F_j = (1 - alpha) b_j + alpha I_j, both min-max scaled over its tile, and rank within regions.
 
     b_j is the attention the tile's CLS token pays to j in the block the projector reads, averaged over heads; I_j the most that
-    any text token behind the last image pays to it in layer `layer`, averaged over heads. Tokens leave behind that layer. The thumbnail keeps
-    the same share as the crops together; crop k of these gets its share rho_k, the softmax over the crops of
+    any text token behind the last image pays to it in layer `layer`, averaged over heads. Tokens leave behind that layer. The
+    thumbnail keeps the same share as the crops together; crop k of these gets its share rho_k, the softmax over the crops of
     cos(CLS_k, CLS_thumbnail) / `temperature`, and what it cannot hold goes to the others.
 
     The paper's are the three signals and that salient regions keep more; no code is published. `layer` 2 (from 0), the

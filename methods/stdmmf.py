@@ -34,8 +34,8 @@ class STDMMF(ScorePruner):
     here are placeholders. On every level l of a pyramid of `levels` octaves, of a frame whose longer side is `side` pixels:
     R is the distance of a pixel's colour, in Itti's opponent channels, to that of its surround three octaves coarser; O is how
     much moves; both are shares of their largest value in the video. BMA: (R s(O) + R + O s(R) + O) / 2 with s(X) =
-    sigmoid((X - mean X) / max(std X, 0.1)). ILW: the levels are averaged by the softmax of their means. ILA, which needs learned
-    features, is left out. In a still image O is 0, so that R alone ranks.
+    sigmoid((X - mean X) / std X). ILW: the levels are averaged by the softmax of their means. ILA, which needs learned features,
+    is left out. In a still image O is 0, so that R alone ranks.
 
     `motion` "difference" is the smaller of the changes towards two other frames, the nearest (double differencing), which
     marks where a thing is and not where it was. "flow" is DIS optical flow beside the frame's median flow, which follows a
@@ -126,8 +126,7 @@ def gated(space: Tensor, time: Tensor) -> Tensor:
 
 
 def _gate(values: Tensor) -> Tensor:
-    # a stream in which little happens opens no gate: the noise of a still video must not choose
-    return ((values - values.mean()) / values.std(correction=0).clamp(min=0.1)).sigmoid()
+    return ((values - values.mean()) / values.std(correction=0).clamp(min=1e-6)).sigmoid()
 
 
 def _length(vectors: Tensor) -> Tensor:

@@ -42,11 +42,12 @@ class Example:
 class Trained(Pruner):
     """A method with weights; `weights` is a folder or a hub id, "" for those that belong to the model, or "random".
 
-    `module` is no setting: `prepared` fills it in, frozen and in float32.
+    `module` and `folder` are no settings: `prepared` fills them in, the module frozen and in float32, and where it was read.
     """
 
     weights: str = ""
     module: nn.Module | None = field(default=None, repr=False, compare=False)
+    folder: Path | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     @abstractmethod
@@ -87,8 +88,8 @@ class Trained(Pruner):
     def prepared(self, facts: Facts) -> Self:
         if self.module is not None:
             return self
-        sizes, module = _loaded(type(self), self.weights, facts)
-        return replace(self.adapted(sizes), module=module)
+        sizes, module, folder = _loaded(type(self), self.weights, facts)
+        return replace(self.adapted(sizes), module=module, folder=folder)
 
 
 def seeded(method: type[Trained], sizes: Mapping[str, Any], seed: int) -> nn.Module:
@@ -105,11 +106,11 @@ def home(method: type[Pruner], model: str) -> Path:
 
 
 @lru_cache(maxsize=32)
-def _loaded(method: type[Trained], weights: str, facts: Facts) -> tuple[dict[str, Any], nn.Module]:
+def _loaded(method: type[Trained], weights: str, facts: Facts) -> tuple[dict[str, Any], nn.Module, Path | None]:
     name = card(method).name
     if weights == RANDOM:
         sizes = method.sizes(facts)
-        return sizes, seeded(method, sizes, 0).eval().requires_grad_(False)
+        return sizes, seeded(method, sizes, 0).eval().requires_grad_(False), None
     folder = _folder(method, weights, facts)
     try:
         sizes, module = method.read(folder)
@@ -122,7 +123,7 @@ def _loaded(method: type[Trained], weights: str, facts: Facts) -> tuple[dict[str
             raise Unsupported(
                 f"{name}'s weights in {folder} are for a model with {key} {sizes[key]}; this one's is {fitting[key]}"
             )
-    return sizes, module.float().eval().requires_grad_(False)
+    return sizes, module.float().eval().requires_grad_(False), folder
 
 
 def _folder(method: type[Trained], weights: str, facts: Facts) -> Path:

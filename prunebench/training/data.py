@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunebench.testbed.scenes import FINE_KINDS, RESOLUTIONS, ask, fine_scene, scene
+from prunebench.testbed.scenes import FINE_KINDS, KINDS, RESOLUTIONS, ask, fine_scene, scene
 
 Box = tuple[float, float, float, float]
 
@@ -51,9 +51,7 @@ class TrainingData(ABC):
 
 
 class Scenes(TrainingData):
-    """Generated scenes; only questions whose evidence is part of the image."""
-
-    KINDS = ("color", "shape", "digit")
+    """Generated scenes; where a question's evidence is no single object, all of them are."""
 
     def __init__(self, seed: int, fine: float = 0.0) -> None:
         self.seed, self.fine = seed, fine
@@ -75,16 +73,16 @@ class Scenes(TrainingData):
         from PIL import Image
 
         about = fine_scene(stream, number) if fine else scene(stream, number, size=size)
-        kinds = FINE_KINDS if fine else self.KINDS
+        kinds = FINE_KINDS if fine else KINDS
         question = ask(about, kinds[number % len(kinds)], np.random.default_rng([stream, number, 2]))
-        assert question.evidence is not None
+        evidence = [thing.box for thing in about.objects] if question.evidence is None else [question.evidence]
         masks = torch.from_numpy(about.mask()).long()
         return Lesson(
             f"{stream}-{number}",
             Image.fromarray(about.render()),
             question.text,
             question.answer,
-            (tuple(map(float, question.evidence)),),  # type: ignore[arg-type]  # four of them
+            tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in evidence),
             masks == torch.arange(1, len(about.objects) + 1)[:, None, None],
             about.complexity,
         )

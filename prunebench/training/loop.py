@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunebench.engine.lora import tuned
 from prunebench.models import Loaded
 from prunebench.registry import card, settings
 from prunebench.trained import Example, Trained, seeded
@@ -82,6 +84,36 @@ def train(
         "settings": settings(pruner),
     }
     identity = json.loads(json.dumps(identity))
+    with tuned(loaded.model, student.adapter):
+        seconds = _learn(student, loaded, data, out, plan, optimizer, identity, log_every, checkpoint_seconds, progress)
+        ready = replace(student, module=module.eval())
+        figures = evaluate(ready, loaded, list(data.held_out(plan.held_out)), plan.batch)
+    (out / "held_out.json").write_text(json.dumps(figures, indent=2) + "\n")
+    _curves(out / "log.csv", out / "curves.png")
+    folder = out / "weights"
+    folder.mkdir(exist_ok=True)
+    told = {"trained": {**identity, "seconds": round(seconds), "held_out": figures}}
+    method.write(folder, made, module.cpu().eval(), told)
+    if student.adapter is not None:
+        shutil.copytree(student.adapter, folder / "adapter", dirs_exist_ok=True)
+    return folder
+
+
+def _learn(
+    student: Trained,
+    loaded: Loaded,
+    data: TrainingData,
+    out: Path,
+    plan: Plan,
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    log_every: int,
+    checkpoint_seconds: float,
+    progress: Progress,
+) -> float:
+    """All steps that are left; returns the seconds of all that were taken, those before an interruption too."""
+    module = student.module
+    assert module is not None
     step, seconds = _load(out, identity, module, optimizer)
     _keep_log(out / "log.csv", step)
     totals: dict[str, list[float]] = defaultdict(list)
@@ -102,15 +134,7 @@ def train(
         if time.monotonic() - saved >= checkpoint_seconds or step == plan.steps:
             _save(out, identity, module, optimizer, step, time.monotonic() - began)
             saved = time.monotonic()
-    ready = replace(student, module=module.eval())
-    figures = evaluate(ready, loaded, list(data.held_out(plan.held_out)), plan.batch)
-    (out / "held_out.json").write_text(json.dumps(figures, indent=2) + "\n")
-    _curves(out / "log.csv", out / "curves.png")
-    folder = out / "weights"
-    folder.mkdir(exist_ok=True)
-    told = {"trained": {**identity, "seconds": round(seconds), "held_out": figures}}
-    method.write(folder, made, module.cpu().eval(), told)
-    return folder
+    return seconds
 
 
 @torch.no_grad()

@@ -151,6 +151,17 @@ def test_read_out_is_what_the_thumbnail_pays() -> None:
     torch.testing.assert_close(module(cls), paid / paid.sum())
 
 
+def test_crops_see_each_other() -> None:
+    """With one head the read-out alone would leave the ratio of two crops as it is, whatever the third shows."""
+    cls = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    other = torch.cat([cls[:3], -cls[3:]])
+    for blocks, alike in ((0, True), (1, False)):
+        sizes = {"vision_width": 8, "channels": 8, "blocks": blocks, "attention_heads": 1}
+        module: Any = type(gswa()).build(sizes)
+        before, after = (module(one)[0] / module(one)[1] for one in (cls, other))
+        assert bool((before - after).abs() < 1e-5) == alike
+
+
 def test_sizes_follow_the_encoder() -> None:
     method = type(gswa())
     assert method.sizes(replace(FACTS, vision_width=1024))["channels"] == 256

@@ -216,6 +216,9 @@ def test_keeps_at_most_what_is_allowed_and_something() -> None:
     draw = torch.Generator().manual_seed(0)
     tiles = [Tile(4, 4, "thumbnail"), *(Tile(4, 4, "crop", region=(0, 0, 1, 1)) for _ in range(3))]
     tokens = sample(tiles, torch.rand(2, 1, 64, generator=draw), torch.randn(4, 5, generator=draw))
+    narrow = sample([THUMBNAIL, Tile(1, 2, "crop")], torch.rand(2, 1, 6, generator=draw), [[1.0], [1.0]])
+    assert [len(kept(hero(alpha=1.0), narrow, keep)) for keep in (4, 6)] == [3, 5]
+    assert [len(kept(hero(alpha=1.0, fill=True), narrow, keep)) for keep in (4, 6)] == [4, 6]
     for keep in range(1, 65):
         thumbnail = max(1, keep // 4)
         weights = hero(alpha=1.0).explain(tokens, Stage(INPUT, keep))["tile_weights"].double()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import picture
 from PIL import Image
+from prunebench.methods.stdmmf import contrast, gated, opponent, shrunk
 from torch import Tensor
 
 from prunebench import INPUT, Layout, Signal, Stage, Tile, Unsupported, VisualTokens, prune, registry
@@ -87,6 +88,13 @@ def test_noise_is_no_motion() -> None:
     assert best(shown, 12) == sorted(frame * 64 + place for frame in range(4) for place in (9, 29, 51))
 
 
+def test_flicker_is_no_motion() -> None:
+    """The largest change of a still video is as small as noise, and is not blown up to be the largest there is."""
+    still = {(1, 1): RED, (6, 6): RED}
+    shown = torch.stack([image({**still, (3, 4): (110 + 2 * (frame % 2),) * 3}) for frame in range(4)])
+    assert best(sample(shown), 8) == sorted(frame * 64 + place for frame in range(4) for place in (9, 54))
+
+
 def test_tokens_of_several_frames_get_their_average() -> None:
     shown, _ = film(6, still={(1, 1): BLUE})
     halves = tuple(Tile(SIDE, SIDE, "frame", frame=frame) for frame in range(3))
@@ -111,6 +119,31 @@ def test_every_picture_has_its_own_scale() -> None:
     bright, faint = image({(1, 1): RED})[None], image({(2, 2): (125, 110, 110)})[None]
     both = replace(sample(bright, *tiles), signals={Signal.PICTURES: (bright, faint)})
     assert best(both, 2) == [9, 64 + 18]
+
+
+def test_each_stream_is_raised_where_the_other_stands_out() -> None:
+    """By hand: both streams are 0 and 1, half and half, so that a gate is sigmoid(-1) or sigmoid(1)."""
+    low, high = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
+    assert gated(low, low).flatten().tolist() == pytest.approx([0, 1 + 0.7311], abs=1e-4)
+    assert gated(low, high).flatten().tolist() == pytest.approx([(1 + 0.2689) / 2] * 2, abs=1e-4)
+    assert gated(low, torch.zeros(1, 1, 2)).flatten().tolist() == [0, 0.75]
+
+
+def test_levels_are_averaged_by_the_softmax_of_their_means() -> None:
+    shown = torch.randint(256, (1, 48, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    colours = opponent(shrunk(shown, 256))
+    torch.testing.assert_close(colours[0, 1], (shown[0, ..., 0].float() - shown[0, ..., 1]) / 255)
+    fine, coarse = contrast(colours), contrast(torch.nn.functional.avg_pool2d(colours, 2))
+    fine, coarse = (level / max(fine.max(), coarse.max()) * 0.75 for level in (fine, coarse))
+    first, second = torch.stack([fine.mean(), coarse.mean()]).softmax(0)
+    expected = first * fine + second * torch.nn.functional.interpolate(coarse[None], (48, 64), mode="bilinear")[0]
+    torch.testing.assert_close(registry.build("stdmmf", {"levels": 2}).saliency(shown), expected)  # type: ignore[attr-defined]
+
+
+def test_what_was_dropped_before_is_not_offered_again() -> None:
+    shown = sample(image({(1, 1): RED, (6, 3): BLUE})[None], Tile(SIDE, SIDE))
+    alive = torch.arange(1, SIDE**2, 2)
+    assert best(replace(shown, features=shown.features[alive], index=alive), 2) == [9 // 2, 51 // 2]
 
 
 @pytest.mark.parametrize("levels", [1, 2, 6])

@@ -1,0 +1,35 @@
+"""GlimpsePrune+ (2025): GlimpsePrune on a language model that was tuned to answer from the evidence's tokens alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from prunebench.methods.glimpseprune import GlimpsePrune
+
+from prunebench import register
+
+
+@register(
+    paper="https://arxiv.org/abs/2508.01548",
+    code="https://github.com/HVision-NKU/GlimpsePrune",
+    variant="the adapter is worn while the method works, in place of a merged checkpoint; log probabilities of the tuning are "
+    "those of the pruned pass itself, where the official code recomputes them on a shortened prompt",
+)
+@dataclass(frozen=True)
+class GlimpsePrunePlus(GlimpsePrune):
+    """GlimpsePrune with an adapter of the language model, trained by `prunebench reinforce`, and a glimpse trained on top.
+
+    `lora` is the adapter's folder in peft's layout; "" is `adapter` beside the weights. Its accuracy is that of the tuned
+    model: compare it with an unpruned model that wears the adapter, too.
+    """
+
+    vectors: ClassVar[tuple[str, ...]] = ()
+    lora: str = ""
+
+    @property
+    def adapter(self) -> Path | None:
+        if self.lora:
+            return Path(self.lora)
+        return None if self.folder is None else self.folder / "adapter"
