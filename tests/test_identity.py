@@ -66,6 +66,8 @@ def test_an_error_leaves_no_trace_either(model: Any, inputs_of: Any) -> None:
 def test_encode_once_equals_encode_each(model: Any, inputs_of: Any) -> None:
     inputs = PROMPTS["two images"](inputs_of)
     encoded = encode(model, inputs)
+    if "mm_encoder_outputs" not in encoded:
+        pytest.skip("this transformers takes no encodings; every call encodes")
     assert "pixel_values" not in encoded
     for plan in PLANS.values():
         _, each, _ = run(model, inputs, Draw(), plan=plan, seeds=[1])

@@ -91,6 +91,17 @@ def _packed_mask(prefix: int, questions: int, length: int) -> Tensor:
     return torch.ones(len(owner), len(owner), dtype=torch.bool).tril() & ((owner[None] == -1) | (owner[None] == owner[:, None]))
 
 
+def _one_table(module: Any, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """[B, L, d] tables; older transformers leave those of M-RoPE's three axes [3, B, L, d] to the attention to mix."""
+    if rotary[0].dim() == 3:
+        return rotary
+    sections = 2 * list(module.config.rope_parameters["mrope_section"])
+    cosine, sine = (
+        torch.cat([part[axis % 3] for axis, part in enumerate(table.split(sections, dim=-1))], dim=-1) for table in rotary
+    )
+    return cosine, sine
+
+
 def _last_word_attention(
     module: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], last: Tensor, mask: Tensor, tokens: int
 ) -> Tensor:
@@ -98,7 +109,7 @@ def _last_word_attention(
     scenes, length, _ = hidden.shape
     query = module.q_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
     key = module.k_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
-    query, key = apply_rotary_pos_emb(query, key, *rotary)
+    query, key = apply_rotary_pos_emb(query, key, *_one_table(module, rotary))
     query = query.gather(2, last[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = (query @ key.transpose(2, 3)).float() * module.scaling  # [B, heads, Q, L]

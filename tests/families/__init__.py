@@ -34,13 +34,15 @@ class Family:
     processor: Any
     image: str
     video: str | None = None
+    nested: bool = False
     sizes: tuple[tuple[int, int], ...] = ((112, 84), (84, 112), (56, 84))
 
     def inputs(self, *prompts: Prompt, video: list[Image.Image] | None = None) -> dict[str, Any]:
         """Processed inputs of prompts, each a list of images and a question; padded on the left."""
         texts = [self.image * len(images) + (self.video or "" if video else "") + question for images, question in prompts]
         images = [images for images, _ in prompts]
-        options: dict[str, Any] = {"videos": [video]} if video else {}
+        # older processors want the videos of every prompt in a list of their own
+        options: dict[str, Any] = {"videos": [[video]] if self.nested else [video]} if video else {}
         made = self.processor(text=texts, images=images if any(images) else None, padding=True, return_tensors="pt", **options)
         return {key: value for key, value in made.items() if value is not None}
 

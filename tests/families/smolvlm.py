@@ -44,4 +44,5 @@ def build() -> Family:
         SmolVLMImageProcessor(**options), words, SmolVLMVideoProcessor(**options, do_sample_frames=False), image_seq_len=16
     )
     model = seeded(lambda: SmolVLMForConditionalGeneration(config))
-    return Family("SmolVLM2", model, processor, f"{IMAGE} ", f"{VIDEO} ", sizes=((112, 60), (40, 112), (112, 30), (90, 112)))
+    sizes = ((112, 60), (40, 112), (112, 30), (90, 112))
+    return Family("SmolVLM2", model, processor, f"{IMAGE} ", f"{VIDEO} ", sizes=sizes, nested=True)
