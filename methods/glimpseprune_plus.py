@@ -18,7 +18,7 @@ from prunebench import register
     "those of the pruned pass itself, where the official code recomputes them on a shortened prompt",
 )
 @dataclass(frozen=True)
-class GlimpsePrunePlus(GlimpsePrune):
+class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads methods/ as a package of its own
     """GlimpsePrune with an adapter of the language model, trained by `prunebench reinforce`, and a glimpse trained on top.
 
     `lora` is the adapter's folder in peft's layout; "" is `adapter` beside the weights. Its accuracy is that of the tuned

@@ -288,13 +288,17 @@ def _told(pruner: Pruner, sample: VisualTokens) -> dict[str, Any]:
     """What the caller of `prune` has to give."""
 
     class Words:
-        """Decodes whatever it is given to words of the question."""
+        """A processor that decodes whatever it is given to words of the question."""
+
+        @property
+        def tokenizer(self) -> Words:
+            return self
 
         def decode(self, ids: Sequence[int]) -> str:
             words = QUESTION.split()
             return words[ids[0] % len(words)]
 
-    known = {"questions": [QUESTION], "pictures": [sample.pictures], "masks": [sample.masks], "tokenizer": Words()}
+    known = {"questions": [QUESTION], "pictures": [sample.pictures], "masks": [sample.masks], "processor": Words()}
     return known if pruner.needs & (GIVEN | CLIP) else {}
 
 

@@ -423,7 +423,7 @@ def told(family: Family, prompt: str) -> dict[str, Any]:
         "questions": ["color of 5", "digit on red square"][: len(frames)],
         "pictures": pictures,
         "masks": [[torch.stack([one[0, ..., 0] > 128, one[0, ..., 1] > 128]) for one in row] for row in pictures],
-        "tokenizer": family.processor.tokenizer,
+        "processor": family.processor,
     }
 
 

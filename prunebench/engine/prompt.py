@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunebench.engine.stream import EngineError
 from prunebench.engine.vision import Observed, Observer, found_in
-from prunebench.models.base import Adapter, EncoderRows
+from prunebench.models.base import Adapter, EncoderRows, Originals
 from prunebench.tokens import GIVEN, Layout, Signal
 
 
@@ -48,20 +48,29 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Told:
-    """What the caller says of the batch's samples, each None or one a sample; `tokenizer` reads the prompt's pieces."""
+    """What the caller says of the batch's samples, each None or one a sample; the `processor` made the prompt."""
 
     seeds: Sequence[int] | None = None
     questions: Sequence[str] | None = None
     pictures: Sequence[Sequence[Tensor]] | None = None
     masks: Sequence[Sequence[Tensor]] | None = None
-    tokenizer: Any = None
+    processor: Any = None
 
     def missing(self, needs: frozenset[Signal]) -> str | None:
         """Which argument a method cannot do without, of those that only the caller can give."""
-        names = {Signal.TEXT_PIECES: "tokenizer", Signal.PICTURES: "pictures", Signal.MASKS: "masks"}
+        names = {Signal.TEXT_PIECES: "processor", Signal.PICTURES: "pictures", Signal.MASKS: "masks"}
         lacking = [names[signal] for signal in sorted(needs & GIVEN) if getattr(self, names[signal]) is None]
         lacking += ["questions"] if Signal.CLIP_TEXT in needs and self.questions is None else []
         return lacking[0] if lacking else None
+
+    def originals(self) -> Originals | None:
+        """What the batch was before the processor, as far as the caller says so."""
+        shown = self.pictures if self.pictures is not None else self.masks
+        if shown is None or self.processor is None:
+            return None
+        first = 1  # [F, H, W, 3] and [Q, H, W] alike
+        sizes = [[(one.shape[first + 1], one.shape[first]) for one in row if len(one) == 1 or one.dim() == 3] for row in shown]
+        return Originals(sizes, self.processor)
 
 
 class Reader:
@@ -112,11 +121,10 @@ class Reader:
         cache = kwargs.get("past_key_values")
         if cache is not None and cache.get_seq_length() > 0:
             return
-        rows = len(ids)
-        told = self.told
+        rows, told = len(ids), self.told
         seeds = told.seeds or [zlib.crc32(row.tobytes()) for row in ids.cpu().numpy()]
         inputs = {**kwargs, "input_ids": ids, **self.given}
-        layouts = self.adapter.layouts(model, inputs)
+        layouts = self.adapter.layouts(model, inputs, told.originals())
         known: list[EncoderRows] = []
         if self.observer is not None:
             known = _spread(self.adapter.encoder_rows(model, inputs, layouts), rows)
@@ -138,7 +146,7 @@ class Reader:
     def _pieces(self, ids: Tensor) -> list[list[str]]:
         if Signal.TEXT_PIECES not in self.needs:
             return []
-        return [[self.told.tokenizer.decode([number]) for number in row] for row in ids.tolist()]
+        return [[self.told.processor.tokenizer.decode([number]) for number in row] for row in ids.tolist()]
 
     def _given(self) -> list[Mapping[Signal, Any]]:
         lists = {Signal.PICTURES: self.told.pictures, Signal.MASKS: self.told.masks}

@@ -46,7 +46,7 @@ def prune(
     questions: Sequence[str] | None = None,
     pictures: Sequence[Sequence[Tensor]] | None = None,
     masks: Sequence[Sequence[Tensor]] | None = None,
-    tokenizer: Any = None,
+    processor: Any = None,
     plan: tuple[Stage, ...] | None = None,
     timed: bool = False,
     count_flops: bool = False,
@@ -56,13 +56,13 @@ def prune(
     `budget` None means the method's own. `positions` overrides what the method's paper does with position ids; `plan` sets
     the stages and leaves the budget aside. What some methods read and only the caller has, one a sample: `seeds`,
     `questions`, `pictures` (images and videos, [F, H, W, 3] uint8 each), `masks` ([Q, H, W] bool an image); and the
-    `tokenizer`. The trace is that of the latest prefill. Raises EngineError, BudgetError, Unsupported or RegistryError, never
+    `processor`. The trace is that of the latest prefill. Raises EngineError, BudgetError, Unsupported or RegistryError, never
     alters results quietly.
     """
     adapter = adapter_of(model)
     method = build(pruner) if isinstance(pruner, str) else pruner
     session = Session(adapter, model, method, budget, positions, plan, Trace(timed, count_flops))
-    told, needs = Told(seeds, questions, pictures, masks, tokenizer), session.pruner.needs
+    told, needs = Told(seeds, questions, pictures, masks, processor), session.pruner.needs
     missing = told.missing(needs)
     if missing is not None:
         raise Unsupported(f"{name_of(method)} needs the {missing} of the samples: prune(..., {missing}=...)")

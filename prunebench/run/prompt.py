@@ -43,7 +43,7 @@ class Prompt:
         """What `prune` is told of the samples, as far as the method reads it and the data have it."""
         told: dict[str, Any] = {
             "questions": [request.question for request in self.requests],
-            "tokenizer": loaded.processor.tokenizer,
+            "processor": loaded.processor,
         }
         if Signal.PICTURES in pruner.needs:
             told["pictures"] = _all([_pictures(message) for message in self.messages])

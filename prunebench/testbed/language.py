@@ -97,7 +97,7 @@ def _one_table(module: Any, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tens
         return rotary
     sections = 2 * list(module.config.rope_parameters["mrope_section"])
     cosine, sine = (
-        torch.cat([part[axis % 3] for axis, part in enumerate(table.split(sections, dim=-1))], dim=-1) for table in rotary
+        torch.cat([part[axis % 3] for axis, part in enumerate(torch.split(table, sections, dim=-1))], dim=-1) for table in rotary
     )
     return cosine, sine
 

@@ -17,6 +17,7 @@ from prunebench.engine.probes import probed
 from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
 from prunebench.models import Loaded
+from prunebench.models.base import Originals
 from prunebench.pruner import Pruner
 from prunebench.run import prompt as prompts
 from prunebench.select import pooled
@@ -67,7 +68,7 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
     look = _Look(pruner)
     told = {
         "questions": [lesson.question for lesson in lessons],
-        "tokenizer": loaded.processor.tokenizer,
+        "processor": loaded.processor,
         "pictures": [[_pixels(lesson)] for lesson in lessons],
         "masks": None if any(one.masks is None for one in lessons) else [[lesson.masks] for lesson in lessons],
     }
@@ -79,8 +80,10 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
     if token is not None:
         shown = _probe(loaded, pruner, token, batch, frozen, out.past_key_values)
     return [
-        Example(replace(tokens, signals={**tokens.signals, **signals}), target(tokens.layout, lesson), answer)
-        for tokens, lesson, (signals, answer) in zip(look.seen, lessons, shown, strict=True)
+        Example(replace(tokens, layout=layout, signals={**tokens.signals, **signals}), target(layout, lesson), answer)
+        for tokens, layout, lesson, (signals, answer) in zip(
+            look.seen, layouts_of(loaded, batch.inputs, lessons), lessons, shown, strict=True
+        )
     ]
 
 
@@ -100,6 +103,11 @@ def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> dict[str, Any]:
         for one in lessons
     ]
     return prompts.process(loaded, messages)
+
+
+def layouts_of(loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson]) -> list[Layout]:
+    """Where every lesson's tokens lie in its image."""
+    return loaded.adapter.layouts(loaded.model, inputs, Originals([[one.image.size] for one in lessons], loaded.processor))
 
 
 class _Batch:

@@ -29,7 +29,7 @@ from prunebench.pruner import Pruner
 from prunebench.sites import Site, llm
 from prunebench.tokens import Keep, VisualTokens
 from prunebench.training.data import DataError, Lesson, TrainingData
-from prunebench.training.examples import Frozen, inputs_of, target
+from prunebench.training.examples import Frozen, inputs_of, layouts_of, target
 from prunebench.training.loop import Plan, append
 
 Reward = Callable[[Lesson, str], float]
@@ -232,14 +232,8 @@ def _repeated(cache: Any, rows: Tensor) -> Any:
 
 
 def _evidence(loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson], tuning: Tuning) -> Evidence:
-    layouts = loaded.adapter.layouts(loaded.model, inputs, originals=_originals(loaded, lessons))
+    layouts = layouts_of(loaded, inputs, lessons)
     return Evidence(tuning.layer, tuple(target(layout, lesson) for layout, lesson in zip(layouts, lessons, strict=True)))
-
-
-def _originals(loaded: Loaded, lessons: Sequence[Lesson]) -> Any:
-    from prunebench.models.base import Originals
-
-    return Originals([[lesson.image.size] for lesson in lessons], loaded.processor)
 
 
 @torch.no_grad()
