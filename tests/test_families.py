@@ -415,7 +415,7 @@ def told(family: Family, prompt: str) -> dict[str, Any]:
     """What the caller of `prune` knows of one of the prompts."""
     frames = {
         "one image": [[[picture(*family.sizes[0])]]],
-        "padded batch": [[[picture(*family.sizes[0])]], [[picture(*family.sizes[1], 1)]]],
+        "padded batch": [[[picture(*family.sizes[0])]], [[picture(*family.sizes[1], 1)], [picture(*family.sizes[2], 2)]]],
         "video": [[[picture(112, 84, i) for i in range(4)]]],
     }[prompt]
     pictures = [[torch.stack([torch.from_numpy(np.array(frame)) for frame in one]) for one in row] for row in frames]

@@ -27,7 +27,9 @@ ATTENTION = BEFORE | PROBE | {Signal.NEXT_QUERY_ATTENTION}
 def refusal(pruner: Pruner, parts: DecoderParts, known: frozenset[Signal] = frozenset()) -> str | None:
     """Why a family cannot serve a method, whatever the budget; None where it can. Signals that are `known` need no family."""
     name = registry.name_of(pruner)
-    for signal in sorted(pruner.needs - known):
+    for signal in Signal:  # in the order of their declaration, so that the reason does not depend on spelling
+        if signal not in pruner.needs or signal in known:
+            continue
         reason = parts.lacks(signal)
         if reason is not None:
             return f"{name} needs {signal}; {reason}"

@@ -34,8 +34,8 @@ class Family:
     processor: Any
     image: str
     video: str | None = None
-    nested: bool = False
     sizes: tuple[tuple[int, int], ...] = ((112, 84), (84, 112), (56, 84))
+    nested: bool = False
 
     def inputs(self, *prompts: Prompt, video: list[Image.Image] | None = None) -> dict[str, Any]:
         """Processed inputs of prompts, each a list of images and a question; padded on the left."""
