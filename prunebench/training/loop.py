@@ -92,11 +92,20 @@ def train(
     _curves(out / "log.csv", out / "curves.png")
     folder = out / "weights"
     folder.mkdir(exist_ok=True)
-    told = {"trained": {**identity, "seconds": round(seconds), "held_out": figures}}
+    told = {"trained": {**_without_paths(identity), "seconds": round(seconds), "held_out": figures}}
     method.write(folder, made, module.cpu().eval(), told)
     if student.adapter is not None:
         shutil.copytree(student.adapter, folder / "adapter", dirs_exist_ok=True)
     return folder
+
+
+def _without_paths(identity: dict[str, Any]) -> dict[str, Any]:
+    """The same for others' machines: folders by their names."""
+    plain = {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_dir() and value else value
+        for name, value in identity["settings"].items()
+    }
+    return {**identity, "settings": plain}
 
 
 def _learn(

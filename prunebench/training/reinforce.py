@@ -179,7 +179,11 @@ def _step(
     loss.mean().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     model.eval()
-    return {"reward": float(rewards.mean()), "loss": float(loss.detach().mean()), "kl": float((away * real).sum() / real.sum())}
+    return {
+        "reward": float(rewards.mean()),
+        "loss": float(loss.detach().mean()),
+        "kl": float((away.detach() * real).sum() / real.sum()),
+    }
 
 
 def _log_probabilities(loaded: Loaded, inputs: dict[str, Any], pruner: Evidence, answers: Tensor, tuning: Tuning) -> Tensor:
