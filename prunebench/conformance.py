@@ -56,7 +56,7 @@ def check_pruner(pruner: Pruner) -> list[Check]:
         ("same twice", lambda: _twice(pruner)),
         ("no memory", lambda: _memory(pruner, untouched)),
         ("inputs untouched", lambda: _inputs(pruner)),
-        ("keeps all at 1.0", lambda: _all(pruner)),
+        ("keeps all at 1.0", lambda: _all(bare)),
         ("in a model", lambda: _model(bare)),
     ]
     return [_run(name, check) for name, check in checks]
@@ -254,9 +254,10 @@ def _inputs(pruner: Pruner) -> str:
 
 
 def _all(pruner: Pruner) -> str:
-    for sample in _samples(pruner, torch.float32):
+    for sample in _samples(pruner.prepared(facts()), torch.float32):
         for layers in DEPTHS:
-            steps = walk(pruner, pruner.plan(Budget(1.0), len(sample), layers), sample)
+            ready = pruner.prepared(facts(layers=layers))
+            steps = walk(ready, ready.plan(Budget(1.0), len(sample), layers), sample)
             kept = len(steps[-1].keep.index)
             _expect(pruner.dynamic or kept == len(sample), f"budget 1.0 keeps {kept} of {len(sample)} tokens")
     return "every token" if not pruner.dynamic else "dynamic: as many as it wants"

@@ -28,7 +28,6 @@ from prunebench import (
     Signal,
     Site,
     Stage,
-    Trained,
     VisualTokens,
     alive,
     llm,
@@ -42,6 +41,7 @@ from prunebench.measure.evidence import evidence_mask
 from prunebench.measure.flops import head, llm_prefill
 from prunebench.models import adapter_of
 from prunebench.models.base import Originals, Unsupported
+from prunebench.samples import facts
 from prunebench.sites import Part
 
 FAMILIES = families.names()
@@ -407,8 +407,12 @@ def test_pictures_differ() -> None:
 
 def ready(method: str) -> Pruner:
     """The method with default settings; weights are drawn, for there are none for miniatures of no training."""
-    trained = issubclass(registry.get(method), Trained)
-    return registry.build(method, {"weights": "random"} if trained else {})
+    pruner = registry.build(method)
+    try:
+        pruner.prepared(facts())
+    except Unsupported:
+        return registry.build(method, {"weights": "random"})
+    return pruner
 
 
 def told(family: Family, prompt: str) -> dict[str, Any]:

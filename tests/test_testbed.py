@@ -301,7 +301,7 @@ def _log(run: Path) -> list[dict[str, str]]:
 def test_the_shipped_checkpoint_sees(name: str) -> None:
     folder = model_path(name)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 15e6
-    figures = evaluate(folder, samples=60, seed=2)
+    figures = evaluate(folder, samples=150, seed=1)  # the first of those that the model card counts
     assert figures["accuracy"] >= 0.9
     assert min(figures["by_type"].values()) >= 0.8
     assert figures["blank"]["accuracy"] <= figures["guess"]["accuracy"] + 0.1
