@@ -28,8 +28,6 @@ from prunebench import (
     top,
 )
 
-FREE = "none"
-"""`weights` of the form without any."""
 BLOCKS, HEADS, CHANNELS = 2, 4, 256
 """Sizes of the allocator; the widths of small encoders bound the last."""
 
@@ -55,6 +53,7 @@ class GSWA(Trained):
     """
 
     default_positions = "compact"
+    optional = True
     scorer: str = "fastervlm"
     temperature: float = 0.05
     scoring: ScorePruner | None = field(default=None, repr=False, compare=False)
@@ -98,14 +97,7 @@ class GSWA(Trained):
 
     def prepared(self, facts: Facts) -> Self:
         ready = replace(self, scoring=self.inner.prepared(facts))
-        if self.weights == FREE:
-            return ready
-        try:
-            return Trained.prepared(ready, facts)
-        except Unsupported as missing:
-            if "has no weights" not in str(missing):  # others are there, and broken
-                raise
-            return ready
+        return Trained.prepared(ready, facts)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         scores, kept = self.inner.score(tokens), list[Tensor]()

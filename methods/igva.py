@@ -12,8 +12,6 @@ from torch.nn.functional import normalize, pad
 
 from prunebench import Example, Facts, ScorePruner, Signal, Trained, Unsupported, VisualTokens, register
 
-FREE = "none"
-"""`weights` of the form without any."""
 GROUPS, BLOCKS, HEADS = 4, 4, 4
 """Groups of encoder layers, and the allocator's depth and heads."""
 TEXT_WIDTH = 768
@@ -43,6 +41,7 @@ class IGVA(Trained, ScorePruner):
     """
 
     default_positions = "compact"
+    optional = True
     per_tile = True
     attention: str = "cls"
     balance: float = 0.02
@@ -67,14 +66,7 @@ class IGVA(Trained, ScorePruner):
         if facts.vision_blocks is None:
             raise Unsupported("igva reads the vision encoder; a bare decoder has none")
         ready = replace(self, depth=facts.vision_blocks)
-        if self.weights == FREE:
-            return ready
-        try:
-            return Trained.prepared(ready, facts)
-        except Unsupported as missing:
-            if self.weights or "has no weights" not in str(missing):
-                raise
-            return ready
+        return Trained.prepared(ready, facts)
 
     def score(self, tokens: VisualTokens) -> Tensor:
         tile = tokens.layout.tile[tokens.index].to(tokens.features.device)

@@ -6,26 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from prunebench import Example, Facts, ScorePruner, Signal, Trained, Unsupported, VisualTokens, pooled, register, top
+from prunebench import FUNCTION_WORDS, Example, Facts, ScorePruner, Signal, Trained, VisualTokens, pooled, register, top
 
-FREE = "none"
-"""`weights` of the form without any."""
 UNCOVERED, FIRST = -1e3, 1e4
 """What sets tokens of no mask behind all others, and the tokens that `cover` asks for before them."""
-
-FUNCTION_WORDS = """
-a about above after all also am an and any are as at be been before behind being below beside between both but by can could d
-did do does doing each either for from had has have having he her here hers him his how i if in into is it its just ll m many
-may me might more most much must my near neither no nor not of off on one only or other our out over own re s same shall she
-should so some such t than that the their theirs them then there these they this those through to too under up us ve very was
-we were what when where which while who whom whose why will with would you your
-"""
 
 
 @register(
@@ -53,6 +43,7 @@ class MaskCLIP(Trained, ScorePruner):
     """
 
     default_positions = "compact"
+    optional = True
     needs = frozenset({Signal.MASKS, Signal.CLIP_PATCHES, Signal.CLIP_TEXT})
     template: str = "a photo of a {}."
     scale: float = 100.0
@@ -65,16 +56,6 @@ class MaskCLIP(Trained, ScorePruner):
 
     def texts(self, question: str) -> tuple[str, ...]:
         return tuple(self.template.format(name) for name in named(question) or (question,))
-
-    def prepared(self, facts: Facts) -> Self:
-        if self.weights == FREE:
-            return self
-        try:
-            return super().prepared(facts)
-        except Unsupported as missing:
-            if self.weights or "has no weights" not in str(missing):
-                raise
-            return self
 
     def score(self, tokens: VisualTokens) -> Tensor:
         names, patches = (normalize(rows.float(), dim=-1) for rows in (tokens.clip_text, tokens.clip_patches))
@@ -128,9 +109,8 @@ class MaskCLIP(Trained, ScorePruner):
 
 def named(question: str) -> tuple[str, ...]:
     """What a question names: its runs of words between function words and punctuation, each once."""
-    small = FUNCTION_WORDS.split()
     words = re.findall(r"\w+(?:-\w+)*|[^\w\s]", question)
-    runs = groupby(words, key=lambda word: word[-1].isalnum() and word.casefold() not in small)
+    runs = groupby(words, key=lambda word: word[-1].isalnum() and word.casefold() not in FUNCTION_WORDS)
     return tuple(dict.fromkeys(" ".join(run) for content, run in runs if content))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunebench import Keep, Pruner, Signal, Stage, VisualTokens, register
+from prunebench import FUNCTION_WORDS, Keep, Pruner, Signal, Stage, VisualTokens, register
 
 RESIDUE = 1e-5
 """The share of a token's energy below which float32 cannot tell a residual from rounding."""
@@ -20,14 +20,6 @@ RESIDUE = 1e-5
 WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|[^\w\s]")
 MARKER = re.compile(r"\s*(<[^<>]*>|\[[A-Z_]+\])\s*")
 """What chat templates and tokenizers put between words."""
-
-FUNCTION_WORDS = """
-a about above after all also am an and any are as at be been before behind being below beside between both but by can could d
-did do does doing each either for from had has have having he her here hers him his how i if in into is it its just ll m many
-may me might more most much must my near neither no nor not of off on one only or other our out over own re s same shall she
-should so some such t than that the their theirs them then there these they this those through to too under up us ve very was
-we were what when where which while who whom whose why will with would you your
-"""
 
 
 @register(paper="https://arxiv.org/abs/2603.21105", reconstruction=True)
@@ -134,8 +126,7 @@ def chosen(text: str, which: str) -> list[tuple[int, int]]:
             return found
     if which == "all":
         return words
-    small = FUNCTION_WORDS.split()
-    return [span for span in words if text[slice(*span)].strip("'\u2019").casefold() not in small]
+    return [span for span in words if text[slice(*span)].strip("'\u2019").casefold() not in FUNCTION_WORDS]
 
 
 def tagged(words: Sequence[str]) -> Iterator[bool]:

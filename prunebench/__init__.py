@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
     from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
     from prunebench.trained import Example, Trained
+    from prunebench.words import FUNCTION_WORDS
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for torch
 _HOMES = {
@@ -23,10 +24,12 @@ _HOMES = {
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
     "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
+    "words": ("FUNCTION_WORDS",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "FUNCTION_WORDS",
     "INPUT",
     "PIXELS",
     "Budget",

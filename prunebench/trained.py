@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,18 @@ from prunebench.pruner import Facts, Pruner, Unsupported
 from prunebench.registry import PACKAGE, card
 from prunebench.tokens import VisualTokens
 
+NONE = "none"
+"""The form without weights, of methods that have one."""
+
 RANDOM = "random"
 """Weights that are drawn, for looking at cost: what a method costs does not depend on them."""
 
 CONFIG = "config.json"
 STATE = "model.safetensors"
+
+
+class NoWeights(Unsupported):
+    """There are no weights for a model, and none were named."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,11 @@ class Example:
 class Trained(Pruner):
     """A method with weights; `weights` is a folder or a hub id, "" for those that belong to the model, or "random".
 
+    A method that is `optional` has a form without weights, too: what "none" asks for, and "" gets where a model has none.
     `module` and `folder` are no settings: `prepared` fills them in, the module frozen and in float32, and where it was read.
     """
 
+    optional: ClassVar[bool] = False
     weights: str = ""
     module: nn.Module | None = field(default=None, repr=False, compare=False)
     folder: Path | None = field(default=None, repr=False, compare=False)
@@ -79,6 +88,7 @@ class Trained(Pruner):
         from safetensors.torch import save_file
 
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / STATE)
+        (folder / STATE).chmod(0o644)  # safetensors writes files that only their owner can read
         (folder / CONFIG).write_text(json.dumps({"sizes": dict(sizes), **told}, indent=2) + "\n")
 
     def adapted(self, sizes: Mapping[str, Any]) -> Self:
@@ -86,9 +96,14 @@ class Trained(Pruner):
         return self
 
     def prepared(self, facts: Facts) -> Self:
-        if self.module is not None:
+        if self.module is not None or (self.optional and self.weights == NONE):
             return self
-        sizes, module, folder = _loaded(type(self), self.weights, facts)
+        try:
+            sizes, module, folder = _loaded(type(self), self.weights, facts)
+        except NoWeights:
+            if self.optional:
+                return self
+            raise
         return replace(self.adapted(sizes), module=module, folder=folder)
 
 
@@ -139,7 +154,7 @@ def _folder(method: type[Trained], weights: str, facts: Facts) -> Path:
     if facts.name in known:
         return _fetched(name, known[facts.name])
     have = sorted([*(folder.name for folder in own.parent.glob("*/")), *known])
-    raise Unsupported(
+    raise NoWeights(
         f"{name} has no weights for {facts.name or 'a bare decoder'}; there are some for {', '.join(have) or 'no model'}: "
         f"train them (prunebench train {name} model=...), give a folder (weights=FOLDER), or look at cost alone (weights=random)"
     )
