@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from prunebench import Keep, Pruner, Signal, Stage, VisualTokens
+from prunebench.engine import vision
 from prunebench.measure import memory
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.latency import PHASES, PairRow, measure_pairs, median_interval, summarize
@@ -257,3 +261,30 @@ def test_pairs_refuse_what_cannot_be_timed(model: Any) -> None:
         measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, new_tokens=1)
     with pytest.raises(ValueError, match="pairs is 0"):
         measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, pairs=0)
+
+
+def test_what_is_observed_in_the_encoder_counts_once(model: Any) -> None:
+    """A method that takes long to look into the encoder makes neither vision longer nor prefill shorter than nothing."""
+
+    @dataclass(frozen=True)
+    class Slow(Pruner):
+        needs = frozenset({Signal.RECEIVED_ATTENTION})
+
+        def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+            return Keep(torch.arange(stage.keep))
+
+    read = vision._READERS[Signal.RECEIVED_ATTENTION]
+
+    def slow(heads: Any) -> Any:
+        time.sleep(0.3)
+        return read(heads)
+
+    vision._READERS[Signal.RECEIVED_ATTENTION] = slow
+    try:
+        rows = measure_pairs(model, Qwen25VL(), image(4, 4), Slow(), 0.5, new_tokens=2, warmup=0, pairs=1)
+    finally:
+        vision._READERS[Signal.RECEIVED_ATTENTION] = read
+    spent = {row.phase: row.ms for row in rows if row.variant == "method"}
+    assert spent["select"] >= 300
+    assert min(spent.values()) > 0
+    assert spent["vision"] + spent["select"] + spent["prefill"] + spent["decode"] <= spent["total"]

@@ -130,7 +130,7 @@ class Session:
         self.reads: dict[Signal, tuple[int | str, ...]] = {}
         if isinstance(parts, Adapter) and pruner.needs & SEEN:
             self.reads = {signal: blocks_of(parts, model, pruner, signal) for signal in sorted(pruner.needs & SEEN)}
-            self.observer = Observer(parts, model, self.reads)
+            self.observer = Observer(parts, model, self.reads, count=trace.count_flops)
         self.prompt: Prompt | None = None
         self.waiting = self.prefilling = False
         self.inside = ExitStack()
@@ -200,7 +200,9 @@ class Session:
             keys = self.observer.keys
             seen = self.observer.read()
             self.observed = required(seen if seen is not None else self.prompt.observed, keys, name_of(self.pruner))
-            self.trace.charge(*self.observed.cost(keys))
+            cost = self.observed.cost(keys)
+            self.trace.charge(*cost)
+            self.trace.seconds["observe"] = cost[0] if seen is not None else 0.0
         self.sites = sorted({stage.site for sample in samples for stage in sample.stages})
         self.inside.close()
         first = min((s.layer for s in self.sites if s.part is Part.LLM), default=None)

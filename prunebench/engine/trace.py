@@ -55,7 +55,8 @@ class SampleTrace:
 class Trace:
     """What a session did in its latest prefill: `samples` a row each, `seconds` by phase, `positions` [.., B, n] per stage.
 
-    `seconds["select"]` is wall time in signals and `prune`; the device is synchronised around it only where timed.
+    `seconds["select"]` is wall time in signals and `prune`; the device is synchronised around it only where timed. The part
+    of it that lay inside this call's vision encoder is `seconds["observe"]`.
     """
 
     timed: bool = False
@@ -69,7 +70,7 @@ class Trace:
         self.samples, self.positions = samples, []
         for sample in samples:
             sample.selector_flops = 0 if self.count_flops else None
-        self.seconds = {"select": 0.0}
+        self.seconds = {"select": 0.0, "observe": 0.0}
 
     @contextmanager
     def selecting(self, device: torch.device, rows: list[int]) -> Iterator[None]:

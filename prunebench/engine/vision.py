@@ -111,10 +111,15 @@ def wanted(adapter: Adapter, model: nn.Module, pruners: Sequence[Pruner]) -> dic
 
 
 class Observer:
-    """Reads the signals `wants`, each in its blocks, in every pass of the vision encoder while attached."""
+    """Reads the signals `wants`, each in its blocks, in every pass of the vision encoder while attached.
 
-    def __init__(self, adapter: Adapter, model: nn.Module, wants: Mapping[Signal, Sequence[int | str]]) -> None:
-        self.adapter, self.model, self.blocks = adapter, model, list(adapter.blocks(model))
+    What reading costs in FLOPs is known where it is to `count` them, which takes time of its own.
+    """
+
+    def __init__(
+        self, adapter: Adapter, model: nn.Module, wants: Mapping[Signal, Sequence[int | str]], count: bool = True
+    ) -> None:
+        self.adapter, self.model, self.blocks, self.count = adapter, model, list(adapter.blocks(model)), count
         self.keys: list[Key] = [(signal, block) for signal, blocks in wants.items() for block in blocks]
         self.reset()
 
@@ -156,12 +161,12 @@ class Observer:
         keys = [key for key in self.keys if key[1] == name]
         clip = load_clip(name, crops.device, crops.dtype)
         start = perf_counter()
-        with counter() as flops, torch.no_grad():
+        with counter() if self.count else nullcontext() as flops, torch.no_grad():
             rows = clip.rows(crops)
         took = perf_counter() - start
         for key in keys:
             self._parts.setdefault(key, []).append(rows)
-            self._spent.charge(key, took, flops.get_total_flops())
+            self._spent.charge(key, took, flops.get_total_flops() if flops is not None else 0)
 
     def _leave(self, block: int | str, _module: nn.Module, _args: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
@@ -173,9 +178,9 @@ class Observer:
         for key in self.keys:
             if key[1] == block and key[0] in _READERS:
                 start = perf_counter()
-                with counter() as flops, torch.no_grad():
+                with counter() if self.count else nullcontext() as flops, torch.no_grad():
                     self._parts.setdefault(key, []).append(_READERS[key[0]](heads))
-                self._spent.charge(key, perf_counter() - start, flops.get_total_flops())
+                self._spent.charge(key, perf_counter() - start, flops.get_total_flops() if flops is not None else 0)
 
 
 def _keys(heads: Heads) -> Tensor:

@@ -69,11 +69,11 @@ def measure_pairs(
     `baseline_inputs` hold the full image. `session` goes to `prune` (seeds, questions). Greedy, no end of sequence. A
     session is opened outside the clock: it lives for many calls.
 
-    The phases: "vision", the encoder's forward; "select", signals and selection as the engine reports them; "prefill",
-    the model's first forward with its LM head, less what of these two lay inside; "decode", from the end of that to the
-    end of the last forward, per token, sampling between them included; "total", the whole call. The hooks that take the
-    time are the same for both. On a GPU the engine also waits for the device around every selection, at the method's
-    expense.
+    The phases: "vision", the encoder's forward without what a method observes there; "select", signals and selection as the
+    engine reports them; "prefill", the model's first forward with its LM head, less what of these two lay inside; "decode",
+    from the end of that to the end of the last forward, per token, sampling between them included; "total", the whole call.
+    The hooks that take the time are the same for both. On a GPU the engine also waits for the device around every
+    selection, at the method's expense.
 
     Raises ValueError for fewer than 2 new tokens, no pair, or a model that stops early.
     """
@@ -162,6 +162,7 @@ class _Run:
     vision: float = 0.0
     vision_in_prefill: float = 0.0
     select: float = 0.0
+    observe: float = 0.0
     forwards: list[list[float]] = field(default_factory=list)
     kv_bytes: int = 0
     peak_memory_mib: float | None = None
@@ -169,10 +170,11 @@ class _Run:
     def rows(self, pair: int, order: int, variant: Variant) -> list[PairRow]:
         """A row for each phase; a baseline selects nothing."""
         (prefill_start, prefill_end), last = self.forwards[0], self.forwards[-1][1]
-        seconds: dict[Phase, float] = {"vision": self.vision}
+        seconds: dict[Phase, float] = {"vision": self.vision - self.observe}
         if variant == "method":
             seconds["select"] = self.select
-        seconds["prefill"] = prefill_end - prefill_start - self.vision_in_prefill - self.select
+        inside = self.select - self.observe  # what was observed lay in the encoder
+        seconds["prefill"] = prefill_end - prefill_start - self.vision_in_prefill - inside
         seconds["decode"] = (last - prefill_end) / (len(self.forwards) - 1)
         rows = [PairRow(pair, order, variant, phase, 1e3 * value) for phase, value in seconds.items()]
         total = 1e3 * (self.ended - self.started)
@@ -193,7 +195,7 @@ def _run(
             return run
         with session as trace:
             _generate(model, inputs, new_tokens, run)
-            run.select = trace.seconds["select"]
+            run.select, run.observe = trace.seconds["select"], trace.seconds["observe"]
     return run
 
 
