@@ -23,6 +23,7 @@ from prunebench import (
     Trained,
     Unsupported,
     VisualTokens,
+    late_layer,
     llm,
     register,
     solve,
@@ -75,7 +76,7 @@ class GlimpsePrune(Trained):
         return llm(before=max(1, self.layer + 1))
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
-        site = llm(before=1 + (self.layer if self.layer >= 0 else _released_layer(layers)))
+        site = llm(before=1 + (self.layer if self.layer >= 0 else late_layer(layers)))
         if budget is None:
             return (Stage(site, available, compact=True),)
         return solve(budget, [site], available, layers, compact=True)
@@ -132,7 +133,7 @@ class GlimpsePrune(Trained):
             "eps": facts.eps,
             "vision_width": facts.vision_width,
             "blocks": [max(0, facts.feature_block - part * (facts.vision_blocks // BLOCKS)) for part in range(BLOCKS)],
-            "layer": _released_layer(facts.layers),
+            "layer": late_layer(facts.layers),
             "attention": "logits",
             "stream": 256 if large else 64,
             "condition": 512 if large else 64,
@@ -212,11 +213,6 @@ class GlimpsePrune(Trained):
         cap = case.get("max_remain_ratio")
         keep = available if cap is None else int(cap * available)
         return pruner, (Stage(llm(pruner.layer + 1), keep, compact=True),)
-
-
-def _released_layer(layers: int) -> int:
-    """The layer behind which the released models prune, 18 of 28, 23 of 36, 21 of 32, 26 of 40; in between about 0.65."""
-    return {28: 18, 36: 23, 32: 21, 40: 26}.get(layers, max(0, round(0.65 * layers) - 1))
 
 
 # ---- the modules, named as in the released checkpoints ------------------------------------------------------------

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.registry import build, register
     from prunebench.select import fill, pooled, share, top, windows
-    from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.sites import INPUT, PIXELS, Site, late_layer, llm, vision
     from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.words import FUNCTION_WORDS
@@ -21,7 +21,7 @@ _HOMES = {
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "registry": ("build", "register"),
     "select": ("fill", "pooled", "share", "top", "windows"),
-    "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "sites": ("INPUT", "PIXELS", "Site", "late_layer", "llm", "vision"),
     "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
@@ -51,6 +51,7 @@ __all__ = [
     "build",
     "cached",
     "fill",
+    "late_layer",
     "llm",
     "pooled",
     "prune",

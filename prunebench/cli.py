@@ -334,6 +334,7 @@ class _Reinforcing:
 def _reinforce(arguments: argparse.Namespace) -> int:
     from prunebench import models
     from prunebench.run import options
+    from prunebench.sites import late_layer
     from prunebench.training import open_data
     from prunebench.training.reinforce import Tuning, reinforce
 
@@ -346,7 +347,7 @@ def _reinforce(arguments: argparse.Namespace) -> int:
     loaded = models.load(asked.model, device=asked.device, dtype=asked.dtype)
     depth = len(loaded.adapter.layers(loaded.model))
     shared = {key: value for key, value in asdict(asked).items() if key in Tuning.__dataclass_fields__ and key != "layer"}
-    tuning = Tuning(layer=asked.layer if asked.layer >= 0 else round(0.65 * depth) - 1, **shared)
+    tuning = Tuning(layer=asked.layer if asked.layer >= 0 else late_layer(depth), **shared)
     out = Path(asked.out or f"results/scratch/reinforce-{asked.model.replace('/', '-')}")
     with _training_bar(asked.steps) as progress:
         folder = reinforce(loaded, open_data(asked.data, asked.seed), out, tuning, progress=progress)

@@ -68,8 +68,8 @@ class Told:
         shown = self.pictures if self.pictures is not None else self.masks
         if shown is None or self.processor is None:
             return None
-        first = 1  # [F, H, W, 3] and [Q, H, W] alike
-        sizes = [[(one.shape[first + 1], one.shape[first]) for one in row if len(one) == 1 or one.dim() == 3] for row in shown]
+        # [F, H, W, 3] of one frame, or [Q, H, W]
+        sizes = [[(one.shape[2], one.shape[1]) for one in row if len(one) == 1 or one.dim() == 3] for row in shown]
         return Originals(sizes, self.processor)
 
 

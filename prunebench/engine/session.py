@@ -93,7 +93,7 @@ def prune_embeds(
     session = Session(DecoderParts(), decoder, pruner, budget, positions, plan, Trace(), known)
     with session.attached() as trace:
         nobody = [None] * len(layouts)
-        session.expect(Prompt(visual.cpu(), layouts, [0] * len(layouts), nobody, given=signals or [{}] * len(layouts)))
+        session.expect(Prompt(visual.cpu(), layouts, [0] * len(layouts), nobody, given=signals))
         yield trace
 
 

@@ -102,8 +102,9 @@ def clip_of(adapter: Adapter, model: nn.Module, pruner: Pruner) -> str:
 def wanted(adapter: Adapter, model: nn.Module, pruners: Sequence[Pruner]) -> dict[Signal, tuple[int | str, ...]]:
     """Every encoder signal that any of the methods reads, with the union of its blocks; what the family lacks is left out."""
     found: dict[Signal, set[int | str]] = {}
+    facts = adapter.facts(model)
     for pruner in pruners:
-        ready = pruner.prepared(adapter.facts(model))
+        ready = pruner.prepared(facts)
         for signal in ready.needs & SEEN:
             if adapter.lacks(signal) is None:
                 found.setdefault(signal, set()).update(blocks_of(adapter, model, ready, signal))
