@@ -123,7 +123,9 @@ def _learn(
     """All steps that are left; returns the seconds of all that were taken, those before an interruption too."""
     module = student.module
     assert module is not None
-    step, seconds = _load(out, identity, module, optimizer)
+    weights, step, seconds = resume(out, identity, optimizer)
+    if weights is not None:
+        module.load_state_dict(weights)
     _keep_log(out / "log.csv", step)
     totals: dict[str, list[float]] = defaultdict(list)
     began, saved = time.monotonic() - seconds, time.monotonic()
@@ -141,7 +143,7 @@ def _learn(
             append(out / "log.csv", {"step": step, "seconds": round(seconds, 1), "rate": plan.rate(step - 1), **row})
             progress(step, plan.steps, row)
         if time.monotonic() - saved >= checkpoint_seconds or step == plan.steps:
-            _save(out, identity, module, optimizer, step, time.monotonic() - began)
+            save(out, identity, module.state_dict(), optimizer, step, time.monotonic() - began)
             saved = time.monotonic()
     return seconds
 
@@ -189,25 +191,30 @@ def _one_shape(lessons: Sequence[Lesson]) -> list[list[Lesson]]:
     return list(groups.values())
 
 
-def _save(out: Path, identity: dict[str, Any], module: nn.Module, optimizer: Any, step: int, seconds: float) -> None:
+def save(out: Path, identity: dict[str, Any], weights: dict[str, Any], optimizer: Any, step: int, seconds: float) -> None:
+    """Write the run's checkpoint, whole or not at all."""
     temporary = out / "checkpoint.tmp"
-    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+    state = {"weights": weights, "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
     torch.save({**state, "identity": identity}, temporary)
     os.replace(temporary, out / "checkpoint.pt")
 
 
-def _load(out: Path, identity: dict[str, Any], module: nn.Module, optimizer: Any) -> tuple[int, float]:
-    """Step and seconds of the run so far; 0 where there is none."""
+def resume(out: Path, identity: dict[str, Any], optimizer: Any) -> tuple[dict[str, Any] | None, int, float]:
+    """Weights, step and seconds of the run so far, None and 0 where there is none; the optimizer's state goes into it.
+
+    Raises DataError where the checkpoint is that of another run.
+    """
     path = out / "checkpoint.pt"
     if not path.exists():
-        return 0, 0.0
+        return None, 0, 0.0
     state = torch.load(path, weights_only=True)
     for name, here in identity.items():
-        if state["identity"][name] != here:
-            raise DataError(f"{out} holds a run with {name} {state['identity'][name]}, not {here}: choose another folder (out=)")
-    module.load_state_dict(state["module"])
+        there = state["identity"][name]
+        if there != here:
+            differ = f"{name} {there}, not {here}"
+            raise DataError(f"{out} holds a run with other settings ({differ}): choose another folder (out=)")
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), float(state["seconds"])
+    return state["weights"], int(state["step"]), float(state["seconds"])
 
 
 def _keep_log(path: Path, step: int) -> None:

@@ -8,7 +8,6 @@ score without hooks, and here both have to run on a pruned cache.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +27,9 @@ from prunebench.models import Loaded
 from prunebench.pruner import Pruner
 from prunebench.sites import Site, llm
 from prunebench.tokens import Keep, VisualTokens
-from prunebench.training.data import DataError, Lesson, TrainingData
+from prunebench.training.data import Lesson, TrainingData
 from prunebench.training.examples import Frozen, inputs_of, layouts_of, target
-from prunebench.training.loop import Plan, append
+from prunebench.training.loop import Plan, append, resume, save
 
 Reward = Callable[[Lesson, str], float]
 """How good an answer is, 0..1; a judge is any such function."""
@@ -109,13 +108,16 @@ def reinforce(
     torch.manual_seed(tuning.seed)
     config = LoraConfig(r=tuning.rank, lora_alpha=tuning.alpha, lora_dropout=tuning.dropout, target_modules=linear)
     model.add_adapter(config)
-    learnt = [weight for name, weight in model.named_parameters() if "lora_" in name]
-    optimizer = torch.optim.AdamW(learnt, lr=tuning.learning_rate, weight_decay=0.0)
-    step, seconds = _load(out, identity, learnt, optimizer)
+    learnt = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+    optimizer = torch.optim.AdamW(learnt.values(), lr=tuning.learning_rate, weight_decay=0.0)
+    weights, step, seconds = resume(out, identity, optimizer)
+    if weights is not None:
+        model.load_state_dict(weights, strict=False)
+    plan = Plan(tuning.steps, learning_rate=tuning.learning_rate, warmup=tuning.warmup)
     began, saved = time.monotonic() - seconds, time.monotonic()
     while step < tuning.steps:
         for group in optimizer.param_groups:
-            group["lr"] = _rate(tuning, step)
+            group["lr"] = plan.rate(step)
         torch.manual_seed(tuning.seed * 1_000_003 + step)
         figures = _step(loaded, data.batch(step, tuning.batch), tuning, reward, optimizer)
         step += 1
@@ -123,7 +125,14 @@ def reinforce(
         if step % 10 == 0 or step == tuning.steps:
             progress(step, tuning.steps, figures)
         if time.monotonic() - saved >= checkpoint_seconds or step == tuning.steps:
-            _save(out, identity, learnt, optimizer, step, time.monotonic() - began)
+            save(
+                out,
+                identity,
+                {name: weight.detach() for name, weight in learnt.items()},
+                optimizer,
+                step,
+                time.monotonic() - began,
+            )
             saved = time.monotonic()
     model.eval()
     after = _accuracy(loaded, list(data.held_out(tuning.held_out)), tuning)
@@ -268,31 +277,6 @@ def _lengths(answers: Tensor, end: int) -> Tensor:
     """[rows] tokens up to the first end mark, which counts."""
     ended = (answers == end).int().cumsum(1)
     return ((ended - (answers == end).int()) == 0).sum(1)
-
-
-def _rate(tuning: Tuning, step: int) -> float:
-    return Plan(tuning.steps, learning_rate=tuning.learning_rate, warmup=tuning.warmup).rate(step)
-
-
-def _save(out: Path, identity: dict[str, Any], learnt: list[Any], optimizer: Any, step: int, seconds: float) -> None:
-    temporary = out / "checkpoint.tmp"
-    state = {"weights": [weight.detach() for weight in learnt], "optimizer": optimizer.state_dict(), "step": step}
-    torch.save({**state, "seconds": seconds, "identity": identity}, temporary)
-    os.replace(temporary, out / "checkpoint.pt")
-
-
-def _load(out: Path, identity: dict[str, Any], learnt: list[Any], optimizer: Any) -> tuple[int, float]:
-    path = out / "checkpoint.pt"
-    if not path.exists():
-        return 0, 0.0
-    state = torch.load(path, weights_only=True)
-    if state["identity"] != identity:
-        raise DataError(f"{out} holds a run with other settings: choose another folder (out=)")
-    with torch.no_grad():
-        for weight, value in zip(learnt, state["weights"], strict=True):
-            weight.copy_(value)
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), float(state["seconds"])
 
 
 __all__ = ["Evidence", "Reward", "Tuning", "exact_match", "reinforce"]
