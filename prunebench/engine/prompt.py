@@ -48,13 +48,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Told:
-    """What the caller says of the batch's samples, each None or one a sample; the `processor` made the prompt."""
+    """What the caller says of the batch's samples, each None or one a sample; the `processor` made the prompt.
+
+    `layouts` are where the samples' tokens lie, for a caller who knows.
+    """
 
     seeds: Sequence[int] | None = None
     questions: Sequence[str] | None = None
     pictures: Sequence[Sequence[Tensor]] | None = None
     masks: Sequence[Sequence[Tensor]] | None = None
     processor: Any = None
+    layouts: Sequence[Layout] | None = None
 
     def missing(self, needs: frozenset[Signal]) -> str | None:
         """Which argument a method cannot do without, of those that only the caller can give."""
@@ -124,7 +128,7 @@ class Reader:
         rows, told = len(ids), self.told
         seeds = told.seeds or [zlib.crc32(row.tobytes()) for row in ids.cpu().numpy()]
         inputs = {**kwargs, "input_ids": ids, **self.given}
-        layouts = self.adapter.layouts(model, inputs, told.originals())
+        layouts = told.layouts if told.layouts is not None else self.adapter.layouts(model, inputs, told.originals())
         known: list[EncoderRows] = []
         if self.observer is not None:
             known = _spread(self.adapter.encoder_rows(model, inputs, layouts), rows)

@@ -16,17 +16,18 @@ from transformers import DynamicCache
 from prunebench.budget import Budget, Stage
 from prunebench.engine.aside import aside
 from prunebench.engine.clip import load_clip
-from prunebench.engine.contract import ATTENTION, BEFORE, answered, planned, refusal, settled
+from prunebench.engine.contract import ATTENTION, BEFORE, answered, planned, settled
 from prunebench.engine.lora import tuned
 from prunebench.engine.probes import Heads, dry_run, implementation, probed, unwatch, watch
 from prunebench.engine.prompt import Prompt, Reader, Told
+from prunebench.engine.ready import Ready, make_ready
 from prunebench.engine.stream import EngineError, Stream, attention_mask, closed_up, gather
 from prunebench.engine.trace import SampleTrace, Trace
-from prunebench.engine.vision import SEEN, Observer, blocks_of, clip_of, required
+from prunebench.engine.vision import Observer, required
 from prunebench.models import adapter_of
 from prunebench.models.base import Adapter, DecoderParts, Unsupported
 from prunebench.pruner import Positions, Pruner
-from prunebench.registry import build, name_of
+from prunebench.registry import name_of
 from prunebench.sites import INPUT, Part, Site, llm
 from prunebench.tokens import PROBE, TOKEN_AXIS, Layout, Signal, VisualTokens
 
@@ -38,10 +39,11 @@ _ACTIVE: WeakSet[nn.Module] = WeakSet()
 @contextmanager
 def prune(
     model: nn.Module,
-    pruner: Pruner | str,
+    pruner: Pruner | Ready | str,
     budget: Budget | int | float | str | None = None,
     *,
     positions: Positions | None = None,
+    layouts: Sequence[Layout] | None = None,
     seeds: Sequence[int] | None = None,
     questions: Sequence[str] | None = None,
     pictures: Sequence[Sequence[Tensor]] | None = None,
@@ -56,16 +58,19 @@ def prune(
     `budget` None means the method's own. `positions` overrides what the method's paper does with position ids; `plan` sets
     the stages and leaves the budget aside. What some methods read and only the caller has, one a sample: `seeds`,
     `questions`, `pictures` (images and videos, [F, H, W, 3] uint8 each), `masks` ([Q, H, W] bool an image); and the
-    `processor`. The trace is that of the latest prefill. Raises EngineError, BudgetError, Unsupported or RegistryError, never
-    alters results quietly.
+    `processor`. `layouts`, one a sample, say where its tokens lie, for a caller who knows; else they are read off the
+    inputs at every prefill. A method that is used often is bound to the model once, by `make_ready`.
+
+    The trace is that of the latest prefill. Raises EngineError, BudgetError, Unsupported or RegistryError, never alters
+    results quietly.
     """
     adapter = adapter_of(model)
-    method = build(pruner) if isinstance(pruner, str) else pruner
-    session = Session(adapter, model, method, budget, positions, plan, Trace(timed, count_flops))
-    told, needs = Told(seeds, questions, pictures, masks, processor), session.pruner.needs
+    ready = pruner if isinstance(pruner, Ready) else make_ready(adapter, model, pruner)
+    session = Session(adapter, model, ready, budget, positions, plan, Trace(timed, count_flops))
+    told, needs = Told(seeds, questions, pictures, masks, processor, layouts), session.pruner.needs
     missing = told.missing(needs)
     if missing is not None:
-        raise Unsupported(f"{name_of(method)} needs the {missing} of the samples: prune(..., {missing}=...)")
+        raise Unsupported(f"{ready.name} needs the {missing} of the samples: prune(..., {missing}=...)")
     reader = Reader(adapter, told, needs, session.expect, session.observer)
     with session.attached() as trace, ExitStack() as undo:
         undo.callback(model.register_forward_pre_hook(reader, with_kwargs=True).remove)
@@ -90,7 +95,8 @@ def prune_embeds(
     `signals`, a mapping a row, stand for those that a bare decoder cannot give; they are shown as they are.
     """
     known = frozenset(signal for row in signals for signal in row)
-    session = Session(DecoderParts(), decoder, pruner, budget, positions, plan, Trace(), known)
+    parts = DecoderParts()
+    session = Session(parts, decoder, make_ready(parts, decoder, pruner, known), budget, positions, plan, Trace())
     with session.attached() as trace:
         nobody = [None] * len(layouts)
         session.expect(Prompt(visual.cpu(), layouts, [0] * len(layouts), nobody, given=signals))
@@ -104,17 +110,13 @@ class Session:
         self,
         parts: DecoderParts,
         model: nn.Module,
-        pruner: Pruner,
+        ready: Ready,
         budget: Budget | int | float | str | None,
         positions: Positions | None,
         plan: tuple[Stage, ...] | None,
         trace: Trace,
-        known: frozenset[Signal] = frozenset(),
     ) -> None:
-        pruner = pruner.prepared(parts.facts(model))
-        reason = refusal(pruner, parts, known)
-        if reason is not None:
-            raise Unsupported(reason)
+        pruner = ready.pruner
         if positions not in (None, "original", "compact"):
             raise EngineError(f"positions is {positions!r}; it is 'original' or 'compact'")
         self.parts, self.model, self.pruner, self.plan, self.trace = parts, model, pruner, plan, trace
@@ -126,10 +128,9 @@ class Session:
         if implementation(config) not in ("sdpa", "eager") and "flash" not in implementation(config):
             raise Unsupported(f"attention {implementation(config)!r} is not supported; use sdpa, eager or flash attention")
         self.config = config
+        self.reads, self.clip = ready.reads, ready.clip
         self.observer: Observer | None = None
-        self.reads: dict[Signal, tuple[int | str, ...]] = {}
-        if isinstance(parts, Adapter) and pruner.needs & SEEN:
-            self.reads = {signal: blocks_of(parts, model, pruner, signal) for signal in sorted(pruner.needs & SEEN)}
+        if isinstance(parts, Adapter) and self.reads:
             self.observer = Observer(parts, model, self.reads, count=trace.count_flops)
         self.prompt: Prompt | None = None
         self.waiting = self.prefilling = False
@@ -409,8 +410,8 @@ class Session:
 
     def _clip_text(self, row: int, hidden: Tensor) -> Tensor:
         assert self.prompt is not None
-        assert isinstance(self.parts, Adapter)
-        clip = load_clip(clip_of(self.parts, self.model, self.pruner), hidden.device, hidden.dtype)
+        assert self.clip is not None
+        clip = load_clip(self.clip, hidden.device, hidden.dtype)
         embeddings, cut = clip.texts(self.pruner.texts(self.prompt.questions[row] or ""))
         if cut:
             self.trace.samples[row].notes.append(f"{cut} texts were longer than CLIP reads and were cut off")

@@ -18,20 +18,16 @@ from torch import Tensor, nn
 from prunebench.engine.clip import load_clip
 from prunebench.engine.counter import counter
 from prunebench.engine.probes import Heads, probed, unwatch, watch
+from prunebench.engine.ready import Ready, union
 from prunebench.engine.stream import EngineError
 from prunebench.models.base import Adapter, EncoderRows, Unsupported
-from prunebench.pruner import Pruner
-from prunebench.registry import name_of
-from prunebench.tokens import CLIP, ENCODER, Signal
+from prunebench.tokens import CLIP, Signal
 
 HIDDEN = (Signal.ENCODER_FEATURES, Signal.CLS_FEATURES)
 """Signals that are rows of a block's output."""
 
 Key = tuple[Signal, int | str]
 """A signal and the block it is read in, or the CLIP."""
-
-SEEN = ENCODER | (CLIP - {Signal.CLIP_TEXT})
-"""Signals that exist once the vision encoder has run."""
 
 
 @dataclass
@@ -72,43 +68,6 @@ class Observed:
         known = (patches >= 0).view(*patches.shape, *[1] * (found.dim() - axis - 2))
         mean: Tensor = (found * known).mean(dim=axis + 1)
         return mean
-
-
-def blocks_of(adapter: Adapter, model: nn.Module, pruner: Pruner, signal: Signal) -> tuple[int | str, ...]:
-    """The encoder blocks, counted from 0, in which a method reads a signal, or the CLIP that gives it.
-
-    Raises Unsupported where there is no such block, and where neither method nor model names a CLIP.
-    """
-    if signal in CLIP:
-        return (clip_of(adapter, model, pruner),)
-    depth = len(adapter.blocks(model))
-    asked = pruner.blocks(signal) or (adapter.feature_block(model),)
-    beyond = [block for block in asked if not -depth <= block < depth]
-    if beyond:
-        raise Unsupported(
-            f"{name_of(pruner)} reads {signal} in vision block {beyond[0]}; {adapter.name}'s encoder has blocks 0..{depth - 1}"
-        )
-    return tuple(block % depth for block in asked)
-
-
-def clip_of(adapter: Adapter, model: nn.Module, pruner: Pruner) -> str:
-    """The CLIP that a method's CLIP signals come from; raises Unsupported where nobody names one."""
-    name = pruner.clip or adapter.clip(model)
-    if name is None:
-        raise Unsupported(f"{name_of(pruner)} needs a CLIP, and nothing says which the encoder of this {adapter.name} came from")
-    return name
-
-
-def wanted(adapter: Adapter, model: nn.Module, pruners: Sequence[Pruner]) -> dict[Signal, tuple[int | str, ...]]:
-    """Every encoder signal that any of the methods reads, with the union of its blocks; what the family lacks is left out."""
-    found: dict[Signal, set[int | str]] = {}
-    facts = adapter.facts(model)
-    for pruner in pruners:
-        ready = pruner.prepared(facts)
-        for signal in ready.needs & SEEN:
-            if adapter.lacks(signal) is None:
-                found.setdefault(signal, set()).update(blocks_of(adapter, model, ready, signal))
-    return {signal: tuple(sorted(blocks, key=str)) for signal, blocks in found.items()}
 
 
 class Observer:
@@ -228,9 +187,9 @@ def found_in(encodings: Mapping[str, Any] | None) -> Observed | None:
     return None
 
 
-def observed_encoding(adapter: Adapter, model: nn.Module, inputs: Mapping[str, Any], pruners: Sequence[Pruner]) -> dict[str, Any]:
+def observed_encoding(adapter: Adapter, model: nn.Module, inputs: Mapping[str, Any], methods: Sequence[Ready]) -> dict[str, Any]:
     """The encodings of the adapter, with what the methods read in the encoder kept beside the first."""
-    wants = wanted(adapter, model, pruners)
+    wants = union(methods)
     observer = Observer(adapter, model, wants)
     with observer.attached() if wants else nullcontext():
         encodings = adapter.encode(model, inputs)

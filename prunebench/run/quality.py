@@ -12,8 +12,8 @@ import torch
 from prunebench import registry
 from prunebench.benchmarks import Request
 from prunebench.engine.encode import encode
+from prunebench.engine.ready import make_ready
 from prunebench.engine.session import prune
-from prunebench.engine.vision import wanted
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.flops import sample_flops
 from prunebench.measure.memory import kv_bytes
@@ -49,7 +49,7 @@ def encoded(loaded: Loaded, prompt: Prompt, pruners: Sequence[Pruner]) -> Encode
 def _served(loaded: Loaded, pruner: Pruner) -> bool:
     """Whether the model can give the method its signals; its own cell says so where it cannot."""
     try:
-        wanted(loaded.adapter, loaded.model, [pruner])
+        make_ready(loaded.adapter, loaded.model, pruner)
     except Unsupported:
         return False
     return True

@@ -1,0 +1,89 @@
+"""Ready: a method bound to a model. It is made once a cell, and whatever works with the two takes it from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from prunebench.engine.contract import refusal
+from prunebench.models.base import Adapter, DecoderParts, Unsupported
+from prunebench.pruner import Pruner
+from prunebench.registry import build, name_of
+from prunebench.tokens import CLIP, ENCODER, Signal
+
+SEEN = ENCODER | (CLIP - {Signal.CLIP_TEXT})
+"""Signals that exist once the vision encoder has run."""
+
+Blocks = tuple[int | str, ...]
+"""Encoder blocks counted from 0, or the name of a CLIP."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A method that a model can serve: prepared, with the places where its signals are read.
+
+    `reads` names, for every signal of the vision encoder, the blocks it is read in, or the CLIP that gives it; `clip` is
+    the CLIP that any of the method's signals come from, None where it asks none.
+    """
+
+    pruner: Pruner
+    reads: Mapping[Signal, Blocks] = field(default_factory=dict)
+    clip: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the method is called."""
+        return name_of(self.pruner)
+
+
+def make_ready(parts: DecoderParts, model: nn.Module, pruner: Pruner | str, known: frozenset[Signal] = frozenset()) -> Ready:
+    """Prepare a method for a model, once; signals that are `known` need not come from it.
+
+    Raises Unsupported where the model cannot serve the method, and whatever the method itself raises.
+    """
+    method = build(pruner) if isinstance(pruner, str) else pruner
+    prepared = method.prepared(parts.facts(model))
+    if not isinstance(prepared, Pruner):
+        raise TypeError(f"{name_of(method)}.prepared gave a {type(prepared).__name__}; it must give the method, ready")
+    reason = refusal(prepared, parts, known)
+    if reason is not None:
+        raise Unsupported(reason)
+    asked = prepared.needs - known
+    if not isinstance(parts, Adapter):
+        return Ready(prepared)
+    clip = _clip(parts, model, prepared) if asked & CLIP else None
+    reads: dict[Signal, Blocks] = {}
+    for signal in sorted(asked & SEEN):
+        reads[signal] = (str(clip),) if signal in CLIP else _blocks(parts, model, prepared, signal)
+    return Ready(prepared, reads, clip)
+
+
+def union(methods: Sequence[Ready]) -> dict[Signal, Blocks]:
+    """Every encoder signal that any of the methods reads, with all its blocks."""
+    blocks: dict[Signal, set[int | str]] = {}
+    for method in methods:
+        for signal, places in method.reads.items():
+            blocks.setdefault(signal, set()).update(places)
+    return {signal: tuple(sorted(places, key=str)) for signal, places in blocks.items()}
+
+
+def _blocks(adapter: Adapter, model: nn.Module, pruner: Pruner, signal: Signal) -> Blocks:
+    """The encoder blocks in which a method reads a signal; raises Unsupported where there is no such block."""
+    depth = len(adapter.blocks(model))
+    asked = pruner.blocks(signal) or (adapter.feature_block(model),)
+    beyond = [block for block in asked if not -depth <= block < depth]
+    if beyond:
+        raise Unsupported(
+            f"{name_of(pruner)} reads {signal} in vision block {beyond[0]}; {adapter.name}'s encoder has blocks 0..{depth - 1}"
+        )
+    return tuple(block % depth for block in asked)
+
+
+def _clip(adapter: Adapter, model: nn.Module, pruner: Pruner) -> str:
+    """The CLIP that a method's CLIP signals come from; raises Unsupported where nobody names one."""
+    name = pruner.clip or adapter.clip(model)
+    if name is None:
+        raise Unsupported(f"{name_of(pruner)} needs a CLIP, and nothing says which the encoder of this {adapter.name} came from")
+    return name
