@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 
-from prunebench import Keep, Pruner, Stage, VisualTokens, register
+from prunebench import Keep, Pruner, Stage, VisualTokens, register, require_finite
 
 
 @register(paper="https://arxiv.org/abs/2503.02175", code="https://github.com/vbdi/divprune")
@@ -24,6 +24,7 @@ class DivPrune(Pruner):
     default_positions = "compact"
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        require_finite(tokens.features, "features")
         unit = torch.nn.functional.normalize(tokens.features.float(), dim=-1)
         similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
         # picks stay one-element tensors: an int would wait for the GPU in every round

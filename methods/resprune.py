@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunebench import FUNCTION_WORDS, Keep, Pruner, Signal, Stage, VisualTokens, register
+from prunebench import FUNCTION_WORDS, Keep, Pruner, Signal, Stage, VisualTokens, register, require_finite
 
 RESIDUE = 1e-5
 """The share of a token's energy below which float32 cannot tell a residual from rounding."""
@@ -67,6 +67,8 @@ class ResPrune(Pruner):
         places = (~newline).nonzero()[:, 0].to(tokens.features.device)
         features = tokens.features[places].float()
         weights = self.relevance(features, tokens) ** self.alpha
+        require_finite(features, "features")
+        require_finite(weights, "relevance")
         picks = pivots(self.placed(features), weights, min(stage.keep, len(places)))
         rest = newline.nonzero()[:, 0].to(places)[: stage.keep - len(picks)]
         return Keep(torch.cat([places[picks], rest]))

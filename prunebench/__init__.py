@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from prunebench.engine.session import prune
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.registry import build, register
-    from prunebench.select import fill, pooled, share, top, windows
+    from prunebench.select import fill, pooled, require_finite, share, top, windows
     from prunebench.sites import INPUT, PIXELS, Site, late_layer, llm, vision
     from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
     from prunebench.trained import Example, Trained
@@ -20,7 +20,7 @@ _HOMES = {
     "engine.session": ("prune",),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "registry": ("build", "register"),
-    "select": ("fill", "pooled", "share", "top", "windows"),
+    "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
     "sites": ("INPUT", "PIXELS", "Site", "late_layer", "llm", "vision"),
     "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
@@ -56,6 +56,7 @@ __all__ = [
     "pooled",
     "prune",
     "register",
+    "require_finite",
     "share",
     "solve",
     "top",

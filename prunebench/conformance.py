@@ -17,9 +17,11 @@ from torch import Tensor
 
 from prunebench import registry
 from prunebench.budget import Budget, BudgetError, Stage, alive, cached, spent
+from prunebench.guard import Guard, RandomState
 from prunebench.pruner import Pruner
 from prunebench.samples import QUESTION, facts, miniature, tokens
-from prunebench.sites import PIXELS, Part
+from prunebench.sites import PIXELS, Part, Site
+from prunebench.text import message, one_line
 from prunebench.tokens import CLIP, GIVEN, Keep, Signal, VisualTokens
 from prunebench.trained import RANDOM, Trained
 from prunebench.walk import Breach, walk
@@ -44,6 +46,11 @@ def check_pruner(pruner: Pruner) -> list[Check]:
     """
     if isinstance(pruner, Trained) and not pruner.weights:
         pruner = replace(pruner, weights=RANDOM)
+    guard, random = Guard(), RandomState()
+    trace = _Traces(guard, random, type(pruner).__module__)
+    preparing = _run("prepared", lambda: _prepared(pruner))
+    if not preparing.ok:
+        return [preparing, trace.check()]
     bare, pruner = pruner, pruner.prepared(facts())
     untouched = copy.deepcopy(pruner)
     checks: list[tuple[str, Callable[[], str]]] = [
@@ -59,7 +66,35 @@ def check_pruner(pruner: Pruner) -> list[Check]:
         ("keeps all at 1.0", lambda: _all(bare)),
         ("in a model", lambda: _model(bare)),
     ]
-    return [_run(name, check) for name, check in checks]
+    results = []
+    for name, check in checks:
+        results.append(_run(name, check))
+        trace.look()
+    return [*results, trace.check()]
+
+
+class _Traces:
+    """What a method leaves behind in the process, looked for after every check and put back."""
+
+    def __init__(self, guard: Guard, random: RandomState, owner: str) -> None:
+        self.guard, self.random, self.owner = guard, random, owner
+        self.changes: list[str] = []
+
+    def look(self) -> None:
+        """Note what changed since the last look, and put it back."""
+        self.changes += self.guard.changes(self.owner)
+        if self.random.drawn:
+            self.changes.append("the state of the global random number generator")
+        self.guard.restore()
+        self.random.restore()
+
+    def check(self) -> Check:
+        """What was noted, as a check."""
+        self.look()
+        if not self.changes:
+            return Check("no trace", True, "the process is as it was")
+        changed = ", ".join(dict.fromkeys(self.changes))
+        return Check("no trace", False, f"changes {one_line(changed, 200)}: a method leaves no trace behind")
 
 
 def check_file(path: Path) -> list[Check]:
@@ -77,10 +112,21 @@ def _run(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, True, check())
     except (_Fault, Breach) as fault:
-        return Check(name, False, str(fault))
-    except Exception as error:  # an author's code may raise anything; the report names it
+        return Check(name, False, message(fault))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an author's code may raise anything; the report names it
         last = traceback.extract_tb(error.__traceback__)[-1]
-        return Check(name, False, f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})")
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        return Check(name, False, f"{type(error).__name__}: {one_line(message(error), 400)} ({place})")
+
+
+def _prepared(pruner: Pruner) -> str:
+    ready = pruner.prepared(facts())
+    kind = type(ready).__name__
+    _expect(isinstance(ready, Pruner), f"prepared gave a {kind}; it must give the method, ready")
+    _expect(isinstance(ready.site(), Site), f"site() gave {ready.site()!r}; it must give a Site, such as INPUT or llm(before=2)")
+    return ", ".join(sorted(ready.needs)) or "needs nothing"
 
 
 def _expect(holds: bool, message: str) -> None:
@@ -272,11 +318,16 @@ def _model(pruner: Pruner) -> str:
     sample = tokens(rows=4, columns=6, needs=GIVEN)
     budget, layers = _within_reach(pruner, len(sample))
     model, inputs = miniature(rows=4, columns=6, layers=layers)
+    guard = Guard(model)
     try:
         with prune(model, pruner, budget=budget, **_told(pruner, sample)) as trace:
             model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
     except Unsupported as error:
         return f"not on Qwen2.5-VL: {error}"
+    finally:
+        changes = guard.changes(type(pruner).__module__)
+        guard.restore()
+    _expect(not changes, f"changes {one_line(', '.join(changes), 200)}: a method leaves no trace behind")
     row = trace.samples[0]
     for stage in row.stages:
         kept = len(row.kept[stage.site])

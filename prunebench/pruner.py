@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -14,9 +15,28 @@ from torch import Tensor
 from prunebench.budget import Budget, BudgetError, Stage, solve
 from prunebench.select import share, top
 from prunebench.sites import INPUT, Site
+from prunebench.text import message
 from prunebench.tokens import Keep, Signal, VisualTokens
 
 Positions = Literal["original", "compact"]
+
+
+class MethodError(RuntimeError):
+    """A method tried to end the program, or raised what no caller expects."""
+
+
+@contextmanager
+def contained(name: str, member: str) -> Iterator[None]:
+    """Run a method's own code: whatever it raises that is no ordinary exception, such as SystemExit, becomes MethodError.
+
+    Ordinary exceptions pass, and so does control-C.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise MethodError(f"{name}.{member} raised {type(error).__name__}({message(error)!r})") from error
 
 
 class Unsupported(ValueError):

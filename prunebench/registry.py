@@ -14,7 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
-from prunebench.pruner import Pruner
+from prunebench.guard import Guard
+from prunebench.identity import helpers, note_source
+from prunebench.pruner import MethodError, Pruner, contained
+from prunebench.text import message, one_line
 
 P = TypeVar("P", bound=type[Pruner])
 
@@ -66,8 +69,14 @@ def get(name: str) -> type[Pruner]:
     if name.endswith(".py") or "/" in name:
         return _only_pruner(_load(Path(name)), name)
     if name not in names():
-        raise RegistryError(f"unknown method {name!r}{suggest(name, names())}")
-    return _only_pruner(importlib.import_module(f"{PACKAGE}.{name}"), name)
+        raise RegistryError(f"unknown method {one_line(repr(name), 80)}{suggest(name, names())}")
+    try:
+        with contained(name, "its file"):
+            module = importlib.import_module(f"{PACKAGE}.{name}")
+    except Exception as error:
+        raise RegistryError(f"method {name} cannot be imported: {_said(error)}") from error
+    note_source(module)
+    return _only_pruner(module, name)
 
 
 def card(method: type[Pruner]) -> Card:
@@ -88,7 +97,10 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
     """A method with its settings; raises RegistryError for an unknown setting or a value that does not fit."""
     method = get(name)
     given = dict(settings or {})
-    hints = get_type_hints(method)
+    try:
+        hints = get_type_hints(method)
+    except Exception as error:  # an annotation may be any text
+        raise RegistryError(f"{name}: the types of its settings cannot be read: {_said(error)}") from error
     known = [f.name for f in fields(method) if f.compare]
     for key, value in given.items():
         if key not in known:
@@ -96,9 +108,10 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
             raise RegistryError(f"unknown setting {name}.{key}{suggest(key, known, listed)}")
         given[key] = _fit(f"{name}.{key}", value, hints[key])
     try:
-        return method(**given)
-    except (TypeError, ValueError) as error:
-        raise RegistryError(f"{name}: {error}") from error
+        with contained(name, "__init__"):
+            return method(**given)
+    except Exception as error:  # a method may check its settings in any way
+        raise RegistryError(f"{name}: {_said(error)}") from error
 
 
 def settings(pruner: Pruner) -> dict[str, Any]:
@@ -117,8 +130,12 @@ def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
 
 def _load(path: Path) -> ModuleType:
     """Import a file outside the package; twice gives the same module unless the file changed."""
-    if not path.is_file():
-        raise RegistryError(f"no method file {path}")
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # too long a name, or one with a zero byte
+        there = False
+    if not there:
+        raise RegistryError(f"no method file {one_line(str(path), 120)}")
     if path.stem in names() and path.resolve().parent not in _package_folders():
         raise RegistryError(f"{path}: a method named {path.stem!r} is built in; rename the file")
     name = f"_prunebench_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}.{path.stem}"
@@ -126,13 +143,45 @@ def _load(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise RegistryError(f"{path} is no Python file; a method is a .py file")
     module = importlib.util.module_from_spec(spec)
+    guard, before = Guard(), sys.modules.get(name)
     sys.modules[name] = module  # dataclasses look their module up by name
     try:
-        spec.loader.exec_module(module)
+        source = path.read_bytes()
+        _let_import_helpers(path, source)
+        with contained(path.name, "its file"):
+            # what is noted is what runs, though the file may change at any moment
+            exec(compile(source, str(path), "exec"), vars(module))
     except Exception as error:
         del sys.modules[name]
-        raise RegistryError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        if before is not None:
+            sys.modules[name] = before
+        guard.restore()
+        raise RegistryError(f"{path} cannot be imported: {_said(error)}") from error
+    changes = guard.changes(owner=name)
+    if changes:
+        guard.restore()
+        raise RegistryError(f"{path} changes {', '.join(changes[:3])} when it is imported; a method leaves no trace")
+    note_source(module, source)
     return module
+
+
+def _let_import_helpers(path: Path, source: bytes) -> None:
+    """Let a method import modules from its own folder, behind all others; raises RegistryError where a name is taken."""
+    folder = path.resolve().parent
+    for helper in helpers(path, source):
+        name = ".".join(helper.resolve().relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+        there = getattr(sys.modules.get(name), "__file__", None)
+        if name in sys.stdlib_module_names or (there is not None and Path(there).resolve() != helper.resolve()):
+            raise RegistryError(f"{path} imports {name}, but another module has that name; rename {helper.name}")
+        sys.modules.pop(name, None)  # read anew with the method, for it may have changed
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _said(error: BaseException) -> str:
+    """An exception's type and text in one line; that of a method that tried to end the program says both itself."""
+    text = message(error)
+    return one_line(text if isinstance(error, MethodError | RegistryError) else f"{type(error).__name__}: {text}", 200)
 
 
 def _package_folders() -> list[Path]:
@@ -161,8 +210,6 @@ def _fit(label: str, value: Any, hint: Any) -> Any:
     """`value` as the field's type: ints widen to float, lists become tuples; anything else must match."""
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, list):
-        return tuple(value)
     if hint in (int, float, str, bool) and type(value) is not hint:
-        raise RegistryError(f"{label} is {value!r}, but it takes {hint.__name__}")
-    return value
+        raise RegistryError(f"{label} is {one_line(repr(value), 80)}, but it takes {hint.__name__}")
+    return tuple(value) if isinstance(value, list) else value

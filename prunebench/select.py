@@ -11,8 +11,21 @@ from prunebench.tokens import Layout, VisualTokens
 
 
 def top(scores: Tensor, count: int) -> Tensor:
-    """[count] places of the highest of `scores` [N], best first; ties go to the lower place, on every device."""
+    """[count] places of the highest of `scores` [N], best first; ties go to the lower place, on every device.
+
+    Raises ValueError for NaN, which has no place in an order.
+    """
+    count_nan = int(scores.isnan().sum())
+    if count_nan:
+        raise ValueError(f"{count_nan} of {scores.numel()} scores are NaN, which cannot be ranked")
     return torch.sort(scores.float(), descending=True, stable=True).indices[:count]
+
+
+def require_finite(values: Tensor, name: str) -> None:
+    """Raise ValueError, saying how many, where `values` of any shape hold NaN or infinity: no method may choose by those."""
+    bad = int((~values.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{bad} of {values.numel()} values of the {name} are not finite, so nothing can be chosen by them")
 
 
 def share(total: int, weights: Tensor) -> list[int]:

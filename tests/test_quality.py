@@ -11,10 +11,10 @@ import torch
 from prunebench.benchmarks import Request
 from prunebench.budget import BudgetError
 from prunebench.models.base import Unsupported
+from prunebench.run.fault import judged
 from prunebench.run.interval import bootstrap, mean_interval
 from prunebench.run.prompt import seed_of
 from prunebench.run.quality import cut, options_of
-from prunebench.run.runner import judged
 
 TOKENIZER = SimpleNamespace(pad_token_id=None, eos_token_id=7)
 LOADED: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=TOKENIZER))
@@ -62,9 +62,9 @@ def test_a_sample_has_its_number_whatever_is_beside_it():
     ],
 )
 def test_what_was_raised_is_the_status(error: Exception, status: str):
-    found, reason = judged(error)
-    assert found == status
-    assert reason.splitlines()[0]
+    fault = judged(error)
+    assert fault.status == status
+    assert fault.reason.splitlines()[0]
 
 
 def test_wilson_interval_of_shares():

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunebench.identity import weights_digest
 from prunebench.models.base import Unsupported
 from prunebench.testbed import TOWERS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """A stock CLIPModel with its tokenizer."""
 
     name: str
     model: Any
     tokenizer: Any
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of its weights and of how it cuts texts into tokens."""
+        words = self.tokenizer.backend_tokenizer.to_str()
+        return sha256(f"{weights_digest(self.model)} {words}".encode()).hexdigest()
 
     def rows(self, crops: Tensor) -> Tensor:
         """[C * (1 + patches), P] final norm and projection of CLS and patches of normalised [C, 3, H, W] crops, crop by crop."""

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from prunebench.budget import Budget
+from prunebench.engine.ready import Ready
 from prunebench.engine.session import prune
 from prunebench.measure import Metric
 from prunebench.measure.memory import kv_bytes, peak
@@ -51,7 +52,7 @@ def measure_pairs(
     model: Any,
     adapter: Adapter,
     inputs: Mapping[str, Any],
-    pruner: Pruner | str | None,
+    pruner: Pruner | Ready | str | None,
     budget: Budget | float | str | None,
     *,
     new_tokens: int = 8,

@@ -6,7 +6,6 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from inspect import isabstract
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from prunebench.identity import weights_digest
 from prunebench.models.base import KNOWN_GOOD, Adapter, Unsupported
 from prunebench.registry import suggest
 from prunebench.testbed import MODELS as EMBEDDED
@@ -148,8 +148,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _weights_hash(model: nn.Module) -> str:
-    """sha256 over every parameter and buffer in order, shortened."""
-    digest = sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    """A hash of every parameter and buffer, shortened."""
+    return f"sha256:{weights_digest(model)[:16]}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
+import json
 import re
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from prunebench import registry
 from prunebench.budget import Budget
+from prunebench.identity import Unhashable, plain, source_digest
 from prunebench.pruner import Pruner
 
 BASELINE = "none"
@@ -18,8 +18,11 @@ BASELINE = "none"
 
 Status = Literal["ok", "failed", "oom", "unsupported", "infeasible"]
 
+SampleStatus = Literal["ok", "unreadable", "infeasible", "unsupported", "failed", "timeout", "oom"]
+"""How a sample fared: answered; its image or text could not be made an input; or what became of the method on it."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Variant:
     """A method with its settings under the label that tables show; `name` is what the registry knows (a name or a file)."""
 
@@ -29,18 +32,46 @@ class Variant:
     positions: Literal["original", "compact"] | None = None
 
     def settings(self) -> dict[str, Any]:
-        """All settings, defaults included."""
-        own = registry.settings(self.pruner)
+        """All settings as plain data, defaults included; one that is none stands as the name of its type."""
+        own = {name: _plain(value, name) for name, value in registry.settings(self.pruner).items()}
         return own if self.positions is None else {**own, "positions": self.positions}
 
     def entry(self) -> dict[str, Any]:
-        """The mapping that stands for it in a grid."""
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in self.settings().items()}
-        return {"name": self.name, "label": self.label, **plain}
+        """The mapping that stands for it in a grid: what can be written there, which the method's own code makes whole."""
+        own = {name: value for name, value in registry.settings(self.pruner).items() if _written(value)}
+        lists = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+        positions = {} if self.positions is None else {"positions": self.positions}
+        return {"name": self.name, "label": self.label, **lists, **positions}
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are one method with the same settings, code included."""
+        if not isinstance(other, Variant):
+            return NotImplemented
+        mine, theirs = ((one.label, one.name, one.settings(), one.source()) for one in (self, other))
+        return mine == theirs
+
+    def __hash__(self) -> int:
+        return hash((self.label, self.name, json.dumps(self.settings(), sort_keys=True)))
 
     def source(self) -> str:
-        """A hash of the method's file: an edited method is another method."""
-        return sha256(Path(inspect.getfile(type(self.pruner))).read_bytes()).hexdigest()
+        """A hash of the method's code as it was loaded: an edited method is another method."""
+        return source_digest(type(self.pruner))
+
+
+def _plain(value: Any, name: str) -> Any:
+    try:
+        return plain(value, name)
+    except Unhashable:
+        return f"<{type(value).__name__}>"
+
+
+def _written(value: Any) -> bool:
+    """Whether a setting can be written into a grid and read back equal."""
+    if isinstance(value, tuple | list):
+        return all(map(_written, value))
+    if isinstance(value, float):
+        return value == value
+    return value is None or type(value) in (bool, int, str)
 
 
 @dataclass(frozen=True)

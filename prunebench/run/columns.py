@@ -10,6 +10,7 @@ import pyarrow as pa
 SAMPLES: Mapping[str, pa.DataType] = {
     "sample_id": pa.string(),
     "doc_id": pa.int64(),
+    "status": pa.string(),
     "prediction": pa.string(),
     "reference": pa.string(),
     "score": pa.float64(),

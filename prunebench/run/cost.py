@@ -7,6 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from prunebench.benchmarks import Benchmark, MediaError
+from prunebench.engine.ready import Ready
 from prunebench.measure import Metric
 from prunebench.measure.latency import PairRow, measure_pairs, summarize
 from prunebench.run import prompt as prompts
@@ -33,27 +34,27 @@ def inputs(loaded: Loaded, benchmark: Benchmark, cost: Cost) -> list[Prompt]:
             break
         try:
             found.append(prompts.read(loaded, benchmark, [request]))
-        except MediaError:
-            continue  # the quality cells name it
+        except Exception:  # whatever is wrong with this sample, the quality cells name it
+            continue
     if not found:
         raise MediaError(f"no sample of {benchmark.name} can be read")
     return found
 
 
-def measure(loaded: Loaded, cell: Cell, samples: list[Prompt], cost: Cost) -> tuple[list[Row], list[Metric]]:
+def measure(loaded: Loaded, cell: Cell, method: Ready, samples: list[Prompt], cost: Cost) -> tuple[list[Row], list[Metric]]:
     """The rows of pairs.parquet and the metrics; pairs are spread over the samples."""
     rows: list[PairRow] = []
     for number, prompt in enumerate(samples):
         share = ceil(cost.pairs / len(samples))
-        made = _pairs(loaded, cell, prompt, cost, share)
+        made = _pairs(loaded, cell, method, prompt, cost, share)
         rows += [replace(row, pair=row.pair + number * share) for row in made]
     return [asdict(row) for row in rows], summarize(rows)
 
 
-def _pairs(loaded: Loaded, cell: Cell, prompt: Prompt, cost: Cost, pairs: int) -> list[PairRow]:
+def _pairs(loaded: Loaded, cell: Cell, method: Ready, prompt: Prompt, cost: Cost, pairs: int) -> list[PairRow]:
     seeds = [seed_of(request, cell.seed) for request in prompt.requests]
     if on_pixels(cell):
-        small = resized(loaded, prompt, cell.variant.pruner, cell.budget)
+        small = resized(loaded, prompt, method.pruner, cell.budget)
         return measure_pairs(
             loaded.model,
             loaded.adapter,
@@ -69,12 +70,12 @@ def _pairs(loaded: Loaded, cell: Cell, prompt: Prompt, cost: Cost, pairs: int) -
         loaded.model,
         loaded.adapter,
         prompt.inputs,
-        cell.variant.pruner,
+        method,
         cell.budget,
         new_tokens=cost.new_tokens,
         warmup=cost.warmup,
         pairs=pairs,
         positions=cell.variant.positions,
         seeds=seeds,
-        **prompt.told(loaded, cell.variant.pruner),
+        **prompt.told(loaded, method.pruner),
     )

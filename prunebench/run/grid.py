@@ -71,6 +71,9 @@ class Grid:
     dtype: str = "auto"
     attention: str = "sdpa"
     threads: int | None = None
+    timeout: float | None = None
+    trust_remote_code: bool = False
+    max_image_pixels: int | None = None
     cost: Cost = field(default_factory=Cost)
     out: str | None = None
 

@@ -28,7 +28,7 @@ Size = tuple[int, int]
 class Prompt:
     """Samples that go through the model together; `inputs` is what the processor made of all of them.
 
-    `sizes` are the (width, height) of every sample's images in the data, `layouts` where their tokens lie at full size;
+    `sizes` are the (width, height) of every sample's images in the data, `layouts` where the tokens of `inputs` lie;
     `benchmark` is where the samples came from.
     """
 
@@ -44,6 +44,7 @@ class Prompt:
         told: dict[str, Any] = {
             "questions": [request.question for request in self.requests],
             "processor": loaded.processor,
+            "layouts": self.layouts,
         }
         if Signal.PICTURES in pruner.needs:
             told["pictures"] = _all([_pictures(message) for message in self.messages])
@@ -74,7 +75,7 @@ def read(loaded: Loaded, benchmark: Benchmark, requests: Sequence[Request]) -> P
 def resized(loaded: Loaded, prompt: Prompt, pruner: Pruner, budget: Budget | None) -> Prompt:
     """The same samples, their images scaled the way `pruner` says.
 
-    `layouts` stay those of full size. Raises Unsupported where the model has one resolution or the sample a video, BudgetError
+    Raises Unsupported where the model has one resolution or the sample a video, BudgetError
     where the processor does not go so low.
     """
     cell = loaded.adapter.cell(loaded.model)
@@ -89,10 +90,11 @@ def resized(loaded: Loaded, prompt: Prompt, pruner: Pruner, budget: Budget | Non
         planned.append(sum(width * height for width, height in sizes) // cell**2)
         messages.append(_with_images(message, sizes))
     inputs = process(loaded, messages)
-    for layout, count in zip(loaded.adapter.layouts(loaded.model, inputs), planned, strict=True):
+    layouts = tuple(loaded.adapter.layouts(loaded.model, inputs))
+    for layout, count in zip(layouts, planned, strict=True):
         if len(layout) != count:
             raise BudgetError(f"budget {budget}: an image of {count} visual tokens comes out of the processor with {len(layout)}")
-    return replace(prompt, messages=tuple(messages), inputs=inputs)
+    return replace(prompt, messages=tuple(messages), inputs=inputs, layouts=layouts)
 
 
 def process(loaded: Loaded, messages: Sequence[list[Message]]) -> dict[str, Any]:

@@ -20,8 +20,61 @@ import prunebench
 DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
 
-BESIDE = ("report", "testbed", "cli.py", "methods", "tasks")
-"""Parts of the package that read cells, make models, or are hashed by themselves."""
+COUNTED = (
+    "benchmarks.py",
+    "budget.py",
+    "engine",
+    "measure",
+    "models",
+    "pruner.py",
+    "run/active.py",
+    "run/cost.py",
+    "run/fault.py",
+    "run/interval.py",
+    "run/prompt.py",
+    "run/quality.py",
+    "run/runner.py",
+    "run/summary.py",
+    "select.py",
+    "sites.py",
+    "tokens.py",
+    "trained.py",
+    "walk.py",
+    "words.py",
+)
+"""The parts of the package that decide what stands in a cell: a change there makes every cell another cell."""
+
+UNCOUNTED = (
+    "__init__.py",
+    "cli.py",
+    "conformance.py",
+    "files.py",
+    "guard.py",
+    "identity.py",
+    "methods",
+    "registry.py",
+    "report",
+    "run/__init__.py",
+    "run/cell.py",
+    "run/columns.py",
+    "run/grid.py",
+    "run/limits.py",
+    "run/options.py",
+    "run/picture.py",
+    "run/progress.py",
+    "run/provenance.py",
+    "run/store.py",
+    "samples.py",
+    "seal.py",
+    "support.py",
+    "tasks",
+    "testbed",
+    "testing.py",
+    "text.py",
+    "training",
+    "verify.py",
+)
+"""The parts that do not: they read cells, store them, make models or help authors; methods and tasks have hashes of their own."""
 
 PACKAGES = ("torch", "transformers", "torchvision", "lmms-eval", "datasets", "pillow", "numpy", "pandas", "pyarrow")
 
@@ -61,10 +114,16 @@ def versions() -> dict[str, str]:
 
 @cache
 def sources() -> str:
-    """A hash of the package's own code that decides what is written into a cell: all but the report, the testbed and the CLI."""
+    """A hash of the package's own code that decides what stands in a cell."""
     folder = Path(prunebench.__file__).resolve().parent
-    files = [path for path in sorted(folder.rglob("*.py")) if path.relative_to(folder).parts[0] not in BESIDE]
-    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    digest = sha256()
+    for part in COUNTED:
+        path = folder / part
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(folder)} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def git() -> tuple[str | None, bool | None]:

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench import registry
 from prunebench.benchmarks import Request
+from prunebench.engine.contract import planned
 from prunebench.engine.encode import encode
-from prunebench.engine.ready import make_ready
+from prunebench.engine.ready import Ready
 from prunebench.engine.session import prune
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.flops import sample_flops
 from prunebench.measure.memory import kv_bytes
-from prunebench.models.base import Unsupported
-from prunebench.pruner import Pruner
-from prunebench.run.cell import BASELINE, Cell
+from prunebench.run.cell import Cell, SampleStatus
 from prunebench.run.prompt import Prompt, resized, seed_of
 from prunebench.run.store import Row
 from prunebench.sites import Part
@@ -41,18 +39,9 @@ class Encoded:
     inputs: Mapping[str, Any]
 
 
-def encoded(loaded: Loaded, prompt: Prompt, pruners: Sequence[Pruner]) -> Encoded:
+def encoded(loaded: Loaded, prompt: Prompt, methods: Sequence[Ready]) -> Encoded:
     """Run the vision tower once, and read there what any of the methods wants to see."""
-    return Encoded(prompt, encode(loaded.model, prompt.inputs, [one for one in pruners if _served(loaded, one)]))
-
-
-def _served(loaded: Loaded, pruner: Pruner) -> bool:
-    """Whether the model can give the method its signals; its own cell says so where it cannot."""
-    try:
-        make_ready(loaded.adapter, loaded.model, pruner)
-    except Unsupported:
-        return False
-    return True
+    return Encoded(prompt, encode(loaded.model, prompt.inputs, methods))
 
 
 def on_pixels(cell: Cell) -> bool:
@@ -60,23 +49,32 @@ def on_pixels(cell: Cell) -> bool:
     return cell.variant.pruner.site().part is Part.PIXELS
 
 
-def answer(loaded: Loaded, cell: Cell, shared: Encoded) -> list[Row]:
-    """One row a sample, without its score."""
-    prompt, pruner = shared.prompt, cell.variant.pruner
+def feasible(loaded: Loaded, cell: Cell, method: Ready, prompt: Prompt) -> None:
+    """Plan for every sample without a call of the model; raises BudgetError or Unsupported where one cannot be served."""
+    layers, config = len(loaded.adapter.layers(loaded.model)), loaded.adapter.decoder(loaded.model).config
+    for layout in prompt.layouts:
+        planned(method.pruner, cell.budget, None, len(layout), layers, config)
+
+
+def answer(loaded: Loaded, cell: Cell, method: Ready, plain: Ready, shared: Encoded) -> list[Row]:
+    """One row a sample, without its score; `plain` is the method that prunes nothing, for those that work on pixels."""
+    prompt, budget, full = shared.prompt, cell.budget, shared.prompt.layouts
     seeds = [seed_of(request, cell.seed) for request in prompt.requests]
     start = perf_counter()
-    inputs, budget = shared.inputs, cell.budget
+    inputs = shared.inputs
     if on_pixels(cell):
-        prompt = resized(loaded, prompt, pruner, budget)
-        inputs, pruner, budget = encode(loaded.model, prompt.inputs), registry.build(BASELINE), None
+        prompt = resized(loaded, prompt, method.pruner, budget)
+        inputs, method, budget = encode(loaded.model, prompt.inputs), plain, None
+    else:
+        feasible(loaded, cell, method, prompt)
     torch.manual_seed(seeds[0])  # for tasks that sample
     session = prune(
         loaded.model,
-        pruner,
+        method,
         budget,
         positions=cell.variant.positions,
         seeds=seeds,
-        **prompt.told(loaded, pruner),
+        **prompt.told(loaded, method.pruner),
         count_flops=True,
     )
     with session as trace, torch.inference_mode():
@@ -91,10 +89,11 @@ def answer(loaded: Loaded, cell: Cell, shared: Encoded) -> list[Row]:
         rows.append(
             {
                 **_identity(request),
+                "status": "ok",
                 "prediction": cut(text, request.until),
                 "error": None,
-                **_tokens(sample, len(prompt.layouts[number])),
-                **({} if on_pixels(cell) else _evidence(request, sample, prompt.layouts[number], prompt.sizes[number])),
+                **_tokens(sample, len(full[number])),
+                **({} if on_pixels(cell) else _evidence(request, sample, full[number], prompt.sizes[number])),
                 **_flops(loaded, prompt, number, sample),
                 "kv_bytes": cache,
                 "seconds": seconds,
@@ -103,9 +102,9 @@ def answer(loaded: Loaded, cell: Cell, shared: Encoded) -> list[Row]:
     return rows
 
 
-def unanswered(request: Request, error: str) -> Row:
-    """The row of a sample that could not be asked."""
-    return {**_identity(request), "prediction": None, "error": error}
+def unanswered(request: Request, status: SampleStatus, error: str) -> Row:
+    """The row of a sample that has no answer, and why."""
+    return {**_identity(request), "status": status, "prediction": None, "error": error}
 
 
 def _identity(request: Request) -> Row:

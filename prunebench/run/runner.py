@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import traceback
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from prunebench import models
-from prunebench.benchmarks import Benchmark, MediaError, Request, load_task
-from prunebench.budget import BudgetError
+from prunebench.benchmarks import Benchmark, Request, load_task
+from prunebench.engine.clip import load_clip
+from prunebench.engine.ready import Ready, make_ready
+from prunebench.guard import Guard, RandomState
+from prunebench.identity import identity
 from prunebench.measure import Metric
-from prunebench.models.base import Unsupported
 from prunebench.run import cost, provenance, quality
 from prunebench.run import prompt as prompts
-from prunebench.run.cell import Cell, Status, shown
+from prunebench.run.active import Run
+from prunebench.run.cell import BASELINE, Cell, SampleStatus, Status, shown
+from prunebench.run.fault import Fault, judged
 from prunebench.run.grid import CONTROLS, Grid, GridError
+from prunebench.run.limits import Overdue, limited
 from prunebench.run.progress import Silent, Watcher
-from prunebench.run.store import Journal, Row, Study, open_study
+from prunebench.run.store import Row, Study, open_study
 from prunebench.run.summary import scored
+from prunebench.text import one_line
+
+T = TypeVar("T")
 
 MINIATURE = 100_000_000
 """Parameters below which a model is one."""
@@ -59,6 +67,7 @@ class _Sweep:
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if grid.device == "auto" else grid.device
         self.dtype = ("float32" if self.device == "cpu" else "bfloat16") if grid.dtype == "auto" else grid.dtype
         self.statuses: dict[str, str] = {}
+        self.fingerprints: dict[str, str] = {}
 
     def run(self) -> Outcome:
         grid = self.grid
@@ -71,21 +80,45 @@ class _Sweep:
             self.benchmarks[task] = load_task(task, grid.limit)
         self.study.begin(grid)
         self.provenance = provenance.collect(self.loaded, self.device, self.dtype, grid.attention, {"grid": grid.seed})
+        self.guard = Guard(self.loaded.model)
+        self.plain = make_ready(self.loaded.adapter, self.loaded.model, BASELINE)
         cells = grid.cells(grid.tasks)
-        self.fingerprints = {cell.id: self._fingerprint(cell) for cell in cells}
+        self.runs = {cell.id: self._bind(cell) for cell in cells}
         waiting = [cell for cell in cells if not self._done(cell)]
-        journals = {cell.id: self.study.journal(cell, self.fingerprints[cell.id]) for cell in waiting if cell.kind == "quality"}
+        for cell in waiting:
+            if cell.kind == "quality":
+                self.runs[cell.id].opened = self.study.journal(cell, self.fingerprints[cell.id])
         for note in self.study.notes:
             self.watch.note(note)
-        units = sum(self._units(cell, journals.get(cell.id)) for cell in waiting)
+        units = sum(self._units(self.runs[cell.id]) for cell in waiting)
         self.watch.begin(len(cells), len(cells) - len(waiting), units)
         for task, benchmark in self.benchmarks.items():
             self._quality(
                 benchmark,
-                [Run(cell, journals[cell.id]) for cell in waiting if cell.kind == "quality" and cell.task == task],
+                [self.runs[cell.id] for cell in waiting if cell.kind == "quality" and cell.task == task],
             )
         self._cost([cell for cell in waiting if cell.kind == "cost"])
         return Outcome(self.study.folder, self.statuses)
+
+    def _bind(self, cell: Cell) -> Run:
+        """Bind the cell's method to the model, and note what decides its answers; a method that fails fails alone."""
+        run = Run(cell, requests=len(self.benchmarks[cell.task].requests))
+        bound = self._attempt(partial(self._ready, cell), run)
+        if isinstance(bound, Fault):
+            run.fault = replace(bound, ends=True)
+            decides: list[Any] = [cell.variant.source(), cell.variant.settings(), bound.reason]
+        else:
+            run.method, decides = bound
+        self.fingerprints[cell.id] = self._fingerprint(cell, decides)
+        return run
+
+    def _ready(self, cell: Cell) -> tuple[Ready, list[Any]]:
+        """The method, ready, with hashes of all that decides its answers."""
+        method = make_ready(self.loaded.adapter, self.loaded.model, cell.variant.pruner)
+        decides: list[Any] = [identity(method.pruner), cell.variant.positions]
+        if method.clip is not None:
+            decides.append(load_clip(method.clip, self.loaded.model.device, self.loaded.model.dtype).digest)
+        return method, decides
 
     def _load(self) -> models.Loaded:
         grid = self.grid
@@ -118,20 +151,18 @@ class _Sweep:
         self.statuses[cell.id] = facts["status"]
         return True
 
-    def _units(self, cell: Cell, journal: Journal | None) -> int:
-        if journal is None:
-            return cost.calls(self.grid.cost)
-        return len(self.benchmarks[cell.task].requests) - len(journal.rows)
+    def _units(self, run: Run) -> int:
+        return cost.calls(self.grid.cost) if run.opened is None else run.unasked
 
-    def _fingerprint(self, cell: Cell) -> str:
-        """A hash over all that changes what the cell measures."""
-        grid, variant = self.grid, cell.variant
+    def _fingerprint(self, cell: Cell, method: list[Any]) -> str:
+        """A hash over all that changes what the cell measures; `method` are the hashes of what decides its answers."""
+        grid = self.grid
         about = {
             "kind": cell.kind,
             "model": [self.loaded.revision, grid.weights],
-            "running": [self.device, self.dtype, grid.attention, grid.batch],
+            "running": [self.device, self.dtype, grid.attention, grid.batch, grid.max_image_pixels],
             "code": [provenance.sources(), {name: provenance.versions().get(name) for name in provenance.DECIDING}],
-            "method": [variant.source(), variant.settings(), cell.amount, cell.budget_kind],
+            "method": [*method, cell.amount, cell.budget_kind],
             "task": self.benchmarks[cell.task].fingerprint,
             "seed": grid.seed,
         }
@@ -144,63 +175,126 @@ class _Sweep:
     def _quality(self, benchmark: Benchmark, runs: list[Run]) -> None:
         self.watch.running(len(runs))
         for group in _groups(benchmark.requests, self.grid.batch):
-            live = [run for run in runs if run.status == "ok" and run.missing(group)]
+            live = [run for run in runs if run.going and run.missing(group)]
             if live:
                 self._ask(benchmark, group, live)
         for run in runs:
             self._finish(benchmark, run)
 
     def _ask(self, benchmark: Benchmark, group: Sequence[Request], live: list[Run]) -> None:
-        """One group of samples through every cell that misses one of them; a group with an unreadable one is asked one by one."""
-        try:
-            prompt = prompts.read(self.loaded, benchmark, group)
-            shared = quality.encoded(self.loaded, prompt, [run.cell.variant.pruner for run in live])
-        except MediaError as error:
-            if len(group) > 1:
-                for request in group:
-                    self._ask(benchmark, [request], [run for run in live if run.missing([request])])
-                return
-            for run in live:
-                self._keep(run, [quality.unanswered(group[0], str(error))])
-            return
-        except Exception as error:
-            for run in live:
-                self._stop(run, error, benchmark)
-            return
-        for run in live:
-            try:
-                rows = quality.answer(self.loaded, run.cell, shared)
-            except Exception as error:
-                self._stop(run, error, benchmark)
-            else:
+        """One group of samples through every cell that misses one of them.
+
+        Where something goes wrong with a group of several, its samples are asked one by one: the others are not to blame.
+        """
+        prompt = self._attempt(lambda: prompts.read(self.loaded, benchmark, group))
+        if isinstance(prompt, Fault):
+            again = live
+            if len(group) == 1:
+                self._unreadable(benchmark, group[0], live, prompt)
+        else:
+            again = self._answers(prompt, live)
+        if len(group) > 1:
+            for request in group:
+                waiting = [run for run in again if run.going and run.missing([request])]
+                if waiting:
+                    self._ask(benchmark, [request], waiting)
+
+    def _answers(self, prompt: prompts.Prompt, live: list[Run]) -> list[Run]:
+        """Ask a prompt in every cell; of one sample a fault is noted, the cells in which a group failed are returned."""
+        again = []
+        for run, shared in self._encodings(prompt, live):
+            rows = shared if isinstance(shared, Fault) else self._attempt(partial(self._answer, run, shared), run)
+            if not isinstance(rows, Fault):
                 self._keep(run, rows)
+            elif len(prompt.requests) == 1 or rows.ends:
+                self._blame(run, prompt.requests[0], rows)
+            else:
+                again.append(run)
+        return again
+
+    def _answer(self, run: Run, shared: quality.Encoded) -> list[Row]:
+        assert run.method is not None
+        return quality.answer(self.loaded, run.cell, run.method, self.plain, shared)
+
+    def _encodings(self, prompt: prompts.Prompt, live: list[Run]) -> Iterator[tuple[Run, quality.Encoded | Fault]]:
+        """The prompt's encoding for every cell: one for all, or one each where what a method reads there goes wrong."""
+        methods = {run.cell.id: run.method for run in live if run.method is not None}
+        shared = self._attempt(lambda: quality.encoded(self.loaded, prompt, list(methods.values())))
+        if not isinstance(shared, Fault):
+            yield from ((run, shared) for run in live)
+            return
+        bare = self._attempt(lambda: quality.encoded(self.loaded, prompt, []))
+        for run in live:
+            if isinstance(bare, Fault):  # with nobody looking it goes wrong as well
+                yield run, bare
+            else:
+                yield run, self._attempt(partial(quality.encoded, self.loaded, prompt, [methods[run.cell.id]]), run)
+
+    def _attempt(self, work: Callable[[], T], run: Run | None = None) -> T | Fault:
+        """What the work gives, or what went wrong with it; no method's doing reaches another's."""
+        random = RandomState()
+        try:
+            with limited(self.grid.timeout):
+                outcome: T | Fault = work()
+        except Overdue as error:
+            outcome = Fault("timeout", str(error))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a method may raise anything, SystemExit included
+            outcome = judged(error)
+            if outcome.status == "oom" and torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        random.restore()
+        label = "" if run is None else run.cell.variant.label
+        changes = self.guard.changes("" if run is None else type(run.cell.variant.pruner).__module__)
+        if changes:
+            self.guard.restore(lambda: self._load().model)
+            culprit = label or "something"
+            return Fault("failed", f"{culprit} changes {one_line(', '.join(changes), 200)}; a method leaves no trace", ends=True)
+        return outcome
 
     def _keep(self, run: Run, rows: list[Row]) -> None:
         new = [row for row in rows if row["sample_id"] not in run.journal.rows]
+        run.failures = 0
         run.journal.append(new)
         self.watch.advance(len(new))
 
-    def _stop(self, run: Run, error: Exception, benchmark: Benchmark) -> None:
-        """The cell ends here, the others go on."""
-        run.status, run.reason = judged(error)
-        self.watch.advance(len(benchmark.requests) - len(run.journal.rows))
-        if run.status == "oom" and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def _unreadable(self, benchmark: Benchmark, request: Request, live: list[Run], fault: Fault) -> None:
+        """A sample that cannot be made an input for any method."""
+        reason = fault.reason
+        if fault.status == "failed":
+            status: SampleStatus = "unreadable"
+            if not fault.media:
+                reason = f"sample {request.sample_id} of {benchmark.name} cannot be processed: {fault.reason}"
+        else:
+            status = fault.status
+        for run in live:
+            self._keep(run, [quality.unanswered(request, status, one_line(reason))])
+
+    def _blame(self, run: Run, request: Request, fault: Fault) -> None:
+        """A sample on which the method, or the model under it, failed; a cell that fails again and again is given up."""
+        failures = run.failures + 1
+        if fault.ends:
+            run.fault = fault
+        else:
+            self._keep(run, [quality.unanswered(request, fault.status, one_line(fault.reason))])
+        if fault.status not in ("infeasible", "unsupported"):
+            run.details.append(fault)
+            run.failures = failures
+        if not run.going:
+            self.watch.advance(run.unasked)
 
     def _finish(self, benchmark: Benchmark, run: Run) -> None:
         rows = sorted(run.journal.rows.values(), key=lambda row: row["doc_id"])
         metrics: list[Metric] = []
-        broken = [row for row in rows if row["error"] is not None]
-        if run.status == "ok":
+        status, reason = run.verdict(rows, len(benchmark.requests))
+        if any(row["error"] is None for row in rows):
             try:
                 rows, metrics = scored(benchmark, rows)
             except Exception as error:
-                run.status, run.reason = judged(error)
-            else:
-                if broken:
-                    run.status = "failed"
-                    run.reason = f"{len(broken)} of {len(rows)} samples could not be asked: {broken[0]['error']}"
-        self._write(run.cell, run.status, run.reason, metrics, {"samples": rows})
+                fault = judged(error)
+                status, reason = "failed", fault.detail
+        self._write(run.cell, status, reason, metrics, {"samples": rows})
 
     # ---- cost -----------------------------------------------------------------------------------------------------
 
@@ -210,16 +304,25 @@ class _Sweep:
         benchmark = self.benchmarks[cells[0].task]
         samples: list[prompts.Prompt] = []
         for cell in cells:
-            status: Status = "ok"
-            reason, rows, metrics = "", list[Row](), list[Metric]()
+            run = self.runs[cell.id]
+            outcome: tuple[list[Row], list[Metric]] | Fault = run.fault or ([], [])
             self.watch.running(1)
-            try:
-                samples = samples or cost.inputs(self.loaded, benchmark, self.grid.cost)
-                rows, metrics = cost.measure(self.loaded, cell, samples, self.grid.cost)
-            except Exception as error:
-                status, reason = judged(error)
+            if run.fault is None:
+                try:
+                    samples = samples or cost.inputs(self.loaded, benchmark, self.grid.cost)
+                except Exception as error:
+                    outcome = judged(error)
+                else:
+                    outcome = self._attempt(partial(self._measure, run, samples), run)
             self.watch.advance(cost.calls(self.grid.cost))
-            self._write(cell, status, reason, metrics, {"pairs": rows})
+            if isinstance(outcome, Fault):
+                self._write(cell, outcome.cell_status, outcome.detail, [], {"pairs": []})
+            else:
+                self._write(cell, "ok", "", outcome[1], {"pairs": outcome[0]})
+
+    def _measure(self, run: Run, samples: list[prompts.Prompt]) -> tuple[list[Row], list[Metric]]:
+        assert run.method is not None
+        return cost.measure(self.loaded, run.cell, run.method, samples, self.grid.cost)
 
     def _write(self, cell: Cell, status: Status, reason: str, metrics: list[Metric], tables: dict[str, list[Row]]) -> None:
         benchmark = self.benchmarks[cell.task]
@@ -239,6 +342,7 @@ class _Sweep:
             "seed": cell.seed,
             "status": status,
             "reason": reason,
+            **self._counts(benchmark, tables),
             "metric": benchmark.primary,
             "higher_is_better": benchmark.higher_is_better(benchmark.primary),
             "metrics": [asdict(metric) for metric in metrics],
@@ -248,31 +352,12 @@ class _Sweep:
         self.statuses[cell.id] = status
         self.watch.finished(cell.id, status, reason)
 
-
-@dataclass
-class Run:
-    """A quality cell at work."""
-
-    cell: Cell
-    journal: Journal
-    status: Status = "ok"
-    reason: str = ""
-
-    def missing(self, group: Sequence[Request]) -> bool:
-        """Whether a sample of the group is still to be asked."""
-        return any(request.sample_id not in self.journal.rows for request in group)
-
-
-def judged(error: Exception) -> tuple[Status, str]:
-    """Status and reason of a cell that raised: the message first, the traceback where it is a failure."""
-    message = str(error).strip() or type(error).__name__
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message:
-        return "oom", message
-    if isinstance(error, Unsupported):
-        return "unsupported", message
-    if isinstance(error, BudgetError):
-        return "infeasible", message
-    return "failed", f"{type(error).__name__}: {message}\n{''.join(traceback.format_exception(error))}"
+    def _counts(self, benchmark: Benchmark, tables: dict[str, list[Row]]) -> dict[str, Any]:
+        """For how many samples a quality cell speaks, of how many it was asked for."""
+        if "samples" not in tables:
+            return {}
+        answered = sum(row["error"] is None for row in tables["samples"])
+        return {"samples": {"asked": len(benchmark.requests), "answered": answered}}
 
 
 def _groups(requests: Sequence[Request], size: int) -> list[list[Request]]:

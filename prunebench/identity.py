@@ -1,0 +1,215 @@
+"""Identity: what decides a method's answers, as hashes of code, settings and weights.
+
+A cell is the same cell only while these stay the same. What counts is the code that runs, so that it is noted when it is
+loaded: a file that changes or goes afterwards changes nothing that was computed with the old one.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.pruner import Pruner
+
+_LOADED: dict[str, dict[str, bytes]] = {}
+"""By module name: the file it came from and the helpers it imports from its own folder, each with what it held."""
+
+
+class Unhashable(ValueError):
+    """A setting of which no stable text can be made."""
+
+
+def note_source(module: ModuleType, source: bytes | None = None) -> None:
+    """Remember what a module was made of, with the helper modules that it imports from its own folder.
+
+    `source` is what ran where the caller knows better than the file, which may have changed since. A module that was
+    noted before is noted anew only where `source` is given: it runs what it ran then.
+    """
+    file = getattr(module, "__file__", None)
+    if file is None or (source is None and module.__name__ in _LOADED):
+        return
+    path = Path(file)
+    own = path.read_bytes() if source is None else source
+    texts = {path.name: own}
+    package = module.__package__ or ""
+    for helper in helpers(path, own, package):
+        texts[str(helper.relative_to(path.parent))] = helper.read_bytes()
+    _LOADED[module.__name__] = texts
+
+
+def source_digest(method: type[Pruner]) -> str:
+    """sha256 over the code of a method: the files of its class and of every Pruner it inherits from, and their helpers."""
+    digest = sha256()
+    for kind in method.__mro__:
+        if not issubclass(kind, Pruner):
+            continue
+        module = sys.modules.get(kind.__module__)
+        if module is not None:
+            note_source(module)
+        texts = _LOADED.get(kind.__module__)
+        if texts is None:  # a class without a file, typed at a prompt
+            texts = {kind.__qualname__: _code_of(kind)}
+        for name in sorted(texts):
+            digest.update(f"{kind.__qualname__} {name} {len(texts[name])}\n".encode())
+            digest.update(texts[name])
+    return digest.hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """sha256 over the names, types, shapes and contents of all parameters and buffers."""
+    digest = sha256()
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(_content(tensor))
+    return digest.hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and contents of all files below a folder."""
+    digest = sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def identity(pruner: Pruner) -> str:
+    """sha256 over all that decides a prepared method's answers, except the CLIP that it may ask.
+
+    That is its code, its settings, the weights of modules it holds, its low-rank adapter, and the same of every method it
+    holds. Raises Unhashable for a setting of which no stable text can be made.
+    """
+    about: dict[str, Any] = {"code": source_digest(type(pruner)), "settings": {}, "holds": {}}
+    for field in fields(pruner):
+        value = getattr(pruner, field.name)
+        if field.compare:
+            about["settings"][field.name] = plain(value, f"setting {field.name}")
+        held = list(_held(value))
+        if held:
+            about["holds"][field.name] = held
+    if pruner.adapter is not None:
+        about["adapter"] = folder_digest(Path(pruner.adapter))
+    return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def plain(value: Any, name: str) -> Any:
+    """A setting as data that JSON holds, equal for equal values; raises Unhashable naming `name` where there is none."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else repr(value)
+    if isinstance(value, Enum):
+        return plain(value.value, name)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Pruner):
+        return {"method": identity(value)}
+    if isinstance(value, Tensor):
+        digest = sha256(_content(value)).hexdigest()
+        return {"tensor": [str(value.dtype), list(value.shape), digest]}
+    if isinstance(value, nn.Module):
+        return {"module": weights_digest(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: plain(getattr(value, field.name), name) for field in fields(value)}
+        return {type(value).__qualname__: parts}
+    if isinstance(value, Mapping):
+        pairs = [[plain(key, name), plain(part, name)] for key, part in value.items()]
+        return {"mapping": sorted(pairs, key=json.dumps)}
+    if isinstance(value, set | frozenset):
+        return {"set": sorted((plain(part, name) for part in value), key=json.dumps)}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return [plain(part, name) for part in value]
+    kind = type(value).__qualname__
+    raise Unhashable(f"{name} is a {kind}, of which no stable text can be made; settings are numbers, texts and lists of them")
+
+
+def _held(value: Any) -> Iterator[str]:
+    """The identities of the methods, modules and tensors in a field's value."""
+    if isinstance(value, Pruner):
+        yield identity(value)
+    elif isinstance(value, nn.Module):
+        yield weights_digest(value)
+    elif isinstance(value, Tensor):
+        yield sha256(_content(value)).hexdigest()
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _held(part)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _held(part)
+
+
+def _content(tensor: Tensor) -> bytes:
+    """The bytes of a tensor's values."""
+    values = tensor.detach().cpu().contiguous().flatten()  # a view as bytes wants a dimension, and scalars have none
+    return values.view(torch.uint8).numpy().tobytes()
+
+
+def helpers(path: Path, source: bytes, package: str = "") -> list[Path]:
+    """The files in a module's own folder that its imports name, with those that these import in turn."""
+    return list(_helpers(path, source, package, set()))
+
+
+def _helpers(path: Path, source: bytes, package: str, visited: set[Path]) -> Iterator[Path]:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        for name in _imported(node, package):
+            for candidate in _places(path.parent, name):
+                if candidate == path or candidate in visited or not candidate.is_file():
+                    continue
+                visited.add(candidate)
+                yield candidate
+                yield from _helpers(candidate, candidate.read_bytes(), package, visited)
+
+
+def _imported(node: ast.AST, package: str) -> list[str]:
+    """The modules that an import statement may mean, as dotted names below the importing file's folder."""
+    if isinstance(node, ast.Import):
+        return [_below(alias.name, package) for alias in node.names]
+    if not isinstance(node, ast.ImportFrom) or node.level > 1:
+        return []
+    module = node.module or ""
+    if node.level == 0:
+        module = _below(module, package)
+    names = [f"{module}.{alias.name}".strip(".") for alias in node.names]
+    return [module, *names] if module else names
+
+
+def _below(module: str, package: str) -> str:
+    """The module's name as seen from inside the package."""
+    return module.removeprefix(f"{package}.") if package else module
+
+
+def _places(folder: Path, module: str) -> list[Path]:
+    """Where a module of that name would lie below a folder, its packages' own files included."""
+    parts = [part for part in module.split(".") if part]
+    places = []
+    for depth in range(1, len(parts) + 1):
+        base = folder.joinpath(*parts[:depth])
+        places += [base.with_suffix(".py"), base / "__init__.py"]
+    return places
+
+
+def _code_of(kind: type) -> bytes:
+    """The compiled code of a class's functions, for a class that has no file."""
+    functions = [value for _, value in sorted(vars(kind).items()) if inspect.isfunction(value)]
+    parts = [f"{f.__qualname__} {f.__code__.co_consts!r}".encode() + f.__code__.co_code for f in functions]
+    return b"\n".join(parts)

@@ -1,0 +1,67 @@
+"""Fault: what went wrong with a sample or a cell, as a status and a reason."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from prunebench.benchmarks import MediaError
+from prunebench.budget import BudgetError
+from prunebench.models.base import Unsupported
+from prunebench.run.cell import SampleStatus, Status
+from prunebench.text import clean, message
+
+REASON = 20_000
+"""Characters of a reason that are kept, traceback included."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What went wrong: `reason` in one line, `detail` with the traceback where there is one.
+
+    `media` says that an image could not be read, `ends` that the cell cannot go on.
+    """
+
+    status: SampleStatus
+    reason: str
+    detail: str = ""
+    media: bool = False
+    ends: bool = False
+
+    @property
+    def cell_status(self) -> Status:
+        """The status of a cell that ends with this."""
+        return cell_status(self.status)
+
+
+def cell_status(status: str) -> Status:
+    """The status of a cell all of whose samples have this one."""
+    return cast(Status, status) if status in ("oom", "unsupported", "infeasible") else "failed"
+
+
+def judged(error: BaseException) -> Fault:
+    """What an exception means for the sample it was raised for; the traceback is told where it is a failure."""
+    said = message(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in said:
+        return Fault("oom", said, said)
+    if isinstance(error, Unsupported):
+        return Fault("unsupported", said, said)
+    if isinstance(error, BudgetError):
+        return Fault("infeasible", said, said)
+    reason = f"{type(error).__name__}: {said}"
+    return Fault("failed", reason, _limited(f"{reason}\n{_traceback(error)}"), media=isinstance(error, MediaError))
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return clean("".join(traceback.format_exception(error)))
+    except Exception:  # an exception whose text cannot be had
+        return clean("".join(traceback.format_tb(error.__traceback__)))
+
+
+def _limited(text: str) -> str:
+    """The text without its middle where it is very long."""
+    return text if len(text) <= REASON else f"{text[: REASON // 2]}\n[...]\n{text[-REASON // 2 :]}"
