@@ -146,7 +146,7 @@ def test_a_broken_image_fails_its_sample_and_no_other(tmp_path: Path, capsys: py
     facts = json.loads((cell / "cell.json").read_text())
     assert facts["status"] == "ok"
     assert facts["samples"] == {"asked": 3, "answered": 2}
-    assert facts["reason"].startswith("speaks for 2 of 3 samples; 1 could not be answered: sample q1: sample q1 of")
+    assert facts["reason"].startswith("speaks for 2 of 3 samples; 1 could not be answered: sample q1 of")
     table = pd.read_parquet(cell / "samples.parquet").set_index("sample_id")
     assert table["status"].to_dict() == {"q0": "ok", "q1": "unreadable", "q2": "ok"}
     assert table.loc["q1", "score"] != table.loc["q1", "score"]

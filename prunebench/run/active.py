@@ -63,7 +63,9 @@ class Run:
             reason = f"{share}: sample {first['sample_id']}: {detail}" if answered else detail
             return _common(hard), reason
         if answered:
-            return "ok", f"{share}: sample {first['sample_id']}: {first['error']}"
+            # that a sample is unreadable says of which sample, for it is the same in every cell
+            sample = "" if first["status"] == "unreadable" else f"sample {first['sample_id']}: "
+            return "ok", f"{share}: {sample}{first['error']}"
         return _common(lacking), first["error"]
 
 

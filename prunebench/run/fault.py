@@ -51,8 +51,10 @@ def judged(error: BaseException) -> Fault:
         return Fault("unsupported", said, said)
     if isinstance(error, BudgetError):
         return Fault("infeasible", said, said)
+    if isinstance(error, MediaError):
+        return Fault("failed", said, said, media=True)
     reason = f"{type(error).__name__}: {said}"
-    return Fault("failed", reason, _limited(f"{reason}\n{_traceback(error)}"), media=isinstance(error, MediaError))
+    return Fault("failed", reason, _limited(f"{reason}\n{_traceback(error)}"))
 
 
 def _traceback(error: BaseException) -> str:
