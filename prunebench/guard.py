@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -57,7 +58,7 @@ class Guard:
         """What is different now, in words; empty where nothing is. Functions of the module `owner` are not compared."""
         changed = [name for name, (read, _) in _SETTINGS.items() if read() != self._settings[name]]
         for name, hooks in _global_hooks():
-            if list(hooks) != list(self._hooks[name]):
+            if _foreign(hooks, self._hooks[name]):
                 changed.append(f"torch's hooks on every module ({name.strip('_')})")
         for variable, value in self._environment.items():
             if os.environ.get(variable) != value:
@@ -74,8 +75,7 @@ class Guard:
                 with suppress(Exception):  # what cannot be set again is named by the next comparison
                     write(self._settings[name])
         for name, hooks in _global_hooks():
-            hooks.clear()
-            hooks.update(self._hooks[name])
+            _put_hooks_back(hooks, self._hooks[name])
         for variable, value in self._environment.items():
             os.environ[variable] = value
         for _, holder, name, value in self._replaced(""):
@@ -132,7 +132,7 @@ class _ModelState:
         changed = []
         for (name, module), hooks, parts in zip(self.modules, self.hooks, self.parts, strict=True):
             label = name or "the model"
-            if any(list(getattr(module, kind)) != list(hooks[kind]) for kind in HOOKS):
+            if any(_foreign(getattr(module, kind), hooks[kind]) for kind in HOOKS):
                 changed.append(f"hooks on {label}")
             if _parts(module) != parts:
                 changed.append(f"parts of {label}")
@@ -148,8 +148,7 @@ class _ModelState:
     def restore(self, reload: Callable[[], nn.Module] | None) -> None:
         for (_, module), hooks, parts in zip(self.modules, self.hooks, self.parts, strict=True):
             for kind in HOOKS:
-                getattr(module, kind).clear()
-                getattr(module, kind).update(hooks[kind])
+                _put_hooks_back(getattr(module, kind), hooks[kind])
             _put_back(module, parts)
         for config, settings in self.configs.values():
             for name, value in settings.items():
@@ -161,6 +160,27 @@ class _ModelState:
             with torch.no_grad():
                 for name, tensor in self.model.state_dict().items():
                     tensor.data.copy_(fresh[name])
+
+
+def _foreign(hooks: dict[Any, Any], before: dict[Any, Any]) -> list[Any]:
+    """The keys of hooks that came or went; a library's own may come, for it installs some when they are first needed."""
+    came = [key for key, hook in hooks.items() if key not in before and not _of_library(hook)]
+    return came + [key for key in before if key not in hooks]
+
+
+def _put_hooks_back(hooks: dict[Any, Any], before: dict[Any, Any]) -> None:
+    for key in _foreign(hooks, before):
+        hooks.pop(key, None)
+    for key, hook in before.items():
+        hooks.setdefault(key, hook)
+
+
+def _of_library(hook: Any) -> bool:
+    """Whether a function is torch's or transformers' own."""
+    while isinstance(hook, partial):
+        hook = hook.func
+    module = getattr(hook, "__module__", None) or type(hook).__module__
+    return str(module).partition(".")[0] in ("torch", "transformers")
 
 
 def checksums(model: nn.Module) -> dict[str, str]:

@@ -50,7 +50,7 @@ class Run:
     def verdict(self, rows: Sequence[Row], asked: int) -> tuple[Status, str]:
         """Status and reason of the cell: it speaks for the samples it answered, and says so where that is not all."""
         if self.fault is not None:
-            return self.fault.cell_status, self.fault.detail or self.fault.reason
+            return self.fault.cell_status, self.fault.detail
         lacking = [row for row in rows if row["error"] is not None]
         answered = len(rows) - len(lacking)
         if not lacking:

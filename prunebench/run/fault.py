@@ -27,7 +27,7 @@ class Fault:
 
     status: SampleStatus
     reason: str
-    detail: str = ""
+    detail: str
     media: bool = False
     ends: bool = False
 

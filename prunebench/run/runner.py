@@ -237,7 +237,7 @@ class _Sweep:
             with limited(self.grid.timeout):
                 outcome: T | Fault = work()
         except Overdue as error:
-            outcome = Fault("timeout", str(error))
+            outcome = Fault("timeout", str(error), str(error))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a method may raise anything, SystemExit included
@@ -250,7 +250,8 @@ class _Sweep:
         if changes:
             self.guard.restore(lambda: self._load().model)
             culprit = label or "something"
-            return Fault("failed", f"{culprit} changes {one_line(', '.join(changes), 200)}; a method leaves no trace", ends=True)
+            reason = f"{culprit} changes {one_line(', '.join(changes), 200)}; a method leaves no trace"
+            return Fault("failed", reason, reason, ends=True)
         return outcome
 
     def _keep(self, run: Run, rows: list[Row]) -> None:
@@ -288,7 +289,7 @@ class _Sweep:
         rows = sorted(run.journal.rows.values(), key=lambda row: row["doc_id"])
         metrics: list[Metric] = []
         status, reason = run.verdict(rows, len(benchmark.requests))
-        if any(row["error"] is None for row in rows):
+        if status == "ok" and rows:
             try:
                 rows, metrics = scored(benchmark, rows)
             except Exception as error:
