@@ -213,7 +213,9 @@ def _contract(pruner: Pruner, dtype: torch.dtype) -> str:
     walks = 0
     for sample in _samples(pruner, dtype):
         for _, _, stages in _plans(pruner, len(sample)):
-            walk(pruner, stages, sample)
+            with torch.no_grad():  # as in a model that answers
+                walk(pruner, stages, sample)
+                _expect(not torch.is_grad_enabled(), "switches gradients on: a method leaves torch's modes alone")
             walks += 1
     _expect(walks > 0, "no budget is within reach, so nothing could be run")
     return f"{walks} samples and plans"

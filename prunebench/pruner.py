@@ -173,6 +173,8 @@ class ScorePruner(Pruner):
             raise ValueError(
                 f"{type(self).__name__}.score gave {list(scores.shape)}; it must give one score a token, [{len(tokens)}]"
             )
+        if scores.is_complex():
+            raise ValueError(f"{type(self).__name__}.score gave {scores.dtype}, which has no order; it must give real numbers")
         if scores.isnan().any():
             raise ValueError(f"{type(self).__name__}.score gave NaN for {int(scores.isnan().sum())} of {len(tokens)} tokens")
         if not self.per_tile:

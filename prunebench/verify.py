@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ from torch import Tensor
 from prunebench import registry
 from prunebench.budget import Stage
 from prunebench.engine.probes import Heads
+from prunebench.identity import source_digest
 from prunebench.pruner import Pruner
 from prunebench.tokens import PROBE, Keep, Layout, Signal, Tile, VisualTokens
 from prunebench.walk import Step, walk
@@ -384,4 +383,5 @@ def _record() -> Path:
 
 
 def _source(method: str) -> str:
-    return hashlib.sha256(Path(inspect.getfile(registry.get(method))).read_bytes()).hexdigest()
+    """The code that was verified: the method's own, its parents' and their helpers'."""
+    return source_digest(registry.get(method))

@@ -57,7 +57,10 @@ FAULTS = {
     "generator": ("def score(self, tokens): raise GeneratorExit", "failed", "GeneratorExit"),
     "nan": ("def score(self, tokens): return tokens.features.norm(dim=-1) * float('nan')", "failed", "NaN"),
     "mute": (
-        "def score(self, tokens):\n        class Mute(Exception):\n            def __str__(self): raise ValueError\n        raise Mute",
+        "def score(self, tokens):\n"
+        "        class Mute(Exception):\n"
+        "            def __str__(self): raise ValueError\n"
+        "        raise Mute",
         "failed",
         "whose text cannot be shown",
     ),
@@ -162,7 +165,7 @@ def test_a_file_that_exits_or_changes_things_when_imported_is_refused(
     assert torch.get_default_dtype() == torch.float32
 
 
-@pytest.mark.parametrize("name", ["exits", "generator", "nan", "prepared", "needs"])
+@pytest.mark.parametrize("name", ["exits", "generator", "nan", "prepared", "needs", "complex"])
 def test_check_finds_a_method_that_exits(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str):
     path = tmp_path / "mine.py"
     path.write_text(method(FAULTS[name][0]))
