@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -34,13 +34,24 @@ FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)
 
+KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""Attention kernels by the names that models know them by."""
+
 LIBRARIES = ("torch", "torch.nn.functional", "torch.linalg", "math", "random", "numpy", "builtins")
 """Modules whose functions every method may call and none may replace."""
 
 CLASSES = (Tensor, nn.Module, nn.Linear, nn.LayerNorm)
 """Classes whose functions none may replace."""
 
-ALWAYS = ("prunebench", "_prunebench", "transformers.modeling_utils", "transformers.generation", "transformers.masking_utils")
+ALWAYS = (
+    "prunebench",
+    "_prunebench",
+    "transformers.cache_utils",
+    "transformers.generation",
+    "transformers.integrations",
+    "transformers.masking_utils",
+    "transformers.modeling_utils",
+)
 """Prefixes of modules, those of this package and of the library that runs the models, that are watched as well."""
 
 
@@ -51,7 +62,8 @@ class Guard:
         self._settings = {name: read() for name, (read, _) in _SETTINGS.items()}
         self._environment = dict(os.environ)
         self._hooks = {name: dict(hooks) for name, hooks in _global_hooks()}
-        self._functions = list(_functions())
+        of_model = () if model is None else sorted({type(module).__module__ for module in model.modules()})
+        self._functions = list(_functions(of_model))
         self._model = None if model is None else _ModelState(model)
 
     def changes(self, owner: str = "") -> list[str]:
@@ -237,21 +249,21 @@ def _global_hooks() -> Iterator[tuple[str, dict[Any, Any]]]:
             yield name, value
 
 
-def _functions() -> Iterator[tuple[str, Any, str, Any]]:
-    """Every function that is watched: label and object that holds it, its name, the function."""
-    for label, holder in _holders():
+def _functions(more: Sequence[str]) -> Iterator[tuple[str, Any, str, Any]]:
+    """Every function that is watched, in `more` modules too: label and object that holds it, its name, the function."""
+    for label, holder in _holders((*ALWAYS, *more)):
         for name, value in list(vars(holder).items()):
             if callable(value) or isinstance(value, property | classmethod | staticmethod):
                 yield label, holder, name, value
 
 
-def _holders() -> Iterator[tuple[str, Any]]:
+def _holders(prefixes: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     for kind in CLASSES:
         yield kind.__qualname__, kind
     for label, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and (label in LIBRARIES or label.startswith(ALWAYS)):
+        if isinstance(module, ModuleType) and (label in LIBRARIES or label.startswith(prefixes)):
             yield label, module
-            if label.startswith(ALWAYS):
+            if label.startswith(prefixes):
                 yield from _classes(label, module)
 
 
@@ -301,6 +313,37 @@ def _deterministic(state: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(state[0], warn_only=state[1])
 
 
+def _registries() -> list[Any]:
+    """Where transformers looks up what runs an attention or makes its mask, where it is loaded."""
+    places = {"transformers.modeling_utils": "ALL_ATTENTION_FUNCTIONS"}
+    places["transformers.masking_utils"] = "ALL_MASK_ATTENTION_FUNCTIONS"
+    return [getattr(sys.modules[module], name) for module, name in places.items() if module in sys.modules]
+
+
+def _attention_functions() -> list[dict[str, Any]]:
+    return [{name: registry.get(name) for name in KERNELS} for registry in _registries()]
+
+
+def _set_attention_functions(before: list[dict[str, Any]]) -> None:
+    for registry, functions in zip(_registries(), before, strict=False):
+        for name, function in functions.items():
+            if function is not None:
+                type(registry).register(name, function)
+                registry[name] = function
+
+
+def _backends() -> list[bool]:
+    backends = torch.backends
+    cudnn = (backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic, backends.cudnn.allow_tf32)
+    return [*cudnn, backends.cuda.matmul.allow_tf32, backends.mkldnn.enabled]
+
+
+def _set_backends(flags: list[bool]) -> None:
+    backends: Any = torch.backends
+    backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic, backends.cudnn.allow_tf32 = flags[:4]
+    backends.cuda.matmul.allow_tf32, backends.mkldnn.enabled = flags[4:]
+
+
 def _modes() -> list[int]:
     """Everything that sees each torch function of this thread, but for the default device, which has its own entry."""
     stack = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
@@ -328,6 +371,8 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda: torch.is_autocast_enabled("cpu"),
         lambda value: torch.set_autocast_enabled("cpu", value),
     ),
+    "torch's backends": (_backends, _set_backends),
+    "the registered attention functions": (_attention_functions, _set_attention_functions),
     "the working directory": (_folder, os.chdir),
     "the umask": (_umask, os.umask),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),

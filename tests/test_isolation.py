@@ -44,6 +44,15 @@ CHANGES = {
     "weights": (MODEL + "model.lm_head.weight.data.zero_()", "the model's weights"),
     "library": ("torch.nn.functional.silu = lambda x, inplace=False: x", "torch.nn.functional.silu"),
     "ours": ("import prunebench.benchmarks as b; b.Benchmark.value = lambda *_: 1.0", "prunebench.benchmarks.Benchmark.value"),
+    "modelling": (
+        "import sys; sys.modules['transformers.models.qwen2_5_vl.modeling_qwen2_5_vl'].rotate_half = lambda x: x",
+        "modeling_qwen2_5_vl.rotate_half",
+    ),
+    "kernel": (
+        "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as F\nF.register('sdpa', lambda *a, **k: None)",
+        "the registered attention functions",
+    ),
+    "tf32": ("torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32", "torch's backends"),
     "folder": ("import os; os.chdir('/')", "the working directory"),
 }
 
@@ -75,10 +84,11 @@ FAULTS = {
         "",
     ),
     "vanishes": (
-        "def score(self, tokens): Path(__file__).unlink(missing_ok=True); return tokens.features.norm(dim=-1)",
+        "def score(self, tokens):\n        Path(__file__).unlink(missing_ok=True)\n        return tokens.features.norm(dim=-1)",
         "ok",
         "",
     ),
+    "complex": ("def score(self, tokens): return tokens.features.norm(dim=-1).to(torch.complex64)", "failed", "no order"),
 }
 
 SCORE = "    def score(self, tokens: VisualTokens):\n        return tokens.features.norm(dim=-1)\n"
