@@ -74,7 +74,7 @@ class _Sweep:
         cells = grid.cells(grid.tasks)
         self.fingerprints = {cell.id: self._fingerprint(cell) for cell in cells}
         waiting = [cell for cell in cells if not self._done(cell)]
-        journals = {cell.id: self.study.journal(cell, self.fingerprints[cell.id]) for cell in waiting if cell.kind == "quality"}
+        journals = {cell.id: self._journal(cell) for cell in waiting if cell.kind == "quality"}
         for note in self.study.notes:
             self.watch.note(note)
         units = sum(self._units(cell, journals.get(cell.id)) for cell in waiting)
@@ -117,6 +117,10 @@ class _Sweep:
             return False
         self.statuses[cell.id] = facts["status"]
         return True
+
+    def _journal(self, cell: Cell) -> Journal:
+        samples = {request.sample_id: request.doc_id for request in self.benchmarks[cell.task].requests}
+        return self.study.journal(cell, self.fingerprints[cell.id], samples)
 
     def _units(self, cell: Cell, journal: Journal | None) -> int:
         if journal is None:
