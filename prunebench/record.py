@@ -86,7 +86,7 @@ def check(facts: Mapping[str, Any]) -> None:
 
 
 def samples(path: Path, columns: Sequence[str] = ()) -> pa.Table:
-    """The sample_id, doc_id, score and error of every row, and `columns` where the table has them; raises Damaged."""
+    """The sample_id, doc_id, score and error of every row, and the numbers in `columns` where it has them; raises Damaged."""
     import pyarrow as pa
     from pyarrow import compute, parquet
 
@@ -104,6 +104,10 @@ def samples(path: Path, columns: Sequence[str] = ()) -> pa.Table:
     for name, kind in types.items():
         if name not in table.column_names or table.schema.field(name).type != kind:
             raise Damaged(f"{path.name} has no column {name} of type {kind}")
+    for name in set(columns) & set(names):
+        kind = table.schema.field(name).type
+        if not pa.types.is_floating(kind) and not pa.types.is_integer(kind):
+            raise Damaged(f"{path.name} has a column {name} of type {kind}")
     for name in ("sample_id", "doc_id"):
         column = table.column(name)
         if column.null_count:
