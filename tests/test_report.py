@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import io
 import json
 import shutil
@@ -28,6 +29,7 @@ from prunebench.report import cells, figures, labels, leaderboard, screen, show,
 from prunebench.report.cells import ReportError
 from prunebench.run.columns import schema
 from prunebench.seal import seal
+from prunebench.text import clean
 
 GOLDEN = Path(__file__).parent / "golden_report"
 FACTS = {"tokens_available": 16, "tokens_input": 16, "tokens_kv": 16, "kv_bytes": 4096}
@@ -544,6 +546,90 @@ def test_terminal_fits_and_flags(study: Path) -> None:
     assert "fastv at 5% infeasible: budget 0.05 is out of reach" in " ".join(text.split())
 
 
+HOSTILE = "[/bold] [red]x[/red] \x1b[31m$\\frac{1$ \u202eabc \ud7ff 名前"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # letters that the font lacks
+def test_what_others_wrote_cannot_act_on_terminal_figures_or_spreadsheets(tmp_path: Path) -> None:
+    reason = f"=HYPERLINK(1) {HOSTILE}\nmore"
+    texts = {"model": f"@{HOSTILE}", "settings": {"key": HOSTILE}}
+    for number, method in enumerate(("none", f"-{HOSTILE}", "pool")):
+        facts = {"status": "failed", "reason": reason} if method == "pool" else {}
+        folder = cell(tmp_path, "none", f"t{number}", None if facts else [1, 0, 1], **texts, **facts)
+        change(folder, method=method, task=f"+{HOSTILE}")
+    records, _ = cells.read(tmp_path)
+    tables.write_csv(tmp_path / "metrics.csv", tables.metrics(records))
+    board = board_of(tmp_path)
+    figures.save(figures.pareto(board), tmp_path / "pareto.png")
+    for name in ("metrics.csv", "leaderboard.csv"):
+        text = (tmp_path / name).read_text()
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        fields = {field for line in csv.reader(io.StringIO(text)) for field in line}
+        assert {field[:2] for field in fields if field[1:2] in "=+-@" and field[:1] == "'"} == {"'@", "'+", "'-"} | (
+            {"'="} if name == "leaderboard.csv" else set()
+        )
+        for field in fields:
+            assert field[:1] not in "=+-@" or not field or is_number(field)
+    assert set(board["model"]) == {clean(f"@{HOSTILE}")}
+    text = printed(tmp_path, 400)
+    assert "[/bold] [red]x[/red]" in text
+    assert "\x1b" not in text
+    assert "=HYPERLINK(1) [/bold] [red]x[/red]" in text
+    assert "$\\frac{1$" in figures.accuracy(board).axes[0].get_title()
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_an_apostrophe_of_ones_own_survives_the_tables() -> None:
+    for text in ("'=1", "'", "''", "=1+1", "-0.5", "plain", "", "\t=1"):
+        assert tables.unguarded(tables.text(text)) == text
+        assert not tables.text(text).startswith(("=", "-", "\t"))
+    assert tables.text(-0.5) == "-0.5"
+
+
+def test_a_reason_is_said_once_for_all_budgets(tmp_path: Path) -> None:
+    cell(tmp_path, "none", "color", [1, 1])
+    for budget in ("0.5", "0.25", "0.1"):
+        cell(tmp_path, "hero", "color", None, budget=budget, status="unsupported", reason="hero needs tiles")
+        reason = f"budget {budget} is out of reach at llm:2"
+        cell(tmp_path, "fastv", "color", None, budget=budget, status="infeasible", reason=reason)
+        cell(tmp_path, "pool", "color", None, budget=budget, status="failed", reason=f"broke at {budget}")
+    fold(tmp_path)
+    text = printed(tmp_path)
+    assert text.count("hero needs tiles") == 1
+    assert "hero at 50%, 25%, 10% unsupported: hero needs tiles" in text
+    assert "fastv at 50%, 25%, 10% infeasible: budget 0.5 is out of reach" in text
+    assert text.count("broke at") == 3
+
+
+def test_a_study_of_kv_budgets_shows_kv_tokens(tmp_path: Path) -> None:
+    def tokens(kv: float) -> dict[str, Any]:
+        values = {"score": 1.0, "tokens_available": 16.0, "tokens_mean": 11.0, "tokens_input": 16.0, "tokens_kv": kv}
+        return {"metrics": [{"metric": name, "value": value} for name, value in values.items()]}
+
+    cell(tmp_path, "none", "color", [1, 1], **tokens(16))
+    cell(tmp_path, "random", "color", [1, 1], budget_kind="kv", **tokens(8))
+    board = board_of(tmp_path)
+    text = printed(tmp_path)
+    assert "KV tokens" in text
+    assert "8 (50%)" in text
+    assert "11 (69%)" not in text
+    ax = figures.accuracy(board).axes[0]
+    assert "KV cache" in ax.get_xlabel()
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["16\n(100 %)", "8\n(50 %)"]
+    cell(tmp_path, "uniform", "color", [1, 1], **tokens(8))
+    board = board_of(tmp_path)
+    assert "KV tokens" not in printed(tmp_path), "budgets of several kinds share the mean"
+    assert "11 (69%)" in printed(tmp_path)
+
+
 def test_figures_show_every_method(study: Path) -> None:
     board = board_of(study)
     ax = figures.accuracy(board).axes[0]
@@ -618,11 +704,36 @@ def test_show_puts_stages_side_by_side(tmp_path: Path) -> None:
         assert drawn.width == 3 * 448 + 4 * show.GAP
 
 
-def test_show_refuses_what_it_cannot_draw(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match=r"boolean array \[rows, columns\], got int64"):
-        show.draw(Image.new("RGB", (8, 8)), [np.ones((2, 2), dtype=np.int64)], tmp_path / "x.png", "t")
-    with pytest.raises(ReportError, match="1 captions for 2 grids"):
-        show.draw(Image.new("RGB", (8, 8)), [np.ones((2, 2), dtype=bool)] * 2, tmp_path / "x.png", "t", captions=["a"])
+def test_show_bears_endless_texts_and_thin_images(tmp_path: Path) -> None:
+    kept = np.ones((1, 1), dtype=bool)
+    for number, title in enumerate(("word " * 5000, "x" * 100_000, "\x1b[31m $\\frac{ \ud800 [/]", "\n" * 1000)):
+        path = show.draw(Image.new("RGB", (1, 3000)), [kept], tmp_path / f"{number}.png", title, captions=[title])
+        with Image.open(path) as drawn:
+            assert 300 < drawn.width < 1200
+            assert drawn.height < 2500
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "leaderboard.csv", "figures", "figures/accuracy.png"])
+def test_a_report_is_not_written_through_a_link(study: Path, name: str) -> None:
+    outside = study.parent / "outside"
+    outside.mkdir()
+    target = outside if name == "figures" else outside / "file"
+    if target != outside:
+        target.write_text("theirs")
+    (study / name).parent.mkdir(exist_ok=True)
+    (study / name).symlink_to(target)
+    with pytest.raises(ReportError, match=r"cannot write .* link"):
+        report.build(study)
+    assert [path.read_text() for path in outside.iterdir()] == ["theirs"] * (target != outside)
+
+
+def test_a_report_tidies_up_after_one_that_was_killed(tmp_path: Path) -> None:
+    cost(tmp_path, "fastv", "color", 0.7, 0.8)
+    (tmp_path / "figures").mkdir()
+    for folder in (tmp_path, tmp_path / "figures"):
+        (folder / ".0123456789abcdef.part").write_text("half")
+    report.build(tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------

@@ -28,12 +28,12 @@ DPI = 160
 TOKENS = {
     "mean": "visual tokens entering an LLM layer, mean (share)",
     "input": "visual tokens entering the first LLM layer (share)",
-    "kv": "visual tokens in the KV cache, mean over LLM layers (share)",
+    "kv": "visual tokens in the KV cache, mean (share)",
 }
 """The axis of tokens, by the kind of budget that a study asks for."""
 
-NAME = 60
-"""Characters of a name that a figure bears."""
+NAME, TITLE = 40, 60
+"""Characters of a name and of a title that a figure bears."""
 
 Looks = dict[str, Look]
 
@@ -168,7 +168,7 @@ def _canvas(
 
 
 def _title(ax: Axes, text: str) -> None:
-    ax.set_title(one_line(text, 2 * NAME), fontsize="medium", parse_math=False)
+    ax.set_title(one_line(text, TITLE), fontsize="medium", parse_math=False)
 
 
 def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
