@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(error).__module__.partition(".")[0] != prunebench.__name__:
             raise
         print(f"prunebench: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE
+        return int(getattr(error, "code", USAGE))
     except OSError as error:
         if error.errno not in STORAGE:
             raise

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+
+from prunebench.files import opened
 
 
 def seal(facts: Mapping[str, Any]) -> str:
@@ -15,13 +17,24 @@ def seal(facts: Mapping[str, Any]) -> str:
 
 
 def fault(facts: Mapping[str, Any], folder: Path) -> str:
-    """What is wrong with a cell whose facts were read from `folder`; empty where nothing is."""
-    if "seal" in facts and facts["seal"] != seal({key: value for key, value in facts.items() if key != "seal"}):
+    """What is wrong with a cell whose facts were read from `folder`; empty where nothing is. No seal is a fault, too."""
+    if not facts.get("seal"):
+        return "cell.json has no seal"
+    if facts["seal"] != seal({key: value for key, value in facts.items() if key != "seal"}):
         return "cell.json was changed by hand"
-    for name, digest in (facts.get("files") or {}).items():
-        path = folder / name
-        if not path.is_file():
+    files = facts.get("files")
+    if not isinstance(files, Mapping):
+        return "cell.json does not name its files"
+    for name, digest in files.items():
+        if Path(name).name != name:
+            return f"cell.json names {name!r}, which is no file of its folder"
+        try:
+            with opened(folder / name) as file:
+                same = file_digest(file, "sha256").hexdigest() == digest
+        except FileNotFoundError:
             return f"{name} is missing"
-        if sha256(path.read_bytes()).hexdigest() != digest:
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        if not same:
             return f"{name} was changed"
     return ""

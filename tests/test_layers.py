@@ -29,7 +29,9 @@ MAY: dict[str, set[str]] = {
     "engine": TRUNK | {"models", "testbed", "walk"},
     "measure": TRUNK | {"models", "engine"},
     "support": TRUNK | {"models", "engine"},
-    "report": {"files", "seal", "text"},
+    "seal": {"files"},
+    "record": {"files", "seal", "text"},
+    "report": {"files", "record", "seal", "text"},
     "testbed": {"files", "text"},
 }
 

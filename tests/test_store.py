@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,11 @@ import pytest
 from pyarrow import parquet
 
 from prunebench.budget import Budget
-from prunebench.run import store
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid, load
-from prunebench.run.store import StoreError, open_study
+from prunebench.run.lines import Chain
+from prunebench.run.store import StoreError, Vanished, open_study
+from prunebench.seal import seal
 
 SAMPLES = [f"sample-{number}" for number in range(4)]
 PRINT = "fingerprint"
@@ -42,8 +47,24 @@ def cells(grid: Grid) -> list[Cell]:
     return [Cell("quality", "m", variant, Budget.parse(share), "t", 0) for share in ("0.5", "0.25")]
 
 
-def facts(status: str = "ok", fingerprint: str = PRINT) -> dict[str, Any]:
-    return {"fingerprint": fingerprint, "status": status, "reason": "", "metrics": [{"metric": "score", "value": 0.1}]}
+def facts(cell: Cell, status: str = "ok", **more: Any) -> dict[str, Any]:
+    return {
+        "id": cell.id,
+        "fingerprint": PRINT,
+        "kind": cell.kind,
+        "model": cell.model,
+        "method": cell.variant.label,
+        "settings": cell.variant.settings(),
+        "budget": cell.amount,
+        "budget_kind": cell.budget_kind,
+        "task": cell.task,
+        "seed": cell.seed,
+        "status": status,
+        "reason": "",
+        "metrics": [{"metric": "score", "value": 0.1, "n": 4}],
+        "provenance": {"hardware": "2 cores", "dirty": False},
+        **more,
+    }
 
 
 def work(folder: Path, grid: Grid) -> list[str]:
@@ -61,7 +82,7 @@ def work(folder: Path, grid: Grid) -> list[str]:
                     computed.append(f"{cell.id} {sample}")
                     os.write(log, f"{computed[-1]}\n".encode())
         for cell in waiting:
-            study.finish(cell, facts(), {"samples": list(journals[cell.id].rows.values())})
+            study.finish(cell, facts(cell), {"samples": list(journals[cell.id].rows.values())})
     os.close(log)
     return computed
 
@@ -121,12 +142,12 @@ def _arm(step: int) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.file, name)
 
-    for name in ("replace", "fsync", "truncate"):
-        setattr(store.os, name, before(getattr(os, name)))
-    unlink, plain = Path.unlink, Path.open
-    Path.unlink = before(unlink)  # type: ignore[method-assign]
-    Path.open = lambda self, mode="r", *rest, **named: (  # type: ignore[method-assign,assignment,misc]
-        plain(self, mode, *rest, **named) if "r" in mode else Torn(plain(self, mode, *rest, **named))
+    for name in ("replace", "fsync"):
+        setattr(os, name, before(getattr(os, name)))
+    Path.unlink = before(Path.unlink)  # type: ignore[method-assign]
+    plain = os.fdopen
+    os.fdopen = lambda handle, mode="r": (  # type: ignore[assignment]
+        plain(handle, mode) if "r" in mode else Torn(plain(handle, mode))
     )
 
 
@@ -182,6 +203,22 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def _sealed(path: Path, **change: Any) -> None:
+    """Changed facts under a seal that fits."""
+    content = {key: value for key, value in (json.loads(path.read_text()) | change).items() if key != "seal"}
+    path.write_text(json.dumps(content if "seal" in change else content | {"seal": seal(content)}))
+
+
+def _measured(path: Path, **change: Any) -> None:
+    _sealed(path, metrics=[{"metric": "score", "value": 0.1} | change])
+
+
+def _resealed(path: Path) -> None:
+    """No table at all, though the seal knows it."""
+    path.write_bytes(b"PAR1")
+    _sealed(path.with_name("cell.json"), files={path.name: sha256(b"PAR1").hexdigest()})
+
+
 def _edit(path: Path) -> None:
     path.write_text(path.read_text().replace('"value": 0.1', '"value": 0.9'))
 
@@ -191,7 +228,24 @@ def _edit(path: Path) -> None:
     [
         ("cell.json", lambda path: path.write_text("{"), "cell.json cannot be read"),
         ("cell.json", lambda path: path.write_text("[]"), "cell.json cannot be read"),
+        ("cell.json", lambda path: path.write_text("[" * 100_000), "cell.json cannot be read"),
+        ("cell.json", lambda path: path.write_bytes(b"\xff\xfe\0"), "cell.json cannot be read"),
+        ("cell.json", lambda path: os.truncate(path, 2**31), "cell.json cannot be read: is larger than"),
+        ("cell.json", lambda path: path.write_text(path.read_text().replace("{", '{"id": "x",', 1)), "stands in it twice"),
         ("cell.json", _edit, "cell.json was changed by hand"),
+        ("cell.json", partial(_sealed, seal=None), "cell.json has no seal"),
+        ("cell.json", partial(_sealed, id="../../up"), "belongs to cell '../../up'"),
+        ("cell.json", partial(_sealed, method=7), "method 7 where a name belongs"),
+        ("cell.json", partial(_sealed, provenance={"dirty": "no"}), "provenance.dirty 'no'"),
+        ("cell.json", partial(_sealed, samples={"asked": 3, "answered": 4}), "samples a mapping of 2"),
+        ("cell.json", partial(_sealed, files={}), "does not name samples.parquet"),
+        ("cell.json", partial(_sealed, files={"../../grid.yaml": "0"}), "no file of its folder"),
+        ("cell.json", partial(_measured, value=float("nan")), "value nan where a number belongs"),
+        ("cell.json", partial(_measured, value="0.9"), "value '0.9' where a number belongs"),
+        ("cell.json", partial(_measured, n=10**30), "n a huge number where a count belongs"),
+        ("cell.json", partial(_measured, n=-1), "n -1 where a count belongs"),
+        ("cell.json", partial(_measured, unit="tokens", value=-4), "-4, which cannot be below zero"),
+        ("samples.parquet", _resealed, "samples.parquet cannot be read"),
         ("samples.parquet", _flip, "samples.parquet was changed"),
         ("samples.parquet", Path.unlink, "samples.parquet is missing"),
     ],
@@ -213,15 +267,215 @@ def test_a_damaged_cell_is_set_aside_and_runs_again(
     assert [path.name for path in (finished / "damaged").iterdir()] == [f"{first.id}.damaged-1"]
 
 
-def test_a_damaged_journal_is_set_aside(tmp_path: Path, grid: Grid):
+Lines = list[str]
+
+
+def _forged(content: str) -> Callable[[Lines], Lines]:
+    """A journal whose second row holds `content` under a checksum that fits."""
+
+    def forge(texts: Lines) -> Lines:
+        chain = Chain()
+        chain.take(texts[0].encode())
+        chain.take(texts[1].encode())
+        body = texts[2].partition('"row": ')[2][:-2]
+        body = content.replace("ROW", body[1:-1])
+        check = sha256(f"{chain.check}\n{body}".encode(errors="surrogatepass")).hexdigest()
+        return [*texts[:2], f'{{"check": "{check}", "row": {body}}}\n', *texts[3:]]
+
+    return forge
+
+
+DAMAGES: dict[str, Callable[[Lines], Lines]] = {
+    "a prediction was edited": lambda texts: [*texts[:2], texts[2].replace("answer to", "no answer to"), *texts[3:]],
+    "lines were swapped": lambda texts: [*texts[:2], texts[3], texts[2], *texts[4:]],
+    "a line stands twice": lambda texts: [*texts[:2], texts[1], *texts[2:]],
+    "a line in the middle is gone": lambda texts: [*texts[:2], *texts[3:]],
+    "an old line without checksum": lambda texts: [*texts[:2], json.dumps(row(SAMPLES[1])) + "\n", *texts[3:]],
+    "an empty line": lambda texts: [*texts[:2], "\n", *texts[2:]],
+    "zero bytes": lambda texts: [*texts[:2], "\0" * 100 + "\n", *texts[2:]],
+    "a row that is a number": _forged("7"),
+    "a row of another task": _forged('{ROW, "sample_id": "stranger"}'),
+    "a doc_id of another sample": _forged('{ROW, "doc_id": 3}'),
+    "a sample that is there already": _forged('{ROW, "sample_id": "sample-0", "doc_id": 0}'),
+    "a row without an id": _forged('{"doc_id": 1, "error": null}'),
+    "a row that does not say how it ended": _forged('{"sample_id": "sample-1", "doc_id": 1}'),
+    "a prediction that is a list": _forged('{ROW, "prediction": ["yes"]}'),
+    "a nested number": _forged('{ROW, "stages": [1, [2]]}'),
+    "not a number": _forged('{ROW, "seconds": NaN}'),
+    "an endless number": _forged('{ROW, "seconds": 1e999}'),
+    "a number of 400 digits": _forged('{ROW, "kv_bytes": ' + "9" * 400 + "}"),
+    "a number of 5000 digits": _forged('{ROW, "kv_bytes": ' + "9" * 5000 + "}"),
+    "an unknown column": _forged('{ROW, "surprise": 1}'),
+    "an unknown status": _forged('{ROW, "status": "fine"}'),
+    "nesting without end": _forged("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_of_a_damaged_journal_the_lines_before_are_kept_and_the_others_asked_again(tmp_path: Path, grid: Grid, name: str):
+    cell, known = cells(grid)[0], {sample: number for number, sample in enumerate(SAMPLES)}
+    with open_study(tmp_path / "s") as study:
+        journal = study.journal(cell, PRINT, known)
+        for sample in SAMPLES:
+            journal.append([row(sample)])
+        before = journal.path.read_text()
+        damaged = "".join(DAMAGES[name](before.splitlines(keepends=True)))
+        journal.path.write_text(damaged)
+        again = study.journal(cell, PRINT, known)
+        assert list(again.rows) == SAMPLES[:1]
+        assert len(study.notes) == 1
+        assert "samples.jsonl of cell" in study.notes[0]
+        assert "first 1 samples are kept" in study.notes[0]
+        assert [path.read_text() for path in (tmp_path / "s" / "damaged").iterdir()] == [damaged]
+        for sample in SAMPLES[1:]:
+            again.append([row(sample)])
+        assert journal.path.read_text() == before
+
+
+def test_a_journal_of_another_cell_is_not_taken(tmp_path: Path, grid: Grid):
+    first, second = cells(grid)
+    with open_study(tmp_path / "s") as study:
+        journal = study.journal(first, PRINT)
+        journal.append([row(SAMPLES[0])])
+        study.cell_folder(second).mkdir()
+        os.replace(journal.path, study.cell_folder(second) / "samples.jsonl")
+        assert study.journal(second, PRINT).rows == {}
+        assert f"belongs to cell '{first.id}'" in study.notes[0]
+
+
+def _outside(path: Path) -> Path:
+    """A file outside the study with the same content, which must stay as it is."""
+    target = path.parents[3] / f"outside-{path.name}"
+    target.write_bytes(path.read_bytes() if path.is_file() else b"")
+    return target
+
+
+def _link(path: Path) -> None:
+    target = _outside(path)
+    path.unlink()
+    path.symlink_to(target)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    (path / "in the way").mkdir(parents=True)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("replace", [_link, _folder, _pipe])
+@pytest.mark.parametrize("file", ["cell.json", "samples.parquet", "samples.jsonl"])
+def test_what_is_no_plain_file_is_never_followed(tmp_path: Path, grid: Grid, file: str, replace: Callable[[Path], None]):
+    work(tmp_path / "study", grid)
+    cell = cells(grid)[0]
+    path = tmp_path / "study" / "cells" / cell.id / file
+    if file == "samples.jsonl":
+        (path.parent / "cell.json").unlink()
+        with open_study(tmp_path / "study") as study:
+            study.journal(cell, PRINT).append([row(SAMPLES[0])])
+    replace(path)
+    outside = contents(tmp_path)
+    assert len(work(tmp_path / "study", grid)) == len(SAMPLES)
+    assert path.is_file() or file == "samples.jsonl"
+    assert not path.is_symlink()
+    for name, data in contents(tmp_path).items():
+        assert not name.startswith("outside") or data == outside[name]
+
+
+@pytest.mark.parametrize("name", ["cells", "damaged", "grid.yaml"])
+def test_a_study_of_links_is_refused(finished: Path, name: str):
+    path = finished / name
+    target = finished.parent / f"outside-{name}"
+    if path.exists():
+        path.rename(target)
+    path.symlink_to(target)
+    with pytest.raises(StoreError, match=f"{name} is no plain"), open_study(finished):
+        pass
+
+
+def test_a_cell_whose_id_leads_out_of_the_study_is_refused(tmp_path: Path, grid: Grid):
+    cell = cells(grid)[0]
+    for label in ("../../up", "..", "/etc"):
+        astray = replace(cell, variant=replace(cell.variant, label=f"x/{label}/"))
+        with open_study(tmp_path / "s") as study, pytest.raises(StoreError, match="no name for a folder"):
+            study.journal(astray, PRINT)
+
+
+# ---- changed while it runs -------------------------------------------------------------------------------------------
+
+
+def test_a_cell_that_vanishes_while_it_runs_is_written_anew(tmp_path: Path, grid: Grid):
+    work(tmp_path / "whole", grid)
+    first, second = cells(grid)
+    with open_study(tmp_path / "study") as study:
+        study.begin(grid)
+        journals = {cell.id: study.journal(cell, PRINT) for cell in (first, second)}
+        for sample in SAMPLES:
+            for cell in (first, second):
+                journals[cell.id].append([row(sample)])
+            if sample == SAMPLES[1]:
+                shutil.rmtree(study.cell_folder(first))
+            if sample == SAMPLES[2]:
+                with journals[second.id].path.open("a") as file:
+                    file.write("not ours\n")
+        assert [name.partition(" was ")[0][-13:] for name in study.notes] == ["samples.jsonl"] * 2
+        assert list(study.journal(first, PRINT).rows) == SAMPLES
+        shutil.rmtree(study.cell_folder(second))
+        for cell in (first, second):
+            study.finish(cell, facts(cell), {"samples": list(journals[cell.id].rows.values())})
+    assert contents(tmp_path / "study") == contents(tmp_path / "whole")
+
+
+def test_a_study_that_vanishes_while_it_runs_is_one_line_and_is_not_made_again(tmp_path: Path, grid: Grid):
+    cell = cells(grid)[0]
+    with open_study(tmp_path / "study") as study:
+        journal = study.journal(cell, PRINT)
+        (tmp_path / "study").rename(tmp_path / "elsewhere")
+        for step in (lambda: journal.append([row(SAMPLES[0])]), lambda: study.finish(cell, facts(cell), {"samples": []})):
+            with pytest.raises(Vanished, match="was deleted or moved while the sweep ran"):
+                step()
+        assert not (tmp_path / "study").exists()
+        (tmp_path / "study").mkdir()
+        with pytest.raises(Vanished):
+            journal.append([row(SAMPLES[0])])
+
+
+def test_what_could_not_be_read_again_fails_its_cell(tmp_path: Path, grid: Grid):
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
-        journal = study.journal(cell, PRINT)
-        journal.append([row(SAMPLES[0])])
-        journal.append([row(SAMPLES[1])])
-        journal.path.write_text(journal.path.read_text().replace('"sample_id": "sample-0"', '"sample_id": '))
-        assert study.journal(cell, PRINT).rows == {}
-        assert "samples.jsonl" in study.notes[0]
+        nan = facts(cell, metrics=[{"metric": "score", "value": float("nan")}])
+        written = study.finish(cell, nan, {"samples": [row(SAMPLES[0]), row(SAMPLES[1]) | {"score": float("inf")}]})
+        assert (written["status"], written["metrics"]) == ("failed", [])
+        assert "score is inf" in written["reason"]
+        assert study.result(cell, PRINT) is None
+        assert list(study.journal(cell, PRINT).rows) == SAMPLES[:1]
+        odd = facts(cell, reason="half a character \ud800", settings={"scale": float("inf"), "object": object, 5: (1, 2)})
+        assert study.finish(cell, odd, {"samples": []})["status"] == "ok"
+        assert study.result(cell, PRINT) is not None
+        assert study.notes == []
+        with pytest.raises(StoreError, match="seconds is nan"):
+            study.journal(cell, "another").append([row(SAMPLES[0]) | {"seconds": float("nan")}])
+
+
+def test_sweeps_that_come_to_nothing_do_not_pull_the_folder_from_under_another(tmp_path: Path):
+    folder = tmp_path / "a" / "s"
+    with open_study(folder) as study:
+        with pytest.raises(StoreError, match="another sweep is writing"), open_study(folder):
+            pass
+        study.still()
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a\0b", "/".join(["d" * 200] * 30), "loop/s"])
+def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, name: str):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(StoreError, match="cannot be written") as caught, open_study(tmp_path / name):
+        pass
+    assert len(str(caught.value)) < 300
+    assert "out=" in str(caught.value)
 
 
 def test_another_configuration_is_not_reused(finished: Path, grid: Grid):
@@ -238,7 +492,7 @@ def test_a_failed_cell_is_tried_again_and_keeps_its_good_samples(tmp_path: Path,
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         rows = [row(SAMPLES[0]), row(SAMPLES[1], error="its image is truncated")]
-        study.finish(cell, facts("failed"), {"samples": rows})
+        study.finish(cell, facts(cell, "failed"), {"samples": rows})
         assert study.result(cell, PRINT) is None
         assert list(study.journal(cell, PRINT).rows) == SAMPLES[:1]
         assert list(study.journal(cell, PRINT).rows) == SAMPLES[:1], "it must be on the disk"
@@ -247,7 +501,7 @@ def test_a_failed_cell_is_tried_again_and_keeps_its_good_samples(tmp_path: Path,
 def test_infeasible_is_an_answer(tmp_path: Path, grid: Grid):
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
-        study.finish(cell, facts("infeasible"), {"samples": []})
+        study.finish(cell, facts(cell, "infeasible"), {"samples": []})
         found = study.result(cell, PRINT)
         assert found is not None
         assert found["status"] == "infeasible"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from prunebench import files
 from prunebench.report import cells, figures, leaderboard, tables
 from prunebench.report.cells import ReportError
 from prunebench.report.screen import terminal
+from prunebench.text import one_line
 
 __all__ = ["Report", "ReportError", "build", "terminal"]
 
@@ -29,10 +32,20 @@ def build(study: Path) -> Report:
     A damaged cell becomes a warning. Raises ReportError where there is no finished cell, or the folder is not writable.
     """
     study = Path(study)
-    found, warnings = cells.read(study)
-    metrics = tables.write_csv(study / "metrics.csv", tables.metrics(found))
-    board = tables.write_csv(study / "leaderboard.csv", leaderboard.fold(found, warnings.append))
+    records, warnings = cells.read(study)
+    _tidy(study)
+    metrics = tables.write_csv(study / "metrics.csv", tables.metrics(records))
+    board = tables.write_csv(study / "leaderboard.csv", leaderboard.fold(records, warnings.append))
     drawn = figures.draw(leaderboard.load(board), study / "figures")
     if not drawn:
-        warnings.append(f"{study.name} has no figures: no method has both accuracy and tokens, FLOPs or time yet")
-    return Report(study, metrics, board, tuple(drawn), tuple(dict.fromkeys(warnings)))
+        warnings.append(f"{one_line(study.name, 80)} has no figures: no method has both accuracy and tokens, FLOPs or time yet")
+    return Report(study, metrics, board, tuple(drawn), tuple(dict.fromkeys(map(one_line, warnings))))
+
+
+def _tidy(study: Path) -> None:
+    """Without what a report that was killed left behind."""
+    for folder in (study, study / "figures"):
+        if folder != study and folder.is_symlink():
+            continue
+        with suppress(OSError):  # what cannot be tidied cannot be written, and says so there
+            files.tidy(folder)

@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from prunebench.seal import fault
+from prunebench import record
+from prunebench.record import Damaged
+from prunebench.text import one_line
 
 BASELINE = "none"
 """The method that prunes nothing: what relative numbers are relative to."""
@@ -19,9 +21,11 @@ BASELINE = "none"
 CONTROL = "random"
 """The method that any other must beat at the same budget."""
 
-KINDS = ("quality", "cost")
-STATUSES = ("ok", "failed", "oom", "unsupported", "infeasible")
-REQUIRED = ("id", "kind", "model", "method", "budget", "seed", "status", "metrics")
+REASON = 1000
+"""Characters of a reason that tables keep; cell.json has all of it."""
+
+PER_SAMPLE = ("available", "tokens_mean", "tokens_input", "tokens_kv", "flops_total")
+"""Numbers of a sample that are compared with those of the unpruned model."""
 
 
 class ReportError(ValueError):
@@ -42,20 +46,16 @@ class Metric:
     higher_is_better: bool | None = None
 
     @classmethod
-    def read(cls, entry: Any) -> Metric:
-        """Raises ReportError for an entry without a name, or with a number that is none."""
-        if not isinstance(entry, dict) or not isinstance(entry.get("metric"), str):
-            raise ReportError(f"metric {entry!r} has no name")
-        name = entry["metric"]
-        n = _number(name, entry.get("n"))
+    def read(cls, entry: dict[str, Any]) -> Metric:
+        """An entry that the record's checks let pass."""
         return cls(
-            name,
-            _number(name, entry.get("value")),
-            str(entry.get("unit") or ""),
-            _number(name, entry.get("stderr")),
-            _number(name, entry.get("ci_low")),
-            _number(name, entry.get("ci_high")),
-            None if n is None else int(n),
+            entry["metric"],
+            entry.get("value"),
+            entry.get("unit") or "",
+            entry.get("stderr"),
+            entry.get("ci_low"),
+            entry.get("ci_high"),
+            entry.get("n"),
             entry.get("higher_is_better"),
         )
 
@@ -65,7 +65,7 @@ class Cell:
     """One cell as its folder tells it; `settings` is one line of JSON, `reason` the first line of what was recorded.
 
     `control` marks a method that stands in the study only to be compared with; `commit` ends in "+dirty" where the code
-    had changes that are in no commit.
+    had changes that are in no commit. Of `asked` samples `answered` are behind the numbers; None where a cell does not say.
     """
 
     folder: Path
@@ -82,6 +82,8 @@ class Cell:
     status: str
     reason: str
     higher_is_better: bool
+    asked: int | None
+    answered: int | None
     metrics: tuple[Metric, ...]
     hardware: str
     dtype: str
@@ -91,37 +93,41 @@ class Cell:
     def read(cls, folder: Path) -> Cell:
         """Raises ReportError that names the folder and says what is wrong with it."""
         try:
-            facts = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-            _check(facts, folder)
-            return cls._of(folder, facts)
-        except FileNotFoundError:
-            raise ReportError(f"cell {folder.name} has no cell.json: it was not finished") from None
-        except (OSError, ValueError) as error:
-            raise ReportError(f"cell {folder.name} is damaged: {error}; delete the folder and sweep again") from None
+            facts = record.read_facts(folder)
+        except Damaged as error:
+            raise _damaged(folder.name, str(error)) from None
+        except OSError as error:
+            raise _damaged(folder.name, f"it cannot be read: {error.strerror}") from None
+        if facts is None:
+            raise ReportError(f"cell {_short(folder.name)} has no cell.json: it was not finished; sweep again")
+        return cls._of(folder, facts)
 
     @classmethod
     def _of(cls, folder: Path, facts: Any) -> Cell:
-        provenance = facts.get("provenance") or {}
-        lines = str(facts.get("reason") or "").strip().splitlines()
+        provenance = facts["provenance"]
+        lines = facts["reason"].strip().splitlines()
+        counts = facts.get("samples") or {}
         return cls(
             folder=folder,
             id=facts["id"],
             kind=facts["kind"],
-            model=str(facts["model"]),
-            method=str(facts["method"]),
-            settings=json.dumps(facts.get("settings") or {}, sort_keys=True, separators=(",", ":")),
+            model=facts["model"],
+            method=facts["method"],
+            settings=json.dumps(facts["settings"], sort_keys=True, separators=(",", ":")),
             control=bool(facts.get("control")) or facts["method"] in (BASELINE, CONTROL),
-            budget=str(facts["budget"]),
-            budget_kind=str(facts.get("budget_kind") or ""),
-            task=str(facts.get("task") or ""),
+            budget=facts["budget"],
+            budget_kind=facts["budget_kind"],
+            task=facts["task"],
             seed=facts["seed"],
             status=facts["status"],
-            reason=lines[0] if lines else "",
+            reason=one_line(lines[0], REASON) if lines else "",
             higher_is_better=facts.get("higher_is_better") is not False,
+            asked=counts.get("asked"),
+            answered=counts.get("answered"),
             metrics=tuple(map(Metric.read, facts["metrics"])),
-            hardware=str(provenance.get("hardware") or ""),
-            dtype=str(provenance.get("dtype") or ""),
-            commit=str(provenance.get("commit") or "") + ("+dirty" if provenance.get("dirty") else ""),
+            hardware=provenance.get("hardware") or "",
+            dtype=provenance.get("dtype") or "",
+            commit=(provenance.get("commit") or "") + ("+dirty" if provenance.get("dirty") else ""),
         )
 
     @property
@@ -132,19 +138,31 @@ class Cell:
         """The metric of that name, None where the cell has none or its value is missing."""
         return next((m for m in self.metrics if m.name == name and m.value is not None), None)
 
+    @property
+    def whole(self) -> bool:
+        """Whether its numbers speak for every sample of the task."""
+        return self.asked is None or self.asked == self.answered
+
+    @property
+    def question(self) -> tuple[Any, ...]:
+        """What it answers; two cells of one study never answer the same."""
+        return self.kind, self.model, self.method, self.budget_kind, self.budget, self.task, self.seed
+
     @cached_property
-    def scores(self) -> pd.Series[float]:
-        """The primary score of every sample by sample_id; raises ReportError where the file is damaged."""
+    def samples(self) -> pd.DataFrame:
+        """Score, tokens and FLOPs of every sample by sample_id; raises ReportError where the file is damaged."""
         try:
-            frame = pd.read_parquet(self.folder / "samples.parquet", columns=["sample_id", "score"])
-        except FileNotFoundError:
-            raise ReportError(f"cell {self.id} is damaged: samples.parquet is missing") from None
-        except Exception as error:  # pyarrow has many types for a file that is no parquet
-            raise ReportError(f"cell {self.id} is damaged: samples.parquet cannot be read ({error})") from None
-        twice = frame.loc[frame["sample_id"].duplicated(), "sample_id"]
-        if len(twice):
-            raise ReportError(f"cell {self.id} is damaged: sample {twice.iloc[0]!r} stands in samples.parquet twice")
-        return frame.set_index("sample_id")["score"].astype(float).sort_index()
+            table = record.samples(self.folder / "samples.parquet", PER_SAMPLE)
+        except Damaged as error:
+            raise _damaged(self.id, str(error)) from None
+        frame = pd.DataFrame({name: table.column(name).to_pylist() for name in table.column_names})
+        numbers = [name for name in ("score", *PER_SAMPLE) if name in frame]
+        return frame.set_index("sample_id")[numbers].astype(float).sort_index()
+
+    @property
+    def scores(self) -> pd.Series[float]:
+        """The primary score of every sample by sample_id, NaN where it was not answered; raises ReportError."""
+        return self.samples["score"]
 
 
 def read(study: Path) -> tuple[list[Cell], list[str]]:
@@ -153,18 +171,27 @@ def read(study: Path) -> tuple[list[Cell], list[str]]:
     Raises ReportError where the folder is no study, or has no readable cell at all.
     """
     folder = study / "cells"
-    if not folder.is_dir():
-        raise ReportError(f"{study} is no study: it has no folder 'cells'; run a sweep into it first")
-    cells: list[Cell] = []
+    try:
+        if folder.is_symlink() or not folder.is_dir():
+            raise ReportError(f"{_short(study)} is no study: it has no folder 'cells'; run a sweep into it first")
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        detail = getattr(error, "strerror", None) or error
+        raise ReportError(f"{_short(study)} cannot be read: {detail}") from None
+    cells: dict[tuple[Any, ...], Cell] = {}
     warnings: list[str] = []
-    for path in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))):
+    for path in paths:
         try:
-            cells.append(Cell.read(path))
+            cell = Cell.read(path)
         except ReportError as error:
             warnings.append(str(error))
+            continue
+        twin = cells.setdefault(cell.question, cell)
+        if twin is not cell:
+            warnings.append(f"cell {_short(cell.id)} answers what {_short(twin.id)} does, and is left out; delete one of them")
     if not cells:
-        raise ReportError("; ".join([f"{study} has no finished cell", *warnings]))
-    return cells, warnings
+        raise ReportError(one_line("; ".join([f"{_short(study)} has no finished cell", *warnings])))
+    return list(cells.values()), warnings
 
 
 def joined(values: Iterable[str]) -> str:
@@ -172,28 +199,9 @@ def joined(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(value for value in values if value))
 
 
-def _check(facts: Any, folder: Path) -> None:
-    """That a cell is what a sweep wrote: complete, and where it is sealed, unchanged."""
-    if not isinstance(facts, dict):
-        raise ReportError("cell.json holds no object")
-    missing = [key for key in REQUIRED if facts.get(key) is None]
-    if missing:
-        raise ReportError(f"cell.json lacks {', '.join(missing)}")
-    broken = fault(facts, folder)
-    if broken:
-        raise ReportError(broken)
-    if facts["id"] != folder.name:
-        raise ReportError(f"cell.json belongs to cell {facts['id']!r}")
-    for key, known in (("kind", KINDS), ("status", STATUSES)):
-        if facts[key] not in known:
-            raise ReportError(f"{key} {facts[key]!r} is unknown; it is one of {', '.join(known)}")
-    if not isinstance(facts["seed"], int) or not isinstance(facts["metrics"], list):
-        raise ReportError("'seed' must be a whole number and 'metrics' a list")
+def _damaged(cell: str, detail: str) -> ReportError:
+    return ReportError(one_line(f"cell {_short(cell)} is damaged: {detail}; delete its folder and sweep again"))
 
 
-def _number(metric: str, value: Any) -> float | None:
-    if value is None or value != value:  # NaN is how some writers say "missing"
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ReportError(f"metric {metric!r} has {value!r} where a number belongs")
-    return value
+def _short(name: str | Path) -> str:
+    return one_line(str(name), 100)

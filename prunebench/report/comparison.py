@@ -13,6 +13,10 @@ from prunebench.report.cells import Cell, Metric, ReportError
 from prunebench.report.statistics import Array, Interval, Pair, SampleMismatch
 
 NAN = float("nan")
+AVAILABLE = "tokens_available"
+COLUMNS = {AVAILABLE: "available"}
+"""Columns of samples.parquet that are not named like their metric."""
+
 Warn = Callable[[str], None]
 
 
@@ -54,20 +58,43 @@ class Group:
         own = average(self.cells, name)
         return average(self.cost, name) if own is None else own
 
+    def asked(self) -> int | None:
+        """Samples of the task; None where no cell says, which then speaks for all that it has."""
+        counts = [cell.asked for cell in self.cells if cell.asked is not None]
+        return max(counts, default=None)
+
+    def paired(self, others: Sequence[Cell], pair: Pair, warn: Warn) -> str:
+        """On how many samples a pair stands, where that is fewer than one of the two answered; else empty."""
+        count = len(pair[0])
+        if count == _answered(self.cells, warn) == _answered(others, warn):
+            return ""
+        return f"compared with {others[0].method} on the {count} samples that both answered"
+
+    def relative(self) -> float | None:
+        """The primary metric over the unpruned model's, where it is no mean of samples; both must speak for all of them."""
+        if not all(cell.whole for cell in (*self.cells, *self.baseline)):
+            return None
+        return self.over_baseline("score")
+
     def over_baseline(self, name: str) -> float | None:
-        """A metric over the unpruned model's."""
-        above, below = average(self.cells, name), average(self.baseline, name)
-        return None if above is None or not below else above / below
+        """A metric over the unpruned model's, on the samples that both answered."""
+        return self._ratio(name, name, self.baseline)
 
     def available(self) -> float | None:
         """Visual tokens of the unpruned model; what the method itself was offered where that was not run."""
-        own = average(self.baseline, "tokens_available")
-        return average(self.cells, "tokens_available") if own is None else own
+        own = average(self.baseline, AVAILABLE)
+        return average(self.cells, AVAILABLE) if own is None else own
 
     def share(self, name: str) -> float | None:
-        """Tokens over the available ones."""
-        above, below = average(self.cells, name), self.available()
-        return None if above is None or not below else above / below
+        """Tokens over the available ones, on the samples that both answered."""
+        offered = self.baseline if average(self.baseline, AVAILABLE) is not None else self.cells
+        return self._ratio(name, AVAILABLE, offered)
+
+    def _ratio(self, above: str, below: str, others: Sequence[Cell]) -> float | None:
+        top, bottom = average(self.cells, above), average(others, below)
+        if top is not None and not all(cell.whole for cell in (*self.cells, *others)):
+            top, bottom = _on_common(self.cells, above, others, below)
+        return None if top is None or not bottom else top / bottom
 
     def ratio(self, phase: str) -> Interval | None:
         """Time of a phase over the unpruned model's, as the cost pass measured it in pairs."""
@@ -100,16 +127,45 @@ def _pair(cells: Sequence[Cell], others: Sequence[Cell], warn: Warn) -> Pair | N
         if scores is None or reference is None:
             return None
         try:
-            statistics.join(scores, reference)
+            both = statistics.common(scores, reference, _asked(cell, other))
         except SampleMismatch as error:
             warn(f"cells {cell.id} and {other.id} are not compared: {error}")
             return None
-        both = scores.index[scores.notna() & reference.loc[scores.index].notna()]
         left.append(scores.loc[both])
         right.append(reference.loc[both])
     if not left or not sum(map(len, left)):
         return None
     return _by_sample(left), _by_sample(right)
+
+
+def _on_common(cells: Sequence[Cell], above: str, others: Sequence[Cell], below: str) -> tuple[float | None, float | None]:
+    """Means of two metrics over the samples that both answered, seed by seed; None where a cell has no such column."""
+    references = {other.seed: other for other in others}
+    top: list[float] = []
+    bottom: list[float] = []
+    for cell in cells:
+        if cell.seed not in references:
+            continue
+        try:
+            mine, theirs = cell.samples, references[cell.seed].samples
+            parts = mine[COLUMNS.get(above, above)].dropna(), theirs[COLUMNS.get(below, below)].dropna()
+        except (KeyError, ReportError):
+            return None, None
+        both = parts[0].index.intersection(parts[1].index)
+        top += parts[0].loc[both].tolist()
+        bottom += parts[1].loc[both].tolist()
+    return (float(np.mean(top)), float(np.mean(bottom))) if top else (None, None)
+
+
+def _asked(cell: Cell, other: Cell) -> int | None:
+    """How many samples both were asked; None where one does not say, or they say different numbers."""
+    return cell.asked if cell.asked == other.asked else None
+
+
+def _answered(cells: Sequence[Cell], warn: Warn) -> int:
+    """Samples that some seed answered."""
+    parts = [scores.dropna() for scores in (_scores(cell, warn) for cell in cells) if scores is not None]
+    return len(set().union(*(part.index for part in parts)))
 
 
 def _scores(cell: Cell, warn: Warn) -> pd.Series[float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,37 +21,52 @@ from prunebench.report import labels, tables
 from prunebench.report.cells import BASELINE, ReportError
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import Look, looks
-from prunebench.report.screen import budget_label, overall, records
+from prunebench.report.screen import budget_kind, budget_label, overall, records
+from prunebench.text import one_line
 
 DPI = 160
-TOKENS = "visual tokens entering an LLM layer, mean (share)"
+TOKENS = {
+    "mean": "visual tokens entering an LLM layer, mean (share)",
+    "input": "visual tokens entering the first LLM layer (share)",
+    "kv": "visual tokens in the KV cache, mean (share)",
+}
+"""The axis of tokens, by the kind of budget that a study asks for."""
+
+NAME, TITLE = 40, 60
+"""Characters of a name and of a title that a figure bears."""
+
 Looks = dict[str, Look]
 
 
 def draw(board: pd.DataFrame, folder: Path) -> list[Path]:
     """Every figure that the leaderboard has the numbers for, as PNG; one that it has not is removed if it was there."""
-    written = []
+    if folder.is_symlink():
+        raise ReportError(f"cannot write {one_line(str(folder), 120)}: it is a link to another folder; remove it first")
     makers: dict[str, Callable[[pd.DataFrame], Figure]] = {
         "accuracy": accuracy, "accuracy_by_task": by_task, "pareto": pareto, "evidence": evidence
     }  # fmt: skip
-    for name, make in makers.items():
-        path = folder / f"{name}.png"
-        try:
-            figure = make(board)
-        except ReportError:
-            path.unlink(missing_ok=True)
-            continue
-        written.append(save(figure, path))
+    written = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a name in letters that the font lacks
+        for name, make in makers.items():
+            path = folder / f"{name}.png"
+            try:
+                figure = make(board)
+            except ReportError:
+                _remove(path)
+                continue
+            written.append(save(figure, path))
     return written
 
 
 def accuracy(board: pd.DataFrame) -> Figure:
     """Accuracy against the tokens a run really spent: a line per method, the unpruned model as reference."""
-    chosen = _having(overall(board), ["accuracy", "tokens_mean"])
+    kind = budget_kind(board)
+    chosen = _having(overall(board), ["accuracy", f"tokens_{kind}"])
     models = list(chosen["model"].unique())
     figure, axes, style = _canvas(board, len(models))
     for ax, model in zip(axes, models, strict=True):
-        _lines(ax, chosen[chosen["model"] == model], style)
+        _lines(ax, chosen[chosen["model"] == model], style, kind)
         _title(ax, _subject(chosen[chosen["model"] == model]))
     axes[0].set_ylabel("accuracy")
     _legend(figure, chosen, style, line=True)
@@ -59,19 +75,20 @@ def accuracy(board: pd.DataFrame) -> Figure:
 
 def by_task(board: pd.DataFrame) -> Figure:
     """The same for every task, one small figure each; raises ReportError for a single task."""
-    chosen = _having(board[board["task"] != ALL], ["accuracy", "tokens_mean"])
+    kind = budget_kind(board)
+    chosen = _having(board[board["task"] != ALL], ["accuracy", f"tokens_{kind}"])
     panels = list(chosen.groupby(["model", "task"], sort=False))
     if len(panels) < 2 or chosen["task"].nunique() < 2:
         raise ReportError("there is one task only")
     figure, axes, style = _canvas(board, len(panels), columns=3, size=(3.4, 2.9))
     several = chosen["model"].nunique() > 1
     for ax, ((model, task), rows) in zip(axes, panels, strict=True):
-        _lines(ax, rows, style)
+        _lines(ax, rows, style, kind)
         ax.set_xlabel("")
         ax.tick_params(axis="x", labelsize="small")
         _title(ax, f"{model}: {task}" if several else str(task))
     figure.supylabel("accuracy", fontsize="medium")
-    figure.supxlabel(TOKENS, fontsize="medium")
+    figure.supxlabel(TOKENS[kind], fontsize="medium")
     _legend(figure, chosen, style, line=True)
     return figure
 
@@ -151,29 +168,30 @@ def _canvas(
 
 
 def _title(ax: Axes, text: str) -> None:
-    ax.set_title(text, fontsize="medium")
+    ax.set_title(one_line(text, TITLE), fontsize="medium", parse_math=False)
 
 
-def _lines(ax: Axes, rows: pd.DataFrame, style: Looks) -> None:
-    for method, points in rows.sort_values("tokens_mean").groupby("method"):
+def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
+    tokens = f"tokens_{kind}"
+    for method, points in rows.sort_values(tokens).groupby("method"):
         look = style[str(method)]
         if method == BASELINE:
             _reference(ax, points.iloc[0], look)
             continue
         if not look.control:
             ax.fill_between(
-                points["tokens_mean"], points["accuracy_low"], points["accuracy_high"], color=look.colour, alpha=0.1,
+                points[tokens], points["accuracy_low"], points["accuracy_high"], color=look.colour, alpha=0.1,
                 linewidth=0, zorder=1,
             )  # fmt: skip
         sns.lineplot(
-            data=points, x="tokens_mean", y="accuracy", ax=ax, color=look.colour, linestyle=look.linestyle,
+            data=points, x=tokens, y="accuracy", ax=ax, color=look.colour, linestyle=look.linestyle,
             linewidth=1.3 if look.control else 1.9, zorder=2 if look.control else 3, legend=False, label=str(method),
             errorbar=None, estimator=None,
         )  # fmt: skip
-        _whiskers(ax, points, "tokens_mean", look)
-    _token_axis(ax, rows)
+        _whiskers(ax, points, tokens, look)
+    _token_axis(ax, rows, tokens)
     ax.margins(x=0.07)
-    ax.set_xlabel(TOKENS)
+    ax.set_xlabel(TOKENS[kind])
     ax.set_ylabel("")
 
 
@@ -209,11 +227,11 @@ def _reach(points: pd.DataFrame, column: str) -> Any:
     return np.nan_to_num(reach).clip(min=0)
 
 
-def _token_axis(ax: Axes, rows: pd.DataFrame) -> None:
+def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     """A logarithmic axis whose ticks stand at the tokens the budgets came to, with their share."""
     ax.set_xscale("log")
-    places = rows.groupby(["budget_kind", "budget"])[["tokens_mean", "tokens_mean_share"]].median()
-    places = places.sort_values("tokens_mean", ascending=False)
+    places = rows.groupby(["budget_kind", "budget"])[[column, f"{column}_share"]].median()
+    places = places.sort_values(column, ascending=False)
     ticks: list[float] = []
     texts: list[str] = []
     for tokens, share in places.itertuples(index=False):
@@ -241,8 +259,13 @@ def _frontier(ax: Axes, rows: pd.DataFrame, column: str) -> None:
             best.append(row)
     x, y = [row[column] for row in best], [row["accuracy"] for row in best]
     ax.plot(x, y, color="black", linewidth=1, drawstyle="steps-post", zorder=1)
-    names = [row["method"] if row["method"] == BASELINE else f"{row['method']} {budget_label(row)}" for row in best]
+    names = [_point_name(row) for row in best]
     labels.place(ax, list(zip(x, y, strict=True)), names, list(zip(rows[column], rows["accuracy"], strict=True)))
+
+
+def _point_name(row: dict[str, Any]) -> str:
+    name = one_line(row["method"], NAME)
+    return name if row["method"] == BASELINE else f"{name} {budget_label(row)}"
 
 
 def _subject(rows: pd.DataFrame) -> str:
@@ -262,7 +285,16 @@ def _legend(figure: Figure, rows: pd.DataFrame, style: Looks, line: bool = False
             [], [], color=look.colour, linestyle=look.linestyle if line else "-", linewidth=1.6 if line else 0.8,
             marker="" if line and name == BASELINE else look.marker, markersize=9 if look.marker == "*" else 6,
             markerfacecolor=look.face, markeredgecolor=look.edge, markeredgewidth=1.2 if look.control else 0.6,
-            label=name,
+            label=one_line(name, NAME),
         ))  # fmt: skip
     handles += more
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small", handlelength=4)
+    legend = figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small", handlelength=4)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReportError(f"cannot remove {one_line(str(path), 120)}: {error.strerror}; remove it by hand") from None

@@ -35,6 +35,7 @@ def place(ax: Axes, points: Sequence[Point], names: Sequence[str], obstacles: Se
         note = ax.annotate(
             name, point, xytext=(0, 0), textcoords="offset points", fontsize="x-small", ha="center", va="center",
             arrowprops={"arrowstyle": "-", "color": "0.4", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}, zorder=6,
+            parse_math=False,
         )  # fmt: skip
         note.set_path_effects([withStroke(linewidth=2, foreground="white")])
         best = (float("inf"), OFFSETS[0])

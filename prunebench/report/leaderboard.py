@@ -4,10 +4,11 @@ Where a model was run on several tasks, a row with task "all" holds the mean ove
 
 model, method, settings, control    what ran; a control stands in the study only to be compared with
 budget_kind, budget, task           what was asked, as written in the grid
-seeds, n                            seeds pooled; samples behind the accuracy (of all tasks in row "all")
+seeds, n, n_asked                   seeds pooled; samples behind the accuracy (of all tasks in row "all"); samples asked
 accuracy, _low, _high               the task's primary metric, mean over seeds, with its 95 % interval
 relative_accuracy, _low, _high      accuracy over that of "none" on the same samples
 difference_to_none, _low, _high, _p accuracy minus that of "none": paired difference of per-sample scores
+n_paired                            samples that both answered: those behind the two comparisons with "none"
 tokens_available                    visual tokens the unpruned model has
 tokens_mean, _input, _kv, _share    tokens achieved per sample: entering an LLM layer (mean), layer 0, and in the cache
 flops, flops_ratio                  prefill FLOPs per sample, selector included, and over those of "none"
@@ -15,11 +16,14 @@ kv_bytes, peak_memory_mib           KV cache after prefill; peak memory of the c
 prefill_ratio, total_ratio, ...     time over the unpruned model's, median over interleaved pairs, with 95 % interval
 evidence_recall, _random            share of the evidence box's tokens alive, mean over layers; that of "random" at this budget
 difference_to_random, ..., _p       accuracy minus that of "random" at this budget, paired
+n_paired_random                     samples that both answered
 better_than_random                  yes | no at 95 %, empty where there is no random to compare with
 status, reason                      ok | failed | oom | unsupported | infeasible | partial (some seeds or tasks only)
 hardware, dtype, commit             where the numbers come from
 
-A number that was not measured is empty. Rows are sorted by model, task ("all" first), budget (largest first), accuracy.
+A number that was not measured is empty. Where a method or the unpruned model did not answer every sample, shares and
+ratios are taken over the samples that both answered, and the reason says so. Rows are sorted by model, task ("all"
+first), budget (largest first), accuracy.
 """
 
 from __future__ import annotations
@@ -31,10 +35,12 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from prunebench.files import opened
 from prunebench.report import statistics, tables
 from prunebench.report.cells import BASELINE, CONTROL, Cell, ReportError, joined
 from prunebench.report.comparison import Group, Warn, average
-from prunebench.report.statistics import Difference, Interval
+from prunebench.report.statistics import Difference, Interval, Pair
+from prunebench.text import one_line
 
 T = TypeVar("T")
 ALL = "all"
@@ -44,17 +50,17 @@ DIFFERENCE = (*INTERVAL, "_p")
 TEXTS = ("model", "method", "settings", "control", "budget_kind", "budget", "task", "better_than_random", "status",
          "reason", "hardware", "dtype", "commit")  # fmt: skip
 COLUMNS = (
-    "model", "method", "settings", "control", "budget_kind", "budget", "task", "seeds", "n",
+    "model", "method", "settings", "control", "budget_kind", "budget", "task", "seeds", "n", "n_asked",
     *(f"accuracy{end}" for end in INTERVAL),
     *(f"relative_accuracy{end}" for end in INTERVAL),
-    *(f"difference_to_none{end}" for end in DIFFERENCE),
+    *(f"difference_to_none{end}" for end in DIFFERENCE), "n_paired",
     "tokens_available", "tokens_mean", "tokens_mean_share", "tokens_input", "tokens_input_share", "tokens_kv",
     "tokens_kv_share", "flops", "flops_ratio", "kv_bytes", "peak_memory_mib",
     *(f"prefill_ratio{end}" for end in INTERVAL),
     *(f"total_ratio{end}" for end in INTERVAL),
     "evidence_recall", "evidence_recall_random",
     *(f"difference_to_random{end}" for end in DIFFERENCE),
-    "better_than_random", "status", "reason", "hardware", "dtype", "commit",
+    "n_paired_random", "better_than_random", "status", "reason", "hardware", "dtype", "commit",
 )  # fmt: skip
 
 Key = tuple[str, str, str, str]
@@ -71,16 +77,22 @@ def fold(cells: Sequence[Cell], warn: Warn) -> pd.DataFrame:
 def load(path: Path) -> pd.DataFrame:
     """leaderboard.csv with numbers as floats (NaN where empty) and texts as texts; raises ReportError."""
     try:
-        return pd.read_csv(
-            path,
-            keep_default_na=False,  # a method is called "none"
-            dtype={name: str if name in TEXTS else float for name in COLUMNS},
-            na_values={name: [""] for name in COLUMNS if name not in TEXTS},
-        )[list(COLUMNS)]
+        with opened(path) as file:
+            board = pd.read_csv(
+                file,
+                keep_default_na=False,  # a method is called "none"
+                dtype={name: str if name in TEXTS else float for name in COLUMNS},
+                na_values={name: [""] for name in COLUMNS if name not in TEXTS},
+            )[list(COLUMNS)]
     except FileNotFoundError:
         raise ReportError(f"there is no {path}; fold the study first: prunebench report {path.parent}") from None
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror}; fold the study again") from None
     except (KeyError, ValueError) as error:
-        raise ReportError(f"{path} is damaged ({error}); fold the study again") from None
+        raise ReportError(f"{path} is damaged ({one_line(str(error), 100)}); fold the study again") from None
+    for name in TEXTS:
+        board[name] = board[name].map(tables.unguarded)
+    return board
 
 
 def asked(budget: str, available: float | None) -> float:
@@ -133,32 +145,59 @@ def _row(groups: Sequence[Group], warn: Warn) -> dict[str, Any]:
     if len(whole) == len(groups):
         accuracy = whole[0] if len(whole) == 1 else statistics.pool(whole)
         row |= {"n": accuracy.n} | _ends("accuracy", accuracy)
-    row |= _quality(groups, method, warn) | _tokens(groups) | _cost(groups) | _status(groups)
+    row |= {"n_asked": _asked(groups, accuracies)}
+    quality, notes = _quality(groups, method, warn)
+    row |= quality | _tokens(groups) | _cost(groups) | _status(groups, notes)
     every = [c for g in groups for c in (*g.cells, *g.cost)]
     return row | {name: joined(getattr(c, name) for c in every) for name in ("hardware", "dtype", "commit")}
 
 
-def _quality(groups: Sequence[Group], method: str, warn: Warn) -> dict[str, Any]:
+def _asked(groups: Sequence[Group], accuracies: Sequence[Interval | None]) -> int | None:
+    """Samples asked, over all tasks: those behind the accuracy where a cell does not say."""
+    counts = []
+    for group, accuracy in zip(groups, accuracies, strict=True):
+        asked = group.asked()
+        counts.append(asked if asked is not None or accuracy is None else accuracy.n)
+    present = _all(counts)
+    return None if present is None else sum(present)
+
+
+def _quality(groups: Sequence[Group], method: str, warn: Warn) -> tuple[dict[str, Any], list[str]]:
+    """The numbers that compare accuracy, and what is to be said of them."""
     row: dict[str, Any] = {"evidence_recall": _over(groups, lambda g: g.value("evidence_recall"))}
     row["evidence_recall_random"] = _over(groups, lambda g: average(g.control, "evidence_recall"))
     baseline = _all([g.against_baseline(warn) for g in groups])
     if baseline is None:
-        row["relative_accuracy"] = _over(groups, lambda g: g.over_baseline("score"))
+        row["relative_accuracy"] = _over(groups, Group.relative)
     else:
         row |= _ends("relative_accuracy", statistics.relative(baseline))
     if method == BASELINE:
-        return row
+        return row, []
+    notes = []
     if baseline is not None:
-        row |= _ends("difference_to_none", statistics.difference(baseline))
+        gap = statistics.difference(baseline)
+        row |= _ends("difference_to_none", gap) | {"n_paired": gap.n}
+        notes += _compared(groups, [g.baseline for g in groups], baseline, warn)
     control = _all([g.against_control(warn) for g in groups])
     if control is None or method == CONTROL:
-        return row
+        return row, notes
     gap = statistics.difference(control)
-    row |= _ends("difference_to_random", gap)
+    row |= _ends("difference_to_random", gap) | {"n_paired_random": gap.n}
+    notes += _compared(groups, [g.control for g in groups], control, warn)
     directions = {c.higher_is_better for g in groups for c in g.cells}
     if len(directions) == 1:  # tasks that disagree on what is better have no pooled answer
         row["better_than_random"] = "yes" if gap.sure and (gap.value > 0) in directions else "no"
-    return row
+    return row, notes
+
+
+def _compared(groups: Sequence[Group], others: Sequence[Sequence[Cell]], pairs: Sequence[Pair], warn: Warn) -> list[str]:
+    """For every task whose pair is smaller than what one of the two answered, on how many samples it stands."""
+    notes = []
+    for group, other, pair in zip(groups, others, pairs, strict=True):
+        note = group.paired(other, pair, warn)
+        if note:
+            notes.append(f"{group.task}: {note}" if len(groups) > 1 else note)
+    return notes
 
 
 def _tokens(groups: Sequence[Group]) -> dict[str, Any]:
@@ -183,22 +222,38 @@ def _cost(groups: Sequence[Group]) -> dict[str, Any]:
     return row
 
 
-def _status(groups: Sequence[Group]) -> dict[str, str]:
-    """Quality's status, or cost's where there is no quality; a reason also where only the cost pass went wrong."""
+def _status(groups: Sequence[Group], notes: Sequence[str]) -> dict[str, str]:
+    """Quality's status, or cost's where there is no quality; a reason also where only the cost pass went wrong.
+
+    A cell that is ok may have a reason, too: it speaks for fewer samples than the task has.
+    """
     quality = [c for g in groups for c in g.cells]
     cost = [c for g in groups for c in g.cost]
     cells = quality or cost
     missing = [g.task for g in groups if not (g.cells if quality else g.cost)]
-    found = {c.status for c in cells}
-    bad = [c for c in cells if not c.ok]
-    if len(found) == 1 and not (missing and found == {"ok"}):
-        status, reasons = found.pop(), [c.reason for c in bad]
-    else:
-        status, reasons = PARTIAL, [f"{c.task} seed {c.seed} {c.status}: {c.reason}" for c in bad]
-    reasons += [f"not run on {', '.join(missing)}"] if missing else []
-    known = {c.reason for c in bad}
-    reasons += [f"cost {c.status}: {c.reason}" for c in cost if quality and not c.ok and c.reason not in known]
-    return {"status": status, "reason": joined(reasons)}
+    statuses = {c.status for c in cells}
+    mixed = len(statuses) > 1 or (bool(missing) and statuses == {"ok"})
+    reasons = [_reason(c, mixed, len(groups) > 1) for c in cells]
+    if missing:
+        reasons.append(f"not run on {', '.join(missing)}")
+    if quality:
+        reasons += _cost_reasons(cost, {c.reason for c in quality})
+    return {"status": PARTIAL if mixed else statuses.pop(), "reason": joined([*reasons, *notes])}
+
+
+def _reason(cell: Cell, mixed: bool, several: bool) -> str:
+    """A cell's reason, with what it is of where that does not go without saying."""
+    if mixed and not cell.ok:
+        return f"{cell.task} seed {cell.seed} {cell.status}: {cell.reason}"
+    if several and cell.ok and cell.reason:
+        return f"{cell.task}: {cell.reason}"
+    return cell.reason
+
+
+def _cost_reasons(cost: Sequence[Cell], known: set[str]) -> list[str]:
+    """What only the cost pass has to say."""
+    bad = [c for c in cost if not c.ok and c.reason not in known]
+    return [f"cost {c.status}: {c.reason}" for c in bad]
 
 
 def _over(groups: Sequence[Group], number: Callable[[Group], float | None]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.text import Text
 from prunebench.report import leaderboard
 from prunebench.report.cells import BASELINE
 from prunebench.report.leaderboard import ALL
+from prunebench.text import one_line
 
 MISSING = "-"
 NO_BETTER = "✗"
@@ -23,6 +25,28 @@ LESSER = ("rel.", "prefill", "FLOPs", "evidence", "total")
 """What a narrow screen does without, in this order."""
 
 REASON = 160
+NAME = 60
+"""Characters of a reason and of a name that a line of the terminal bears."""
+
+ONCE = ("infeasible", "unsupported")
+"""Statuses that are a method's at a budget and below: their reason differs in numbers alone, and is said once."""
+
+TOKENS = {
+    "mean": "tokens entering an LLM layer",
+    "input": "tokens entering the first LLM layer",
+    "kv": "KV tokens: in the cache after prefill, mean over LLM layers",
+}
+"""What the column of tokens counts, by the kind of budget that a study asks for."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Why a row has no numbers, or fewer samples than the task."""
+
+    method: str
+    status: str
+    budget: str
+    reason: str
 
 
 def terminal(study: Path, width: int = 100) -> Table:
@@ -41,23 +65,33 @@ def terminal(study: Path, width: int = 100) -> Table:
 
 
 def _table(study: Path, board: pd.DataFrame, headings: Sequence[str]) -> Table:
-    table = Table(title=_title(study, board), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table.title = Text(_title(study, board), style="table.title")
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
+    kind = budget_kind(board)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
-    notes: list[str] = []
+        shown = "KV tokens" if heading == "tokens" and kind == "kv" else heading
+        table.add_column(shown, justify="left" if heading == "method" else "right", no_wrap=True)
+    notes: list[Note] = []
     models = board["model"].unique()
     for model, of_model in board.groupby("model", sort=False):
         if len(models) > 1:
             table.add_section()
-            table.add_row(Text(str(model), style="bold"))
+            table.add_row(Text(one_line(str(model), NAME), style="bold"))
         for _, group in of_model.groupby(["budget", "budget_kind"], sort=False):
             for row in records(group):
-                line = dict(zip(HEADINGS, _line(row, notes), strict=True))
+                notes += _notes(row, len(models) > 1)
+                line = dict(zip(HEADINGS, _line(row, kind), strict=True))
                 table.add_row(*(line[heading] for heading in headings))
             table.add_section()
-    table.caption = _caption(board, notes)
+    table.caption = Text(_caption(board, kind, notes), style="table.caption")
     return table
+
+
+def budget_kind(board: pd.DataFrame) -> str:
+    """The kind of tokens that a study's budgets count: that of its rows where they agree, else the mean over layers."""
+    kinds = set(board.loc[board["method"] != BASELINE, "budget_kind"])
+    return kinds.pop() if len(kinds) == 1 and kinds <= set(TOKENS) else "mean"
 
 
 def overall(board: pd.DataFrame) -> pd.DataFrame:
@@ -74,40 +108,47 @@ def records(board: pd.DataFrame) -> list[dict[str, Any]]:
 def budget_label(row: dict[str, Any]) -> str:
     """The budget as it was asked: "25%", "64", with its kind where that is not the mean."""
     kind = row["budget_kind"]
-    prefix = f"{kind}:" if kind not in ("", "mean") else ""
+    prefix = f"{one_line(kind, NAME)}:" if kind not in ("", "mean") else ""
     try:
         amount = float(row["budget"])
     except ValueError:
-        return prefix + str(row["budget"])
+        return prefix + one_line(row["budget"], NAME)
     return prefix + (row["budget"] if row["budget"].isdigit() else f"{100 * amount:.3g}%")
 
 
-def _line(row: dict[str, Any], notes: list[str]) -> list[Text]:
+def _notes(row: dict[str, Any], several: bool) -> list[Note]:
+    if not row["reason"]:
+        return []
+    who = one_line(f"{row['model']}: {row['method']}" if several else row["method"], 2 * NAME)
+    budget = "" if row["method"] == BASELINE else budget_label(row)
+    return [Note(who, one_line(row["status"], NAME), budget, one_line(row["reason"], REASON))]
+
+
+def _line(row: dict[str, Any], kind: str) -> list[Text]:
     style = "dim" if row["control"] == "true" else ""
     if row["method"] == BASELINE:
         style = "bold"
-    cells = [row["method"], budget_label(row)]
+    cells: list[str | Text] = [one_line(row["method"], NAME), budget_label(row)]
     if pd.isna(row["accuracy"]) and row["status"] != "ok":
-        cells += [Text(row["status"], style="red"), *[MISSING] * 6]
+        cells += [Text(one_line(row["status"], NAME), style="red"), *[MISSING] * 6]
     else:
-        cells += _numbers(row)
-    if row["reason"]:
-        notes.append(f"{row['method']} {budget_label(row)} {row['status']}: {_short(row['reason'])}")
+        cells += _numbers(row, kind)
     line = [cell if isinstance(cell, Text) else Text(cell, style=style) for cell in cells]
     return [*line, _against_random(row)]
 
 
-def _numbers(row: dict[str, Any]) -> list[str]:
+def _numbers(row: dict[str, Any], kind: str) -> list[str]:
     half = (row["accuracy_high"] - row["accuracy_low"]) / 2
     margin = "" if pd.isna(half) else f" ±{half:.3f}"[:6].replace("±0.", "±.")
     recall = _number(row["evidence_recall"], "{:.2f}")
     if recall != MISSING and not pd.isna(row["evidence_recall_random"]):
         recall += f" ({row['evidence_recall_random']:.2f})".replace("(0.", "(.")
-    tokens = "{:.0f}" if row["tokens_mean"] >= 100 else "{:.3g}"
+    tokens, share = row[f"tokens_{kind}"], row[f"tokens_{kind}_share"]
+    form = "{:.0f}" if tokens >= 100 else "{:.3g}"
     return [
         _number(row["accuracy"], "{:.3f}") + margin,
         _number(100 * row["relative_accuracy"], "{:.1f}%"),
-        _number(row["tokens_mean"], tokens) + _number(100 * row["tokens_mean_share"], " ({:.0f}%)", ""),
+        _number(tokens, form) + _number(100 * share, " ({:.0f}%)", ""),
         _number(row["flops_ratio"], "{:.2f}"),
         _number(row["prefill_ratio"], "{:.2f}"),
         _number(row["total_ratio"], "{:.2f}"),
@@ -123,24 +164,35 @@ def _against_random(row: dict[str, Any]) -> Text:
 
 
 def _title(study: Path, board: pd.DataFrame) -> str:
-    models = ", ".join(board["model"].unique())
-    tasks = ", ".join("all tasks" if task == ALL else task for task in board["task"].unique() if task)
+    models = ", ".join(one_line(model, NAME) for model in board["model"].unique())
+    tasks = ", ".join("all tasks" if task == ALL else one_line(task, NAME) for task in board["task"].unique() if task)
     count = board["n"].max()
     samples = "" if pd.isna(count) else f" · {count:.0f} samples"
-    return " · ".join(part for part in (study.name, models, tasks) if part) + samples
+    return " · ".join(part for part in (one_line(study.name, NAME), models, tasks) if part) + samples
 
 
-def _caption(board: pd.DataFrame, notes: list[str]) -> str:
-    lines = ["accuracy ± half its 95 % interval; tokens entering an LLM layer; FLOPs and times over unpruned"]
+def _caption(board: pd.DataFrame, kind: str, notes: Sequence[Note]) -> str:
+    lines = [f"accuracy ± half its 95 % interval; {TOKENS[kind]}; FLOPs and times over unpruned"]
     lines.append("evidence: share of its tokens alive, mean over LLM layers (by random at the same budget)")
     if (board["better_than_random"] == "no").any():
         lines.append(f"{NO_BETTER} not better than random at 95 %")
-    return "\n".join([*lines, *dict.fromkeys(notes)])
+    return "\n".join([*lines, *_grouped(notes)])
+
+
+def _grouped(notes: Sequence[Note]) -> list[str]:
+    """A line for notes that say the same of one method, with their budgets: "fastv at 25%, 10% infeasible: ..."."""
+    groups: dict[tuple[str, ...], list[Note]] = {}
+    for note in notes:
+        key = (note.method, note.status) if note.status in ONCE else (note.method, note.status, note.reason)
+        groups.setdefault(key, []).append(note)
+    lines = []
+    for group in groups.values():
+        first = group[0]
+        budgets = ", ".join(dict.fromkeys(note.budget for note in group if note.budget))
+        where = f" at {budgets}" if budgets else ""
+        lines.append(f"{first.method}{where} {first.status}: {first.reason}")
+    return lines
 
 
 def _number(value: float, form: str, missing: str = MISSING) -> str:
     return missing if pd.isna(value) else form.format(value)
-
-
-def _short(reason: str) -> str:
-    return reason if len(reason) <= REASON else reason[: REASON - 1] + "…"

@@ -14,11 +14,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from prunebench.report import tables
 from prunebench.report.cells import ReportError
+from prunebench.text import one_line
 
 Box = tuple[float, float, float, float]
 SIDE = (448, 960)
 """A panel's shorter side is at least the first, its longer at most the second."""
 GAP = 20
+LEAST = 400
+"""Pixels of the narrowest sheet; a title needs room."""
+
+TITLE, CAPTION = 300, 160
+"""Characters of a title and of a caption: questions and answers can be endless."""
+
 SHADE = 0.26
 INK = (38, 38, 38)
 ACCENT = (255, 196, 0)
@@ -121,8 +128,9 @@ def _sheet(panels: Sequence[tuple[Image.Image, str]], title: str) -> Image.Image
         raise ReportError("there is nothing to show: give a grid or the original")
     width = panels[0][0].width
     total = len(panels) * width + (len(panels) + 1) * GAP
-    heading = _wrap(title, _font(22, bold=True), total - 2 * GAP)
-    captions = [_wrap(caption, _font(17), width) for _, caption in panels]
+    total = max(total, LEAST)
+    heading = _wrap(one_line(title, TITLE), _font(22, bold=True), total - 2 * GAP)
+    captions = [_wrap(one_line(caption, CAPTION), _font(17), max(width, LEAST // 2)) for _, caption in panels]
     top = GAP + (28 * len(heading) + 8 if heading else 0)
     bottom = top + panels[0][0].height
     sheet = Image.new("RGB", (total, bottom + 10 + 22 * max(map(len, captions)) + GAP // 2), "white")
@@ -141,8 +149,18 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
-            lines.append(word)
+            lines += _broken(word, font, width)
     return lines
+
+
+def _broken(word: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """A word in parts that fit; most words are one part."""
+    parts = [""]
+    for letter in word:
+        if parts[-1] and font.getlength(parts[-1] + letter) > width:
+            parts.append("")
+        parts[-1] += letter
+    return parts
 
 
 @cache

@@ -50,13 +50,23 @@ class Difference(Interval):
         return self.p < 1 - LEVEL and (self.low > 0 or self.high < 0)
 
 
-def join(method: pd.Series[float], reference: pd.Series[float]) -> Pair:
-    """[n] and [n] scores of the same samples, joined on their ids; raises SampleMismatch where the sets differ."""
-    odd = method.index.symmetric_difference(reference.index)
-    if len(odd):
+def common(method: pd.Series[float], reference: pd.Series[float], asked: int | None = None) -> pd.Index[str]:
+    """The ids of the samples that both answered; NaN is no answer.
+
+    Raises SampleMismatch where the two were asked different things: together they have more samples than the `asked`
+    ones of the task, which without that number are those of the larger.
+    """
+    together = method.index.union(reference.index)
+    if len(together) > (asked or max(len(method), len(reference))):
+        odd = method.index.symmetric_difference(reference.index)
         raise SampleMismatch(f"scored on different samples: {len(odd)} stand in only one of the two, such as {odd[0]!r}")
-    aligned = reference.loc[method.index]
-    return method.to_numpy(dtype=float), aligned.to_numpy(dtype=float)
+    return method.dropna().index.intersection(reference.dropna().index).sort_values()
+
+
+def join(method: pd.Series[float], reference: pd.Series[float], asked: int | None = None) -> Pair:
+    """[n] and [n] scores of the samples that both answered; raises SampleMismatch as `common` does."""
+    both = common(method, reference, asked)
+    return method.loc[both].to_numpy(dtype=float), reference.loc[both].to_numpy(dtype=float)
 
 
 def difference(pairs: Sequence[Pair], seed: int = 0) -> Difference:

@@ -1,19 +1,26 @@
 """Tables: metrics.csv, one observation a line, folded from the cells; and how every file of a report is written.
 
 Numbers have ten significant digits and rows stand in the order of cell ids, so folding again gives the same bytes.
-A cell whose status is not ok has a row "status" without a value; its reason stands in leaderboard.csv and cell.json.
+A text that a spreadsheet would take for a formula stands behind an apostrophe, and characters that a terminal would act
+upon stand as their escapes. A cell whose status is not ok has a row "status" without a value; its reason stands in
+leaderboard.csv and cell.json.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from prunebench import files
 from prunebench.report.cells import Cell, Metric, ReportError
+from prunebench.text import clean, one_line
+
+QUOTE = "'"
+FORMULA = (QUOTE, "=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a text begins that a spreadsheet calculates instead of showing it, full-width signs included."""
 
 COLUMNS = (
     "cell", "model", "method", "settings", "budget_kind", "budget", "task", "seed", "metric", "value", "unit", "stderr",
@@ -38,7 +45,20 @@ def text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return guarded(value) if isinstance(value, str) else str(value)
+
+
+def guarded(text: str) -> str:
+    """A text that stays one in a spreadsheet; `unguarded` gives it back."""
+    shown = clean(text)
+    return QUOTE + shown if shown.startswith(FORMULA) else shown
+
+
+def unguarded(text: str) -> str:
+    """What `guarded` was given, but for characters that it escaped."""
+    return text[1:] if text.startswith(QUOTE) else text
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> Path:
@@ -47,16 +67,13 @@ def write_csv(path: Path, frame: pd.DataFrame) -> Path:
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all; raises ReportError where the folder does not let us."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a file whole or not at all, and never through a link; raises ReportError where the folder does not let us."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ReportError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+        return files.write(path, content)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        detail = getattr(error, "strerror", None) or one_line(str(error), 100)
+        raise ReportError(f"cannot write {one_line(str(path), 120)}: {detail}") from error
 
 
 def _observations(cell: Cell) -> tuple[Metric, ...]:

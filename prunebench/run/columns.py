@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import pyarrow as pa
 
+from prunebench.text import one_line
+
+STATUSES = ("ok", "unreadable", "infeasible", "unsupported", "failed", "timeout", "oom")
+"""What can become of a sample."""
+
 SAMPLES: Mapping[str, pa.DataType] = {
     "sample_id": pa.string(),
     "doc_id": pa.int64(),
-    "status": pa.string(),
     "prediction": pa.string(),
     "reference": pa.string(),
     "score": pa.float64(),
+    "status": pa.string(),
     "error": pa.string(),
     "available": pa.int64(),
     "stages": pa.list_(pa.int64()),
@@ -24,10 +30,12 @@ SAMPLES: Mapping[str, pa.DataType] = {
     "evidence_tokens": pa.int64(),
     **{f"flops_{part}": pa.int64() for part in ("vision", "projector", "llm", "head", "selector", "total")},
     "kv_bytes": pa.int64(),
+    "kv_bytes_padded": pa.int64(),
     "seconds": pa.float64(),
     "question_type": pa.string(),
     "complexity": pa.int64(),
 }
+"""One row a sample. `kv_bytes` are those of live entries; `kv_bytes_padded` adds the batch's padding, where that was measured."""
 
 PAIRS: Mapping[str, pa.DataType] = {
     "pair": pa.int64(),
@@ -39,11 +47,47 @@ PAIRS: Mapping[str, pa.DataType] = {
     "kv_bytes": pa.int64(),
 }
 
+TABLES = {"samples": SAMPLES, "pairs": PAIRS}
+
 
 def schema(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
     """The schema of "samples" or "pairs"; raises KeyError for a row with a column that is none of them."""
-    known = {"samples": SAMPLES, "pairs": PAIRS}[table]
+    columns = TABLES[table]
     for row in rows:
         for name in row:
-            known[name]
-    return pa.schema(list(known.items()))
+            columns[name]
+    return pa.schema(list(columns.items()))
+
+
+def fault(table: str, row: Any) -> str:
+    """What is wrong with a row of "samples" or "pairs", such as "score is nan"; empty where nothing is."""
+    if not isinstance(row, Mapping):
+        return "it is no row"
+    for name, value in row.items():
+        if name not in TABLES[table]:
+            return f"it has an unknown column {one_line(repr(name), 60)}"
+        if value is not None and not _fits(value, TABLES[table][name]):
+            return f"{name} is {one_line(repr(value), 60)}"
+    if table != "samples":
+        return ""
+    for name in ("sample_id", "doc_id"):
+        if row.get(name) is None:
+            return f"it has no {name}"
+    if "error" not in row:
+        return "it does not say whether it was answered"
+    if row.get("status") not in (None, *STATUSES):
+        return f"status is {one_line(repr(row['status']), 60)}"
+    return ""
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    """Whether a value has a column's type, and can be written: finite, and within 64 bits."""
+    if kind == pa.string():
+        return isinstance(value, str)
+    if kind == pa.list_(pa.int64()):
+        return isinstance(value, list) and all(_fits(part, pa.int64()) for part in value)
+    if isinstance(value, bool) or not isinstance(value, int if kind == pa.int64() else int | float):
+        return False
+    if kind == pa.int64():
+        return -(2**63) <= value < 2**63
+    return abs(value) < 2**1000 and isfinite(value)

@@ -87,7 +87,8 @@ class _Sweep:
         waiting = [cell for cell in cells if not self._done(cell)]
         for cell in waiting:
             if cell.kind == "quality":
-                self.runs[cell.id].opened = self.study.journal(cell, self.fingerprints[cell.id])
+                samples = {request.sample_id: request.doc_id for request in self.benchmarks[cell.task].requests}
+                self.runs[cell.id].opened = self.study.journal(cell, self.fingerprints[cell.id], samples)
         for note in self.study.notes:
             self.watch.note(note)
         units = sum(self._units(self.runs[cell.id]) for cell in waiting)
