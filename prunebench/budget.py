@@ -47,7 +47,9 @@ class Budget:
             return value
         if not isinstance(value, str):
             return cls(value)
-        kind, _, amount = value.rpartition(":")
+        kind, colon, amount = value.rpartition(":")
+        if colon and not kind:
+            raise BudgetError(f"budget {value!r} names no kind before its colon; write 0.25 or kv:0.25")
         try:
             number: int | float = int(amount)
         except ValueError:

@@ -19,10 +19,17 @@ def clean(text: str) -> str:
     return "".join(map(_escaped, text))
 
 
-def one_line(text: str, limit: int = 300) -> str:
-    """The text cleaned, on one line of at most `limit` characters; what was cut off shows as an ellipsis."""
-    line = " ".join(clean(text[: 20 * limit]).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+def one_line(text: str, limit: int = 300, tail: int = 0) -> str:
+    """The text cleaned, on one line of at most `limit` characters; what was cut off shows as an ellipsis.
+
+    With `tail` the last so many characters stay, where a message says the way out.
+    """
+    if len(text) > 20 * limit:
+        text = text[: 10 * limit] + (text[-10 * limit :] if tail else "")
+    line = " ".join(clean(text).split())
+    if len(line) <= limit:
+        return line
+    return line[: limit - 1 - tail] + "…" + line[len(line) - tail :]
 
 
 def message(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from prunebench import files, record
 from prunebench.record import Damaged
 from prunebench.run import columns, lines
 from prunebench.run.cell import Cell
-from prunebench.run.grid import Grid, GridError, differences, dump, load
+from prunebench.run.grid import Grid, GridError, dump, short_path, stored_differences
 from prunebench.run.lines import Chain, Row
 from prunebench.seal import seal
 from prunebench.text import one_line
@@ -99,19 +99,27 @@ class Study:
             )
 
     def begin(self, grid: Grid) -> None:
-        """Write the question, or see that it is the one the folder already asks; raises StoreError where it is not."""
-        path = self.folder / "grid.yaml"
+        """Write the question, or see that it is the one the folder already asks; raises StoreError where it is not.
+
+        The question that stands there is data: nothing that it names is imported.
+        """
+        path, place = self.folder / "grid.yaml", short_path(self.folder)
         if path.exists():
             try:
-                other = load(path)
+                changed = stored_differences(path, grid)
             except GridError as error:
-                raise StoreError(f"{path} cannot be read ({error}); repair it, or choose another folder with out=") from None
-            found = differences(other, grid)
-            if found:
-                raise StoreError(f"{self.folder} holds another study: {'; '.join(found)}; choose another folder with out=")
+                raise StoreError(one_line(f"{error}; repair it, or choose another folder with out=", tail=120)) from None
+            if changed:
+                more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
+                raise StoreError(
+                    one_line(
+                        f"{place} holds another study: {'; '.join(changed[:2])}{more}; choose another folder with out=",
+                        tail=60,
+                    )
+                )
         else:
             if (self.folder / "cells").is_dir() and any((self.folder / "cells").iterdir()):
-                raise StoreError(f"{self.folder} has cells but no grid.yaml; choose another folder with out=")
+                raise StoreError(f"{place} has cells but no grid.yaml; choose another folder with out=")
             write(path, dump(grid).encode())
 
     @_named
