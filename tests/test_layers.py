@@ -14,6 +14,7 @@ TRUNK = {"text", "files", "words", "sites", "budget", "tokens", "select", "prune
 MAY: dict[str, set[str]] = {
     "text": set(),
     "files": set(),
+    "images": {"text"},
     "words": set(),
     "sites": set(),
     "budget": {"sites"},
