@@ -55,12 +55,12 @@ def load(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
 def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
     """The image upright and decoded in the mode it is stored in, for data whose values are no colours; limits as for `load`."""
     name = _name(source)
-    with _strict():
+    with _own_limit_only():
         try:
             with _opened(source) as image:
                 _check(image.size, max_pixels, name)
-                Image.MAX_IMAGE_PIXELS = max_pixels
-                image.load()
+                with strictly(max_pixels):
+                    image.load()
                 _check(image.size, max_pixels, name)  # a container's header does not bind the image inside
                 return _upright(image)
         except (ImageError, MemoryError):
@@ -71,6 +71,25 @@ def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
             raise ImageError(f"{name} is larger inside than its header says: {one_line(message(error), 120)}") from None
         except Exception as error:  # what decoders raise is as various as they are
             raise ImageError(f"{name} cannot be read: {one_line(_reason(error), 140)}") from error
+
+
+@contextmanager
+def strictly(max_pixels: int | None = MAX_PIXELS) -> Iterator[None]:
+    """Whoever opens images with Pillow in this block gets an error for truncated ones and for more than `max_pixels`.
+
+    lmms-eval lets Pillow fill up truncated images with grey, and some of its tasks lift Pillow's limit. Both are settings
+    of the process, so that no other thread can be inside this block or in `read` at the same time.
+    """
+    with _settings, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        # Pillow warns above its limit, and refuses above twice its limit
+        Image.MAX_IMAGE_PIXELS = None if max_pixels is None else (max_pixels + 1) // 2
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
@@ -170,16 +189,14 @@ def _file(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def _strict() -> Iterator[None]:
-    """Truncated images are errors; Pillow's own limit is aside, for ours says more. Both are settings of the process."""
-    with _settings, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
-        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
+def _own_limit_only() -> Iterator[None]:
+    """Pillow's limit is aside while a file is opened, which decodes nothing: `_check` says more."""
+    with _settings:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
         finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _name(source: Source) -> str:
