@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # a part may import itself and what is listed; "transformers" and "torch" stand for the packages
-TRUNK = {"text", "files", "words", "sites", "budget", "tokens", "select", "pruner", "registry", "trained"}
+TRUNK = {"text", "files", "words", "sites", "budget", "tokens", "select", "pruner", "registry", "trained", "weights"}
 MAY: dict[str, set[str]] = {
     "text": set(),
     "files": set(),
     "images": {"text"},
+    "weights": {"text"},
     "words": set(),
     "sites": set(),
     "budget": {"sites"},
@@ -22,7 +23,7 @@ MAY: dict[str, set[str]] = {
     "select": {"sites", "tokens"},
     "pruner": {"budget", "select", "sites", "tokens"},
     "registry": {"pruner", "text"},
-    "trained": {"files", "pruner", "registry", "text", "tokens"},
+    "trained": {"files", "pruner", "registry", "text", "tokens", "weights"},
     "models": TRUNK | {"testbed"},
     "walk": TRUNK,
     "engine": TRUNK | {"models", "testbed", "walk"},
