@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,13 +19,19 @@ from typing import Any
 
 import yaml
 
+from prunebench import images
 from prunebench.registry import suggest
+from prunebench.text import message, one_line
 
 ID_COLUMNS = ("id", "question_id", "questionId", "sample_id")
 """Columns that name a sample, tried in this order; where none is unique the sample's number does."""
 
 MASK_COLUMN = "mask"
 """Where data have masks: an image whose pixel values number what the question's image shows."""
+
+
+Reader = Callable[..., Any]
+"""`images.read` or what stands on it."""
 
 
 class TaskError(ValueError):
@@ -64,8 +72,16 @@ class Listed:
 class Benchmark:
     """One loaded task with its requests."""
 
-    def __init__(self, name: str, task: Any, limit: int | None, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        task: Any,
+        limit: int | None,
+        identity: Mapping[str, Any],
+        max_image_pixels: int | None = images.MAX_PIXELS,
+    ) -> None:
         self.name = name
+        self.max_image_pixels = max_image_pixels
         self._task = task
         self._limit = limit
         with _quiet():
@@ -78,22 +94,22 @@ class Benchmark:
     def fingerprint(self) -> str:
         """A hash of everything that is asked, and of the data behind it."""
         asked = [[r.sample_id, r.question, r.reference, dict(r.generation), r.until, r.evidence_box] for r in self.requests]
-        return hashlib.sha256(json.dumps([asked, self._identity], sort_keys=True, default=str).encode()).hexdigest()
+        about = [asked, self._identity, self.max_image_pixels]
+        return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
     def messages(self, request: Request) -> list[dict[str, Any]]:
-        """The chat messages with images and videos in them; raises MediaError where those cannot be read."""
+        """The chat messages with images (RGB, upright) and videos in them; raises MediaError where those cannot be read."""
         try:
-            with _whole_images():
-                doc = self._task.dataset[self._instances[request.doc_id].args[5]][request.doc_id]
-                messages: list[dict[str, Any]] = self._task.doc_to_messages(doc)
-                for message in messages:
-                    for part in message["content"]:
-                        if part["type"] == "image":
-                            part["url"] = part["url"].convert("RGB")  # decodes
-        except Exception as error:  # what decoders raise is as various as they are
-            raise MediaError(
-                f"sample {request.sample_id} of {self.name} cannot be read: {type(error).__name__}: {error}"
-            ) from error
+            with images.strictly(self.max_image_pixels):
+                messages: list[dict[str, Any]] = self._task.doc_to_messages(self._doc(request))
+                turns = [turn["content"] for turn in messages if not isinstance(turn["content"], str)]
+                for part in itertools.chain.from_iterable(turns):
+                    if part["type"] == "image":
+                        part["url"] = images.load(part["url"], max_pixels=self.max_image_pixels)
+        except MemoryError:
+            raise
+        except Exception as error:  # what decoders and a task's own functions raise is as various as they are
+            raise MediaError(self._unreadable(f"sample {request.sample_id}", error)) from error
         return messages
 
     def masks(self, request: Request) -> Any:
@@ -101,17 +117,33 @@ class Benchmark:
 
         Raises MediaError where they cannot be read.
         """
-        rows = self._task.dataset[self._instances[request.doc_id].args[5]]
+        rows = self._rows(request)
         if MASK_COLUMN not in rows.features:
             return None
         import numpy as np
 
         try:
-            return np.asarray(rows[request.doc_id][MASK_COLUMN])
+            row = _undecoded_row(rows.select_columns([MASK_COLUMN]), request.doc_id)
+            value = _decoded(row[MASK_COLUMN], rows.features[MASK_COLUMN], images.read, self.max_image_pixels)
+            return np.asarray(value)
         except Exception as error:  # as above
-            raise MediaError(
-                f"the mask of sample {request.sample_id} of {self.name} cannot be read: {type(error).__name__}: {error}"
-            ) from error
+            raise MediaError(self._unreadable(f"the mask of sample {request.sample_id}", error)) from error
+
+    def _doc(self, request: Request) -> dict[str, Any]:
+        """The sample as the task's functions take it, its images read by `images`; masks keep the numbers they hold."""
+        rows = self._rows(request)
+        doc = _undecoded_row(rows, request.doc_id)
+        for column, feature in rows.features.items():
+            read = images.read if column == MASK_COLUMN else _colours
+            doc[column] = _decoded(doc[column], feature, read, self.max_image_pixels)
+        return doc
+
+    def _rows(self, request: Request) -> Any:
+        return self._task.dataset[self._instances[request.doc_id].args[5]]
+
+    def _unreadable(self, what: str, error: Exception) -> str:
+        kind = "" if isinstance(error, images.ImageError) else f"{type(error).__name__}: "
+        return one_line(f"{one_line(what, 80)} of {one_line(self.name, 60)} cannot be read: {kind}{message(error)}")
 
     def score(self, predictions: Mapping[int, str]) -> dict[int, dict[str, Any]]:
         """Per doc_id what the task's own filters and process_results make of its answer, by metric."""
@@ -162,8 +194,11 @@ class Benchmark:
         return values
 
 
-def load_task(name: str, limit: int | None = None) -> Benchmark:
-    """A built-in task, the path of a YAML file, or any of lmms-eval's own tasks by name; raises TaskError in one line."""
+def load_task(name: str, limit: int | None = None, max_image_pixels: int | None = images.MAX_PIXELS) -> Benchmark:
+    """A built-in task, the path of a YAML file, or any of lmms-eval's own tasks by name; raises TaskError in one line.
+
+    A sample with an image of more than `max_image_pixels` cannot be asked; None is no limit.
+    """
     file = _built_in().get(name)
     if name.endswith((".yaml", ".yml")):
         file = Path(name)
@@ -175,7 +210,7 @@ def load_task(name: str, limit: int | None = None) -> Benchmark:
     if kind != "generate_until":
         raise TaskError(f"task {name} is of kind {kind}; prunebench runs generate_until tasks")
     try:
-        return Benchmark(name, task, limit, identity)
+        return Benchmark(name, task, limit, identity, max_image_pixels)
     except TaskError:
         raise
     except Exception as error:
@@ -285,6 +320,10 @@ def _construct(name: str, config: dict[str, Any]) -> Any:
     from lmms_eval.api import metrics, task
 
     assert metrics.exact_match_fn  # importing the module registers what YAML files name
+    # data sets have had no code of their own since datasets 4; a task cannot ask for it on any version
+    kwargs = config.get("dataset_kwargs")
+    if isinstance(kwargs, dict):
+        config = {**config, "dataset_kwargs": {name: value for name, value in kwargs.items() if name != "trust_remote_code"}}
 
     class Task(task.ConfigurableMessagesTask):  # type: ignore[misc]
         dataset: Any
@@ -406,17 +445,60 @@ def _text(target: Any) -> str:
     return target if isinstance(target, str) else json.dumps(target, default=str)
 
 
-@contextlib.contextmanager
-def _whole_images() -> Iterator[None]:
-    """lmms-eval lets PIL fill up truncated images with grey; here they are errors."""
-    from PIL import ImageFile
+def _undecoded_row(rows: Any, number: int) -> dict[str, Any]:
+    """A row with its images as they are stored, and everything else as `rows[number]` has it."""
+    import datasets
 
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+    if rows.format["type"] == "custom":  # the task's own transform, which wants what datasets decodes
+        plain: dict[str, Any] = rows[number]
+        return plain
+    table = rows.with_format("arrow")[number]
+    row = {column: values[0] for column, values in table.to_pydict().items()}
+    features = datasets.Features({column: _stored(feature) for column, feature in rows.features.items()})
+    decoded: dict[str, Any] = features.decode_example(row)
+    return decoded
+
+
+def _stored(feature: Any) -> Any:
+    """The feature, whose images stay as they are stored wherever in it they lie."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(decode=False)
+    if isinstance(feature, dict):
+        return {name: _stored(part) for name, part in feature.items()}
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return dataclasses.replace(feature, feature=_stored(feature.feature))
+    return feature
+
+
+def _decoded(value: Any, feature: Any, read: Reader, max_pixels: int | None) -> Any:
+    """The value, the images that lie in it read by `read`."""
+    import datasets
+
+    if value is None:
+        return None
+    if isinstance(feature, datasets.Image):
+        return _image(value, feature, read, max_pixels)
+    if isinstance(feature, dict):
+        return {name: _decoded(value[name], part, read, max_pixels) for name, part in feature.items()}
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return [_decoded(part, feature.feature, read, max_pixels) for part in value]
+    return value
+
+
+def _image(value: Any, feature: Any, read: Reader, max_pixels: int | None) -> Any:
+    if not isinstance(value, Mapping):
+        return read(value, max_pixels=max_pixels)
+    if value["bytes"] is None and "://" in (value["path"] or ""):
+        value = feature.decode_example(value)  # datasets knows how to fetch it
+    image = read(value, max_pixels=max_pixels)
+    return image.convert(feature.mode) if feature.mode and feature.mode != image.mode else image
+
+
+def _colours(source: images.Source, *, max_pixels: int | None) -> Any:
+    """The image as a task may look at it: the mode it is stored in, with at most 8 bits a channel."""
+    return images.eight_bit(images.read(source, max_pixels=max_pixels))
 
 
 @contextlib.contextmanager

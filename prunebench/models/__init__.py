@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from inspect import isabstract
@@ -14,22 +16,26 @@ import torch
 from torch import nn
 
 from prunebench.identity import weights_digest
+from prunebench.models import checkpoint
 from prunebench.models.base import KNOWN_GOOD, Adapter, Unsupported
+from prunebench.models.checkpoint import LoadError as LoadError
 from prunebench.registry import suggest
 from prunebench.testbed import MODELS as EMBEDDED
+from prunebench.text import message, one_line
 
 DEFAULT = "tiny-qwen2.5-vl"
 
 Weights = Literal["pretrained", "random"]
 
-
-class LoadError(ValueError):
-    """A model that cannot be found, fetched or read."""
+ELSEWHERE = f"Go online once, or give a folder: model=PATH. Families are known to load with {KNOWN_GOOD}."
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run: `id` is the hub's, or a local folder's name; `revision` the hub's commit, or the weights' hash."""
+    """A model ready to run: `id` is the hub's, or a local folder's name; `revision` the hub's commit, or the weights' hash.
+
+    `trust_remote_code` says whether code that came with the model was allowed to run.
+    """
 
     name: str
     id: str
@@ -37,6 +43,7 @@ class Loaded:
     processor: Any
     adapter: Adapter
     revision: str
+    trust_remote_code: bool = False
 
 
 @cache
@@ -76,39 +83,126 @@ def load(
     weights: Weights = "pretrained",
     seed: int = 0,
     revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Loaded:
     """Load an alias, a hub id or a local folder through stock transformers.
 
-    `weights="random"` builds the configuration with seeded random weights and fetches none. Raises LoadError in one line
-    that says what could not be had and what to do, Unsupported where the family has no adapter.
+    `weights="random"` builds the configuration with seeded random weights and fetches none. Code that comes with a model
+    runs only where `trust_remote_code` says so; nobody is asked at a terminal.
+
+    Raises LoadError in one line that says what could not be had and what to do, Unsupported where the family has no
+    adapter. Weights that lack a tensor, hold one too many, one of another shape or one that is not finite are an error, too.
     """
+    source = _source(name)
+    with checkpoint.explained(name, source, ELSEWHERE), _quiet():
+        plan = _Plan(source, device, _dtype(dtype), _attention(attention, trust_remote_code), revision, trust_remote_code)
+        config = plan.config()
+        adapter = _adapter(config.model_type)
+        processor = plan.processor()
+        model = plan.random(config, seed) if weights == "random" else plan.pretrained(config)
+        model = model.to(device).eval()
+        checkpoint.check_processor(processor, model, adapter.placeholders(model))
+    processor.tokenizer.padding_side = "left"
+    local = Path(source).is_dir()
+    commit = getattr(config, "_commit_hash", None) if weights == "pretrained" and not local else None
+    identity = commit or _weights_hash(model)
+    return Loaded(name, Path(source).name if local else source, model, processor, adapter, identity, trust_remote_code)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where a model's parts come from and what they shall be like; each method loads one through transformers' auto classes."""
+
+    source: str
+    device: str
+    dtype: torch.dtype
+    attention: str
+    revision: str | None
+    trust: bool
+
+    def config(self) -> Any:
+        if (Path(self.source) / "adapter_config.json").is_file():  # transformers would load the base that it names
+            raise LoadError("the folder holds a low-rank adapter; give the folder of a whole model (peft: merge_and_unload)")
+        values, _ = _auto("PretrainedConfig").get_config_dict(self.source, revision=self.revision)
+        checkpoint.check_config(values)
+        return self._from("AutoConfig")
+
+    def processor(self) -> Any:
+        return self._from("AutoProcessor")
+
+    def random(self, config: Any, seed: int) -> Any:
+        self._check_size(config, None)
+        torch.manual_seed(seed)
+        return _auto("AutoModelForImageTextToText").from_config(config, **self._options)
+
+    def pretrained(self, config: Any) -> Any:
+        self._check_size(config, checkpoint.header(self._folder(config)))
+        # the sizes are compared below, where the names are at hand; transformers only logs them
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = self._from("AutoModelForImageTextToText", **options, **self._options)
+        checkpoint.check_loaded(model, report)
+        return model
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"attn_implementation": self.attention, "dtype": self.dtype, "trust_remote_code": self.trust}
+
+    def _from(self, auto: str, **options: Any) -> Any:
+        trusted = {"trust_remote_code": self.trust, **options}
+        return _auto(auto).from_pretrained(self.source, revision=self.revision, **trusted)
+
+    def _check_size(self, config: Any, stored: checkpoint.Header | None) -> None:
+        if self.trust:  # nobody knows what foreign code does without data
+            return
+        with torch.device("meta"):
+            empty = _auto("AutoModelForImageTextToText").from_config(config, **self._options)
+        quantized = getattr(config, "quantization_config", None) is not None
+        checkpoint.check_size(empty, stored, quantized, self.dtype, self.device)
+
+    def _folder(self, config: Any) -> Path:
+        """Where the weights lie, or will: the folder, or the hub's snapshot."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if Path(self.source).is_dir():
+            return Path(self.source)
+        cached = try_to_load_from_cache(self.source, "config.json", revision=getattr(config, "_commit_hash", None))
+        return Path(cached).parent if isinstance(cached, str) else Path(self.source)
+
+
+def _auto(name: str) -> Any:
+    """One of transformers' classes, which are untyped."""
     import transformers
 
-    auto: Any = transformers  # its auto classes are untyped
+    return getattr(transformers, name)
 
-    source = _source(name)
-    options: dict[str, Any] = {"attn_implementation": attention, "dtype": getattr(torch, dtype)}
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers writes tables of keys to the terminal, as they stand in a file; the errors raised here name them."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        config = auto.AutoConfig.from_pretrained(source, revision=revision)
-        adapter = _adapter(config.model_type)
-        processor = auto.AutoProcessor.from_pretrained(source, revision=revision)
-        if weights == "random":
-            torch.manual_seed(seed)
-            model = auto.AutoModelForImageTextToText.from_config(config, **options)
-        else:
-            model = auto.AutoModelForImageTextToText.from_pretrained(source, revision=revision, **options)
-    except Unsupported:
-        raise
-    except OSError as error:
-        raise LoadError(_explain(name, source, error)) from error
-    except (ImportError, ValueError) as error:
-        raise LoadError(f"model {name}: {source} cannot be loaded: {_first_line(error)}") from error
-    processor.tokenizer.padding_side = "left"
-    model = model.to(device).eval()
-    commit = getattr(config, "_commit_hash", None) if weights == "pretrained" else None
-    return Loaded(
-        name, Path(source).name if Path(source).is_dir() else source, model, processor, adapter, commit or _weights_hash(model)
-    )
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise LoadError(f"dtype is {one_line(name, 40)!r}; it is float32, bfloat16 or float16")
+    return dtype
+
+
+def _attention(name: str, trusted: bool) -> str:
+    """transformers takes an attention kernel from the hub where a name has a slash: code of others, like a model's own."""
+    if "/" in name and not trusted:
+        raise LoadError(
+            f"attention {one_line(name, 60)} is code from the hub, which is not run; allow it with trust_remote_code=true"
+        )
+    return name
 
 
 def _adapter(model_type: str) -> Adapter:
@@ -116,7 +210,7 @@ def _adapter(model_type: str) -> Adapter:
         if model_type in adapter.model_types:
             return adapter
     known = ", ".join(sorted(t for adapter in adapters() for t in adapter.model_types))
-    raise Unsupported(f"no adapter for model type {model_type!r}; families: {known}")
+    raise Unsupported(f"no adapter for model type {one_line(model_type, 60)!r}; families: {known}")
 
 
 def _source(name: str) -> str:
@@ -124,27 +218,35 @@ def _source(name: str) -> str:
     known = aliases()
     if name in known:
         return known[name]
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise LoadError(f"folder {name} holds no config.json; give a folder that save_pretrained wrote")
+    shown = one_line(name, 80)
+    try:
+        path = Path(name).expanduser()
+        # a question about a path can itself be refused: no permission, a name too long, a NUL in it
+        kind = "folder" if path.is_dir() else "file" if path.exists() else ""
+        whole = kind == "folder" and (path / "config.json").is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LoadError(f"model {shown!r} cannot be looked at: {one_line(message(error), 120)}") from error
+    if whole:
+        return str(path)
+    if kind and name:
+        reason = "the folder holds no config.json" if kind == "folder" else "that is no folder"
+        raise LoadError(f"model {shown}: {reason}; give a folder that save_pretrained wrote")
+    if name.count("/") == 1 and _is_id(name):
         return name
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return name
-    raise LoadError(f"unknown model {name!r}{suggest(name, known, '')}; give an alias ({', '.join(known)}), a hub id or a folder")
-
-
-def _explain(name: str, source: str, error: Exception) -> str:
-    if Path(source).is_dir():
-        return f"model {name}: {source} cannot be loaded: {_first_line(error)}"
-    return (
-        f"model {name}: {source} could not be fetched from the model hub and is not in the local cache "
-        f"({_first_line(error)}). Go online once, or download it elsewhere and give its folder: model=PATH. "
-        f"Families are known to load with {KNOWN_GOOD}."
+    raise LoadError(
+        f"unknown model {shown!r}{suggest(name, known, '')}; give a short name (`prunebench list models`), a hub id or a folder"
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _is_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _weights_hash(model: nn.Module) -> str:

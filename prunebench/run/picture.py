@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prunebench import models, registry
+from prunebench import images, models, registry
 from prunebench.benchmarks import Request, load_task
 from prunebench.budget import Budget
 from prunebench.engine.session import prune
@@ -21,6 +22,7 @@ from prunebench.run import prompt as prompts
 from prunebench.run.cell import BASELINE, Cell
 from prunebench.run.options import OptionError
 from prunebench.run.prompt import Prompt, seed_of
+from prunebench.text import message, one_line
 from prunebench.tokens import Layout, Tile
 
 TEXTS = ("budget", "method")
@@ -40,6 +42,7 @@ class View:
     sample: int = 0
     out: str = "show.png"
     seed: int = 0
+    max_image_pixels: int = images.MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ def picture(texts: Iterable[str]) -> Picture:
     view = options.structured(View, {key: str(value) if key in TEXTS else value for key, value in given.items()})
     cells = _cells(view, settings)
     loaded = models.load(view.model)
-    prompt, (question, right) = _prompt(loaded, view)
-    seen = [_seen(loaded, view, cell, prompt) for cell in cells]
+    with _one_line(view):
+        prompt, (question, right) = _prompt(loaded, view)
+        seen = [_seen(loaded, view, cell, prompt) for cell in cells]
     if len(cells) == 1:
         masks, captions = seen[0].stages, seen[0].captions
         title = f"{cells[0].variant.label} at {view.budget} · {question} → {seen[0].answer}{right}"
@@ -125,18 +129,13 @@ def _cells(view: View, settings: options.Settings) -> list[Cell]:
 def _prompt(loaded: Loaded, view: View) -> tuple[Prompt, tuple[str, str]]:
     """The prompt, and for the title the question and what would be right."""
     if view.image is None:
-        benchmark = load_task(view.task, view.sample + 1)
+        benchmark = load_task(view.task, view.sample + 1, view.max_image_pixels)
         if view.sample < 0 or view.sample >= len(benchmark.requests):
             raise OptionError(f"sample is {view.sample}, but {view.task} has samples 0..{len(benchmark.requests) - 1}")
         prompt = prompts.read(loaded, benchmark, [benchmark.requests[view.sample]])
         request = prompt.requests[0]
         return _one_image(prompt), (request.question, f" (right: {request.reference})")
-    from PIL import Image
-
-    try:
-        image = Image.open(view.image).convert("RGB")
-    except OSError as error:
-        raise OptionError(f"image {view.image} cannot be read: {error.strerror or error}") from None
+    image = images.load(view.image, max_pixels=view.max_image_pixels)
     request = Request(view.image, 0, view.question, "", {"max_new_tokens": 16}, ())
     content = [{"type": "image", "url": image}, {"type": "text", "text": view.question}]
     messages = [{"role": "user", "content": content}]
@@ -144,6 +143,21 @@ def _prompt(loaded: Loaded, view: View) -> tuple[Prompt, tuple[str, str]]:
     sizes = ((image.size,),)
     layouts = tuple(loaded.adapter.layouts(loaded.model, inputs, Originals(sizes, loaded.processor)))
     return Prompt((request,), (messages,), inputs, layouts, sizes), (view.question, "")
+
+
+@contextmanager
+def _one_line(view: View) -> Iterator[None]:
+    """What processors, models and methods raise at an image that they cannot take, as an OptionError; our own errors stay."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.startswith("prunebench."):
+            raise
+        what = f"sample {view.sample} of {view.task}" if view.image is None else f"image {view.image}"
+        raise OptionError(
+            f"{one_line(what, 100)} cannot be shown to {one_line(view.model, 60)}: "
+            f"{type(error).__name__}: {one_line(message(error), 100)}; take another image"
+        ) from error
 
 
 def _one_image(prompt: Prompt) -> Prompt:

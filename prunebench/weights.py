@@ -1,0 +1,83 @@
+"""Weights: whether stored tensors are those that a module is made of, and whether they are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prunebench.text import one_line
+
+Shape = tuple[int, ...]
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Name, time of change, length and inode of every file, by which a folder is known to be as it was."""
+
+NAMED = 2
+"""How many tensors a message names of each kind."""
+
+
+def misfit(missing: Iterable[str], unexpected: Iterable[str], resized: Mapping[str, tuple[Shape, Shape]]) -> str | None:
+    """What is wrong with stored tensors, in words that follow "the weights"; None where nothing is.
+
+    `missing` are the names that the module has and the file has not, `unexpected` the other way round; `resized` are the
+    shapes of the rest that differ, as stored and as due.
+    """
+    changed = [f"{name} {list(stored)} for {list(due)}" for name, (stored, due) in sorted(resized.items())]
+    parts = [
+        _some("lack {} tensor{}", sorted(missing)),
+        _some("hold {} unexpected tensor{}", sorted(unexpected)),
+        _some("hold {} tensor{} of another size", changed),
+    ]
+    return "; ".join(part for part in parts if part) or None
+
+
+def compared(due: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> str | None:
+    """The same of a state dict and what a file holds; whole numbers where floats are due are wrong, too."""
+    shared = due.keys() & stored.keys()
+    shapes = {name: (tuple(stored[name].shape), tuple(due[name].shape)) for name in shared}
+    resized = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    wrong = misfit(due.keys() - shared, stored.keys() - shared, resized)
+    if wrong is not None:
+        return wrong
+    return _some("hold {} tensor{} of whole numbers", sorted(name for name in shared if _rounded(due[name], stored[name])))
+
+
+def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The name of the first tensor with a value that is NaN or infinite; None where there is none.
+
+    Reads every value once and allocates nothing. Tensors without data and those of whole numbers are passed over.
+    """
+    for name, tensor in tensors:
+        if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
+            continue
+        values = tensor.detach()
+        low, high = torch.aminmax(values if values.element_size() > 1 else values.float())
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            return name
+    return None
+
+
+def stamp(folder: Path) -> Stamp:
+    """The state of a folder's files and of those in its folders; raises OSError."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    for inner in folder.iterdir():
+        if inner.is_dir():
+            files += [path for path in inner.iterdir() if path.is_file()]
+    facts = [(str(path.relative_to(folder)), path.stat()) for path in files]
+    return tuple(sorted((name, about.st_mtime_ns, about.st_size, about.st_ino) for name, about in facts))
+
+
+def _rounded(due: Tensor, stored: Tensor) -> bool:
+    return due.is_floating_point() and not stored.is_floating_point()
+
+
+def _some(what: str, names: list[str]) -> str | None:
+    """`what` with the count in it, and the first names; None for none."""
+    if not names:
+        return None
+    shown = ", ".join(one_line(name, 90) for name in names[:NAMED])
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{what.format(len(names), 's' if len(names) > 1 else '')} ({shown}{rest})"
