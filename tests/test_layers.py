@@ -11,9 +11,13 @@ ROOT = Path(__file__).parents[1]
 
 # a part may import itself and what is listed; "transformers" and "torch" stand for the packages
 TRUNK = {"text", "files", "words", "sites", "budget", "tokens", "select", "pruner", "registry", "trained"}
+TRUNK |= {"bounds", "checkpoint", "learning"}
 MAY: dict[str, set[str]] = {
     "text": set(),
     "files": set(),
+    "bounds": {"text"},
+    "checkpoint": {"files", "text"},
+    "learning": {"checkpoint"},
     "words": set(),
     "sites": set(),
     "budget": {"sites"},
@@ -28,7 +32,7 @@ MAY: dict[str, set[str]] = {
     "measure": TRUNK | {"models", "engine"},
     "support": TRUNK | {"models", "engine"},
     "report": {"files", "seal", "text"},
-    "testbed": {"files", "text"},
+    "testbed": {"bounds", "checkpoint", "files", "learning", "text"},
 }
 
 
