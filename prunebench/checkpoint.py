@@ -96,6 +96,11 @@ class Run:
             raise RunError(f"{_short(path)} stands at step {state.step}, and this run has {steps}: {self._remedy()}")
         return state
 
+    def start_over(self) -> None:
+        """Forget the run so far."""
+        with _storing(self.folder / NAME):
+            _discard(self.folder / NAME)
+
     def save(self, state: State) -> None:
         """Write the checkpoint, whole or not at all."""
         parts = {part.name: getattr(state, part.name) for part in fields(State)}
@@ -160,10 +165,14 @@ class Log:
         self.columns: list[str] = []
 
     def restore(self, rows: Sequence[Row]) -> None:
-        """Begin with the lines of a run so far; whatever the file held is gone."""
+        """Begin with the lines of a run so far; whatever the file held is gone, and without lines there is none."""
         self.rows = [dict(row) for row in rows]
         self.columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        self.rewrite()
+        if self.rows:
+            self.rewrite()
+            return
+        with _storing(self.path):
+            _discard(self.path)
 
     def add(self, row: Row) -> None:
         """Add a line; the file is written anew only where the line brings a column, or the file is gone."""

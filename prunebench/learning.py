@@ -76,8 +76,14 @@ def update(optimizer: torch.optim.Optimizer, weights: Sequence[nn.Parameter], st
     # an infinite bound leaves every gradient as it is, and still says whether all are numbers
     norm = nn.utils.clip_grad_norm_(learnt, clip)
     require_number(float(norm), "the gradient's norm", step, optimizer)
-    optimizer.step()
-    if learnt and not bool(torch.stack([weight.detach().isfinite().all() for weight in learnt]).all()):
+    try:
+        optimizer.step()
+    except (RuntimeError, OverflowError) as error:  # a factor beyond the range of the weights' type
+        if "overflow" not in str(error):
+            raise
+        require_number(float("inf"), "the update", step, optimizer)
+    finite = [weight.detach().isfinite().all() for weight in learnt]
+    if finite and not bool(torch.stack(finite).all()):
         require_number(float("nan"), "a weight", step, optimizer)
 
 

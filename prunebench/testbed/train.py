@@ -62,8 +62,9 @@ def train(
         state = run.resume(recipe.steps) if resume else None
         if state is not None:
             log.info("resumed at step %d of %d", state.step, recipe.steps)
-        settings = {"model": model, "seed": seed, **asdict(recipe)}
-        settings = {**settings, "before": _before(settings, state)}
+        if not resume:
+            run.start_over()
+        settings = _settings({"model": model, "seed": seed, **asdict(recipe)}, state, recipe.steps)
         run.write(RECIPE, f"{json.dumps(settings, indent=2)}\n".encode())
         course = _course(kind.lesson(fresh, recipe, seed), recipe, settings)
         with _progress(recipe.steps, 0 if state is None else state.step) as report:
@@ -118,15 +119,17 @@ def _step(
     return {"loss": value, **figures}
 
 
-def _before(settings: dict[str, Any], state: State | None) -> list[dict[str, Any]]:
-    """The settings that a run that goes on had before, where they were others, each with the step that they ended at."""
+def _settings(settings: dict[str, Any], state: State | None, steps: int) -> dict[str, Any]:
+    """The settings in force; under "before" those that a run that goes on had until then, each with the step they ended at."""
     if state is None:
-        return []
+        return {**settings, "before": []}
     last: dict[str, Any] = state.facts["recipe"]
-    before: list[dict[str, Any]] = list(last["before"])
+    if state.step == steps:  # nothing is left to learn with others
+        return last
     now = json.loads(json.dumps(settings))
     changed = {name: value for name, value in last.items() if name != "before" and now.get(name) != value}
-    return [*before, {"until_step": state.step, **changed}] if changed else before
+    before = [*last["before"], {"until_step": state.step, **changed}] if changed else last["before"]
+    return {**settings, "before": before}
 
 
 @contextmanager

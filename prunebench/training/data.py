@@ -79,7 +79,7 @@ class Scenes(TrainingData):
         self.seed, self.fine = seed, fine
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "seed": self.seed, "fine": self.fine}
+        return {"seed": self.seed, "fine": self.fine, **super().identity()}
 
     def batch(self, step: int, count: int) -> list[Lesson]:
         """Scenes of one size, so that they go through a model together."""

@@ -27,8 +27,8 @@ def run_identity(loaded: Loaded, data: TrainingData, schedule: Schedule, more: M
         "model": loaded.id,
         "model_weights": loaded.revision,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "data": data.identity(),
         "plan": asdict(schedule),
+        "data": data.identity(),
     }
 
 

@@ -28,13 +28,16 @@ MOST_PARAMETERS = 500_000_000
 MOST_TENSORS = 20_000
 """How many tensors these may be: modules without end run out of time first."""
 
+DRAWN = "drawn from the seed"
+"""The origin of weights that are none of a folder's."""
+
 MOST_SIZE = 1_000_000
 """The largest single size."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """A prepared method whose module takes gradients; `origin` is the digest of the weights it begins with, "" for drawn ones."""
+    """A prepared method whose module takes gradients; `origin` is the digest of the weights it begins with."""
 
     pruner: Trained
     sizes: dict[str, Any]
@@ -77,7 +80,7 @@ def make_student(
     with blamed(name, "getting ready", method):
         # `prepared` as in a sweep, for a method may hold another one that has to know the model, too
         ready = replace(pruner, module=module).prepared(facts).adapted(chosen)
-    return Student(ready, chosen, "" if start is None else digest(dict(module.state_dict())))
+    return Student(ready, chosen, DRAWN if start is None else digest(dict(module.state_dict())))
 
 
 @contextmanager
@@ -112,7 +115,7 @@ def _changed(usual: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, An
     chosen = dict(usual)
     for key, value in sizes.items():
         if key not in usual:
-            raise RunError(f"unknown size sizes.{one_line(str(key), 40)}{suggest(str(key), usual)}")
+            raise RunError(f"unknown size {shown(str(key), 40)}{suggest(str(key), usual)}; write sizes.KEY=value")
         chosen[key] = _size(f"sizes.{key}", value, usual[key])
     return chosen
 
@@ -160,8 +163,8 @@ def _counted(name: str) -> Iterator[None]:
         count, tensors = count + parameter.numel(), tensors + 1
         if count > MOST_PARAMETERS or tensors > MOST_TENSORS:
             raise RunError(
-                f"sizes make a module of {name} with more than {count:,} parameters in {tensors:,} tensors; at most "
-                f"{MOST_PARAMETERS:,} in {MOST_TENSORS:,} can be trained: choose smaller sizes="
+                f"sizes make a module of {name} of {count:,} parameters and more in {tensors:,} tensors; at most "
+                f"{MOST_PARAMETERS:,} in {MOST_TENSORS:,} tensors can be trained: choose smaller sizes"
             )
 
     handle = register_module_parameter_registration_hook(note)
