@@ -10,14 +10,16 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import prunebench
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+T = TypeVar("T")
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
 """What the disk says when it takes no more."""
@@ -250,110 +252,69 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if all(comparison.agree for comparison in found) else FAILED
 
 
-@dataclass
-class _Training:
-    """What can be set of a training run; the recipe's own values stand where nothing is said."""
-
-    model: str = "tiny-qwen2.5-vl"
-    start: str | None = None  # folder of the miniature that this one begins with
-    seed: int = 0
-    resume: bool = True
-    held_out: int = 1000
-    vision_steps: int | None = None
-    joint_steps: int | None = None
-
-
-@dataclass
-class _Teaching:
-    """The options of `train`; `sizes` changes the module's from the method's own choice."""
-
-    model: str = "tiny-qwen2.5-vl"
-    data: str = "scenes"
-    out: str | None = None
-    start: str | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
-    steps: int = 1250
-    batch: int = 16
-    learning_rate: float = 1e-4
-    seed: int = 0
-    held_out: int = 200
-    sizes: dict[str, Any] = field(default_factory=dict)
-
-
 def _train(arguments: argparse.Namespace) -> int:
     from prunebench import models, registry
+    from prunebench.bounds import path
     from prunebench.run import options
+    from prunebench.run.cell import slug
     from prunebench.trained import Trained
     from prunebench.training import Plan, open_data, train
+    from prunebench.training.options import TrainOptions, schedule
 
     _quiet()
-    name, given = arguments.method, dict[str, Any]()
-    settings = options.override(given, arguments.options, _Teaching)
-    asked = options.structured(_Teaching, given)
-    strangers = [label for label in settings if label != name]
+    name = arguments.method
+    label = Path(name).stem if name.endswith(".py") else name  # what its settings begin with
+    told, settings = _told(arguments.options, TrainOptions)
+    strangers = [key for key in settings if key != label]
     if strangers:
-        raise options.OptionError(f"{strangers[0]} is no option of train; settings of the method are written {name}.KEY=value")
-    pruner = registry.build(name, settings.get(name))
+        listed = registry.suggest(strangers[0], options.keys(TrainOptions), "")
+        raise options.OptionError(f"{strangers[0]} is no option of train{listed}; the method's are written {label}.KEY=value")
+    pruner = registry.build(name, settings.get(label))
     if not isinstance(pruner, Trained):
-        raise options.OptionError(f"{name} has no weights to train")
-    plan = Plan(asked.steps, asked.batch, asked.learning_rate, seed=asked.seed, held_out=asked.held_out)
-    data = open_data(asked.data, asked.seed)
-    loaded = models.load(asked.model, device=asked.device, dtype=asked.dtype)
-    out = Path(asked.out or f"results/scratch/{name}-{asked.model.replace('/', '-')}")
-    with _training_bar(asked.steps) as progress:
-        start = None if asked.start is None else Path(asked.start)
-        folder = train(pruner, loaded, data, out, plan, sizes=asked.sizes, start=start, progress=progress)
+        raise options.OptionError(f"{label} has no weights to train")
+    plan, data = schedule(Plan, told), open_data(told.data, told.seed)
+    loaded = models.load(told.model, device=told.device, dtype=told.dtype)
+    start = path("start", told.start) if told.start else None
+    out = told.folder(f"{label}-{slug(told.model)}")
+    with _training_bar(told.steps) as progress:
+        folder = train(pruner, loaded, data, out, plan, sizes=told.sizes, start=start, progress=progress)
     print((out / "held_out.json").read_text().strip())
     print(folder)
     return 0
-
-
-@dataclass
-class _Reinforcing:
-    """The options of `reinforce`; `layer` -1 is the one behind which the released models prune."""
-
-    model: str = "tiny-qwen2.5-vl"
-    data: str = "scenes"
-    out: str | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
-    layer: int = -1
-    steps: int = 200
-    batch: int = 4
-    group: int = 4
-    rank: int = 32
-    alpha: int = 64
-    learning_rate: float = 1e-4
-    penalty: float = 0.04
-    max_new_tokens: int = 8
-    seed: int = 0
-    held_out: int = 200
 
 
 def _reinforce(arguments: argparse.Namespace) -> int:
     from prunebench import models
     from prunebench.run import options
-    from prunebench.sites import late_layer
+    from prunebench.run.cell import slug
     from prunebench.training import open_data
+    from prunebench.training.options import ReinforceOptions, schedule
     from prunebench.training.reinforce import Tuning, reinforce
 
     _quiet()
-    given: dict[str, Any] = {}
-    strangers = options.override(given, arguments.options, _Reinforcing)
+    told, strangers = _told(arguments.options, ReinforceOptions)
     if strangers:
         raise options.OptionError(f"unknown key {next(iter(strangers))}")
-    asked = options.structured(_Reinforcing, given)
-    loaded = models.load(asked.model, device=asked.device, dtype=asked.dtype)
-    depth = len(loaded.adapter.layers(loaded.model))
-    shared = {key: value for key, value in asdict(asked).items() if key in Tuning.__dataclass_fields__ and key != "layer"}
-    tuning = Tuning(layer=asked.layer if asked.layer >= 0 else late_layer(depth), **shared)
-    out = Path(asked.out or f"results/scratch/reinforce-{asked.model.replace('/', '-')}")
-    with _training_bar(asked.steps) as progress:
-        folder = reinforce(loaded, open_data(asked.data, asked.seed), out, tuning, progress=progress)
+    tuning, data = schedule(Tuning, told), open_data(told.data, told.seed)
+    loaded = models.load(told.model, device=told.device, dtype=told.dtype)
+    out = told.folder(f"reinforce-{slug(told.model)}")
+    with _training_bar(told.steps) as progress:
+        folder = reinforce(loaded, data, out, tuning, progress=progress)
     print((out / "held_out.json").read_text().strip())
     print(folder)
     return 0
+
+
+def _told(texts: Sequence[str], kind: type[T]) -> tuple[T, dict[str, dict[str, Any]]]:
+    """key=value texts as options of a kind, and what is left: settings of methods, by label."""
+    from prunebench.run import options
+
+    given: dict[str, Any] = {}
+    settings = options.override(given, texts, kind)
+    try:
+        return options.structured(kind, given), settings
+    except (TypeError, OverflowError) as error:  # a list where a mapping is due, a number that is no float
+        raise options.OptionError(f"{', '.join(given)}: {error}") from None
 
 
 @contextmanager
@@ -380,31 +341,24 @@ def _training_bar(steps: int) -> Iterator[Callable[[int, int, dict[str, float]],
 
 
 def _testbed(arguments: argparse.Namespace) -> int:
-    from dataclasses import replace
-
+    from prunebench.bounds import path
     from prunebench.run import options
-    from prunebench.testbed.miniatures import miniature
+    from prunebench.testbed.options import MiniatureOptions
     from prunebench.testbed.train import train
 
-    given: dict[str, Any] = {}
-    settings = options.override(given, arguments.options, _Training)
-    if settings:
-        raise options.OptionError(f"unknown key {next(iter(settings))}")
-    asked = options.structured(_Training, given)
-    steps = {key: value for key in ("vision_steps", "joint_steps") if (value := getattr(asked, key)) is not None}
+    told, strangers = _told(arguments.options, MiniatureOptions)
+    if strangers:
+        raise options.OptionError(f"unknown key {next(iter(strangers))}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        folder = train(
-            arguments.out,
-            model=asked.model,
-            seed=asked.seed,
-            recipe=replace(miniature(asked.model).recipe, **steps),
-            start=None if asked.start is None else Path(asked.start),
-            resume=asked.resume,
-            held_out=asked.held_out,
-        )
-    except (ValueError, TypeError, OSError) as error:
-        raise options.OptionError(str(error)) from error
+    folder = train(
+        path("FOLDER", str(arguments.out)),
+        model=told.model,
+        seed=told.seed,
+        recipe=told.recipe,
+        start=None if told.start is None else path("start", told.start),
+        resume=told.resume,
+        held_out=told.held_out,
+    )
     print(folder)
     return 0
 

@@ -281,7 +281,7 @@ def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
         file.write("11,1.0,0.001\n")  # logged after the last checkpoint: must not stay
     train(cut, recipe=SHORT, log_every=2, checkpoint_seconds=0, held_out=5)
     assert _log(cut) == _log(whole)
-    first, second = (torch.load(run / "checkpoint.pt", weights_only=True)["student"] for run in (whole, cut))
+    first, second = (torch.load(run / "checkpoint.pt", weights_only=True)["weights"] for run in (whole, cut))
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(ValueError, match="seed 0, not 1"):
         train(cut, seed=1, recipe=SHORT)

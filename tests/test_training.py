@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
+import pickle
+import re
+import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,12 @@ import torch
 from PIL import Image
 
 from prunebench import Budget, Keep, Stage, VisualTokens, models, prune, registry
+from prunebench.checkpoint import Log, RunError, open_run
+from prunebench.cli import main
 from prunebench.engine.lora import tuned
 from prunebench.models.base import Originals, Unsupported
 from prunebench.testbed import Scene, scene
-from prunebench.training import DataError, Plan, open_data, train
+from prunebench.training import DataError, Plan, loop, open_data, train
 from prunebench.training.data import Lesson
 from prunebench.training.examples import examples, inputs_of, target
 from prunebench.training.reinforce import Tuning, exact_match, reinforce
@@ -83,44 +88,391 @@ def test_a_target_is_every_token_the_box_touches() -> None:
     assert target(layout, lesson).view(8, 8).nonzero().tolist() == [[2, 1], [2, 2]]
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "prunebench.cli", "train", "glimpseprune", "steps=6", "batch=2", "held_out=2"]
-    whole = subprocess.run([*command, f"out={tmp_path}/whole"], capture_output=True, text=True, timeout=240)
-    assert whole.returncode == 0, whole.stderr
-    code = (
-        "import prunebench.training.loop as loop, os, sys\n"
-        "from prunebench.cli import main\n"
-        "save = loop.save\n"
-        "def stop(out, identity, weights, optimizer, step, seconds):\n"
-        "    save(out, identity, weights, optimizer, step, seconds)\n"
-        "    if step == 3: os.kill(os.getpid(), 9)\n"
-        "loop.save = stop\n"
-        "train = loop.train\n"
-        "import prunebench.training as t\n"
-        "t.train = lambda *a, **k: train(*a, checkpoint_seconds=0.0, **k)\n"
-        "main(sys.argv[1:])\n"
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", code, *command[3:], f"out={tmp_path}/killed"], capture_output=True, text=True, timeout=240
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    again = subprocess.run([*command, f"out={tmp_path}/killed"], capture_output=True, text=True, timeout=240)
-    assert again.returncode == 0, again.stderr
-    first, second = (torch.load(tmp_path / run / "weights" / "new_modules_gp.pt") for run in ("whole", "killed"))
-    assert torch.equal(first["learnable_embeddings"], second["learnable_embeddings"])
-    assert all(torch.equal(first["attn_fuser"][name], second["attn_fuser"][name]) for name in first["attn_fuser"])
-    assert (tmp_path / "whole" / "curves.png").stat().st_size > 1000
-    told = json.loads((tmp_path / "whole" / "weights" / "config.json").read_text())["trained"]
-    assert told["held_out"]["lessons"] == 2
-    other = subprocess.run([*command, "seed=1", f"out={tmp_path}/whole"], capture_output=True, text=True, timeout=240)
-    assert other.returncode == 2
-    assert "choose another folder" in other.stderr
+# ---- runs ---------------------------------------------------------------------------------------------------------
+
+SHORT = Plan(steps=4, batch=1, held_out=1)
+LLAVA = "tiny-llava-1.5"
 
 
-def test_a_method_without_weights_is_not_trained() -> None:
-    made = subprocess.run([sys.executable, "-m", "prunebench.cli", "train", "fastv"], capture_output=True, text=True, timeout=240)
-    assert made.returncode == 2
-    assert "fastv has no weights to train" in made.stderr
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing costs more than a short training; one test here draws."""
+    monkeypatch.setattr(loop, "_curves", lambda rows: b"")
+
+
+def run(out: Path, plan: Plan = SHORT, *, seed: int = 0, data: str = "scenes", **options: Any) -> Path:
+    """A short run of glimpseprune."""
+    method: Any = registry.build("glimpseprune")
+    return train(method, frozen(), open_data(data, seed), out, plan, checkpoint_seconds=0.0, **options)
+
+
+@lru_cache
+def frozen() -> models.Loaded:
+    """The model that all of these runs share, for none changes it."""
+    return models.load(LLAVA)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below, but for the seconds that were measured."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: re.sub(rb'"seconds": \d+|(?m:^(\d+),[\d.]+,)', rb"\1", text) for name, text in files.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_curves", lambda rows: b"")
+        run(out)
+    return out
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        ("checkpoint.pt", 2, "written"),
+        ("checkpoint.pt", 3, "renamed"),
+        ("log.csv", 1, "written"),
+        ("held_out.json", 1, "renamed"),
+        ("weights", 1, "renamed"),
+    ],
+    ids=lambda moment: " ".join(map(str, moment)),
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path, moment: tuple[str, int, str]) -> None:
+    """Killed as the n-th file of that name is about to get its name, or just has; nothing is left of what lay half written."""
+    child = os.fork()
+    if child == 0:
+        killing(*moment)
+        run(tmp_path / "run")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    run(tmp_path / "run")
+    expected, ends = content(whole), content(tmp_path / "run")
+    expected.pop("checkpoint.pt"), ends.pop("checkpoint.pt")  # holds seconds, too
+    assert ends == expected
+
+
+def killing(name: str, number: int, when: str) -> None:
+    """Let this process die at a rename."""
+    replace_file, rename, count = os.replace, Path.rename, itertools.count(1)
+
+    def die(at: str, target: Any) -> None:
+        if when == at and Path(target).name == name and (at == "renamed" or next(count) == number):
+            if at == "renamed" and next(count) < number:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def replacing(source: Any, target: Any) -> None:
+        die("written", target)
+        replace_file(source, target)
+        die("renamed", target)
+
+    def renaming(self: Path, target: Any) -> Path:
+        moved = rename(self, target)
+        die("renamed", target)
+        return moved
+
+    os.replace, Path.rename = replacing, renaming  # type: ignore[assignment,method-assign]
+
+
+def test_a_finished_run_says_how_it_was_made_and_draws_its_curves(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    run(copy)
+    assert (copy / "curves.png").stat().st_size > 1000
+    about = json.loads((copy / "weights" / "config.json").read_text())["trained"]
+    assert about["held_out"]["lessons"] == 1
+    assert about["data"]["seed"] == 0
+    assert about["plan"]["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"data": "scenes+fine"}, "data.fine 0.0, not 0.25"),
+        ({"seed": 1}, "data.seed 0, not 1"),
+        ({"plan": replace(SHORT, learning_rate=1e-3)}, "plan.learning_rate 0.0001, not 0.001"),
+        ({"plan": replace(SHORT, steps=5)}, "plan.steps 4, not 5"),
+        ({"sizes": {"stream": 32}}, "sizes.stream 64, not 32"),
+        ({"start": "weights"}, "start drawn from the seed, not"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_folder_with_another_run_is_refused_and_stays_as_it_was(copy: Path, change: dict[str, Any], named: str) -> None:
+    before = content(copy)
+    start = {"start": copy / change["start"]} if "start" in change else {}
+    with pytest.raises(RunError, match=re.escape(named)) as refused:
+        run(copy, **{**change, **start})
+    assert "choose another folder" in str(refused.value)
+    assert content(copy) == before
+
+
+def test_data_that_changed_in_place_are_other_data(tmp_path: Path) -> None:
+    folder = visual_cot(tmp_path / "cot", 4)
+    first = open_data(str(folder), 0).identity()
+    Image.new("RGB", (56, 84), "red").save(folder / "images" / "2.jpg")
+    assert open_data(str(folder), 0).identity() != first
+
+
+def test_weights_of_another_model_are_another_run(copy: Path) -> None:
+    with torch.no_grad():
+        other = models.load(LLAVA, weights="random")
+    with pytest.raises(RunError, match="model_weights"):
+        train(registry.build("glimpseprune"), other, open_data("scenes", 0), copy, SHORT)  # type: ignore[arg-type]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with open_run(tmp_path, {}, writes=(), folders=(), way_out="x"), pytest.raises(RunError, match="another run is writing"):
+        run(tmp_path)
+
+
+def damage(kind: str, path: Path) -> None:
+    """Do that to a checkpoint."""
+    data = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(data[:5000])
+    elif kind == "a bit flipped":
+        path.write_bytes(data[:20_000] + bytes([data[20_000] ^ 1]) + data[20_001:])
+    elif kind == "garbage":
+        path.write_bytes(bytes(range(256)) * 40)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "a pickle":
+        path.write_bytes(pickle.dumps({"weights": Path("x")}))
+    elif kind == "a folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "a link":
+        path.rename(path.with_name("real.pt"))
+        path.symlink_to("real.pt")
+    elif kind == "a pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        state = torch.load(path, weights_only=True)
+        name = next(iter(state["weights"]))
+        if kind == "weights edited":
+            state["weights"][name][0] = float("nan")
+        elif kind == "a later step":
+            state["step"] = 99
+        elif kind == "another seal":
+            state["seal"] = "0" * 64
+        elif kind == "no seal":
+            del state["seal"]
+        elif kind == "a key more":
+            state["more"] = 1
+        elif kind == "a key less":
+            del state["optimizer"]
+        elif kind == "a list":
+            state = [state]
+        torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "truncated",
+        "a bit flipped",
+        "garbage",
+        "empty",
+        "a pickle",
+        "a folder",
+        "a link",
+        "a pipe",
+        "weights edited",
+        "a later step",
+        "another seal",
+        "no seal",
+        "a key more",
+        "a key less",
+        "a list",
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_nothing_is_written(copy: Path, kind: str) -> None:
+    damage(kind, copy / "checkpoint.pt")
+    weights = content(copy / "weights")
+    with pytest.raises(RunError, match=r"checkpoint\.pt.*remove it, or choose another folder \(out=\)") as refused:
+        run(copy)
+    assert len(str(refused.value)) <= 280
+    assert content(copy / "weights") == weights
+
+
+@pytest.mark.parametrize("log", [None, b"", b"step\nnope\n", b"\xff\x00", b"step,seconds\n1,2\n1,2\n"])
+def test_a_damaged_log_is_written_anew_from_the_checkpoint(whole: Path, copy: Path, log: bytes | None) -> None:
+    (copy / "log.csv").unlink()
+    if log is not None:
+        (copy / "log.csv").write_bytes(log)
+    run(copy)
+    assert (copy / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+
+
+def test_columns_that_come_later_do_not_shift_the_log(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.csv")
+    log.restore([{"step": 1, "loss": 0.5}])
+    log.add({"step": 2, "hit": 1.0, "loss": float("nan")})
+    log.add({"step": 3, "loss": 0.25})
+    assert (tmp_path / "log.csv").read_text().split() == ["step,loss,hit", "1,0.5,", "2,,1", "3,0.25,"]
+
+
+def test_links_and_full_disks_cost_nothing_that_was_saved(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = copy.with_name("outside.csv")
+    outside.write_text("mine")
+    (copy / "log.csv").unlink()
+    (copy / "log.csv").symlink_to(outside)
+    with pytest.raises(RunError, match=r"log\.csv is a link"):
+        run(copy)
+    assert outside.read_text() == "mine"
+    (copy / "log.csv").unlink()
+    before = content(copy)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        run(copy)
+    assert content(copy) == before
+
+
+# ---- what is no number --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1e38, 1e30])
+def test_weights_that_are_no_numbers_stop_the_run_before_anything_is_written(copy: Path, rate: float) -> None:
+    (copy / "checkpoint.pt").unlink()
+    before = content(copy / "weights")
+    with pytest.raises(RunError, match=r"step \d: .* is (nan|inf) at a learning rate of"):
+        run(copy, replace(SHORT, learning_rate=rate))
+    assert content(copy / "weights") == before
+    saved = copy / "checkpoint.pt"
+    assert not saved.exists() or all(w.isfinite().all() for w in torch.load(saved, weights_only=True)["weights"].values())
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_no_number_is_named_with_its_step(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method: Any = registry.get("glimpseprune")
+    loss = method.loss
+    count = itertools.count(1)
+
+    def broken(self: Any, example: Any) -> Any:
+        value, figures = loss(self, example)
+        if next(count) < 3:
+            return value, figures
+        # the root of 0 is a number, its slope is none
+        return (value * float("nan"), figures) if where == "loss" else (value + (0 * value).sqrt(), figures)
+
+    monkeypatch.setattr(method, "loss", broken)
+    with pytest.raises(RunError, match=f"step 3: the {where}.* is (nan|inf)"):
+        run(tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert not (tmp_path / "run" / "weights").exists()
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), RuntimeError("oh\nno"), AssertionError()])
+def test_whatever_a_method_raises_is_one_line_that_says_where(
+    tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(registry.get("glimpseprune"), "loss", broken)
+    with pytest.raises(RunError, match=rf"step 1 on .* failed with {type(error).__name__}") as refused:
+        run(tmp_path / "run")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+# ---- options ------------------------------------------------------------------------------------------------------
+
+REFUSED = [
+    ("train fastv", "fastv has no weights to train"),
+    ("train glimpseprune steps=0", "steps is 0; it is a whole number from 1 to 1,000,000"),
+    ("train glimpseprune steps=1000000000", "steps is 1000000000; it is"),
+    ("train glimpseprune batch=0", "batch is 0; it is"),
+    ("train glimpseprune held_out=-1", "held_out is -1; it is"),
+    ("train glimpseprune seed=-1", "seed is -1; it is"),
+    (f"train glimpseprune seed={10**30}", "seed is 1000000000000000000000000000000; it is"),
+    ("train glimpseprune learning_rate=nan", "learning_rate is nan; it is a number above 0"),
+    ("train glimpseprune learning_rate=inf", "learning_rate is inf; it is"),
+    ("train glimpseprune learning_rate=0", "learning_rate is 0.0; it is"),
+    ("train glimpseprune warmup=2", "warmup is 2.0; it is a number from 0 to 1"),
+    ("train glimpseprune device=nope", "device is 'nope'; it is cpu, cuda"),
+    ("train glimpseprune device=meta", "device is 'meta'; it is cpu, cuda"),
+    ("train glimpseprune dtype=nope", "dtype is 'nope'; it is one of float32"),
+    ("train glimpseprune data=/nowhere", "data is '/nowhere'; it is 'scenes'"),
+    ("train glimpseprune start=/nowhere", "start /nowhere is no folder"),
+    ("train glimpseprune sizes=[1]", "sizes"),
+    ("train glimpseprune sizes.streem=1", "unknown size 'streem'; did you mean 'stream'?"),
+    ("train glimpseprune sizes.stream=-1", "sizes.stream is -1"),
+    ("train glimpseprune sizes.stream=true", "sizes.stream is True"),
+    ("train glimpseprune sizes.width=32", "glimpseprune's width is 32, but that of tiny-qwen2.5-vl is 160"),
+    ("train glimpseprune sizes.stream=200000", "at most 500,000,000 in 20,000 tensors can be trained"),
+    ("train glimpseprune sizes.fuser_heads=3", "failed with"),
+    ("train gswa model=tiny-llava-next sizes.blocks=1000000", "tensors; at most"),
+    ("train glimpseprune glimpseprune.weights=random", "begin with others by start=FOLDER"),
+    ("train glimpseprune out=/dev/null", "folder /dev/null cannot be"),
+    ("train glimpseprune out=~nobody-of-that-name/x", "whose home is not known"),
+    ("reinforce group=1", "group is 1; it is a whole number from 2"),
+    ("reinforce rank=0", "rank is 0; it is"),
+    ("reinforce rank=4096", "rank is 4096; the smallest matrix"),
+    ("reinforce layer=99", "layer is 99; of the 6 layers of tiny-qwen2.5-vl it is one from 0 to 4"),
+    ("reinforce temperature=0", "temperature is 0.0; it is"),
+    ("reinforce dropout=1", "dropout is 1.0; it is"),
+    ("testbed train OUT model=nope", "model is 'nope'; it is one of tiny-qwen2.5-vl"),
+    ("testbed train OUT vision_steps=-1", "vision_steps is -1; it is"),
+    ("testbed train OUT vision_steps=0 joint_steps=0", "there must be at least one"),
+    ("testbed train OUT model=tiny-clip joint_steps=1", "but the recipe of tiny-clip has"),
+    ("testbed train OUT model=tiny-llava-next start=/nowhere", "start /nowhere is no folder"),
+    ("testbed train OUT seed=10000000", "seed is 10000000; it is"),
+    ("testbed train OUT held_out=0", "held_out is 0; it is"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), REFUSED, ids=[command for command, _ in REFUSED])
+def test_an_option_that_cannot_be_is_one_line_with_its_bounds(
+    tmp_path: Path, command: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command.replace("OUT", "run").split()) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prunebench: error: ")]
+    assert message in line
+    assert len(line) <= 300
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_home_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    options = f"train glimpseprune model={LLAVA} steps=1 batch=1 held_out=0 out=~/run"
+    assert main(options.split()) == 0, capsys.readouterr().err
+    assert (tmp_path / "run" / "weights").is_dir()
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_method_that_holds_another_one_is_trained_with_it_made_ready(tmp_path: Path) -> None:
+    """hero's blocks are shares of a depth until it knows the model."""
+    method: Any = registry.build("gswa", {"scorer": "hero"})
+    train(method, models.load("tiny-llava-next"), open_data("scenes", 0), tmp_path, Plan(steps=1, batch=1, held_out=1))
+    assert (tmp_path / "weights" / "model.safetensors").is_file()
+
+
+def test_weights_to_begin_with_bring_their_sizes(copy: Path, tmp_path: Path) -> None:
+    run(tmp_path / "small", replace(SHORT, steps=1), sizes={"stream": 32})
+    folder = run(tmp_path / "next", replace(SHORT, steps=1), start=tmp_path / "small" / "weights")
+    assert json.loads((folder / "config.json").read_text())["attn_fuse_size"] == 32
+    with pytest.raises(RunError, match=r"sizes\.stream is 64, but start .* has 32"):
+        run(tmp_path / "third", sizes={"stream": 64}, start=tmp_path / "small" / "weights")
+    gswa: Any = registry.build("gswa")
+    with pytest.raises(RunError, match="gswa: reading start"):
+        train(gswa, models.load("tiny-llava-next"), open_data("scenes", 0), tmp_path / "x", SHORT, start=copy / "weights")
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------
@@ -149,18 +501,55 @@ def test_visual_cot_is_read_from_disk(tmp_path: Path) -> None:
     assert (lesson.question, lesson.answer, lesson.boxes, lesson.image.size) == ("what?", "it", ((1, 2, 30, 40),), (56, 84))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"bboxs": [[30, 2, 1, 40]]}, "are no boxes"),
-        ({"bboxs": []}, "are no boxes"),
-        ({"bboxs": None}, "line 1, is no Visual-CoT question"),
-        ({"image": None}, "line 1, is no Visual-CoT question"),
-    ],
-)
+BAD_LINES = [
+    ({"bboxs": [[30, 2, 1, 40]]}, "are no boxes"),
+    ({"bboxs": []}, "are no boxes"),
+    ({"bboxs": None}, "are no boxes"),
+    ({"bboxs": [[1, 2, 3]]}, "are no boxes"),
+    ({"bboxs": [["1", "2", "30", "40"]]}, "are no boxes"),
+    ({"bboxs": [[float("nan"), 2, 30, 40]]}, "are no boxes"),
+    ({"bboxs": [[1, 2, float("inf"), 40]]}, "are no boxes"),
+    ({"bboxs": [[-40, -40, -3, -2]]}, "lies outside its image, which has 56 x 84 pixels"),
+    ({"bboxs": [[500, 2, 530, 40]]}, "lies outside its image"),
+    ({"bboxs": [[1, 2, 300, 400]]}, "lies outside its image"),
+    ({"image": None}, "its image is None, which is no text"),
+    ({"image": []}, "its image is"),
+    ({"image": "a\0.jpg"}, "lies nowhere below"),
+    ({"image": "x" * 5000}, "lies nowhere below"),
+    ({"question": {"a": 1}}, "its question is"),
+    ({"question": " "}, "its question is"),
+    ({"question": "\ud800"}, "has half a character"),
+    ({"answer": True}, "its answer is True"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_LINES, ids=[str(changes)[:40] for changes, _ in BAD_LINES])
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as refused:
         open_data(str(visual_cot(tmp_path, **changes)), 0)
+    assert str(refused.value).startswith("gqa.jsonl:1")
+    assert len(str(refused.value)) <= 280
+
+
+@pytest.mark.parametrize("line", [b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"image": "0.jpg"}', b"9" * 5000, b"nul"])
+def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: bytes) -> None:
+    file = visual_cot(tmp_path) / "gqa.jsonl"
+    file.write_bytes(file.read_bytes() + line)
+    with pytest.raises(DataError, match=r"^gqa\.jsonl:4 is no Visual-CoT question"):
+        open_data(str(tmp_path), 0)
+
+
+def test_lines_end_at_line_feeds_alone_and_images_of_one_name_are_not_confused(tmp_path: Path) -> None:
+    folder = visual_cot(tmp_path, 4, question="what\u2028now?")
+    text = (folder / "gqa.jsonl").read_text()
+    (folder / "gqa.jsonl").write_text(text.replace("\\u2028", "\u2028"), encoding="utf-8")
+    assert {lesson.question for lesson in open_data(str(folder), 0).batch(0, 3)} == {"what\u2028now?"}
+    (folder / "more").mkdir()
+    shutil.copy(folder / "images" / "0.jpg", folder / "more" / "0.jpg")
+    with pytest.raises(DataError, match=r"image 0\.jpg may be any of 2 files"):
+        open_data(str(folder), 0)
+    (folder / "gqa.jsonl").write_text(text.replace('"0.jpg"', '"images/0.jpg"'))
+    assert len(open_data(str(folder), 0).batch(0, 3)) == 3
 
 
 def test_folders_that_hold_nothing_are_refused(tmp_path: Path) -> None:
@@ -168,10 +557,19 @@ def test_folders_that_hold_nothing_are_refused(tmp_path: Path) -> None:
         open_data(str(tmp_path), 0)
     with pytest.raises(DataError, match="it is 'scenes'"):
         open_data("visual-cot", 0)
-    data = open_data(str(visual_cot(tmp_path / "cot")), 0)
-    os.remove(tmp_path / "cot" / "images" / "1.jpg")
-    with pytest.raises(DataError, match=r"image 1\.jpg of gqa\.jsonl:2 cannot be read"):
-        data.batch(0, 3)
+    image = visual_cot(tmp_path / "cot") / "images" / "1.jpg"
+    whole = image.read_bytes()
+    for bad in (b"", b"no image", whole[:100]):
+        image.write_bytes(bad)
+        with pytest.raises(DataError, match=r"gqa\.jsonl:2.*image .*1\.jpg.* cannot be read"):
+            open_data(str(tmp_path / "cot"), 0)
+    image.unlink()
+    with pytest.raises(DataError, match=r"gqa\.jsonl:2: image 1\.jpg lies nowhere below"):
+        open_data(str(tmp_path / "cot"), 0)
+    Image.effect_noise((56, 84), 50).convert("RGB").save(image)
+    image.write_bytes(image.read_bytes()[:-1000])  # the head is whole
+    with pytest.raises(DataError, match=r"image .*1\.jpg of gqa\.jsonl:2 cannot be read"):
+        open_data(str(tmp_path / "cot"), 0).batch(0, 3)
 
 
 def test_it_learns_from_visual_cot(tmp_path: Path) -> None:

@@ -1,41 +1,30 @@
 """Turn a training run into an ordinary `from_pretrained` folder with a model card."""
 
-import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from prunebench.checkpoint import LOG, State
 from prunebench.testbed.card import card
 from prunebench.testbed.miniatures import miniature
 
 
-def export(run: Path, folder: Path, *, held_out: int = 1000, held_out_seed: int = 1) -> Path:
-    """Write the weights (float32), processor and model card of the run's checkpoint to `folder`, replaced as a whole.
+def export(run: Path, state: State, folder: Path, *, held_out: int = 1000, held_out_seed: int = 1) -> None:
+    """Write the weights (float32), processor and model card of a run that stands at `state` to an empty folder.
 
-    The card's figures are measured here, over `held_out` questions of the stream `held_out_seed`. Returns `folder`.
+    The card's figures are measured here, over `held_out` questions of the stream `held_out_seed`; the run's log is beside.
     """
-    recipe: dict[str, Any] = json.loads((run / "recipe.json").read_text())
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    recipe: dict[str, Any] = state.facts["recipe"]
     kind = miniature(recipe["model"])
     model = kind.build(type(kind.recipe.sizes)(**recipe["sizes"]), recipe["seed"])
-    model.load_state_dict(
-        {name.removeprefix("model."): value for name, value in state["student"].items() if name.startswith("model.")}
-    )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workplace:
-        fresh, old = Path(workplace, "fresh"), Path(workplace, "old")
-        model.save_pretrained(fresh)
-        kind.processor().save_pretrained(fresh)
-        figures = kind.evaluate(fresh, samples=held_out, seed=held_out_seed)
-        parameters = sum(weight.numel() for weight in model.parameters())
-        (fresh / "README.md").write_text(card(kind.text, recipe, state["step"], state["seconds"], parameters, figures))
-        shutil.copyfile(run / "log.csv", fresh / "training.csv")
-        for file in fresh.iterdir():
-            file.chmod(0o644)  # safetensors writes files that only their owner can read
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-    return folder
+    prefix = "model."  # the student has a head, too, which is left behind
+    weights = {name.removeprefix(prefix): value for name, value in state.weights.items() if name.startswith(prefix)}
+    model.load_state_dict(weights)
+    model.save_pretrained(folder)
+    kind.processor().save_pretrained(folder)
+    figures = kind.evaluate(folder, samples=held_out, seed=held_out_seed)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    (folder / "README.md").write_text(card(kind.text, recipe, state.step, state.seconds, parameters, figures))
+    shutil.copyfile(run / LOG, folder / "training.csv")
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes files that only their owner can read

@@ -3,9 +3,13 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from prunebench.bounds import check, number, whole
 from prunebench.testbed.tiny_clip import TinyClipConfig
 from prunebench.testbed.tiny_llava import TinyLlavaConfig
 from prunebench.testbed.tiny_qwen import TinyQwenConfig
+
+STEPS = 1_000_000
+"""The most steps of a stage."""
 
 TRAINING_STREAM = 10_000_000
 """Training draws its scenes from the stream TRAINING_STREAM + seed; smaller seeds are free for held-out scenes."""
@@ -13,10 +17,10 @@ TRAINING_STREAM = 10_000_000
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run learns, and how fast."""
+    """How long a run learns, and how fast; raises BoundsError for a value that cannot be."""
 
-    learning_rate: float = 1e-3
-    warmup: int = 100  # steps, at the start of each stage
+    learning_rate: float = number(1e-3, 0, open_below=True)
+    warmup: int = whole(100, 1, STEPS)  # steps, at the start of each stage
     decay: float = 0.3  # share of the steps, at the end, in which the learning rate falls linearly
     weight_decay: float = 0.05
     precision: Literal["bfloat16", "float32"] = "bfloat16"  # of products; a CPU without AVX-512 is faster in float32
@@ -25,6 +29,9 @@ class Schedule:
     digit: float = 2.0  # weight of the digit labels in the dense loss
 
     sizes: Any = None  # of the model
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -51,8 +58,8 @@ class Schedule:
 class Recipe(Schedule):
     """Everything that decides what an LVLM learns; the defaults are those tiny-qwen2.5-vl ended with (see its card)."""
 
-    vision_steps: int = 3000
-    joint_steps: int = 5500
+    vision_steps: int = whole(3000, 0, STEPS)
+    joint_steps: int = whole(5500, 0, STEPS)
     tokens: int = 1024  # visual tokens in a batch
     questions: int = 8  # behind each image
     colour_keyed: int = 2  # of these name a colour alone
@@ -71,14 +78,16 @@ class Recipe(Schedule):
 class ClipRecipe(Schedule):
     """Everything that decides what tiny-clip learns."""
 
-    crowded_steps: int = 4600  # with many objects in every scene
+    crowded_steps: int = whole(4600, 0, STEPS)  # with many objects in every scene
     crowded_sizes: int = 5  # how many of the sizes of scenes come in these
-    vision_steps: int = 350  # after these
+    vision_steps: int = whole(350, 0, STEPS)  # after these
     decay: float = 0.35
     precision: Literal["bfloat16", "float32"] = "float32"
     fine: float = 0.15
     images: int = 24  # in a batch: thumbnails and tiles of the same scenes
-    aligned_steps: int = 2000  # after these, of what lies behind the patches alone: the last block and the text tower
+    aligned_steps: int = whole(
+        2000, 0, STEPS
+    )  # after these, of what lies behind the patches alone: the last block and the text tower
     aligned_images: int = 96  # in a batch of those
     contrast: float = 0.3  # weight of the contrastive loss
     sizes: TinyClipConfig = field(default_factory=TinyClipConfig)

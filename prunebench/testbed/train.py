@@ -1,12 +1,8 @@
-"""Train a miniature: the loop around its lesson, which can be interrupted, and its log."""
+"""Train a miniature: what the shared loop repeats, and what a run folder holds besides."""
 
-import csv
 import json
 import logging
-import os
-import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +11,22 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
-from prunebench.testbed.batches import LABELS
+from prunebench.checkpoint import Row, RunError, State, digest, open_run
+from prunebench.learning import Course, learn, require_number, update
 from prunebench.testbed.learner import Lesson
-from prunebench.testbed.miniatures import miniature
+from prunebench.testbed.miniatures import Miniature, miniature
 from prunebench.testbed.recipe import Schedule
 from prunebench.testbed.scenes import KINDS
+from prunebench.text import message, one_line
 
 log = logging.getLogger(__name__)
+
+RECIPE, MODEL = "recipe.json", "model"
+"""What a run folder holds in the end, beside its checkpoint and log."""
+
+WAY_OUT = "choose another folder, or resume=False to start over"
 
 
 def train(
@@ -42,47 +45,64 @@ def train(
 
     `start` is the folder of the miniature that this one begins with, left out: the shipped one. The run folder also
     holds `checkpoint.pt`, `log.csv` and `recipe.json`. A run that was interrupted goes on from its last checkpoint, step
-    for step as if it had not been (`resume=False` starts over). The model card's figures are over `held_out` questions.
-    Raises ValueError if `out` holds a run of another model, seed or size, and for a model that is not known.
+    for step as if it had not been (`resume=False` starts over). One whose recipe changed goes on with the new one, and its
+    model card says until which step the old one held. The card's figures are over `held_out` questions.
+
+    Raises ValueError for a model that is not known, and RunError, before anything is written, where `out` holds a run of
+    another model, seed, size or start, is in use or cannot be written, where its checkpoint is damaged, and for a start
+    that cannot be; and at the first loss, gradient or weight that is no number, with the last good checkpoint as it was.
     """
     kind = miniature(model)
     recipe = recipe or kind.recipe
-    out.mkdir(parents=True, exist_ok=True)
-    resumed = resume and (out / "checkpoint.pt").exists()
+    if recipe.steps < 1:
+        raise RunError(f"the recipe of {model} has {recipe.steps} steps; there must be at least one")
+    fresh, origin = _begun(kind, recipe, seed, start)
+    identity = {"model": model, "seed": seed, "sizes": asdict(recipe.sizes), "start": origin}
+    with open_run(out, identity, writes=(RECIPE,), folders=(MODEL,), way_out=WAY_OUT) as run:
+        state = run.resume(recipe.steps) if resume else None
+        if state is not None:
+            log.info("resumed at step %d of %d", state.step, recipe.steps)
+        if not resume:
+            run.start_over()
+        settings = _settings({"model": model, "seed": seed, **asdict(recipe)}, state, recipe.steps)
+        run.write(RECIPE, f"{json.dumps(settings, indent=2)}\n".encode())
+        course = _course(kind.lesson(fresh, recipe, seed), recipe, settings)
+        with _progress(recipe.steps, 0 if state is None else state.step) as report:
+            state = learn(run, course, state, log_every=log_every, checkpoint_seconds=checkpoint_seconds, report=report)
+        from prunebench.testbed.export import export
+
+        run.log.rewrite()
+        with run.replaced(MODEL) as folder:
+            export(out, state, folder, held_out=held_out)
+        return out / MODEL
+
+
+def _begun(kind: Miniature, recipe: Schedule, seed: int, start: Path | None) -> tuple[Any, str]:
+    """The model with the weights that it begins with, and their digest."""
+    if start is not None and not start.is_dir():
+        raise RunError(f"start {one_line(str(start), 100)} is no folder; give that of the miniature to begin with")
     fresh = kind.build(recipe.sizes, seed)
-    if kind.begin is not None and not resumed:
-        kind.begin(fresh, start)
-    lesson = kind.lesson(fresh, recipe, seed)
+    if kind.begin is not None:
+        try:
+            kind.begin(fresh, start)
+        except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:  # what unfit files make of it
+            label = "the shipped miniatures" if start is None else f"start {one_line(str(start), 80)}"
+            raise RunError(f"the model cannot begin with {label}: {one_line(message(error), 120)}") from error
+    return fresh, digest(dict(fresh.state_dict()))
+
+
+def _course(lesson: Lesson, recipe: Schedule, settings: dict[str, Any]) -> Course:
+    """What the run repeats; the checkpoint keeps the settings in force."""
     learnt = [weight for weight in lesson.student.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-    identity = {"model": model, "seed": seed, "sizes": asdict(recipe.sizes)}
-    step, seconds = 0, 0.0
-    if resumed:
-        step, seconds = _load(out, identity, lesson, optimizer)
-        log.info("resumed at step %d of %d", step, recipe.steps)
-    _start_log(out / "log.csv", step)
-    _note_recipe(out / "recipe.json", {"model": model, "seed": seed, **asdict(recipe)}, step)
-    totals: dict[str, list[float]] = defaultdict(list)
-    began, saved = time.monotonic() - seconds, time.monotonic()
-    with _progress(recipe.steps, step) as advance:
-        while step < recipe.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step)
-            for name, value in _step(lesson, optimizer, learnt, recipe, step).items():
-                totals[name].append(value)
-            step += 1
-            if step % log_every == 0 or step == recipe.steps:
-                row = {name: sum(values) / len(values) for name, values in totals.items()}
-                totals.clear()
-                seconds = time.monotonic() - began
-                _append_log(out / "log.csv", step, seconds, recipe.rate(step - 1), row)
-                advance(step, seconds, row)
-                if time.monotonic() - saved >= checkpoint_seconds or step == recipe.steps:
-                    _save(out, identity, lesson, optimizer, step, seconds)
-                    saved = time.monotonic()
-    from prunebench.testbed.export import export
 
-    return export(out, out / "model", held_out=held_out)
+    def weights() -> dict[str, Tensor]:
+        return dict(lesson.student.state_dict())
+
+    def step(number: int) -> dict[str, float]:
+        return _step(lesson, optimizer, learnt, recipe, number)
+
+    return Course(recipe.steps, weights, optimizer, recipe.rate, step, {"recipe": json.loads(json.dumps(settings))})
 
 
 def _step(
@@ -92,94 +112,37 @@ def _step(
     data = lesson.batch(step)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         loss, figures = lesson.loss(data, step)
+    value = require_number(float(loss.detach()), "the loss", step, optimizer)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(learnt, 1.0)
-    optimizer.step()
-    return {"loss": float(loss.detach()), **figures}
+    update(optimizer, learnt, step, clip=1.0)
+    return {"loss": value, **figures}
 
 
-_COLUMNS = [
-    "step",
-    "seconds",
-    "rate",
-    "loss",
-    "dense_loss",
-    *(f"see_{name}" for name in LABELS),
-    "answer_loss",
-    *KINDS,
-    "evidence_mass",
-    "match_loss",
-    "match",
-]
-
-
-def _start_log(path: Path, step: int) -> None:
-    """Keep the lines up to `step`, so that a run that is continued leaves no gap and no line twice."""
-    kept = []
-    if path.exists() and step:
-        with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
-        writer.writeheader()
-        writer.writerows(kept)
-    os.replace(temporary, path)
-
-
-def _append_log(path: Path, step: int, seconds: float, rate: float, row: dict[str, float]) -> None:
-    figures = {name: f"{value:.4f}" for name, value in row.items()}
-    with path.open("a", newline="") as file:
-        csv.DictWriter(file, _COLUMNS).writerow({"step": step, "seconds": f"{seconds:.1f}", "rate": f"{rate:.2e}", **figures})
-
-
-def _save(
-    out: Path, identity: dict[str, Any], lesson: Lesson, optimizer: torch.optim.Optimizer, step: int, seconds: float
-) -> None:
-    state = {**identity, "step": step, "seconds": seconds}
-    temporary = out / "checkpoint.tmp"
-    torch.save({**state, "student": lesson.student.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
-    os.replace(temporary, out / "checkpoint.pt")
-
-
-def _load(out: Path, identity: dict[str, Any], lesson: Lesson, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Step and seconds of the checkpoint, whose state goes into the lesson's student and `optimizer`."""
-    state = torch.load(out / "checkpoint.pt", weights_only=True)
-    for name, here in identity.items():
-        if state[name] != here:
-            raise ValueError(
-                f"{out} holds a run with {name} {state[name]}, not {here}: choose another folder, or resume=False to start over"
-            )
-    lesson.student.load_state_dict(state["student"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), float(state["seconds"])
-
-
-def _note_recipe(path: Path, settings: dict[str, Any], step: int) -> None:
-    """Write the settings in force; those that a continued run began with stay under "before", with the step they ended at."""
-    before: list[dict[str, Any]] = []
-    if step and path.exists():
-        last = json.loads(path.read_text())
-        before = last.pop("before", [])
-        changed = {name: value for name, value in last.items() if json.loads(json.dumps(settings.get(name))) != value}
-        before += [{"until_step": step, **changed}] if changed else []
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**settings, "before": before}, indent=2) + "\n")
-    os.replace(temporary, path)
+def _settings(settings: dict[str, Any], state: State | None, steps: int) -> dict[str, Any]:
+    """The settings in force; under "before" those that a run that goes on had until then, each with the step they ended at."""
+    if state is None:
+        return {**settings, "before": []}
+    last: dict[str, Any] = state.facts["recipe"]
+    if state.step == steps:  # nothing is left to learn with others
+        return last
+    now = json.loads(json.dumps(settings))
+    changed = {name: value for name, value in last.items() if name != "before" and now.get(name) != value}
+    before = [*last["before"], {"until_step": state.step, **changed}] if changed else last["before"]
+    return {**settings, "before": before}
 
 
 @contextmanager
-def _progress(steps: int, done: int) -> Iterator[Any]:
-    """A function of (step, seconds, figures) that moves a progress bar on a terminal, and logs a line elsewhere."""
+def _progress(steps: int, done: int) -> Iterator[Callable[[Row], None]]:
+    """A function of a line of the log that moves a progress bar on a terminal, and logs a line elsewhere."""
     console = Console(stderr=True)
 
-    def text(row: dict[str, float]) -> str:
+    def text(row: Row) -> str:
         shown = ("loss", "see_shape", "see_digit", "match", *KINDS, "evidence_mass")
         return " ".join(f"{name} {row[name]:.2f}" for name in shown if name in row)
 
     if not console.is_terminal:
-        yield lambda step, seconds, row: log.info("step %d/%d %.0f s %s", step, steps, seconds, text(row))
+        yield lambda row: log.info("step %d/%d %.0f s %s", row["step"], steps, row["seconds"], text(row))
         return
     columns = (
         TextColumn("training"),
@@ -190,4 +153,4 @@ def _progress(steps: int, done: int) -> Iterator[Any]:
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=steps, completed=done)
-        yield lambda step, _, row: bar.update(task, completed=step, description=text(row))
+        yield lambda row: bar.update(task, completed=row["step"], description=text(row))

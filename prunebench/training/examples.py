@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from prunebench.budget import Budget, Stage
 from prunebench.engine.aside import aside
 from prunebench.engine.probes import probed
+from prunebench.engine.ready import make_ready
 from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
 from prunebench.models import Loaded
@@ -85,6 +86,11 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
             look.seen, layouts_of(loaded, batch.inputs, lessons), lessons, shown, strict=True
         )
     ]
+
+
+def clip_of(loaded: Loaded, pruner: Trained) -> str | None:
+    """The CLIP that a prepared method asks; raises Unsupported where the model cannot serve the method at all."""
+    return make_ready(loaded.adapter, loaded.model, _Look(pruner)).clip
 
 
 def target(layout: Layout, lesson: Lesson) -> Tensor:

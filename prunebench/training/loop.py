@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import json
-import logging
 import math
-import os
 import shutil
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
+from prunebench.checkpoint import Row, Run, State, open_run
 from prunebench.engine.lora import tuned
+from prunebench.learning import Course, learn, require_number, update
 from prunebench.models import Loaded
-from prunebench.registry import card, settings
-from prunebench.trained import Example, Trained, seeded
-from prunebench.training.data import DataError, Lesson, TrainingData
-from prunebench.training.examples import examples
+from prunebench.trained import Example, Trained
+from prunebench.training.data import Lesson, TrainingData
+from prunebench.training.examples import clip_of, examples
+from prunebench.training.origin import method_identity, run_identity
+from prunebench.training.schedule import Plan
+from prunebench.training.student import Student, blamed, make_student
 
-log = logging.getLogger(__name__)
+HELD_OUT, CURVES, WEIGHTS = "held_out.json", "curves.png", "weights"
+"""What a run folder holds in the end, beside its checkpoint and log."""
+
+WAY_OUT = "choose another folder (out=)"
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with step, all steps and the latest figures."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and how fast: AdamW without weight decay, a linear warm-up, then a cosine, as GlimpsePrune's authors train."""
-
-    steps: int = 1250
-    batch: int = 16
-    learning_rate: float = 1e-4
-    warmup: float = 0.1  # share of the steps
-    clip: float = 1.0  # gradient norm
-    seed: int = 0
-    held_out: int = 200
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        warm = max(1, round(self.warmup * self.steps))
-        if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
 
 def train(
@@ -67,120 +52,107 @@ def train(
     """Train the method's module for the model and write `out/weights`, a folder that `weights=` takes; returns it.
 
     `sizes` changes the module's from the method's own choice, `start` holds weights to begin with. The run folder also
-    holds `checkpoint.pt`, `log.csv`, `curves.png` and `held_out.json`. Raises DataError where `out` holds another run.
+    holds `checkpoint.pt`, `log.csv`, `curves.png` and `held_out.json`. A run that was interrupted goes on from its
+    checkpoint, and ends with the very weights of one that was not.
+
+    Raises RunError, before anything is written, where `out` holds another run, is in use or cannot be written, where its
+    checkpoint is damaged, and for sizes or a start that cannot be; and at the first loss, gradient or weight that is no
+    number, with the last good checkpoint and weights as they were.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    method, facts = type(pruner), loaded.adapter.facts(loaded.model)
-    made = {**method.sizes(facts), **(sizes or {})}
-    module = seeded(method, made, plan.seed) if start is None else method.read(start)[1]
-    student = replace(pruner.adapted(made), module=module.to(loaded.model.device).train().requires_grad_(True))
-    optimizer = torch.optim.AdamW(module.parameters(), lr=plan.learning_rate, weight_decay=0.0)
+    student = make_student(pruner, loaded, plan.seed, sizes, start)
     loaded.model.requires_grad_(False)
-    identity = {
-        "method": card(method).name,
-        "model": loaded.id,
-        "sizes": made,
-        "plan": asdict(plan),
-        "settings": settings(pruner),
-    }
-    identity = json.loads(json.dumps(identity))
-    with tuned(loaded.model, student.adapter):
-        seconds = _learn(student, loaded, data, out, plan, optimizer, identity, log_every, checkpoint_seconds, progress)
-        ready = replace(student, module=module.eval())
-        figures = evaluate(ready, loaded, list(data.held_out(plan.held_out)), plan.batch)
-    (out / "held_out.json").write_text(json.dumps(figures, indent=2) + "\n")
-    _curves(out / "log.csv", out / "curves.png")
-    folder = out / "weights"
-    folder.mkdir(exist_ok=True)
-    told = {"trained": {**_without_paths(identity), "seconds": round(seconds), "held_out": figures}}
-    method.write(folder, made, module.cpu().eval(), told)
-    if student.adapter is not None:
-        shutil.copytree(student.adapter, folder / "adapter", dirs_exist_ok=True)
-    return folder
+    identity = run_identity(loaded, data, plan, _about(student, loaded))
+    with open_run(out, identity, writes=(HELD_OUT, CURVES), folders=(WEIGHTS,), way_out=WAY_OUT) as run:
+        begin = run.resume(plan.steps)
+        course = _course(student, loaded, data, plan)
 
+        def report(row: Row) -> None:
+            figures = {name: value for name, value in row.items() if name not in ("step", "seconds", "rate")}
+            progress(int(row["step"]), plan.steps, figures)
 
-def _without_paths(identity: dict[str, Any]) -> dict[str, Any]:
-    """The same for others' machines: folders by their names."""
-    plain = {
-        name: Path(value).name if isinstance(value, str) and Path(value).is_dir() and value else value
-        for name, value in identity["settings"].items()
-    }
-    return {**identity, "settings": plain}
-
-
-def _learn(
-    student: Trained,
-    loaded: Loaded,
-    data: TrainingData,
-    out: Path,
-    plan: Plan,
-    optimizer: torch.optim.Optimizer,
-    identity: dict[str, Any],
-    log_every: int,
-    checkpoint_seconds: float,
-    progress: Progress,
-) -> float:
-    """All steps that are left; returns the seconds of all that were taken, those before an interruption too."""
-    module = student.module
-    assert module is not None
-    weights, step, seconds = resume(out, identity, optimizer)
-    if weights is not None:
-        module.load_state_dict(weights)
-    _keep_log(out / "log.csv", step)
-    totals: dict[str, list[float]] = defaultdict(list)
-    began, saved = time.monotonic() - seconds, time.monotonic()
-    while step < plan.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
-        torch.manual_seed(plan.seed * 1_000_003 + step)  # dropout is the step's own
-        for name, value in _step(student, loaded, data.batch(step, plan.batch), optimizer, plan).items():
-            totals[name].append(value)
-        step += 1
-        if step % log_every == 0 or step == plan.steps:
-            row = {name: sum(values) / len(values) for name, values in totals.items()}
-            totals.clear()
-            seconds = time.monotonic() - began
-            append(out / "log.csv", {"step": step, "seconds": round(seconds, 1), "rate": plan.rate(step - 1), **row})
-            progress(step, plan.steps, row)
-        if time.monotonic() - saved >= checkpoint_seconds or step == plan.steps:
-            save(out, identity, module.state_dict(), optimizer, step, time.monotonic() - began)
-            saved = time.monotonic()
-    return seconds
+        with tuned(loaded.model, student.pruner.adapter):
+            state = learn(run, course, begin, log_every=log_every, checkpoint_seconds=checkpoint_seconds, report=report)
+            ready = replace(student.pruner, module=student.module.eval())
+            with blamed(student.name, "the evaluation on held-out lessons", type(pruner)):
+                figures = evaluate(ready, loaded, data.held_out(plan.held_out), plan.batch)
+        require_number(figures.get("loss", 0.0), "the loss on held-out lessons", plan.steps - 1)
+        return _finish(run, student, state, figures)
 
 
 @torch.no_grad()
-def evaluate(pruner: Trained, loaded: Loaded, lessons: Sequence[Lesson], batch: int) -> dict[str, float]:
+def evaluate(pruner: Trained, loaded: Loaded, lessons: Iterable[Lesson], batch: int) -> dict[str, float]:
     """Every figure of the method's loss, averaged over the lessons; by complexity, too, where they have one."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for first in range(0, len(lessons), batch):
-        part = _one_shape(lessons[first : first + batch])
-        for same in part:
+    values: dict[str, list[float]] = defaultdict(list)
+    count, rest = 0, iter(lessons)
+    while part := list(islice(rest, batch)):
+        count += len(part)
+        for same in _one_shape(part):
             for lesson, example in zip(same, examples(loaded, pruner, same), strict=True):
                 loss, figures = pruner.loss(example)
                 for name, value in {"loss": float(loss), **figures}.items():
-                    found[name].append(value)
+                    values[name].append(value)
                     if lesson.complexity is not None and name != "loss":
-                        found[f"{name}_complexity_{lesson.complexity}"].append(value)
-    return {"lessons": len(lessons), **{name: round(sum(values) / len(values), 4) for name, values in sorted(found.items())}}
+                        values[f"{name}_complexity_{lesson.complexity}"].append(value)
+    return {"lessons": count, **{name: round(sum(parts) / len(parts), 4) for name, parts in sorted(values.items())}}
+
+
+def _about(student: Student, loaded: Loaded) -> dict[str, Any]:
+    """What makes the run this run, of the method's."""
+    method = method_identity(replace(student.pruner, module=None), clip_of(loaded, student.pruner))
+    return {**method, "start": student.origin, "sizes": student.sizes}
+
+
+def _course(student: Student, loaded: Loaded, data: TrainingData, plan: Plan) -> Course:
+    """What the run repeats."""
+    module = student.module
+    optimizer = torch.optim.AdamW(module.parameters(), lr=plan.learning_rate, weight_decay=0.0)
+
+    def weights() -> dict[str, Tensor]:
+        return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+    def step(number: int) -> dict[str, float]:
+        torch.manual_seed(plan.seed * 1_000_003 + number)  # dropout is the step's own
+        lessons = data.batch(number, plan.batch)
+        with blamed(student.name, f"step {number + 1} on {lessons[0].name}", type(student.pruner)):
+            return _step(student.pruner, loaded, lessons, optimizer, plan, number)
+
+    return Course(plan.steps, weights, optimizer, plan.rate, step)
 
 
 def _step(
-    student: Trained, loaded: Loaded, lessons: list[Lesson], optimizer: torch.optim.Optimizer, plan: Plan
+    pruner: Trained, loaded: Loaded, lessons: list[Lesson], optimizer: torch.optim.Optimizer, plan: Plan, number: int
 ) -> dict[str, float]:
     """One update over the lessons; figures are averages over them."""
     optimizer.zero_grad(set_to_none=True)
     figures: dict[str, float] = defaultdict(float)
     for same in _one_shape(lessons):
-        losses = [student.loss(example) for example in examples(loaded, student, same)]
-        sum((loss for loss, _ in losses), torch.zeros(())).div(len(lessons)).backward()  # type: ignore[no-untyped-call]
-        for loss, known in losses:
-            for name, value in {"loss": float(loss.detach()), **known}.items():
+        losses = [pruner.loss(example) for example in examples(loaded, pruner, same)]
+        for lesson, (loss, _) in zip(same, losses, strict=True):
+            require_number(float(loss.detach()), f"the loss on {lesson.name}", number, optimizer)
+        total = sum((loss for loss, _ in losses), torch.zeros(()))
+        total.div(len(lessons)).backward()  # type: ignore[no-untyped-call]
+        for loss, others in losses:
+            for name, value in {"loss": float(loss.detach()), **others}.items():
                 figures[name] += value / len(lessons)
-    assert student.module is not None
-    weights = list(student.module.parameters())
-    nn.utils.clip_grad_norm_([weight for weight in weights if weight.grad is not None], plan.clip)
-    optimizer.step()
+    assert pruner.module is not None
+    update(optimizer, list(pruner.module.parameters()), number, clip=plan.clip)
     return dict(figures)
+
+
+def _finish(run: Run, student: Student, state: State, figures: dict[str, float]) -> Path:
+    """Write what a finished run leaves: held-out figures, curves, the log, and the weights in the place of earlier ones."""
+    plain = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    run.log.rewrite()
+    run.write(HELD_OUT, f"{json.dumps(plain, indent=2)}\n".encode())
+    run.write(CURVES, _curves(run.log.rows))
+    about = {"trained": {**run.identity, "seconds": round(state.seconds), "held_out": plain}}
+    method = type(student.pruner)
+    with run.replaced(WEIGHTS) as folder:
+        with blamed(student.name, "writing its weights", method):
+            method.write(folder, student.sizes, student.module.cpu().eval(), about)
+        if student.pruner.adapter is not None:
+            shutil.copytree(student.pruner.adapter, folder / "adapter")
+    return run.folder / WEIGHTS
 
 
 def _one_shape(lessons: Sequence[Lesson]) -> list[list[Lesson]]:
@@ -191,68 +163,33 @@ def _one_shape(lessons: Sequence[Lesson]) -> list[list[Lesson]]:
     return list(groups.values())
 
 
-def save(out: Path, identity: dict[str, Any], weights: dict[str, Any], optimizer: Any, step: int, seconds: float) -> None:
-    """Write the run's checkpoint, whole or not at all."""
-    temporary = out / "checkpoint.tmp"
-    state = {"weights": weights, "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
-    torch.save({**state, "identity": identity}, temporary)
-    os.replace(temporary, out / "checkpoint.pt")
-
-
-def resume(out: Path, identity: dict[str, Any], optimizer: Any) -> tuple[dict[str, Any] | None, int, float]:
-    """Weights, step and seconds of the run so far, None and 0 where there is none; the optimizer's state goes into it.
-
-    Raises DataError where the checkpoint is that of another run.
-    """
-    path = out / "checkpoint.pt"
-    if not path.exists():
-        return None, 0, 0.0
-    state = torch.load(path, weights_only=True)
-    for name, here in identity.items():
-        there = state["identity"][name]
-        if there != here:
-            differ = f"{name} {there}, not {here}"
-            raise DataError(f"{out} holds a run with other settings ({differ}): choose another folder (out=)")
-    optimizer.load_state_dict(state["optimizer"])
-    return state["weights"], int(state["step"]), float(state["seconds"])
-
-
-def _keep_log(path: Path, step: int) -> None:
-    """Lines behind the checkpoint are written again."""
-    rows = []
-    if path.exists() and step:
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-    path.unlink(missing_ok=True)
-    for row in rows:
-        append(path, row)
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a line to a table that begins with the first one's names."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()})
-
-
-def _curves(log_csv: Path, path: Path) -> None:
-    """A panel a figure, over the steps."""
+def _curves(rows: Sequence[Row]) -> bytes:
+    """A panel a figure, over the steps, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
     import pandas as pd
     import seaborn as sns
 
-    table = pd.read_csv(log_csv).drop(columns=["seconds", "rate"]).melt("step", var_name="figure")
+    table = pd.DataFrame(list(rows)).drop(columns=["seconds", "rate"]).melt("step", var_name="figure")
     sns.set_theme(style="whitegrid", context="paper")
     grid = sns.relplot(
-        table, x="step", y="value", col="figure", col_wrap=3, kind="line", height=2.2, aspect=1.4, facet_kws={"sharey": False}
+        table,
+        x="step",
+        y="value",
+        col="figure",
+        col_wrap=3,
+        kind="line",
+        height=2.2,
+        aspect=1.4,
+        facet_kws={"sharey": False},
     )
     grid.set_titles("{col_name}").set_axis_labels("step", "")
-    grid.savefig(path, dpi=120)
+    buffer = io.BytesIO()
+    grid.savefig(buffer, format="png", dpi=120)
+    plt.close(grid.figure)
+    return buffer.getvalue()
 
 
 __all__ = ["Example", "Plan", "evaluate", "train"]

@@ -8,28 +8,39 @@ score without hooks, and here both have to run on a pruned cache.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.bounds import BoundsError
 from prunebench.budget import Budget, Stage
+from prunebench.checkpoint import Row, Run, open_run
 from prunebench.engine.aside import aside
 from prunebench.engine.lora import PREFIX
 from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
+from prunebench.learning import Course, learn, require_number, update
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner
-from prunebench.sites import Site, llm
+from prunebench.sites import Site, late_layer, llm
 from prunebench.tokens import Keep, VisualTokens
 from prunebench.training.data import Lesson, TrainingData
 from prunebench.training.examples import Frozen, inputs_of, layouts_of, target
-from prunebench.training.loop import Plan, append, resume, save
+from prunebench.training.loop import HELD_OUT, WAY_OUT
+from prunebench.training.origin import run_identity
+from prunebench.training.schedule import Tuning
+from prunebench.training.student import MOST_PARAMETERS, blamed
+
+ADAPTER = "adapter"
+"""The folder of a run that holds what was learnt."""
+
+REPORT_EVERY = 10
+"""Steps between two reports of progress; the log has every step, for rewards of single steps say little."""
 
 Reward = Callable[[Lesson, str], float]
 """How good an answer is, 0..1; a judge is any such function."""
@@ -38,29 +49,6 @@ Reward = Callable[[Lesson, str], float]
 def exact_match(lesson: Lesson, answer: str) -> float:
     """1 for the reference answer, upper and lower case alike."""
     return float(answer.strip().lower() == lesson.answer.strip().lower())
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """The settings of the tuning; defaults are the paper's, but for `steps` and `batch`.
-
-    `layer` is the one behind which everything but the evidence is dropped, `group` the answers sampled a question.
-    """
-
-    layer: int
-    steps: int = 200
-    batch: int = 4
-    group: int = 4
-    rank: int = 32
-    alpha: int = 64
-    dropout: float = 0.05
-    learning_rate: float = 1e-4
-    warmup: float = 0.1
-    penalty: float = 0.04
-    temperature: float = 1.0
-    max_new_tokens: int = 8
-    seed: int = 0
-    held_out: int = 200
 
 
 @dataclass(frozen=True)
@@ -92,74 +80,144 @@ def reinforce(
     checkpoint_seconds: float = 60.0,
     progress: Callable[[int, int, dict[str, float]], None] = lambda step, steps, figures: None,
 ) -> Path:
-    """Tune and write `out/adapter`, a folder in peft's layout; returns it.
+    """Tune and write `out/adapter`, a folder in peft's layout; returns it. The model wears the adapter afterwards.
 
     The run folder also holds `checkpoint.pt`, `log.csv` and `held_out.json`: accuracy on held-out lessons, pruned to the
-    evidence, without the adapter and with it. Goes on from its checkpoint. Raises DataError where `out` holds another run.
-    """
-    from peft import LoraConfig
-    from peft.utils import get_peft_model_state_dict
+    evidence, without the adapter and with it. A run that was interrupted goes on from its checkpoint.
 
-    out.mkdir(parents=True, exist_ok=True)
-    model, identity = loaded.model, {"model": loaded.id, **asdict(tuning)}
-    before = _accuracy(loaded, list(data.held_out(tuning.held_out)), tuning)
-    names = {module: name for name, module in model.named_modules()}
-    linear = [names[part] for layer in loaded.adapter.layers(model) for part in layer.modules() if isinstance(part, nn.Linear)]
+    Raises BoundsError for settings that the model cannot have, RunError where `out` holds another run, is in use or cannot
+    be written, and at the first loss, gradient or weight that is no number.
+    """
+    tuning = _fitted(tuning, loaded)
+    about = {"reward": getattr(reward, "__qualname__", type(reward).__qualname__)}
+    identity = run_identity(loaded, data, tuning, about)
+    with open_run(out, identity, writes=(HELD_OUT,), folders=(ADAPTER,), way_out=WAY_OUT) as run:
+        begin = run.resume(tuning.steps)
+        untuned = _accuracy(loaded, data.held_out(tuning.held_out), tuning)
+        config = _wear_adapter(loaded, tuning)
+        course = _course(loaded, data, tuning, reward)
+
+        def report(row: Row) -> None:
+            step = int(row["step"])
+            if step % REPORT_EVERY == 0 or step == tuning.steps:
+                progress(step, tuning.steps, {name: row[name] for name in ("reward", "loss", "kl")})
+
+        learn(run, course, begin, log_every=1, checkpoint_seconds=checkpoint_seconds, report=report)
+        loaded.model.eval()
+        tuned = _accuracy(loaded, data.held_out(tuning.held_out), tuning)
+        figures = {"lessons": tuned[1], "untuned": untuned[0], "tuned": tuned[0]}
+        run.log.rewrite()
+        run.write(HELD_OUT, f"{json.dumps(figures, indent=2)}\n".encode())
+        return _write_adapter(run, loaded, config)
+
+
+def _fitted(tuning: Tuning, loaded: Loaded) -> Tuning:
+    """The tuning with its layer, checked against the model; raises BoundsError."""
+    depth = len(loaded.adapter.layers(loaded.model))
+    layer = late_layer(depth) if tuning.layer < 0 else tuning.layer
+    if layer > depth - 2:
+        raise BoundsError(f"layer is {layer}; of the {depth} layers of {loaded.id} it is one from 0 to {depth - 2}, or -1")
+    sides = [(part.in_features, part.out_features) for _, part in _linear(loaded)]
+    most = min(min(pair) for pair in sides)
+    if tuning.rank > most:
+        raise BoundsError(f"rank is {tuning.rank}; the smallest matrix of {loaded.id} that is tuned has {most}")
+    count = tuning.rank * sum(map(sum, sides))
+    if count > MOST_PARAMETERS:
+        raise BoundsError(f"rank is {tuning.rank}, which makes {count:,} parameters; at most {MOST_PARAMETERS:,} can be trained")
+    return replace(tuning, layer=layer)
+
+
+def _linear(loaded: Loaded) -> list[tuple[str, nn.Linear]]:
+    """The matrices of the language layers, by name."""
+    inside = {part for layer in loaded.adapter.layers(loaded.model) for part in layer.modules()}
+    return [(name, part) for name, part in loaded.model.named_modules() if isinstance(part, nn.Linear) and part in inside]
+
+
+def _wear_adapter(loaded: Loaded, tuning: Tuning) -> Any:
+    """Give the model a fresh adapter, and return its configuration."""
+    from peft import LoraConfig
+
     torch.manual_seed(tuning.seed)
-    config = LoraConfig(r=tuning.rank, lora_alpha=tuning.alpha, lora_dropout=tuning.dropout, target_modules=linear)
-    model.add_adapter(config)
-    learnt = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
-    optimizer = torch.optim.AdamW(learnt.values(), lr=tuning.learning_rate, weight_decay=0.0)
-    weights, step, seconds = resume(out, identity, optimizer)
-    if weights is not None:
-        model.load_state_dict(weights, strict=False)
-    plan = Plan(tuning.steps, learning_rate=tuning.learning_rate, warmup=tuning.warmup)
-    began, saved = time.monotonic() - seconds, time.monotonic()
-    while step < tuning.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
-        torch.manual_seed(tuning.seed * 1_000_003 + step)
-        figures = _step(loaded, data.batch(step, tuning.batch), tuning, reward, optimizer)
-        step += 1
-        append(out / "log.csv", {"step": step, "seconds": round(time.monotonic() - began, 1), **figures})
-        if step % 10 == 0 or step == tuning.steps:
-            progress(step, tuning.steps, figures)
-        if time.monotonic() - saved >= checkpoint_seconds or step == tuning.steps:
-            save(
-                out,
-                identity,
-                {name: weight.detach() for name, weight in learnt.items()},
-                optimizer,
-                step,
-                time.monotonic() - began,
-            )
-            saved = time.monotonic()
-    model.eval()
-    after = _accuracy(loaded, list(data.held_out(tuning.held_out)), tuning)
-    figures = {"lessons": tuning.held_out, "untuned": before, "tuned": after}
-    (out / "held_out.json").write_text(json.dumps(figures, indent=2) + "\n")
-    folder = out / "adapter"
-    folder.mkdir(exist_ok=True)
+    config = LoraConfig(
+        r=tuning.rank,
+        lora_alpha=tuning.alpha,
+        lora_dropout=tuning.dropout,
+        target_modules=[name for name, _ in _linear(loaded)],
+    )
+    loaded.model.add_adapter(config)
+    return config
+
+
+def _write_adapter(run: Run, loaded: Loaded, config: Any) -> Path:
+    """Put what was learnt in the place of an earlier adapter."""
+    from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    state = get_peft_model_state_dict(model, adapter_name="default")
+    state = get_peft_model_state_dict(loaded.model, adapter_name="default")
     named = {f"{PREFIX}{name.removeprefix(PREFIX)}": value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(named, folder / "adapter_model.safetensors")
     config.base_model_name_or_path = loaded.id
-    config.save_pretrained(str(folder))
-    return folder
+    with run.replaced(ADAPTER) as folder:
+        save_file(named, folder / "adapter_model.safetensors")
+        (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
+        config.save_pretrained(str(folder))
+    return run.folder / ADAPTER
 
 
-def _step(
-    loaded: Loaded, lessons: Sequence[Lesson], tuning: Tuning, reward: Reward, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
-    """One update from one group of sampled answers a lesson."""
-    model, tokenizer = loaded.model, loaded.processor.tokenizer
+def _course(loaded: Loaded, data: TrainingData, tuning: Tuning, reward: Reward) -> Course:
+    """What the run repeats."""
+    learnt = {name: weight for name, weight in loaded.model.named_parameters() if "lora_" in name}
+    optimizer = torch.optim.AdamW(learnt.values(), lr=tuning.learning_rate, weight_decay=0.0)
+
+    def step(number: int) -> dict[str, float]:
+        torch.manual_seed(tuning.seed * 1_000_003 + number)
+        lessons = data.batch(number, tuning.batch)
+        with blamed("reinforce", f"step {number + 1} on {lessons[0].name}", Evidence):
+            loss, figures = _objective(loaded, lessons, tuning, reward)
+        require_number(float(loss.detach()), "the loss", number, optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        update(optimizer, list(learnt.values()), number)
+        loaded.model.eval()
+        return figures
+
+    return Course(tuning.steps, lambda: learnt, optimizer, tuning.rate, step)
+
+
+def _objective(loaded: Loaded, lessons: Sequence[Lesson], tuning: Tuning, reward: Reward) -> tuple[Tensor, dict[str, float]]:
+    """The loss on one group of sampled answers a lesson, and figures by name."""
     inputs = inputs_of(loaded, lessons)
     pruner = _evidence(loaded, inputs, lessons, tuning)
-    model.eval()
-    with torch.no_grad(), prune(model, pruner, seeds=range(len(lessons))):
-        made = model.generate(
+    answers = _answers(loaded, inputs, pruner, tuning)
+    tokenizer = loaded.processor.tokenizer
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    rewards = torch.tensor([float(reward(lessons[row // tuning.group], text)) for row, text in enumerate(texts)])
+    grouped = rewards.view(len(lessons), tuning.group)
+    advantages = ((grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)).flatten()
+    counts = _lengths(answers, tokenizer.eos_token_id)
+    loaded.model.train()
+    policy = _log_probabilities(loaded, inputs, pruner, answers, tuning)
+    with torch.no_grad(), _untuned(loaded.model):
+        reference = _log_probabilities(loaded, inputs, pruner, answers, tuning)
+    real = torch.arange(answers.shape[1], device=answers.device) < counts[:, None]
+    # one update a rollout: the ratio is 1, and only its gradient matters
+    ratio = (policy - policy.detach()).exp()
+    away = (reference - policy).exp() - (reference - policy) - 1
+    losses = ((-ratio * advantages[:, None].to(ratio) + tuning.penalty * away) * real).sum(1) / counts
+    loss = losses.mean()
+    return loss, {
+        "reward": float(rewards.mean()),
+        "loss": float(loss.detach()),
+        "kl": float((away.detach() * real).sum() / real.sum()),
+    }
+
+
+@torch.no_grad()
+def _answers(loaded: Loaded, inputs: dict[str, Any], pruner: Evidence, tuning: Tuning) -> Tensor:
+    """[rows, T] sampled answers, `group` a lesson, padded."""
+    model, tokenizer = loaded.model.eval(), loaded.processor.tokenizer
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    with prune(model, pruner, seeds=range(len(pruner.targets))):
+        sequences: Tensor = model.generate(
             **inputs,
             do_sample=True,
             temperature=tuning.temperature,
@@ -167,32 +225,9 @@ def _step(
             top_p=1.0,
             num_return_sequences=tuning.group,
             max_new_tokens=tuning.max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            pad_token_id=padding,
         )
-    answers = made[:, inputs["input_ids"].shape[1] :]
-    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    rewards = torch.tensor([reward(lessons[row // tuning.group], text) for row, text in enumerate(texts)])
-    grouped = rewards.view(len(lessons), tuning.group)
-    advantages = ((grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)).flatten()
-    counts = _lengths(answers, tokenizer.eos_token_id)
-    model.train()
-    policy = _log_probabilities(loaded, inputs, pruner, answers, tuning)
-    with torch.no_grad(), _untuned(model):
-        reference = _log_probabilities(loaded, inputs, pruner, answers, tuning)
-    real = torch.arange(answers.shape[1], device=answers.device) < counts[:, None]
-    # one update a rollout: the ratio is 1, and only its gradient matters
-    ratio = (policy - policy.detach()).exp()
-    away = (reference - policy).exp() - (reference - policy) - 1
-    loss = ((-ratio * advantages[:, None].to(ratio) + tuning.penalty * away) * real).sum(1) / counts
-    optimizer.zero_grad(set_to_none=True)
-    loss.mean().backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    model.eval()
-    return {
-        "reward": float(rewards.mean()),
-        "loss": float(loss.detach().mean()),
-        "kl": float((away.detach() * real).sum() / real.sum()),
-    }
+    return sequences[:, inputs["input_ids"].shape[1] :]
 
 
 def _log_probabilities(loaded: Loaded, inputs: dict[str, Any], pruner: Evidence, answers: Tensor, tuning: Tuning) -> Tensor:
@@ -250,16 +285,17 @@ def _evidence(loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson],
 
 
 @torch.no_grad()
-def _accuracy(loaded: Loaded, lessons: Sequence[Lesson], tuning: Tuning) -> float:
-    """The share of exact answers, greedy, pruned to the evidence."""
-    right = 0.0
+def _accuracy(loaded: Loaded, lessons: Iterable[Lesson], tuning: Tuning) -> tuple[float | None, int]:
+    """The share of exact answers, greedy, pruned to the evidence, of how many lessons; None of none."""
+    right, count = 0.0, 0
     for lesson in lessons:
         inputs = inputs_of(loaded, [lesson])
         with prune(loaded.model, _evidence(loaded, inputs, [lesson], tuning), seeds=[0]):
-            made = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=tuning.max_new_tokens)
-        text = loaded.processor.tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        right += exact_match(lesson, text)
-    return round(right / max(1, len(lessons)), 4)
+            sequence = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=tuning.max_new_tokens)
+        answer = sequence[0, inputs["input_ids"].shape[1] :]
+        text = loaded.processor.tokenizer.decode(answer, skip_special_tokens=True)
+        right, count = right + exact_match(lesson, text), count + 1
+    return (round(right / count, 4) if count else None), count
 
 
 @contextmanager

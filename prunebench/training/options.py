@@ -1,0 +1,71 @@
+"""Options: what the commands `train` and `reinforce` are told; what decides how a run learns comes from its schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from prunebench.bounds import BoundsError, choice, path, shown
+from prunebench.training.schedule import Plan, Schedule, Tuning
+
+S = TypeVar("S", bound=Schedule)
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Which model learns from which data, on what, and where the run lies; `out` None is a folder under results/scratch."""
+
+    model: str = "tiny-qwen2.5-vl"
+    data: str = "scenes"
+    out: str | None = None
+    device: str = "cpu"
+    dtype: str = choice("float32", DTYPES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # the schedule's, which comes behind
+        check_device(self.device)
+
+    def folder(self, name: str) -> Path:
+        """The run's folder; `name` says what is run, where nobody chose one."""
+        return path("out", self.out) if self.out else Path("results/scratch") / name
+
+
+@dataclass(frozen=True)
+class TrainOptions(_Place, Plan):
+    """The options of `train`; `sizes` changes the module's from the method's own choice, `start` holds weights to begin with."""
+
+    start: str | None = None
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReinforceOptions(_Place, Tuning):
+    """The options of `reinforce`."""
+
+
+def schedule(kind: type[S], options: S) -> S:
+    """The part of the options that is the schedule."""
+    return kind(**{part.name: getattr(options, part.name) for part in fields(kind)})
+
+
+def check_device(text: str) -> None:
+    """Raise BoundsError for a device that this machine does not have."""
+    fault = f"device is {shown(text)}; it is cpu, cuda or cuda:NUMBER"
+    try:
+        device = torch.device(text)
+    except (RuntimeError, ValueError):
+        raise BoundsError(fault) from None
+    if device.type == "cpu" and not device.index:
+        return
+    if device.type != "cuda":
+        raise BoundsError(fault)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise BoundsError(f"device is {shown(text)}, but torch sees no GPU here; use device=cpu")
+    if (device.index or 0) >= count:
+        raise BoundsError(f"device is {shown(text)}, but torch sees {count} GPUs here; they count from 0")
