@@ -19,7 +19,7 @@ MAY: dict[str, set[str]] = {
     "budget": {"sites"},
     "tokens": {"sites"},
     "select": {"sites", "tokens"},
-    "pruner": {"budget", "select", "sites", "tokens"},
+    "pruner": {"budget", "select", "sites", "text", "tokens"},
     "registry": {"pruner", "text"},
     "trained": {"files", "pruner", "registry", "text", "tokens"},
     "models": TRUNK | {"testbed"},
