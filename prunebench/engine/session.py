@@ -241,7 +241,8 @@ class Session:
         self.finite.forget()
         self._observe()
         self.sites = sorted({stage.site for sample in samples for stage in sample.stages})
-        if self.sites:
+        self.drops = any(stage.keep < one.available or self.pruner.dynamic for one in samples for stage in one.stages)
+        if self.drops:
             check_window(self.window, self.whole.width)
         self.inside.close()
         self.layers_hooked = False
@@ -300,11 +301,12 @@ class Session:
     def _last(self, ids: Tensor, stream: Stream) -> Tensor:
         """[.., B, 1] the position behind which the answer goes on, of `ids` [.., B, n] over `stream`, drafts included.
 
-        It is the prompt's last, and behind an image the highest on any of M-RoPE's axes. A fourth leading row of ids holds
-        plain text positions and stands by itself.
+        It is the prompt's last; behind an image models themselves take the highest on any of M-RoPE's axes, while
+        transformers' `generate` goes on from the last on each, and neither is corrected here. A fourth leading row of ids
+        holds plain text positions and stands by itself.
         """
         ids = ids[..., : ids.shape[-1] - self.drafts]
-        if not any(self.pinned):
+        if not any(self.pinned) or (self.prompt is not None and self.prompt.generated):
             return ids[..., -1:]
         valid = stream.without(self.drafts).valid(ids.device)
         highest = torch.where(valid, ids, 0).amax(-1, keepdim=True)
@@ -700,7 +702,7 @@ class Session:
         self.drafts = 0
         if self.drafting:
             self._take_back(kwargs.get("attention_mask"), count)
-        if self.sites and self.window is not None:
+        if self.drops and self.window is not None:
             fresh = cache.get_seq_length() - self.live[0].width
             check_window(self.window, self.whole.width + fresh + count)
         if count > 1 and self._uneven() and not self.layers_hooked:
