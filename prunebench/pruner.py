@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -15,32 +14,41 @@ from torch import Tensor
 from prunebench.budget import Budget, BudgetError, Stage, solve
 from prunebench.select import share, top
 from prunebench.sites import INPUT, Site
-from prunebench.text import message
+from prunebench.text import message, one_line
 from prunebench.tokens import Keep, Signal, VisualTokens
 
 Positions = Literal["original", "compact"]
 
 
-class MethodError(RuntimeError):
-    """A method tried to end the program, or raised what no caller expects."""
-
-
-@contextmanager
-def contained(name: str, member: str) -> Iterator[None]:
-    """Run a method's own code: whatever it raises that is no ordinary exception, such as SystemExit, becomes MethodError.
-
-    Ordinary exceptions pass, and so does control-C.
-    """
-    try:
-        yield
-    except (Exception, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise MethodError(f"{name}.{member} raised {type(error).__name__}({message(error)!r})") from error
-
-
 class Unsupported(ValueError):
     """The model cannot give what was asked of it; a result with a reason, not a failure."""
+
+
+class MethodError(RuntimeError):
+    """A method tried to end the program, or something else that no method may do; the message names it and its member."""
+
+
+class contained:  # lower case, for it is used like a function: with contained(...)
+    """A context for a method's own code: what is no ordinary exception becomes a MethodError that names `name.member`.
+
+    SystemExit, GeneratorExit, StopIteration and exceptions of a method's own making that are no Exception would end the
+    program, or a loop, without a word. A person's Ctrl-C and ordinary exceptions pass.
+    """
+
+    def __init__(self, name: str, member: str) -> None:
+        self._name, self._member = name, member
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if error is None or isinstance(error, KeyboardInterrupt):
+            return
+        if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+            return
+        said = message(error)
+        shown = type(error).__name__ + (f"({said})" if said != type(error).__name__ else "")
+        raise MethodError(one_line(f"{self._name}.{self._member} raised {shown}, which would end more than itself")) from error
 
 
 @dataclass(frozen=True)

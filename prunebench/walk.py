@@ -74,6 +74,10 @@ def breach(pruner: Pruner, step: Step) -> str:
         return f"prune returned a {type(step.keep).__name__}; it must return Keep(index) or Keep(index, features)"
     index, merged, there = step.keep.index, step.keep.features, len(step.tokens)
     due = min(step.stage.keep, there)
+    for part in ("index", "features"):
+        value = getattr(step.keep, part)
+        if not isinstance(value, Tensor) and (part == "index" or value is not None):
+            return f"{part} is a {type(value).__name__}; it must be a tensor"
     if index.dtype != torch.int64 or index.dim() != 1:
         return f"index is {index.dtype} of shape {list(index.shape)}; it must be int64 [K]"
     count = len(index)

@@ -43,7 +43,7 @@ def aside(
     try:
         for number, stream in enumerate(streams):
             part = cache.layers[number]
-            before = part.keys, part.values
+            before = part.keys, part.values, getattr(part, "cumulative_length", None)
             if number:
                 first = hidden[:, :1] + added[number].to(hidden)
                 hidden = torch.cat([first, hidden[:, 1:]], dim=1) if hidden.shape[1] > 1 else first
@@ -58,7 +58,9 @@ def aside(
             # not called as a module: the session's own hooks are for the prompt
             out = layers[number].forward(hidden, **given)
             hidden = out[0] if isinstance(out, tuple) else out
-            part.keys, part.values = before
+            part.keys, part.values = before[:2]
+            if before[2] is not None:  # a layer with a window counts what it was given
+                part.cumulative_length = before[2]
     finally:
         if attention is not None:
             unwatch(attention)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from prunebench.engine.stream import EngineError
 
 PREFIX = "prunebench_"
 
@@ -46,6 +49,13 @@ class Heads:
         grouped = query.reshape(key.shape[0], groups * query.shape[1], query.shape[-1])
         return (grouped @ key.transpose(1, 2) * self.scaling).reshape(*query.shape[:2], key.shape[1])
 
+    def without(self, last: int) -> Heads:
+        """The heads as they were without the last so many places."""
+        if last == 0:
+            return self
+        mask = None if self.mask is None else self.mask[..., :-last, :-last]
+        return replace(self, query=self.query[:, :, :-last], key=self.key[:, :, :-last], mask=mask)
+
 
 Probe = Callable[[Heads], None]
 
@@ -59,25 +69,63 @@ class _Captured(Exception):
         self.heads = heads
 
 
+@dataclass
+class _Probed:
+    """A configuration whose kernel carries our name, what it was before, and how many sessions ask for that."""
+
+    config: Any
+    before: Any
+    users: int = 0
+
+
+_PROBED: dict[int, _Probed] = {}
+_LOCK = Lock()
+
+
 @contextmanager
 def probed(config: Any) -> Iterator[None]:
-    """Let probes see the attention of the modules that go by `config`; their own kernel still does the work."""
-    base = config._attn_implementation
+    """Let probes see the attention of the modules that go by `config`; their own kernel still does the work.
+
+    Models may share a configuration, and sessions end in any order: the last one puts back what the first one met.
+    """
+    base = implementation(config)
     name = PREFIX + base
-    if name not in ALL_ATTENTION_FUNCTIONS:
-        ALL_ATTENTION_FUNCTIONS.register(name, _beside(base))
-        # without its mask function a custom attention gets no mask at all, and no error says so
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-    config._attn_implementation = name
+    with _LOCK:
+        if name not in ALL_ATTENTION_FUNCTIONS:
+            ALL_ATTENTION_FUNCTIONS.register(name, _beside(base))
+            # without its mask function a custom attention gets no mask at all, and no error says so
+            ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+        entry = _PROBED.setdefault(id(config), _Probed(config, config._attn_implementation))
+        entry.users += 1
+        config._attn_implementation = name
     try:
         yield
     finally:
-        config._attn_implementation = base
+        with _LOCK:
+            entry.users -= 1
+            if not entry.users:
+                config._attn_implementation = entry.before
+                del _PROBED[id(config)]
+
+
+def check_kernel(config: Any, expected: str, probes: bool) -> None:
+    """Raise EngineError where the kernel is not what it was when the session began, or no longer lets probes see."""
+    now = str(config._attn_implementation)
+    if now.removeprefix(PREFIX) != expected or (probes and not now.startswith(PREFIX)):
+        raise EngineError(
+            f"attention was set to {now.removeprefix(PREFIX)!r} inside the prune(...) block (set_attn_implementation); "
+            "set it before the block"
+        )
 
 
 def watch(attention: nn.Module, probe: Probe) -> None:
     """Call `probe` with the heads of every call of one attention module, until `unwatch`."""
     _PROBES[attention] = probe
+
+
+def watched(attention: nn.Module) -> bool:
+    """Whether a probe looks at the module."""
+    return attention in _PROBES
 
 
 def unwatch(attention: nn.Module) -> None:

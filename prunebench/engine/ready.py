@@ -9,8 +9,9 @@ from torch import nn
 
 from prunebench.engine.contract import refusal
 from prunebench.models.base import Adapter, DecoderParts, Unsupported
-from prunebench.pruner import Pruner
+from prunebench.pruner import MethodError, Pruner, contained
 from prunebench.registry import build, name_of
+from prunebench.text import one_line
 from prunebench.tokens import CLIP, ENCODER, Signal
 
 SEEN = ENCODER | (CLIP - {Signal.CLIP_TEXT})
@@ -31,11 +32,26 @@ class Ready:
     pruner: Pruner
     reads: Mapping[Signal, Blocks] = field(default_factory=dict)
     clip: str | None = None
+    needs: frozenset[Signal] = field(init=False)
+    """The signals that the method reads, asked once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs", needs_of(self.pruner))
 
     @property
     def name(self) -> str:
         """What the method is called."""
         return name_of(self.pruner)
+
+
+def needs_of(pruner: Pruner) -> frozenset[Signal]:
+    """The signals that a method reads; raises MethodError where it names something else."""
+    name = name_of(pruner)
+    with contained(name, "needs"):
+        needs = pruner.needs
+    if not isinstance(needs, frozenset | set) or not all(isinstance(signal, Signal) for signal in needs):
+        raise MethodError(one_line(f"{name}.needs is {needs!r}; it must be a frozenset of Signal"))
+    return frozenset(needs)
 
 
 def make_ready(parts: DecoderParts, model: nn.Module, pruner: Pruner | str, known: frozenset[Signal] = frozenset()) -> Ready:
@@ -44,13 +60,14 @@ def make_ready(parts: DecoderParts, model: nn.Module, pruner: Pruner | str, know
     Raises Unsupported where the model cannot serve the method, and whatever the method itself raises.
     """
     method = build(pruner) if isinstance(pruner, str) else pruner
-    prepared = method.prepared(parts.facts(model))
+    with contained(name_of(method), "prepared"):
+        prepared = method.prepared(parts.facts(model))
     if not isinstance(prepared, Pruner):
         raise TypeError(f"{name_of(method)}.prepared gave a {type(prepared).__name__}; it must give the method, ready")
     reason = refusal(prepared, parts, known)
     if reason is not None:
         raise Unsupported(reason)
-    asked = prepared.needs - known
+    asked = needs_of(prepared) - known
     if not isinstance(parts, Adapter):
         return Ready(prepared)
     clip = _clip(parts, model, prepared) if asked & CLIP else None
@@ -72,7 +89,8 @@ def union(methods: Sequence[Ready]) -> dict[Signal, Blocks]:
 def _blocks(adapter: Adapter, model: nn.Module, pruner: Pruner, signal: Signal) -> Blocks:
     """The encoder blocks in which a method reads a signal; raises Unsupported where there is no such block."""
     depth = len(adapter.blocks(model))
-    asked = pruner.blocks(signal) or (adapter.feature_block(model),)
+    with contained(name_of(pruner), "blocks"):
+        asked = pruner.blocks(signal) or (adapter.feature_block(model),)
     beyond = [block for block in asked if not -depth <= block < depth]
     if beyond:
         raise Unsupported(
@@ -83,7 +101,8 @@ def _blocks(adapter: Adapter, model: nn.Module, pruner: Pruner, signal: Signal) 
 
 def _clip(adapter: Adapter, model: nn.Module, pruner: Pruner) -> str:
     """The CLIP that a method's CLIP signals come from; raises Unsupported where nobody names one."""
-    name = pruner.clip or adapter.clip(model)
+    with contained(name_of(pruner), "clip"):
+        name = pruner.clip or adapter.clip(model)
     if name is None:
         raise Unsupported(f"{name_of(pruner)} needs a CLIP, and nothing says which the encoder of this {adapter.name} came from")
     return name

@@ -33,15 +33,22 @@ class Stream:
                 f"attention_mask is {tuple(mask.shape)}, the prompt {(batch, width)}: pass a 2-D mask over the prompt "
                 "(static caches bring their own masks and are not supported)"
             )
-        live = mask.cpu().bool()
-        if (live[:, :-1] & ~live[:, 1:]).any():
-            raise EngineError("the prompt is padded on the right; set processor.tokenizer.padding_side = 'left'")
+        live = mask.cpu()
+        if not bool(((live == 0) | (live == 1)).all()):
+            raise EngineError("attention_mask holds other values than 0 and 1; pass 1 for every token and 0 for padding")
+        live = live.bool()
+        for row, alive in enumerate(live):
+            _check_padding(row, alive)
         return cls(tuple(row.nonzero()[:, 0] for row in live), width)
 
     @cached_property
     def padded(self) -> bool:
         """Whether any sample is shorter than the tensors."""
         return any(len(s) < self.width for s in self.source)
+
+    def without(self, last: int) -> Stream:
+        """The stream that lacks the last so many positions, which are alive in every sample."""
+        return self if last == 0 else Stream(tuple(s[: len(s) - last] for s in self.source), self.width - last)
 
     def start(self, sample: int) -> int:
         """The first column of a sample."""
@@ -64,6 +71,21 @@ class Stream:
             index[b] = self.start(b)
             index[b, to.start(b) :] = places
         return index.to(device)
+
+
+def _check_padding(row: int, alive: Tensor) -> None:
+    """Raise EngineError unless `alive` [S] is padding on the left and tokens behind it."""
+    if not bool(alive.any()):
+        raise EngineError(f"attention_mask hides all of sample {row}; every sample needs a token")
+    holes = (alive[:-1] & ~alive[1:]).nonzero()[:, 0]
+    if not len(holes):
+        return
+    if bool(alive[-1]):
+        raise EngineError(
+            f"attention_mask hides position {int(holes[0]) + 1} in the middle of sample {row}; "
+            "only padding on the left can be hidden: leave such tokens out of the prompt"
+        )
+    raise EngineError("the prompt is padded on the right; set processor.tokenizer.padding_side = 'left'")
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -96,7 +118,9 @@ def attention_mask(stream: Stream, queries: int, fresh: int, implementation: str
     if "flash" in implementation:
         # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
         return _keys(stream, fresh, like.device).long() if stream.padded or queries > 1 else None
-    if not stream.padded and (implementation == "sdpa" or queries == 1):
+    # without a mask sdpa lets the first query see the first key alone: right only where there is nothing before it
+    causal = implementation == "sdpa" and queries == stream.width + fresh
+    if not stream.padded and (causal or queries == 1):
         return None
     keys = _keys(stream, fresh, like.device)
     total = keys.shape[1]

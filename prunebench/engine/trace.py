@@ -23,6 +23,8 @@ class SampleTrace:
     `kept` maps a site to the original visual indices [K] alive behind it, ascending; `entering` and `cached` are [layers]
     visual tokens entering a layer and left in its cache; `text` counts the text tokens (no padding).
     `selector_flops` is None unless the session counts FLOPs. `notes` say what a reader should know of this sample.
+    `kv_bytes` are the bytes of its live keys and values in all layers right after the prefill, `kv_bytes_padded` the same
+    with what pads it to the length of the batch's longest sample.
     """
 
     layout: Layout
@@ -34,6 +36,8 @@ class SampleTrace:
     cached: list[int] = field(default_factory=list)
     selector_flops: int | None = None
     notes: list[str] = field(default_factory=list)
+    kv_bytes: int = 0
+    kv_bytes_padded: int = 0
 
     def spent(self, kind: Kind = "mean") -> float:
         """Visual tokens spent, counted the way a budget of that kind counts them."""
@@ -55,8 +59,8 @@ class SampleTrace:
 class Trace:
     """What a session did in its latest prefill: `samples` a row each, `seconds` by phase, `positions` [.., B, n] per stage.
 
-    `seconds["select"]` is wall time in signals and `prune`; the device is synchronised around it only where timed. The part
-    of it that lay inside this call's vision encoder is `seconds["observe"]`.
+    `seconds["select"]` is wall time in signals and `prune`, and in nothing of the engine's own; the device is synchronised
+    around it only where timed. The part of it that lay inside this call's vision encoder is `seconds["observe"]`.
     """
 
     timed: bool = False

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from prunebench.engine.clip import load_clip
 from prunebench.engine.counter import counter
-from prunebench.engine.probes import Heads, probed, unwatch, watch
+from prunebench.engine.hooks import Hook, before
+from prunebench.engine.probes import Heads, check_kernel, implementation, probed, unwatch, watch, watched
 from prunebench.engine.ready import Ready, union
 from prunebench.engine.stream import EngineError
 from prunebench.models.base import Adapter, EncoderRows, Unsupported
@@ -81,6 +82,7 @@ class Observer:
     ) -> None:
         self.adapter, self.model, self.blocks, self.count = adapter, model, list(adapter.blocks(model)), count
         self.keys: list[Key] = [(signal, block) for signal, blocks in wants.items() for block in blocks]
+        self._kernels: list[tuple[Any, str]] = []
         self.reset()
 
     def reset(self) -> None:
@@ -105,17 +107,27 @@ class Observer:
                 if config is None:
                     raise Unsupported(f"the vision attention of {self.adapter.name} does not say which kernel it uses")
                 undo.enter_context(probed(config))
+                self._kernels.append((config, implementation(config)))
+            undo.callback(self._kernels.clear)
             for block, module in modules.items():
+                if watched(module):
+                    raise EngineError("the vision encoder is read by another prune(...) block; leave that one first")
                 watch(module, partial(self._attend, block))
                 undo.callback(unwatch, module)
             for block in {block for signal, block in self.keys if signal in HIDDEN}:
-                undo.callback(self.blocks[int(block)].register_forward_hook(partial(self._leave, block)).remove)
+                hook = Hook(partial(self._leave, block))
+                undo.callback(self.blocks[int(block)].register_forward_hook(hook).remove)
             for name in {name for signal, name in self.keys if signal in CLIP}:
                 tower = self.adapter.vision(self.model)
-                undo.callback(tower.register_forward_pre_hook(partial(self._enter, str(name)), with_kwargs=True).remove)
+                before(undo, tower, partial(self._enter, str(name)))
             yield
 
-    def _enter(self, name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def check_kernels(self) -> None:
+        """Raise EngineError where the encoder's attention was set to another kernel since the hooks went in."""
+        for config, kernel in self._kernels:
+            check_kernel(config, kernel, probes=True)
+
+    def _enter(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Show the crops that the encoder is about to see to the CLIP of that name, once for all its signals."""
         crops = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
         keys = [key for key in self.keys if key[1] == name]

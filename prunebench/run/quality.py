@@ -16,7 +16,6 @@ from prunebench.engine.ready import Ready
 from prunebench.engine.session import prune
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.flops import sample_flops
-from prunebench.measure.memory import kv_bytes
 from prunebench.run.cell import Cell, SampleStatus
 from prunebench.run.prompt import Prompt, resized, seed_of
 from prunebench.run.store import Row
@@ -51,9 +50,9 @@ def on_pixels(cell: Cell) -> bool:
 
 def feasible(loaded: Loaded, cell: Cell, method: Ready, prompt: Prompt) -> None:
     """Plan for every sample without a call of the model; raises BudgetError or Unsupported where one cannot be served."""
-    layers, config = len(loaded.adapter.layers(loaded.model)), loaded.adapter.decoder(loaded.model).config
+    layers = len(loaded.adapter.layers(loaded.model))
     for layout in prompt.layouts:
-        planned(method.pruner, cell.budget, None, len(layout), layers, config)
+        planned(method, cell.budget, None, len(layout), layers)
 
 
 def answer(loaded: Loaded, cell: Cell, method: Ready, plain: Ready, shared: Encoded) -> list[Row]:
@@ -82,7 +81,6 @@ def answer(loaded: Loaded, cell: Cell, method: Ready, plain: Ready, shared: Enco
     new = made.sequences[:, inputs["input_ids"].shape[1] :]
     texts = loaded.processor.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     seconds = (perf_counter() - start) / len(texts)
-    cache = _prefill_bytes(made.past_key_values, new.shape[1]) // len(trace.samples)
     beams = len(trace.samples) // len(texts)  # rows of one prompt, all pruned alike
     rows = []
     for number, (request, text, sample) in enumerate(zip(prompt.requests, texts, trace.samples[::beams], strict=True)):
@@ -95,7 +93,8 @@ def answer(loaded: Loaded, cell: Cell, method: Ready, plain: Ready, shared: Enco
                 **_tokens(sample, len(full[number])),
                 **({} if on_pixels(cell) else _evidence(request, sample, full[number], prompt.sizes[number])),
                 **_flops(loaded, prompt, number, sample),
-                "kv_bytes": cache,
+                "kv_bytes": sample.kv_bytes,
+                "kv_bytes_padded": sample.kv_bytes_padded,
                 "seconds": seconds,
             }
         )
@@ -169,10 +168,3 @@ def _flops(loaded: Loaded, prompt: Prompt, number: int, sample: SampleTrace) -> 
     found = sample_flops(loaded.model, loaded.adapter, prompt.single(loaded, number), sample)
     parts = ("vision", "projector", "llm", "head", "selector", "total")
     return {f"flops_{part}": int(getattr(found, part)) for part in parts}
-
-
-def _prefill_bytes(cache: Any, new_tokens: int) -> int:
-    """The cache as prefill left it: the last new token never enters, the others are cut off again."""
-    if new_tokens > 1:
-        cache.crop(-(new_tokens - 1))
-    return kv_bytes(cache)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from prunebench import models
+from prunebench import images, models
 from prunebench.benchmarks import Benchmark, Request, load_task
 from prunebench.engine.clip import load_clip
 from prunebench.engine.ready import Ready, make_ready
@@ -77,7 +77,8 @@ class _Sweep:
         self.benchmarks = {}
         for task in grid.tasks:
             self.watch.doing(f"loading {task}")
-            self.benchmarks[task] = load_task(task, grid.limit)
+            most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
+            self.benchmarks[task] = load_task(task, grid.limit, most)
         self.study.begin(grid)
         self.provenance = provenance.collect(self.loaded, self.device, self.dtype, grid.attention, {"grid": grid.seed})
         self.guard = Guard(self.loaded.model)
@@ -134,6 +135,7 @@ class _Sweep:
                 weights="random" if grid.weights == "random" else "pretrained",
                 seed=grid.seed,
                 revision=grid.revision,
+                trust_remote_code=grid.trust_remote_code,
             )
         except ImportError as error:  # an attention kernel, a processor's library
             raise models.LoadError(f"model {grid.model} needs a package that is missing: {error}") from error
@@ -161,7 +163,7 @@ class _Sweep:
         about = {
             "kind": cell.kind,
             "model": [self.loaded.revision, grid.weights],
-            "running": [self.device, self.dtype, grid.attention, grid.batch, grid.max_image_pixels],
+            "running": [self.device, self.dtype, grid.attention, grid.batch, grid.trust_remote_code],
             "code": [provenance.sources(), {name: provenance.versions().get(name) for name in provenance.DECIDING}],
             "method": [*method, cell.amount, cell.budget_kind],
             "task": self.benchmarks[cell.task].fingerprint,

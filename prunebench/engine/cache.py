@@ -1,0 +1,58 @@
+"""Cache: what the layers of a transformers cache hold, and how they are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache
+
+from prunebench.engine.stream import EngineError
+
+
+def checked(cache: Any) -> Any:
+    """The cache, where layers may differ in length; raises EngineError otherwise."""
+    if cache is None:
+        raise EngineError("the model kept no cache (use_cache is off in its configuration); set model.config.use_cache = True")
+    if type(cache) is not DynamicCache:
+        raise EngineError(
+            f"the cache is {type(cache).__name__}; layers of different length need a DynamicCache: "
+            "leave cache_implementation and past_key_values out"
+        )
+    return cache
+
+
+def picked(values: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` [B, n] of cache `values` [B, H, S, d]."""
+    return values.gather(2, index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3]))
+
+
+def pick(layer: Any, index: Tensor) -> None:
+    """Leave the rows `index` [B, n] in a layer of the cache."""
+    layer.keys, layer.values = picked(layer.keys, index), picked(layer.values, index)
+    if hasattr(layer, "cumulative_length"):  # a layer with a window counts what it was given
+        layer.cumulative_length = index.shape[1]
+
+
+def position_bytes(layer: Any) -> int:
+    """Bytes of the keys and values of one position of one sample in a layer; 0 where it holds none.
+
+    Raises ValueError for a layer that keeps no plain keys and values (a quantised or linear-attention cache).
+    """
+    if not getattr(layer, "is_initialized", True):
+        return 0
+    tensors = [getattr(layer, name, None) for name in ("keys", "values")]
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise ValueError(f"a layer of the cache, a {type(layer).__name__}, holds no plain keys and values")
+    return sum(t.shape[1] * t.shape[-1] * t.element_size() for t in tensors if isinstance(t, Tensor) and t.dim() == 4)
+
+
+def live_bytes(cache: Any, lengths: Sequence[int]) -> int:
+    """Bytes of the keys and values of one sample with so many live positions in each layer, whatever pads it."""
+    total = 0
+    for layer, length in zip(cache.layers, lengths, strict=True):
+        bytes_each = position_bytes(layer)
+        # a layer with a window holds no more than its last positions
+        total += bytes_each * min(length, layer.keys.shape[-2]) if bytes_each else 0
+    return total

@@ -1,0 +1,63 @@
+"""Finite: values that are no numbers are errors which say where they arose, never answers that count as wrong."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunebench.engine.stream import EngineError
+
+WAY_OUT = "try a wider dtype (bfloat16, float32) or look at the model's weights"
+
+
+class NotFinite(EngineError):
+    """NaN or infinity where numbers were due; the message says where it arose."""
+
+
+class Finite:
+    """Looks at what passes by: at once on the CPU, on other devices when `settle` is called.
+
+    An answer that is awaited makes a GPU idle, so what it says is collected and read in one go.
+    """
+
+    def __init__(self) -> None:
+        self._flags: list[tuple[str, list[int], Tensor]] = []
+
+    def look(self, values: Tensor, place: str, rows: list[int], spared: Tensor | None = None) -> None:
+        """Look at `values` [R, ...] of the samples `rows`; `spared` [R, n] are padding, whatever they hold.
+
+        Raises NotFinite, here or in `settle`.
+        """
+        if not values.is_floating_point():
+            return
+        fine = torch.isfinite(values)
+        if spared is not None:
+            fine = fine.all(dim=-1) | spared
+        flags = ~fine.flatten(1).all(dim=1)
+        if flags.device.type == "cpu":
+            _judge(place, rows, flags)
+        else:
+            self._flags.append((place, rows, flags))
+
+    def settle(self) -> None:
+        """Read what was collected; raises NotFinite for what came first."""
+        flags, self._flags = self._flags, []
+        if not flags:
+            return
+        device = flags[0][2].device
+        together = torch.cat([entry.to(device) for _, _, entry in flags]).cpu()
+        start = 0
+        for place, rows, entry in flags:
+            _judge(place, rows, together[start : start + len(entry)])
+            start += len(entry)
+
+    def forget(self) -> None:
+        """Drop what was collected."""
+        self._flags = []
+
+
+def _judge(place: str, rows: list[int], flags: Tensor) -> None:
+    """Raise where any of the `flags` [R] is set."""
+    if bool(flags.any()):
+        row = rows[int(flags.nonzero()[0, 0])]
+        raise NotFinite(f"{place} of sample {row} hold NaN or infinity; {WAY_OUT}")

@@ -1,0 +1,79 @@
+"""Hooks that serve the module they were put on, and no copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import MethodType
+from typing import Any
+from weakref import ref
+
+from torch import nn
+
+Work = Callable[..., Any]
+
+
+class Hook:
+    """A function on a module's hook list; copies of the module get one that does nothing.
+
+    `copy.deepcopy` takes hooks along. One that closed over its session would run that session, and with it the original
+    model, whenever the copy is called.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._work(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Callable[[], Work], tuple[()]]:
+        return _idle, ()
+
+
+class Overheard:
+    """A model's `generate` with a listener in front of it; a copy of the model gets its own `generate` back."""
+
+    def __init__(self, model: nn.Module, stock: Work, listen: Callable[..., Any]) -> None:
+        self._model, self._stock, self._listen = ref(model), stock, listen
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._listen(self._stock, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = memo.get(id(self._model()))
+        return self._stock if twin is None else MethodType(type(twin).generate, twin)
+
+
+def before(undo: ExitStack, module: nn.Module, work: Callable[[Any, dict[str, Any]], Any]) -> None:
+    """Call `work(args, kwargs)` before the module, until `undo` closes."""
+    hook = Hook(lambda _module, args, kwargs: work(args, kwargs))
+    undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+
+def after(undo: ExitStack, module: nn.Module, work: Callable[[Any, Any], Any], always: bool = False) -> None:
+    """Call `work(args, output)` behind the module, until `undo` closes; `always` also where the module failed."""
+    hook = Hook(lambda _module, args, output: work(args, output))
+    undo.callback(module.register_forward_hook(hook, always_call=always).remove)
+
+
+@contextmanager
+def overheard(model: Any, listen: Callable[..., Any]) -> Iterator[None]:
+    """Call `listen(generate, ...)` wherever `model.generate(...)` is called."""
+    attributes = vars(model)
+    before_that = attributes.get("generate")
+    model.generate = Overheard(model, model.generate, listen)
+    try:
+        yield
+    finally:
+        if before_that is None:
+            del model.generate
+        else:
+            model.generate = before_that
+
+
+def nothing(*_args: Any, **_kwargs: Any) -> None:
+    """What a hook of a copy does."""
+
+
+def _idle() -> Work:
+    return nothing
