@@ -325,7 +325,7 @@ def test_of_a_damaged_journal_the_lines_before_are_kept_and_the_others_asked_aga
         assert list(again.rows) == SAMPLES[:1]
         assert len(study.notes) == 1
         assert "samples.jsonl of cell" in study.notes[0]
-        assert "first 1 samples are kept" in study.notes[0]
+        assert "1 samples before that are kept" in study.notes[0]
         assert [path.read_text() for path in (tmp_path / "s" / "damaged").iterdir()] == [damaged]
         for sample in SAMPLES[1:]:
             again.append([row(sample)])
