@@ -378,9 +378,9 @@ def _leave(new: Sequence[Path]) -> None:
 
 def _told(error: OSError, path: Path) -> OSError | StoreError:
     """What the file system said: as it is where the disk takes no more, else in one line that names the path."""
-    if error.errno in files.STORAGE:
-        return error
     place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
+    if error.errno in files.STORAGE:
+        return OSError(error.errno, error.strerror, _path(place))
     if error.strerror is None:  # it says all by itself
         return StoreError(one_line(str(error)))
     return StoreError(f"{_path(place)} cannot be used: {error.strerror}; repair it, or choose another folder with out=")
