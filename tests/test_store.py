@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -325,7 +326,7 @@ def test_of_a_damaged_journal_the_lines_before_are_kept_and_the_others_asked_aga
         assert list(again.rows) == SAMPLES[:1]
         assert len(study.notes) == 1
         assert "samples.jsonl of cell" in study.notes[0]
-        assert "first 1 samples are kept" in study.notes[0]
+        assert "1 samples before that are kept" in study.notes[0]
         assert [path.read_text() for path in (tmp_path / "s" / "damaged").iterdir()] == [damaged]
         for sample in SAMPLES[1:]:
             again.append([row(sample)])
@@ -496,6 +497,37 @@ def test_a_failed_cell_is_tried_again_and_keeps_its_good_samples(tmp_path: Path,
         assert study.result(cell, PRINT) is None
         assert list(study.journal(cell, PRINT).rows) == SAMPLES[:1]
         assert list(study.journal(cell, PRINT).rows) == SAMPLES[:1], "it must be on the disk"
+
+
+def test_tables_from_before_a_column_came_are_read(tmp_path: Path, grid: Grid):
+    cell = cells(grid)[0]
+    with open_study(tmp_path / "s") as study:
+        study.finish(cell, facts(cell, "failed"), {"samples": [row(SAMPLES[0])]})
+        path = study.cell_folder(cell) / "samples.parquet"
+        parquet.write_table(parquet.read_table(path).drop_columns(["status", "kv_bytes_padded"]), path)
+        _sealed(path.with_name("cell.json"), files={path.name: sha256(path.read_bytes()).hexdigest()})
+        journal = study.journal(cell, PRINT)
+        assert list(journal.rows) == SAMPLES[:1]
+        journal.append([row(SAMPLES[1]) | {"status": "ok", "kv_bytes": 8, "kv_bytes_padded": 12}])
+        assert study.notes == []
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch):
+    cell = cells(grid)[0]
+    with open_study(tmp_path / "s") as study:
+        journal = study.journal(cell, PRINT)
+        journal.append([row(SAMPLES[0])])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", partial(_refuse, OSError(errno.ENOSPC, "No space left on device")))
+            with pytest.raises(OSError, match=r"No space left.*samples\.jsonl"):
+                journal.append([row(SAMPLES[1])])
+        journal.append([row(SAMPLES[2])])
+        assert list(study.journal(cell, PRINT).rows) == [SAMPLES[0], SAMPLES[2]]
+        assert study.notes == []
+
+
+def _refuse(error: OSError, *_: object) -> None:
+    raise error
 
 
 def test_infeasible_is_an_answer(tmp_path: Path, grid: Grid):

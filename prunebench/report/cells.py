@@ -172,12 +172,13 @@ def read(study: Path) -> tuple[list[Cell], list[str]]:
     """
     folder = study / "cells"
     try:
-        if folder.is_symlink() or not folder.is_dir():
-            raise ReportError(f"{_short(study)} is no study: it has no folder 'cells'; run a sweep into it first")
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
+        plain = folder.is_dir() and not folder.is_symlink()
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_"))) if plain else []
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         detail = getattr(error, "strerror", None) or error
         raise ReportError(f"{_short(study)} cannot be read: {detail}") from None
+    if not plain:
+        raise ReportError(f"{_short(study)} is no study: it has no folder 'cells'; run a sweep into it first")
     cells: dict[tuple[Any, ...], Cell] = {}
     warnings: list[str] = []
     for path in paths:

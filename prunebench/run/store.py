@@ -148,7 +148,7 @@ class Study:
         `samples` are the doc_ids of the task's samples, by sample_id: rows of any other are not taken.
         """
         folder = self.cell_folder(cell)
-        self._make(folder)
+        self.make(folder)
         files.tidy(folder)
         path = folder / "samples.jsonl"
         if os.path.lexists(path):
@@ -167,7 +167,7 @@ class Study:
         """
         folder = self.cell_folder(cell)
         self.still()
-        self._make(folder)
+        self.make(folder)
         files.tidy(folder)
         hashes, faults = {}, []
         for name, rows in tables.items():
@@ -199,7 +199,7 @@ class Study:
             self._remove(path)
         elif replay.damage:
             self._set_aside(
-                path, f"{path.name} of cell {cell.id} is damaged ({replay.damage})", f"its first {len(rows)} samples are kept"
+                path, f"{path.name} of cell {cell.id} is damaged ({replay.damage})", f"{len(rows)} samples before that are kept"
             )
         elif not replay.torn:
             return Journal(self, path, cell.id, fingerprint, replay.rows, replay.chain)
@@ -223,11 +223,11 @@ class Study:
                     raise Damaged(f"samples.parquet: {broken}")
         except Damaged as error:
             self._set_aside(folder, f"cell {cell.id} is damaged ({error})")
-            self._make(folder)
+            self.make(folder)
             return []
         return [row for row in rows if row["error"] is None]
 
-    def _make(self, folder: Path) -> None:
+    def make(self, folder: Path) -> None:
         """A cell's folder, new where there is none or where something else lies there."""
         self.still()
         _inspect(self.folder)
@@ -307,7 +307,7 @@ class Journal:
         self._state = _state(self.path)
 
     def _write(self, rows: Sequence[Row]) -> None:
-        self._study._make(self.path.parent)
+        self._study.make(self.path.parent)
         self._chain = Chain()
         text = "".join(self._chain.line(content) for content in [self._head, *rows])
         self._study.put(self.path, text.encode())
@@ -362,7 +362,7 @@ def _locked(folder: Path) -> tuple[int, list[Path]]:
         except FileNotFoundError:
             pass
         os.close(lock)
-    raise StoreError(f"study folder {_path(folder)} cannot be made: it vanishes again and again; choose another with out=")
+    raise StoreError(f"study folder {_path(folder)} cannot be written: it cannot be made there; choose another with out=")
 
 
 def _inspect(folder: Path) -> None:
@@ -386,9 +386,9 @@ def _leave(new: Sequence[Path]) -> None:
 
 def _told(error: OSError, path: Path) -> OSError | StoreError:
     """What the file system said: as it is where the disk takes no more, else in one line that names the path."""
-    if error.errno in files.STORAGE:
-        return error
     place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
+    if error.errno in files.STORAGE:
+        return OSError(error.errno, error.strerror, _path(place))
     if error.strerror is None:  # it says all by itself
         return StoreError(one_line(str(error)))
     return StoreError(f"{_path(place)} cannot be used: {error.strerror}; repair it, or choose another folder with out=")
@@ -402,7 +402,8 @@ def _sound(facts: dict[str, Any], faults: list[str]) -> dict[str, Any]:
         faults = [*faults, str(error)]
     if not faults:
         return facts
-    reason = facts["reason"] if facts.get("status") != "ok" else f"what was measured cannot be stored: {faults[0]}"
+    said = facts.get("reason") if facts.get("status") != "ok" else ""
+    reason = said or f"what was measured cannot be stored: {faults[0]}"
     failed = {**facts, "status": "failed", "reason": reason, "metrics": []}
     try:
         record.check(failed)
