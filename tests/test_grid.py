@@ -133,7 +133,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(options: list[str], said: s
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("methods: [", "is no YAML"), ("- fastv", "must hold keys and values"), ("modell: x", "did you mean 'model'?")],
+    [("methods: [", "is no YAML for a grid: line 2: "), ("- fastv", "must hold keys and values"), ("modell: x", "did you mean 'model'?")],
 )
 def test_a_broken_grid_file(tmp_path: Path, text: str, said: str):
     file = tmp_path / "grid.yaml"

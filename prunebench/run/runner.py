@@ -69,6 +69,9 @@ class _Sweep:
         for task in grid.tasks:
             self.watch.doing(f"loading {task}")
             self.benchmarks[task] = load_task(task, grid.limit)
+            count = len(self.benchmarks[task].requests)
+            if grid.limit is not None and count < grid.limit:
+                self.watch.note(f"{task} has {count} samples, fewer than limit={grid.limit}; all of them are asked")
         self.study.begin(grid)
         self.provenance = provenance.collect(self.loaded, self.device, self.dtype, grid.attention, {"grid": grid.seed})
         cells = grid.cells(grid.tasks)
