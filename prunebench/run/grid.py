@@ -181,6 +181,8 @@ def build(content: Mapping[str, Any], settings: options.Settings | None = None) 
     for key in LISTS:
         if key in content and not isinstance(content[key], list):
             content[key] = [content[key]]
+        if len(content.get(key, ())) > MOST_ENTRIES:
+            raise GridError(f"{key} has {len(content[key])} entries; the most is {MOST_ENTRIES}")
     try:
         grid = options.structured(Grid, content)
         _check(grid, settings or {})
@@ -272,11 +274,8 @@ def _check(grid: Grid, settings: options.Settings) -> None:
     """Every check that needs no model and no data; brings tasks, budgets and paths into their one form."""
     _check_values(grid)
     for key in LISTS:
-        entries = getattr(grid, key)
-        if not entries:
+        if not getattr(grid, key):
             raise GridError(f"{key} is empty; name at least one")
-        if len(entries) > MOST_ENTRIES:
-            raise GridError(f"{key} has {len(entries)} entries; the most is {MOST_ENTRIES}")
     grid.budgets = _budgets(grid.budgets)
     grid.tasks = _tasks(grid.tasks)
     if settings:
@@ -430,7 +429,7 @@ def _variant(entry: Mapping[str, Any]) -> Variant:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # code of others, which may even try to end the program
-        raise GridError(f"method {short(name)} cannot be built: {type(error).__name__}: {message(error)}") from None
+        raise GridError(f"method {short_path(Path(name))} cannot be built: {type(error).__name__}: {message(error)}") from None
     return Variant(label, name, pruner, entry.get("positions"))
 
 
