@@ -32,6 +32,8 @@ MASK_COLUMN = "mask"
 
 Reader = Callable[..., Any]
 """`images.read` or what stands on it."""
+MOST_SCENES = 2_000
+"""Questions that a built-in task makes at most; each takes some 20 ms to draw before the first is asked."""
 
 
 class TaskError(ValueError):
@@ -70,7 +72,7 @@ class Listed:
 
 
 class Benchmark:
-    """One loaded task with its requests."""
+    """One loaded task with its requests: `limit` of its samples from number `start` on, or all of them."""
 
     def __init__(
         self,
@@ -78,14 +80,18 @@ class Benchmark:
         task: Any,
         limit: int | None,
         identity: Mapping[str, Any],
+        start: int = 0,
         max_image_pixels: int | None = images.MAX_PIXELS,
     ) -> None:
         self.name = name
         self.max_image_pixels = max_image_pixels
         self._task = task
-        self._limit = limit
+        count = len(task.eval_docs)  # asked of the data: making requests to count them takes minutes
+        if start >= count:
+            there = f"samples 0..{count - 1}" if count else "no samples"
+            raise TaskError(f"sample is {start}, but {_shortened(name)} has {there}")
         with _quiet():
-            task.build_all_requests(limit=limit, rank=0, world_size=1)
+            task.build_all_requests(limit=limit, offset=start, rank=0, world_size=1)
         self.requests = _requests(task)
         self._instances = {instance.doc_id: instance for instance in task.instances}
         self._identity = identity
@@ -194,27 +200,29 @@ class Benchmark:
         return values
 
 
-def load_task(name: str, limit: int | None = None, max_image_pixels: int | None = images.MAX_PIXELS) -> Benchmark:
+def load_task(name: str, limit: int | None = None, start: int = 0, max_image_pixels: int | None = images.MAX_PIXELS) -> Benchmark:
     """A built-in task, the path of a YAML file, or any of lmms-eval's own tasks by name; raises TaskError in one line.
 
-    A sample with an image of more than `max_image_pixels` cannot be asked; None is no limit.
+    A `limit` above what a public task or a user's data have means all of them; built-in tasks make as many questions as
+    are asked for, up to MOST_SCENES. A sample with an image of more than `max_image_pixels` cannot be asked; None is no
+    limit.
     """
     file = _built_in().get(name)
     if name.endswith((".yaml", ".yml")):
         file = Path(name)
         if not file.is_file():
-            raise TaskError(f"no task file {name}")
+            raise TaskError(f"no task file {_shortened(name)}")
     with _quiet():
-        task, identity = _from_file(name, file, limit) if file is not None else _public(name)
+        task, identity = _from_file(name, file, limit, start) if file is not None else _public(name)
     kind = task.OUTPUT_TYPE
     if kind != "generate_until":
-        raise TaskError(f"task {name} is of kind {kind}; prunebench runs generate_until tasks")
+        raise TaskError(f"task {_shortened(name)} is of kind {kind}; prunebench runs generate_until tasks")
     try:
-        return Benchmark(name, task, limit, identity, max_image_pixels)
+        return Benchmark(name, task, limit, identity, start, max_image_pixels)
     except TaskError:
         raise
     except Exception as error:
-        raise TaskError(f"task {name} cannot be asked: {type(error).__name__}: {error}") from error
+        raise TaskError(f"task {_shortened(name)} cannot be asked: {_said(error)}") from error
 
 
 def expand(name: str) -> list[str]:
@@ -223,7 +231,7 @@ def expand(name: str) -> list[str]:
     if suite is not None:
         return list(suite["task"])
     if name.endswith((".yaml", ".yml")) and not Path(name).is_file():
-        raise TaskError(f"no task file {name}")
+        raise TaskError(f"no task file {_shortened(name)}")
     return [name]
 
 
@@ -261,22 +269,30 @@ def _suites() -> dict[str, dict[str, Any]]:
     return {head["group"]: head for head in heads}
 
 
-def _from_file(name: str, file: Path, limit: int | None) -> tuple[Any, dict[str, Any]]:
+def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[Any, dict[str, Any]]:
     """A task from a YAML file of our own or the user's, and what identifies its data."""
     from lmms_eval import utils
 
     try:
         config = utils.load_yaml_config(str(file), mode="full")
     except Exception as error:
-        raise TaskError(f"task file {file} cannot be read: {' '.join(str(error).split())}") from error
+        raise TaskError(f"task file {_shortened(file)} cannot be read: {_said(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
-        raise TaskError(f"task file {file} names no task; it needs a line such as 'task: mine'")
+        raise TaskError(f"task file {_shortened(file)} names no task; it needs a line such as 'task: mine'")
     metadata = config.get("metadata")
     if isinstance(metadata, dict) and "scenes" in metadata:
-        data = _scenes(limit=limit, **metadata["scenes"])
+        if not isinstance(config.get("test_split"), str):
+            raise TaskError(f"task file {_shortened(file)} has no test_split; it needs a line such as 'test_split: test'")
+        data = _scenes(_recipe(name, metadata["scenes"]), name, limit, start)
         config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(data)}}
-        return _construct(name, config), {"data": data.name, "definition": _definition(file)}
-    files = (config.get("dataset_kwargs") or {}).get("data_files")
+        try:
+            task = _construct(name, config)
+        except TaskError as error:  # nothing was to be fetched
+            cause = one_line(_said(error.__cause__ or error), 100)
+            raise TaskError(f"task {_shortened(name)}: {_shortened(data)} cannot be read ({cause}); remove it") from error
+        return task, {"data": data.name, "definition": _definition(file)}
+    kwargs = config.get("dataset_kwargs")
+    files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
     return _construct(name, config), {"data": _stamp(files), "definition": _definition(file)}
 
 
@@ -292,13 +308,15 @@ def _public(name: str) -> tuple[Any, dict[str, Any]]:
         identity = {"dataset": [config.get("dataset_path"), config.get("dataset_name")], "definition": _definition(file)}
         return _construct(name, config), identity
     if name not in manager.all_tasks:
-        raise TaskError(f"unknown task {name!r}{suggest(name, [*_built_in(), *_suites(), *manager.all_tasks], _where())}")
+        near = suggest(name[:100], [*_built_in(), *_suites(), *manager.all_tasks], _where())
+        raise TaskError(f"unknown task {_shortened(name)!r}{near}")
     try:
         loaded = get_task_dict([name], manager, "chat")
     except Exception as error:
         raise _unfetched(name, error) from error
     if len(loaded) != 1 or isinstance(next(iter(loaded.values())), dict):
-        raise TaskError(f"{name} is a group of tasks; name the ones you want: {', '.join(map(str, _leaves(loaded)))}")
+        leaves = one_line(", ".join(map(str, _leaves(loaded))), 150)
+        raise TaskError(f"{name} is a group of tasks; name the ones you want: {leaves}")
     return next(iter(loaded.values())), {"dataset": name}
 
 
@@ -358,14 +376,24 @@ def _unfetched(name: str, error: Exception) -> TaskError:
     cause = attempt.exception() if attempt is not None else error
     if isinstance(cause, TaskError):
         return cause
-    said = " ".join(str(cause).split())
-    detail = f"({type(cause).__name__}: {said[:300]})"
+    detail = f"({one_line(_said(cause), 90)})"
     if isinstance(cause, AssertionError | KeyError | TypeError | AttributeError):
-        return TaskError(f"task {name}: its definition does not load {detail}")
+        return TaskError(f"task {_shortened(name)}: its definition does not load {detail}")
     return TaskError(
-        f"task {name}: its data could not be fetched {detail}. Go online once (some data sets also need `hf auth login`), "
-        "or fill the cache on another machine and set HF_HOME to it."
+        f"task {_shortened(name, 50)}: its data could not be fetched {detail}. Go online once (some need `hf auth login`), "
+        "or fill the cache elsewhere and set HF_HOME to it."
     )
+
+
+def _said(error: BaseException) -> str:
+    """What went wrong in code of others, in one line."""
+    return one_line(f"{type(error).__name__}: {message(error)}", 180)
+
+
+def _shortened(name: object, limit: int = 80) -> str:
+    """A name for a message; of a long path the end."""
+    text = one_line(str(name), 1000)
+    return text if len(text) <= limit else "…" + text[1 - limit :]
 
 
 def _definition(file: Path) -> str:
@@ -386,20 +414,54 @@ def _stamp(files: Any) -> Any:
     return files
 
 
-def _scenes(question_type: str | None, samples: int, seed: int, limit: int | None) -> Path:
+@dataclass(frozen=True)
+class _Recipe:
+    """Which scenes a task is made of."""
+
+    question_type: str | None = None
+    samples: int = 200
+    seed: int = 1
+
+
+def _recipe(name: str, content: Any) -> _Recipe:
+    """What a task file says of its scenes; raises TaskError."""
+    from prunebench.testbed.scenes import FINE, KINDS
+
+    kinds = (*KINDS, FINE)
+    about = f"task {_shortened(name)}: metadata.scenes"
+    if not isinstance(content, dict) or not set(content) <= set(_Recipe.__dataclass_fields__):
+        raise TaskError(f"{about} holds question_type, samples and seed, such as {{question_type: null, samples: 200, seed: 1}}")
+    recipe = _Recipe(**content)
+    if recipe.question_type is not None and recipe.question_type not in kinds:
+        said = one_line(repr(recipe.question_type), 60)
+        raise TaskError(f"{about}.question_type is {said}; it is null or one of {', '.join(kinds)}")
+    for key, least, most in (("samples", 1, MOST_SCENES), ("seed", 0, 2**31 - 1)):
+        value = getattr(recipe, key)
+        if type(value) is not int or not least <= value <= most:
+            raise TaskError(f"{about}.{key} is {one_line(repr(value), 60)}; it is a whole number from {least} to {most}")
+    return recipe
+
+
+def _scenes(recipe: _Recipe, name: str, limit: int | None, start: int) -> Path:
     """The parquet file of a built-in task, written where it is not there yet; a larger limit makes a larger file."""
     from prunebench.testbed import dataset, drawing, scenes
 
+    count = max(recipe.samples, start + (limit or 0))
+    if count > MOST_SCENES:
+        key, asked = ("sample", start) if start else ("limit", limit)
+        most = MOST_SCENES - 1 if start else MOST_SCENES
+        raise TaskError(f"{key} is {asked}, and {_shortened(name)} makes {MOST_SCENES} questions at most; use {key}={most}")
     sources = b"".join(Path(module.__file__).read_bytes() for module in (dataset, drawing, scenes) if module.__file__)
-    count = max(samples, limit or 0)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = f"scenes-{question_type or 'mixed'}-{count}-s{seed}-{hashlib.sha256(sources).hexdigest()[:12]}.parquet"
-    path = base / "prunebench" / name
+    kind = recipe.question_type or "mixed"
+    file = f"scenes-{kind}-{count}-s{recipe.seed}-{hashlib.sha256(sources).hexdigest()[:12]}.parquet"
+    path = base / "prunebench" / file
     if not path.exists():
         try:
-            dataset.write_parquet(path, count, seed=seed, question_type=question_type)
+            dataset.write_parquet(path, count, seed=recipe.seed, question_type=recipe.question_type)
         except OSError as error:
-            raise TaskError(f"{path} cannot be written: {error.strerror}; set XDG_CACHE_HOME to a folder that can") from error
+            said = error.strerror or message(error)
+            raise TaskError(f"{_shortened(path)} cannot be written: {said}; set XDG_CACHE_HOME to a folder that can") from error
     return path
 
 

@@ -3,54 +3,208 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import json
 import logging
+import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import prunebench
+from prunebench.text import clean, message, one_line
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
 T = TypeVar("T")
 
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
+DENIED = (errno.EACCES, errno.EPERM)
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, *DENIED)
 """What the disk says when it takes no more."""
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes: something failed and says so in the results; a request that cannot be served; control-C."""
+FAILED, USAGE = 1, 2
+"""Exit codes: something failed and says so in the results; a request that cannot be served."""
+
+STOPPED = 128
+"""Exit code of a program that a signal ended, less the signal's number: 130 for control-C, 143 for SIGTERM."""
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; what the project knows how to name ends in one line, anything else in its traceback."""
-    arguments = _parser().parse_args(argv)
+    """Run one command; what the project knows how to name ends in one line, a bug of its own in its traceback.
+
+    Only argparse leaves by SystemExit; one that a plug-in raises is a failure.
+    """
+    signals = _Signals()
+    arguments: argparse.Namespace | None = None
     try:
-        return int(arguments.run(arguments))
-    except ValueError as error:
-        if type(error).__module__.partition(".")[0] != prunebench.__name__:
+        signals.catch()  # before anything heavy is imported
+        _forgive()
+        arguments = _parser().parse_args(argv)
+        arguments.check = signals.check
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except BaseException as error:
+        if isinstance(error, SystemExit) and arguments is None:
             raise
-        print(f"prunebench: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return int(getattr(error, "code", USAGE))
-    except OSError as error:
-        if error.errno not in STORAGE:
-            raise
-        where = f" {error.filename}" if error.filename else ""
-        print(f"prunebench: error: cannot write{where}: {error.strerror}; what is finished is kept", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("prunebench: interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+        if signals.stopped(error):
+            signals.ignore()
+            return _stopped(signals.number or signal.SIGINT, arguments)
+        return _ended(error)
+    finally:
+        signals.release()
+
+
+class Stopped(KeyboardInterrupt):
+    """The program is to end, by control-C or another signal of that number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Signals:
+    """Control-C, SIGTERM and SIGHUP as exceptions; `number` is that of the last one that came."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+        self._unraisable = sys.unraisablehook
+
+    def catch(self) -> None:
+        """Raise Stopped where a signal arrives, but for those that whoever started the program wants ignored (nohup)."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        sys.unraisablehook = self._quietly
+        for number in SIGNALS:
+            before = signal.getsignal(number)
+            if before is not None and before is not signal.SIG_IGN:
+                self._before[number] = before
+                signal.signal(number, self._stop)
+
+    def check(self) -> None:
+        """Raise again what a library's `except:` swallowed."""
+        if self.number is not None:
+            raise Stopped(self.number)
+
+    def stopped(self, error: BaseException) -> bool:
+        """Whether a signal is why the command ended: while a library is imported it may come out as any other error."""
+        if self.number is not None:
+            return True
+        return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) != self._stop
+
+    def ignore(self) -> None:
+        """Nothing may come between the end and its message."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+
+    def release(self) -> None:
+        """As it was before; while the interpreter shuts down control-C has nothing left to interrupt."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        if self._before:
+            sys.unraisablehook = self._unraisable
+            atexit.unregister(_shut)
+            atexit.register(_shut)
+
+    def _stop(self, number: int, _: FrameType | None) -> NoReturn:
+        self.number = number
+        raise Stopped(number)
+
+    def _quietly(self, event: Any) -> None:
+        """A signal may arrive in a destructor, where Python only prints; `check` raises it again."""
+        if not isinstance(event.exc_value, Stopped):
+            self._unraisable(event)
+
+
+def _shut() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _stopped(number: int, arguments: argparse.Namespace | None) -> int:
+    """Say that a signal ended the command, and give its exit code."""
+    what = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    kept = {_sweep: "finished samples are kept", _train: "finished steps are kept", _reinforce: "finished steps are kept"}
+    goes_on = kept.get(arguments.run) if arguments is not None else None
+    _say(f"prunebench: {what}" + (f"; {goes_on}, and the same command goes on from here" if goes_on else ""))
+    return STOPPED + number
+
+
+def _ended(error: BaseException) -> int:
+    """One line for what ended a command, and its exit code; a bug of our own goes on as it is."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STOPPED + signal.SIGPIPE
+    if isinstance(error, OSError):
+        return _disk(error)
+    if isinstance(error, ValueError) and type(error).__module__.partition(".")[0] == prunebench.__name__:
+        return _fail(message(error), int(getattr(error, "code", USAGE)))
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != prunebench.__name__:
+        return _fail(f"the package {error.name} is missing; pip install 'prunebench[eval]' brings what the commands need", USAGE)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return _fail(f"out of memory: {one_line(message(error), 150)}; take a smaller model, batch or image", FAILED)
+    if isinstance(error, Exception):
+        raise error
+    return _fail(f"{_place(error)}, as if the program were to end there; that is a failure of the code that did it", FAILED)
+
+
+def _disk(error: OSError) -> int:
+    where = f" {clean(str(error.filename))}" if error.filename else ""
+    said = error.strerror or message(error)
+    if error.errno not in STORAGE:
+        return _fail(f"cannot use{where}: {said}" if where else f"{type(error).__name__}: {said}", USAGE)
+    verb = "use" if error.errno in DENIED else "write"
+    return _fail(f"cannot {verb}{where}: {said}; what is finished is kept", FAILED)
+
+
+def _place(error: BaseException) -> str:
+    """What was raised, and where."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    said = one_line(message(error), 60)
+    return f"{type(error).__name__} ({said}) was raised in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+
+
+def _fail(text: str, code: int) -> int:
+    _say(f"prunebench: error: {one_line(text, 280, tail=100)}")
+    return code
+
+
+def _say(line: str) -> None:
+    """To whoever started the program, if they are still there."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _forgive() -> None:
+    """Text that the terminal's encoding lacks is escaped; it ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words of a command in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"prunebench: error: {one_line(message, 240, tail=100)}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="prunebench", description="Compare visual-token pruning methods honestly.")
+    parser = _Parser(prog="prunebench", description="Compare visual-token pruning methods honestly.")
     parser.add_argument("--version", action="version", version=f"prunebench {prunebench.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -103,29 +257,25 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     files = [text for text in arguments.grid if "=" not in text]
     if len(files) > 1:
-        raise grids.GridError(f"one grid file at most, got {', '.join(files)}; options are written key=value")
+        raise grids.GridError(f"one grid file at most, got {', '.join(files[:3])}; options are written key=value")
     grid = grids.load(Path(files[0]) if files else None, [text for text in arguments.grid if "=" in text])
     _quiet()
     from prunebench import report
     from prunebench.run.runner import sweep
 
     console = Console(stderr=True)
-    with _Progress(console) as progress:
+    with _Progress(console, arguments.check) as progress:
         outcome = sweep(grid, progress)
         progress.doing("folding tables and figures")
         built = report.build(outcome.folder)
     _print(report.terminal(outcome.folder, _width()))
     for warning in built.warnings:
-        console.print(f"note: {warning}", style="yellow", highlight=False)
-    print(
-        f"{outcome.folder}: {', '.join(str(p.relative_to(outcome.folder)) for p in (built.leaderboard, built.metrics))}", end=""
-    )
-    print(f", {len(built.figures)} figures" if built.figures else "")
+        console.print(f"note: {one_line(warning, 1000)}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    tables = ", ".join(path.name for path in (built.leaderboard, built.metrics))
+    print(f"{clean(str(outcome.folder))}: {tables}" + (f", {len(built.figures)} figures" if built.figures else ""))
     if outcome.failed:
-        print(
-            f"prunebench: {len(outcome.failed)} of {len(outcome.statuses)} cells failed: {', '.join(outcome.failed)}",
-            file=sys.stderr,
-        )
+        count = f"{len(outcome.failed)} of {len(outcome.statuses)} cells failed"
+        _say(one_line(f"prunebench: {count}: {', '.join(outcome.failed)}"))
         return FAILED
     return 0
 
@@ -146,15 +296,16 @@ def _list(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=2))
         return 0
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for column in rows[0] if rows else ():
         table.add_column(column, style="bold" if column in ("name", "method") else "")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*(Text("" if value is None else clean(str(value))) for value in row.values()))
     _print(table)
     for number, note in enumerate(notes, 1):
-        print(f"({number}) {note}")
+        print(f"({number}) {one_line(note, 1000)}")
     return 0
 
 
@@ -172,9 +323,15 @@ def _methods() -> list[dict[str, Any]]:
 
     rows = []
     for name in registry.names():
-        method = registry.get(name)
-        card = registry.card(method)
-        shown = ", ".join(f"{key}={value}" for key, value in registry.settings(method()).items())
+        try:
+            method = registry.get(name)
+            card = registry.card(method)
+            shown = ", ".join(f"{key}={value}" for key, value in registry.settings(method()).items())
+        except Exception as error:  # a file that somebody put there; the others are listed all the same
+            rows.append(
+                {"name": name, "status": f"broken: {one_line(message(error), 120)}", "settings": "", "paper": None, "code": None}
+            )
+            continue
         rows.append({"name": name, "status": verify.status(name), "settings": shown, "paper": card.paper, "code": card.code})
     return rows
 
@@ -204,7 +361,7 @@ def _report(arguments: argparse.Namespace) -> int:
     built = report.build(arguments.study)
     _print(report.terminal(arguments.study, _width()))
     for warning in built.warnings:
-        print(f"note: {warning}", file=sys.stderr)
+        _say(f"note: {one_line(warning, 1000)}")
     return FAILED if built.warnings else 0
 
 
@@ -214,7 +371,8 @@ def _show(arguments: argparse.Namespace) -> int:
 
     _quiet()
     drawn = picture(arguments.options)
-    print(draw(drawn.image, drawn.masks, drawn.out, drawn.title, boxes=drawn.boxes, captions=drawn.captions))
+    path = draw(drawn.image, drawn.masks, drawn.out, drawn.title, boxes=drawn.boxes, captions=drawn.captions)
+    print(clean(str(path)))
     return 0
 
 
@@ -223,7 +381,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     checks = check_file(arguments.file)
     for check in checks:
-        print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.message}")
+        print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {one_line(check.message, 1000)}")
     return 0 if all(check.ok for check in checks) else FAILED
 
 
@@ -246,7 +404,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         for comparison in found:
             if not comparison.agree:
-                print(f"FAIL {comparison.method} {comparison.file} {comparison.field}: {comparison.difference}")
+                about = f"{comparison.method} {comparison.file} {comparison.field}: {comparison.difference}"
+                print(f"FAIL {one_line(about, 1000)}")
         for method, (agree, files) in verify.summary(found).items():
             print(f"{method}: verified {agree}/{files}")
     return 0 if all(comparison.agree for comparison in found) else FAILED
@@ -391,14 +550,15 @@ def _quiet() -> None:
 class _Progress:
     """A bar with cells done, running and failed and the time left on a terminal; a line per cell elsewhere."""
 
-    def __init__(self, console: Any) -> None:
+    def __init__(self, console: Any, check: Callable[[], None]) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self.console = console
+        self.check = check
         self.live: bool = console.is_terminal
         self.bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -418,7 +578,8 @@ class _Progress:
         self.bar.stop()
 
     def doing(self, what: str) -> None:
-        self.bar.update(self.task, description=what)
+        self.check()
+        self.bar.update(self.task, description=one_line(what))
         if not self.live:
             self._say(what)
 
@@ -434,6 +595,7 @@ class _Progress:
         self._describe()
 
     def advance(self, units: int) -> None:
+        self.check()
         self.bar.advance(self.task, units)
         task = self.bar.tasks[0]
         tenth = int(10 * task.completed / task.total) if task.total else 0
@@ -446,7 +608,7 @@ class _Progress:
         failed = status in ("failed", "oom")
         self.bad += failed
         self._describe()
-        first = reason.splitlines()[0] if reason else ""
+        first = reason.strip().partition("\n")[0]
         if failed or not self.live:
             self._say(f"[{self.done}/{self.cells}] {cell} {status} {first}".rstrip())
 
@@ -454,7 +616,7 @@ class _Progress:
         self._say(f"note: {text}")
 
     def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(one_line(line), highlight=False, markup=False, soft_wrap=True)
 
     def _describe(self) -> None:
         self.bar.update(self.task, description=f"cells: {self.done} of {self.cells} done, {self.now} running, {self.bad} failed")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from prunebench import registry
 from prunebench.conformance import Check, check_file, check_pruner
+from prunebench.run.names import check_label
+from prunebench.run.plain import short
 from prunebench.samples import miniature, tokens
 from prunebench.walk import walk
 
@@ -36,8 +38,11 @@ class {title}(ScorePruner):
 
 def new_file(name: str, folder: Path) -> Path:
     """Write the file to start a method from; raises RegistryError for a name or place that cannot be used."""
-    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name != name.lower():
-        raise registry.RegistryError(f"{name!r} cannot name a method; write lower-case letters, digits and _")
+    shape = name.isascii() and name.isidentifier() and name == name.lower() and not name.startswith("_")
+    if not shape or keyword.iskeyword(name):
+        raise registry.RegistryError(f"{short(name)} cannot name a method; write lower-case letters, digits and _")
+    if name not in registry.names():
+        check_label(name, name)
     if name in registry.names():
         raise registry.RegistryError(f"a method named {name!r} is built in; choose another name")
     path = folder / f"{name}.py"

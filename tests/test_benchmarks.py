@@ -178,3 +178,38 @@ def test_what_is_listed_is_there():
         assert entry.description
     assert benchmarks.expand("scenes")[0] == "scenes_color"
     assert benchmarks.expand("gqa") == ["gqa"]
+
+
+def test_one_sample_is_had_without_those_before_it(tmp_path: Path):
+    file = str(write_task(tmp_path))
+    benchmark = benchmarks.load_task(file, 1, start=3)
+    assert [request.doc_id for request in benchmark.requests] == [3]
+    assert benchmark.messages(benchmark.requests[0])
+    with pytest.raises(TaskError, match=r"sample is 6, but .* has samples 0..5"):
+        benchmarks.load_task(file, 1, start=6)
+
+
+def test_a_limit_above_what_there_is_means_all(tmp_path: Path):
+    assert len(benchmarks.load_task(str(write_task(tmp_path)), 10**9).requests) == len(TRUTH)
+
+
+def test_built_in_tasks_make_no_more_than_they_can_soon():
+    with pytest.raises(TaskError, match="limit is 1000000, and scenes_mixed makes 2000 questions at most; use limit=2000"):
+        benchmarks.load_task("scenes_mixed", 10**6)
+
+
+@pytest.mark.parametrize(
+    ("scenes", "said"),
+    [
+        ("5", "holds question_type, samples and seed"),
+        ("{kind: color}", "holds question_type, samples and seed"),
+        ("{question_type: smell}", "question_type is 'smell'; it is null or one of color"),
+        ("{samples: 1000000000}", "samples is 1000000000; it is a whole number from 1 to 2000"),
+        ("{samples: true}", "samples is True"),
+        ("{seed: -1}", "seed is -1"),
+    ],
+)
+def test_scenes_that_cannot_be_made(tmp_path: Path, scenes: str, said: str):
+    (tmp_path / "mine.yaml").write_text(f"task: mine\ntest_split: test\nmetadata:\n  scenes: {scenes}\n")
+    with pytest.raises(TaskError, match=said):
+        benchmarks.load_task(str(tmp_path / "mine.yaml"))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -24,12 +27,32 @@ from prunebench.cli import main
         (["sweep", "a.yaml", "b.yaml"], "one grid file at most"),
         (["sweep", "methods=none", "out=file/study"], "study folder file/study cannot be written"),
         (["report", "nowhere"], "nowhere"),
+        (["report", "x" * 300], "File name too long"),
+        (["sweep", "limit=1000000"], "limit is 1000000, and scenes_mixed makes 2000 questions at most"),
+        (["sweep", *["seed=1"] * 5000], "5000 options are given"),
+        (["sweep", "model=\udcff"], "no printable text"),
+        (["sweep", "--limit", "3"], "unrecognized arguments: --limit;"),
+        (["lst"], "invalid choice: 'lst'"),
+        (["list", "x" * 5000], "(choose from"),
+        ([], "required: COMMAND"),
         (["show", "methd=fastv"], "unknown key methd; did you mean 'method'?"),
+        (["show", "sample=-1"], "sample is -1; it starts at 0"),
+        (["show", "sample=99999"], "sample is 99999, and scenes_mixed makes 2000 questions at most"),
+        (["show", "budget=x"], "budget 'x' is no number"),
+        (["show", "method="], "method is empty"),
+        (["show", "task=scenes"], "task scenes is a suite; name one of scenes_color"),
+        (["show", "out=nowhere/x.png"], "there is no folder nowhere"),
+        (["show", "out=."], "is a folder; name a file"),
+        (["show", "question=${oc.env:HOME}"], "write the value itself"),
         (["show", "image=nowhere.png"], "image nowhere.png cannot be read"),
         (["show", "method=fastw"], "did you mean 'fastv'?"),
         (["check", "nowhere.py"], "nowhere.py"),
         (["check", "broken.py"], "broken.py cannot be imported: SyntaxError"),
         (["new", "fastv"], "a method named 'fastv' is built in"),
+        (["new", "é"], "write lower-case letters"),
+        (["new", "nan"], "as missing"),
+        (["new", "x" * 300], "at most 64 letters"),
+        (["train", "glimpseprune", "out=${oc.env:HOME}"], "write the value itself"),
         (["verify", "nowhere"], "nowhere"),
         (["testbed", "train", "x", "sead=1"], "unknown key sead; did you mean 'seed'?"),
     ],
@@ -40,12 +63,17 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     Path("broken.py").write_text("def f(:")
-    assert main(words) == 2
+    try:
+        code = main(words)
+    except SystemExit as error:  # argparse's own way to end
+        code = error.code
+    assert code == 2
     out, err = capsys.readouterr()
     assert out == ""
     line = err.strip().splitlines()[-1]
     assert line.startswith("prunebench: error: ")
     assert said in line
+    assert len(line) <= 300
     assert "Traceback" not in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.py", "file"]
 
@@ -86,7 +114,7 @@ def test_show_puts_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
     from PIL import Image
 
     widths = []
-    for methods in ("random", "random,divprune,fastv"):
+    for methods in ("random", "none,divprune,fastv"):
         out = tmp_path / "side.png"
         assert main(["show", f"method={methods}", "budget=0.5", f"out={out}"]) == 0
         with Image.open(out) as drawn:
@@ -113,3 +141,117 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert main(["list", "tasks"]) == 1
     said = capsys.readouterr().err.strip()
     assert said == "prunebench: error: cannot write study/cell.json: No space left on device; what is finished is kept"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("SIGINT", 130, "prunebench: interrupted"),
+        ("SIGTERM", 143, "prunebench: stopped by SIGTERM"),
+        ("SIGHUP", 129, "prunebench: stopped by SIGHUP"),
+    ],
+)
+@pytest.mark.parametrize("swallowed", [None, ImportError("half of a library"), SystemExit(0)])
+def test_a_signal_ends_the_command_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    code: int,
+    said: str,
+    swallowed: BaseException | None,
+):
+    """Also where it arrives while a library is imported, which makes another error of it."""
+    number = getattr(signal, name)
+
+    def signalled() -> list[str]:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        except BaseException:
+            raise swallowed or KeyboardInterrupt from None
+        return []
+
+    monkeypatch.setattr("prunebench.benchmarks.listed", signalled)
+    before = signal.getsignal(number)
+    assert main(["list", "tasks"]) == code
+    assert capsys.readouterr().err == said + "\n"
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch):
+    def signalled() -> list[str]:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return []
+
+    monkeypatch.setattr("prunebench.benchmarks.listed", signalled)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert main(["list", "tasks"]) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stopped_sweep_keeps_its_samples_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    stopping = MINE.replace("import torch\n", "import os, signal, torch\nSEEN = []\n").replace(
+        "        return tokens",
+        "        SEEN.append(1)\n"
+        "        if len(SEEN) == 3:\n            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return tokens",
+    )
+    (tmp_path / "mine.py").write_text(stopping)
+    words = ["sweep", f"methods={tmp_path / 'mine.py'}", "controls=false", "cost=false", "budgets=0.5", "limit=4"]
+    words.append(f"out={tmp_path / 'study'}")
+    assert main(words) == 143
+    err = capsys.readouterr().err
+    assert err.endswith("stopped by SIGTERM; finished samples are kept, and the same command goes on from here\n")
+    assert "Traceback" not in err
+    journal = next((tmp_path / "study").glob("cells/*mine*/samples.jsonl"))
+    assert len(journal.read_text().splitlines()) == 3
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize(
+    "fault", ["raise SystemExit(0)", "import sys; sys.exit()", "raise KeyboardInterrupt", "raise GeneratorExit"]
+)
+def test_a_method_cannot_end_the_program_as_if_all_were_well(tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str):
+    (tmp_path / "mine.py").write_text(MINE + fault + "\n")
+    for words in (["check", str(tmp_path / "mine.py")], ["sweep", f"methods={tmp_path / 'mine.py'}"]):
+        assert main(words) in (1, 2)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("prunebench: error: ")
+        assert "mine.py" in lines[0]
+
+
+def test_text_of_others_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from prunebench.benchmarks import Listed
+
+    listed = [Listed("[/x]", "task", "a [bold]word[/bold] \x1b[31m \udcff")]
+    monkeypatch.setattr("prunebench.benchmarks.listed", lambda: listed)
+    assert main(["list", "tasks"]) == 0
+    out = capsys.readouterr().out
+    assert "[/x]" in out
+    assert r"a [bold]word[/bold] \x1b[31m \udcff" in out
+
+
+def test_a_broken_method_leaves_the_others_in_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from prunebench import registry
+
+    get = registry.get
+
+    def broken(name: str) -> object:
+        if name == "fastv":
+            raise registry.RegistryError("fastv cannot be imported")
+        return get(name)
+
+    monkeypatch.setattr(registry, "get", broken)
+    assert main(["list", "methods", "--json"]) == 0
+    status = {row["name"]: row["status"] for row in json.loads(capsys.readouterr().out)}
+    assert status["fastv"] == "broken: fastv cannot be imported"
+    assert not status["divprune"].startswith("broken")
+
+
+def test_show_draws_what_the_baseline_sees(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["show", "method=none", f"out={tmp_path / 'none.png'}"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "none.png")

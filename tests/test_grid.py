@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from prunebench import registry
-from prunebench.run.grid import CONTROLS, Grid, GridError, differences, dump, load
+from prunebench.run import options, plain
+from prunebench.run.grid import CONTROLS, Grid, GridError, build, differences, dump, load, stored_differences
+from prunebench.run.picture import View
+from prunebench.run.store import StoreError, open_study
 
 MINE = """
 from dataclasses import dataclass
@@ -133,7 +136,11 @@ def test_what_cannot_be_asked_is_refused_in_one_line(options: list[str], said: s
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("methods: [", "is no YAML"), ("- fastv", "must hold keys and values"), ("modell: x", "did you mean 'model'?")],
+    [
+        ("methods: [", "is no YAML for a grid: line 1: "),
+        ("- fastv", "must hold keys and values"),
+        ("modell: x", "did you mean 'model'?"),
+    ],
 )
 def test_a_broken_grid_file(tmp_path: Path, text: str, said: str):
     file = tmp_path / "grid.yaml"
@@ -162,3 +169,200 @@ def test_a_controls_label_is_the_controls():
     labels = [v.label for v in Grid(methods=[{"name": "random", "label": "other", "seed": 7}]).variants()]
     assert "random" in labels
     assert "other" in labels
+
+
+LONG = "x" * 10_000
+ANCHORS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+
+MALFORMED = {
+    "a list inside itself": ("methods: &a [*a]\n", "inside what it repeats"),
+    "a mapping inside itself": ("cost: &a {inputs: *a}\n", "inside what it repeats"),
+    "aliases that multiply": (ANCHORS + "methods: *a8\n", "more than 10000 values"),
+    "2,000 levels of lists": ("methods: " + "[" * 2000 + "]" * 2000, "levels deep"),
+    "500 levels of mappings": ("model: " + "{a: " * 500 + "1" + "}" * 500, "levels deep"),
+    "a key that stands twice": ("model: a\nmodel: b\n", "the key 'model' stands twice"),
+    "a key that is a number": ("methods: [{name: fastv, 1: 2}]\n", "the key 1 is no text"),
+    "a word tagged as a number": ("seed: !!int abc\n", "'abc' is no int"),
+    "a word tagged as true or false": ("controls: !!bool abc\n", "'abc' is no bool"),
+    "a tag of Python": ("model: !!python/object/apply:os.system [id]\n", "makes no plain value"),
+    "a number of 5,000 digits": (f"seed: {'9' * 5000}\n", "is no int"),
+    "a number of 30 digits": (f"seed: {'9' * 30}\n", "about 31 digits"),
+    "a file that is too long": ("x" * 200_000 + ": 1\n", "the most is 100000"),
+    "a text that is too long": (f"model: {LONG}\n", "model has 10000 characters"),
+    "a name that no file can have": (f"tasks: [{'x' * 300}]\n", "a part of it 255"),
+    "a label that no file can have": (f"methods: [{{name: fastv, label: {'x' * 260}}}]\n", "at most 64 letters"),
+    "a cell's name that is too long": (
+        f"model: {'m' * 200}\nmethods: [{{name: fastv, label: {'x' * 60}}}]\n",
+        "shorten the label",
+    ),
+    "a NUL": ('out: "a\\0b"\n', "no printable text"),
+    "half a character": ('out: "\\ud800"\n', "no printable text"),
+    "a line break in a folder's name": ('out: "a\\nb"\n', "with a line break"),
+    "an escape for the terminal": ('model: "\\e[31m"\n', "no printable text"),
+    "a number for a section": ("cost: 1\n", "cost is 1; it takes its parts"),
+    "a list for a section": ("cost: [1]\n", "it takes its parts"),
+    "a number for a text": ("revision: 12e5\n", "put it in quotes"),
+    "a list for a number": ("limit: [1]\n", "limit is [1]; it takes a whole number"),
+    "true for a number": ("limit: true\n", "limit is true; it takes a whole number"),
+    "no number": ("timeout: .nan\n", "write a finite number"),
+    "no number, as a text": ("timeout: 'nan'\n", "write a finite number"),
+    "no time at all": ("timeout: 0\n", "above 0"),
+    "more threads than there are": ("threads: 2147483648\n", "it ends at 1024"),
+    "a negative seed": ("seed: -1\n", "it starts at 0"),
+    "no pixels": ("max_image_pixels: 0\n", "it starts at 1"),
+    "a budget beyond any image": (f"budgets: ['{'9' * 250}']\n", "beyond any image"),
+    "a budget without a kind": ("budgets: [':0.5']\n", "no kind before its colon"),
+    "2,000 methods": ("methods: [" + ", ".join(["random"] * 2000) + "]\n", "the most is 1000"),
+    "a label read as missing": ("methods: [{name: fastv, label: 'null'}]\n", "as missing"),
+    "a label read as a number": ("methods: [{name: fastv, label: '1e5'}]\n", "as a number"),
+    "a label that is a device": ("methods: [{name: fastv, label: aux}]\n", "no file name on Windows"),
+    "labels alike but for capitals": ("methods: [{name: fastv, label: A}, {name: fastv, label: a}]\n", "differ in capitals"),
+    "nobody's home": ("out: ~nobody-of-that-name/x\n", "no such home folder"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_grid_is_refused_in_one_short_line(tmp_path: Path, text: str, said: str):
+    file = tmp_path / "grid.yaml"
+    file.write_text(text)
+    with pytest.raises(GridError) as caught:
+        load(file)
+    line = str(caught.value)
+    assert said in line
+    assert len(line) <= 300
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("text", [f"model={LONG}", f"limit={LONG}", f"{LONG}=1", f"fastv.{LONG}=1", f"fastv.layer={LONG}", LONG])
+def test_no_message_is_as_long_as_what_it_is_about(text: str):
+    with pytest.raises(GridError) as caught:
+        load(None, [text])
+    assert len(str(caught.value)) <= 300
+
+
+@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "${oc.decode:${oc.env:SECRET}}", "${model}", "x${oc.env:SECRET}y", "???"])
+def test_nothing_is_filled_into_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str):
+    monkeypatch.setenv("SECRET", "hunter2")
+    for text in (
+        f"model: '{value}'",
+        f"out: '{value}'",
+        f"tasks: ['{value}']",
+        f"methods: ['{value}']",
+        f"methods: [{{name: random, label: '{value}'}}]",
+        f"methods: [{{name: maskclip, template: '{value}'}}]",
+        f"seed: '{value}'",
+        f"cost: {{pairs: '{value}'}}",
+        f"'{value}': 1",
+    ):
+        (tmp_path / "grid.yaml").write_text(text)
+        with pytest.raises(GridError) as caught:
+            load(tmp_path / "grid.yaml")
+        assert "hunter2" not in str(caught.value)
+    for text in (f"model={value}", f"out={value}", f"maskclip.template={value}", f"methods={value}", f"seed={value}"):
+        with pytest.raises(GridError) as caught:
+            load(None, [text])
+        assert "hunter2" not in str(caught.value)
+    with pytest.raises(options.OptionError, match="write the value itself"):
+        options.structured(View, {"question": value})
+
+
+def test_a_text_is_taken_as_it_stands():
+    grid = load(None, ["revision=1e10", "out=a  b: c", "model=007"])
+    assert (grid.revision, grid.out, grid.model) == ("1e10", "a  b: c", "007")
+    assert load(None, ["revision=", "limit=010"]).revision is None
+    assert load(None, ["limit=010"]).limit == 10
+
+
+def test_home_is_where_the_user_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load(None, ["out=~/study"]).folder() == tmp_path / "study"
+    (tmp_path / "mine.py").write_text(MINE)
+    assert load(None, ["methods=~/mine.py", "controls=false"]).variants()[0].name == str(tmp_path / "mine.py")
+
+
+def test_a_grid_reads_back_whatever_its_words_look_like(tmp_path: Path):
+    grid = load(None, ["model=1e5", "revision=null-and", "budgets=1e-05,kv:0.5", "maskclip.template=1e5 {}", "methods=maskclip"])
+    (tmp_path / "grid.yaml").write_text(dump(grid))
+    assert differences(grid, load(tmp_path / "grid.yaml")) == []
+    assert stored_differences(tmp_path / "grid.yaml", grid) == []
+
+
+def test_a_methods_file_may_go_once_it_is_loaded(mine: Path):
+    mine.write_text(MINE + "\nopen(__file__ + '.count', 'a').write('x')\n")
+    grid = load(None, [f"methods={mine}", "mine.power=3", "controls=false", "budgets=0.5"])
+    mine.unlink()
+    assert [cell.variant.settings() for cell in grid.cells(["a"])] == [{"power": 3.0}] * 2
+    assert grid.digest() == grid.digest()
+    assert Path(f"{mine}.count").read_text() == "x"
+
+
+ODD = MINE.replace("power: float = 2.0", "held: object = None\n    power: float = 2.0").replace(
+    "    def score", "    def __post_init__(self):\n        object.__setattr__(self, 'held', {})\n\n    def score"
+)
+
+
+@pytest.mark.parametrize(
+    "held", ["torch.ones(2)", "{1: {2}}", "float('nan')", "frozenset('a')", "b'x'", "'\\ud800'", "Unsayable()"]
+)
+def test_settings_that_no_file_can_hold_break_nothing(tmp_path: Path, held: str):
+    unsayable = "\n\nclass Unsayable:\n    def __repr__(self):\n        raise RuntimeError\n"
+    (tmp_path / "mine.py").write_text(ODD.replace("'held', {}", f"'held', {held}") + unsayable)
+    grid = load(None, [f"methods={tmp_path / 'mine.py'}", "controls=false"])
+    assert grid.digest() == grid.digest()
+    with open_study(tmp_path / "study") as study:
+        study.begin(grid)
+        study.begin(grid)
+
+
+def test_a_stored_grid_is_never_imported(tmp_path: Path, mine: Path):
+    mark, study = tmp_path / "mark", tmp_path / "study"
+    study.mkdir()
+    (study / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n" + MINE)
+    (study / "grid.yaml").write_text(f"methods: [{{name: {study / 'evil.py'}}}]\n")
+    grid = load(None, [f"methods={mine}"])
+    with open_study(study) as opened, pytest.raises(StoreError, match="method evil is only there; method mine is only here"):
+        opened.begin(grid)
+    assert not mark.exists()
+
+
+def test_what_an_older_version_stored_goes_on(tmp_path: Path, mine: Path):
+    grid = load(None, [f"methods={mine},fastv", "limit=3"])
+    older = grid.question()
+    for key in ("timeout", "trust_remote_code", "max_image_pixels"):
+        del older[key]
+    older["methods"] = [{key: entry[key] for key in entry if key not in ("power", "layer")} for entry in older["methods"]]
+    del older["cost"]["warmup"]
+    with open_study(tmp_path / "study") as study:
+        (study.folder / "grid.yaml").write_text(plain.dump(older))
+        study.begin(grid)
+        changed = load(None, [f"methods={mine},fastv", "limit=3", "fastv.layer=4", "timeout=9"])
+        with pytest.raises(StoreError) as caught:
+            study.begin(changed)
+    assert "fastv.layer is 2 there and 4 here; timeout is null there and 9.0 here" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "methods: [", "- a", "methods: &a [*a]", "\x00", "budgets: [x]", "methods: [{label: x}]", "cost: 3"]
+)
+def test_a_damaged_stored_grid_is_one_line(tmp_path: Path, text: str):
+    with open_study(tmp_path) as study:
+        (tmp_path / "grid.yaml").write_text(text)
+        with pytest.raises(StoreError) as caught:
+            study.begin(Grid(methods=["fastv"]))
+    line = str(caught.value)
+    assert len(line) <= 300
+    assert "\n" not in line
+    assert "choose another folder with out=" in line
+
+
+@pytest.mark.parametrize("fault", ["RuntimeError('no')", "SystemExit(0)", "GeneratorExit"])
+def test_a_method_that_does_not_build_is_refused_by_name(mine: Path, fault: str):
+    mine.write_text(MINE + f"\n    def __post_init__(self):\n        raise {fault}\n")
+    with pytest.raises(GridError, match=r"mine\.py cannot be built: " + fault.partition("(")[0]):
+        load(None, [f"methods={mine}"])
+
+
+def test_new_keys_leave_the_default_folder_its_name():
+    usual = Grid(methods=["fastv"]).digest()
+    assert build({"methods": ["fastv"], "timeout": None, "trust_remote_code": False, "threads": None}).digest() == usual
+    assert build({"methods": ["fastv"], "timeout": 5}).digest() != usual

@@ -157,7 +157,11 @@ def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Grid:
     if file is not None:
         text = _text(file)
         continues = text.startswith(HEAD)
-        content = _mapping(file, text, plain.read)
+        content = _mapping(file, text)
+        try:
+            plain.check(content)
+        except PlainError as error:
+            raise GridError(one_line(f"grid file {short_path(file)}: {error}", tail=100)) from None
         if isinstance(content.get("methods"), list):
             content["methods"] = [_beside(entry, file.parent) for entry in content["methods"]]
     try:
@@ -177,6 +181,8 @@ def build(content: Mapping[str, Any], settings: options.Settings | None = None) 
     for key in LISTS:
         if key in content and not isinstance(content[key], list):
             content[key] = [content[key]]
+        if len(content.get(key, ())) > MOST_ENTRIES:
+            raise GridError(f"{key} has {len(content[key])} entries; the most is {MOST_ENTRIES}")
     try:
         grid = options.structured(Grid, content)
         _check(grid, settings or {})
@@ -201,7 +207,7 @@ def stored_differences(file: Path, grid: Grid) -> list[str]:
     The file is read as data: no method that it names is imported. A key or a setting that it does not have yet stands at
     its default. Raises GridError where it cannot be read.
     """
-    stored = _mapping(file, _text(file), plain.parse)
+    stored = _mapping(file, _text(file))
     stored.pop("out", None)
     if not stored:
         raise GridError(f"{short_path(file)} is empty")
@@ -236,11 +242,11 @@ def _text(file: Path) -> str:
         raise GridError(f"grid file {short_path(file)} cannot be read: {said}") from None
 
 
-def _mapping(file: Path, text: str, reader: Any) -> dict[str, Any]:
+def _mapping(file: Path, text: str) -> dict[str, Any]:
     try:
-        content = reader(text)
+        content = plain.parse(text)
     except PlainError as error:
-        raise GridError(f"grid file {short_path(file)} is no YAML that can be used: {error}") from None
+        raise GridError(f"grid file {short_path(file)} is no YAML for a grid: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -268,11 +274,8 @@ def _check(grid: Grid, settings: options.Settings) -> None:
     """Every check that needs no model and no data; brings tasks, budgets and paths into their one form."""
     _check_values(grid)
     for key in LISTS:
-        entries = getattr(grid, key)
-        if not entries:
+        if not getattr(grid, key):
             raise GridError(f"{key} is empty; name at least one")
-        if len(entries) > MOST_ENTRIES:
-            raise GridError(f"{key} has {len(entries)} entries; the most is {MOST_ENTRIES}")
     grid.budgets = _budgets(grid.budgets)
     grid.tasks = _tasks(grid.tasks)
     if settings:
@@ -381,7 +384,11 @@ def _entry(method: Any) -> dict[str, Any]:
         raise GridError(f"method {short(method)} is neither a name nor a mapping with a name")
     check_path("a method", method["name"])
     name = expanded(method["name"])
-    label = method.get("label", Path(name).stem if name.endswith(".py") or "/" in name else name)
+    is_file = name.endswith(".py") or "/" in name
+    if not is_file and name not in registry.names():
+        near = registry.suggest(name[:100], registry.names())
+        raise GridError(f"unknown method {short(name)}{near}")
+    label = method.get("label", Path(name).stem if is_file else name)
     check_label(label, name)
     if label in CONTROLS and name != label:
         raise GridError(f"label {label!r} is that of the control; give {short(name)} another")
@@ -422,7 +429,7 @@ def _variant(entry: Mapping[str, Any]) -> Variant:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # code of others, which may even try to end the program
-        raise GridError(f"method {short(name)} cannot be built: {type(error).__name__}: {message(error)}") from None
+        raise GridError(f"method {short_path(Path(name))} cannot be built: {type(error).__name__}: {message(error)}") from None
     return Variant(label, name, pruner, entry.get("positions"))
 
 

@@ -22,6 +22,8 @@ T = TypeVar("T")
 Settings = dict[str, dict[str, Any]]
 """Settings of methods, "fastv.layer=3", by label."""
 
+MOST_OPTIONS = 1_000
+
 TAKES = {
     int: "a whole number",
     float: "a number",
@@ -48,7 +50,10 @@ def override(given: dict[str, Any], texts: Iterable[str], kind: type, lists: Ite
     values with commas between. What belongs to no key of `kind` but has a dot is a setting, "label.setting=value".
     """
     settings: Settings = {}
-    for text in texts:
+    words = list(texts)
+    if len(words) > MOST_OPTIONS:
+        raise OptionError(f"{len(words)} options are given; the most is {MOST_OPTIONS}, so write a YAML file")
+    for text in words:
         key, equals, word = text.partition("=")
         if not equals or not key:
             raise OptionError(f"{short(text)} is no option; write key=value, such as seed=1")

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from prunebench import images, models, registry
-from prunebench.benchmarks import Request, load_task
-from prunebench.budget import Budget
+from prunebench.benchmarks import Benchmark, Request, expand, load_task
 from prunebench.engine.session import prune
 from prunebench.models import Loaded
 from prunebench.models.base import Originals
@@ -20,13 +19,12 @@ from prunebench.run import grid as grids
 from prunebench.run import options, quality
 from prunebench.run import prompt as prompts
 from prunebench.run.cell import BASELINE, Cell
+from prunebench.run.grid import short_path
+from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
 from prunebench.run.prompt import Prompt, seed_of
 from prunebench.text import message, one_line
 from prunebench.tokens import Layout, Tile
-
-TEXTS = ("budget", "method")
-"""Options that are text whatever they look like."""
 
 
 @dataclass
@@ -64,11 +62,13 @@ def picture(texts: Iterable[str]) -> Picture:
     """
     given: dict[str, Any] = {}
     settings = options.override(given, texts, View)
-    view = options.structured(View, {key: str(value) if key in TEXTS else value for key, value in given.items()})
+    view = options.structured(View, given)
     cells = _cells(view, settings)
-    loaded = models.load(view.model)
+    _check_out(view)
+    benchmark = _benchmark(view)
+    loaded = models.load(cells[0].model)
     with _one_line(view):
-        prompt, (question, right) = _prompt(loaded, view)
+        prompt, (question, right) = _prompt(loaded, view, benchmark)
         seen = [_seen(loaded, view, cell, prompt) for cell in cells]
     if len(cells) == 1:
         masks, captions = seen[0].stages, seen[0].captions
@@ -79,7 +79,7 @@ def picture(texts: Iterable[str]) -> Picture:
         title = f"{view.budget} of the tokens · {question}{right}"
     box = prompt.requests[0].evidence_box
     whole = not any(quality.on_pixels(cell) for cell in cells)
-    return Picture(seen[0].image, masks, captions, [box] if box is not None and whole else [], title, Path(view.out))
+    return Picture(seen[0].image, masks, captions, [box] if box is not None and whole else [], title, Path(expanded(view.out)))
 
 
 @dataclass(frozen=True)
@@ -105,36 +105,62 @@ def _seen(loaded: Loaded, view: View, cell: Cell, prompt: Prompt) -> _Seen:
         made = loaded.model.generate(**small.inputs, **quality.options_of(prompt.requests[0], loaded))
     new = made.sequences[0, small.inputs["input_ids"].shape[1] :]
     sample = trace.samples[0]
+    layout = small.layouts[0] if small is prompt else sample.layout
+    stages = [_grid(layout, kept) for _, kept in sorted(sample.kept.items())]
+    captions = [f"from {site} on" if small is prompt else "resized" for site in sorted(sample.kept)]
+    if not stages:  # nothing was pruned
+        stages, captions = [_grid(layout, torch.arange(len(layout)))], ["unpruned"]
     return _Seen(
         next(part["url"] for turn in small.messages[0] for part in turn["content"] if part["type"] == "image"),
-        [_grid(small.layouts[0] if small is prompt else sample.layout, kept) for _, kept in sorted(sample.kept.items())],
-        [f"from {site} on" if small is prompt else "resized" for site in sorted(sample.kept)],
+        stages,
+        captions,
         loaded.processor.decode(new, skip_special_tokens=True).strip(),
     )
 
 
 def _cells(view: View, settings: options.Settings) -> list[Cell]:
     """The methods as a grid reads them, so that names, settings and budgets meet the same checks."""
-    wanted = [f"methods={view.method}", f"budgets={view.budget}", "controls=false"]
-    wanted += [f"{label}.{key}={value}" for label, parts in settings.items() for key, value in parts.items()]
-    budget = Budget.parse(view.budget)
-    cells = [
-        Cell("quality", view.model, variant, budget, view.task, view.seed) for variant in grids.load(None, wanted).variants()
-    ]
+    methods = [name.strip() for name in view.method.split(",") if name.strip()]
+    if not methods:
+        raise OptionError("method is empty; name at least one, such as method=random")
+    asked = {"model": view.model, "methods": methods, "budgets": [view.budget], "seed": view.seed}
+    grid = grids.build({**asked, "controls": False, "cost": False}, settings)
+    cells = grid.cells([view.task])
     if len(cells) > 1 and any(quality.on_pixels(cell) for cell in cells):
         raise OptionError(f"method={view.method} has one that shrinks the image itself; show that one alone")
     return cells
 
 
-def _prompt(loaded: Loaded, view: View) -> tuple[Prompt, tuple[str, str]]:
+def _check_out(view: View) -> None:
+    """Refuse a place for the picture that cannot be written, before any work."""
+    check_path("out", view.out)
+    out = Path(expanded(view.out))
+    if out.is_dir():
+        raise OptionError(f"out={short_path(out)} is a folder; name a file, such as {short_path(out / 'show.png')}")
+    if not out.parent.is_dir():
+        raise OptionError(f"out={short_path(out)}: there is no folder {short_path(out.parent)}; make it first")
+
+
+def _benchmark(view: View) -> Benchmark | None:
+    """The sample's task with that sample alone; None where an image file is drawn."""
+    if view.image is not None:
+        return None
+    check_path("task", view.task)
+    if view.sample < 0:
+        raise OptionError(f"sample is {view.sample}; it starts at 0")
+    tasks = expand(expanded(view.task))
+    if len(tasks) > 1:
+        raise OptionError(f"task {view.task} is a suite; name one of {', '.join(tasks)}")
+    return load_task(tasks[0], limit=1, start=view.sample, max_image_pixels=view.max_image_pixels)
+
+
+def _prompt(loaded: Loaded, view: View, benchmark: Benchmark | None) -> tuple[Prompt, tuple[str, str]]:
     """The prompt, and for the title the question and what would be right."""
-    if view.image is None:
-        benchmark = load_task(view.task, view.sample + 1, view.max_image_pixels)
-        if view.sample < 0 or view.sample >= len(benchmark.requests):
-            raise OptionError(f"sample is {view.sample}, but {view.task} has samples 0..{len(benchmark.requests) - 1}")
-        prompt = prompts.read(loaded, benchmark, [benchmark.requests[view.sample]])
+    if benchmark is not None:
+        prompt = prompts.read(loaded, benchmark, benchmark.requests)
         request = prompt.requests[0]
         return _one_image(prompt), (request.question, f" (right: {request.reference})")
+    assert view.image is not None
     image = images.load(view.image, max_pixels=view.max_image_pixels)
     request = Request(view.image, 0, view.question, "", {"max_new_tokens": 16}, ())
     content = [{"type": "image", "url": image}, {"type": "text", "text": view.question}]

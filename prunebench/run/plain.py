@@ -101,6 +101,8 @@ def short(value: Any, limit: int = 60) -> str:
 
 def shown(value: Any) -> str:
     """What a value is, in one line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     try:
         return one_line(repr(value))
     except Exception as error:  # a plug-in's value may fail to say what it is

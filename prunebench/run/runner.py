@@ -78,7 +78,10 @@ class _Sweep:
         for task in grid.tasks:
             self.watch.doing(f"loading {task}")
             most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
-            self.benchmarks[task] = load_task(task, grid.limit, most)
+            self.benchmarks[task] = load_task(task, grid.limit, max_image_pixels=most)
+            count = len(self.benchmarks[task].requests)
+            if grid.limit is not None and count < grid.limit:
+                self.watch.note(f"{task} has {count} samples, fewer than limit={grid.limit}; all of them are asked")
         self.study.begin(grid)
         self.provenance = provenance.collect(self.loaded, self.device, self.dtype, grid.attention, {"grid": grid.seed})
         self.guard = Guard(self.loaded.model)
