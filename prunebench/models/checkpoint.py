@@ -147,7 +147,7 @@ def explained(what: str, source: str, elsewhere: str, raised: type[ValueError] =
     Errors of prunebench itself say enough; a LoadError of this file is told what it is about. A lack of memory is a
     status of its own where it is not the model itself that finds no room.
     """
-    about = one_line(what, 90)
+    about = one_line(what, 70)
     try:
         yield
     except LoadError as error:
@@ -196,7 +196,7 @@ def _reason(error: Exception, source: str, elsewhere: str) -> str:
             "allow it with trust_remote_code=true"
         )
     if isinstance(error, OSError) and not Path(source).is_dir():
-        return f"{one_line(source, 60)} could not be fetched ({one_line(detail, 60)}) and is not in the local cache. {elsewhere}"
+        return f"{one_line(source, 60)} could not be fetched and is not in the local cache ({one_line(detail, 55)}). {elsewhere}"
     if isinstance(error, pickle.UnpicklingError):
         return "its weights are a broken file, or a pickle of more than tensors, which is not read; save them as safetensors"
     plain = isinstance(error, OSError | ValueError | ImportError) or message(error) == type(error).__name__
