@@ -154,8 +154,8 @@ class GlimpsePrune(Trained):
     @classmethod
     def read(cls, folder: Path) -> tuple[dict[str, Any], nn.Module]:
         """A folder in the official layout: config.json and new_modules_gp.pt, which must fit exactly."""
-        state = _flat(torch.load(folder / FILE, map_location="cpu", weights_only=True))
-        sizes = _sizes_of(state, json.loads((folder / "config.json").read_text()))
+        state = _tensors(folder / FILE)
+        sizes = _sizes_of(state, json.loads((folder / "config.json").read_text(encoding="utf-8")))
         with torch.device("meta"):
             module = cls.build(sizes)
         module.load_state_dict(state, assign=True)
@@ -309,11 +309,23 @@ def _rotated(values: Tensor, places: Tensor) -> Tensor:
 # ---- the official file layout -------------------------------------------------------------------------------------
 
 
-def _flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    flat = {
-        f"{part}.{name}": value for part, values in state.items() if isinstance(values, Mapping) for name, value in values.items()
-    }
-    return {**flat, "learnable_embeddings": state["learnable_embeddings"]}
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of an official checkpoint by their full names; raises OSError, and ValueError for what else it holds."""
+    if not file.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"there is no file {file.name}")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises at garbage is as various as garbage
+        raise ValueError(f"{file.name} is a broken file, or a pickle of more than tensors, which is not read") from error
+    if not isinstance(state, Mapping) or not isinstance(state.get("learnable_embeddings"), Tensor):
+        raise ValueError(f"{file.name} is no checkpoint of GlimpsePrune: it holds no learnable_embeddings")
+    flat: dict[str, Any] = {}
+    for part, values in state.items():
+        flat |= {f"{part}.{name}": value for name, value in values.items()} if isinstance(values, Mapping) else {part: values}
+    odd = [name for name, value in flat.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ValueError(f"{file.name} holds something else than tensors: {odd[0]}")
+    return flat
 
 
 def _nested(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -325,23 +337,42 @@ def _nested(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return nested
 
 
-def _sizes_of(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes, from the tensors, and what only an official config.json says."""
+def _sizes_of(state: Mapping[str, Tensor], config: Any) -> dict[str, Any]:
+    """The sizes, from the tensors, and what only an official config.json says; raises ValueError where that makes no sense."""
+    if not isinstance(config, dict):
+        raise ValueError("config.json holds no settings")
     # their LLaVA counts hidden states, of which the first is the embedding; their Qwen2.5-VL counts blocks
     shift = 1 if "llava" in str(config.get("model_type", "")) else 0
     into, condition = state["attn_fuser.attn_in_proj.weight"], state["attn_fuser.cond_in_projs.0.weight"]
+    layers, stream, joint = len(state["learnable_embeddings"]), into.shape[0], into.shape[0] + condition.shape[0]
+    blocks, layer, heads = config["selected_visual_layers"], config["reduce_layer"], config["attn_fuse_num_heads"]
+    logits, eps = config["use_attention_logits"], (config.get("text_config") or config)["rms_norm_eps"]
+    sensible = {
+        f"selected_visual_layers (a list of {BLOCKS} numbers)": isinstance(blocks, list)
+        and len(blocks) == BLOCKS
+        and all(type(block) is int for block in blocks),
+        f"reduce_layer (one of 0..{layers - 1})": type(layer) is int and 0 <= layer < layers,
+        f"attn_fuse_num_heads (it divides {stream} and {joint})": type(heads) is int
+        and heads > 0
+        and stream % heads == joint % heads == 0,
+        "use_attention_logits (true or false)": isinstance(logits, bool),
+        "rms_norm_eps (a small number above 0)": isinstance(eps, float) and 0 < eps < 1,
+    }
+    wrong = [name for name, fits in sensible.items() if not fits]
+    if wrong:
+        raise ValueError(f"config.json needs another {wrong[0]}")
     return {
-        "layers": state["learnable_embeddings"].shape[0],
+        "layers": layers,
         "width": state["learnable_embeddings"].shape[-1],
         "heads": into.shape[1],
-        "eps": (config.get("text_config") or config)["rms_norm_eps"],
+        "eps": eps,
         "vision_width": condition.shape[1],
-        "blocks": [block - shift for block in config["selected_visual_layers"]],
-        "layer": config["reduce_layer"],
-        "attention": "logits" if config["use_attention_logits"] else "log_attention",
-        "stream": into.shape[0],
+        "blocks": [block - shift for block in blocks],
+        "layer": layer,
+        "attention": "logits" if logits else "log_attention",
+        "stream": stream,
         "condition": condition.shape[0],
-        "fuser_heads": config["attn_fuse_num_heads"],
+        "fuser_heads": heads,
     }
 
 

@@ -180,6 +180,8 @@ class _Allocator(nn.Module):
     def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
         width, channels, self.heads = int(sizes["vision_width"]), int(sizes["channels"]), int(sizes["attention_heads"])
+        if self.heads < 1 or channels % self.heads:
+            raise ValueError(f"attention_heads is {self.heads}; it divides the {channels} channels")
         self.enter = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
         self.blocks = nn.ModuleList(_Block(channels, self.heads) for _ in range(int(sizes["blocks"])))
         self.norm = nn.LayerNorm(channels)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,9 +15,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from prunebench import weights
 from prunebench.pruner import Facts, Pruner, Unsupported
 from prunebench.registry import PACKAGE, card
+from prunebench.text import message, one_line
 from prunebench.tokens import VisualTokens
 
 NONE = "none"
@@ -27,8 +32,8 @@ RANDOM = "random"
 CONFIG = "config.json"
 STATE = "model.safetensors"
 
-FITTING = ("layers", "width", "heads", "vision_width")
-"""Sizes that are the model's: weights for others do not fit it."""
+FITTING = ("layers", "width", "heads", "vision_width", "vision_blocks")
+"""Sizes that are the model's: weights for others do not fit it. The others are a method's own choice."""
 
 
 class NoWeights(Unsupported):
@@ -77,12 +82,19 @@ class Trained(Pruner):
 
     @classmethod
     def read(cls, folder: Path) -> tuple[dict[str, Any], nn.Module]:
-        """The sizes and the module of a folder that `write` made; raises OSError, ValueError or RuntimeError."""
-        from safetensors.torch import load_file
+        """The sizes and the module of a folder that `write` made; raises OSError, ValueError or RuntimeError.
 
-        sizes = dict(json.loads((folder / CONFIG).read_text())["sizes"])
-        module = cls.build(sizes)
-        module.load_state_dict(load_file(folder / STATE))
+        The file must hold exactly the module's tensors, which is known before any memory is taken for them.
+        """
+        stored = _stored(folder / STATE)
+        sizes = _sizes(folder / CONFIG, stored)
+        with torch.random.fork_rng(devices=[]):
+            due = _outline(cls, sizes, len(stored))
+            wrong = weights.compared(due, stored) if due is not None else None
+            if wrong is not None:
+                raise ValueError(f"the weights in {STATE} do not fit the sizes in {CONFIG}: they {wrong}")
+            module = cls.build(sizes)
+        module.load_state_dict(stored)
         return sizes, module
 
     @classmethod
@@ -102,12 +114,13 @@ class Trained(Pruner):
         if self.module is not None or (self.optional and self.weights == NONE):
             return self
         try:
-            sizes, module, folder = _loaded(type(self), self.weights, facts)
+            ready = _ready(type(self), self.weights, facts)
         except NoWeights:
             if self.optional:
                 return self
             raise
-        return replace(self.adapted(sizes), module=module, folder=folder)
+        with _plainly(f"{card(type(self)).name} with the settings of its weights"):
+            return replace(self.adapted(ready.sizes), module=ready.module, folder=ready.folder)
 
 
 def seeded(method: type[Trained], sizes: Mapping[str, Any], seed: int) -> nn.Module:
@@ -123,32 +136,140 @@ def home(method: type[Pruner], model: str) -> Path:
     return package / "weights" / card(method).name / model
 
 
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A method's weights for a model; `folder` is None where they were drawn."""
+
+    sizes: Mapping[str, Any]
+    module: nn.Module
+    folder: Path | None = None
+
+
+def _ready(method: type[Trained], weights_name: str, facts: Facts) -> _Ready:
+    """The weights that `weights=` names for a model, read again when their files change; raises Unsupported."""
+    name = card(method).name
+    with _plainly(f"{name} cannot draw weights" if weights_name == RANDOM else f"{name}'s weights cannot be had"):
+        if weights_name == RANDOM:
+            return _drawn(method, facts)
+        folder = _folder(method, weights_name, facts)
+    with _plainly(f"{name}'s weights in {one_line(str(folder), 80)} cannot be read"):
+        return _read(method, folder, facts, weights.stamp(folder))
+
+
 @lru_cache(maxsize=32)
-def _loaded(method: type[Trained], weights: str, facts: Facts) -> tuple[dict[str, Any], nn.Module, Path | None]:
-    name = card(method).name
-    if weights == RANDOM:
-        sizes = method.sizes(facts)
-        return sizes, seeded(method, sizes, 0).eval().requires_grad_(False), None
-    folder = _folder(method, weights, facts)
+def _drawn(method: type[Trained], facts: Facts) -> _Ready:
+    sizes = method.sizes(facts)
+    return _Ready(sizes, _frozen(seeded(method, sizes, 0)))
+
+
+@lru_cache(maxsize=32)
+def _read(method: type[Trained], folder: Path, facts: Facts, _stamp: weights.Stamp) -> _Ready:
+    sizes, module = method.read(folder)
+    if not isinstance(module, nn.Module) or not isinstance(sizes, Mapping):
+        raise TypeError(f"read gave a {type(sizes).__name__} and a {type(module).__name__}; it gives the sizes and the module")
+    _check_sizes(sizes, method.sizes(facts))
+    empty = next((name for name, tensor in module.state_dict().items() if tensor.is_meta), None)
+    if empty is not None:
+        raise ValueError(f"tensor {one_line(empty, 80)} has no values")
+    module = _frozen(module)
+    broken = weights.non_finite(module.state_dict().items())
+    if broken is not None:
+        raise ValueError(f"tensor {one_line(broken, 80)} has values that are not finite")
+    return _Ready(sizes, module, folder)
+
+
+def _check_sizes(sizes: Mapping[str, Any], fitting: Mapping[str, Any]) -> None:
+    """Raises ValueError for sizes of another kind than the method's own, and for those of another model."""
+    for key in sizes.keys() & fitting.keys():
+        value, due = sizes[key], fitting[key]
+        if _kind(value) != _kind(due) and not (type(value) is int and type(due) is float):
+            raise ValueError(f"{one_line(key, 60)} is {one_line(repr(value), 40)}; it is {_kind(due).__name__} like {due!r}")
+        if key in FITTING and value != due:
+            raise ValueError(f"they are for a model with {key} {value}; this one's is {due}")
+
+
+def _kind(value: Any) -> type:
+    return list if isinstance(value, tuple) else type(value)  # JSON has no tuples
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return module.float().eval().requires_grad_(False)
+
+
+@contextmanager
+def _plainly(what: str) -> Iterator[None]:
+    """Whatever a method's own code or files raise in the block as Unsupported in one line, so that this method alone stops.
+
+    Lack of memory stays what it is, and so does a person's Ctrl-C; that a plug-in exits is an error of its own.
+    """
     try:
-        sizes, module = method.read(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Unsupported(f"{name}'s weights in {folder} cannot be read: {line}") from error
-    fitting = method.sizes(facts)
-    for key in FITTING:
-        if key in sizes and key in fitting and sizes[key] != fitting[key]:
-            raise Unsupported(
-                f"{name}'s weights in {folder} are for a model with {key} {sizes[key]}; this one's is {fitting[key]}"
-            )
-    return sizes, module.float().eval().requires_grad_(False), folder
+        yield
+    except (Unsupported, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        kind = "" if type(error) in (OSError, ValueError, RuntimeError) else f"{type(error).__name__}: "
+        raise Unsupported(one_line(f"{what}: {kind}{message(error)}")) from error
 
 
-def _folder(method: type[Trained], weights: str, facts: Facts) -> Path:
+def _stored(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises OSError or ValueError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"there is no file {file.name}")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file.name} is no whole safetensors file: {one_line(message(error), 100)}") from error
+
+
+def _sizes(file: Path, stored: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The sizes that stand in a config.json; raises OSError or ValueError."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is no JSON: {one_line(message(error), 100)}") from error
+    sizes = content.get("sizes") if isinstance(content, dict) else None
+    if not isinstance(sizes, dict):
+        raise ValueError(f"{file.name} names no sizes; it holds an object with 'sizes', as prunebench train writes it")
+    # a module of any kind has at least as many values as its largest size; this bounds how long building one takes
+    most = max(1_000_000, sum(tensor.numel() for tensor in stored.values()))
+    for name, value in sizes.items():
+        if isinstance(value, int) and value > most:
+            raise ValueError(f"{file.name} says {one_line(name, 60)} is above {most:,}, more than the weights have values")
+    return sizes
+
+
+def _outline(method: type[Trained], sizes: Mapping[str, Any], stored: int) -> dict[str, Tensor] | None:
+    """The tensors of the method's module without data; None where it needs data to be built.
+
+    Raises ValueError once it has many more than are `stored`: sizes may ask for a million layers.
+    """
+    count = 0
+
+    def counted(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += 1
+        if count > 4 * stored + 1000:  # some are made and thrown away while a module is put together
+            raise ValueError(f"the sizes in {CONFIG} ask for more than {count - 1:,} tensors, and {stored} are stored")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return dict(method.build(sizes).state_dict())
+    except NotImplementedError:  # what torch raises where the values of a tensor without any are asked for
+        return None
+    finally:
+        hook.remove()
+
+
+def _folder(method: type[Trained], weights_name: str, facts: Facts) -> Path:
     name = card(method).name
-    if weights:
-        folder = Path(weights)
-        return folder if folder.is_dir() else _fetched(name, weights)
+    if weights_name:
+        folder = Path(weights_name).expanduser()
+        return folder if folder.is_dir() else _fetched(name, weights_name)
     own = home(method, facts.name or "")
     if facts.name and own.is_dir():
         return own
@@ -169,5 +290,7 @@ def _fetched(name: str, hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id))
     except Exception as error:  # hub, network and name errors alike
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Unsupported(f"{name}: weights {hub_id!r} are no folder and could not be fetched from the hub ({line})") from error
+        shown = one_line(hub_id, 80)
+        raise Unsupported(
+            f"{name}: weights {shown!r} are no folder and could not be fetched from the hub ({one_line(message(error), 120)})"
+        ) from error

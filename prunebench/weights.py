@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from stat import S_ISREG
 
 import torch
 from torch import Tensor
@@ -61,13 +62,14 @@ def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def stamp(folder: Path) -> Stamp:
-    """The state of a folder's files and of those in its folders; raises OSError."""
-    files = [path for path in folder.iterdir() if path.is_file()]
-    for inner in folder.iterdir():
-        if inner.is_dir():
-            files += [path for path in inner.iterdir() if path.is_file()]
-    facts = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    return tuple(sorted((name, about.st_mtime_ns, about.st_size, about.st_ino) for name, about in facts))
+    """The state of a folder's files and of those in its folders; raises OSError, also for a pipe or device among them."""
+    paths = [path for path in folder.iterdir() if path.exists()]
+    paths += [inner for path in paths if path.is_dir() for inner in path.iterdir() if inner.exists()]
+    states = [(path, path.stat()) for path in paths if not path.is_dir()]
+    odd = next((path for path, state in states if not S_ISREG(state.st_mode)), None)
+    if odd is not None:
+        raise OSError(f"{one_line(odd.name, 80)} is no file but a pipe or device")
+    return tuple(sorted((str(path), state.st_mtime_ns, state.st_size, state.st_ino) for path, state in states))
 
 
 def _rounded(due: Tensor, stored: Tensor) -> bool:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunebench import weights
 from prunebench.identity import weights_digest
+from prunebench.models import checkpoint
 from prunebench.models.base import Unsupported
 from prunebench.testbed import TOWERS
+from prunebench.text import one_line
+
+ELSEWHERE = "Give a folder, or a hub id that can be fetched: clip=..."
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +55,33 @@ class Clip:
         return found.pooler_output, sum(len(ids) > limit for ids in whole)
 
 
-@lru_cache(maxsize=2)
 def load_clip(name: str, device: torch.device, dtype: torch.dtype) -> Clip:
-    """A miniature of the testbed, a hub id or a folder; raises Unsupported where it cannot be had."""
-    from transformers import AutoTokenizer, CLIPModel
+    """A miniature of the testbed, a hub id or a folder; raises Unsupported where it cannot be had, or is not whole.
 
+    A folder is read again when its files change. No code of its own runs.
+    """
     source = str(TOWERS.get(name, name))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model: Any = CLIPModel.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise Unsupported(f"CLIP {name!r} could not be loaded: {line}; give a folder or another hub id (clip=...)") from error
+    with checkpoint.explained(f"CLIP {name}", source, ELSEWHERE, Unsupported):
+        files = weights.stamp(Path(source)) if Path(source).is_dir() else ()
+        return _read(name, source, device, dtype, files)
+
+
+@lru_cache(maxsize=2)
+def _read(name: str, source: str, device: torch.device, dtype: torch.dtype, _stamp: weights.Stamp) -> Clip:
+    from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+    with checkpoint.unattended():
+        values, _ = CLIPConfig.get_config_dict(source)
+        checkpoint.check_config(values)
+        if values.get("model_type") != "clip":
+            raise checkpoint.LoadError(f"its config.json describes no CLIP but a {one_line(str(values.get('model_type')), 60)!r}")
+        stored = checkpoint.header(Path(source))
+        with torch.device("meta"):
+            empty = CLIPModel(CLIPConfig.from_pretrained(source))
+        checkpoint.check_size(empty, stored, False, dtype, device.type)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
+        loaded: Any = CLIPModel.from_pretrained(source, dtype=dtype, **options)
+        model, report = loaded
+        checkpoint.check_loaded(model, report)
     return Clip(name, model.to(device).eval().requires_grad_(False), tokenizer)

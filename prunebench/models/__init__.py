@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from inspect import isabstract
@@ -94,7 +92,7 @@ def load(
     adapter. Weights that lack a tensor, hold one too many, one of another shape or one that is not finite are an error, too.
     """
     source = _source(name)
-    with checkpoint.explained(name, source, ELSEWHERE), _quiet():
+    with checkpoint.explained(f"model {name}", source, ELSEWHERE), checkpoint.unattended():
         plan = _Plan(source, device, _dtype(dtype), _attention(attention, trust_remote_code), revision, trust_remote_code)
         config = plan.config()
         adapter = _adapter(config.model_type)
@@ -174,19 +172,6 @@ def _auto(name: str) -> Any:
     import transformers
 
     return getattr(transformers, name)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers writes tables of keys to the terminal, as they stand in a file; the errors raised here name them."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -141,20 +141,43 @@ def check_processor(processor: Any, model: nn.Module, placeholders: tuple[int, .
 
 
 @contextmanager
-def explained(name: str, source: str, elsewhere: str) -> Iterator[None]:
-    """Whatever goes wrong in the block as a LoadError of one line; `elsewhere` follows what the hub could not give.
+def explained(what: str, source: str, elsewhere: str, raised: type[ValueError] = LoadError) -> Iterator[None]:
+    """Whatever goes wrong in the block as an error of one line about `what`; `elsewhere` is the way out where the hub is none.
 
-    Errors of prunebench itself say enough; LoadErrors of this file are told which model they are about.
+    Errors of prunebench itself say enough; a LoadError of this file is told what it is about. A lack of memory is a
+    status of its own where it is not the model itself that finds no room.
     """
-    about = f"model {one_line(name, 80)}"
+    about = one_line(what, 70)
     try:
         yield
     except LoadError as error:
-        raise LoadError(one_line(f"{about}: {error}")) from error.__cause__
+        raise raised(one_line(f"{about}: {error}")) from error.__cause__
     except Exception as error:
-        if type(error).__module__.startswith("prunebench."):
+        own = type(error).__module__.startswith("prunebench.")
+        if own or (raised is not LoadError and any(map(_out_of_memory, _chain(error)))):
             raise
-        raise LoadError(one_line(f"{about}: {_reason(error, source, elsewhere)}")) from error
+        raise raised(one_line(f"{about}: {_reason(error, source, elsewhere)}")) from error
+
+
+@contextmanager
+def unattended() -> Iterator[None]:
+    """transformers neither asks nor tells at the terminal in this block.
+
+    It asks whether foreign code may run, for parts of a processor whatever it was told, and takes what is piped in for
+    an answer. It writes tables of keys as they stand in a file; the errors raised here name them.
+    """
+    from transformers import dynamic_module_utils
+    from transformers.utils import logging
+
+    asking: Any = dynamic_module_utils
+    verbosity, seconds = logging.get_verbosity(), asking.TIME_OUT_REMOTE_CODE
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    asking.TIME_OUT_REMOTE_CODE = 0  # no time to answer means no
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        asking.TIME_OUT_REMOTE_CODE = seconds
 
 
 def _reason(error: Exception, source: str, elsewhere: str) -> str:
@@ -167,13 +190,13 @@ def _reason(error: Exception, source: str, elsewhere: str) -> str:
         return f"the disk is full ({detail}); free some space, or set HF_HOME to a folder on another disk"
     if any(isinstance(link, PermissionError) for link in chain):
         return f"a file may not be read or written ({detail}); change its permissions, or set HF_HOME to a folder of yours"
-    if "trust_remote_code" in message(error):
+    if "trust_remote_code" in message(error) or "requires you to execute custom code" in message(error):
         return (
             "its files ask to run code of their own, which is not done. Where you have read that code and trust it, "
             "allow it with trust_remote_code=true"
         )
     if isinstance(error, OSError) and not Path(source).is_dir():
-        return f"{one_line(source, 60)} could not be fetched ({one_line(detail, 60)}) and is not in the local cache. {elsewhere}"
+        return f"{one_line(source, 60)} could not be fetched and is not in the local cache ({one_line(detail, 55)}). {elsewhere}"
     if isinstance(error, pickle.UnpicklingError):
         return "its weights are a broken file, or a pickle of more than tensors, which is not read; save them as safetensors"
     plain = isinstance(error, OSError | ValueError | ImportError) or message(error) == type(error).__name__
