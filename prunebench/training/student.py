@@ -19,13 +19,14 @@ from prunebench.checkpoint import RunError, digest
 from prunebench.models import Loaded
 from prunebench.pruner import Facts, Pruner, Unsupported
 from prunebench.registry import name_of, suggest
+from prunebench.sites import Part
 from prunebench.text import message, one_line
 from prunebench.trained import FITTING, Trained, seeded
 
 MOST_PARAMETERS = 500_000_000
 """Of a method's module: weights, gradients and the optimizer's two moments of as many take 8 GB."""
 
-MOST_TENSORS = 20_000
+MOST_TENSORS = 5_000
 """How many tensors these may be: modules without end run out of time first."""
 
 DRAWN = "drawn from the seed"
@@ -80,6 +81,10 @@ def make_student(
     with blamed(name, "getting ready", method):
         # `prepared` as in a sweep, for a method may hold another one that has to know the model, too
         ready = replace(pruner, module=module).prepared(facts).adapted(chosen)
+        site = ready.site()
+    if site.part is Part.LLM and site.layer >= facts.layers:
+        model = facts.name or "this model"
+        raise RunError(f"{name} prunes at {site}, but {model} has layers 0..{facts.layers - 1}: choose an earlier layer")
     return Student(ready, chosen, DRAWN if start is None else digest(dict(module.state_dict())))
 
 
