@@ -99,8 +99,10 @@ def blamed(name: str, doing: str, method: type[Pruner]) -> Iterator[None]:
     except (KeyboardInterrupt, GeneratorExit, RunError, Unsupported):
         raise
     except BaseException as error:
-        reason = f"{type(error).__name__}: {one_line(message(error), 110)}"
-        raise RunError(f"{name}: {doing} failed with {reason} ({_place(error, method)})") from error
+        said = one_line(message(error), 110)
+        hint = "; a smaller batch= takes less memory" if "memory" in said or isinstance(error, MemoryError) else ""
+        reason = f"{type(error).__name__}: {said}"
+        raise RunError(f"{name}: {doing} failed with {reason} ({_place(error, method)}){hint}") from error
 
 
 def _place(error: BaseException, method: type[Pruner]) -> str:
