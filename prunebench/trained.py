@@ -27,9 +27,6 @@ RANDOM = "random"
 CONFIG = "config.json"
 STATE = "model.safetensors"
 
-FITTING = ("layers", "width", "heads", "vision_width")
-"""Sizes that are the model's: weights for others do not fit it."""
-
 
 class NoWeights(Unsupported):
     """There are no weights for a model, and none were named."""
@@ -136,7 +133,7 @@ def _loaded(method: type[Trained], weights: str, facts: Facts) -> tuple[dict[str
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Unsupported(f"{name}'s weights in {folder} cannot be read: {line}") from error
     fitting = method.sizes(facts)
-    for key in FITTING:
+    for key in ("layers", "width", "heads", "vision_width"):
         if key in sizes and key in fitting and sizes[key] != fitting[key]:
             raise Unsupported(
                 f"{name}'s weights in {folder} are for a model with {key} {sizes[key]}; this one's is {fitting[key]}"

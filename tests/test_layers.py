@@ -15,11 +15,11 @@ TRUNK |= {"bounds", "checkpoint", "learning"}
 MAY: dict[str, set[str]] = {
     "text": set(),
     "files": set(),
+    "words": set(),
+    "sites": set(),
     "bounds": {"text"},
     "checkpoint": {"files", "text"},
     "learning": {"checkpoint"},
-    "words": set(),
-    "sites": set(),
     "budget": {"sites"},
     "tokens": {"sites"},
     "select": {"sites", "tokens"},

@@ -21,13 +21,16 @@ from prunebench.pruner import Facts, Pruner, Unsupported
 from prunebench.registry import name_of, suggest
 from prunebench.sites import Part
 from prunebench.text import message, one_line
-from prunebench.trained import FITTING, Trained, seeded
+from prunebench.trained import Trained, seeded
 
 MOST_PARAMETERS = 500_000_000
 """Of a method's module: weights, gradients and the optimizer's two moments of as many take 8 GB."""
 
 MOST_TENSORS = 5_000
 """How many tensors these may be: modules without end run out of time first."""
+
+OF_MODEL = ("layers", "width", "heads", "vision_width", "vision_blocks")
+"""Sizes that are the model's; the others are a method's own choice."""
 
 DRAWN = "drawn from the seed"
 """The origin of weights that are none of a folder's."""
@@ -190,7 +193,7 @@ def _read(method: type[Trained], name: str, start: Path, sizes: Mapping[str, Any
         there = False
     if not there:
         raise RunError(f"{label} is no folder; give one that training wrote, such as RUN/weights")
-    with blamed(name, f"reading {label} (its weights? give a folder that training wrote)", method), _counted(name):
+    with blamed(name, f"reading {label} (its weights? give a folder that training wrote)", method):
         chosen, module = method.read(start)
     for key, value in sizes.items():
         if key not in chosen or chosen[key] != value:
@@ -204,7 +207,7 @@ def _read(method: type[Trained], name: str, start: Path, sizes: Mapping[str, Any
 
 def _fit(name: str, facts: Facts, usual: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
     """Refuse sizes that the model fixes otherwise."""
-    for key in FITTING:
+    for key in OF_MODEL:
         if key in usual and chosen.get(key) != usual[key]:
             model = facts.name or "this model"
             raise RunError(
