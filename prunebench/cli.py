@@ -19,8 +19,6 @@ import prunebench
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-T = TypeVar("T")
-
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
 """What the disk says when it takes no more."""
 
@@ -303,6 +301,9 @@ def _reinforce(arguments: argparse.Namespace) -> int:
     print((out / "held_out.json").read_text().strip())
     print(folder)
     return 0
+
+
+T = TypeVar("T")
 
 
 def _told(texts: Sequence[str], kind: type[T]) -> tuple[T, dict[str, dict[str, Any]]]:
