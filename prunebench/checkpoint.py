@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -134,7 +135,9 @@ class Run:
     def _read(self, path: Path) -> dict[str, Any]:
         """The content of a checkpoint whose seal holds."""
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch wonders about a damaged file, the error says
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except (Exception, RecursionError) as error:  # what a damaged archive makes torch raise is as various as the damage
             raise RunError(f"{_short(path)} is damaged ({one_line(message(error), 60)}): {self._remedy()}") from error
         expected = {"format", IDENTITY, SEAL, *(part.name for part in fields(State))}

@@ -25,8 +25,6 @@ from prunebench.text import clean, message, one_line
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-T = TypeVar("T")
-
 DENIED = (errno.EACCES, errno.EPERM)
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, *DENIED)
 """What the disk says when it takes no more."""
@@ -424,11 +422,11 @@ def _train(arguments: argparse.Namespace) -> int:
     name = arguments.method
     label = Path(name).stem if name.endswith(".py") else name  # what its settings begin with
     told, settings = _told(arguments.options, TrainOptions)
-    strangers = [key for key in settings if key != label]
+    strangers = [key for key in settings if key not in (label, name)]
     if strangers:
         listed = registry.suggest(strangers[0], options.keys(TrainOptions), "")
         raise options.OptionError(f"{strangers[0]} is no option of train{listed}; the method's are written {label}.KEY=value")
-    pruner = registry.build(name, settings.get(label))
+    pruner = registry.build(name, {**settings.get(label, {}), **settings.get(name, {})})
     if not isinstance(pruner, Trained):
         raise options.OptionError(f"{label} has no weights to train")
     plan, data = schedule(Plan, told), open_data(told.data, told.seed)
@@ -462,6 +460,9 @@ def _reinforce(arguments: argparse.Namespace) -> int:
     print((out / "held_out.json").read_text().strip())
     print(folder)
     return 0
+
+
+T = TypeVar("T")
 
 
 def _told(texts: Sequence[str], kind: type[T]) -> tuple[T, dict[str, dict[str, Any]]]:

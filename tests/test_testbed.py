@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
+from prunebench.checkpoint import RunError
 from prunebench.testbed import KINDS, MODELS, Question, Scene, ask, model_path, sample, scene
 from prunebench.testbed.batches import SceneBatch, batch, box_tokens, cells, token_labels
 from prunebench.testbed.dataset import write_parquet
@@ -23,7 +26,7 @@ from prunebench.testbed.drawing import PALETTE, SHAPES
 from prunebench.testbed.evaluate import evaluate
 from prunebench.testbed.miniatures import miniature
 from prunebench.testbed.processor import build_processor, build_tokenizer
-from prunebench.testbed.recipe import Recipe
+from prunebench.testbed.recipe import LLAVA, Recipe
 from prunebench.testbed.scenes import RESOLUTIONS, words
 from prunebench.testbed.tiny_qwen import FastQwen, TinyQwenConfig, build_model
 from prunebench.testbed.train import train
@@ -287,6 +290,49 @@ def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
         train(cut, seed=1, recipe=SHORT)
     model = train(cut, recipe=replace(SHORT, joint_steps=10), log_every=2, held_out=5)
     assert "Until step 12, what was then changed: joint_steps 8." in (model / "README.md").read_text()
+
+
+@pytest.fixture
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring a model's figures costs more than training it shortly."""
+    monkeypatch.setattr("prunebench.testbed.export.export", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_run_begins_with_one_model_and_goes_on_with_no_other(tmp_path: Path) -> None:
+    recipe = replace(LLAVA, joint_steps=1, tokens=64, questions=1)
+    train(tmp_path / "run", model="tiny-llava-1.5", recipe=recipe)
+    other = Path(shutil.copytree(model_path("tiny-clip"), tmp_path / "clip"))
+    state = load_file(other / "model.safetensors")
+    save_file({name: weight * 1.01 for name, weight in state.items()}, other / "model.safetensors", {"format": "pt"})
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    with pytest.raises(RunError, match=r"start .*, not .*: choose another folder, or resume=False"):
+        train(tmp_path / "run", model="tiny-llava-1.5", recipe=recipe, start=other)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    (other / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(RunError, match="the model cannot begin with start"):
+        train(tmp_path / "new", model="tiny-llava-1.5", recipe=recipe, start=other)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_damaged_run_starts_over_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    train(tmp_path, recipe=SHORT)
+    whole = _log(tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:-100])
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged .*resume=False to start over"):
+        train(tmp_path, recipe=SHORT)
+    train(tmp_path, recipe=SHORT, resume=False)
+    assert _log(tmp_path) == whole
+    with pytest.raises(RunError, match="stands at step 12, and this run has 8"):
+        train(tmp_path, recipe=replace(SHORT, joint_steps=4))
+
+
+@pytest.mark.usefixtures("no_export")
+def test_values_that_are_no_numbers_stop_a_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"step \d: .* is (nan|inf) at a learning rate"):
+        train(tmp_path, recipe=replace(SHORT, learning_rate=1e30))
+    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def _log(run: Path) -> list[dict[str, str]]:

@@ -19,13 +19,14 @@ from prunebench.checkpoint import RunError, digest
 from prunebench.models import Loaded
 from prunebench.pruner import Facts, Pruner, Unsupported
 from prunebench.registry import name_of, suggest
+from prunebench.sites import Part
 from prunebench.text import message, one_line
 from prunebench.trained import FITTING, Trained, seeded
 
 MOST_PARAMETERS = 500_000_000
 """Of a method's module: weights, gradients and the optimizer's two moments of as many take 8 GB."""
 
-MOST_TENSORS = 20_000
+MOST_TENSORS = 5_000
 """How many tensors these may be: modules without end run out of time first."""
 
 DRAWN = "drawn from the seed"
@@ -80,6 +81,10 @@ def make_student(
     with blamed(name, "getting ready", method):
         # `prepared` as in a sweep, for a method may hold another one that has to know the model, too
         ready = replace(pruner, module=module).prepared(facts).adapted(chosen)
+        site = ready.site()
+    if site.part is Part.LLM and site.layer >= facts.layers:
+        model = facts.name or "this model"
+        raise RunError(f"{name} prunes at {site}, but {model} has layers 0..{facts.layers - 1}: choose an earlier layer")
     return Student(ready, chosen, DRAWN if start is None else digest(dict(module.state_dict())))
 
 
@@ -94,8 +99,10 @@ def blamed(name: str, doing: str, method: type[Pruner]) -> Iterator[None]:
     except (KeyboardInterrupt, GeneratorExit, RunError, Unsupported):
         raise
     except BaseException as error:
-        reason = f"{type(error).__name__}: {one_line(message(error), 110)}"
-        raise RunError(f"{name}: {doing} failed with {reason} ({_place(error, method)})") from error
+        said = one_line(message(error), 110)
+        hint = "; a smaller batch= takes less memory" if "memory" in said or isinstance(error, MemoryError) else ""
+        reason = f"{type(error).__name__}: {said}"
+        raise RunError(f"{name}: {doing} failed with {reason} ({_place(error, method)}){hint}") from error
 
 
 def _place(error: BaseException, method: type[Pruner]) -> str:
@@ -183,7 +190,7 @@ def _read(method: type[Trained], name: str, start: Path, sizes: Mapping[str, Any
         there = False
     if not there:
         raise RunError(f"{label} is no folder; give one that training wrote, such as RUN/weights")
-    with blamed(name, f"reading {label} (its weights? give a folder that training wrote)", method), _counted(name):
+    with blamed(name, f"reading {label} (its weights? give a folder that training wrote)", method):
         chosen, module = method.read(start)
     for key, value in sizes.items():
         if key not in chosen or chosen[key] != value:
