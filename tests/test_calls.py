@@ -19,12 +19,11 @@ from oracle import logits
 from test_engine import Spy
 from test_equivalence import PLANS, PROMPTS, Draw, dead_columns
 from torch import Tensor, nn
-from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from prunebench import INPUT, Keep, Signal, Stage, VisualTokens, llm, prune
+from prunebench import Keep, Signal, Stage, VisualTokens, llm, prune
 from prunebench.engine.stream import EngineError
 from prunebench.models import Unsupported, adapter_of
-from prunebench.walk import narrow
 
 QUESTION = "color of 5 color of 5 color of"
 CLOSE = {"atol": 5e-4, "rtol": 2e-4}
