@@ -107,7 +107,8 @@ def solve(
     """The stages at `sites` whose cost is as close to `budget` as whole tokens allow.
 
     `shares(t)`, increasing in t over (0, 1], gives the share of the available tokens alive after each site; by default
-    a geometric staircase t, t^2, ... (for one site: t). Off by at most half a token of the last stage.
+    a geometric staircase t, t^2, ... (for one site: t). Off by at most half a token of the last stage, or half a token in
+    all where that stage has no room or does not count.
 
     Raises BudgetError where the layers before the first site alone spend more than the budget.
     """
@@ -141,12 +142,24 @@ def solve(
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if cost(counts_at(middle)) <= target else (low, middle)
-    counts = counts_at(1.0) if most <= target else counts_at(low)
-    step = _slope(cost, counts, available)
-    if step > 0:
+
+    def refined(counts: list[int]) -> list[int]:
+        """The counts with the last stage moved as near to the target as the stage before it lets it."""
+        step = _slope(cost, counts, available)
+        if step == 0:
+            return counts
         ceiling = counts[-2] if len(counts) > 1 else available
-        counts[-1] = min(ceiling, max(1, round(counts[-1] + (target - cost(counts)) / step)))
-    return stages(counts)
+        last = counts[-1] + (target - cost(counts)) / step
+        return [*counts[:-1], min(ceiling, max(1, round(last)))]
+
+    if most <= target:
+        return stages(refined(counts_at(1.0)))
+    below = refined(counts_at(low))
+    if abs(cost(below) - target) <= 0.5 * _slope(cost, below, available):
+        return stages(below)
+    # the last stage cannot make up for the others: just above, these have a token more
+    above = refined(counts_at(high))
+    return stages(min(below, above, key=lambda counts: abs(cost(counts) - target)))
 
 
 def _entered(stage: Stage, layer: int) -> bool:

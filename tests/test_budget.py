@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from prunebench import INPUT, Budget, BudgetError, Stage, alive, cached, llm, share, solve, top
-from prunebench.budget import spent
+from prunebench.budget import Kind, spent
 from prunebench.sites import Site
 
 
@@ -59,6 +61,25 @@ def test_all_of_it_is_all_of_it() -> None:
 def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(BudgetError, match=r"budget"):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize("kind", ["mean", "input", "kv"])
+def test_plans_of_many_stages_spend_what_they_may(kind: Kind) -> None:
+    """Within half a token, wherever the stages lie and however few tokens there are."""
+    draw = random.Random(kind)
+    for _ in range(150):
+        available, layers = draw.choice([5, 12, 64, 576]), draw.choice([4, 28])
+        sites = sorted(draw.sample([INPUT, *map(llm, range(1, layers))], draw.randint(1, 4)))
+        budget = Budget(draw.uniform(0.02, 1.0), kind)
+        try:
+            stages = solve(budget, sites, available, layers, compact=draw.random() < 0.3)
+        except BudgetError:
+            continue
+        cost = spent(kind, alive(stages, available, layers), cached(stages, available, layers))
+        assert abs(cost - budget.tokens(available)) <= 0.5 + 1e-6, (budget, stages, available, layers)
+        counts = [stage.keep for stage in stages]
+        assert counts == sorted(counts, reverse=True)
+        assert 1 <= counts[-1] <= counts[0] <= available
 
 
 def test_parsing() -> None:

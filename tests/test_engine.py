@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from conftest import miniature, picture
 from test_equivalence import PROMPTS, Draw, run
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StaticCache
 
 from prunebench import INPUT, PIXELS, Budget, BudgetError, Keep, Pruner, Signal, Site, Stage, VisualTokens, llm, prune, vision
 from prunebench.engine.stream import EngineError
@@ -180,12 +181,67 @@ def test_forward_calls_it_cannot_serve_are_refused(model: Any, inputs_of: Any, c
     [
         ({"use_cache": False}, "use_cache=False"),
         ({"cache_implementation": "static"}, "static|DynamicCache"),
-        ({"prefill_chunk_size": 4}, "chunked|grids"),
+        ({"prefill_chunk_size": 4}, "prefill_chunk_size=4.*chunked prefill"),
+        ({"guidance_scale": 2.0}, r"guidance_scale=2\.0.*classifier-free guidance"),
+        ({"generation_config": GenerationConfig(guidance_scale=1.5)}, r"guidance_scale=1\.5"),
+        ({"negative_prompt_ids": torch.zeros(1, 2, dtype=torch.long)}, "negative_prompt_ids"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha=0.6.*contrastively"),
+        ({"assistant_early_exit": 2}, "assistant_early_exit=2, which drafts with the pruned model itself"),
+        ({"custom_generate": "someone/sampling"}, "custom_generate='someone/sampling'"),
+        ({"inputs_embeds": torch.zeros(1, 3, 80)}, "inputs_embeds, which hides which tokens are visual"),
     ],
 )
 def test_generate_modes_it_cannot_serve_are_refused(model: Any, inputs_of: Any, options: Any, message: str) -> None:
     with prune(model, Draw(), 0.5), pytest.raises(EngineError, match=message):
         model.generate(**PROMPTS["one image"](inputs_of), max_new_tokens=3, **options)
+
+
+def test_refusals_name_the_real_cause(inputs_of: Any) -> None:
+    """What would else fail as something that it is not."""
+    inputs = PROMPTS["one image"](inputs_of)
+
+    def masked(**hidden: Any) -> dict[str, Any]:
+        mask = inputs["attention_mask"].clone()
+        mask[:, hidden["places"]] = 0
+        return {**inputs, "attention_mask": mask}
+
+    def asking(model: Any) -> Any:
+        return model.generate(**inputs, max_new_tokens=2, logits_processor=[lambda ids, scores: model(input_ids=ids) and scores])
+
+    def prefixed(model: Any) -> Any:
+        prefix = inputs["input_ids"][:, :1]
+        with torch.no_grad():
+            held = model.model.language_model(inputs_embeds=model.get_input_embeddings()(prefix), use_cache=True)
+        return held.past_key_values
+
+    calls: dict[str, Callable[[Any], Any]] = {
+        "gradient checkpointing is on": lambda m: (m.gradient_checkpointing_enable(), m.train(), m(**inputs)),
+        "attention was set to 'eager' inside": lambda m: (m.set_attn_implementation("eager"), m(**inputs)),
+        "use_cache is off in its configuration": lambda m: (setattr(m.get_decoder().config, "use_cache", False), m(**inputs)),
+        "hides position 14 in the middle of sample 0": lambda m: m(**masked(places=[14])),
+        "hides visual tokens of sample 0": lambda m: m(**masked(places=[0, 1, 2])),
+        "hides all of sample 0": lambda m: m(**masked(places=slice(None))),
+        "other values than 0 and 1": lambda m: m(**{**inputs, "attention_mask": torch.full((1, 17), -1e4)}),
+        "pass a 2-D mask": lambda m: m(**{**inputs, "attention_mask": torch.ones(1, 1, 17, 17)}),
+        "asked anew inside generate": asking,
+        "drafts? .*the model itself|model is the model itself": lambda m: m.generate(**inputs, assistant_model=m),
+        "decoder was called by itself": lambda m: m.get_decoder()(inputs_embeds=torch.zeros(1, 5, 80)),
+        "whole model inside": lambda m: m.model(**inputs),
+        "generate_batch batches continuously": lambda m: m.generate_batch([[1, 2]]),
+        "the cache is StaticCache": lambda m: m(
+            **inputs, past_key_values=StaticCache(config=m.config.get_text_config(), max_cache_len=64)
+        ),
+    }
+    for message, call in calls.items():
+        for pruner in (Draw(), Spy()):
+            model = miniature()
+            with pytest.raises(EngineError, match=message) as error, prune(model, pruner, 0.5):
+                call(model)
+            assert len(str(error.value)) <= 300
+    model = miniature()
+    cache = prefixed(model)
+    with prune(model, Draw(), 0.5), pytest.raises(EngineError, match="holds 1 tokens that were read outside"):
+        model.generate(**inputs, past_key_values=cache, max_new_tokens=2)
 
 
 def test_right_padding_is_refused(model: Any, inputs_of: Any) -> None:

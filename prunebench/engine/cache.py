@@ -35,8 +35,8 @@ def pick(layer: Any, index: Tensor) -> None:
         layer.cumulative_length = index.shape[1]
 
 
-def position_bytes(layer: Any) -> int:
-    """Bytes of the keys and values of one position of one sample in a layer; 0 where it holds none.
+def position_bytes(layer: Any, number: int) -> int:
+    """Bytes of the keys and values of one position of one sample in layer `number`; 0 where it holds none.
 
     Raises ValueError for a layer that keeps no plain keys and values (a quantised or linear-attention cache).
     """
@@ -44,15 +44,15 @@ def position_bytes(layer: Any) -> int:
         return 0
     tensors = [getattr(layer, name, None) for name in ("keys", "values")]
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
-        raise ValueError(f"a layer of the cache, a {type(layer).__name__}, holds no plain keys and values")
+        raise ValueError(f"layer {number} of the cache, a {type(layer).__name__}, holds no plain keys and values")
     return sum(t.shape[1] * t.shape[-1] * t.element_size() for t in tensors if isinstance(t, Tensor) and t.dim() == 4)
 
 
 def live_bytes(cache: Any, lengths: Sequence[int]) -> int:
     """Bytes of the keys and values of one sample with so many live positions in each layer, whatever pads it."""
     total = 0
-    for layer, length in zip(cache.layers, lengths, strict=True):
-        bytes_each = position_bytes(layer)
+    for number, (layer, length) in enumerate(zip(cache.layers, lengths, strict=True)):
+        bytes_each = position_bytes(layer, number)
         # a layer with a window holds no more than its last positions
         total += bytes_each * min(length, layer.keys.shape[-2]) if bytes_each else 0
     return total

@@ -31,17 +31,17 @@ class Hook:
 
 
 class Overheard:
-    """A model's `generate` with a listener in front of it; a copy of the model gets its own `generate` back."""
+    """A model's method with a listener in front of it; a copy of the model gets its own method back."""
 
-    def __init__(self, model: nn.Module, stock: Work, listen: Callable[..., Any]) -> None:
-        self._model, self._stock, self._listen = ref(model), stock, listen
+    def __init__(self, model: nn.Module, name: str, listen: Callable[..., Any]) -> None:
+        self._model, self._name, self._stock, self._listen = ref(model), name, getattr(model, name), listen
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._listen(self._stock, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = memo.get(id(self._model()))
-        return self._stock if twin is None else MethodType(type(twin).generate, twin)
+        return self._stock if twin is None else MethodType(getattr(type(twin), self._name), twin)
 
 
 def before(undo: ExitStack, module: nn.Module, work: Callable[[Any, dict[str, Any]], Any]) -> None:
@@ -57,18 +57,17 @@ def after(undo: ExitStack, module: nn.Module, work: Callable[[Any, Any], Any], a
 
 
 @contextmanager
-def overheard(model: Any, listen: Callable[..., Any]) -> Iterator[None]:
-    """Call `listen(generate, ...)` wherever `model.generate(...)` is called."""
-    attributes = vars(model)
-    before_that = attributes.get("generate")
-    model.generate = Overheard(model, model.generate, listen)
+def overheard(model: nn.Module, name: str, listen: Callable[..., Any]) -> Iterator[None]:
+    """Call `listen(stock, ...)` wherever the model's method of that name is called; `stock` is the method itself."""
+    before_that = vars(model).get(name)
+    setattr(model, name, Overheard(model, name, listen))
     try:
         yield
     finally:
         if before_that is None:
-            del model.generate
+            delattr(model, name)
         else:
-            model.generate = before_that
+            setattr(model, name, before_that)
 
 
 def nothing(*_args: Any, **_kwargs: Any) -> None:

@@ -215,16 +215,19 @@ def _check_settings(folder: Path, values: Any) -> None:
 
 def _check_kinds(folder: Path, values: Mapping[str, Any]) -> None:
     """Raise LoadError for settings that are no numbers, names or patterns where these are due."""
-    ranks = [values["r"], *dict(values.get("rank_pattern") or {}).values()]
-    alphas = [values["lora_alpha"], *dict(values.get("alpha_pattern") or {}).values()]
+    patterns = {name: values.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}
+    if not all(isinstance(pattern, dict) for pattern in patterns.values()):
+        raise LoadError(one_line(f"adapter_config.json in {folder} is damaged: its patterns are no mappings"))
+    ranks = [values["r"], *patterns["rank_pattern"].values()]
+    alphas = [values["lora_alpha"], *patterns["alpha_pattern"].values()]
     sound = all(type(rank) is int and rank > 0 for rank in ranks)
     sound = sound and all(type(alpha) in (int, float) and abs(alpha) < float("inf") for alpha in alphas)
     for name in ("target_modules", "exclude_modules"):
         value = values.get(name) or []
         sound = sound and (isinstance(value, str) or all(isinstance(entry, str) for entry in value))
     try:
-        patterns = [values[name] for name in ("target_modules", "exclude_modules") if isinstance(values.get(name), str)]
-        for pattern in [*patterns, *(values.get("rank_pattern") or {}), *(values.get("alpha_pattern") or {})]:
+        names = [values[name] for name in ("target_modules", "exclude_modules") if isinstance(values.get(name), str)]
+        for pattern in [*names, *patterns["rank_pattern"], *patterns["alpha_pattern"]]:
             re.compile(pattern)
     except re.error:
         sound = False

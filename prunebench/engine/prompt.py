@@ -7,13 +7,15 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunebench.engine.cache import checked
 from prunebench.engine.hooks import after, before, overheard
-from prunebench.engine.stream import EngineError
+from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.vision import Observed, Observer, found_in
 from prunebench.engine.wrappers import compiled
 from prunebench.models.base import Adapter, EncoderRows, Originals
@@ -44,6 +46,8 @@ class Prompt:
     kept_logits: Tensor | None = None
     generated: bool = False
     """Whether `generate` reads it, rather than a call of the model by hand."""
+    stream: Stream | None = None
+    """What of it is no padding, where that is known already."""
 
     def __post_init__(self) -> None:
         if len(self.layouts) != len(self.visual):
@@ -55,6 +59,8 @@ class Prompt:
                     f"sample {row} has {count} visual tokens in this call, its images {len(layout)}: "
                     "a prompt must come whole, with all its images (chunked prefill is not supported)"
                 )
+            if self.stream is not None and int(self.visual[row][self.stream.source[row]].sum()) != count:
+                raise EngineError(f"attention_mask hides visual tokens of sample {row}; leave the image out of the prompt")
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ class Call:
 class Reader:
     """The pre-hook of the whole model: sees the ids, locates the visual tokens, tells prefill from decoding.
 
-    `expect` is told of every prompt, `answered` of what the model put out, `ended` of every `generate` that is done.
+    `expect` is told of every prompt, `resumed` of every cache that decoding goes on from, `answered` of what the model put
+    out, `ended` of every `generate` that is done.
     """
 
     def __init__(
@@ -111,12 +118,14 @@ class Reader:
         told: Told,
         needs: frozenset[Signal],
         expect: Callable[[Prompt], None],
+        resumed: Callable[[Any], None],
         answered: Callable[[Any], None],
         ended: Callable[[], None],
         observer: Observer | None = None,
     ) -> None:
         self.adapter, self.model, self.told, self.needs = adapter, model, told, needs
-        self.expect, self.answered, self.ended, self.observer = expect, answered, ended, observer
+        self.expect, self.resumed, self.answered, self.ended = expect, resumed, answered, ended
+        self.observer = observer
         self.call: Call | None = None
         self._owner: int | None = None
         self._depth = 0
@@ -131,7 +140,10 @@ class Reader:
                     continue
                 before(undo, module, self._enter)
                 after(undo, module, self._leave, always=True)
-            undo.enter_context(overheard(chain[-1], self._generate))
+            undo.enter_context(overheard(chain[-1], "generate", self._generate))
+            for name in ("generate_batch", "init_continuous_batching"):
+                if hasattr(chain[-1], name):
+                    undo.enter_context(overheard(chain[-1], name, partial(_refuse_batching, name)))
             yield
 
     # ---- one caller at a time -------------------------------------------------------------------------------------
@@ -221,7 +233,8 @@ class Reader:
         if kwargs.get("use_cache") is False:
             raise EngineError("use_cache=False would prune anew at every step; leave the cache on")
         cache = kwargs.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
+        if cache is not None and checked(cache).get_seq_length() > 0:
+            self.resumed(cache)
             if self.call is None:
                 self._check_images(kwargs)
             return None
@@ -289,6 +302,10 @@ class Reader:
             sources = _spread(places, rows)
             if self.call is None:  # called without generate: the encoder has yet to run
                 self.observer.reset()
+        mask = kwargs.get("attention_mask")
+        if mask is not None and not isinstance(mask, Tensor):
+            raise EngineError("the attention mask came ready-made for a static cache, which is not supported")
+        stream = Stream.of_prompt(rows, ids.shape[1], mask)
         visual = self.adapter.visual(self.model, ids)
         visual[:, ids.shape[1] - drafts :] = False
         return Prompt(
@@ -303,6 +320,7 @@ class Reader:
             drafts,
             kept,
             self.call is not None,
+            stream,
         )
 
     def _pieces(self, ids: Tensor) -> list[list[str]]:
@@ -315,6 +333,10 @@ class Reader:
         asked = {signal: values for signal, values in lists.items() if signal in self.needs and values is not None}
         count = len(next(iter(asked.values()))) if asked else 1
         return [{signal: tuple(values[row]) for signal, values in asked.items()} for row in range(count)]
+
+
+def _refuse_batching(name: str, *_args: Any, **_kwargs: Any) -> None:
+    raise EngineError(f"{name} batches continuously, on a paged cache, which is not supported inside prune(...); call generate")
 
 
 def _refuse_compiled(_args: Any, _kwargs: Any) -> None:

@@ -96,6 +96,7 @@ def prune(
         needs,
         expect=session.expect,
         answered=session.look_at_logits,
+        resumed=session.check_resumed,
         ended=session.finite.settle,
         observer=session.observer,
     )
@@ -163,6 +164,7 @@ class Session:
             self.observer = Observer(parts, model, self.reads, count=trace.count_flops)
         self.finite = Finite()
         self.prompt: Prompt | None = None
+        self.cache: Any = None
         self.waiting = self.prefilling = self.layers_hooked = False
         self.step = 0
         self.inside = ExitStack()
@@ -220,8 +222,8 @@ class Session:
         """Lay out the whole prompt as the first stream."""
         assert self.prompt is not None
         self.visual, self.layouts, self.drafts = self.prompt.visual, self.prompt.layouts, self.prompt.drafts
-        self._check_call(embeds, mask)
-        self.whole = Stream.of_prompt(embeds.shape[0], embeds.shape[1], mask)
+        self._check_call(embeds)
+        self.whole = self.prompt.stream or Stream.of_prompt(embeds.shape[0], embeds.shape[1], mask)
         depth = len(self.layers)
         self.live = [self.whole] * depth
         self.now = self.whole
@@ -231,7 +233,7 @@ class Session:
         self.frames: list[_Frame | None] = [None] * depth
         self.memos: list[dict[str, Any]] = [{} for _ in self.layouts]
         self.heads: dict[Signal, list[Tensor]] = {}
-        self.cache: Any = None
+        self.cache = None
         self.step = 0
         self.drafting = False
         # an answer starts from the prompt's last position, which therefore survives
@@ -252,7 +254,7 @@ class Session:
             before(self.inside, self.rotary, self._see_positions)
             self._hook_layers()
 
-    def _check_call(self, embeds: Tensor, mask: Any) -> None:
+    def _check_call(self, embeds: Tensor) -> None:
         """Raise EngineError for a prefill that no seam serves, before it fails as something else."""
         if tuple(embeds.shape[:2]) != tuple(self.visual.shape):
             shapes = f"{tuple(embeds.shape[:2])} embeddings for a prompt of {tuple(self.visual.shape)}"
@@ -260,8 +262,6 @@ class Session:
                 f"the decoder got {shapes}; prompts in chunks (chunked prefill) and tokens that a wrapper adds to the "
                 "prompt (prompt tuning) are not supported"
             )
-        if mask is not None and not isinstance(mask, Tensor):
-            raise EngineError("the attention mask came ready-made for a static cache, which is not supported")
         check_kernel(self.config, self.kernel, probes=bool(self.needs & ATTENTION))
         if self.observer is not None:
             self.observer.check_kernels()
@@ -275,8 +275,6 @@ class Session:
     def _sample(self, row: int, layout: Layout, depth: int) -> SampleTrace:
         """The record of one sample, with its stages planned."""
         available, alive = len(layout), self.whole.source[row]
-        if int(self.visual[row][alive].sum()) != available:
-            raise EngineError(f"attention_mask hides visual tokens of sample {row}; leave the image out of the prompt instead")
         stages = planned(self.ready, self.budget, self.plan, available, depth)
         return SampleTrace(layout, available, len(alive) - available - self.drafts, stages)
 
@@ -696,7 +694,7 @@ class Session:
     def _resume_decoder(self, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
         embeds = kwargs["inputs_embeds"]
         cache: Any = kwargs.get("past_key_values")
-        self._check_resumed(cache)
+        self.check_resumed(cache)
         count = embeds.shape[1]
         self.drafting = self.drafting or count > 1 or self.drafts > 0
         self.drafts = 0
@@ -722,7 +720,7 @@ class Session:
             changed["position_ids"] = last + 1 + step + torch.arange(count, device=last.device)
         return args, changed
 
-    def _check_resumed(self, cache: Any) -> None:
+    def check_resumed(self, cache: Any) -> None:
         """Raise EngineError unless this is the cache that the session filled."""
         if cache is not None and cache is self.cache:
             return
@@ -731,9 +729,7 @@ class Session:
                 f"past_key_values holds {cache.get_seq_length()} tokens that were read outside this prune(...) block: "
                 "give the whole prompt and no past_key_values"
             )
-        if self.cache is None:
-            raise EngineError("the decoder was called by itself; call the whole model inside prune(...)")
-        raise EngineError("decoding goes on from a cache that this session did not fill")
+        raise EngineError("the decoder was called by itself; call the whole model inside prune(...), not a part or its forward")
 
     def _take_back(self, mask: Any, count: int) -> None:
         """Cut rejected drafts out of the layers; raises EngineError where these disagree on how far the answer is.

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from prunebench.budget import Budget
-from prunebench.engine.ready import Ready
+from prunebench.engine.cache import live_bytes
+from prunebench.engine.prompt import Told
+from prunebench.engine.ready import Ready, make_ready
 from prunebench.engine.session import prune
 from prunebench.measure import Metric
-from prunebench.measure.memory import kv_bytes, peak
+from prunebench.measure.memory import peak
 from prunebench.pruner import Positions, Pruner
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class PairRow:
     """One phase of one run; `order` is 0 for the run that came first in its pair, 1 for the second.
 
     `ms` is per token for decode. Memory stands in the rows of the phase "total"; `peak_memory_mib` is None where the
-    platform does not tell.
+    platform does not tell, `kv_bytes` are those of live keys and values after the prefill, without padding.
     """
 
     pair: int
@@ -67,8 +69,9 @@ def measure_pairs(
 
     At least `pairs` pairs and at least `min_seconds` of them, after `warmup` pairs that are thrown away; who goes first
     alternates. A method that works on pixels has done so in `inputs`: then `pruner` is None, the engine stays out, and
-    `baseline_inputs` hold the full image. `session` goes to `prune` (seeds, questions). Greedy, no end of sequence. A
-    session is opened outside the clock: it lives for many calls.
+    `baseline_inputs` hold the full image. `session` goes to `prune` (seeds, questions, layouts). Greedy, no end of
+    sequence. A method is bound to the model and tokens are located once, and a session is opened outside the clock: it
+    lives for many calls.
 
     The phases: "vision", the encoder's forward without what a method observes there; "select", signals and selection as the
     engine reports them; "prefill", the model's first forward with its LM head, less what of these two lay inside; "decode",
@@ -85,10 +88,14 @@ def measure_pairs(
 
     full = baseline_inputs if baseline_inputs is not None else inputs
 
+    ready = pruner if pruner is None or isinstance(pruner, Ready) else make_ready(adapter, model, pruner)
+    if ready is not None:
+        session = _located(model, adapter, inputs, ready, session)
+
     def method() -> _Run:
-        if pruner is None:
+        if ready is None:
             return _run(model, adapter, inputs, new_tokens)
-        opened = prune(model, pruner, budget, positions=positions, timed=True, **session)
+        opened = prune(model, ready, budget, positions=positions, timed=True, **session)
         return _run(model, adapter, inputs, new_tokens, opened)
 
     def baseline() -> _Run:
@@ -104,6 +111,17 @@ def measure_pairs(
             rows += measure().rows(pair, order, variant)
         pair += 1
     return rows
+
+
+def _located(model: Any, adapter: Adapter, inputs: Mapping[str, Any], ready: Ready, session: Mapping[str, Any]) -> dict[str, Any]:
+    """The session's arguments with where the tokens lie, so that no timed call has to look."""
+    located = dict(session)
+    if located.get("layouts") is None:
+        told = Told(**{name: session.get(name) for name in ("pictures", "masks", "processor")})
+        located["layouts"] = adapter.layouts(model, inputs, told.originals())
+    if located.get("rows") is None and ready.reads:
+        located["rows"] = adapter.encoder_rows(model, inputs, located["layouts"])
+    return located
 
 
 def summarize(rows: Sequence[PairRow]) -> list[Metric]:
@@ -166,6 +184,7 @@ class _Run:
     observe: float = 0.0
     forwards: list[list[float]] = field(default_factory=list)
     kv_bytes: int = 0
+    cache: Any = None
     peak_memory_mib: float | None = None
 
     def rows(self, pair: int, order: int, variant: Variant) -> list[PairRow]:
@@ -193,11 +212,20 @@ def _run(
     with _clocks(model, adapter) as run:  # before the session's hooks, whose work belongs to the method
         if session is None:
             _generate(model, inputs, new_tokens, run)
+            run.kv_bytes = _prompt_bytes(run.cache, inputs)
             return run
         with session as trace:
             _generate(model, inputs, new_tokens, run)
             run.select, run.observe = trace.seconds["select"], trace.seconds["observe"]
+            run.kv_bytes = sum(sample.kv_bytes for sample in trace.samples)
     return run
+
+
+def _prompt_bytes(cache: Any, inputs: Mapping[str, Any]) -> int:
+    """Bytes of the live keys and values of an unpruned prompt, over the batch."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    lengths = [ids.shape[1]] * len(ids) if mask is None else mask.sum(dim=1).tolist()
+    return sum(live_bytes(cache, [length] * len(cache.layers)) for length in lengths)
 
 
 @contextmanager
@@ -216,8 +244,7 @@ def _clocks(model: Any, adapter: Adapter) -> Iterator[_Run]:
             run.vision_in_prefill += seconds
 
     def before_model(_model: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        if len(run.forwards) == 1:  # behind the prefill and all that hooks did to its cache, before the first new token
-            run.kv_bytes = kv_bytes(kwargs["past_key_values"])
+        run.cache = kwargs["past_key_values"]
         run.forwards.append([_now(device)])
 
     def after_model(*_: Any) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 
+from prunebench.engine.cache import position_bytes
+
 MIB = 2**20
 SAMPLING_SECONDS = 0.005
 
@@ -34,12 +36,9 @@ def kv_bytes(cache: Any) -> int:
     """
     total = 0
     for number, layer in enumerate(cache.layers):
-        if not getattr(layer, "is_initialized", True):
-            continue
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if not isinstance(keys, torch.Tensor) or not isinstance(values, torch.Tensor):
-            raise ValueError(f"layer {number} of the cache, a {type(layer).__name__}, holds no plain keys and values")
-        total += keys.numel() * keys.element_size() + values.numel() * values.element_size()
+        bytes_each = position_bytes(layer, number)
+        if bytes_each:
+            total += bytes_each * layer.keys.shape[0] * layer.keys.shape[-2]
     return total
 
 
