@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunebench import images
 from prunebench.bounds import shown
 from prunebench.checkpoint import RunError, digest
 from prunebench.testbed.scenes import FINE_KINDS, KINDS, RESOLUTIONS, ask, fine_scene, scene
@@ -305,12 +306,9 @@ def _lesson(row: _Row) -> Lesson:
 
 def _read(path: Path, where: str) -> Any:
     """The image as people see it; raises DataError where it cannot be read."""
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # what decoders raise is as various as they are
+        return images.load(path)
+    except images.ImageError as error:
         raise DataError(f"image {_short(path)} of {where} cannot be read: {one_line(message(error), 80)}") from error
 
 
