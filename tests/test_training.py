@@ -238,7 +238,9 @@ def damage(kind: str, path: Path) -> None:
     if kind == "truncated":
         path.write_bytes(data[:5000])
     elif kind == "a bit flipped":
-        path.write_bytes(data[:20_000] + bytes([data[20_000] ^ 1]) + data[20_001:])
+        largest = max(torch.load(path, weights_only=True)["weights"].values(), key=torch.Tensor.numel)
+        place = data.index(largest.numpy().tobytes()) + 100  # between the records of the archive lies padding
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
     elif kind == "garbage":
         path.write_bytes(bytes(range(256)) * 40)
     elif kind == "empty":
