@@ -125,7 +125,7 @@ def plain(value: Any, depth: int = 32) -> Any:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        return value if abs(value) <= 2**64 else f"{value:#x}"
+        return value if abs(value) <= 2**256 else f"{value:#x}"
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if depth > 0 and isinstance(value, Mapping):
@@ -221,7 +221,7 @@ def _count(value: Any) -> bool:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**64
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**256
 
 
 def _mapping(value: Any) -> bool:

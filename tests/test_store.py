@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
+from prunebench import cli
 from prunebench.budget import Budget
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid, load
@@ -442,6 +443,18 @@ def test_a_study_that_vanishes_while_it_runs_is_one_line_and_is_not_made_again(t
         (tmp_path / "study").mkdir()
         with pytest.raises(Vanished):
             journal.append([row(SAMPLES[0])])
+
+
+@pytest.mark.parametrize(("error", "code"), [(Vanished("gone"), 1), (StoreError("unusable"), 2)])
+def test_a_study_that_vanished_is_no_wrong_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: StoreError, code: int
+):
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_sweep", fail)
+    assert cli.main(["sweep"]) == code
+    assert capsys.readouterr().err == f"prunebench: error: {error}\n"
 
 
 def test_what_could_not_be_read_again_fails_its_cell(tmp_path: Path, grid: Grid):
