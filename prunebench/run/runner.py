@@ -27,7 +27,7 @@ from prunebench.run.fault import Fault, judged
 from prunebench.run.grid import CONTROLS, Grid, GridError
 from prunebench.run.limits import Overdue, limited
 from prunebench.run.progress import Silent, Watcher
-from prunebench.run.store import Row, Study, open_study
+from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
 from prunebench.run.summary import scored
 from prunebench.text import one_line
 
@@ -68,6 +68,7 @@ class _Sweep:
         self.dtype = ("float32" if self.device == "cpu" else "bfloat16") if grid.dtype == "auto" else grid.dtype
         self.statuses: dict[str, str] = {}
         self.fingerprints: dict[str, str] = {}
+        self.notes = 0
 
     def run(self) -> Outcome:
         grid = self.grid
@@ -93,8 +94,7 @@ class _Sweep:
             if cell.kind == "quality":
                 samples = {request.sample_id: request.doc_id for request in self.benchmarks[cell.task].requests}
                 self.runs[cell.id].opened = self.study.journal(cell, self.fingerprints[cell.id], samples)
-        for note in self.study.notes:
-            self.watch.note(note)
+        self._tell_notes()
         units = sum(self._units(self.runs[cell.id]) for cell in waiting)
         self.watch.begin(len(cells), len(cells) - len(waiting), units)
         for task, benchmark in self.benchmarks.items():
@@ -103,7 +103,14 @@ class _Sweep:
                 [self.runs[cell.id] for cell in waiting if cell.kind == "quality" and cell.task == task],
             )
         self._cost([cell for cell in waiting if cell.kind == "cost"])
+        self._tell_notes()
         return Outcome(self.study.folder, self.statuses)
+
+    def _tell_notes(self) -> None:
+        """What the study has set aside since the last time."""
+        for note in self.study.notes[self.notes :]:
+            self.watch.note(note)
+        self.notes = len(self.study.notes)
 
     def _bind(self, cell: Cell) -> Run:
         """Bind the cell's method to the model, and note what decides its answers; a method that fails fails alone."""
@@ -263,7 +270,12 @@ class _Sweep:
     def _keep(self, run: Run, rows: list[Row]) -> None:
         new = [row for row in rows if row["sample_id"] not in run.journal.rows]
         run.failures = 0
-        run.journal.append(new)
+        try:
+            run.journal.append(new)
+        except Vanished:
+            raise
+        except StoreError as error:  # a number that is none
+            run.fault = replace(judged(error), ends=True)
         self.watch.advance(len(new))
 
     def _unreadable(self, benchmark: Benchmark, request: Request, live: list[Run], fault: Fault) -> None:
@@ -296,11 +308,11 @@ class _Sweep:
         metrics: list[Metric] = []
         status, reason = run.verdict(rows, len(benchmark.requests))
         if status == "ok" and rows:
-            try:
-                rows, metrics = scored(benchmark, rows)
-            except Exception as error:
-                fault = judged(error)
-                status, reason = "failed", fault.detail
+            result = self._attempt(partial(scored, benchmark, rows))
+            if isinstance(result, Fault):
+                status, reason = "failed", result.detail
+            else:
+                rows, metrics = result
         self._write(run.cell, status, reason, metrics, {"samples": rows})
 
     # ---- cost -----------------------------------------------------------------------------------------------------
@@ -355,9 +367,10 @@ class _Sweep:
             "metrics": [asdict(metric) for metric in metrics],
             "provenance": self.provenance,
         }
-        self.study.finish(cell, facts, tables)
-        self.statuses[cell.id] = status
-        self.watch.finished(cell.id, status, reason)
+        # numbers that are none make a cell fail where it is written
+        written = self.study.finish(cell, facts, tables)
+        self.statuses[cell.id] = str(written["status"])
+        self.watch.finished(cell.id, str(written["status"]), str(written["reason"]))
 
     def _counts(self, benchmark: Benchmark, tables: dict[str, list[Row]]) -> dict[str, Any]:
         """For how many samples a quality cell speaks, of how many it was asked for."""
