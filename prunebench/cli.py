@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import prunebench
+from prunebench.interruption import Interruption
 from prunebench.text import clean, message, one_line
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.release()
 
 
-class Stopped(KeyboardInterrupt):
+class Stopped(Interruption):
     """The program is to end, by control-C or another signal of that number."""
 
     def __init__(self, number: int) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from prunebench import registry
 from prunebench.budget import Budget, BudgetError, Stage, alive, cached, spent
 from prunebench.guard import Guard, RandomState
+from prunebench.interruption import interrupts
 from prunebench.pruner import Pruner
 from prunebench.samples import QUESTION, facts, miniature, tokens
 from prunebench.sites import PIXELS, Part, Site
@@ -113,9 +114,9 @@ def _run(name: str, check: Callable[[], str]) -> Check:
         return Check(name, True, check())
     except (_Fault, Breach) as fault:
         return Check(name, False, message(fault))
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # an author's code may raise anything; the report names it
+        if interrupts(error):
+            raise
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}, line {last.lineno}"
         return Check(name, False, f"{type(error).__name__}: {one_line(message(error), 400)} ({place})")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prunebench.budget import Budget, BudgetError, Stage, solve
+from prunebench.interruption import interrupts
 from prunebench.select import share, top
 from prunebench.sites import INPUT, Site
 from prunebench.text import message, one_line
@@ -42,7 +43,7 @@ class contained:  # lower case, for it is used like a function: with contained(.
         pass
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if error is None or isinstance(error, KeyboardInterrupt):
+        if error is None or interrupts(error):
             return
         if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
             return

@@ -63,6 +63,7 @@ FAULTS = {
     "needs": ("@property\n    def needs(self): raise RuntimeError('no needs')", "failed", "no needs"),
     "exits": ("def score(self, tokens): raise SystemExit(0)", "failed", "SystemExit"),
     "exits_planning": ("def plan(self, budget, available, layers): raise SystemExit(3)", "failed", "SystemExit"),
+    "interrupts": ("def score(self, tokens): raise KeyboardInterrupt", "failed", "KeyboardInterrupt"),
     "generator": ("def score(self, tokens): raise GeneratorExit", "failed", "GeneratorExit"),
     "nan": ("def score(self, tokens): return tokens.features.norm(dim=-1) * float('nan')", "failed", "NaN"),
     "mute": (
@@ -161,7 +162,10 @@ def test_a_method_that_changes_what_all_share_is_named_and_undone(tmp_path: Path
         pd.testing.assert_frame_equal(rows(tmp_path / "study", label), rows(honest, label))
 
 
-@pytest.mark.parametrize("code", ["raise SystemExit(0)", "torch.set_default_dtype(torch.float64)", "import nothing_like_this"])
+@pytest.mark.parametrize(
+    "code",
+    ["raise SystemExit(0)", "raise KeyboardInterrupt", "torch.set_default_dtype(torch.float64)", "import nothing_like_this"],
+)
 def test_a_file_that_exits_or_changes_things_when_imported_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str
 ):
@@ -175,7 +179,7 @@ def test_a_file_that_exits_or_changes_things_when_imported_is_refused(
     assert torch.get_default_dtype() == torch.float32
 
 
-@pytest.mark.parametrize("name", ["exits", "generator", "nan", "prepared", "needs", "complex"])
+@pytest.mark.parametrize("name", ["exits", "interrupts", "generator", "nan", "prepared", "needs", "complex"])
 def test_check_finds_a_method_that_exits(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str):
     path = tmp_path / "mine.py"
     path.write_text(method(FAULTS[name][0]))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # a part may import itself and what is listed; "transformers" and "torch" stand for the packages
 TRUNK = {"text", "files", "words", "sites", "budget", "tokens", "select", "pruner", "registry", "trained"}
-TRUNK |= {"bounds", "checkpoint", "guard", "identity", "learning", "weights"}
+TRUNK |= {"bounds", "checkpoint", "guard", "identity", "interruption", "learning", "weights"}
 MAY: dict[str, set[str]] = {
     "text": set(),
     "files": set(),
@@ -25,7 +25,8 @@ MAY: dict[str, set[str]] = {
     "budget": {"sites"},
     "tokens": {"sites"},
     "select": {"sites", "tokens"},
-    "pruner": {"budget", "select", "sites", "text", "tokens"},
+    "interruption": set(),
+    "pruner": {"budget", "interruption", "select", "sites", "text", "tokens"},
     "guard": set(),
     "identity": {"pruner"},
     "registry": {"guard", "identity", "pruner", "text"},

@@ -12,6 +12,7 @@ from typing import Any
 
 from prunebench import registry
 from prunebench.budget import Budget, BudgetError
+from prunebench.interruption import interrupts
 from prunebench.pruner import Pruner
 from prunebench.run import options, plain
 from prunebench.run.cell import BASELINE, Cell, Variant, slug
@@ -426,9 +427,9 @@ def _variant(entry: Mapping[str, Any]) -> Variant:
         raise GridError(message(error)) from None
     except (TypeError, ValueError) as error:  # a setting that names no site
         raise GridError(f"{label} {short(settings) if settings else ''}: {message(error)}") from None
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # code of others, which may even try to end the program
+        if interrupts(error):
+            raise
         raise GridError(f"method {short_path(Path(name))} cannot be built: {type(error).__name__}: {message(error)}") from None
     return Variant(label, name, pruner, entry.get("positions"))
 
@@ -437,10 +438,11 @@ def _see_site(pruner: Pruner) -> None:
     """Ask a method where it prunes, as its settings may name no place; what else fails in there fails its own cells."""
     try:
         pruner.site()
-    except (TypeError, ValueError, KeyboardInterrupt):
+    except (TypeError, ValueError):
         raise
-    except BaseException:
-        return
+    except BaseException as error:
+        if interrupts(error):
+            raise
 
 
 def _with_settings(grid: Grid, settings: options.Settings) -> list[Any]:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from prunebench.interruption import Interruption
+
 AGAIN = 0.5
 """Seconds after which the alarm rings again, for code that swallowed the first."""
 
 
-class Overdue(KeyboardInterrupt):
+class Overdue(Interruption):
     """Something took longer than it may. It interrupts whatever runs, as control-C does, and passes where that passes."""
 
 

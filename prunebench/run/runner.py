@@ -18,6 +18,7 @@ from prunebench.engine.clip import load_clip
 from prunebench.engine.ready import Ready, make_ready
 from prunebench.guard import Guard, RandomState
 from prunebench.identity import identity
+from prunebench.interruption import interrupts
 from prunebench.measure import Metric
 from prunebench.run import cost, provenance, quality
 from prunebench.run import prompt as prompts
@@ -251,9 +252,9 @@ class _Sweep:
                 outcome: T | Fault = work()
         except Overdue as error:
             outcome = Fault("timeout", str(error), str(error))
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # a method may raise anything, SystemExit included
+            if interrupts(error):
+                raise
             outcome = judged(error)
             if outcome.status == "oom" and torch.cuda.is_available():
                 torch.cuda.empty_cache()
