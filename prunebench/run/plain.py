@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -104,6 +106,9 @@ def shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     try:
+        if isinstance(value, list | dict):
+            with suppress(TypeError, ValueError):
+                return one_line(json.dumps(value, ensure_ascii=False))
         return one_line(repr(value))
     except Exception as error:  # a plug-in's value may fail to say what it is
         return f"a {type(value).__name__}, which cannot be shown ({type(error).__name__})"

@@ -108,15 +108,12 @@ class Study:
             try:
                 changed = stored_differences(path, grid)
             except GridError as error:
-                raise StoreError(one_line(f"{error}; repair it, or choose another folder with out=", tail=120)) from None
+                said = f"{short_path(path)} cannot be read ({error}); repair it, or choose another folder with out="
+                raise StoreError(one_line(said, tail=100)) from None
             if changed:
                 more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
-                raise StoreError(
-                    one_line(
-                        f"{place} holds another study: {'; '.join(changed[:2])}{more}; choose another folder with out=",
-                        tail=60,
-                    )
-                )
+                said = f"{place} holds another study: {'; '.join(changed[:2])}{more}; choose another folder with out="
+                raise StoreError(one_line(said, tail=60))
         else:
             if (self.folder / "cells").is_dir() and any((self.folder / "cells").iterdir()):
                 raise StoreError(f"{place} has cells but no grid.yaml; choose another folder with out=")
