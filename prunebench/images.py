@@ -191,7 +191,8 @@ def _file(path: Path) -> BinaryIO:
 @contextmanager
 def _own_limit_only() -> Iterator[None]:
     """Pillow's limit is aside while a file is opened, which decodes nothing: `_check` says more."""
-    with _settings:
+    with _settings, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is odd about a file's tags, in the file's own words
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield

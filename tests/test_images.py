@@ -170,6 +170,8 @@ from PIL import Image
 
 def visual(doc):
     kind = doc["question"]
+    if kind == "as it is":
+        return [doc["image"]]
     if kind == "inner":
         return [part["picture"].convert("RGB") for part in doc["parts"]]
     if kind == "opens it itself":
@@ -232,6 +234,7 @@ def test_tasks_show_what_files_show(tmp_path: Path) -> None:
             {"question": "turned", "image": {"bytes": turned, "path": None}},
             {"question": "inner", "parts": [{"picture": {"bytes": deep, "path": None}}]},
             {"question": "masked", "mask": {"bytes": numbers, "path": None}},
+            {"question": "as it is", "image": {"bytes": encoded(Image.fromarray(NOISE)), "path": None}},
         ],
     )
     assert np.array_equal(shown(benchmark, 0), COLOURS)
@@ -239,7 +242,7 @@ def test_tasks_show_what_files_show(tmp_path: Path) -> None:
     assert shown(benchmark, 2).size == (48, 64)
     assert np.array_equal(shown(benchmark, 1), shown(benchmark, 3))
     assert benchmark.masks(benchmark.requests[4]).tolist() == [[0, 300], [2, 1]]
-    assert benchmark.requests[0].question == "plain"
+    assert np.array_equal(shown(benchmark, 5), COLOURS)
 
 
 def test_a_task_s_image_above_the_limit_is_refused_however_it_is_opened(tmp_path: Path) -> None:

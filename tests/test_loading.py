@@ -257,6 +257,13 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ran"
 
 
+def test_nobody_is_asked_about_parts_for_which_transformers_forgets_what_it_was_told(folder: Path, marker: Path) -> None:
+    (folder / "foreign.py").write_text(CODE)
+    FOREIGN["image processor inside"](folder)
+    refusal(folder, trust_remote_code=True)
+    assert not (marker.parent / "asked").exists()
+
+
 @pytest.mark.parametrize("edit", FOREIGN.values(), ids=FOREIGN)
 def test_code_of_a_model_s_own_does_not_run_and_nobody_is_asked(edit: Edit, folder: Path, marker: Path) -> None:
     (folder / "foreign.py").write_text(CODE)

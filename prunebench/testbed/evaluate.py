@@ -65,8 +65,8 @@ def answers(
 ) -> list[str]:
     """What the model in `folder` says to each question; with `blank` it gets a grey image of the same size, and of each
     prompt's visual tokens it sees the `first_tokens` only, left out: all."""
-    processor: Any = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     said: list[str] = []
     for first in range(0, len(asked), batch_size):
         chunk = asked[first : first + batch_size]

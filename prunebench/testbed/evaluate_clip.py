@@ -24,7 +24,7 @@ def evaluate_clip(folder: Path, *, samples: int = 1000, seed: int = 1, batch_siz
     similar of a batch to a scene, and the other way round, captions that are true as well not counted; `named`: how often
     the colour, shape or digit of a scene's only object is the most similar of all such words, and `chance` for each.
     """
-    processor: Any = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-untyped-call]
     model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
     hits: dict[str, list[bool]] = {name: [] for name in ("caption", "image", *NAMED)}
     words = {name: _read(model, processor, list(options)) for name, options in NAMED.items()}
