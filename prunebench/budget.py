@@ -140,6 +140,8 @@ def solve(
         )
     low, high = 0.0, 1.0
     for _ in range(60):
+        if sum(counts_at(high)) - sum(counts_at(low)) <= 1:
+            break  # nothing lies between
         middle = (low + high) / 2
         low, high = (middle, high) if cost(counts_at(middle)) <= target else (low, middle)
 
