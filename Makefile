@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 OLDEST = $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
 # what `make sweep` passes on, where given: MODEL METHODS TASKS BUDGETS LIMIT OUT SEED, and anything else as ARGS
@@ -42,14 +43,14 @@ docs: $(STAMP) ## write the pages that are made from the code
 	$(BIN)/prunebench list methods --models --markdown > docs/models.md
 
 test: $(STAMP) ## run the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 test-oldest: $(STAMP) ## run the test suite on the oldest supported transformers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target build/oldest 'transformers==$(OLDEST).*'
-	PYTHONPATH=$(CURDIR)/build/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+	PYTHONPATH=$(CURDIR)/build/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile
 
 check: $(STAMP) ## ruff and strict mypy
 	$(BIN)/ruff check .
