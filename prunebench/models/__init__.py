@@ -100,7 +100,8 @@ def load(
         model = plan.random(config, seed) if weights == "random" else plan.pretrained(config)
         model = model.to(device).eval()
         checkpoint.check_processor(processor, model, adapter.placeholders(model))
-    processor.tokenizer.padding_side = "left"
+        processor.tokenizer.padding_side = "left"
+        checkpoint.check_prompt(processor, model, adapter)
     local = Path(source).is_dir()
     commit = getattr(config, "_commit_hash", None) if weights == "pretrained" and not local else None
     identity = commit or _weights_hash(model)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from prunebench import weights
+from prunebench.models.base import Adapter, Originals
 from prunebench.text import message, one_line
 
 DEEPEST = 1000
@@ -25,6 +26,9 @@ SPARE = 250_000_000
 """Parameters, 1 GB as float32, that may be made up before their names are known."""
 
 MEMORY = Path("/proc/meminfo")
+
+SAMPLE = (224, 224)
+"""Width and height of the image that is asked about to see whether a processor works."""
 
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layers", "depth")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -138,6 +142,31 @@ def check_processor(processor: Any, model: nn.Module, placeholders: tuple[int, .
     rows = getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
     if rows is not None and max(placeholders) >= rows:
         raise LoadError(f"its config.json marks images with token {max(placeholders)}, and there are embeddings for {rows}")
+
+
+def check_prompt(processor: Any, model: nn.Module, adapter: Adapter) -> None:
+    """Ask about a grey image and look at what the processor makes of it; the model does not run.
+
+    Sizes, grids and templates that do not fit fail here once, not at every sample. Raises LoadError.
+    """
+    from PIL import Image
+
+    question = [{"type": "image"}, {"type": "text", "text": "what is it?"}]
+    try:
+        text = processor.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
+        inputs = processor(text=[text], images=[[Image.new("RGB", SAMPLE, "grey")]], padding=True, return_tensors="pt")
+        odd = weights.non_finite((name, value) for name, value in inputs.items() if isinstance(value, torch.Tensor))
+        tokens = sum(map(len, adapter.layouts(model, dict(inputs), Originals(((SAMPLE,),), processor))))
+        marked = int(adapter.visual(model, inputs["input_ids"]).sum())
+    except Exception as error:  # templates and processors raise what they like
+        detail = f"{type(error).__name__}: {one_line(message(error), 120)}"
+        raise LoadError(f"its processor cannot put a question about an image: {detail}") from error
+    if odd is not None:
+        raise LoadError(f"its processor makes {odd} of an image that are not finite; look at its mean, std and factor")
+    if marked != tokens:
+        raise LoadError(f"its processor makes room for {marked} visual tokens of an image, and its model makes {tokens}")
+    if not tokens:
+        raise LoadError("its chat template leaves the image out, so the model would be asked without it")
 
 
 @contextmanager
