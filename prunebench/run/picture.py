@@ -43,6 +43,7 @@ class View:
     out: str = "show.png"
     seed: int = 0
     max_image_pixels: int = images.MAX_PIXELS
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def picture(texts: Iterable[str]) -> Picture:
     settings = options.override(given, texts, View)
     view = options.structured(View, {key: str(value) if key in TEXTS else value for key, value in given.items()})
     cells = _cells(view, settings)
-    loaded = models.load(view.model)
+    loaded = models.load(view.model, trust_remote_code=view.trust_remote_code)
     with _one_line(view):
         prompt, (question, right) = _prompt(loaded, view)
         seen = [_seen(loaded, view, cell, prompt) for cell in cells]
