@@ -170,6 +170,13 @@ def test_what_transformers_itself_leaves_aside_is_no_fault(edit: Edit, folder: P
     assert models.load(str(folder)).revision.startswith("sha256:")
 
 
+def test_a_shard_that_is_still_to_be_fetched_is_no_fault_of_the_hub_s_cache(folder: Path) -> None:
+    sharded(folder, lost=True)
+    assert models.checkpoint.header(folder, partial=True) is None
+    with pytest.raises(LoadError, match="not there"):
+        models.checkpoint.header(folder)
+
+
 def test_tied_weights_are_stored_once(folder: Path) -> None:
     setting("config.json", tie_word_embeddings=True, text_config__tie_word_embeddings=True)(folder)
     tensors(lambda state: {name: value for name, value in state.items() if "lm_head" not in name})(folder)

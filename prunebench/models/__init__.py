@@ -135,7 +135,7 @@ class _Plan:
         return _auto("AutoModelForImageTextToText").from_config(config, **self._options)
 
     def pretrained(self, config: Any) -> Any:
-        self._check_size(config, checkpoint.header(self._folder(config)))
+        self._check_size(config, checkpoint.header(self._folder(config), partial=not Path(self.source).is_dir()))
         # the sizes are compared below, where the names are at hand; transformers only logs them
         options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = self._from("AutoModelForImageTextToText", **options, **self._options)

@@ -48,13 +48,13 @@ class Header:
     """Names of weights and biases that are stored as anything but real numbers."""
 
 
-def header(folder: Path) -> Header | None:
+def header(folder: Path, partial: bool = False) -> Header | None:
     """The header of a folder's weights; None where it holds none in safetensors.
 
-    Raises LoadError naming the file that is gone or broken.
+    Raises LoadError naming the file that is gone or broken. A `partial` folder, the hub's cache, may still get some.
     """
     elements, odd = 0, []
-    files = _files(folder)
+    files = _files(folder, partial)
     for file in files:
         for name, (dtype, shape) in _tensors(file).items():
             elements += torch.Size(shape).numel()
@@ -250,7 +250,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in message(error).lower() for words in _SPENT)
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, partial: bool) -> list[Path]:
     """The safetensors files that transformers reads; raises LoadError where an index names some that are gone."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
@@ -265,6 +265,8 @@ def _files(folder: Path) -> list[Path]:
             f"{index.name} is no index of weights: {type(error).__name__}: {one_line(message(error), 100)}"
         ) from error
     gone = [file.name for file in files if not file.is_file()]
+    if gone and partial:
+        return []
     if gone:
         raise LoadError(f"{index.name} names {len(gone)} files that are not there ({one_line(', '.join(gone), 120)}); fetch them")
     return files
