@@ -136,6 +136,10 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "another image token": (setting("config.json", image_token_id=3), "marks images with token 4, its model with 3"),
     "no tokenizer": (gone("tokenizer.json"), "tokenizer"),
     "no processor": (gone("processor_config.json"), "processor"),
+    "an endless mean": (setting("processor_config.json", image_processor__image_std=[0, 0, 0]), "not finite"),
+    "another patch size": (setting("processor_config.json", patch_size=7), "room for 256 visual tokens .* makes 64"),
+    "a template that is broken": (content("chat_template.jinja", b"{% if %}"), "cannot put a question about an image"),
+    "a template without images": (content("chat_template.jinja", b"{{ messages[0].role }}"), "image"),
     "no chat template": (gone("chat_template.jinja"), "no chat template"),
     "an adapter": (content("adapter_config.json", b"{}"), "low-rank adapter"),
     "something else": (gone("config.json"), "holds no config.json"),
@@ -164,6 +168,13 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(edit: Edit, reason: s
 def test_what_transformers_itself_leaves_aside_is_no_fault(edit: Edit, folder: Path) -> None:
     edit(folder)
     assert models.load(str(folder)).revision.startswith("sha256:")
+
+
+def test_a_shard_that_is_still_to_be_fetched_is_no_fault_of_the_hub_s_cache(folder: Path) -> None:
+    sharded(folder, lost=True)
+    assert models.checkpoint.header(folder, partial=True) is None
+    with pytest.raises(LoadError, match="not there"):
+        models.checkpoint.header(folder)
 
 
 def test_tied_weights_are_stored_once(folder: Path) -> None:
@@ -290,10 +301,12 @@ def test_code_runs_where_it_is_allowed_and_that_is_recorded(folder: Path, marker
 
 
 def test_a_chat_template_reaches_nothing_but_its_messages(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
-    processor = models.load(str(folder)).processor
+    escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    (folder / "chat_template.jinja").write_text(escape)
+    assert "SecurityError" in refusal(folder)
+    processor = models.load("tiny-llava-1.5").processor
     for template in (
-        processor.chat_template,
+        escape,
         "{{ cycler.__init__.__globals__.os.system('touch ran') }}",
         "{{ lipsum.__globals__['os'].popen('true').read() }}",
         "{{ strftime_now.__globals__['os'] }}",

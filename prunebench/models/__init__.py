@@ -100,7 +100,8 @@ def load(
         model = plan.random(config, seed) if weights == "random" else plan.pretrained(config)
         model = model.to(device).eval()
         checkpoint.check_processor(processor, model, adapter.placeholders(model))
-    processor.tokenizer.padding_side = "left"
+        processor.tokenizer.padding_side = "left"
+        checkpoint.check_prompt(processor, model, adapter)
     local = Path(source).is_dir()
     commit = getattr(config, "_commit_hash", None) if weights == "pretrained" and not local else None
     identity = commit or _weights_hash(model)
@@ -134,7 +135,7 @@ class _Plan:
         return _auto("AutoModelForImageTextToText").from_config(config, **self._options)
 
     def pretrained(self, config: Any) -> Any:
-        self._check_size(config, checkpoint.header(self._folder(config)))
+        self._check_size(config, checkpoint.header(self._folder(config), partial=not Path(self.source).is_dir()))
         # the sizes are compared below, where the names are at hand; transformers only logs them
         options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = self._from("AutoModelForImageTextToText", **options, **self._options)

@@ -41,6 +41,7 @@ class View:
     out: str = "show.png"
     seed: int = 0
     max_image_pixels: int = images.MAX_PIXELS
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def picture(texts: Iterable[str]) -> Picture:
     cells = _cells(view, settings)
     _check_out(view)
     benchmark = _benchmark(view)
-    loaded = models.load(cells[0].model)
+    loaded = models.load(cells[0].model, trust_remote_code=view.trust_remote_code)
     with _one_line(view):
         prompt, (question, right) = _prompt(loaded, view, benchmark)
         seen = [_seen(loaded, view, cell, prompt) for cell in cells]
