@@ -232,6 +232,8 @@ def expand(name: str) -> list[str]:
         return list(suite["task"])
     if name.endswith((".yaml", ".yml")) and not Path(name).is_file():
         raise TaskError(f"no task file {_shortened(name)}")
+    if "/" in name and not name.endswith((".yaml", ".yml")):  # lmms-eval would look through all its tasks for it
+        raise TaskError(f"no task {_shortened(name)}; a task of your own is a file that ends in .yaml")
     return [name]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from prunebench import registry
 from prunebench.run import options, plain
-from prunebench.run.grid import CONTROLS, Grid, GridError, build, differences, dump, load, stored_differences
+from prunebench.run.grid import CONTROLS, Cost, Grid, GridError, build, differences, dump, load, stored_differences
 from prunebench.run.picture import View
 from prunebench.run.store import StoreError, open_study
 
@@ -55,6 +55,10 @@ def test_comma_lists_and_settings():
     assert "tiny-qwen2.5-vl__fastv__kv-0.25__a__s7" in ids
     assert "tiny-qwen2.5-vl__fastv__32__b__s7" in ids
     assert not [cell for cell in ids if cell.endswith("cost")]
+
+
+def test_a_cost_pass_that_is_off_still_takes_its_parts():
+    assert load(None, ["cost=false", "cost.pairs=3"]).cost == Cost(enabled=False, pairs=3)
 
 
 def test_variants_of_one_method(tmp_path: Path):
@@ -123,6 +127,8 @@ def test_the_default_folder_is_named_after_the_question():
         (["methods"], "'methods' is no option; write key=value"),
         (["methods=./missing.py"], "no method file missing.py"),
         (["tasks=./missing.yaml"], "no task file ./missing.yaml"),
+        (["tasks=../../etc/passwd"], "no task ../../etc/passwd; a task of your own is a file that ends in .yaml"),
+        (["limit=3", "limit.x=1"], "limit has no part 'x'; write limit=value"),
         (["methods=[{name: fastv, label: a/b}]"], "label 'a/b' of method fastv is no file name"),
         (["methods=[{name: fastv, label: x}, {name: divprune, label: x}]"], "two methods are labelled 'x'"),
     ],

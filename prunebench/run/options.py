@@ -63,6 +63,8 @@ def override(given: dict[str, Any], texts: Iterable[str], kind: type, lists: Ite
             settings.setdefault(head, {})[tail] = _value(key, word, Any)
         elif tail:
             section = given.setdefault(head, {})
+            if isinstance(section, bool) and "enabled" in get_type_hints(_hint(kind, head)):
+                section = given[head] = {"enabled": section}  # "cost=false cost.pairs=3"
             if not isinstance(section, dict):
                 raise OptionError(f"{head} has no part {short_key(tail)!r}; write {head}=value")
             section[tail] = _value(key, word, _hint(_hint(kind, head), tail))
