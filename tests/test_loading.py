@@ -177,6 +177,21 @@ def test_a_shard_that_is_still_to_be_fetched_is_no_fault_of_the_hub_s_cache(fold
         models.checkpoint.header(folder)
 
 
+def test_a_model_of_the_hub_is_known_by_its_commit_and_a_folder_by_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit, cached = "a" * 40, tmp_path / "models--me--tiny"
+    snapshot = shutil.copytree(TINY, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    assert models.load("me/tiny").revision == commit
+    assert models.load(str(snapshot)).revision == models.load("tiny-llava-1.5").revision
+    tensors(lambda state: dict(list(state.items())[9:]))(snapshot)
+    assert "lack 9 tensors" in refusal("me/tiny")
+
+
 def test_tied_weights_are_stored_once(folder: Path) -> None:
     setting("config.json", tie_word_embeddings=True, text_config__tie_word_embeddings=True)(folder)
     tensors(lambda state: {name: value for name, value in state.items() if "lm_head" not in name})(folder)

@@ -103,8 +103,7 @@ def load(
         processor.tokenizer.padding_side = "left"
         checkpoint.check_prompt(processor, model, adapter)
     local = Path(source).is_dir()
-    commit = getattr(config, "_commit_hash", None) if weights == "pretrained" and not local else None
-    identity = commit or _weights_hash(model)
+    identity = (plan.commit() if weights == "pretrained" else None) or _weights_hash(model)
     return Loaded(name, Path(source).name if local else source, model, processor, adapter, identity, trust_remote_code)
 
 
@@ -135,7 +134,7 @@ class _Plan:
         return _auto("AutoModelForImageTextToText").from_config(config, **self._options)
 
     def pretrained(self, config: Any) -> Any:
-        self._check_size(config, checkpoint.header(self._folder(config), partial=not Path(self.source).is_dir()))
+        self._check_size(config, self._stored())
         # the sizes are compared below, where the names are at hand; transformers only logs them
         options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = self._from("AutoModelForImageTextToText", **options, **self._options)
@@ -158,14 +157,24 @@ class _Plan:
         quantized = getattr(config, "quantization_config", None) is not None
         checkpoint.check_size(empty, stored, quantized, self.dtype, self.device)
 
-    def _folder(self, config: Any) -> Path:
-        """Where the weights lie, or will: the folder, or the hub's snapshot."""
+    def commit(self) -> str | None:
+        """The hub's commit, by which its cache names the snapshot; None for a folder."""
+        snapshot = self._snapshot()
+        return None if snapshot is None else snapshot.name
+
+    def _stored(self) -> checkpoint.Header | None:
+        """What is known of the weights before they are loaded."""
+        snapshot = self._snapshot()
+        return checkpoint.header(Path(self.source)) if snapshot is None else checkpoint.header(snapshot, partial=True)
+
+    def _snapshot(self) -> Path | None:
+        """Where the hub's cache keeps the model once its configuration is loaded; None for a folder."""
         from huggingface_hub import try_to_load_from_cache
 
         if Path(self.source).is_dir():
-            return Path(self.source)
-        cached = try_to_load_from_cache(self.source, "config.json", revision=getattr(config, "_commit_hash", None))
-        return Path(cached).parent if isinstance(cached, str) else Path(self.source)
+            return None
+        cached = try_to_load_from_cache(self.source, "config.json", revision=self.revision)
+        return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _auto(name: str) -> Any:
