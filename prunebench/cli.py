@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import prunebench
-from prunebench.interruption import Interruption
+from prunebench.interruption import Interruption, raises_interruption
 from prunebench.text import clean, message, one_line
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class _Signals:
             atexit.unregister(_shut)
             atexit.register(_shut)
 
+    @raises_interruption
     def _stop(self, number: int, _: FrameType | None) -> NoReturn:
         self.number = number
         raise Stopped(number)

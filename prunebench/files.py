@@ -30,7 +30,7 @@ def write(path: Path, data: bytes) -> Path:
     never one that exists, so nobody can have put a link there. Raises OSError; for a `path` that is itself a link, too.
     """
     if path.is_symlink():
-        raise OSError(f"{path} is a link to another file; remove it first")
+        raise OSError(errno.ELOOP, "it is a link to another file; remove it first", str(path))
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+H = TypeVar("H", bound=Callable[..., Any])
 
 
 class Interruption(KeyboardInterrupt):
     """Raised by a handler of this package for a signal or an alarm. It passes where control-C passes."""
+
+
+def raises_interruption(handler: H) -> H:
+    """Mark a signal handler that raises Interruption."""
+    handler.raises_interruption = True  # type: ignore[attr-defined]
+    return handler
 
 
 def interrupts(error: BaseException) -> bool:
@@ -16,4 +26,5 @@ def interrupts(error: BaseException) -> bool:
     """
     if isinstance(error, Interruption):
         return True
-    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ours = getattr(signal.getsignal(signal.SIGINT), "raises_interruption", False)
+    return isinstance(error, KeyboardInterrupt) and not ours

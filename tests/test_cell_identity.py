@@ -202,5 +202,6 @@ def test_a_method_is_prepared_once_a_cell_and_a_layout_made_once_a_sample(tmp_pa
     counted(LlavaNext, "layouts")
     options = ["model=tiny-llava-next", "methods=fastervlm,random,divprune", "budgets=0.5,0.25", "limit=4", "controls=false"]
     assert main(["sweep", *options, "cost=false", f"out={tmp_path / 'study'}"]) == 0
-    # six cells, and the method that prunes nothing, which stands in for those that work on pixels
-    assert calls == {"prepared": 6 + 1, "layouts": 4}
+    # six cells, and the method that prunes nothing, which stands in for those that work on pixels;
+    # four samples, and the picture on which the processor is tried when the model is loaded
+    assert calls == {"prepared": 6 + 1, "layouts": 4 + 1}

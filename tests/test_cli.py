@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -142,16 +141,6 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert main(["list", "tasks"]) == 1
     said = capsys.readouterr().err.strip()
     assert said == "prunebench: error: cannot write study/cell.json: No space left on device; what is finished is kept"
-
-
-@pytest.fixture(autouse=True)
-def usual_signals() -> Iterator[None]:
-    """As a terminal gives them, also where the tests themselves run under nohup."""
-    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
-    before = {name: signal.signal(getattr(signal, name), handler) for name, handler in usual.items()}
-    yield
-    for name, handler in before.items():
-        signal.signal(getattr(signal, name), handler)
 
 
 @pytest.mark.parametrize(

@@ -364,7 +364,7 @@ def test_a_damaged_stored_grid_is_one_line(tmp_path: Path, text: str):
 @pytest.mark.parametrize("fault", ["RuntimeError('no')", "SystemExit(0)", "GeneratorExit"])
 def test_a_method_that_does_not_build_is_refused_by_name(mine: Path, fault: str):
     mine.write_text(MINE + f"\n    def __post_init__(self):\n        raise {fault}\n")
-    with pytest.raises(GridError, match=r"mine\.py cannot be built: " + fault.partition("(")[0]):
+    with pytest.raises(GridError, match=r"mine\.py.*" + fault.partition("(")[0]):
         load(None, [f"methods={mine}"])
 
 

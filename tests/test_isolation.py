@@ -30,9 +30,15 @@ class Method(ScorePruner):
     """A method."""
 '''
 
+# the model at work, from wherever the method is called; outside a model there is none to find
 MODEL = """
-import gc
-model = next(m for m in gc.get_objects() if type(m).__name__ == "Qwen2_5_VLForConditionalGeneration")
+import sys
+frame, model = sys._getframe(), None
+while frame is not None and model is None:
+    here = getattr(frame.f_locals.get("loaded"), "model", frame.f_locals.get("model"))
+    model, frame = here if hasattr(here, "lm_head") else None, frame.f_back
+if model is not None:
+    CHANGE
 """
 
 # what stands in `score`, with what the cell's reason must name
@@ -40,8 +46,8 @@ CHANGES = {
     "dtype": ("torch.set_default_dtype(torch.float64)", "torch's default dtype"),
     "device": ("torch.set_default_device('meta')", "torch's default device"),
     "hook": ("torch.nn.modules.module.register_module_forward_hook(lambda m, i, o: None)", "torch's hooks on every module"),
-    "model_hook": (MODEL + "model.lm_head.register_forward_hook(lambda m, i, o: -o)", "hooks on lm_head"),
-    "weights": (MODEL + "model.lm_head.weight.data.zero_()", "the model's weights"),
+    "model_hook": (MODEL.replace("CHANGE", "model.lm_head.register_forward_hook(lambda m, i, o: -o)"), "hooks on lm_head"),
+    "weights": (MODEL.replace("CHANGE", "model.lm_head.weight.data.zero_()"), "the model's weights"),
     "library": ("torch.nn.functional.silu = lambda x, inplace=False: x", "torch.nn.functional.silu"),
     "ours": ("import prunebench.benchmarks as b; b.Benchmark.value = lambda *_: 1.0", "prunebench.benchmarks.Benchmark.value"),
     "modelling": (

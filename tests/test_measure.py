@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 import pytest
@@ -136,7 +137,8 @@ def test_peak_sees_what_a_block_used_for_a_moment(kernel_mark: bool, monkeypatch
         pass
     with peak() as during:
         for _ in range(3):
-            torch.ones(32 * memory.MIB // 4)
+            with mmap(-1, 32 * memory.MIB) as pages:  # fresh ones: an allocator may hand out what it kept
+                pages.write(bytes([1]) * (32 * memory.MIB))
     with peak() as after:
         pass
     assert before.mib is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -492,12 +492,12 @@ def _completed(stored: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
 
 def _defaults(variant: Variant) -> dict[str, Any]:
     """The settings of a variant's method where nothing is said."""
-    kind = type(variant.pruner)
     try:
-        settings = registry.settings(kind())
+        usual = replace(variant, pruner=type(variant.pruner)(), positions=None)
+        entry = usual.entry()
     except Exception:  # it has a setting without a default, so none of its entries leaves that out
         return {}
-    return {key: plain.storable(value) for key, value in settings.items()}
+    return {key: plain.storable(value) for key, value in entry.items() if key not in BESIDE}
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

@@ -1,10 +1,10 @@
 """Write held-out questions to a parquet file that Hugging Face `datasets` reads, images included."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
+from prunebench import files
 from prunebench.testbed.scenes import Question, Scene, sample
 
 
@@ -34,13 +34,9 @@ def write_parquet(path: Path, samples: int, *, seed: int = 1, question_type: str
     )
     rows = [_row(seed, *sample(seed, index, question_type)) for index in range(samples)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        parquet.write_table(Table.from_pylist(rows, schema=features.arrow_schema), temporary, row_group_size=100)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    content = io.BytesIO()
+    parquet.write_table(Table.from_pylist(rows, schema=features.arrow_schema), content, row_group_size=100)
+    return files.write(path, content.getvalue())
 
 
 def _row(seed: int, about: Scene, question: Question) -> dict[str, Any]:
