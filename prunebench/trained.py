@@ -36,6 +36,10 @@ FITTING = ("layers", "width", "heads", "vision_width", "vision_blocks")
 """Sizes that are the model's: weights for others do not fit it. The others are a method's own choice."""
 
 
+class BrokenWeights(Unsupported):
+    """Weights that cannot be read, or are none of the method's: a failure, for somebody can mend them."""
+
+
 class NoWeights(Unsupported):
     """There are no weights for a model, and none were named."""
 
@@ -208,7 +212,7 @@ def _plainly(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         kind = "" if type(error) in (OSError, ValueError, RuntimeError) else f"{type(error).__name__}: "
-        raise Unsupported(one_line(f"{what}: {kind}{message(error)}")) from error
+        raise BrokenWeights(one_line(f"{what}: {kind}{message(error)}")) from error
 
 
 def _stored(file: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from prunebench.budget import BudgetError
 from prunebench.models.base import Unsupported
 from prunebench.run.cell import SampleStatus, Status
 from prunebench.text import clean, message
+from prunebench.trained import BrokenWeights
 
 REASON = 20_000
 """Characters of a reason that are kept, traceback included."""
@@ -47,6 +48,8 @@ def judged(error: BaseException) -> Fault:
     said = message(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in said:
         return Fault("oom", said, said)
+    if isinstance(error, BrokenWeights):
+        return Fault("failed", said, said)
     if isinstance(error, Unsupported):
         return Fault("unsupported", said, said)
     if isinstance(error, BudgetError):

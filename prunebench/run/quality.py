@@ -158,7 +158,10 @@ def _evidence(request: Request, sample: SampleTrace, layout: Layout, sizes: Sequ
     """
     if request.evidence_box is None or len(sizes) != 1:
         return {}
-    mask = evidence_mask(layout, request.evidence_box, sizes[0])
+    try:
+        mask = evidence_mask(layout, request.evidence_box, sizes[0])
+    except ValueError:  # a box that is not in the image: the answer counts, its evidence is not known
+        return {}
     layers = range(len(sample.entering))
     mean = sum(recall(sample.alive(layer), mask) for layer in layers) / len(layers)
     return {"evidence_recall": mean, "evidence_tokens": int(mask.sum())}
