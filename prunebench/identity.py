@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from prunebench.pruner import Pruner
 
+BASES = ("prunebench.pruner", "prunebench.trained")
+"""Modules of the classes that every method inherits from."""
+
 _LOADED: dict[str, dict[str, bytes]] = {}
 """By module name: the file it came from and the helpers it imports from its own folder, each with what it held."""
 
@@ -53,7 +56,8 @@ def source_digest(method: type[Pruner]) -> str:
     """sha256 over the code of a method: the files of its class and of every Pruner it inherits from, and their helpers."""
     digest = sha256()
     for kind in method.__mro__:
-        if not issubclass(kind, Pruner):
+        # the package's own bases are no method's: they count with the package, in every cell
+        if not issubclass(kind, Pruner) or kind.__module__ in BASES:
             continue
         module = sys.modules.get(kind.__module__)
         if module is not None:
