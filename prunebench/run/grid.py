@@ -75,7 +75,7 @@ class Cost:
 class Grid:
     """One study. `methods` are names, files, or mappings with a name, a label and settings; `limit` None means all samples.
 
-    With `batch` above 1 cache bytes include padding, and a batch's selector FLOPs are shared evenly.
+    With `batch` above 1 a batch's selector FLOPs are shared evenly.
     `threads` None means one for a miniature on the CPU and torch's own choice for anything larger; `timeout` is seconds a
     sample, None as long as it takes; `max_image_pixels` None is the built-in limit; `out` None a folder under
     results/scratch named after the grid's content. `trust_remote_code` lets the model's own folder run its code.
