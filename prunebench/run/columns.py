@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
+from prunebench.run.cell import SampleStatus
 from prunebench.text import one_line
 
-STATUSES = ("ok", "unreadable", "infeasible", "unsupported", "failed", "timeout", "oom")
+STATUSES = get_args(SampleStatus)
 """What can become of a sample."""
 
 SAMPLES: Mapping[str, pa.DataType] = {
