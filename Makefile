@@ -52,9 +52,10 @@ test-oldest: $(STAMP) ## run the test suite on the oldest supported transformers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target build/oldest 'transformers==$(OLDEST).*'
 	PYTHONPATH=$(CURDIR)/build/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile
 
-check: $(STAMP) ## ruff and strict mypy
+check: $(STAMP) ## ruff, the house rules and strict mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/house.py
 	$(BIN)/mypy
 
 format: $(STAMP) ## let ruff lay out the code

@@ -16,9 +16,9 @@ from prunebench import Keep, Pruner, Stage, VisualTokens, register, require_fini
 class DivPrune(Pruner):
     """Farthest-point sampling by cosine distance d_ij = 1 - cos(x_i, x_j), in float32.
 
-    First the token farthest from its nearest other, argmax_j min_{i != j} d_ij, then argmax_j min_{i in S} d_ij.
-    Chosen tokens are excluded explicitly; among distinct tokens that changes nothing, equal ones the official code may
-    choose twice.
+    First the token farthest from its nearest other, argmax_j min_{i != j} d_ij, then argmax_j
+    min_{i in S} d_ij. Chosen tokens are excluded explicitly; among distinct tokens that changes
+    nothing, equal ones the official code may choose twice.
     """
 
     default_positions = "compact"
@@ -31,12 +31,16 @@ class DivPrune(Pruner):
         pick = similarity.amax(dim=0).argmin().view(1)
         order, closest = [pick], torch.full_like(similarity[0], -torch.inf)
         for _ in range(min(stage.keep, len(tokens)) - 1):
-            closest = torch.maximum(closest, similarity.index_select(0, pick)[0]).index_fill_(0, pick, torch.inf)
+            closest = torch.maximum(closest, similarity.index_select(0, pick)[0]).index_fill_(
+                0, pick, torch.inf
+            )
             pick = closest.argmin().view(1)
             order.append(pick)
         return Keep(torch.cat(order))
 
     @classmethod
-    def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
+    def from_official(
+        cls, case: Mapping[str, Any], available: int
+    ) -> tuple[Self, tuple[Stage, ...]]:
         pruner = cls()
         return pruner, (Stage(pruner.site(), round(available * case["ratio"])),)

@@ -16,10 +16,11 @@ from prunebench import ScorePruner, Signal, VisualTokens, register
 )
 @dataclass(frozen=True)
 class FasterVLM(ScorePruner):
-    """Rank by CLS attention in the block that the projector reads, averaged over heads, in every crop by itself.
+    """Rank by CLS attention in the block that the projector reads, averaged over heads, in every
+    crop by itself.
 
-    Newline tokens have no patch and rank last. `attention="received"` ranks by the attention a token's patches receive
-    from all others: ours, for encoders without a CLS token.
+    Newline tokens have no patch and rank last. `attention="received"` ranks by the attention a
+    token's patches receive from all others: ours, for encoders without a CLS token.
     """
 
     default_positions = "compact"
@@ -32,7 +33,9 @@ class FasterVLM(ScorePruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        return frozenset({Signal.CLS_ATTENTION if self.attention == "cls" else Signal.RECEIVED_ATTENTION})
+        return frozenset(
+            {Signal.CLS_ATTENTION if self.attention == "cls" else Signal.RECEIVED_ATTENTION}
+        )
 
     def score(self, tokens: VisualTokens) -> Tensor:
         seen = tokens.cls_attention if self.attention == "cls" else tokens.received_attention

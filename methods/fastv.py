@@ -16,7 +16,8 @@ from prunebench import ScorePruner, Signal, Site, Stage, VisualTokens, llm, regi
 class FastV(ScorePruner):
     """Rank by attention received in the layer before `layer`, averaged over heads.
 
-    The paper speaks of the average over queries; the official code, followed here, reads the last query's row.
+    The paper speaks of the average over queries; the official code, followed here, reads the last
+    query's row.
     """
 
     needs = frozenset({Signal.LAST_QUERY_ATTENTION})
@@ -29,6 +30,8 @@ class FastV(ScorePruner):
         return tokens.last_query_attention.mean(dim=0)
 
     @classmethod
-    def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
+    def from_official(
+        cls, case: Mapping[str, Any], available: int
+    ) -> tuple[Self, tuple[Stage, ...]]:
         pruner = cls(layer=case["K"])
         return pruner, (Stage(pruner.site(), round(available * (1 - case["R"]))),)

@@ -1,4 +1,6 @@
-"""GlimpsePrune (2025): a glimpse token looks at the image, and a small network predicts from its attention what to keep."""
+"""GlimpsePrune (2025): a glimpse token looks at the image, and a small network predicts from its
+attention what to keep.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +45,18 @@ FILE = "new_modules_gp.pt"
 )
 @dataclass(frozen=True)
 class GlimpsePrune(Trained):
-    """Keep the tokens whose predicted importance exceeds `threshold`, at most as many as the budget allows, at least `floor`.
+    """Keep the tokens whose predicted importance exceeds `threshold`, at most as many as the budget
+    allows, at least `floor`.
 
-    The glimpse token runs behind the prompt; its attention logits in layer `layer`, by heads, and four feature maps of the
-    vision encoder go into the visual importance predictor. What is dropped behind that layer leaves the caches of all
-    earlier layers, too; positions stay. The layers up to `layer` see every token, so that a mean budget below their share
-    is out of reach: give a "kv" budget, which is the paper's retention. Without a budget there is no cap.
+    The glimpse token runs behind the prompt; its attention logits in layer `layer`, by heads, and
+    four feature maps of the vision encoder go into the visual importance predictor. What is dropped
+    behind that layer leaves the caches of all earlier layers, too; positions stay. The layers up to
+    `layer` see every token, so that a mean budget below their share is out of reach: give a "kv"
+    budget, which is the paper's retention. Without a budget there is no cap.
 
-    `layer` -1 is the weights' own: about 2/3 of the depth, as released. `attention` is what of the logits is read:
-    "logits" as for the released Qwen2.5-VL, "log_attention" as for LLaVA-1.5; "" is the weights' own.
+    `layer` -1 is the weights' own: about 2/3 of the depth, as released. `attention` is what of the
+    logits is read: "logits" as for the released Qwen2.5-VL, "log_attention" as for LLaVA-1.5; "" is
+    the weights' own.
     """
 
     dynamic: ClassVar[bool] = True
@@ -63,13 +68,19 @@ class GlimpsePrune(Trained):
 
     def __post_init__(self) -> None:
         if self.attention not in ("", "logits", "log_attention"):
-            raise ValueError(f"attention is {self.attention!r}; it is 'logits', 'log_attention' or '' for the weights' own")
+            raise ValueError(
+                f"attention is {self.attention!r}; it is 'logits', 'log_attention' or '' for the weights' own"
+            )
         if not 0 <= self.threshold < 1 or self.floor < 1:
-            raise ValueError(f"threshold is {self.threshold} and floor {self.floor}; 0 <= threshold < 1 and floor >= 1")
+            raise ValueError(
+                f"threshold is {self.threshold} and floor {self.floor}; 0 <= threshold < 1 and floor >= 1"
+            )
 
     @property
     def needs(self) -> frozenset[Signal]:
-        read = Signal.PROBE_LOG_ATTENTION if self.attention == "log_attention" else Signal.PROBE_LOGITS
+        read = (
+            Signal.PROBE_LOG_ATTENTION if self.attention == "log_attention" else Signal.PROBE_LOGITS
+        )
         return frozenset({read, Signal.ENCODER_FEATURES})
 
     def site(self) -> Site:
@@ -89,22 +100,36 @@ class GlimpsePrune(Trained):
     def predict(self, tokens: VisualTokens) -> Tensor:
         """[N] logit of every token's importance."""
         predictor: Any = self._module(tokens.features.device).attn_fuser
-        read = tokens.probe_log_attention if self.attention == "log_attention" else tokens.probe_logits
+        read = (
+            tokens.probe_log_attention if self.attention == "log_attention" else tokens.probe_logits
+        )
         layout, newline = tokens.layout, tokens.layout.newline[tokens.index]
-        tile, row, column = (values[tokens.index] for values in (layout.tile, layout.row, layout.column))
+        tile, row, column = (
+            values[tokens.index] for values in (layout.tile, layout.row, layout.column)
+        )
         patch = (~newline).nonzero()[:, 0].to(read.device)
         places = torch.stack([tile, row, column], dim=1).to(read.device)
         maps = tokens.encoder_features.float()
         logits = read.new_full((len(tokens),), float("-inf"), dtype=torch.float32)
         found = predictor(read.float().mT[patch], maps[:, patch], places[patch])
         logits = logits.index_copy(0, patch, found)
-        for place in newline.nonzero()[:, 0].tolist():  # a newline is no image token: it goes with its row
-            logits[place] = logits[((tile == tile[place]) & (row == row[place])).to(logits.device)].max()
+        for place in newline.nonzero()[
+            :, 0
+        ].tolist():  # a newline is no image token: it goes with its row
+            logits[place] = logits[
+                ((tile == tile[place]) & (row == row[place])).to(logits.device)
+            ].max()
         return logits
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
-        read = tokens.probe_log_attention if self.attention == "log_attention" else tokens.probe_logits
-        return {"logits": self.predict(tokens), "glimpse_attention": read.mT, "glimpse_embeds": self.probe()}
+        read = (
+            tokens.probe_log_attention if self.attention == "log_attention" else tokens.probe_logits
+        )
+        return {
+            "logits": self.predict(tokens),
+            "glimpse_attention": read.mT,
+            "glimpse_embeds": self.probe(),
+        }
 
     def probe(self) -> Tensor:
         """[L, D] the glimpse's embeddings: RMSNorm(W E_l + b)."""
@@ -118,7 +143,7 @@ class GlimpsePrune(Trained):
             raise ValueError("glimpseprune has no weights yet: prepared() finds them")
         return self.module if device is None else self.module.to(device)
 
-    # ---- weights --------------------------------------------------------------------------------------------------
+    # ---- weights ---------------------------------------------------------------------------------
 
     @classmethod
     def sizes(cls, facts: Facts) -> dict[str, Any]:
@@ -132,7 +157,10 @@ class GlimpsePrune(Trained):
             "heads": facts.heads,
             "eps": facts.eps,
             "vision_width": facts.vision_width,
-            "blocks": [max(0, facts.feature_block - part * (facts.vision_blocks // BLOCKS)) for part in range(BLOCKS)],
+            "blocks": [
+                max(0, facts.feature_block - part * (facts.vision_blocks // BLOCKS))
+                for part in range(BLOCKS)
+            ],
             "layer": late_layer(facts.layers),
             "attention": "logits",
             "stream": 256 if large else 64,
@@ -153,7 +181,9 @@ class GlimpsePrune(Trained):
 
     @classmethod
     def read(cls, folder: Path) -> tuple[dict[str, Any], nn.Module]:
-        """A folder in the official layout: config.json and new_modules_gp.pt, which must fit exactly."""
+        """A folder in the official layout: config.json and new_modules_gp.pt, which must fit
+        exactly.
+        """
         state = _tensors(folder / FILE)
         sizes = _sizes_of(state, json.loads((folder / "config.json").read_text(encoding="utf-8")))
         with torch.device("meta"):
@@ -162,13 +192,19 @@ class GlimpsePrune(Trained):
         return sizes, module
 
     @classmethod
-    def write(cls, folder: Path, sizes: Mapping[str, Any], module: nn.Module, told: Mapping[str, Any]) -> None:
+    def write(
+        cls, folder: Path, sizes: Mapping[str, Any], module: nn.Module, told: Mapping[str, Any]
+    ) -> None:
         """The official layout; `told` goes into config.json beside the official fields."""
         torch.save(_nested(module.state_dict()), folder / FILE)
-        (folder / "config.json").write_text(json.dumps({**_to_config(sizes), **told}, indent=2) + "\n")
+        (folder / "config.json").write_text(
+            json.dumps({**_to_config(sizes), **told}, indent=2) + "\n"
+        )
 
     def loss(self, example: Example) -> tuple[Tensor, dict[str, float]]:
-        """Dice + 0.1 BCE of the predicted importance, and the model's loss on the answer behind the glimpse token."""
+        """Dice + 0.1 BCE of the predicted importance, and the model's loss on the answer behind the
+        glimpse token.
+        """
         logits = self.predict(example.tokens)
         real = ~example.tokens.layout.newline[example.tokens.index].to(logits.device)
         logits, target = logits[real], example.target.to(logits)[real]
@@ -188,9 +224,14 @@ class GlimpsePrune(Trained):
         return location + answer, figures
 
     @classmethod
-    def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
+    def from_official(
+        cls, case: Mapping[str, Any], available: int
+    ) -> tuple[Self, tuple[Stage, ...]]:
         tensors = case["tensors"]
-        vip, state = case["vip_config"], {name: value for name, value in tensors.items() if name.split(".")[0] in _PARTS}
+        vip, state = (
+            case["vip_config"],
+            {name: value for name, value in tensors.items() if name.split(".")[0] in _PARTS},
+        )
         sizes = {
             "layers": len(state["learnable_embeddings"]),
             "width": state["learnable_embeddings"].shape[-1],
@@ -215,7 +256,7 @@ class GlimpsePrune(Trained):
         return pruner, (Stage(llm(pruner.layer + 1), keep, compact=True),)
 
 
-# ---- the modules, named as in the released checkpoints ------------------------------------------------------------
+# ---- the modules, named as in the released checkpoints -------------------------------------------
 
 _PARTS = ("attn_fuser", "learnable_embeddings", "le_proj", "le_norm")
 
@@ -243,23 +284,36 @@ class _Modules(nn.Module):
 
 
 class _Predictor(nn.Module):
-    """Four blocks in which attention evidence spreads where the vision encoder's features say it belongs together."""
+    """Four blocks in which attention evidence spreads where the vision encoder's features say it
+    belongs together.
+    """
 
     def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
         stream, condition = int(sizes["stream"]), int(sizes["condition"])
         self.attn_in_proj = nn.Linear(int(sizes["heads"]), stream)
-        self.cond_in_projs = nn.ModuleList(nn.Linear(int(sizes["vision_width"]), condition) for _ in range(BLOCKS))
-        self.layers = nn.ModuleList(_Block(stream, condition, int(sizes["fuser_heads"])) for _ in range(BLOCKS))
-        # heads behind the earlier blocks exist only where they are supervised, which the released models are not
-        self.attn_out_projs = nn.ModuleList([nn.Identity() for _ in range(BLOCKS - 1)] + [nn.Linear(stream, 1)])
+        self.cond_in_projs = nn.ModuleList(
+            nn.Linear(int(sizes["vision_width"]), condition) for _ in range(BLOCKS)
+        )
+        self.layers = nn.ModuleList(
+            _Block(stream, condition, int(sizes["fuser_heads"])) for _ in range(BLOCKS)
+        )
+        # heads behind the earlier blocks exist only where they are supervised, which the released
+        # models are not
+        self.attn_out_projs = nn.ModuleList(
+            [nn.Identity() for _ in range(BLOCKS - 1)] + [nn.Linear(stream, 1)]
+        )
 
     def forward(self, attention: Tensor, maps: Tensor, places: Tensor) -> Tensor:
-        """[N] logits from [N, H] attention, [4, N, D_v] feature maps (deepest first) and [N, 3] (tile, row, column)."""
+        """[N] logits from [N, H] attention, [4, N, D_v] feature maps (deepest first) and [N, 3]
+        (tile, row, column).
+        """
         hidden = self.attn_in_proj(attention)
         tiles = places[:, 0]
         several = bool((tiles != tiles[:1]).any())
-        together = (tiles[:, None] == tiles)[None, None] if several else None  # every image by itself
+        together = (
+            (tiles[:, None] == tiles)[None, None] if several else None
+        )  # every image by itself
         for block, condition, features in zip(self.layers, self.cond_in_projs, maps, strict=True):
             hidden = block(hidden, condition(features), places[:, 1:], together)
         logits: Tensor = self.attn_out_projs[-1](hidden)[:, 0]
@@ -267,7 +321,9 @@ class _Predictor(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention whose queries and keys see the condition, too, and whose values do not; then a gated MLP."""
+    """Attention whose queries and keys see the condition, too, and whose values do not; then a
+    gated MLP.
+    """
 
     def __init__(self, stream: int, condition: int, heads: int) -> None:
         super().__init__()
@@ -278,17 +334,27 @@ class _Block(nn.Module):
             {name: nn.Linear(both, both, bias=False) for name in ("q_proj", "k_proj")}
             | {name: nn.Linear(stream, stream, bias=False) for name in ("v_proj", "o_proj")}
         )
-        self.mlp = nn.ModuleDict({name: nn.Linear(stream, 2 * stream) for name in ("gate_proj", "up_proj")})
+        self.mlp = nn.ModuleDict(
+            {name: nn.Linear(stream, 2 * stream) for name in ("gate_proj", "up_proj")}
+        )
         self.mlp["down_proj"] = nn.Linear(2 * stream, stream)
 
-    def forward(self, hidden: Tensor, condition: Tensor, places: Tensor, together: Tensor | None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, condition: Tensor, places: Tensor, together: Tensor | None
+    ) -> Tensor:
         normed = self.norm1(hidden)
         both = torch.cat([normed, condition], dim=-1)
-        query, key = (_rotated(self._split(self.attn[name](both)), places) for name in ("q_proj", "k_proj"))
-        attended = scaled_dot_product_attention(query, key, self._split(self.attn["v_proj"](normed)), attn_mask=together)
+        query, key = (
+            _rotated(self._split(self.attn[name](both)), places) for name in ("q_proj", "k_proj")
+        )
+        attended = scaled_dot_product_attention(
+            query, key, self._split(self.attn["v_proj"](normed)), attn_mask=together
+        )
         hidden = hidden + self.attn["o_proj"](attended[0].transpose(0, 1).flatten(1))
         normed = self.norm2(hidden)
-        gated: Tensor = self.mlp["down_proj"](silu(self.mlp["gate_proj"](normed)) * self.mlp["up_proj"](normed))
+        gated: Tensor = self.mlp["down_proj"](
+            silu(self.mlp["gate_proj"](normed)) * self.mlp["up_proj"](normed)
+        )
         return hidden + gated
 
     def _split(self, values: Tensor) -> Tensor:
@@ -297,7 +363,9 @@ class _Block(nn.Module):
 
 
 def _rotated(values: Tensor, places: Tensor) -> Tensor:
-    """2-D rotary positions: the first half of the angles goes by rows, the second by columns; halves are rotated."""
+    """2-D rotary positions: the first half of the angles goes by rows, the second by columns;
+    halves are rotated.
+    """
     half = values.shape[-1] // 2
     frequency = ROPE_BASE ** (-torch.arange(0, half, 2, device=values.device).float() / half)
     angle = (places.float()[:, :, None] * frequency).flatten(1)  # [N, half]
@@ -306,22 +374,32 @@ def _rotated(values: Tensor, places: Tensor) -> Tensor:
     return values * angle.cos() + torch.cat([-second, first], dim=-1) * angle.sin()
 
 
-# ---- the official file layout -------------------------------------------------------------------------------------
+# ---- the official file layout --------------------------------------------------------------------
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of an official checkpoint by their full names; raises OSError, and ValueError for what else it holds."""
+    """The tensors of an official checkpoint by their full names; raises OSError, and ValueError for
+    what else it holds.
+    """
     if not file.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"there is no file {file.name}")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises at garbage is as various as garbage
-        raise ValueError(f"{file.name} is a broken file, or a pickle of more than tensors, which is not read") from error
+        raise ValueError(
+            f"{file.name} is a broken file, or a pickle of more than tensors, which is not read"
+        ) from error
     if not isinstance(state, Mapping) or not isinstance(state.get("learnable_embeddings"), Tensor):
-        raise ValueError(f"{file.name} is no checkpoint of GlimpsePrune: it holds no learnable_embeddings")
+        raise ValueError(
+            f"{file.name} is no checkpoint of GlimpsePrune: it holds no learnable_embeddings"
+        )
     flat: dict[str, Any] = {}
     for part, values in state.items():
-        flat |= {f"{part}.{name}": value for name, value in values.items()} if isinstance(values, Mapping) else {part: values}
+        flat |= (
+            {f"{part}.{name}": value for name, value in values.items()}
+            if isinstance(values, Mapping)
+            else {part: values}
+        )
     odd = [name for name, value in flat.items() if not isinstance(value, Tensor)]
     if odd:
         raise ValueError(f"{file.name} holds something else than tensors: {odd[0]}")
@@ -338,15 +416,32 @@ def _nested(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _sizes_of(state: Mapping[str, Tensor], config: Any) -> dict[str, Any]:
-    """The sizes, from the tensors, and what only an official config.json says; raises ValueError where that makes no sense."""
+    """The sizes, from the tensors, and what only an official config.json says; raises ValueError
+    where that makes no sense.
+    """
     if not isinstance(config, dict):
         raise ValueError("config.json holds no settings")
-    # their LLaVA counts hidden states, of which the first is the embedding; their Qwen2.5-VL counts blocks
+    # their LLaVA counts hidden states, of which the first is the embedding; their Qwen2.5-VL counts
+    # blocks
     shift = 1 if "llava" in str(config.get("model_type", "")) else 0
-    into, condition = state["attn_fuser.attn_in_proj.weight"], state["attn_fuser.cond_in_projs.0.weight"]
-    layers, stream, joint = len(state["learnable_embeddings"]), into.shape[0], into.shape[0] + condition.shape[0]
-    blocks, layer, heads = config["selected_visual_layers"], config["reduce_layer"], config["attn_fuse_num_heads"]
-    logits, eps = config["use_attention_logits"], (config.get("text_config") or config)["rms_norm_eps"]
+    into, condition = (
+        state["attn_fuser.attn_in_proj.weight"],
+        state["attn_fuser.cond_in_projs.0.weight"],
+    )
+    layers, stream, joint = (
+        len(state["learnable_embeddings"]),
+        into.shape[0],
+        into.shape[0] + condition.shape[0],
+    )
+    blocks, layer, heads = (
+        config["selected_visual_layers"],
+        config["reduce_layer"],
+        config["attn_fuse_num_heads"],
+    )
+    logits, eps = (
+        config["use_attention_logits"],
+        (config.get("text_config") or config)["rms_norm_eps"],
+    )
     sensible = {
         f"selected_visual_layers (a list of {BLOCKS} numbers)": isinstance(blocks, list)
         and len(blocks) == BLOCKS

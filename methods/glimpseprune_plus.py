@@ -1,4 +1,6 @@
-"""GlimpsePrune+ (2025): GlimpsePrune on a language model that was tuned to answer from the evidence's tokens alone."""
+"""GlimpsePrune+ (2025): GlimpsePrune on a language model that was tuned to answer from the
+evidence's tokens alone.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,19 @@ from prunebench import register
 )
 @dataclass(frozen=True)
 class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads methods/ as a package of its own
-    """GlimpsePrune with an adapter of the language model, trained by `prunebench reinforce`, and a glimpse trained on top.
+    """GlimpsePrune with an adapter of the language model, trained by `prunebench reinforce`, and a
+    glimpse trained on top.
 
-    `lora` is the adapter's folder in peft's layout; "" is `adapter` beside the weights. Its accuracy is that of the tuned
-    model: compare it with an unpruned model that wears the adapter, too.
+    `lora` is the adapter's folder in peft's layout; "" is `adapter` beside the weights. Its
+    accuracy is that of the tuned model: compare it with an unpruned model that wears the adapter,
+    too.
     """
 
     vectors: ClassVar[tuple[str, ...]] = ()
     lora: str = ""
 
     @property
-    def adapter(self) -> Path | None:
+    def lora_folder(self) -> Path | None:
         if self.lora:
             return Path(self.lora)
         return None if self.folder is None else self.folder / "adapter"

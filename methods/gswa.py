@@ -1,4 +1,6 @@
-"""GSWA (2025): crops share the budget by how much of the image's meaning they carry; any scorer chooses inside them."""
+"""GSWA (2025): crops share the budget by how much of the image's meaning they carry; any scorer
+chooses inside them.
+"""
 
 from __future__ import annotations
 
@@ -39,17 +41,20 @@ BLOCKS, HEADS, CHANNELS = 2, 4, 256
 )
 @dataclass(frozen=True)
 class GSWA(Trained):
-    """Give the thumbnail 1 part of the budget and crop k of K its weight w_k K; in each keep the highest by `scorer`.
+    """Give the thumbnail 1 part of the budget and crop k of K its weight w_k K; in each keep the
+    highest by `scorer`.
 
-    The paper's idea: crops that are closer to the whole image in meaning hold more of what is needed. Its Global
-    Semantic-guided Weight Allocator is a linear map and transformer blocks over the tiles' CLS tokens, whose self-attention
-    is read as weights; there is neither code nor a formula. Ours are its sizes, the read-out (what the thumbnail pays the
-    crops in a last attention, averaged over heads, normalised over the crops), the use of the weights for budgets, with what
-    a crop cannot hold going to the others, and training on where the evidence lies. The question is not asked.
+    The paper's idea: crops that are closer to the whole image in meaning hold more of what is
+    needed. Its Global Semantic-guided Weight Allocator is a linear map and transformer blocks over
+    the tiles' CLS tokens, whose self-attention is read as weights; there is neither code nor a
+    formula. Ours are its sizes, the read-out (what the thumbnail pays the crops in a last
+    attention, averaged over heads, normalised over the crops), the use of the weights for budgets,
+    with what a crop cannot hold going to the others, and training on where the evidence lies. The
+    question is not asked.
 
-    Without weights, w is the softmax over the crops of their CLS tokens' cosine to the thumbnail's, by `temperature`: what
-    `weights` "none" asks for, and what "" falls back on where a model has none. `scorer` is any method that scores tokens,
-    with its own defaults and site.
+    Without weights, w is the softmax over the crops of their CLS tokens' cosine to the thumbnail's,
+    by `temperature`: what `weights` "none" asks for, and what "" falls back on where a model has
+    none. `scorer` is any method that scores tokens, with its own defaults and site.
     """
 
     default_positions = "compact"
@@ -62,8 +67,12 @@ class GSWA(Trained):
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it is above 0")
         chosen = self.inner
-        if Signal.CLS_FEATURES in chosen.needs and chosen.blocks(Signal.CLS_FEATURES) != self.blocks(Signal.CLS_FEATURES):
-            raise ValueError(f"scorer {self.scorer!r} reads CLS tokens of other blocks than the last")
+        if Signal.CLS_FEATURES in chosen.needs and chosen.blocks(
+            Signal.CLS_FEATURES
+        ) != self.blocks(Signal.CLS_FEATURES):
+            raise ValueError(
+                f"scorer {self.scorer!r} reads CLS tokens of other blocks than the last"
+            )
 
     @property
     def inner(self) -> ScorePruner:
@@ -72,7 +81,9 @@ class GSWA(Trained):
             return self.scoring
         made = build(self.scorer)
         if not isinstance(made, ScorePruner):
-            raise ValueError(f"scorer {self.scorer!r} gives tokens no scores; it is a method that ranks them, like 'fastervlm'")
+            raise ValueError(
+                f"scorer {self.scorer!r} gives tokens no scores; it is a method that ranks them, like 'fastervlm'"
+            )
         return made
 
     @property
@@ -127,26 +138,35 @@ class GSWA(Trained):
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         return {"scores": self.inner.score(tokens), "tile_parts": self.parts(tokens)}
 
-    # ---- weights --------------------------------------------------------------------------------------------------
+    # ---- weights ---------------------------------------------------------------------------------
 
     @classmethod
     def sizes(cls, facts: Facts) -> dict[str, Any]:
         if facts.vision_width is None:
             raise Unsupported("gswa reads the vision encoder; a bare decoder has none")
         channels = max(HEADS, min(CHANNELS, facts.vision_width // HEADS * HEADS))
-        return {"vision_width": facts.vision_width, "channels": channels, "blocks": BLOCKS, "attention_heads": HEADS}
+        return {
+            "vision_width": facts.vision_width,
+            "channels": channels,
+            "blocks": BLOCKS,
+            "attention_heads": HEADS,
+        }
 
     @classmethod
     def build(cls, sizes: Mapping[str, Any]) -> nn.Module:
         return _Allocator(sizes)
 
     def loss(self, example: Example) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy between the weights and where the evidence lies, averaged over images whose crops show some.
+        """Cross-entropy between the weights and where the evidence lies, averaged over images whose
+        crops show some.
 
-        `hit` is the share of these whose heaviest crop shows the most, `even` the loss of equal weights.
+        `hit` is the share of these whose heaviest crop shows the most, `even` the loss of equal
+        weights.
         """
         if self.module is None:
-            raise ValueError("gswa has no weights to train: prepared() brings them, weights='random' fresh ones")
+            raise ValueError(
+                "gswa has no weights to train: prepared() brings them, weights='random' fresh ones"
+            )
         tokens = example.tokens
         tile = tokens.layout.tile[tokens.index]
         shown = torch.zeros(len(tokens.tiles)).index_add(0, tile, example.target.float().cpu())
@@ -159,9 +179,15 @@ class GSWA(Trained):
                 hits.append(float(wanted[weights.argmax()] == wanted.max()))
                 even.append(float(torch.tensor(len(crops)).log()))
         if not losses:  # nothing to learn from, but something to differentiate
-            return torch.stack([weight.sum() for weight in self.module.parameters()]).sum() * 0.0, {}
+            return torch.stack(
+                [weight.sum() for weight in self.module.parameters()]
+            ).sum() * 0.0, {}
         loss = torch.stack(losses).mean()
-        figures = {"tile_loss": float(loss.detach()), "hit": sum(hits) / len(hits), "even": sum(even) / len(even)}
+        figures = {
+            "tile_loss": float(loss.detach()),
+            "hit": sum(hits) / len(hits),
+            "even": sum(even) / len(even),
+        }
         return loss, figures
 
 
@@ -169,7 +195,11 @@ def _images(tokens: VisualTokens) -> Iterator[tuple[int, list[int]]]:
     """Of every image that comes as a thumbnail and crops, the numbers of these tiles."""
     for number, tile in enumerate(tokens.tiles):
         if tile.kind == "thumbnail":
-            crops = [i for i, other in enumerate(tokens.tiles) if other.kind == "crop" and other.image == tile.image]
+            crops = [
+                i
+                for i, other in enumerate(tokens.tiles)
+                if other.kind == "crop" and other.image == tile.image
+            ]
             if crops:
                 yield number, crops
 
@@ -179,11 +209,17 @@ class _Allocator(nn.Module):
 
     def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
-        width, channels, self.heads = int(sizes["vision_width"]), int(sizes["channels"]), int(sizes["attention_heads"])
+        width, channels, self.heads = (
+            int(sizes["vision_width"]),
+            int(sizes["channels"]),
+            int(sizes["attention_heads"]),
+        )
         if self.heads < 1 or channels % self.heads:
             raise ValueError(f"attention_heads is {self.heads}; it divides the {channels} channels")
         self.enter = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
-        self.blocks = nn.ModuleList(_Block(channels, self.heads) for _ in range(int(sizes["blocks"])))
+        self.blocks = nn.ModuleList(
+            _Block(channels, self.heads) for _ in range(int(sizes["blocks"]))
+        )
         self.norm = nn.LayerNorm(channels)
         self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels)
 
@@ -193,8 +229,13 @@ class _Allocator(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         hidden = self.norm(hidden)
-        query, key = _split(self.query(hidden[:1]), self.heads), _split(self.key(hidden), self.heads)
-        paid: Tensor = (query @ key.transpose(1, 2) * key.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=0)[0, 1:]
+        query, key = (
+            _split(self.query(hidden[:1]), self.heads),
+            _split(self.key(hidden), self.heads),
+        )
+        paid: Tensor = (
+            (query @ key.transpose(1, 2) * key.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=0)[0, 1:]
+        )
         return paid / paid.sum().clamp(min=1e-9)
 
 
@@ -206,10 +247,15 @@ class _Block(nn.Module):
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.attend, self.leave = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
-        self.widen, self.narrow = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.widen, self.narrow = (
+            nn.Linear(channels, 4 * channels),
+            nn.Linear(4 * channels, channels),
+        )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        query, key, value = (_split(part, self.heads) for part in self.attend(self.norm1(hidden)).chunk(3, dim=-1))
+        query, key, value = (
+            _split(part, self.heads) for part in self.attend(self.norm1(hidden)).chunk(3, dim=-1)
+        )
         attended = scaled_dot_product_attention(query[None], key[None], value[None])[0]
         hidden = hidden + self.leave(attended.transpose(0, 1).flatten(1))
         after: Tensor = hidden + self.narrow(gelu(self.widen(self.norm2(hidden))))

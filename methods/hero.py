@@ -1,4 +1,6 @@
-"""HERO (2025): crops share the budget by what they show; low blocks rank tokens in crops, high ones in the thumbnail."""
+"""HERO (2025): crops share the budget by what they show; low blocks rank tokens in crops, high ones
+in the thumbnail.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,21 @@ Blocks = tuple[int | float, ...]
 )
 @dataclass(frozen=True)
 class HERO(ScorePruner):
-    """Give the thumbnail as much as an average crop, and the crops the rest by weight; in each keep the highest scores.
+    """Give the thumbnail as much as an average crop, and the crops the rest by weight; in each keep
+    the highest scores.
 
-    Weight of a crop: `density` * its share of what is no padding + (1 - `density`) * (`alpha` * saliency + (1 - `alpha`) *
-    relevance). Saliency compares its CLS token with the thumbnail's, relevance CLIP's embedding of it with the question's;
-    both are softmaxes over the crops at their temperatures. With `alpha` 1 no CLIP is asked. Score of a token: the CLS
-    attention it gets, softmaxed once more over its crop, averaged over heads and blocks: `low` ones in crops, `high` ones in
-    the thumbnail. Two shares stand for all blocks between these parts of the depth, whole numbers for single blocks.
+    Weight of a crop: `density` * its share of what is no padding + (1 - `density`) * (`alpha` *
+    saliency + (1 - `alpha`) * relevance). Saliency compares its CLS token with the thumbnail's,
+    relevance CLIP's embedding of it with the question's; both are softmaxes over the crops at their
+    temperatures. With `alpha` 1 no CLIP is asked. Score of a token: the CLS attention it gets,
+    softmaxed once more over its crop, averaged over heads and blocks: `low` ones in crops, `high`
+    ones in the thumbnail. Two shares stand for all blocks between these parts of the depth, whole
+    numbers for single blocks.
 
-    The paper's code brings 0.2, the formulas and the rounding: down, and what a crop cannot hold is lost, so that fewer
-    tokens than allowed survive. Blocks, temperatures and alpha are published nowhere; the defaults are ours. So is `fill`,
-    which hands out everything: largest remainders, overflow to crops with room, then to the thumbnail.
+    The paper's code brings 0.2, the formulas and the rounding: down, and what a crop cannot hold is
+    lost, so that fewer tokens than allowed survive. Blocks, temperatures and alpha are published
+    nowhere; the defaults are ours. So is `fill`, which hands out everything: largest remainders,
+    overflow to crops with room, then to the thumbnail.
     """
 
     default_positions = "compact"
@@ -51,13 +57,19 @@ class HERO(ScorePruner):
 
     def __post_init__(self) -> None:
         if not (0 <= self.alpha <= 1 and 0 <= self.density <= 1):
-            raise ValueError(f"alpha is {self.alpha} and density {self.density}; both are shares in 0..1")
+            raise ValueError(
+                f"alpha is {self.alpha} and density {self.density}; both are shares in 0..1"
+            )
         if not (self.saliency_temperature > 0 and self.relevance_temperature > 0):
-            raise ValueError(f"temperatures are {self.saliency_temperature} and {self.relevance_temperature}; they are above 0")
+            raise ValueError(
+                f"temperatures are {self.saliency_temperature} and {self.relevance_temperature}; they are above 0"
+            )
         for name, blocks in (("low", self.low), ("high", self.high)):
             whole = bool(blocks) and all(type(block) is int for block in blocks)
             if not whole and not (len(blocks) == 2 and 0 <= blocks[0] < blocks[1] <= 1):
-                raise ValueError(f"{name} is {list(blocks)}; it is blocks, [6, 9], or the part of the depth between two shares")
+                raise ValueError(
+                    f"{name} is {list(blocks)}; it is blocks, [6, 9], or the part of the depth between two shares"
+                )
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -67,7 +79,11 @@ class HERO(ScorePruner):
     def prepared(self, facts: Facts) -> Self:
         if facts.vision_blocks is None:
             return self
-        return replace(self, low=_between(self.low, facts.vision_blocks), high=_between(self.high, facts.vision_blocks))
+        return replace(
+            self,
+            low=_between(self.low, facts.vision_blocks),
+            high=_between(self.high, facts.vision_blocks),
+        )
 
     def blocks(self, signal: Signal) -> tuple[int, ...]:
         return (-1,) if signal is Signal.CLS_FEATURES else (*_whole(self.low), *_whole(self.high))
@@ -78,7 +94,9 @@ class HERO(ScorePruner):
         most = min(len(ends), stage.keep // 2)
         kept = [ends[torch.arange(most) * len(ends) // max(1, most)].to(score.device)]
         for image, count in self._shared(tokens, stage.keep - most):
-            for number, part in zip(image, self.budgets(tokens, image, visible, count), strict=True):
+            for number, part in zip(
+                image, self.budgets(tokens, image, visible, count), strict=True
+            ):
                 place = (_patches(tokens, number) & visible).nonzero()[:, 0].to(score.device)
                 kept.append(place[top(score[place], part)])
         return Keep(torch.cat(kept))
@@ -102,10 +120,14 @@ class HERO(ScorePruner):
                 left, upper, right, lower = tile.region
                 place = _patches(tokens, number)
                 row, column = (axis[tokens.index[place]] for axis in (layout.row, layout.column))
-                shown[place] = _inside(row, tile.rows, upper, lower) & _inside(column, tile.columns, left, right)
+                shown[place] = _inside(row, tile.rows, upper, lower) & _inside(
+                    column, tile.columns, left, right
+                )
         return shown
 
-    def budgets(self, tokens: VisualTokens, image: list[int], visible: Tensor, count: int) -> list[int]:
+    def budgets(
+        self, tokens: VisualTokens, image: list[int], visible: Tensor, count: int
+    ) -> list[int]:
         """How many of an image's `count` tokens each of its tiles gets; the thumbnail is the first."""
         room = torch.tensor([int((_patches(tokens, number) & visible).sum()) for number in image])
         own = min(max(1, count // len(image)), int(room[0]))
@@ -124,14 +146,22 @@ class HERO(ScorePruner):
         saliency = (cls[crops] @ cls[thumbnail] / self.saliency_temperature).softmax(dim=0)
         found = {"tile_saliency": saliency}
         if self.alpha < 1:
-            shown, said = (normalize(embeds.float(), dim=-1) for embeds in (tokens.clip_tiles, tokens.clip_text))
-            found["tile_relevance"] = (shown[crops] @ said[0] / self.relevance_temperature).softmax(dim=0)
+            shown, said = (
+                normalize(embeds.float(), dim=-1)
+                for embeds in (tokens.clip_tiles, tokens.clip_text)
+            )
+            found["tile_relevance"] = (shown[crops] @ said[0] / self.relevance_temperature).softmax(
+                dim=0
+            )
         counts = [int((_patches(tokens, number) & visible).sum()) for number in crops]
         filling = torch.tensor(counts, device=cls.device) / int(_patches(tokens, thumbnail).sum())
         # the 1e-6 is the official code's: it decides where a budget is just below a whole number
         found["tile_density"] = filling / (filling.sum() + 1e-6)
         meant = self.alpha * saliency + (1 - self.alpha) * found.get("tile_relevance", 0.0)
-        return {**found, "tile_weights": self.density * found["tile_density"] + (1 - self.density) * meant}
+        return {
+            **found,
+            "tile_weights": self.density * found["tile_density"] + (1 - self.density) * meant,
+        }
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         visible, made = self.visible(tokens), list[dict[str, Tensor]]()
@@ -139,22 +169,39 @@ class HERO(ScorePruner):
             if len(image) > 1:
                 parts = torch.tensor(self.budgets(tokens, image, visible, count)[1:])
                 shown = torch.cat([visible[_patches(tokens, number)] for number in image[1:]])
-                made.append({**self.weigh(tokens, image, visible), "budgets": parts, "tile_valid": shown})
-        joined = {name: torch.cat([one[name] for one in made]) for name in (made[0] if made else ())}
+                made.append(
+                    {**self.weigh(tokens, image, visible), "budgets": parts, "tile_valid": shown}
+                )
+        joined = {
+            name: torch.cat([one[name] for one in made]) for name in (made[0] if made else ())
+        }
         return {"scores": self.score(tokens), **joined}
 
     @staticmethod
     def _shared(tokens: VisualTokens, total: int) -> Iterator[tuple[list[int], int]]:
-        """Images and frames as their tiles' numbers, the thumbnail's first, with their part of the tokens, by size."""
+        """Images and frames as their tiles' numbers, the thumbnail's first, with their part of the
+        tokens, by size.
+        """
         images: dict[tuple[int, int], list[int]] = {}
         for number, tile in enumerate(tokens.tiles):
             images.setdefault((tile.image, tile.frame), []).append(number)
-        found = [sorted(image, key=lambda number: tokens.tiles[number].kind == "crop") for image in images.values()]
-        sizes = torch.tensor([sum(int(_patches(tokens, number).sum()) for number in image) for image in found])
-        return ((image, part) for image, part in zip(found, share(total, sizes), strict=True) if part > 0)
+        found = [
+            sorted(image, key=lambda number: tokens.tiles[number].kind == "crop")
+            for image in images.values()
+        ]
+        sizes = torch.tensor(
+            [sum(int(_patches(tokens, number).sum()) for number in image) for image in found]
+        )
+        return (
+            (image, part)
+            for image, part in zip(found, share(total, sizes), strict=True)
+            if part > 0
+        )
 
     @classmethod
-    def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
+    def from_official(
+        cls, case: Mapping[str, Any], available: int
+    ) -> tuple[Self, tuple[Stage, ...]]:
         pruner = cls(
             alpha=case["alpha"],
             saliency_temperature=case["T_cls"],
@@ -172,10 +219,12 @@ def _patches(tokens: VisualTokens, number: int) -> Tensor:
 
 
 def _inside(line: Tensor, lines: int, start: float, end: float) -> Tensor:
-    """[n] bool: whether the lines of a tile that spans start..end of the image's side show the image.
+    """[n] bool: whether the lines of a tile that spans start..end of the image's side show the
+    image.
 
-    As the official code cuts: of an image that is h lines long, floor(h) in the middle, the smaller margin before them. Its
-    k-th line has its centre at k + 1/2 or at k, plus half of what floor takes from h; a quarter tells the two apart.
+    As the official code cuts: of an image that is h lines long, floor(h) in the middle, the smaller
+    margin before them. Its k-th line has its centre at k + 1/2 or at k, plus half of what floor
+    takes from h; a quarter tells the two apart.
     """
     length = lines / (end - start)
     whole = int(length + 1e-6)
@@ -195,5 +244,7 @@ def _between(blocks: Blocks, depth: int) -> Blocks:
 
 def _whole(blocks: Blocks) -> tuple[int, ...]:
     if not all(type(block) is int for block in blocks):
-        raise ValueError(f"blocks {list(blocks)} are shares of a depth that is not known yet: prepared() turns them into numbers")
+        raise ValueError(
+            f"blocks {list(blocks)} are shares of a depth that is not known yet: prepared() turns them into numbers"
+        )
     return tuple(int(block) for block in blocks)

@@ -1,4 +1,6 @@
-"""IGVA (Pattern Recognition 2026): the instruction decides which depths of the vision encoder say where to look."""
+"""IGVA (Pattern Recognition 2026): the instruction decides which depths of the vision encoder say
+where to look.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
-from prunebench import Example, Facts, ScorePruner, Signal, Trained, Unsupported, VisualTokens, register
+from prunebench import (
+    Example,
+    Facts,
+    ScorePruner,
+    Signal,
+    Trained,
+    Unsupported,
+    VisualTokens,
+    register,
+)
 
 GROUPS, BLOCKS, HEADS = 4, 4, 4
 """Groups of encoder layers, and the allocator's depth and heads."""
 TEXT_WIDTH = 768
-"""Channels of a sentence embedding: as many as the paper's model and the CLIP of LLaVA have; narrower ones are padded."""
+"""Channels of a sentence embedding: as many as the paper's model and the CLIP of LLaVA have;
+narrower ones are padded.
+"""
 
 
 @register(
@@ -26,18 +39,22 @@ TEXT_WIDTH = 768
 )
 @dataclass(frozen=True)
 class IGVA(Trained, ScorePruner):
-    """Rank by sum_k w_k A_k: A_k is the CLS token's attention in the k-th quarter of the encoder's blocks, w the instruction's.
+    """Rank by sum_k w_k A_k: A_k is the CLS token's attention in the k-th quarter of the encoder's
+    blocks, w the instruction's.
 
-    The paper's, as in its code: the groups; the allocator, in which a sentence embedding of the instruction queries the
-    groups' mean CLS tokens through 4 blocks of cross-attention and a softmax gives w; the weight 0.02 of the entropy in
-    its loss, which keeps w from collapsing. There P* = sum_k w_k P_k are features for a retrained model. Ours: that w mixes
-    attention instead, averaged over heads and a group's blocks and normalised in every tile, each of which gets its own w
-    and its share of the budget; CLIP's text embedding of the question, of length 1, in the place of all-mpnet-base-v2's;
-    the loss, -log of the score on the evidence, and the entropy of w itself (the code takes a softmax of w before).
+    The paper's, as in its code: the groups; the allocator, in which a sentence embedding of the
+    instruction queries the groups' mean CLS tokens through 4 blocks of cross-attention and a
+    softmax gives w; the weight 0.02 of the entropy in its loss, which keeps w from collapsing.
+    There P* = sum_k w_k P_k are features for a retrained model. Ours: that w mixes attention
+    instead, averaged over heads and a group's blocks and normalised in every tile, each of which
+    gets its own w and its share of the budget; CLIP's text embedding of the question, of length 1,
+    in the place of all-mpnet-base-v2's; the loss, -log of the score on the evidence, and the
+    entropy of w itself (the code takes a softmax of w before).
 
-    Without weights w is uniform, as in the paper's first stage: what `weights` "none" asks for, and what "" falls back on
-    where a model has none. `attention="received"` reads the attention that patches receive and averages patches in the place
-    of CLS tokens: ours, for encoders that have none.
+    Without weights w is uniform, as in the paper's first stage: what `weights` "none" asks for, and
+    what "" falls back on where a model has none. `attention="received"` reads the attention that
+    patches receive and averages patches in the place of CLS tokens: ours, for encoders that have
+    none.
     """
 
     default_positions = "compact"
@@ -57,7 +74,9 @@ class IGVA(Trained, ScorePruner):
         paid = Signal.CLS_ATTENTION if cls else Signal.RECEIVED_ATTENTION
         if self.module is None:
             return frozenset({paid})
-        return frozenset({paid, Signal.CLS_FEATURES if cls else Signal.ENCODER_FEATURES, Signal.CLIP_TEXT})
+        return frozenset(
+            {paid, Signal.CLS_FEATURES if cls else Signal.ENCODER_FEATURES, Signal.CLIP_TEXT}
+        )
 
     def blocks(self, signal: Signal) -> tuple[int, ...]:
         return tuple(range(self.depth))
@@ -86,7 +105,9 @@ class IGVA(Trained, ScorePruner):
         if self.module is None:
             return torch.full((len(tokens.tiles), count), 1 / count, device=tokens.features.device)
         summaries = grouped(self._summaries(tokens))
-        weights: Tensor = self.module.to(summaries.device)(tokens.clip_text[0].float().to(summaries.device), summaries)
+        weights: Tensor = self.module.to(summaries.device)(
+            tokens.clip_text[0].float().to(summaries.device), summaries
+        )
         return weights
 
     def _summaries(self, tokens: VisualTokens) -> Tensor:
@@ -98,9 +119,11 @@ class IGVA(Trained, ScorePruner):
         real = (~tokens.layout.newline[tokens.index]).to(features)
         sums = features.new_zeros(len(features), len(tokens.tiles), features.shape[-1])
         sums = sums.index_add(1, tile, features * real[:, None])
-        return sums / real.new_zeros(len(tokens.tiles)).index_add(0, tile, real).clamp(min=1)[:, None]
+        return (
+            sums / real.new_zeros(len(tokens.tiles)).index_add(0, tile, real).clamp(min=1)[:, None]
+        )
 
-    # ---- weights --------------------------------------------------------------------------------------------------
+    # ---- weights ---------------------------------------------------------------------------------
 
     @classmethod
     def sizes(cls, facts: Facts) -> dict[str, Any]:
@@ -127,7 +150,9 @@ class IGVA(Trained, ScorePruner):
         `uniform_loss` is the same of equal weights; `weight_k` the weights, averaged over tiles.
         """
         if self.module is None:
-            raise ValueError("igva has no weights to train: prepared() brings them, weights='random' fresh ones")
+            raise ValueError(
+                "igva has no weights to train: prepared() brings them, weights='random' fresh ones"
+            )
         tokens = example.tokens
         weights, maps = self.weigh(tokens), self.maps(tokens)
         tile = tokens.layout.tile[tokens.index].to(maps.device)
@@ -141,13 +166,18 @@ class IGVA(Trained, ScorePruner):
             "location_loss": float(location.detach()),
             "uniform_loss": float(_surprise(mass.mean(1)[shown])),
             "entropy": float(entropy.detach()),
-            **{f"weight_{k}": float(weight) for k, weight in enumerate(weights[filled].mean(0).detach())},
+            **{
+                f"weight_{k}": float(weight)
+                for k, weight in enumerate(weights[filled].mean(0).detach())
+            },
         }
         return location - self.balance * entropy, figures
 
 
 def grouped(blocks: Tensor) -> Tensor:
-    """[K, ...] means over quarters of the encoder's [B, ...] blocks; of fewer than four, each by itself."""
+    """[K, ...] means over quarters of the encoder's [B, ...] blocks; of fewer than four, each by
+    itself.
+    """
     return torch.stack([part.mean(0) for part in blocks.tensor_split(min(GROUPS, len(blocks)))])
 
 
@@ -171,7 +201,9 @@ class _Allocator(nn.Module):
         """[T, K] weights from [P] and [K, T, D_v]."""
         room = self.text_width - len(text)
         if room < 0:
-            raise ValueError(f"CLIP's text embedding has {len(text)} channels; igva's weights are for up to {self.text_width}")
+            raise ValueError(
+                f"CLIP's text embedding has {len(text)} channels; igva's weights are for up to {self.text_width}"
+            )
         memory = self.summary(summaries.transpose(0, 1))
         query = self.sentence(pad(normalize(text, dim=0), (0, room))).expand(len(memory), 1, -1)
         for block in self.blocks:
@@ -187,7 +219,9 @@ class _Block(nn.Module):
         super().__init__()
         self.attend = nn.MultiheadAttention(channels, HEADS, batch_first=True)
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels)
+        )
 
     def forward(self, query: Tensor, memory: Tensor) -> Tensor:
         query = self.norm1(query + self.attend(query, memory, memory, need_weights=False)[0])

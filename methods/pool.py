@@ -13,7 +13,8 @@ from prunebench import Keep, Pruner, Stage, VisualTokens, register, windows
 @register()
 @dataclass(frozen=True)
 class Pool(Pruner):
-    """Replace every window of a regular 2-D grid by the mean of its tokens, y = (1/|W|) sum_{i in W} x_i.
+    """Replace every window of a regular 2-D grid by the mean of its tokens, y = (1/|W|) sum_{i in
+    W} x_i.
 
     The mean stands at the place of the window's middle token.
     """

@@ -8,16 +8,31 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from prunebench import Budget, BudgetError, ScorePruner, Signal, Site, Stage, VisualTokens, llm, register, solve
+from prunebench import (
+    Budget,
+    BudgetError,
+    ScorePruner,
+    Signal,
+    Site,
+    Stage,
+    VisualTokens,
+    llm,
+    register,
+    solve,
+)
 
 
-@register(paper="https://arxiv.org/abs/2410.17247", code="https://github.com/Cooperx521/PyramidDrop")
+@register(
+    paper="https://arxiv.org/abs/2410.17247", code="https://github.com/Cooperx521/PyramidDrop"
+)
 @dataclass(frozen=True)
 class PyramidDrop(ScorePruner):
-    """Before each of `layers` rank by the attention the last prompt token would pay there, averaged over heads.
+    """Before each of `layers` rank by the attention the last prompt token would pay there, averaged
+    over heads.
 
-    `layers` are layer numbers or shares of the depth (floats, rounded down): 8, 16, 24 of 32. A budget is met by a
-    geometric staircase t, t^2, t^3; without one, `ratios` of the original tokens stay, 0.5, 0.25, 0.125 as published.
+    `layers` are layer numbers or shares of the depth (floats, rounded down): 8, 16, 24 of 32. A
+    budget is met by a geometric staircase t, t^2, t^3; without one, `ratios` of the original tokens
+    stay, 0.5, 0.25, 0.125 as published.
     """
 
     needs = frozenset({Signal.NEXT_QUERY_ATTENTION})
@@ -30,8 +45,13 @@ class PyramidDrop(ScorePruner):
         return self.sites(32)[0]
 
     def sites(self, layers: int) -> list[Site]:
-        """Its sites in a model of `layers` LLM layers; raises BudgetError where they coincide or lie outside."""
-        before = [max(1, int(place * layers)) if isinstance(place, float) else place for place in self.layers]
+        """Its sites in a model of `layers` LLM layers; raises BudgetError where they coincide or
+        lie outside.
+        """
+        before = [
+            max(1, int(place * layers)) if isinstance(place, float) else place
+            for place in self.layers
+        ]
         if not before or sorted({*before}) != before or not 1 <= before[0] <= before[-1] < layers:
             raise BudgetError(
                 f"pyramiddrop.layers {list(self.layers)} are the layers {before} of {layers}; "
@@ -43,17 +63,25 @@ class PyramidDrop(ScorePruner):
         sites = self.sites(layers)
         if budget is not None:
             if self.ratios is not None:
-                raise BudgetError(f"pyramiddrop.ratios {list(self.ratios)} fix what is kept; give them or a budget, not both")
+                raise BudgetError(
+                    f"pyramiddrop.ratios {list(self.ratios)} fix what is kept; give them or a budget, not both"
+                )
             return solve(budget, sites, available, layers)
         ratios = self.ratios or (0.5, 0.25, 0.125)
         if len(ratios) != len(sites):
-            raise BudgetError(f"pyramiddrop.ratios {list(ratios)} must be one for each of {len(sites)} layers")
-        return tuple(Stage(s, max(1, int(available * r))) for s, r in zip(sites, ratios, strict=True))
+            raise BudgetError(
+                f"pyramiddrop.ratios {list(ratios)} must be one for each of {len(sites)} layers"
+            )
+        return tuple(
+            Stage(s, max(1, int(available * r))) for s, r in zip(sites, ratios, strict=True)
+        )
 
     def score(self, tokens: VisualTokens) -> Tensor:
         return tokens.next_query_attention.mean(dim=0)
 
     @classmethod
-    def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
+    def from_official(
+        cls, case: Mapping[str, Any], available: int
+    ) -> tuple[Self, tuple[Stage, ...]]:
         pruner = cls(layers=tuple(case["layer_list"]), ratios=tuple(case["ratios"]))
         return pruner, pruner.plan(None, available, case["llm_config"]["num_hidden_layers"])

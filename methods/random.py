@@ -1,4 +1,6 @@
-"""Random: keep tokens drawn uniformly, without replacement; the control that every method must beat."""
+"""Random: keep tokens drawn uniformly, without replacement; the control that every method must
+beat.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from prunebench import ScorePruner, VisualTokens, register
 @register()
 @dataclass(frozen=True)
 class Random(ScorePruner):
-    """Rank by a permutation drawn on the CPU from (`seed`, the sample's seed): the same draw on every device."""
+    """Rank by a permutation drawn on the CPU from (`seed`, the sample's seed): the same draw on
+    every device.
+    """
 
     seed: int = 0
 

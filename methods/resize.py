@@ -7,13 +7,25 @@ from math import floor, log
 
 import torch
 
-from prunebench import PIXELS, Budget, BudgetError, Keep, Pruner, Site, Stage, VisualTokens, register
+from prunebench import (
+    PIXELS,
+    Budget,
+    BudgetError,
+    Keep,
+    Pruner,
+    Site,
+    Stage,
+    VisualTokens,
+    register,
+)
 
 
 @register()
 @dataclass(frozen=True)
 class Resize(Pruner):
-    """Scale the image to a grid of at most the budget's tokens: least |log(aspect change)| + log(budget/tokens)."""
+    """Scale the image to a grid of at most the budget's tokens: least |log(aspect change)| +
+    log(budget/tokens).
+    """
 
     def site(self) -> Site:
         return PIXELS
@@ -31,11 +43,15 @@ class Resize(Pruner):
         columns, rows = (max(1, round(side / cell)) for side in size)
         wanted = budget.tokens(rows * columns)
         if wanted < 0.5:
-            raise BudgetError(f"budget {budget} is no token of the {rows * columns} visual tokens there are")
+            raise BudgetError(
+                f"budget {budget} is no token of the {rows * columns} visual tokens there are"
+            )
         target = max(1, floor(wanted + 1e-9))
 
         def loss(grid: tuple[int, int]) -> float:
-            return abs(log(grid[1] * rows / (grid[0] * columns))) + log(target / (grid[0] * grid[1]))
+            return abs(log(grid[1] * rows / (grid[0] * columns))) + log(
+                target / (grid[0] * grid[1])
+            )
 
         grids = [(r, min(columns, target // r)) for r in range(1, min(rows, target) + 1)]
         best = min(grids, key=loss)

@@ -1,4 +1,6 @@
-"""ResPrune (2026): keep the tokens that the ones kept before reconstruct worst, the question's nouns weighing the residuals."""
+"""ResPrune (2026): keep the tokens that the ones kept before reconstruct worst, the question's
+nouns weighing the residuals.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunebench import FUNCTION_WORDS, Keep, Pruner, Signal, Stage, VisualTokens, register, require_finite
+from prunebench import (
+    FUNCTION_WORDS,
+    Keep,
+    Pruner,
+    Signal,
+    Stage,
+    VisualTokens,
+    register,
+    require_finite,
+)
 
 RESIDUE = 1e-5
 """The share of a token's energy below which float32 cannot tell a residual from rounding."""
@@ -25,19 +36,23 @@ MARKER = re.compile(r"\s*(<[^<>]*>|\[[A-Z_]+\])\s*")
 @register(paper="https://arxiv.org/abs/2603.21105", reconstruction=True)
 @dataclass(frozen=True)
 class ResPrune(Pruner):
-    """Greedy pivoting: take argmax_j e_j r_j^alpha, e_j the squared part of token j that the tokens taken do not span.
+    """Greedy pivoting: take argmax_j e_j r_j^alpha, e_j the squared part of token j that the tokens
+    taken do not span.
 
-    The paper's: selection by residual energy, weighed by r^alpha, r the largest cosine between a token and the nouns'
-    rows of the language model's input embeddings, behind the projector. There is no official code, and what the paper
-    leaves open is ours: `alpha`, which it tunes by hand; the min-max scaling of r to `floor`..1, without which negative
-    cosines have no power; raw features (`space`: "raw", "unit" or "centred") of all crops together; newline tokens last,
-    and before them, once everything is spanned, the rest by e_j r_j^alpha as it was at first.
+    The paper's: selection by residual energy, weighed by r^alpha, r the largest cosine between a
+    token and the nouns' rows of the language model's input embeddings, behind the projector. There
+    is no official code, and what the paper leaves open is ours: `alpha`, which it tunes by hand;
+    the min-max scaling of r to `floor`..1, without which negative cosines have no power; raw
+    features (`space`: "raw", "unit" or "centred") of all crops together; newline tokens last, and
+    before them, once everything is spanned, the rest by e_j r_j^alpha as it was at first.
 
-    `nouns` says which of the question's words count: "tagger", the nouns by HanTa's tagger; "content", all but function
-    words; "all", every word; "none", r = 1. "auto" becomes "tagger" where HanTa is installed, else "content", and is
-    recorded as that. A question without nouns falls back on its content words, without those on r = 1.
+    `nouns` says which of the question's words count: "tagger", the nouns by HanTa's tagger;
+    "content", all but function words; "all", every word; "none", r = 1. "auto" becomes "tagger"
+    where HanTa is installed, else "content", and is recorded as that. A question without nouns
+    falls back on its content words, without those on r = 1.
 
-    Update and selection run in float32, as a pivoted Cholesky factorisation of the Gram matrix, O(k N (D + k)).
+    Update and selection run in float32, as a pivoted Cholesky factorisation of the Gram matrix, O(k
+    N (D + k)).
     """
 
     default_positions = "compact"
@@ -50,17 +65,27 @@ class ResPrune(Pruner):
         if self.nouns == "auto":
             object.__setattr__(self, "nouns", "tagger" if find_spec("HanTa") else "content")
         if self.nouns not in ("tagger", "content", "all", "none"):
-            raise ValueError(f"nouns is {self.nouns!r}; it is 'auto', 'tagger', 'content', 'all' or 'none'")
+            raise ValueError(
+                f"nouns is {self.nouns!r}; it is 'auto', 'tagger', 'content', 'all' or 'none'"
+            )
         if self.nouns == "tagger" and not find_spec("HanTa"):
-            raise ValueError("nouns is 'tagger', which needs HanTa: pip install 'prunebench[nouns]'")
+            raise ValueError(
+                "nouns is 'tagger', which needs HanTa: pip install 'prunebench[nouns]'"
+            )
         if self.space not in ("raw", "unit", "centred"):
             raise ValueError(f"space is {self.space!r}; it is 'raw', 'unit' or 'centred'")
         if not 0 < self.floor <= 1:
-            raise ValueError(f"floor is {self.floor:g}; it lies in (0, 1], for no token may be out of reach")
+            raise ValueError(
+                f"floor is {self.floor:g}; it lies in (0, 1], for no token may be out of reach"
+            )
 
     @property
     def needs(self) -> frozenset[Signal]:
-        return frozenset() if self.nouns == "none" else frozenset({Signal.TEXT_FEATURES, Signal.TEXT_PIECES})
+        return (
+            frozenset()
+            if self.nouns == "none"
+            else frozenset({Signal.TEXT_FEATURES, Signal.TEXT_PIECES})
+        )
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         newline = tokens.layout.newline[tokens.index]
@@ -99,7 +124,9 @@ class ResPrune(Pruner):
 
 
 def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
-    """[count] places in the order of choice; `vectors` [N, D] in float32, `weights` [N] of their residual energies."""
+    """[count] places in the order of choice; `vectors` [N, D] in float32, `weights` [N] of their
+    residual energies.
+    """
     energy = vectors.square().sum(1)
     spanned = energy * RESIDUE
     # in (-1, 0): behind every token that has a residual
@@ -120,20 +147,33 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
 
 def chosen(text: str, which: str) -> list[tuple[int, int]]:
     """From where to where in `text` the words lie that `which` names."""
-    words = [(match.start(), match.end()) for match in WORD.finditer(text) if match[0][-1].isalnum()]
+    words = [
+        (match.start(), match.end()) for match in WORD.finditer(text) if match[0][-1].isalnum()
+    ]
     if which == "tagger":
         spoken = [match[0] for match in WORD.finditer(text)]
-        found = [match.span() for match, noun in zip(WORD.finditer(text), tagged(spoken), strict=True) if noun]
+        found = [
+            match.span()
+            for match, noun in zip(WORD.finditer(text), tagged(spoken), strict=True)
+            if noun
+        ]
         if found:
             return found
     if which == "all":
         return words
-    return [span for span in words if text[slice(*span)].strip("'\u2019").casefold() not in FUNCTION_WORDS]
+    return [
+        span
+        for span in words
+        if text[slice(*span)].strip("'\u2019").casefold() not in FUNCTION_WORDS
+    ]
 
 
 def tagged(words: Sequence[str]) -> Iterator[bool]:
     """Whether each of a sentence's words is a noun, by the C5 tags NN0, NN1, NN2 and NP0."""
-    return (tag.startswith(("NN", "NP")) for _, _, tag in (_tagger().tag_sent(list(words)) if words else []))
+    return (
+        tag.startswith(("NN", "NP"))
+        for _, _, tag in (_tagger().tag_sent(list(words)) if words else [])
+    )
 
 
 @lru_cache(maxsize=1)
@@ -144,9 +184,11 @@ def _tagger() -> Any:
 
 
 def rows_of(spans: Sequence[tuple[int, int]], text: str, pieces: Sequence[str]) -> list[int]:
-    """The pieces of a prompt in which the parts `spans` of `text` stand, where it stands last; letters and digits count alone.
+    """The pieces of a prompt in which the parts `spans` of `text` stand, where it stands last;
+    letters and digits count alone.
 
-    A prompt that does not repeat the text letter by letter is searched for single pieces that are one of the words.
+    A prompt that does not repeat the text letter by letter is searched for single pieces that are
+    one of the words.
     """
     letters = [bare(piece) for piece in pieces]
     owner = [row for row, some in enumerate(letters) for _ in some]

@@ -1,4 +1,6 @@
-"""STDMMF (2023): what stands out in a frame and what moves gate each other; the tokens that show it stay."""
+"""STDMMF (2023): what stands out in a frame and what moves gate each other; the tokens that show it
+stay.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,14 @@ from torch.nn.functional import interpolate
 from prunebench import ScorePruner, Signal, Unsupported, VisualTokens, pooled, register
 
 SURROUND = 3
-"""How many octaves coarser than its centre a surround is: Itti, Koch and Niebur (1998) take 3 and 4."""
+"""How many octaves coarser than its centre a surround is: Itti, Koch and Niebur (1998) take 3 and
+4.
+"""
 
 STILL = {"difference": 0.05, "flow": 0.005}
-"""What no video must exceed to count as still: noise of a twentieth of a colour, a displacement of a 200th of the frame."""
+"""What no video must exceed to count as still: noise of a twentieth of a colour, a displacement of
+a 200th of the frame.
+"""
 
 
 @register(
@@ -27,19 +33,22 @@ STILL = {"difference": 0.05, "flow": 0.005}
 )
 @dataclass(frozen=True)
 class STDMMF(ScorePruner):
-    """Rank by a saliency map of the image, or of the video: neither the question nor the model is asked.
+    """Rank by a saliency map of the image, or of the video: neither the question nor the model is
+    asked.
 
-    STDMMF-Net finds salient objects in panoramic video with a spatial and a temporal stream. The paper's are the two streams,
-    the weighing of levels (ILW) and the attention between the streams (BMA); formulas and code were not to be had, and those
-    here are placeholders. On every level l of a pyramid of `levels` octaves, of a frame whose longer side is `side` pixels:
-    R is the distance of a pixel's colour, in Itti's opponent channels, to that of its surround three octaves coarser; O is how
-    much moves; both are shares of their largest value in the video. BMA: (R s(O) + R + O s(R) + O) / 2 with s(X) =
-    sigmoid((X - mean X) / std X). ILW: the levels are averaged by the softmax of their means. ILA, which needs learned features,
-    is left out. In a still image O is 0, so that R alone ranks.
+    STDMMF-Net finds salient objects in panoramic video with a spatial and a temporal stream. The
+    paper's are the two streams, the weighing of levels (ILW) and the attention between the streams
+    (BMA); formulas and code were not to be had, and those here are placeholders. On every level l
+    of a pyramid of `levels` octaves, of a frame whose longer side is `side` pixels: R is the
+    distance of a pixel's colour, in Itti's opponent channels, to that of its surround three octaves
+    coarser; O is how much moves; both are shares of their largest value in the video. BMA: (R s(O)
+    + R + O s(R) + O) / 2 with s(X) = sigmoid((X - mean X) / std X). ILW: the levels are averaged by
+    the softmax of their means. ILA, which needs learned features, is left out. In a still image O
+    is 0, so that R alone ranks.
 
-    `motion` "difference" is the smaller of the changes towards two other frames, the nearest (double differencing), which
-    marks where a thing is and not where it was. "flow" is DIS optical flow beside the frame's median flow, which follows a
-    moving camera; it needs OpenCV.
+    `motion` "difference" is the smaller of the changes towards two other frames, the nearest
+    (double differencing), which marks where a thing is and not where it was. "flow" is DIS optical
+    flow beside the frame's median flow, which follows a moving camera; it needs OpenCV.
     """
 
     needs = frozenset({Signal.PICTURES})
@@ -51,29 +60,47 @@ class STDMMF(ScorePruner):
         if self.motion not in STILL:
             raise ValueError(f"motion is {self.motion!r}; it is {' or '.join(map(repr, STILL))}")
         if self.motion == "flow" and not find_spec("cv2"):
-            raise ValueError("motion is 'flow', which needs OpenCV: pip install opencv-python-headless")
+            raise ValueError(
+                "motion is 'flow', which needs OpenCV: pip install opencv-python-headless"
+            )
         if self.levels < 1 or self.side < 16:
-            raise ValueError(f"levels is {self.levels} and side {self.side}; they start at 1 and 16")
+            raise ValueError(
+                f"levels is {self.levels} and side {self.side}; they start at 1 and 16"
+            )
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        unknown = [tile.kind for tile in tokens.tiles if tile.region is None and tile.rows * tile.columns]
+        unknown = [
+            tile.kind for tile in tokens.tiles if tile.region is None and tile.rows * tile.columns
+        ]
         if unknown:
-            raise Unsupported(f"stdmmf looks at the image, and where in it this model's tokens lie ({unknown[0]}) is unknown")
-        return pooled(tokens.layout, [self.saliency(picture) for picture in tokens.pictures])[tokens.index]
+            raise Unsupported(
+                f"stdmmf looks at the image, and where in it this model's tokens lie ({unknown[0]}) is unknown"
+            )
+        return pooled(tokens.layout, [self.saliency(picture) for picture in tokens.pictures])[
+            tokens.index
+        ]
 
     def saliency(self, video: Tensor) -> Tensor:
-        """[F, h, w] how much every pixel of `video` [F, H, W, 3] stands out, at the resolution it is looked at."""
+        """[F, h, w] how much every pixel of `video` [F, H, W, 3] stands out, at the resolution it
+        is looked at.
+        """
         frames = shrunk(video, self.side)
         moving = (flow(frames) if self.motion == "flow" else difference(frames))[:, None]
         levels = [_halved(opponent(frames), level) for level in range(self.levels)]
         space = [contrast(level) for level in levels]
         time = [interpolate(moving, level.shape[-2:], mode="area")[:, 0] for level in levels]
         most = [max(float(level.max()) for level in stream) for stream in (space, time)]
-        fused = [gated(r / max(most[0], 1e-9), o / max(most[1], STILL[self.motion])) for r, o in zip(space, time, strict=True)]
+        fused = [
+            gated(r / max(most[0], 1e-9), o / max(most[1], STILL[self.motion]))
+            for r, o in zip(space, time, strict=True)
+        ]
         weights = torch.stack([level.mean(dim=(1, 2)) for level in fused]).softmax(dim=0)
         size = frames.shape[-2:]
         grown = [interpolate(level[:, None], size, mode="bilinear")[:, 0] for level in fused]
-        return sum((w[:, None, None] * level for w, level in zip(weights, grown, strict=True)), torch.zeros(len(video), *size))
+        return sum(
+            (w[:, None, None] * level for w, level in zip(weights, grown, strict=True)),
+            torch.zeros(len(video), *size),
+        )
 
 
 def shrunk(video: Tensor, side: int) -> Tensor:
@@ -81,7 +108,10 @@ def shrunk(video: Tensor, side: int) -> Tensor:
     height, width = video.shape[1:3]
     scale = min(1.0, side / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = [interpolate(frame.movedim(-1, 0)[None], size, mode="bilinear", antialias=True) for frame in video.cpu()]
+    small = [
+        interpolate(frame.movedim(-1, 0)[None], size, mode="bilinear", antialias=True)
+        for frame in video.cpu()
+    ]
     return torch.cat(small).float() / 255
 
 
@@ -98,7 +128,9 @@ def contrast(colours: Tensor) -> Tensor:
 
 
 def difference(frames: Tensor) -> Tensor:
-    """[F, h, w] change of colour since both of the nearest two frames, so far as there are two others."""
+    """[F, h, w] change of colour since both of the nearest two frames, so far as there are two
+    others.
+    """
     colours, count, here = opponent(frames), len(frames), torch.arange(len(frames))
     before = torch.where(here > 0, here - 1, min(2, count - 1))
     after = torch.where(here < count - 1, here + 1, max(0, count - 3))
@@ -106,7 +138,9 @@ def difference(frames: Tensor) -> Tensor:
 
 
 def flow(frames: Tensor) -> Tensor:
-    """[F, h, w] how far every pixel moves to the next frame (in the last: from the one before), in shares of the longer side."""
+    """[F, h, w] how far every pixel moves to the next frame (in the last: from the one before), in
+    shares of the longer side.
+    """
     if len(frames) == 1:
         return frames.new_zeros(1, *frames.shape[-2:])
     cv2: Any = import_module("cv2")  # its own types lack what it makes at run time
@@ -114,7 +148,9 @@ def flow(frames: Tensor) -> Tensor:
     finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     found = []
     for number, frame in enumerate(grey):
-        moved = torch.from_numpy(finder.calc(frame, grey[number + 1 if number + 1 < len(grey) else number - 1], None))
+        moved = torch.from_numpy(
+            finder.calc(frame, grey[number + 1 if number + 1 < len(grey) else number - 1], None)
+        )
         camera = moved.flatten(0, 1).median(dim=0).values
         found.append((moved - camera).norm(dim=-1) / max(frame.shape))
     return torch.stack(found)

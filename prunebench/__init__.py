@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from prunebench.trained import Example, Trained
     from prunebench.words import FUNCTION_WORDS
 
-# where each public name lives; looked up when used, so that `prunebench --help` does not wait for torch
+# where each public name lives; looked up when used, so that `prunebench --help` does not wait for
+# torch
 _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "engine.session": ("prune",),

@@ -19,9 +19,10 @@ class BudgetError(ValueError):
 class Budget:
     """How many visual tokens a run may spend.
 
-    `amount` is a count where it is an int and a share of the available tokens where it is a float. `kind` says what is
-    counted: "mean", the tokens entering an LLM layer, averaged over layers (what a run pays for); "input", those
-    entering layer 0; "kv", those in the cache after prefill, averaged over layers.
+    `amount` is a count where it is an int and a share of the available tokens where it is a float.
+    `kind` says what is counted: "mean", the tokens entering an LLM layer, averaged over layers
+    (what a run pays for); "input", those entering layer 0; "kv", those in the cache after prefill,
+    averaged over layers.
     """
 
     amount: int | float
@@ -29,13 +30,19 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise BudgetError(f"budget kind {self.kind!r} is unknown; it is one of {', '.join(get_args(Kind))}")
+            raise BudgetError(
+                f"budget kind {self.kind!r} is unknown; it is one of {', '.join(get_args(Kind))}"
+            )
         if isinstance(self.amount, bool) or not isinstance(self.amount, int | float):
-            raise BudgetError(f"budget {self.amount!r} is no number; write a count such as 64 or a share such as 0.25")
+            raise BudgetError(
+                f"budget {self.amount!r} is no number; write a count such as 64 or a share such as 0.25"
+            )
         if isinstance(self.amount, int) and self.amount < 1:
             raise BudgetError(f"budget {self.amount} is no count of tokens; it starts at 1")
         if isinstance(self.amount, float) and not 0 < self.amount <= 1:
-            raise BudgetError(f"budget {self.amount} is no share; shares lie in (0, 1], counts are whole numbers")
+            raise BudgetError(
+                f"budget {self.amount} is no share; shares lie in (0, 1], counts are whole numbers"
+            )
 
     def __str__(self) -> str:
         return str(self.amount) if self.kind == "mean" else f"{self.kind}:{self.amount}"
@@ -49,28 +56,38 @@ class Budget:
             return cls(value)
         kind, colon, amount = value.rpartition(":")
         if colon and not kind:
-            raise BudgetError(f"budget {value!r} names no kind before its colon; write 0.25 or kv:0.25")
+            raise BudgetError(
+                f"budget {value!r} names no kind before its colon; write 0.25 or kv:0.25"
+            )
         try:
             number: int | float = int(amount)
         except ValueError:
             try:
                 number = float(amount)
             except ValueError:
-                raise BudgetError(f"budget {value!r} is no number; write 64, 0.25 or kv:0.25") from None
+                raise BudgetError(
+                    f"budget {value!r} is no number; write 64, 0.25 or kv:0.25"
+                ) from None
         return cls(number, kind or "mean")  # type: ignore[arg-type]  # checked in __post_init__
 
     def tokens(self, available: int) -> float:
-        """The target in tokens of an image that has `available`; raises BudgetError where that is more than there are."""
+        """The target in tokens of an image that has `available`; raises BudgetError where that is
+        more than there are.
+        """
         if isinstance(self.amount, int):
             if self.amount > available:
-                raise BudgetError(f"budget {self} asks for more than the {available} visual tokens there are")
+                raise BudgetError(
+                    f"budget {self} asks for more than the {available} visual tokens there are"
+                )
             return float(self.amount)
         return self.amount * available
 
 
 @dataclass(frozen=True)
 class Stage:
-    """From `site` on at most `keep` visual tokens are alive; `compact` also removes the dropped from earlier caches."""
+    """From `site` on at most `keep` visual tokens are alive; `compact` also removes the dropped
+    from earlier caches.
+    """
 
     site: Site
     keep: int
@@ -79,7 +96,9 @@ class Stage:
 
 def alive(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
     """[layers] visual tokens entering each LLM layer when every stage keeps what it may."""
-    return [min([available, *(s.keep for s in stages if _entered(s, layer))]) for layer in range(layers)]
+    return [
+        min([available, *(s.keep for s in stages if _entered(s, layer))]) for layer in range(layers)
+    ]
 
 
 def cached(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
@@ -89,7 +108,9 @@ def cached(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
 
 
 def spent(kind: Kind, entering: Sequence[float], caches: Sequence[float]) -> float:
-    """What a run spent, in tokens, from the counts entering each layer and left in each layer's cache."""
+    """What a run spent, in tokens, from the counts entering each layer and left in each layer's
+    cache.
+    """
     if kind == "input":
         return float(entering[0])
     counts = entering if kind == "mean" else caches
@@ -106,16 +127,18 @@ def solve(
 ) -> tuple[Stage, ...]:
     """The stages at `sites` whose cost is as close to `budget` as whole tokens allow.
 
-    `shares(t)`, increasing in t over (0, 1], gives the share of the available tokens alive after each site; by default
-    a geometric staircase t, t^2, ... (for one site: t). Off by at most half a token of the last stage, or half a token in
-    all where that stage has no room or does not count.
+    `shares(t)`, increasing in t over (0, 1], gives the share of the available tokens alive after
+    each site; by default a geometric staircase t, t^2, ... (for one site: t). Off by at most half a
+    token of the last stage, or half a token in all where that stage has no room or does not count.
 
     Raises BudgetError where the layers before the first site alone spend more than the budget.
     """
     target = budget.tokens(available)
     outside = [str(site) for site in sites if site.part is Part.LLM and site.layer >= layers]
     if outside:
-        raise BudgetError(f"{', '.join(outside)} lies outside the model, which has layers 0..{layers - 1}")
+        raise BudgetError(
+            f"{', '.join(outside)} lies outside the model, which has layers 0..{layers - 1}"
+        )
     ladder = shares if shares is not None else lambda t: [t ** (i + 1) for i in range(len(sites))]
 
     def stages(counts: Sequence[int]) -> tuple[Stage, ...]:
@@ -146,7 +169,9 @@ def solve(
         low, high = (middle, high) if cost(counts_at(middle)) <= target else (low, middle)
 
     def refined(counts: list[int]) -> list[int]:
-        """The counts with the last stage moved as near to the target as the stage before it lets it."""
+        """The counts with the last stage moved as near to the target as the stage before it lets
+        it.
+        """
         step = _slope(cost, counts, available)
         if step == 0:
             return counts

@@ -1,7 +1,8 @@
 """Identity: what decides a method's answers, as hashes of code, settings and weights.
 
-A cell is the same cell only while these stay the same. What counts is the code that runs, so that it is noted when it is
-loaded: a file that changes or goes afterwards changes nothing that was computed with the old one.
+A cell is the same cell only while these stay the same. What counts is the code that runs, so that
+it is noted when it is loaded: a file that changes or goes afterwards changes nothing that was
+computed with the old one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ BASES = ("prunebench.pruner", "prunebench.trained")
 """Modules of the classes that every method inherits from."""
 
 _LOADED: dict[str, dict[str, bytes]] = {}
-"""By module name: the file it came from and the helpers it imports from its own folder, each with what it held."""
+"""By module name: the file it came from and the helpers it imports from its own folder, each with
+what it held.
+"""
 
 
 class Unhashable(ValueError):
@@ -35,10 +38,12 @@ class Unhashable(ValueError):
 
 
 def note_source(module: ModuleType, source: bytes | None = None) -> None:
-    """Remember what a module was made of, with the helper modules that it imports from its own folder.
+    """Remember what a module was made of, with the helper modules that it imports from its own
+    folder.
 
-    `source` is what ran where the caller knows better than the file, which may have changed since. A module that was
-    noted before is noted anew only where `source` is given: it runs what it ran then.
+    `source` is what ran where the caller knows better than the file, which may have changed since.
+    A module that was noted before is noted anew only where `source` is given: it runs what it ran
+    then.
     """
     file = getattr(module, "__file__", None)
     if file is None or (source is None and module.__name__ in _LOADED):
@@ -53,7 +58,9 @@ def note_source(module: ModuleType, source: bytes | None = None) -> None:
 
 
 def source_digest(method: type[Pruner]) -> str:
-    """sha256 over the code of a method: the files of its class and of every Pruner it inherits from, and their helpers."""
+    """sha256 over the code of a method: the files of its class and of every Pruner it inherits
+    from, and their helpers.
+    """
     digest = sha256()
     for kind in method.__mro__:
         # the package's own bases are no method's: they count with the package, in every cell
@@ -95,8 +102,9 @@ def folder_digest(folder: Path) -> str:
 def identity(pruner: Pruner) -> str:
     """sha256 over all that decides a prepared method's answers, except the CLIP that it may ask.
 
-    That is its code, its settings, the weights of modules it holds, its low-rank adapter, and the same of every method it
-    holds. Raises Unhashable for a setting of which no stable text can be made.
+    That is its code, its settings, the weights of modules it holds, its low-rank adapter, and the
+    same of every method it holds. Raises Unhashable for a setting of which no stable text can be
+    made.
     """
     about: dict[str, Any] = {"code": source_digest(type(pruner)), "settings": {}, "holds": {}}
     for field in fields(pruner):
@@ -106,13 +114,15 @@ def identity(pruner: Pruner) -> str:
         held = list(_held(value))
         if held:
             about["holds"][field.name] = held
-    if pruner.adapter is not None:
-        about["adapter"] = folder_digest(Path(pruner.adapter))
+    if pruner.lora_folder is not None:
+        about["adapter"] = folder_digest(Path(pruner.lora_folder))
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def plain(value: Any, name: str) -> Any:
-    """A setting as data that JSON holds, equal for equal values; raises Unhashable naming `name` where there is none."""
+    """A setting as data that JSON holds, equal for equal values; raises Unhashable naming `name`
+    where there is none.
+    """
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -139,7 +149,9 @@ def plain(value: Any, name: str) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return [plain(part, name) for part in value]
     kind = type(value).__qualname__
-    raise Unhashable(f"{name} is a {kind}, of which no stable text can be made; settings are numbers, texts and lists of them")
+    raise Unhashable(
+        f"{name} is a {kind}, of which no stable text can be made; settings are numbers, texts and lists of them"
+    )
 
 
 def _held(value: Any) -> Iterator[str]:
@@ -160,12 +172,16 @@ def _held(value: Any) -> Iterator[str]:
 
 def _content(tensor: Tensor) -> bytes:
     """The bytes of a tensor's values."""
-    values = tensor.detach().cpu().contiguous().flatten()  # a view as bytes wants a dimension, and scalars have none
+    values = (
+        tensor.detach().cpu().contiguous().flatten()
+    )  # a view as bytes wants a dimension, and scalars have none
     return values.view(torch.uint8).numpy().tobytes()
 
 
 def helpers(path: Path, source: bytes, package: str = "") -> list[Path]:
-    """The files in a module's own folder that its imports name, with those that these import in turn."""
+    """The files in a module's own folder that its imports name, with those that these import in
+    turn.
+    """
     return list(_helpers(path, source, package, set()))
 
 
@@ -185,7 +201,9 @@ def _helpers(path: Path, source: bytes, package: str, visited: set[Path]) -> Ite
 
 
 def _imported(node: ast.AST, package: str) -> list[str]:
-    """The modules that an import statement may mean, as dotted names below the importing file's folder."""
+    """The modules that an import statement may mean, as dotted names below the importing file's
+    folder.
+    """
     if isinstance(node, ast.Import):
         return [_below(alias.name, package) for alias in node.names]
     if not isinstance(node, ast.ImportFrom) or node.level > 1:
@@ -215,5 +233,8 @@ def _places(folder: Path, module: str) -> list[Path]:
 def _code_of(kind: type) -> bytes:
     """The compiled code of a class's functions, for a class that has no file."""
     functions = [value for _, value in sorted(vars(kind).items()) if inspect.isfunction(value)]
-    parts = [f"{f.__qualname__} {f.__code__.co_consts!r}".encode() + f.__code__.co_code for f in functions]
+    parts = [
+        f"{f.__qualname__} {f.__code__.co_consts!r}".encode() + f.__code__.co_code
+        for f in functions
+    ]
     return b"\n".join(parts)

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from prunebench.border.interruption import interrupts
+from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError, Stage, solve
-from prunebench.interruption import interrupts
 from prunebench.select import share, top
 from prunebench.sites import INPUT, Site
-from prunebench.text import message, one_line
 from prunebench.tokens import Keep, Signal, VisualTokens
 
 Positions = Literal["original", "compact"]
@@ -26,14 +26,18 @@ class Unsupported(ValueError):
 
 
 class MethodError(RuntimeError):
-    """A method tried to end the program, or something else that no method may do; the message names it and its member."""
+    """A method tried to end the program, or something else that no method may do; the message names
+    it and its member.
+    """
 
 
 class contained:  # lower case, for it is used like a function: with contained(...)
-    """A context for a method's own code: what is no ordinary exception becomes a MethodError that names `name.member`.
+    """A context for a method's own code: what is no ordinary exception becomes a MethodError that
+    names `name.member`.
 
-    SystemExit, GeneratorExit, StopIteration and exceptions of a method's own making that are no Exception would end the
-    program, or a loop, without a word. A person's Ctrl-C and ordinary exceptions pass.
+    SystemExit, GeneratorExit, StopIteration and exceptions of a method's own making that are no
+    Exception would end the program, or a loop, without a word. A person's Ctrl-C and ordinary
+    exceptions pass.
     """
 
     def __init__(self, name: str, member: str) -> None:
@@ -42,22 +46,31 @@ class contained:  # lower case, for it is used like a function: with contained(.
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object
+    ) -> None:
         if error is None or interrupts(error):
             return
-        if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+        if isinstance(error, Exception) and not isinstance(
+            error, StopIteration | StopAsyncIteration
+        ):
             return
         said = message(error)
         shown = type(error).__name__ + (f"({said})" if said != type(error).__name__ else "")
-        raise MethodError(one_line(f"{self._name}.{self._member} raised {shown}, which would end more than itself")) from error
+        raise MethodError(
+            one_line(
+                f"{self._name}.{self._member} raised {shown}, which would end more than itself"
+            )
+        ) from error
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method may know of the model it is about to work in; None where a bare decoder has no such part.
+    """What a method may know of the model it is about to work in; None where a bare decoder has no
+    such part.
 
-    `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms; `feature_block` is the vision
-    block whose output the projector reads, counted from 0.
+    `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms;
+    `feature_block` is the vision block whose output the projector reads, counted from 0.
     """
 
     name: str | None
@@ -74,10 +87,11 @@ class Facts:
 class Pruner(ABC):
     """A pure function from visual tokens to survivors; its dataclass fields are its settings.
 
-    `needs` are the signals it reads, a class attribute or, where a setting decides, a property; `default_positions` says
-    what its paper does with the survivors' position ids: "original" keeps them, gaps included, "compact" closes the gaps.
-    A `dynamic` method may keep fewer than it may. `vectors` name further sets of official vectors, beside the one of the
-    method's own name, that hold for it.
+    `needs` are the signals it reads, a class attribute or, where a setting decides, a property;
+    `default_positions` says what its paper does with the survivors' position ids: "original" keeps
+    them, gaps included, "compact" closes the gaps. A `dynamic` method may keep fewer than it may.
+    `vectors` name further sets of official vectors, beside the one of the method's own name, that
+    hold for it.
     """
 
     default_positions: ClassVar[Positions] = "original"
@@ -96,68 +110,90 @@ class Pruner(ABC):
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
         """The stages for a sample of `available` visual tokens in a model of `layers` LLM layers.
 
-        `budget` None means the method's own. Raises BudgetError where it has none, or cannot meet the one given.
+        `budget` None means the method's own. Raises BudgetError where it has none, or cannot meet
+        the one given.
         """
         if budget is None:
-            raise BudgetError(f"{type(self).__name__} has no budget of its own; give one, such as 0.25 or 64")
+            raise BudgetError(
+                f"{type(self).__name__} has no budget of its own; give one, such as 0.25 or 64"
+            )
         return solve(budget, [self.site()], available, layers)
 
     @abstractmethod
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        """The survivors of `tokens`: exactly `stage.keep` of them, or at most that where the method is dynamic."""
+        """The survivors of `tokens`: exactly `stage.keep` of them, or at most that where the method
+        is dynamic.
+        """
 
     def resize(self, size: tuple[int, int], cell: int, budget: Budget | None) -> tuple[int, int]:
-        """The size (width, height) in pixels to which an image is scaled first; `cell` pixels make one token's side.
+        """The size (width, height) in pixels to which an image is scaled first; `cell` pixels make
+        one token's side.
 
         Only a method at the site "pixels" changes it.
         """
         return size
 
     def blocks(self, signal: Signal) -> tuple[int, ...]:
-        """The vision encoder's blocks, from 0 or from -1 backwards, in which an encoder signal of `needs` is observed.
+        """The vision encoder's blocks, from 0 or from -1 backwards, in which an encoder signal of
+        `needs` is observed.
 
         Empty means the one whose output the projector reads.
         """
         return ()
 
     def prepared(self, facts: Facts) -> Self:
-        """The method made ready for a model: settings that depend on it are filled in, weights are found.
+        """The method made ready for a model: settings that depend on it are filled in, weights are
+        found.
 
-        Called once before anything else is asked; raises Unsupported where the model cannot be served.
+        Called once before anything else is asked; raises Unsupported where the model cannot be
+        served.
         """
         return self
 
     def probe(self) -> Tensor | None:
-        """[L, D] what a probe token behind the prompt is: row 0 enters layer 0, the others are added before their layers.
+        """[L, D] what a probe token behind the prompt is: row 0 enters layer 0, the others are
+        added before their layers.
 
-        It runs behind the prompt and through the layers before the first stage, sees every token and is seen by none; its
-        attention is what the PROBE signals of `needs` show.
+        It runs behind the prompt and through the layers before the first stage, sees every token
+        and is seen by none; its attention is what the PROBE signals of `needs` show.
         """
         return None
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
-        """By name, the values that lead to the survivors of a stage; what vectors from official code are compared with."""
+        """By name, the values that lead to the survivors of a stage; what vectors from official
+        code are compared with.
+        """
         return {}
 
     def texts(self, question: str) -> tuple[str, ...]:
-        """The texts that CLIP is asked about (Signal.CLIP_TEXT): the question unless the method says otherwise."""
+        """The texts that CLIP is asked about (Signal.CLIP_TEXT): the question unless the method
+        says otherwise.
+        """
         return (question,)
 
     @property
     def clip(self) -> str:
-        """The CLIP behind the CLIP signals, a hub id or folder; empty means the one the model's encoder came from."""
+        """The CLIP behind the CLIP signals, a hub id or folder; empty means the one the model's
+        encoder came from.
+        """
         return ""
 
     @property
-    def adapter(self) -> Path | None:
-        """A folder with a low-rank adapter in peft's layout, which the model wears while the method works; None for none."""
+    def lora_folder(self) -> Path | None:
+        """A folder with a low-rank adapter in peft's layout, which the model wears while the method
+        works; None for none.
+        """
         return None
 
     @classmethod
-    def from_official(cls, case: Mapping[str, Any], available: int) -> tuple[Self, tuple[Stage, ...]]:
-        """The settings and stages that stand for one vector of official code, from its metadata (tests/golden/README.md).
+    def from_official(
+        cls, case: Mapping[str, Any], available: int
+    ) -> tuple[Self, tuple[Stage, ...]]:
+        """The settings and stages that stand for one vector of official code, from its metadata
+        (tests/golden/README.md).
 
-        `case["tensors"]` are the vector's tensors by name, for methods whose weights are among them.
+        `case["tensors"]` are the vector's tensors by name, for methods whose weights are among
+        them.
         """
         pruner = cls()
         return pruner, (Stage(pruner.site(), int(case["expected_count"])),)
@@ -165,7 +201,9 @@ class Pruner(ABC):
 
 @dataclass(frozen=True)
 class ScorePruner(Pruner):
-    """A method that scores tokens and keeps the highest; `per_tile` gives every tile its share by size."""
+    """A method that scores tokens and keeps the highest; `per_tile` gives every tile its share by
+    size.
+    """
 
     per_tile: ClassVar[bool] = False
 
@@ -183,9 +221,13 @@ class ScorePruner(Pruner):
                 f"{type(self).__name__}.score gave {list(scores.shape)}; it must give one score a token, [{len(tokens)}]"
             )
         if scores.is_complex():
-            raise ValueError(f"{type(self).__name__}.score gave {scores.dtype}, which has no order; it must give real numbers")
+            raise ValueError(
+                f"{type(self).__name__}.score gave {scores.dtype}, which has no order; it must give real numbers"
+            )
         if scores.isnan().any():
-            raise ValueError(f"{type(self).__name__}.score gave NaN for {int(scores.isnan().sum())} of {len(tokens)} tokens")
+            raise ValueError(
+                f"{type(self).__name__}.score gave NaN for {int(scores.isnan().sum())} of {len(tokens)} tokens"
+            )
         if not self.per_tile:
             return Keep(top(scores, stage.keep))
         tile = tokens.layout.tile[tokens.index]

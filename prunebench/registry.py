@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
-from prunebench.guard import Guard
+from prunebench.border.guard import Guard
+from prunebench.border.text import message, one_line
 from prunebench.identity import helpers, note_source
 from prunebench.pruner import MethodError, Pruner, contained
-from prunebench.text import message, one_line
 
 P = TypeVar("P", bound=type[Pruner])
 
@@ -32,8 +32,8 @@ class RegistryError(ValueError):
 class Card:
     """What is declared about a method beside its code.
 
-    `paper` and `code` are URLs, None where there is none (a baseline). `variant` says in what a faithful file departs
-    from official code; `reconstruction` marks a method rebuilt without it.
+    `paper` and `code` are URLs, None where there is none (a baseline). `variant` says in what a
+    faithful file departs from official code; `reconstruction` marks a method rebuilt without it.
     """
 
     name: str
@@ -44,11 +44,17 @@ class Card:
 
 
 def register(
-    *misplaced: object, paper: str | None = None, code: str | None = None, variant: str = "", reconstruction: bool = False
+    *misplaced: object,
+    paper: str | None = None,
+    code: str | None = None,
+    variant: str = "",
+    reconstruction: bool = False,
 ) -> Callable[[P], P]:
     """Mark the class as the method of its file."""
     if misplaced:
-        raise TypeError("register is called before it decorates: write @register() or @register(paper=...)")
+        raise TypeError(
+            "register is called before it decorates: write @register() or @register(paper=...)"
+        )
 
     def mark(cls: P) -> P:
         name = cls.__module__.rpartition(".")[2]
@@ -61,7 +67,11 @@ def register(
 def names() -> list[str]:
     """The installed methods, sorted."""
     package = importlib.import_module(PACKAGE)
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(package.__path__)
+        if not module.name.startswith("_")
+    )
 
 
 def get(name: str) -> type[Pruner]:
@@ -94,13 +104,17 @@ def name_of(pruner: Pruner) -> str:
 
 
 def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
-    """A method with its settings; raises RegistryError for an unknown setting or a value that does not fit."""
+    """A method with its settings; raises RegistryError for an unknown setting or a value that does
+    not fit.
+    """
     method = get(name)
     given = dict(settings or {})
     try:
         hints = get_type_hints(method)
     except Exception as error:  # an annotation may be any text
-        raise RegistryError(f"{name}: the types of its settings cannot be read: {_said(error)}") from error
+        raise RegistryError(
+            f"{name}: the types of its settings cannot be read: {_said(error)}"
+        ) from error
     known = [f.name for f in fields(method) if f.compare]
     for key, value in given.items():
         if key not in known:
@@ -160,28 +174,45 @@ def _load(path: Path) -> ModuleType:
     changes = guard.changes(owner=name)
     if changes:
         guard.restore()
-        raise RegistryError(f"{path} changes {', '.join(changes[:3])} when it is imported; a method leaves no trace")
+        raise RegistryError(
+            f"{path} changes {', '.join(changes[:3])} when it is imported; a method leaves no trace"
+        )
     note_source(module, source)
     return module
 
 
 def _let_import_helpers(path: Path, source: bytes) -> None:
-    """Let a method import modules from its own folder, behind all others; raises RegistryError where a name is taken."""
+    """Let a method import modules from its own folder, behind all others; raises RegistryError
+    where a name is taken.
+    """
     folder = path.resolve().parent
     for helper in helpers(path, source):
-        name = ".".join(helper.resolve().relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+        name = ".".join(helper.resolve().relative_to(folder).with_suffix("").parts).removesuffix(
+            ".__init__"
+        )
         there = getattr(sys.modules.get(name), "__file__", None)
-        if name in sys.stdlib_module_names or (there is not None and Path(there).resolve() != helper.resolve()):
-            raise RegistryError(f"{path} imports {name}, but another module has that name; rename {helper.name}")
+        if name in sys.stdlib_module_names or (
+            there is not None and Path(there).resolve() != helper.resolve()
+        ):
+            raise RegistryError(
+                f"{path} imports {name}, but another module has that name; rename {helper.name}"
+            )
         sys.modules.pop(name, None)  # read anew with the method, for it may have changed
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
 
 def _said(error: BaseException) -> str:
-    """An exception's type and text in one line; that of a method that tried to end the program says both itself."""
+    """An exception's type and text in one line; that of a method that tried to end the program says
+    both itself.
+    """
     text = message(error)
-    return one_line(text if isinstance(error, MethodError | RegistryError) else f"{type(error).__name__}: {text}", 200)
+    return one_line(
+        text
+        if isinstance(error, MethodError | RegistryError)
+        else f"{type(error).__name__}: {text}",
+        200,
+    )
 
 
 def _package_folders() -> list[Path]:
@@ -199,15 +230,21 @@ def _only_pruner(module: ModuleType, name: str) -> type[Pruner]:
     ]
     if len(found) != 1:
         listed = ", ".join(c.__name__ for c in found) or "none"
-        raise RegistryError(f"{name} must register exactly one Pruner with @register(...), found {listed}")
+        raise RegistryError(
+            f"{name} must register exactly one Pruner with @register(...), found {listed}"
+        )
     missing: frozenset[str] = getattr(found[0], "__abstractmethods__", frozenset())
     if missing:
-        raise RegistryError(f"{name}: {found[0].__name__} does not implement {', '.join(sorted(missing))}")
+        raise RegistryError(
+            f"{name}: {found[0].__name__} does not implement {', '.join(sorted(missing))}"
+        )
     return found[0]
 
 
 def _fit(label: str, value: Any, hint: Any) -> Any:
-    """`value` as the field's type: ints widen to float, lists become tuples; anything else must match."""
+    """`value` as the field's type: ints widen to float, lists become tuples; anything else must
+    match.
+    """
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:

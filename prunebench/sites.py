@@ -18,7 +18,9 @@ class Part(IntEnum):
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A seam: "pixels", "vision:22", "input" or "llm:2"; layers count from 0 and the seam lies *before* the layer."""
+    """A seam: "pixels", "vision:22", "input" or "llm:2"; layers count from 0 and the seam lies
+    *before* the layer.
+    """
 
     part: Part
     layer: int = 0
@@ -40,7 +42,9 @@ class Site:
         """The site that `str(site)` names; raises ValueError for anything else."""
         match = re.fullmatch(r"(pixels|input)|(vision|llm):(\d+)", text)
         if match is None:
-            raise ValueError(f"unknown site {text!r}; write 'pixels', 'vision:22', 'input' or 'llm:2'")
+            raise ValueError(
+                f"unknown site {text!r}; write 'pixels', 'vision:22', 'input' or 'llm:2'"
+            )
         whole, part, layer = match.groups()
         return cls(Part[whole.upper()]) if whole else cls(Part[part.upper()], int(layer))
 
@@ -53,8 +57,9 @@ INPUT = Site(Part.INPUT)
 
 
 def late_layer(layers: int) -> int:
-    """The layer behind which late methods prune, counted from 0: GlimpsePrune's released 18 of 28, 23 of 36, 21 of 32 and 26
-    of 40; in between about as deep."""
+    """The layer behind which late methods prune, counted from 0: GlimpsePrune's released 18 of 28,
+    23 of 36, 21 of 32 and 26 of 40; in between about as deep.
+    """
     return {28: 18, 36: 23, 32: 21, 40: 26}.get(layers, max(0, round(0.65 * layers) - 1))
 
 

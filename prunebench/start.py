@@ -1,4 +1,6 @@
-"""Start: the program's first steps, so that control-C before the command line is there ends in a line as well."""
+"""Start: the program's first steps, so that control-C before the command line is there ends in a
+line as well.
+"""
 
 from __future__ import annotations
 

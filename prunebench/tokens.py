@@ -14,11 +14,12 @@ from prunebench.sites import INPUT, Site
 
 
 class Signal(StrEnum):
-    """What the engine can observe for a pruner beside features and layout; computed only where declared in `needs`.
+    """What the engine can observe for a pruner beside features and layout; computed only where
+    declared in `needs`.
 
-    The first seven come from the language model, the next from the vision encoder, those behind CLS_FEATURES from a CLIP
-    that is asked beside it, the last from the caller. TILES is nothing to look at: it says that the method makes sense only
-    where an image comes as a thumbnail and crops.
+    The first seven come from the language model, the next from the vision encoder, those behind
+    CLS_FEATURES from a CLIP that is asked beside it, the last from the caller. TILES is nothing to
+    look at: it says that the method makes sense only where an image comes as a thumbnail and crops.
     """
 
     LAST_QUERY_ATTENTION = "last_query_attention"
@@ -51,7 +52,9 @@ ENCODER = frozenset(
         Signal.CLS_FEATURES,
     }
 )
-"""Signals observed in the vision encoder; their first axis runs over the blocks that `Pruner.blocks` names."""
+"""Signals observed in the vision encoder; their first axis runs over the blocks that
+`Pruner.blocks` names.
+"""
 
 PROBE = frozenset({Signal.PROBE_LOGITS, Signal.PROBE_LOG_ATTENTION})
 """Signals of the token that `Pruner.probe` adds behind the prompt."""
@@ -82,11 +85,13 @@ Region = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Tile:
-    """A grid of visual tokens: an image, a thumbnail, a crop of an image, or a video frame (its `kind`).
+    """A grid of visual tokens: an image, a thumbnail, a crop of an image, or a video frame (its
+    `kind`).
 
-    `newlines` says that every row ends with one more token, the newline embedding. `region` is the part of the image that
-    the grid covers: left, top, right and bottom as shares of its sides, outside 0..1 where padding is covered too; None
-    where the inputs do not tell. A grid without columns is a newline token that stands alone.
+    `newlines` says that every row ends with one more token, the newline embedding. `region` is the
+    part of the image that the grid covers: left, top, right and bottom as shares of its sides,
+    outside 0..1 where padding is covered too; None where the inputs do not tell. A grid without
+    columns is a newline token that stands alone.
     """
 
     rows: int
@@ -104,17 +109,25 @@ class Tile:
 class Layout:
     """Where each of a sample's N visual tokens lies; all tensors on the CPU.
 
-    `tile`, `row`, `column` [N] int64, `newline` [N] bool; `tiles[tile[i]]` is the grid of token i. Tokens come tile after
-    tile, row by row, unless `places` [N, 3] (tile, row, column) says otherwise: crops that the model stitches together
-    are read across. Raises ValueError where the places are not those of the tiles.
+    `tile`, `row`, `column` [N] int64, `newline` [N] bool; `tiles[tile[i]]` is the grid of token i.
+    Tokens come tile after tile, row by row, unless `places` [N, 3] (tile, row, column) says
+    otherwise: crops that the model stitches together are read across. Raises ValueError where the
+    places are not those of the tiles.
     """
 
     def __init__(self, tiles: tuple[Tile, ...], places: Tensor | None = None) -> None:
         self.tiles = tiles
         if places is None:
-            places = torch.cat([torch.empty(0, 3, dtype=torch.int64), *(_raster(i, t) for i, t in enumerate(tiles))])
+            places = torch.cat(
+                [
+                    torch.empty(0, 3, dtype=torch.int64),
+                    *(_raster(i, t) for i, t in enumerate(tiles)),
+                ]
+            )
         if len(places) != sum(len(t) for t in tiles):
-            raise ValueError(f"{len(places)} places for tiles of {[len(t) for t in tiles]} visual tokens")
+            raise ValueError(
+                f"{len(places)} places for tiles of {[len(t) for t in tiles]} visual tokens"
+            )
         self.tile, self.row, self.column = places.unbind(1)
         columns = torch.tensor([t.columns for t in tiles], dtype=torch.int64)
         self.newline = self.column >= columns[self.tile]
@@ -135,16 +148,19 @@ def _raster(number: int, tile: Tile) -> Tensor:
     """[len(tile), 3] tile, row and column of its tokens, row by row."""
     width = tile.columns + tile.newlines
     flat = torch.arange(len(tile))
-    return torch.stack([torch.full_like(flat, number), flat // max(1, width), flat % max(1, width)], dim=1)
+    return torch.stack(
+        [torch.full_like(flat, number), flat // max(1, width), flat % max(1, width)], dim=1
+    )
 
 
 @dataclass(frozen=True)
 class VisualTokens:
     """One sample's live visual tokens at one site, in reading order.
 
-    `features` [N, D]; `index` [N] their places among the sample's original visual tokens (CPU, int64), into `layout`;
-    `question` the user's text where the caller gave it; `seed` a number that belongs to the sample (for seeded draws);
-    `memo` a dict that lives as long as the sample, shared by its stages; `signals` the declared observations.
+    `features` [N, D]; `index` [N] their places among the sample's original visual tokens (CPU,
+    int64), into `layout`; `question` the user's text where the caller gave it; `seed` a number that
+    belongs to the sample (for seeded draws); `memo` a dict that lives as long as the sample, shared
+    by its stages; `signals` the declared observations.
     """
 
     features: Tensor
@@ -166,17 +182,23 @@ class VisualTokens:
 
     @property
     def last_query_attention(self) -> Tensor:
-        """[H, N] post-softmax attention the last prompt token pays, in the layer before the site (over all visible keys)."""
+        """[H, N] post-softmax attention the last prompt token pays, in the layer before the site
+        (over all visible keys).
+        """
         return self._tensor(Signal.LAST_QUERY_ATTENTION)
 
     @property
     def next_query_attention(self) -> Tensor:
-        """[H, N] the same, in the layer *behind* the site, from its own norm and projections; costs those once more."""
+        """[H, N] the same, in the layer *behind* the site, from its own norm and projections; costs
+        those once more.
+        """
         return self._tensor(Signal.NEXT_QUERY_ATTENTION)
 
     @property
     def text_attention(self) -> Tensor:
-        """[H, Q, N] attention the Q text tokens after the first visual one pay, in the layer before the site."""
+        """[H, Q, N] attention the Q text tokens after the first visual one pay, in the layer before
+        the site.
+        """
         return self._tensor(Signal.TEXT_ATTENTION)
 
     @property
@@ -191,25 +213,33 @@ class VisualTokens:
 
     @property
     def cls_attention(self) -> Tensor:
-        """[B, H, N] attention the CLS token of a token's tile pays to it in each of the B encoder blocks asked for.
+        """[B, H, N] attention the CLS token of a token's tile pays to it in each of the B encoder
+        blocks asked for.
 
-        The mean over the patches the token was made of (softmax over CLS and patches); 0 for newlines.
+        The mean over the patches the token was made of (softmax over CLS and patches); 0 for
+        newlines.
         """
         return self._tensor(Signal.CLS_ATTENTION)
 
     @property
     def received_attention(self) -> Tensor:
-        """[B, H, N] attention a token's patches receive in the encoder, averaged over the queries that may see them."""
+        """[B, H, N] attention a token's patches receive in the encoder, averaged over the queries
+        that may see them.
+        """
         return self._tensor(Signal.RECEIVED_ATTENTION)
 
     @property
     def encoder_features(self) -> Tensor:
-        """[B, N, D_v] output of the B encoder blocks asked for, averaged over the token's patches; 0 for newlines."""
+        """[B, N, D_v] output of the B encoder blocks asked for, averaged over the token's patches;
+        0 for newlines.
+        """
         return self._tensor(Signal.ENCODER_FEATURES)
 
     @property
     def encoder_keys(self) -> Tensor:
-        """[B, H, N, d_h] keys of the encoder's attention as its kernel gets them, averaged over the token's patches."""
+        """[B, H, N, d_h] keys of the encoder's attention as its kernel gets them, averaged over the
+        token's patches.
+        """
         return self._tensor(Signal.ENCODER_KEYS)
 
     @property
@@ -219,17 +249,23 @@ class VisualTokens:
 
     @property
     def probe_logits(self) -> Tensor:
-        """[H, N] scaled products of the probe token's query and the tokens' keys, rotated, in the layer before the site."""
+        """[H, N] scaled products of the probe token's query and the tokens' keys, rotated, in the
+        layer before the site.
+        """
         return self._tensor(Signal.PROBE_LOGITS)
 
     @property
     def probe_log_attention(self) -> Tensor:
-        """[H, N] log of the attention the probe token pays there; the softmax runs over the whole prompt and the probe."""
+        """[H, N] log of the attention the probe token pays there; the softmax runs over the whole
+        prompt and the probe.
+        """
         return self._tensor(Signal.PROBE_LOG_ATTENTION)
 
     @property
     def clip_text(self) -> Tensor:
-        """[M, P] CLIP's embeddings of the texts that `Pruner.texts` makes of the question; not normalised."""
+        """[M, P] CLIP's embeddings of the texts that `Pruner.texts` makes of the question; not
+        normalised.
+        """
         return self._tensor(Signal.CLIP_TEXT)
 
     @property
@@ -239,7 +275,9 @@ class VisualTokens:
 
     @property
     def clip_patches(self) -> Tensor:
-        """[N, P] CLIP's final norm and projection of the patches, averaged over the token's; not normalised, 0 for newlines."""
+        """[N, P] CLIP's final norm and projection of the patches, averaged over the token's; not
+        normalised, 0 for newlines.
+        """
         return self._tensor(Signal.CLIP_PATCHES)
 
     @property
@@ -249,12 +287,16 @@ class VisualTokens:
 
     @property
     def pictures(self) -> tuple[Tensor, ...]:
-        """The images and videos, [F, H, W, 3] uint8 each (an image is one frame), as they were before the processor."""
+        """The images and videos, [F, H, W, 3] uint8 each (an image is one frame), as they were
+        before the processor.
+        """
         return self._signal(Signal.PICTURES)  # type: ignore[no-any-return]
 
     @property
     def masks(self) -> tuple[Tensor, ...]:
-        """Per image [Q, H, W] bool: the masks of Q things it shows; a pixel may lie in none or in several."""
+        """Per image [Q, H, W] bool: the masks of Q things it shows; a pixel may lie in none or in
+        several.
+        """
         return self._signal(Signal.MASKS)  # type: ignore[no-any-return]
 
     def _tensor(self, signal: Signal) -> Tensor:
@@ -263,13 +305,17 @@ class VisualTokens:
 
     def _signal(self, signal: Signal) -> Any:
         if signal not in self.signals:
-            raise AttributeError(f"{signal} was not asked for: add Signal.{signal.name} to the pruner's `needs`")
+            raise AttributeError(
+                f"{signal} was not asked for: add Signal.{signal.name} to the pruner's `needs`"
+            )
         return self.signals[signal]
 
 
 @dataclass(frozen=True)
 class Keep:
-    """The survivors: `index` [K] unique places in the VisualTokens given, any order; `features` [K, D] where they merge."""
+    """The survivors: `index` [K] unique places in the VisualTokens given, any order; `features` [K,
+    D] where they merge.
+    """
 
     index: Tensor
     features: Tensor | None = None

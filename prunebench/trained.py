@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from prunebench import weights
+from prunebench.border import weights
+from prunebench.border.text import message, one_line
 from prunebench.pruner import Facts, Pruner, Unsupported
 from prunebench.registry import PACKAGE, card
-from prunebench.text import message, one_line
 from prunebench.tokens import VisualTokens
 
 NONE = "none"
@@ -33,11 +33,15 @@ CONFIG = "config.json"
 STATE = "model.safetensors"
 
 FITTING = ("layers", "width", "heads", "vision_width", "vision_blocks")
-"""Sizes that are the model's: weights for others do not fit it. The others are a method's own choice."""
+"""Sizes that are the model's: weights for others do not fit it. The others are a method's own
+choice.
+"""
 
 
 class BrokenWeights(Unsupported):
-    """Weights that cannot be read, or are none of the method's: a failure, for somebody can mend them."""
+    """Weights that cannot be read, or are none of the method's: a failure, for somebody can mend
+    them.
+    """
 
 
 class NoWeights(Unsupported):
@@ -48,8 +52,9 @@ class NoWeights(Unsupported):
 class Example:
     """What there is to learn from one sample.
 
-    `tokens` with the signals the method needs; `target` [N] 1.0 for tokens that show the evidence, 0.0 for others;
-    `answer_loss` the model's loss on the reference answer with the method's probe token in place, None without a probe.
+    `tokens` with the signals the method needs; `target` [N] 1.0 for tokens that show the evidence,
+    0.0 for others; `answer_loss` the model's loss on the reference answer with the method's probe
+    token in place, None without a probe.
     """
 
     tokens: VisualTokens
@@ -59,10 +64,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Trained(Pruner):
-    """A method with weights; `weights` is a folder or a hub id, "" for those that belong to the model, or "random".
+    """A method with weights; `weights` is a folder or a hub id, "" for those that belong to the
+    model, or "random".
 
-    A method that is `optional` has a form without weights, too: what "none" asks for, and "" gets where a model has none.
-    `module` and `folder` are no settings: `prepared` fills them in, the module frozen and in float32, and where it was read.
+    A method that is `optional` has a form without weights, too: what "none" asks for, and "" gets
+    where a model has none. `module` and `folder` are no settings: `prepared` fills them in, the
+    module frozen and in float32, and where it was read.
     """
 
     optional: ClassVar[bool] = False
@@ -82,13 +89,17 @@ class Trained(Pruner):
 
     @abstractmethod
     def loss(self, example: Example) -> tuple[Tensor, dict[str, float]]:
-        """What training minimises, of `self.module`, which takes gradients then; and figures by name."""
+        """What training minimises, of `self.module`, which takes gradients then; and figures by
+        name.
+        """
 
     @classmethod
     def read(cls, folder: Path) -> tuple[dict[str, Any], nn.Module]:
-        """The sizes and the module of a folder that `write` made; raises OSError, ValueError or RuntimeError.
+        """The sizes and the module of a folder that `write` made; raises OSError, ValueError or
+        RuntimeError.
 
-        The file must hold exactly the module's tensors, which is known before any memory is taken for them.
+        The file must hold exactly the module's tensors, which is known before any memory is taken
+        for them.
         """
         stored = _stored(folder / STATE)
         sizes = _sizes(folder / CONFIG, stored)
@@ -96,17 +107,26 @@ class Trained(Pruner):
             due = _outline(cls, sizes, len(stored))
             wrong = weights.compared(due, stored) if due is not None else None
             if wrong is not None:
-                raise ValueError(f"the weights in {STATE} do not fit the sizes in {CONFIG}: they {wrong}")
+                raise ValueError(
+                    f"the weights in {STATE} do not fit the sizes in {CONFIG}: they {wrong}"
+                )
             module = cls.build(sizes)
         module.load_state_dict(stored)
         return sizes, module
 
     @classmethod
-    def write(cls, folder: Path, sizes: Mapping[str, Any], module: nn.Module, told: Mapping[str, Any]) -> None:
-        """Write the module to a folder that exists; `told` is what else is known, such as how it was trained."""
+    def write(
+        cls, folder: Path, sizes: Mapping[str, Any], module: nn.Module, told: Mapping[str, Any]
+    ) -> None:
+        """Write the module to a folder that exists; `told` is what else is known, such as how it
+        was trained.
+        """
         from safetensors.torch import save_file
 
-        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / STATE)
+        save_file(
+            {name: value.contiguous() for name, value in module.state_dict().items()},
+            folder / STATE,
+        )
         (folder / STATE).chmod(0o644)  # safetensors writes files that only their owner can read
         (folder / CONFIG).write_text(json.dumps({"sizes": dict(sizes), **told}, indent=2) + "\n")
 
@@ -150,9 +170,15 @@ class _Ready:
 
 
 def _ready(method: type[Trained], weights_name: str, facts: Facts) -> _Ready:
-    """The weights that `weights=` names for a model, read again when their files change; raises Unsupported."""
+    """The weights that `weights=` names for a model, read again when their files change; raises
+    Unsupported.
+    """
     name = card(method).name
-    with _plainly(f"{name} cannot draw weights" if weights_name == RANDOM else f"{name}'s weights cannot be had"):
+    with _plainly(
+        f"{name} cannot draw weights"
+        if weights_name == RANDOM
+        else f"{name}'s weights cannot be had"
+    ):
         if weights_name == RANDOM:
             return _drawn(method, facts)
         folder = _folder(method, weights_name, facts)
@@ -170,7 +196,9 @@ def _drawn(method: type[Trained], facts: Facts) -> _Ready:
 def _read(method: type[Trained], folder: Path, facts: Facts, _stamp: weights.Stamp) -> _Ready:
     sizes, module = method.read(folder)
     if not isinstance(module, nn.Module) or not isinstance(sizes, Mapping):
-        raise TypeError(f"read gave a {type(sizes).__name__} and a {type(module).__name__}; it gives the sizes and the module")
+        raise TypeError(
+            f"read gave a {type(sizes).__name__} and a {type(module).__name__}; it gives the sizes and the module"
+        )
     _check_sizes(sizes, method.sizes(facts))
     empty = next((name for name, tensor in module.state_dict().items() if tensor.is_meta), None)
     if empty is not None:
@@ -183,11 +211,15 @@ def _read(method: type[Trained], folder: Path, facts: Facts, _stamp: weights.Sta
 
 
 def _check_sizes(sizes: Mapping[str, Any], fitting: Mapping[str, Any]) -> None:
-    """Raises ValueError for sizes of another kind than the method's own, and for those of another model."""
+    """Raises ValueError for sizes of another kind than the method's own, and for those of another
+    model.
+    """
     for key in sizes.keys() & fitting.keys():
         value, due = sizes[key], fitting[key]
         if _kind(value) != _kind(due) and not (type(value) is int and type(due) is float):
-            raise ValueError(f"{one_line(key, 60)} is {one_line(repr(value), 40)}; it is {_kind(due).__name__} like {due!r}")
+            raise ValueError(
+                f"{one_line(key, 60)} is {one_line(repr(value), 40)}; it is {_kind(due).__name__} like {due!r}"
+            )
         if key in FITTING and value != due:
             raise ValueError(f"they are for a model with {key} {value}; this one's is {due}")
 
@@ -202,16 +234,22 @@ def _frozen(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def _plainly(what: str) -> Iterator[None]:
-    """Whatever a method's own code or files raise in the block as Unsupported in one line, so that this method alone stops.
+    """Whatever a method's own code or files raise in the block as Unsupported in one line, so that
+    this method alone stops.
 
-    Lack of memory stays what it is, and so does a person's Ctrl-C; that a plug-in exits is an error of its own.
+    Lack of memory stays what it is, and so does a person's Ctrl-C; that a plug-in exits is an error
+    of its own.
     """
     try:
         yield
     except (Unsupported, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        kind = "" if type(error) in (OSError, ValueError, RuntimeError) else f"{type(error).__name__}: "
+        kind = (
+            ""
+            if type(error) in (OSError, ValueError, RuntimeError)
+            else f"{type(error).__name__}: "
+        )
         raise BrokenWeights(one_line(f"{what}: {kind}{message(error)}")) from error
 
 
@@ -225,7 +263,9 @@ def _stored(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file.name} is no whole safetensors file: {one_line(message(error), 100)}") from error
+        raise ValueError(
+            f"{file.name} is no whole safetensors file: {one_line(message(error), 100)}"
+        ) from error
 
 
 def _sizes(file: Path, stored: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -236,16 +276,23 @@ def _sizes(file: Path, stored: Mapping[str, Tensor]) -> dict[str, Any]:
         raise ValueError(f"{file.name} is no JSON: {one_line(message(error), 100)}") from error
     sizes = content.get("sizes") if isinstance(content, dict) else None
     if not isinstance(sizes, dict):
-        raise ValueError(f"{file.name} names no sizes; it holds an object with 'sizes', as prunebench train writes it")
-    # a module of any kind has at least as many values as its largest size; this bounds how long building one takes
+        raise ValueError(
+            f"{file.name} names no sizes; it holds an object with 'sizes', as prunebench train writes it"
+        )
+    # a module of any kind has at least as many values as its largest size; this bounds how long
+    # building one takes
     most = max(1_000_000, sum(tensor.numel() for tensor in stored.values()))
     for name, value in sizes.items():
         if isinstance(value, int) and value > most:
-            raise ValueError(f"{file.name} says {one_line(name, 60)} is above {most:,}, more than the weights have values")
+            raise ValueError(
+                f"{file.name} says {one_line(name, 60)} is above {most:,}, more than the weights have values"
+            )
     return sizes
 
 
-def _outline(method: type[Trained], sizes: Mapping[str, Any], stored: int) -> dict[str, Tensor] | None:
+def _outline(
+    method: type[Trained], sizes: Mapping[str, Any], stored: int
+) -> dict[str, Tensor] | None:
     """The tensors of the method's module without data; None where it needs data to be built.
 
     Raises ValueError once it has many more than are `stored`: sizes may ask for a million layers.
@@ -255,15 +302,21 @@ def _outline(method: type[Trained], sizes: Mapping[str, Any], stored: int) -> di
     def counted(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
         nonlocal count
         count += 1
-        if count > 4 * stored + 1000:  # some are made and thrown away while a module is put together
-            raise ValueError(f"the sizes in {CONFIG} ask for more than {count - 1:,} tensors, and {stored} are stored")
+        if (
+            count > 4 * stored + 1000
+        ):  # some are made and thrown away while a module is put together
+            raise ValueError(
+                f"the sizes in {CONFIG} ask for more than {count - 1:,} tensors, and {stored} are stored"
+            )
 
     hook = register_module_parameter_registration_hook(counted)
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return dict(method.build(sizes).state_dict())
-    except NotImplementedError:  # what torch raises where the values of a tensor without any are asked for
+    except (
+        NotImplementedError
+    ):  # what torch raises where the values of a tensor without any are asked for
         return None
     finally:
         hook.remove()

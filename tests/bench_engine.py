@@ -1,4 +1,6 @@
-"""What the engine costs: `generate` in a session that prunes nothing, over plain `generate` (target: at most 1.02)."""
+"""What the engine costs: `generate` in a session that prunes nothing, over plain `generate`
+(target: at most 1.02).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def tiny() -> Any:
 
 
 @pytest.fixture(scope="module", params=[(224, 224), (448, 448)], ids=["64-tokens", "256-tokens"])
-def inputs(request: pytest.FixtureRequest, inputs_of: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def inputs(
+    request: pytest.FixtureRequest, inputs_of: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
     return inputs_of(([picture(*request.param)], "color of 5"))
 
 
@@ -44,13 +48,21 @@ def test_engine_over_plain_generate(
     request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Pairs in alternating order, sessions opened inside the clock; the ratio lands in extra_info and on the terminal.
+    """Pairs in alternating order, sessions opened inside the clock; the ratio lands in extra_info
+    and on the terminal.
 
-    Methods beside `none` keep as good as all tokens, so that their ratio shows what signals, selection and hooks cost.
+    Methods beside `none` keep as good as all tokens, so that their ratio shows what signals,
+    selection and hooks cost.
     """
 
     def plain() -> None:
-        tiny.generate(**inputs, do_sample=False, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS, eos_token_id=None)
+        tiny.generate(
+            **inputs,
+            do_sample=False,
+            min_new_tokens=NEW_TOKENS,
+            max_new_tokens=NEW_TOKENS,
+            eos_token_id=None,
+        )
 
     pruner = build(method)
 
@@ -71,7 +83,12 @@ def test_engine_over_plain_generate(
         benchmark.group = "engine"
         benchmark.pedantic(engine, rounds=5)
     low, high = median_interval(ratios) or (None, None)
-    benchmark.extra_info |= {"ratio": median(ratios), "ci_low": low, "ci_high": high, "pairs": PAIRS}
+    benchmark.extra_info |= {
+        "ratio": median(ratios),
+        "ci_low": low,
+        "ci_high": high,
+        "pairs": PAIRS,
+    }
     line = f"\n{request.node.name}: {median(ratios):.3f} of plain generate, 95 % [{low:.3f}, {high:.3f}], {PAIRS} pairs"
     with capsys.disabled():
         print(line)

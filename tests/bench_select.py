@@ -1,4 +1,6 @@
-"""DivPrune's selection where it hurts: 320 of 2880 tokens of width 4096, beside the matrix product it rests on."""
+"""DivPrune's selection where it hurts: 320 of 2880 tokens of width 4096, beside the matrix product
+it rests on.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,15 @@ def test_divprune_selection(benchmark: Any, tokens: VisualTokens) -> None:
     pruner = build("divprune")
     benchmark.group = "select"
     with torch.inference_mode():
-        keep = benchmark.pedantic(lambda: pruner.prune(tokens, Stage(INPUT, KEEP)), rounds=5, warmup_rounds=1)
-    benchmark.extra_info |= {"tokens": TOKENS, "keep": KEEP, "width": WIDTH, "threads": torch.get_num_threads()}
+        keep = benchmark.pedantic(
+            lambda: pruner.prune(tokens, Stage(INPUT, KEEP)), rounds=5, warmup_rounds=1
+        )
+    benchmark.extra_info |= {
+        "tokens": TOKENS,
+        "keep": KEEP,
+        "width": WIDTH,
+        "threads": torch.get_num_threads(),
+    }
     assert len(keep.index.unique()) == KEEP
 
 

@@ -1,4 +1,6 @@
-"""What sharing encodings saves: 8 methods at 3 budgets in one sweep, beside the same cells swept one by one."""
+"""What sharing encodings saves: 8 methods at 3 budgets in one sweep, beside the same cells swept
+one by one.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +22,30 @@ SAMPLES = 8
 
 
 def grid(methods: list[str], budgets: list[str], out: Path) -> Grid:
-    return Grid(methods=methods, budgets=budgets, limit=SAMPLES, controls=False, cost=Cost(enabled=False), out=str(out))
+    return Grid(
+        methods=methods,
+        budgets=budgets,
+        limit=SAMPLES,
+        controls=False,
+        cost=Cost(enabled=False),
+        out=str(out),
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once() -> Any:
-    """Model and task are read once for all sweeps: what is compared is the work on samples, not the start."""
+    """Model and task are read once for all sweeps: what is compared is the work on samples, not the
+    start.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load", cache(models.load))
         patch.setattr(runner, "load_task", cache(runner.load_task))
         yield
 
 
-def test_shared_against_one_by_one(benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shared_against_one_by_one(
+    benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The baseline ignores budgets and is one cell: 7 x 3 + 1 = 22."""
     cells = [("none", "1.0")] + [(method, budget) for method in METHODS[1:] for budget in BUDGETS]
 
@@ -52,7 +65,12 @@ def test_shared_against_one_by_one(benchmark: Any, tmp_path: Path, capsys: pytes
     assert together == alone
     assert len(together) == len(cells)
     ratio = seconds / benchmark.stats.stats.total
-    benchmark.extra_info |= {"cells": len(cells), "samples": SAMPLES, "one_by_one_s": seconds, "speedup": ratio}
+    benchmark.extra_info |= {
+        "cells": len(cells),
+        "samples": SAMPLES,
+        "one_by_one_s": seconds,
+        "speedup": ratio,
+    }
     line = f"\n{len(cells)} cells x {SAMPLES} samples: one by one {seconds:.1f} s, {ratio:.2f} times the shared sweep"
     with capsys.disabled():
         print(line)

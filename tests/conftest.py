@@ -1,4 +1,6 @@
-"""Fixtures shared by the tests: a randomly initialised miniature of the stock class, its processor, and inputs for it."""
+"""Fixtures shared by the tests: a randomly initialised miniature of the stock class, its processor,
+and inputs for it.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ from prunebench.testbed.tiny_qwen import TinyQwenConfig, build_model
 
 torch.set_num_threads(1)
 
-SIZES = TinyQwenConfig(vision_depth=2, vision_width=32, full_attention=(1,), layers=6, width=80, heads=4, kv_heads=2)
+SIZES = TinyQwenConfig(
+    vision_depth=2, vision_width=32, full_attention=(1,), layers=6, width=80, heads=4, kv_heads=2
+)
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """A noisy picture of that size."""
-    noise = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    noise = torch.randint(
+        0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
     return Image.fromarray(noise.numpy())
 
 
@@ -35,14 +41,24 @@ def miniature(attention: str = "sdpa", seed: int = 0) -> Any:
                 weight.mul_(30)
     model.set_attn_implementation(attention)
     model.generation_config.eos_token_id = None
-    # random weights would answer with a visual placeholder now and then, and no oracle can re-read such an answer
-    model.generation_config.suppress_tokens = [model.config.image_token_id, model.config.video_token_id]
+    # random weights would answer with a visual placeholder now and then, and no oracle can re-read
+    # such an answer
+    model.generation_config.suppress_tokens = [
+        model.config.image_token_id,
+        model.config.video_token_id,
+    ]
     return model
 
 
 def counted(flops: Any) -> int:
-    """What torch's counter saw, but for rotary tables: some versions of transformers make them by a matrix product."""
-    tables = sum(sum(ops.values()) for name, ops in flops.get_flop_counts().items() if name.split(".")[-1].startswith("rotary"))
+    """What torch's counter saw, but for rotary tables: some versions of transformers make them by a
+    matrix product.
+    """
+    tables = sum(
+        sum(ops.values())
+        for name, ops in flops.get_flop_counts().items()
+        if name.split(".")[-1].startswith("rotary")
+    )
     return int(flops.get_total_flops() - tables)
 
 
@@ -77,7 +93,11 @@ def inputs_of(processor: Any) -> Callable[..., dict[str, Any]]:
             texts.append(processor.apply_chat_template([message], add_generation_prompt=True))
         images = [image for images, _ in prompts for image in images]
         options: dict[str, Any] = {"videos": [video], "do_sample_frames": False} if video else {}
-        return dict(processor(text=texts, images=images or None, padding=True, return_tensors="pt", **options))
+        return dict(
+            processor(
+                text=texts, images=images or None, padding=True, return_tensors="pt", **options
+            )
+        )
 
     return build
 
@@ -85,8 +105,14 @@ def inputs_of(processor: Any) -> Callable[..., dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def usual_signals() -> Iterator[None]:
     """As a terminal gives them, also where the tests themselves run under nohup."""
-    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
-    before = {name: signal.signal(getattr(signal, name), handler) for name, handler in usual.items()}
+    usual = {
+        "SIGINT": signal.default_int_handler,
+        "SIGTERM": signal.SIG_DFL,
+        "SIGHUP": signal.SIG_DFL,
+    }
+    before = {
+        name: signal.signal(getattr(signal, name), handler) for name, handler in usual.items()
+    }
     yield
     for name, handler in before.items():
         signal.signal(getattr(signal, name), handler)

@@ -1,4 +1,6 @@
-"""The oracle: the whole sequence, no cache, no slicing; dropped columns are masked from the stage's layer on."""
+"""The oracle: the whole sequence, no cache, no slicing; dropped columns are masked from the stage's
+layer on.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,14 @@ import torch
 from torch import Tensor
 
 
-def logits(model: Any, inputs: dict[str, Any], answer: Tensor, dead: list[Tensor], compact: bool = False) -> Tensor:
-    """[B, T, V] logits that predict each token of `answer` [B, T]; `dead[l]` [B, S] bool: hidden from layer l on.
+def logits(
+    model: Any, inputs: dict[str, Any], answer: Tensor, dead: list[Tensor], compact: bool = False
+) -> Tensor:
+    """[B, T, V] logits that predict each token of `answer` [B, T]; `dead[l]` [B, S] bool: hidden
+    from layer l on.
 
-    Uses the stock model alone: per-layer masks (and, for closed-up positions, rotary tables) go in by pre-hooks.
+    Uses the stock model alone: per-layer masks (and, for closed-up positions, rotary tables) go in
+    by pre-hooks.
     """
     batch, prompt = inputs["input_ids"].shape
     steps = answer.shape[1]
@@ -24,13 +30,16 @@ def logits(model: Any, inputs: dict[str, Any], answer: Tensor, dead: list[Tensor
         else value
         for name, value in inputs.items()
     }
-    valid = torch.cat([inputs["attention_mask"].bool(), torch.ones(batch, steps - 1, dtype=torch.bool)], dim=1)
+    valid = torch.cat(
+        [inputs["attention_mask"].bool(), torch.ones(batch, steps - 1, dtype=torch.bool)], dim=1
+    )
     decoder = model.get_decoder()
     causal = torch.ones(total, total, dtype=torch.bool).tril()
     positions: list[Tensor] = []
     handles = [
         decoder.rotary_emb.register_forward_pre_hook(
-            lambda _, args, kwargs: positions.append(kwargs.get("position_ids", args[-1])), with_kwargs=True
+            lambda _, args, kwargs: positions.append(kwargs.get("position_ids", args[-1])),
+            with_kwargs=True,
         )
     ]
 
@@ -42,7 +51,9 @@ def logits(model: Any, inputs: dict[str, Any], answer: Tensor, dead: list[Tensor
         def hook(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             kwargs = {**kwargs, "attention_mask": mask[:, None]}
             if compact:
-                kwargs["position_embeddings"] = decoder.rotary_emb.forward(args[0], ranked(positions[0], seen))
+                kwargs["position_embeddings"] = decoder.rotary_emb.forward(
+                    args[0], ranked(positions[0], seen)
+                )
             return args, kwargs
 
         return hook
@@ -51,7 +62,9 @@ def logits(model: Any, inputs: dict[str, Any], answer: Tensor, dead: list[Tensor
         handles.append(layer.register_forward_pre_hook(enter(number), with_kwargs=True))
     try:
         with torch.no_grad():
-            out = model(**{**given, "input_ids": ids, "attention_mask": valid.long()}, use_cache=False)
+            out = model(
+                **{**given, "input_ids": ids, "attention_mask": valid.long()}, use_cache=False
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -59,7 +72,9 @@ def logits(model: Any, inputs: dict[str, Any], answer: Tensor, dead: list[Tensor
 
 
 def ranked(positions: Tensor, seen: Tensor) -> Tensor:
-    """Position ids [B, S] or M-RoPE's [3, B, S] in which the values that no seen token uses are closed up; slow on purpose."""
+    """Position ids [B, S] or M-RoPE's [3, B, S] in which the values that no seen token uses are
+    closed up; slow on purpose.
+    """
     flat = positions.ndim == 2
     axes = positions.expand(len(seen), -1)[None] if flat else positions
     result = axes.clone()

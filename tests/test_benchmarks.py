@@ -49,7 +49,9 @@ metric_list:
   - {metric: accuracy, aggregation: mean, higher_is_better: true}
   - {metric: f1, aggregation: !function utils.f1, higher_is_better: true}
 """
-SUBMISSION = "  - {metric: submission, aggregation: !function utils.submit, higher_is_better: false}\n"
+SUBMISSION = (
+    "  - {metric: submission, aggregation: !function utils.submit, higher_is_better: false}\n"
+)
 
 ANSWERS = ["yes", "well, yes", "no", "I say no", "maybe", ""]
 TRUTH = ["yes", "no", "no", "no", "yes", "yes"]
@@ -95,7 +97,9 @@ class Parrot:
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """What lmms-eval's own evaluator reports for the answers, from its own loading of the same YAML."""
+    """What lmms-eval's own evaluator reports for the answers, from its own loading of the same
+    YAML.
+    """
     file = write_task(tmp_path_factory.mktemp("task"))
     with benchmarks._quiet():
         from lmms_eval.evaluator import evaluate
@@ -103,7 +107,9 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
         manager = TaskManager("ERROR", include_path=[str(file.parent)], include_defaults=False)
         tasks = get_task_dict(["mine"], manager, "chat")
-        found = evaluate(Parrot(), tasks, bootstrap_iters=0, log_samples=False, process_docs_parallel=1)
+        found = evaluate(
+            Parrot(), tasks, bootstrap_iters=0, log_samples=False, process_docs_parallel=1
+        )
     return file, found["results"]["mine"]
 
 
@@ -114,12 +120,26 @@ def test_scores_are_what_lmms_eval_reports(reported: tuple[Path, dict[str, Any]]
     ours = {m: benchmark.aggregate(m, [scores[i][m] for i in scores]) for m in ("accuracy", "f1")}
     assert ours == {metric: theirs[f"{metric},last"] for metric in ours}
     assert ours["accuracy"] == 0.5
-    assert [benchmark.value(scores[i], "accuracy") for i in range(6)] == [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    assert [benchmark.value(scores[i], "accuracy") for i in range(6)] == [
+        1.0,
+        0.0,
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+    ]
 
 
 def test_a_built_in_task():
     benchmark = benchmarks.load_task("scenes_mixed", 6)
-    assert [request.question_type for request in benchmark.requests] == ["color", "shape", "digit", "count", "exist", "color"]
+    assert [request.question_type for request in benchmark.requests] == [
+        "color",
+        "shape",
+        "digit",
+        "count",
+        "exist",
+        "color",
+    ]
     assert benchmark.primary == "exact_match"
     assert benchmark.higher_is_better("exact_match")
     first = benchmark.requests[0]
@@ -128,7 +148,9 @@ def test_a_built_in_task():
     turn = benchmark.messages(first)[0]["content"]
     assert turn[0]["url"].size == (224, 224)
     assert turn[1] == {"type": "text", "text": first.question}
-    right = {request.doc_id: request.reference.upper() + "." for request in benchmark.requests[:5]} | {5: "?"}
+    right = {
+        request.doc_id: request.reference.upper() + "." for request in benchmark.requests[:5]
+    } | {5: "?"}
     scores = benchmark.score(right)
     values = [scores[doc_id]["exact_match"] for doc_id in right]
     assert values == [1, 1, 1, 1, 1, 0]
@@ -148,7 +170,9 @@ def test_the_first_image_may_be_the_broken_one(tmp_path: Path):
 
 
 def test_a_submission_is_no_metric(tmp_path: Path):
-    benchmark: Benchmark = benchmarks.load_task(str(write_task(tmp_path, text=TASK + SUBMISSION)), 2)
+    benchmark: Benchmark = benchmarks.load_task(
+        str(write_task(tmp_path, text=TASK + SUBMISSION)), 2
+    )
     scores = benchmark.score({0: "yes", 1: "no"})
     assert benchmark.primary == "accuracy"
     assert benchmark.aggregate("submission", [scores[0]["submission"]]) is None
@@ -194,7 +218,10 @@ def test_a_limit_above_what_there_is_means_all(tmp_path: Path):
 
 
 def test_built_in_tasks_make_no_more_than_they_can_soon():
-    with pytest.raises(TaskError, match="limit is 1000000, and scenes_mixed makes 2000 questions at most; use limit=2000"):
+    with pytest.raises(
+        TaskError,
+        match="limit is 1000000, and scenes_mixed makes 2000 questions at most; use limit=2000",
+    ):
         benchmarks.load_task("scenes_mixed", 10**6)
 
 
@@ -210,6 +237,8 @@ def test_built_in_tasks_make_no_more_than_they_can_soon():
     ],
 )
 def test_scenes_that_cannot_be_made(tmp_path: Path, scenes: str, said: str):
-    (tmp_path / "mine.yaml").write_text(f"task: mine\ntest_split: test\nmetadata:\n  scenes: {scenes}\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"task: mine\ntest_split: test\nmetadata:\n  scenes: {scenes}\n"
+    )
     with pytest.raises(TaskError, match=said):
         benchmarks.load_task(str(tmp_path / "mine.yaml"))

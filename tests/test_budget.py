@@ -12,7 +12,9 @@ from prunebench.sites import Site
 
 
 def test_the_fields_example() -> None:
-    """FastV before layer 2 of 32 at a mean of 192 of 576 keeps 166; a mean of 32 is out of reach, 36 are spent before."""
+    """FastV before layer 2 of 32 at a mean of 192 of 576 keeps 166; a mean of 32 is out of reach,
+    36 are spent before.
+    """
     assert solve(Budget(192), [llm(2)], 576, 32) == (Stage(llm(2), 166),)
     with pytest.raises(BudgetError, match=r"32 .*out of reach at llm:2.*still spends 36\.9"):
         solve(Budget(32), [llm(2)], 576, 32)
@@ -28,7 +30,9 @@ def test_a_plan_spends_the_budget(kind: str, layers: int, available: int, share_
             continue
         budget = Budget(share_, kind)  # type: ignore[arg-type]
         stages = solve(budget, sites, available, layers)
-        cost = spent(budget.kind, alive(stages, available, layers), cached(stages, available, layers))
+        cost = spent(
+            budget.kind, alive(stages, available, layers), cached(stages, available, layers)
+        )
         assert abs(cost - share_ * available) <= 0.5
         keeps = [s.keep for s in stages]
         assert keeps == sorted(keeps, reverse=True)
@@ -57,7 +61,9 @@ def test_all_of_it_is_all_of_it() -> None:
         assert all(s.keep == 64 for s in solve(Budget(1.0), sites, 64, 6))
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "0.0", "-0.5", "1.01", "nan", "inf", "many", "", "mean:", "tokens:5", "1e3"])
+@pytest.mark.parametrize(
+    "text", ["0", "-3", "0.0", "-0.5", "1.01", "nan", "inf", "many", "", "mean:", "tokens:5", "1e3"]
+)
 def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(BudgetError, match=r"budget"):
         Budget.parse(text)
@@ -76,7 +82,12 @@ def test_plans_of_many_stages_spend_what_they_may(kind: Kind) -> None:
         except BudgetError:
             continue
         cost = spent(kind, alive(stages, available, layers), cached(stages, available, layers))
-        assert abs(cost - budget.tokens(available)) <= 0.5 + 1e-6, (budget, stages, available, layers)
+        assert abs(cost - budget.tokens(available)) <= 0.5 + 1e-6, (
+            budget,
+            stages,
+            available,
+            layers,
+        )
         counts = [stage.keep for stage in stages]
         assert counts == sorted(counts, reverse=True)
         assert 1 <= counts[-1] <= counts[0] <= available
@@ -92,7 +103,12 @@ def test_parsing() -> None:
 
 
 def test_sites_order_and_names() -> None:
-    assert sorted([llm(2), INPUT, llm(1), Site.parse("vision:3")]) == [Site.parse("vision:3"), INPUT, llm(1), llm(2)]
+    assert sorted([llm(2), INPUT, llm(1), Site.parse("vision:3")]) == [
+        Site.parse("vision:3"),
+        INPUT,
+        llm(1),
+        llm(2),
+    ]
     assert [str(s) for s in (INPUT, llm(2))] == ["input", "llm:2"]
     for wrong in ("llm:0", "llm", "input:1", "vision", "decoder:3"):
         with pytest.raises(ValueError, match=r"site|llm:0"):

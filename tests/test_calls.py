@@ -1,4 +1,6 @@
-"""Whatever way a model is called inside a block, dropping equals hiding at every step, or the refusal names the way."""
+"""Whatever way a model is called inside a block, dropping equals hiding at every step, or the
+refusal names the way.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,15 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from prunebench import Keep, Signal, Stage, VisualTokens, llm, prune
 from prunebench.engine.stream import EngineError
-from prunebench.models import Unsupported, adapter_of
+from prunebench.models import Unsupported, family_of
 
 QUESTION = "color of 5 color of 5 color of"
 CLOSE = {"atol": 5e-4, "rtol": 2e-4}
 
 
-def generate(model: Any, inputs: dict[str, Any], steps: int = 10, **options: Any) -> tuple[Tensor, Tensor]:
+def generate(
+    model: Any, inputs: dict[str, Any], steps: int = 10, **options: Any
+) -> tuple[Tensor, Tensor]:
     """Tokens [B, T] and their logits [B, T, V] of one greedy call."""
     out = model.generate(
         **inputs,
@@ -47,12 +51,22 @@ def generate(model: Any, inputs: dict[str, Any], steps: int = 10, **options: Any
 
 
 def check(
-    model: Any, inputs: dict[str, Any], plan: tuple[Stage, ...], positions: Any, *, twin: Any = None, **options: Any
+    model: Any,
+    inputs: dict[str, Any],
+    plan: tuple[Stage, ...],
+    positions: Any,
+    *,
+    twin: Any = None,
+    **options: Any,
 ) -> Any:
-    """Compare every step with the oracle, which runs on `twin` where the model's kernel takes no masks of its; the trace."""
+    """Compare every step with the oracle, which runs on `twin` where the model's kernel takes no
+    masks of its; the trace.
+    """
     with prune(model, Draw(), plan=plan, positions=positions, seeds=[3]) as trace:
         tokens, got = generate(model, inputs, **options)
-    want = logits(twin or model, inputs, tokens, dead_columns(model, inputs, trace), positions == "compact")
+    want = logits(
+        twin or model, inputs, tokens, dead_columns(model, inputs, trace), positions == "compact"
+    )
     torch.testing.assert_close(got, want, **CLOSE)
     return trace
 
@@ -67,25 +81,35 @@ class Lengths:
 @pytest.fixture
 def lengths(model: Any) -> Iterator[list[int]]:
     calls: list[int] = []
-    hook = model.register_forward_pre_hook(lambda _, __, kwargs: calls.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    hook = model.register_forward_pre_hook(
+        lambda _, __, kwargs: calls.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
     yield calls
     hook.remove()
 
 
-# ---- several tokens a step ----------------------------------------------------------------------------------------
+# ---- several tokens a step -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_drafts_looked_up_in_the_prompt(model: Any, inputs_of: Any, lengths: list[int], plan: str, positions: Any) -> None:
+def test_drafts_looked_up_in_the_prompt(
+    model: Any, inputs_of: Any, lengths: list[int], plan: str, positions: Any
+) -> None:
     inputs = inputs_of(([picture(112, 84)], QUESTION))
     drafted = check(model, inputs, PLANS[plan], positions, prompt_lookup_num_tokens=4)
     assert lengths[0] > inputs["input_ids"].shape[1]  # the prefill came with drafts
     assert sum(lengths[1:]) > 9  # and most drafts were rejected
     plain = check(model, inputs, PLANS[plan], positions)
     for ours, theirs in zip(drafted.samples, plain.samples, strict=True):
-        assert {s: k.tolist() for s, k in ours.kept.items()} == {s: k.tolist() for s, k in theirs.kept.items()}
-        assert (ours.text, ours.cached, ours.kv_bytes) == (theirs.text, theirs.cached, theirs.kv_bytes)
+        assert {s: k.tolist() for s, k in ours.kept.items()} == {
+            s: k.tolist() for s, k in theirs.kept.items()
+        }
+        assert (ours.text, ours.cached, ours.kv_bytes) == (
+            theirs.text,
+            theirs.cached,
+            theirs.kv_bytes,
+        )
 
 
 def test_drafts_of_another_model(model: Any, inputs_of: Any, lengths: list[int]) -> None:
@@ -96,10 +120,19 @@ def test_drafts_of_another_model(model: Any, inputs_of: Any, lengths: list[int])
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl", "eager"])
-def test_drafts_in_other_families_and_kernels(name: str, model: Any, eager_model: Any, inputs_of: Any) -> None:
+def test_drafts_in_other_families_and_kernels(
+    name: str, model: Any, eager_model: Any, inputs_of: Any
+) -> None:
     if name == "eager":
         inputs = inputs_of(([picture(112, 84)], QUESTION))
-        check(eager_model, inputs, PLANS["three stages"], "compact", twin=model, prompt_lookup_num_tokens=3)
+        check(
+            eager_model,
+            inputs,
+            PLANS["three stages"],
+            "compact",
+            twin=model,
+            prompt_lookup_num_tokens=3,
+        )
         return
     family = families.build(name)
     inputs = family.inputs(([picture(*family.sizes[0])], QUESTION))
@@ -114,7 +147,9 @@ def test_no_signal_sees_a_draft(model: Any, inputs_of: Any) -> None:
         with prune(model, spy, 0.5):
             generate(model, inputs, 3, **options)
     for signal in Spy.needs:
-        torch.testing.assert_close(drafted.seen[0].signals[signal], plain.seen[0].signals[signal], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            drafted.seen[0].signals[signal], plain.seen[0].signals[signal], atol=1e-5, rtol=1e-4
+        )
 
 
 def test_no_probe_sees_a_draft(model: Any, inputs_of: Any) -> None:
@@ -131,7 +166,9 @@ def test_no_probe_sees_a_draft(model: Any, inputs_of: Any) -> None:
         with prune(model, spy, 0.5):
             generate(model, inputs, 3, **options)
     for signal in Probing.needs:
-        torch.testing.assert_close(drafted.seen[0].signals[signal], plain.seen[0].signals[signal], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            drafted.seen[0].signals[signal], plain.seen[0].signals[signal], atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -145,25 +182,33 @@ def test_several_tokens_by_hand(model: Any, inputs_of: Any, plan: str) -> None:
         last = model(input_ids=turn[:, :1], past_key_values=out.past_key_values)
     got = torch.cat([out.logits[:, -1:], more.logits, last.logits], dim=1)
     answer = torch.cat([turn, turn[:, :2]], dim=1)
-    torch.testing.assert_close(got, logits(model, inputs, answer, dead_columns(model, inputs, trace)), **CLOSE)
+    torch.testing.assert_close(
+        got, logits(model, inputs, answer, dead_columns(model, inputs, trace)), **CLOSE
+    )
 
 
 def test_images_of_a_further_turn_are_refused(model: Any, inputs_of: Any) -> None:
     inputs = inputs_of(([picture(112, 84)], "color of 5"))
     with prune(model, Draw(), 0.5), torch.no_grad():
         held = model(**inputs).past_key_values
-        with pytest.raises(EngineError, match="pixel_values came with a cache that already holds a prompt"):
+        with pytest.raises(
+            EngineError, match="pixel_values came with a cache that already holds a prompt"
+        ):
             model(**{**inputs, "attention_mask": None}, past_key_values=held)
 
 
-# ---- windows ------------------------------------------------------------------------------------------------------
+# ---- windows -------------------------------------------------------------------------------------
 
 
 @cache
 def windowed(window: int | None) -> Any:
     """LLaVA with a Mistral, whose configuration names a window and no kinds of layers."""
     family = families.build("llava")
-    text = {"model_type": "mistral", "sliding_window": window, **families.llama(family.model.config.text_config.vocab_size)}
+    text = {
+        "model_type": "mistral",
+        "sliding_window": window,
+        **families.llama(family.model.config.text_config.vocab_size),
+    }
     config = LlavaConfig(
         text_config=text,
         vision_config=llava.VISION,
@@ -186,7 +231,10 @@ def test_a_window_that_hides_something_is_refused(plan: str) -> None:
     family, model = windowed(12)
     inputs = family.inputs(([picture(56, 56)], "color of 5"))
     for call in (lambda: model(**inputs), lambda: generate(model, inputs)):
-        with prune(model, Draw(), plan=PLANS[plan]), pytest.raises(Unsupported, match="looks back 12 positions"):
+        with (
+            prune(model, Draw(), plan=PLANS[plan]),
+            pytest.raises(Unsupported, match="looks back 12 positions"),
+        ):
             call()
     with prune(model, "none", 1.0):
         _, got = generate(model, inputs)
@@ -200,7 +248,10 @@ def test_a_window_is_served_up_to_its_edge(plan: str, positions: Any) -> None:
     inputs = family.inputs(([picture(56, 56)], "color of 5"))
     width = inputs["input_ids"].shape[1]
     check(model, inputs, PLANS[plan], positions, steps=27 - width, prompt_lookup_num_tokens=2)
-    with prune(model, Draw(), plan=PLANS[plan]), pytest.raises(Unsupported, match="the sequence has 30"):
+    with (
+        prune(model, Draw(), plan=PLANS[plan]),
+        pytest.raises(Unsupported, match="the sequence has 30"),
+    ):
         generate(model, inputs, 12)
 
 
@@ -218,45 +269,66 @@ def test_windows_of_some_layers() -> None:
 
     from prunebench.engine.window import window_of
 
-    config = Qwen2_5_VLTextConfig(num_hidden_layers=6, use_sliding_window=True, sliding_window=24, max_window_layers=3)
+    config = Qwen2_5_VLTextConfig(
+        num_hidden_layers=6, use_sliding_window=True, sliding_window=24, max_window_layers=3
+    )
     assert window_of(config) == 24
     assert window_of(Qwen2_5_VLTextConfig(num_hidden_layers=6, sliding_window=24)) is None
 
 
-# ---- prompts that end with their image ----------------------------------------------------------------------------
+# ---- prompts that end with their image -----------------------------------------------------------
 
 
 def ending(inputs: dict[str, Any], visual: Tensor) -> dict[str, Any]:
     """The inputs without the text behind the last visual token."""
     end = int(visual[0].nonzero()[-1, 0]) + 1
     return {
-        name: value[:, :end] if isinstance(value, Tensor) and value.shape[:2] == visual.shape else value
+        name: value[:, :end]
+        if isinstance(value, Tensor) and value.shape[:2] == visual.shape
+        else value
         for name, value in inputs.items()
     }
 
 
 def image_last(name: str, model: Any, inputs_of: Any) -> tuple[Any, dict[str, Any], Tensor]:
-    """A miniature of the family, a prompt that ends with its image, and the text [1, 3] that was cut off."""
+    """A miniature of the family, a prompt that ends with its image, and the text [1, 3] that was
+    cut off.
+    """
     if name == "qwen2_5_vl":
         inputs = inputs_of(([picture(112, 84)], "color of 5"))
     else:
         family = families.build(name)
         model, inputs = family.model, family.inputs(([picture(*family.sizes[0])], "color of 5"))
-    return model, ending(inputs, adapter_of(model).visual(model, inputs["input_ids"])), inputs["input_ids"][:, -3:]
+    return (
+        model,
+        ending(inputs, family_of(model).visual(model, inputs["input_ids"])),
+        inputs["input_ids"][:, -3:],
+    )
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl"])
-def test_the_last_position_survives(model: Any, inputs_of: Any, name: str, plan: str, positions: Any) -> None:
+def test_the_last_position_survives(
+    model: Any, inputs_of: Any, name: str, plan: str, positions: Any
+) -> None:
     served, inputs, text = image_last(name, model, inputs_of)
     answer = torch.cat([text, text[:, :1]], dim=1)
-    with prune(served, Draw(), plan=PLANS[plan], positions=positions, seeds=[3]) as trace, torch.no_grad():
+    with (
+        prune(served, Draw(), plan=PLANS[plan], positions=positions, seeds=[3]) as trace,
+        torch.no_grad(),
+    ):
         steps = [served(**inputs)]
         for step in range(3):
-            steps.append(served(input_ids=answer[:, step : step + 1], past_key_values=steps[0].past_key_values))
+            steps.append(
+                served(
+                    input_ids=answer[:, step : step + 1], past_key_values=steps[0].past_key_values
+                )
+            )
     got = torch.cat([step.logits[:, -1:] for step in steps], dim=1)
-    want = logits(served, inputs, answer, dead_columns(served, inputs, trace), positions == "compact")
+    want = logits(
+        served, inputs, answer, dead_columns(served, inputs, trace), positions == "compact"
+    )
     torch.testing.assert_close(got, want, **CLOSE)
     (sample,) = trace.samples
     for stage in PLANS[plan]:
@@ -265,13 +337,20 @@ def test_the_last_position_survives(model: Any, inputs_of: Any, name: str, plan:
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl"])
-def test_answers_behind_an_image_go_on_where_generate_does(model: Any, inputs_of: Any, name: str) -> None:
-    """Behind an image M-RoPE's axes part, and `generate` goes on from each: so it does on a pruned prompt."""
+def test_answers_behind_an_image_go_on_where_generate_does(
+    model: Any, inputs_of: Any, name: str
+) -> None:
+    """Behind an image M-RoPE's axes part, and `generate` goes on from each: so it does on a pruned
+    prompt.
+    """
     served, inputs, _ = image_last(name, model, inputs_of)
     places: list[list[Any]] = []
     rotary = served.get_decoder().rotary_emb
     hook = rotary.register_forward_pre_hook(
-        lambda _, args, kwargs: places.append(kwargs.get("position_ids", args[-1])[..., -1:].tolist()), with_kwargs=True
+        lambda _, args, kwargs: places.append(
+            kwargs.get("position_ids", args[-1])[..., -1:].tolist()
+        ),
+        with_kwargs=True,
     )
     generate(served, inputs, 4)
     plain, places[:] = list(places), []
@@ -283,7 +362,7 @@ def test_answers_behind_an_image_go_on_where_generate_does(model: Any, inputs_of
 
 def test_a_pinned_position_is_not_offered_and_counts(model: Any, inputs_of: Any) -> None:
     inputs = inputs_of(([picture(112, 84)], "color of 5"))
-    inputs = ending(inputs, adapter_of(model).visual(model, inputs["input_ids"]))
+    inputs = ending(inputs, family_of(model).visual(model, inputs["input_ids"]))
     spy = Spy()
     with prune(model, spy, plan=(Stage(llm(2), 5), Stage(llm(3), 1))) as trace, torch.no_grad():
         model(**inputs)
@@ -293,7 +372,7 @@ def test_a_pinned_position_is_not_offered_and_counts(model: Any, inputs_of: Any)
     assert trace.samples[0].kept[llm(3)].tolist() == [11]
 
 
-# ---- copies and wrappers ------------------------------------------------------------------------------------------
+# ---- copies and wrappers -------------------------------------------------------------------------
 
 
 def test_a_copy_made_inside_is_a_model_of_its_own(inputs_of: Any) -> None:
@@ -315,7 +394,9 @@ def test_a_copy_made_inside_is_a_model_of_its_own(inputs_of: Any) -> None:
     assert torch.equal(generate(twin, inputs, 4)[1], plain)
     with prune(twin, Spy(), 0.5) as again:
         generate(twin, inputs, 2)
-    assert {s: k.tolist() for s, k in again.samples[0].kept.items()} == {s: k.tolist() for s, k in kept.items()}
+    assert {s: k.tolist() for s, k in again.samples[0].kept.items()} == {
+        s: k.tolist() for s, k in kept.items()
+    }
 
 
 class Holder(nn.Module):
@@ -337,7 +418,9 @@ def test_wrapped_models_are_served_inside(inputs_of: Any) -> None:
     with prune(model, Draw(), plan=plan, seeds=[3]), torch.no_grad():
         want = model(**inputs).logits
         tokens, _ = generate(model, inputs, 3)
-    wrapped = get_peft_model(miniature(), LoraConfig(target_modules=["q_proj"], init_lora_weights=True))
+    wrapped = get_peft_model(
+        miniature(), LoraConfig(target_modules=["q_proj"], init_lora_weights=True)
+    )
     for wrapper in (Holder(model), nn.DataParallel(model), Holder(Holder(model)), wrapped.eval()):
         with prune(wrapper, Draw(), plan=plan, seeds=[3]) as trace, torch.no_grad():
             torch.testing.assert_close(wrapper(**inputs).logits, want)
@@ -357,11 +440,14 @@ def test_compiled_models_are_served_by_generate_alone(inputs_of: Any) -> None:
         with pytest.raises(EngineError, match=r"model\._orig_mod"):
             compiled(**inputs)
     model.model.visual.compile(backend="eager")
-    with pytest.raises(EngineError, match=r"model\.visual of the model was compiled in place"), prune(model, Draw(), 0.5):
+    with (
+        pytest.raises(EngineError, match=r"model\.visual of the model was compiled in place"),
+        prune(model, Draw(), 0.5),
+    ):
         pass
 
 
-# ---- one model, one call at a time --------------------------------------------------------------------------------
+# ---- one model, one call at a time ---------------------------------------------------------------
 
 
 def test_blocks_may_end_in_any_order(inputs_of: Any) -> None:
@@ -385,7 +471,11 @@ def test_blocks_may_end_in_any_order(inputs_of: Any) -> None:
 
 
 def test_a_decoder_is_in_one_block_alone(model: Any) -> None:
-    with prune(model, Draw(), 0.5), pytest.raises(EngineError, match="another prune"), prune(Holder(model), Draw(), 0.5):
+    with (
+        prune(model, Draw(), 0.5),
+        pytest.raises(EngineError, match="another prune"),
+        prune(Holder(model), Draw(), 0.5),
+    ):
         pass
 
 
@@ -417,7 +507,7 @@ def test_a_second_thread_is_refused_and_one_worker_is_not(model: Any, inputs_of:
     assert "another thread" in str(faults[0])
 
 
-# ---- logits of chosen positions -----------------------------------------------------------------------------------
+# ---- logits of chosen positions ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("asked", [3, torch.tensor([-1, 0, -2]), torch.tensor([14, 0]), "mask"])
@@ -446,9 +536,15 @@ def masked(model: Any, inputs: dict[str, Any], dead: list[Tensor]) -> Tensor:
 
 def test_logits_of_pruned_positions_are_refused(model: Any, inputs_of: Any) -> None:
     inputs = inputs_of(([picture(112, 84)], "color of 5"))
-    place = int(adapter_of(model).visual(model, inputs["input_ids"])[0].nonzero()[0, 0])
-    for asked in (inputs["input_ids"].shape[1], torch.tensor([place, place + 1, place + 2, place + 3, place + 4])):
-        with prune(model, Draw(), plan=PLANS["llm:2"]), pytest.raises(EngineError, match="logits_to_keep asks for position"):
+    place = int(family_of(model).visual(model, inputs["input_ids"])[0].nonzero()[0, 0])
+    for asked in (
+        inputs["input_ids"].shape[1],
+        torch.tensor([place, place + 1, place + 2, place + 3, place + 4]),
+    ):
+        with (
+            prune(model, Draw(), plan=PLANS["llm:2"]),
+            pytest.raises(EngineError, match="logits_to_keep asks for position"),
+        ):
             model(**inputs, logits_to_keep=asked)
     with prune(model, Draw(), 0.5), pytest.raises(EngineError, match="outside the prompt"):
         model(**inputs, logits_to_keep=torch.tensor([99]))

@@ -1,4 +1,6 @@
-"""Cell identity: whatever decides a method's answers makes its cells other cells, and nothing else does."""
+"""Cell identity: whatever decides a method's answers makes its cells other cells, and nothing else
+does.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ class Holder(Trained):
 OPTIONS = ["limit=1", "budgets=0.5", "controls=false", "cost=false"]
 
 
-def write(folder: Path, *, sign: int = 1, score: str = "tokens.features.norm(dim=-1)", weight: float = 1.0) -> Path:
+def write(
+    folder: Path, *, sign: int = 1, score: str = "tokens.features.norm(dim=-1)", weight: float = 1.0
+) -> Path:
     """A method of a user's own that stands on a helper, on another method and on weights."""
     from safetensors.torch import save_file
 
@@ -88,7 +92,10 @@ def write(folder: Path, *, sign: int = 1, score: str = "tokens.features.norm(dim
     (folder / "sign_helper.py").write_text(f"SIGN = {sign}\n")
     (folder / "holder.py").write_text(HOLDER)
     (weights / "config.json").write_text(json.dumps({"sizes": {"channels": 1}}))
-    save_file({"weight": torch.full((1, 1), weight), "bias": torch.zeros(1)}, weights / "model.safetensors")
+    save_file(
+        {"weight": torch.full((1, 1), weight), "bias": torch.zeros(1)},
+        weights / "model.safetensors",
+    )
     return folder / "holder.py"
 
 
@@ -101,14 +108,23 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_finished_study_is_asked_again_when_what_it_stands_on_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.syspath_prepend(tmp_path)  # undone at the end; the method's own folder comes behind all others
+    monkeypatch.syspath_prepend(
+        tmp_path
+    )  # undone at the end; the method's own folder comes behind all others
     file, out = write(tmp_path), tmp_path / "study"
 
     def done_before() -> str:
-        (tmp_path / "grid.yaml").write_text(f"methods: [{{name: {file}, weights: {tmp_path / 'weights'}}}]\n")
+        (tmp_path / "grid.yaml").write_text(
+            f"methods: [{{name: {file}, weights: {tmp_path / 'weights'}}}]\n"
+        )
         assert main(["sweep", str(tmp_path / "grid.yaml"), *OPTIONS, f"out={out}"]) == 0
         err = capsys.readouterr().err
-        return next(line for line in err.splitlines() if "done before" in line).partition(",")[2].split(" of them")[0].strip()
+        return (
+            next(line for line in err.splitlines() if "done before" in line)
+            .partition(",")[2]
+            .split(" of them")[0]
+            .strip()
+        )
 
     def kept() -> str:
         (cell,) = (out / "cells").iterdir()
@@ -130,14 +146,19 @@ def test_a_finished_study_is_asked_again_when_what_it_stands_on_changes(
 
 def test_the_code_of_a_parent_and_of_a_sibling_counts():
     plus = registry.get("glimpseprune_plus")
-    parent, own = (Path(registry.get(name).__module__.replace(".", "/")) for name in ("glimpseprune", "glimpseprune_plus"))
+    parent, own = (
+        Path(registry.get(name).__module__.replace(".", "/"))
+        for name in ("glimpseprune", "glimpseprune_plus")
+    )
     assert parent != own
     before = source_digest(plus)
     from prunebench import identity as module
 
     noted = module._LOADED[registry.get("glimpseprune").__module__]
     try:
-        module._LOADED[registry.get("glimpseprune").__module__] = {name: text + b"#" for name, text in noted.items()}
+        module._LOADED[registry.get("glimpseprune").__module__] = {
+            name: text + b"#" for name, text in noted.items()
+        }
         assert source_digest(plus) != before
     finally:
         module._LOADED[registry.get("glimpseprune").__module__] = noted
@@ -186,7 +207,9 @@ def test_every_file_of_the_package_either_counts_or_does_not():
     assert all((package / part).exists() for part in named - {"methods", "tasks"})
 
 
-def test_a_method_is_prepared_once_a_cell_and_a_layout_made_once_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_method_is_prepared_once_a_cell_and_a_layout_made_once_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     calls: Counter[str] = Counter()
 
     def counted(owner: type, name: str) -> None:
@@ -200,7 +223,13 @@ def test_a_method_is_prepared_once_a_cell_and_a_layout_made_once_a_sample(tmp_pa
 
     counted(Pruner, "prepared")
     counted(LlavaNext, "layouts")
-    options = ["model=tiny-llava-next", "methods=fastervlm,random,divprune", "budgets=0.5,0.25", "limit=4", "controls=false"]
+    options = [
+        "model=tiny-llava-next",
+        "methods=fastervlm,random,divprune",
+        "budgets=0.5,0.25",
+        "limit=4",
+        "controls=false",
+    ]
     assert main(["sweep", *options, "cost=false", f"out={tmp_path / 'study'}"]) == 0
     # six cells, and the method that prunes nothing, which stands in for those that work on pixels;
     # four samples, and the picture on which the processor is tried when the model is loaded

@@ -28,7 +28,10 @@ from prunebench.cli import main
         (["sweep", "methods=none", "out=file/study"], "study folder file/study cannot be written"),
         (["report", "nowhere"], "nowhere"),
         (["report", "x" * 300], "File name too long"),
-        (["sweep", "limit=1000000"], "limit is 1000000, and scenes_mixed makes 2000 questions at most"),
+        (
+            ["sweep", "limit=1000000"],
+            "limit is 1000000, and scenes_mixed makes 2000 questions at most",
+        ),
         (["sweep", *["seed=1"] * 5000], "5000 options are given"),
         (["sweep", "model=\udcff"], "no printable text"),
         (["sweep", "--limit", "3"], "unrecognized arguments: --limit;"),
@@ -37,7 +40,10 @@ from prunebench.cli import main
         ([], "required: COMMAND"),
         (["show", "methd=fastv"], "unknown key methd; did you mean 'method'?"),
         (["show", "sample=-1"], "sample is -1; it starts at 0"),
-        (["show", "sample=99999"], "sample is 99999, and scenes_mixed makes 2000 questions at most"),
+        (
+            ["show", "sample=99999"],
+            "sample is 99999, and scenes_mixed makes 2000 questions at most",
+        ),
         (["show", "budget=x"], "budget 'x' is no number"),
         (["show", "method="], "method is empty"),
         (["show", "task=scenes"], "task scenes is a suite; name one of scenes_color"),
@@ -58,7 +64,11 @@ from prunebench.cli import main
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
 ):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
@@ -78,7 +88,10 @@ def test_mistakes_are_one_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.py", "file"]
 
 
-@pytest.mark.parametrize(("what", "name"), [("models", "tiny-qwen2.5-vl"), ("methods", "fastv"), ("tasks", "scenes_mixed")])
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("models", "tiny-qwen2.5-vl"), ("methods", "fastv"), ("tasks", "scenes_mixed")],
+)
 def test_lists(capsys: pytest.CaptureFixture[str], what: str, name: str):
     assert main(["list", what, "--json"]) == 0
     assert name in [row["name"] for row in json.loads(capsys.readouterr().out)]
@@ -86,7 +99,9 @@ def test_lists(capsys: pytest.CaptureFixture[str], what: str, name: str):
     assert name in capsys.readouterr().out
 
 
-def test_a_new_method_passes_its_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_new_method_passes_its_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.chdir(tmp_path)
     assert main(["new", "mine"]) == 0
     assert main(["check", "mine.py"]) == 0
@@ -94,8 +109,12 @@ def test_a_new_method_passes_its_check(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["new", "mine"]) == 2
 
 
-def test_a_method_that_breaks_the_contract_fails_its_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "mine.py").write_text(MINE.replace("tokens.features.norm(p=self.power, dim=-1)", "torch.rand(len(tokens))"))
+def test_a_method_that_breaks_the_contract_fails_its_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "mine.py").write_text(
+        MINE.replace("tokens.features.norm(p=self.power, dim=-1)", "torch.rand(len(tokens))")
+    )
     assert main(["check", str(tmp_path / "mine.py")]) == 1
     assert "FAIL" in capsys.readouterr().out
 
@@ -124,7 +143,9 @@ def test_show_puts_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
     assert "show that one alone" in capsys.readouterr().err
 
 
-def test_an_error_that_is_nobodys_fault_but_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+def test_an_error_that_is_nobodys_fault_but_ours_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+):
     def broken() -> list[str]:
         raise KeyError("a bug")
 
@@ -133,14 +154,19 @@ def test_an_error_that_is_nobodys_fault_but_ours_keeps_its_traceback(monkeypatch
         main(["list", "tasks"])
 
 
-def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     def full() -> list[str]:
         raise OSError(errno.ENOSPC, "No space left on device", "study/cell.json")
 
     monkeypatch.setattr("prunebench.benchmarks.listed", full)
     assert main(["list", "tasks"]) == 1
     said = capsys.readouterr().err.strip()
-    assert said == "prunebench: error: cannot write study/cell.json: No space left on device; what is finished is kept"
+    assert (
+        said
+        == "prunebench: error: cannot write study/cell.json: No space left on device; what is finished is kept"
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +218,9 @@ def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch)
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_stopped_sweep_keeps_its_samples_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_stopped_sweep_keeps_its_samples_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     stopping = MINE.replace("import torch\n", "import os, signal, torch\nSEEN = []\n").replace(
         "        return tokens",
         "        SEEN.append(1)\n"
@@ -200,11 +228,20 @@ def test_a_stopped_sweep_keeps_its_samples_and_goes_on(tmp_path: Path, capsys: p
         "        return tokens",
     )
     (tmp_path / "mine.py").write_text(stopping)
-    words = ["sweep", f"methods={tmp_path / 'mine.py'}", "controls=false", "cost=false", "budgets=0.5", "limit=4"]
+    words = [
+        "sweep",
+        f"methods={tmp_path / 'mine.py'}",
+        "controls=false",
+        "cost=false",
+        "budgets=0.5",
+        "limit=4",
+    ]
     words.append(f"out={tmp_path / 'study'}")
     assert main(words) == 143
     err = capsys.readouterr().err
-    assert err.endswith("stopped by SIGTERM; finished samples are kept, and the same command goes on from here\n")
+    assert err.endswith(
+        "stopped by SIGTERM; finished samples are kept, and the same command goes on from here\n"
+    )
     assert "Traceback" not in err
     journal = next((tmp_path / "study").glob("cells/*mine*/samples.jsonl"))
     assert len(journal.read_text().splitlines()) == 3
@@ -212,11 +249,22 @@ def test_a_stopped_sweep_keeps_its_samples_and_goes_on(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    "fault", ["raise SystemExit(0)", "import sys; sys.exit()", "raise KeyboardInterrupt", "raise GeneratorExit"]
+    "fault",
+    [
+        "raise SystemExit(0)",
+        "import sys; sys.exit()",
+        "raise KeyboardInterrupt",
+        "raise GeneratorExit",
+    ],
 )
-def test_a_method_cannot_end_the_program_as_if_all_were_well(tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str):
+def test_a_method_cannot_end_the_program_as_if_all_were_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+):
     (tmp_path / "mine.py").write_text(MINE + fault + "\n")
-    for words in (["check", str(tmp_path / "mine.py")], ["sweep", f"methods={tmp_path / 'mine.py'}"]):
+    for words in (
+        ["check", str(tmp_path / "mine.py")],
+        ["sweep", f"methods={tmp_path / 'mine.py'}"],
+    ):
         assert main(words) in (1, 2)
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
@@ -224,7 +272,9 @@ def test_a_method_cannot_end_the_program_as_if_all_were_well(tmp_path: Path, cap
         assert "mine.py" in lines[0]
 
 
-def test_text_of_others_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_text_of_others_is_shown_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     from prunebench.benchmarks import Listed
 
     listed = [Listed("[/x]", "task", "a [bold]word[/bold] \x1b[31m \udcff")]
@@ -235,7 +285,9 @@ def test_text_of_others_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch, capsy
     assert r"a [bold]word[/bold] \x1b[31m \udcff" in out
 
 
-def test_a_broken_method_leaves_the_others_in_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_broken_method_leaves_the_others_in_the_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     from prunebench import registry
 
     get = registry.get

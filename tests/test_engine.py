@@ -1,4 +1,6 @@
-"""Signals are the model's own attention; what the engine cannot serve is refused; a pruner that breaks its contract is named."""
+"""Signals are the model's own attention; what the engine cannot serve is refused; a pruner that
+breaks its contract is named.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,23 @@ from conftest import miniature, picture
 from test_equivalence import PROMPTS, Draw, run
 from transformers import GenerationConfig, StaticCache
 
-from prunebench import INPUT, PIXELS, Budget, BudgetError, Keep, Pruner, Signal, Site, Stage, VisualTokens, llm, prune, vision
+from prunebench import (
+    INPUT,
+    PIXELS,
+    Budget,
+    BudgetError,
+    Keep,
+    Pruner,
+    Signal,
+    Site,
+    Stage,
+    VisualTokens,
+    llm,
+    prune,
+    vision,
+)
 from prunebench.engine.stream import EngineError
-from prunebench.models import Unsupported, adapter_of
+from prunebench.models import Unsupported, family_of
 
 
 @dataclass(frozen=True)
@@ -48,14 +64,16 @@ def eager_attention(eager_model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_signals_are_the_models_own(model: Any, eager_model: Any, inputs_of: Any, prompt: str) -> None:
+def test_signals_are_the_models_own(
+    model: Any, eager_model: Any, inputs_of: Any, prompt: str
+) -> None:
     inputs = PROMPTS[prompt](inputs_of)
     attention, hidden = eager_attention(eager_model, inputs)
     spy = Spy()
     with prune(model, spy, 0.5), torch.no_grad():
         model(**inputs)
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-    visual = adapter_of(model).visual(model, ids)
+    visual = family_of(model).visual(model, ids)
     for row, tokens in enumerate(spy.seen):
         columns = visual[row].nonzero()[:, 0]
         text = (~visual[row] & mask[row]).nonzero()[:, 0]
@@ -63,9 +81,15 @@ def test_signals_are_the_models_own(model: Any, eager_model: Any, inputs_of: Any
         close = {"atol": 2e-5, "rtol": 1e-3}
         torch.testing.assert_close(tokens.features, hidden[2][row, columns], atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(tokens.text_features, hidden[2][row, text], atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(tokens.last_query_attention, attention[1][row, :, -1, columns], **close)
-        torch.testing.assert_close(tokens.next_query_attention, attention[2][row, :, -1, columns], **close)
-        torch.testing.assert_close(tokens.text_attention, attention[1][row][:, behind][:, :, columns], **close)
+        torch.testing.assert_close(
+            tokens.last_query_attention, attention[1][row, :, -1, columns], **close
+        )
+        torch.testing.assert_close(
+            tokens.next_query_attention, attention[2][row, :, -1, columns], **close
+        )
+        torch.testing.assert_close(
+            tokens.text_attention, attention[1][row][:, behind][:, :, columns], **close
+        )
         assert tokens.keys.shape == (2, len(columns), 20)
 
 
@@ -76,7 +100,7 @@ def test_keys_are_the_cached_ones(model: Any, inputs_of: Any) -> None:
         plain = model(**inputs).past_key_values.layers[2].keys
         with prune(model, spy, 0.6):
             model(**inputs)
-    visual = adapter_of(model).visual(model, inputs["input_ids"])
+    visual = family_of(model).visual(model, inputs["input_ids"])
     for row, tokens in enumerate(spy.seen):
         torch.testing.assert_close(tokens.keys, plain[row][:, visual[row]])
 
@@ -86,7 +110,10 @@ def test_layout_says_where_tokens_lie(model: Any, inputs_of: Any) -> None:
     with prune(model, spy, 0.5), torch.no_grad():
         model(**inputs_of(([picture(112, 84), picture(84, 56, 1)], "color of 5")))
     layout = spy.seen[0].layout
-    assert [(t.image, t.rows, t.columns, t.kind) for t in layout.tiles] == [(0, 3, 4, "image"), (1, 2, 3, "image")]
+    assert [(t.image, t.rows, t.columns, t.kind) for t in layout.tiles] == [
+        (0, 3, 4, "image"),
+        (1, 2, 3, "image"),
+    ]
     assert layout.row[:5].tolist() == [0, 0, 0, 0, 1]
     assert layout.column[-3:].tolist() == [0, 1, 2]
     assert layout.tile.tolist() == [0] * 12 + [1] * 6
@@ -96,7 +123,10 @@ def test_video_frames_are_tiles(model: Any, inputs_of: Any) -> None:
     spy = Spy()
     with prune(model, spy, 0.5), torch.no_grad():
         model(**PROMPTS["video"](inputs_of))
-    assert [(t.kind, t.frame, t.rows, t.columns) for t in spy.seen[0].tiles] == [("frame", 0, 3, 4), ("frame", 1, 3, 4)]
+    assert [(t.kind, t.frame, t.rows, t.columns) for t in spy.seen[0].tiles] == [
+        ("frame", 0, 3, 4),
+        ("frame", 1, 3, 4),
+    ]
 
 
 def test_an_undeclared_signal_is_refused(model: Any, inputs_of: Any) -> None:
@@ -143,7 +173,9 @@ def test_a_broken_pruner_is_named(model: Any, inputs_of: Any, answer: Any, messa
         ((Stage(INPUT, 13),), EngineError, "plans to keep 13 of 12"),
     ],
 )
-def test_an_impossible_plan_is_refused(model: Any, inputs_of: Any, plan: Any, error: Any, message: str) -> None:
+def test_an_impossible_plan_is_refused(
+    model: Any, inputs_of: Any, plan: Any, error: Any, message: str
+) -> None:
     with prune(model, Draw(), plan=plan), pytest.raises(error, match=message):
         model(**PROMPTS["one image"](inputs_of))
 
@@ -170,7 +202,9 @@ def test_budgets_out_of_reach_are_refused(model: Any, inputs_of: Any) -> None:
         ({"input_ids": None, "inputs_embeds": torch.zeros(1, 20, 80)}, "input_ids"),
     ],
 )
-def test_forward_calls_it_cannot_serve_are_refused(model: Any, inputs_of: Any, change: Any, message: str) -> None:
+def test_forward_calls_it_cannot_serve_are_refused(
+    model: Any, inputs_of: Any, change: Any, message: str
+) -> None:
     inputs = {**PROMPTS["one image"](inputs_of), **change}
     with prune(model, Draw(), 0.5), pytest.raises(EngineError, match=message):
         model(**inputs)
@@ -186,12 +220,20 @@ def test_forward_calls_it_cannot_serve_are_refused(model: Any, inputs_of: Any, c
         ({"generation_config": GenerationConfig(guidance_scale=1.5)}, r"guidance_scale=1\.5"),
         ({"negative_prompt_ids": torch.zeros(1, 2, dtype=torch.long)}, "negative_prompt_ids"),
         ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha=0.6.*contrastively"),
-        ({"assistant_early_exit": 2}, "assistant_early_exit=2, which drafts with the pruned model itself"),
+        (
+            {"assistant_early_exit": 2},
+            "assistant_early_exit=2, which drafts with the pruned model itself",
+        ),
         ({"custom_generate": "someone/sampling"}, "custom_generate='someone/sampling'"),
-        ({"inputs_embeds": torch.zeros(1, 3, 80)}, "inputs_embeds, which hides which tokens are visual"),
+        (
+            {"inputs_embeds": torch.zeros(1, 3, 80)},
+            "inputs_embeds, which hides which tokens are visual",
+        ),
     ],
 )
-def test_generate_modes_it_cannot_serve_are_refused(model: Any, inputs_of: Any, options: Any, message: str) -> None:
+def test_generate_modes_it_cannot_serve_are_refused(
+    model: Any, inputs_of: Any, options: Any, message: str
+) -> None:
     with prune(model, Draw(), 0.5), pytest.raises(EngineError, match=message):
         model.generate(**PROMPTS["one image"](inputs_of), max_new_tokens=3, **options)
 
@@ -206,30 +248,53 @@ def test_refusals_name_the_real_cause(inputs_of: Any) -> None:
         return {**inputs, "attention_mask": mask}
 
     def asking(model: Any) -> Any:
-        return model.generate(**inputs, max_new_tokens=2, logits_processor=[lambda ids, scores: model(input_ids=ids) and scores])
+        return model.generate(
+            **inputs,
+            max_new_tokens=2,
+            logits_processor=[lambda ids, scores: model(input_ids=ids) and scores],
+        )
 
     def prefixed(model: Any) -> Any:
         prefix = inputs["input_ids"][:, :1]
         with torch.no_grad():
-            held = model.model.language_model(inputs_embeds=model.get_input_embeddings()(prefix), use_cache=True)
+            held = model.model.language_model(
+                inputs_embeds=model.get_input_embeddings()(prefix), use_cache=True
+            )
         return held.past_key_values
 
     calls: dict[str, Callable[[Any], Any]] = {
-        "gradient checkpointing is on": lambda m: (m.gradient_checkpointing_enable(), m.train(), m(**inputs)),
-        "attention was set to 'eager' inside": lambda m: (m.set_attn_implementation("eager"), m(**inputs)),
-        "use_cache is off in its configuration": lambda m: (setattr(m.get_decoder().config, "use_cache", False), m(**inputs)),
+        "gradient checkpointing is on": lambda m: (
+            m.gradient_checkpointing_enable(),
+            m.train(),
+            m(**inputs),
+        ),
+        "attention was set to 'eager' inside": lambda m: (
+            m.set_attn_implementation("eager"),
+            m(**inputs),
+        ),
+        "use_cache is off in its configuration": lambda m: (
+            setattr(m.get_decoder().config, "use_cache", False),
+            m(**inputs),
+        ),
         "hides position 14 in the middle of sample 0": lambda m: m(**masked(places=[14])),
         "hides visual tokens of sample 0": lambda m: m(**masked(places=[0, 1, 2])),
         "hides all of sample 0": lambda m: m(**masked(places=slice(None))),
-        "other values than 0 and 1": lambda m: m(**{**inputs, "attention_mask": torch.full((1, 17), -1e4)}),
+        "other values than 0 and 1": lambda m: m(
+            **{**inputs, "attention_mask": torch.full((1, 17), -1e4)}
+        ),
         "pass a 2-D mask": lambda m: m(**{**inputs, "attention_mask": torch.ones(1, 1, 17, 17)}),
         "asked anew inside generate": asking,
-        "drafts? .*the model itself|model is the model itself": lambda m: m.generate(**inputs, assistant_model=m),
-        "decoder was called by itself": lambda m: m.get_decoder()(inputs_embeds=torch.zeros(1, 5, 80)),
+        "drafts? .*the model itself|model is the model itself": lambda m: m.generate(
+            **inputs, assistant_model=m
+        ),
+        "decoder was called by itself": lambda m: m.get_decoder()(
+            inputs_embeds=torch.zeros(1, 5, 80)
+        ),
         "whole model inside": lambda m: m.model(**inputs),
         "generate_batch batches continuously": lambda m: m.generate_batch([[1, 2]]),
         "the cache is StaticCache": lambda m: m(
-            **inputs, past_key_values=StaticCache(config=m.config.get_text_config(), max_cache_len=64)
+            **inputs,
+            past_key_values=StaticCache(config=m.config.get_text_config(), max_cache_len=64),
         ),
     }
     for message, call in calls.items():
@@ -240,7 +305,10 @@ def test_refusals_name_the_real_cause(inputs_of: Any) -> None:
             assert len(str(error.value)) <= 300
     model = miniature()
     cache = prefixed(model)
-    with prune(model, Draw(), 0.5), pytest.raises(EngineError, match="holds 1 tokens that were read outside"):
+    with (
+        prune(model, Draw(), 0.5),
+        pytest.raises(EngineError, match="holds 1 tokens that were read outside"),
+    ):
         model.generate(**inputs, past_key_values=cache, max_new_tokens=2)
 
 
@@ -253,12 +321,19 @@ def test_right_padding_is_refused(model: Any, inputs_of: Any) -> None:
 
 
 def test_nesting_is_refused(model: Any) -> None:
-    with prune(model, Draw(), 0.5), pytest.raises(EngineError, match="another prune"), prune(model, Draw(), 0.5):
+    with (
+        prune(model, Draw(), 0.5),
+        pytest.raises(EngineError, match="another prune"),
+        prune(model, Draw(), 0.5),
+    ):
         pass
 
 
 def test_a_family_without_adapter_is_refused() -> None:
-    with pytest.raises(Unsupported, match="no adapter for model type"), prune(torch.nn.Linear(2, 2), Draw(), 0.5):
+    with (
+        pytest.raises(Unsupported, match="no family for model type"),
+        prune(torch.nn.Linear(2, 2), Draw(), 0.5),
+    ):
         pass
 
 
@@ -350,7 +425,10 @@ def test_a_doubled_cache_is_caught(model: Any, inputs_of: Any) -> None:
 
     handle = model.get_decoder().layers[3].register_forward_pre_hook(twice, with_kwargs=True)
     try:
-        with prune(model, Draw(), 0.5), pytest.raises(EngineError, match=r"cache of layer 3 holds \d+ entries"):
+        with (
+            prune(model, Draw(), 0.5),
+            pytest.raises(EngineError, match=r"cache of layer 3 holds \d+ entries"),
+        ):
             model.generate(**PROMPTS["one image"](inputs_of), max_new_tokens=2)
     finally:
         handle.remove()
@@ -364,7 +442,9 @@ def test_a_plan_that_overspends_is_refused(model: Any, inputs_of: Any) -> None:
 
     with (
         prune(model, Greedy(), 0.25),
-        pytest.raises(EngineError, match=r"plans to spend 11 of 12 visual tokens, budget 0\.25 allows 3"),
+        pytest.raises(
+            EngineError, match=r"plans to spend 11 of 12 visual tokens, budget 0\.25 allows 3"
+        ),
     ):
         model(**PROMPTS["one image"](inputs_of))
     with prune(model, "none", 0.5), pytest.raises(EngineError, match="plans to spend 12 of 12"):

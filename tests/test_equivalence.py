@@ -1,4 +1,6 @@
-"""Dropping tokens equals hiding them: the engine against an oracle that never slices, at every decode step."""
+"""Dropping tokens equals hiding them: the engine against an oracle that never slices, at every
+decode step.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from oracle import logits
 from torch import Tensor
 
 from prunebench import INPUT, Keep, Pruner, Site, Stage, VisualTokens, llm, prune
-from prunebench.models import adapter_of
+from prunebench.models import family_of
 
 STEPS = 5
 
@@ -39,24 +41,31 @@ PROMPTS: dict[str, Callable[..., Any]] = {
     "one image": lambda build: build(([picture(112, 84)], "color of 5")),
     "two images": lambda build: build(([picture(112, 84), picture(84, 56, 1)], "color of 5")),
     "padded batch": lambda build: build(
-        ([picture(112, 84)], "color of 5"), ([picture(84, 112, 1), picture(56, 84, 2)], "digit on red square")
+        ([picture(112, 84)], "color of 5"),
+        ([picture(84, 112, 1), picture(56, 84, 2)], "digit on red square"),
     ),
     "video": lambda build: build(([], "color of 5"), video=[picture(112, 84, i) for i in range(4)]),
 }
 
 
-def run(model: Any, inputs: dict[str, Any], pruner: Pruner, **options: Any) -> tuple[Tensor, Tensor, Any]:
+def run(
+    model: Any, inputs: dict[str, Any], pruner: Pruner, **options: Any
+) -> tuple[Tensor, Tensor, Any]:
     """The tokens [B, T], their logits [B, T, V] and the trace of one pruned generation."""
     with prune(model, pruner, **options) as trace:
         out = model.generate(
-            **inputs, max_new_tokens=STEPS, min_new_tokens=STEPS, output_logits=True, return_dict_in_generate=True
+            **inputs,
+            max_new_tokens=STEPS,
+            min_new_tokens=STEPS,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
     return out.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(out.logits, dim=1), trace
 
 
 def dead_columns(model: Any, inputs: dict[str, Any], trace: Any) -> list[Tensor]:
     """Per layer [B, S]: visual positions that no longer live there, from the trace's kept indices."""
-    visual = adapter_of(model).visual(model, inputs["input_ids"])
+    visual = family_of(model).visual(model, inputs["input_ids"])
     dead = [torch.zeros_like(visual) for _ in model.get_decoder().layers]
     for row, sample in enumerate(trace.samples):
         places = visual[row].nonzero()[:, 0]
@@ -71,7 +80,9 @@ def dead_columns(model: Any, inputs: dict[str, Any], trace: Any) -> list[Tensor]
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("plan", PLANS)
-def test_dropping_equals_hiding(model: Any, inputs_of: Any, plan: str, prompt: str, positions: Any) -> None:
+def test_dropping_equals_hiding(
+    model: Any, inputs_of: Any, plan: str, prompt: str, positions: Any
+) -> None:
     inputs = PROMPTS[prompt](inputs_of)
     tokens, got, trace = run(model, inputs, Draw(), plan=PLANS[plan], positions=positions)
     want = logits(model, inputs, tokens, dead_columns(model, inputs, trace), positions == "compact")
@@ -84,7 +95,9 @@ def test_eager_is_served_too(eager_model: Any, model: Any, inputs_of: Any, promp
     _, eager, seen = run(eager_model, inputs, Draw(), plan=PLANS["three stages"])
     _, sdpa, trace = run(model, inputs, Draw(), plan=PLANS["three stages"])
     torch.testing.assert_close(eager, sdpa, atol=2e-4, rtol=1e-4)
-    assert [s.kept[llm(5)].tolist() for s in seen.samples] == [s.kept[llm(5)].tolist() for s in trace.samples]
+    assert [s.kept[llm(5)].tolist() for s in seen.samples] == [
+        s.kept[llm(5)].tolist() for s in trace.samples
+    ]
 
 
 def test_the_oracle_can_tell(model: Any, inputs_of: Any) -> None:
@@ -111,7 +124,9 @@ def test_batch_equals_one_by_one(model: Any, inputs_of: Any) -> None:
 
 @dataclass(frozen=True)
 class Blend(Pruner):
-    """Keeps every second token and gives it the mean of itself and its neighbour, handed over in reverse order."""
+    """Keeps every second token and gives it the mean of itself and its neighbour, handed over in
+    reverse order.
+    """
 
     where: str = "llm:2"
 
@@ -124,20 +139,26 @@ class Blend(Pruner):
 
 
 @pytest.mark.parametrize("where", ["input", "llm:2"])
-def test_the_rows_that_enter_are_the_rows_the_pruner_named(model: Any, inputs_of: Any, where: str) -> None:
-    """Chosen rows in sequence order, merged values in their places, text rows untouched and in order."""
+def test_the_rows_that_enter_are_the_rows_the_pruner_named(
+    model: Any, inputs_of: Any, where: str
+) -> None:
+    """Chosen rows in sequence order, merged values in their places, text rows untouched and in
+    order.
+    """
     inputs = inputs_of(([picture(112, 84)], "color of 5"))
     layer = Site.parse(where).layer
     entered: list[Tensor] = []
     door = model.get_decoder().layers[layer].input_layernorm
-    handle = door.register_forward_pre_hook(lambda _, args: entered.append(args[0].detach().clone()))
+    handle = door.register_forward_pre_hook(
+        lambda _, args: entered.append(args[0].detach().clone())
+    )
     with torch.no_grad():
         model(**inputs)
         with prune(model, Blend(where), plan=(Stage(Site.parse(where), 6),)):
             model(**inputs)
     handle.remove()
     full, pruned = entered[0][0], entered[1][0]
-    visual = adapter_of(model).visual(model, inputs["input_ids"])[0]
+    visual = family_of(model).visual(model, inputs["input_ids"])[0]
     places = visual.nonzero()[:, 0]
     expected = []
     for place in range(len(visual)):
@@ -152,7 +173,9 @@ def test_compacted_caches_hold_survivors_only(model: Any, inputs_of: Any) -> Non
     """A compacting stage removes the dropped from earlier layers' caches too."""
     inputs = PROMPTS["padded batch"](inputs_of)
     with prune(model, Draw(), plan=(Stage(llm(3), 6, compact=True),)) as trace:
-        out = model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, return_dict_in_generate=True)
+        out = model.generate(
+            **inputs, max_new_tokens=3, min_new_tokens=3, return_dict_in_generate=True
+        )
     lengths = {layer.get_seq_length() for layer in out.past_key_values.layers}
     assert lengths == {max(s.text for s in trace.samples) + 6 + 2}
     assert all(s.cached == [6] * 6 and s.entering[:3] == [s.available] * 3 for s in trace.samples)

@@ -33,16 +33,16 @@ from prunebench import (
     llm,
     prune,
     registry,
-    support,
 )
 from prunebench.engine.counter import counter
 from prunebench.engine.encode import encode
 from prunebench.measure.evidence import evidence_mask
 from prunebench.measure.flops import head, llm_prefill
-from prunebench.models import adapter_of
+from prunebench.models import family_of
 from prunebench.models.base import Originals, Unsupported
-from prunebench.samples import facts
 from prunebench.sites import Part
+from prunebench.testing import matrix as support
+from prunebench.testing.samples import facts
 
 FAMILIES = families.names()
 build = cache(families.build)
@@ -60,11 +60,16 @@ def one(family: Family, size: tuple[int, int] | None = None, **options: Any) -> 
 
 PROMPTS: dict[str, Callable[[Family], dict[str, Any]]] = {
     "one image": one,
-    "two images": lambda f: f.inputs(([picture(*f.sizes[0]), picture(*f.sizes[1], 1)], "color of 5")),
-    "padded batch": lambda f: f.inputs(
-        ([picture(*f.sizes[0])], "color of 5"), ([picture(*f.sizes[1], 1), picture(*f.sizes[2], 2)], "digit on red square")
+    "two images": lambda f: f.inputs(
+        ([picture(*f.sizes[0]), picture(*f.sizes[1], 1)], "color of 5")
     ),
-    "every size": lambda f: f.inputs(*[([picture(*size, i)], "color of 5") for i, size in enumerate(f.sizes)]),
+    "padded batch": lambda f: f.inputs(
+        ([picture(*f.sizes[0])], "color of 5"),
+        ([picture(*f.sizes[1], 1), picture(*f.sizes[2], 2)], "digit on red square"),
+    ),
+    "every size": lambda f: f.inputs(
+        *[([picture(*size, i)], "color of 5") for i, size in enumerate(f.sizes)]
+    ),
     "video": lambda f: f.inputs(([], "color of 5"), video=[picture(112, 84, i) for i in range(4)]),
 }
 
@@ -76,7 +81,13 @@ def made(family: Family, prompt: str) -> dict[str, Any]:
 
 
 def plain(model: Any, inputs: dict[str, Any]) -> Tensor:
-    out = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, output_logits=True, return_dict_in_generate=True)
+    out = model.generate(
+        **inputs,
+        max_new_tokens=5,
+        min_new_tokens=5,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     return torch.stack(out.logits, dim=1)
 
 
@@ -97,13 +108,24 @@ def test_keep_all_is_bit_identical(family: Family, prompt: str, site: Site) -> N
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("plan", PLANS)
 def test_dropping_equals_hiding(family: Family, plan: str, prompt: str, positions: Any) -> None:
-    """Kept tokens, positions, masks and caches are right at every decode step; cache lengths are those of the trace."""
+    """Kept tokens, positions, masks and caches are right at every decode step; cache lengths are
+    those of the trace.
+    """
     inputs = made(family, prompt)
     tokens, got, trace = run(family.model, inputs, Draw(), plan=PLANS[plan], positions=positions)
-    want = logits(family.model, inputs, tokens, dead_columns(family.model, inputs, trace), positions == "compact")
+    want = logits(
+        family.model,
+        inputs,
+        tokens,
+        dead_columns(family.model, inputs, trace),
+        positions == "compact",
+    )
     torch.testing.assert_close(got, want, atol=5e-4, rtol=2e-4)
     for sample in trace.samples:
-        assert sample.cached == [min([s.keep for s in PLANS[plan] if s.site.layer <= n] or [sample.available]) for n in range(6)]
+        assert sample.cached == [
+            min([s.keep for s in PLANS[plan] if s.site.layer <= n] or [sample.available])
+            for n in range(6)
+        ]
 
 
 def test_the_oracle_can_tell(family: Family) -> None:
@@ -118,11 +140,16 @@ def test_the_oracle_can_tell(family: Family) -> None:
 
 
 def test_batch_equals_one_by_one(family: Family) -> None:
-    prompts = [([picture(*family.sizes[0])], "color of 5"), ([picture(*family.sizes[1], 1)], "digit on red square")]
+    prompts = [
+        ([picture(*family.sizes[0])], "color of 5"),
+        ([picture(*family.sizes[1], 1)], "digit on red square"),
+    ]
     plan = PLANS["input and llm"]
     _, together, both = run(family.model, family.inputs(*prompts), Draw(), plan=plan, seeds=[3, 4])
     for row, prompt in enumerate(prompts):
-        _, alone, trace = run(family.model, family.inputs(prompt), Draw(), plan=plan, seeds=[3 + row])
+        _, alone, trace = run(
+            family.model, family.inputs(prompt), Draw(), plan=plan, seeds=[3 + row]
+        )
         torch.testing.assert_close(together[row], alone[0], atol=5e-4, rtol=2e-4)
         for site, kept in trace.samples[0].kept.items():
             assert both.samples[row].kept[site].tolist() == kept.tolist()
@@ -135,7 +162,7 @@ def test_encode_once_equals_encode_each(family: Family, prompt: str) -> None:
     if "mm_encoder_outputs" not in encoded:
         assert encoded == inputs
         pytest.skip("this transformers takes no encodings; every call encodes")
-    assert not set(adapter_of(family.model).vision_inputs) & set(encoded)
+    assert not set(family_of(family.model).vision_inputs) & set(encoded)
     for plan in ("input", "three stages"):
         _, each, _ = run(family.model, inputs, Draw(), plan=PLANS[plan], seeds=[1])
         _, once, _ = run(family.model, encoded, Draw(), plan=PLANS[plan], seeds=[1])
@@ -147,7 +174,13 @@ class Spy(Pruner):
     """Keeps the tokens that the layer before attends to most, and notes all that it is shown."""
 
     needs = frozenset(
-        {Signal.LAST_QUERY_ATTENTION, Signal.NEXT_QUERY_ATTENTION, Signal.TEXT_ATTENTION, Signal.KEYS, Signal.TEXT_FEATURES}
+        {
+            Signal.LAST_QUERY_ATTENTION,
+            Signal.NEXT_QUERY_ATTENTION,
+            Signal.TEXT_ATTENTION,
+            Signal.KEYS,
+            Signal.TEXT_FEATURES,
+        }
     )
 
     def __post_init__(self) -> None:
@@ -170,8 +203,13 @@ def test_signals_and_selection_do_not_depend_on_the_kernel(name: str) -> None:
             family.model.generate(**PROMPTS["padded batch"](family), max_new_tokens=1)
     for ours, theirs in zip(list(spies[0].seen), list(spies[1].seen), strict=True):  # type: ignore[attr-defined]
         for signal in Spy.needs:
-            torch.testing.assert_close(ours.signals[signal], theirs.signals[signal], atol=1e-4, rtol=1e-3)
-        assert spies[0].prune(ours, Stage(llm(2), 7)).index.tolist() == spies[1].prune(theirs, Stage(llm(2), 7)).index.tolist()
+            torch.testing.assert_close(
+                ours.signals[signal], theirs.signals[signal], atol=1e-4, rtol=1e-3
+            )
+        assert (
+            spies[0].prune(ours, Stage(llm(2), 7)).index.tolist()
+            == spies[1].prune(theirs, Stage(llm(2), 7)).index.tolist()
+        )
 
 
 def test_signals_are_what_eager_attention_puts_out(family: Family) -> None:
@@ -182,38 +220,46 @@ def test_signals_are_what_eager_attention_puts_out(family: Family) -> None:
         weights = eager.model(**inputs, output_attentions=True).attentions[1][0]
         with prune(eager.model, spy, plan=(Stage(llm(2), 7),)):
             eager.model(**inputs)
-    visual = adapter_of(eager.model).visual(eager.model, inputs["input_ids"])[0]
-    torch.testing.assert_close(spy.seen[0].last_query_attention, weights[:, -1, visual], atol=1e-5, rtol=1e-4)  # type: ignore[attr-defined]
+    visual = family_of(eager.model).visual(eager.model, inputs["input_ids"])[0]
+    torch.testing.assert_close(
+        spy.seen[0].last_query_attention, weights[:, -1, visual], atol=1e-5, rtol=1e-4
+    )  # type: ignore[attr-defined]
 
 
 def test_layouts_say_where_every_token_lies(family: Family) -> None:
-    """A patch of another colour changes the pixels of the tokens that the layout and the encoder's rows put there."""
-    adapter = adapter_of(family.model)
+    """A patch of another colour changes the pixels of the tokens that the layout and the encoder's
+    rows put there.
+    """
+    lvlm = family_of(family.model)
     for size in family.sizes:
         box = (size[0] // 4, size[1] // 4, 3 * size[0] // 4, 3 * size[1] // 4)
         image = picture(*size)
         painted = image.copy()
         painted.paste((255, 0, 0), box)
         first, second = (family.inputs(([one_of], "color of 5")) for one_of in (image, painted))
-        (layout,) = adapter.layouts(family.model, first, Originals([[size]], family.processor))
-        assert int(adapter.visual(family.model, first["input_ids"]).sum()) == len(layout)
-        (rows,) = adapter.encoder_rows(family.model, first, [layout])
+        (layout,) = lvlm.layouts(family.model, first, Originals([[size]], family.processor))
+        assert int(lvlm.visual(family.model, first["input_ids"]).sum()) == len(layout)
+        (rows,) = lvlm.encoder_rows(family.model, first, [layout])
         before, after = (patch_embeddings(family, inputs) for inputs in (first, second))
-        changed = ((before - after).abs().amax(-1) > 1e-4)[rows.patches.clamp(min=0)].any(-1) & (rows.patches[:, 0] >= 0)
+        changed = ((before - after).abs().amax(-1) > 1e-4)[rows.patches.clamp(min=0)].any(-1) & (
+            rows.patches[:, 0] >= 0
+        )
         evidence = evidence_mask(layout, box, size)
         assert changed[evidence].all(), f"{size}: evidence that no pixel of the box reaches"
         # resampling and merged patches blur the box by a cell at most
         for number, tile in enumerate(layout.tiles):
             grid = layout.grid(number)[:, : tile.columns]
             if grid.numel():
-                assert not (changed[grid] & ~grown(evidence[grid])).any(), f"{size}: tile {number} shows the box elsewhere"
+                assert not (changed[grid] & ~grown(evidence[grid])).any(), (
+                    f"{size}: tile {number} shows the box elsewhere"
+                )
         assert not layout.newline[evidence].any()
 
 
 def patch_embeddings(family: Family, inputs: dict[str, Any]) -> Tensor:
     """[R, D] what enters the first vision block, all sequences one after the other."""
     entered: list[Tensor] = []
-    block = adapter_of(family.model).blocks(family.model)[0]
+    block = family_of(family.model).blocks(family.model)[0]
     handle = block.register_forward_pre_hook(
         lambda _, args, kw: entered.append((args or (kw["hidden_states"],))[0]), with_kwargs=True
     )
@@ -230,11 +276,13 @@ def grown(mask: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_tokens_come_from_their_patches(family: Family, prompt: str) -> None:
-    """Changing one token's rows behind the block that the projector reads changes the tokens that share one, and no other."""
-    inputs, adapter = made(family, prompt), adapter_of(family.model)
-    layouts = adapter.layouts(family.model, inputs)
-    rows = adapter.encoder_rows(family.model, inputs, layouts)
-    block = adapter.blocks(family.model)[adapter.feature_block(family.model)]
+    """Changing one token's rows behind the block that the projector reads changes the tokens that
+    share one, and no other.
+    """
+    inputs, lvlm = made(family, prompt), family_of(family.model)
+    layouts = lvlm.layouts(family.model, inputs)
+    rows = lvlm.encoder_rows(family.model, inputs, layouts)
+    block = lvlm.blocks(family.model)[lvlm.feature_block(family.model)]
 
     def features(changed: Tensor | None) -> Tensor:
         start = 0
@@ -242,11 +290,15 @@ def test_tokens_come_from_their_patches(family: Family, prompt: str) -> None:
         def push(*args: Any, **kwargs: Any) -> Any:
             nonlocal start
             output = stock(*args, **kwargs)
-            hidden = (output[0] if isinstance(output, tuple) else output).clone(memory_format=torch.contiguous_format)
+            hidden = (output[0] if isinstance(output, tuple) else output).clone(
+                memory_format=torch.contiguous_format
+            )
             flat = hidden.view(-1, hidden.shape[-1])
             for place in changed.tolist() if changed is not None else []:
                 if start <= place < start + len(flat):
-                    flat[place - start] += torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(1))
+                    flat[place - start] += torch.randn(
+                        flat.shape[1], generator=torch.Generator().manual_seed(1)
+                    )
             start += len(flat)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -263,7 +315,7 @@ def test_tokens_come_from_their_patches(family: Family, prompt: str) -> None:
         return entered[0]
 
     before = features(None)
-    visual = adapter.visual(family.model, inputs["input_ids"])
+    visual = lvlm.visual(family.model, inputs["input_ids"])
     for row, (layout, found) in enumerate(zip(layouts, rows, strict=True)):
         assert len(found.patches) == len(layout)
         patches = (found.patches[:, 0] >= 0).nonzero()[:, 0]
@@ -306,7 +358,7 @@ def encoder_signals(family: Family) -> tuple[Signal, ...]:
         Signal.ENCODER_KEYS,
         Signal.CLS_FEATURES,
     )
-    return tuple(signal for signal in every if adapter_of(family.model).lacks(signal) is None)
+    return tuple(signal for signal in every if family_of(family.model).lacks(signal) is None)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -335,11 +387,13 @@ def test_encoder_signals_are_the_same_however_the_encoder_runs(family: Family, p
 
 
 def test_encoder_attention_is_what_eager_puts_out(family: Family) -> None:
-    """CLS and received attention, from the weights of the model's own eager kernel, spied on from outside."""
+    """CLS and received attention, from the weights of the model's own eager kernel, spied on from
+    outside.
+    """
     name = next(n for n in FAMILIES if build(n) is family)
-    eager, adapter = build(name, "eager"), adapter_of(family.model)
+    eager, lvlm = build(name, "eager"), family_of(family.model)
     inputs = PROMPTS["two images"](eager)
-    attention = adapter.block_attention(adapter.blocks(eager.model)[1])
+    attention = lvlm.block_attention(lvlm.blocks(eager.model)[1])
     module = __import__(type(attention).__module__, fromlist=["x"])
     kernel, weights = module.eager_attention_forward, []
 
@@ -357,31 +411,42 @@ def test_encoder_attention_is_what_eager_puts_out(family: Family) -> None:
     finally:
         module.eager_attention_forward = kernel
     seen = look.seen[0]  # type: ignore[attr-defined]
-    (rows,) = adapter.encoder_rows(eager.model, inputs, adapter.layouts(eager.model, inputs))
+    (rows,) = lvlm.encoder_rows(eager.model, inputs, lvlm.layouts(eager.model, inputs))
     shown = rows.patches[:, 0] >= 0
-    received = torch.cat([w.mean(2).transpose(0, 1).flatten(1) for w in weights], dim=1)[:, rows.patches].mean(-1)
-    torch.testing.assert_close(seen.received_attention[0][:, shown], received[:, shown], atol=1e-5, rtol=1e-4)
+    received = torch.cat([w.mean(2).transpose(0, 1).flatten(1) for w in weights], dim=1)[
+        :, rows.patches
+    ].mean(-1)
+    torch.testing.assert_close(
+        seen.received_attention[0][:, shown], received[:, shown], atol=1e-5, rtol=1e-4
+    )
     if Signal.CLS_ATTENTION in seen.signals:
-        cls = torch.cat([w[:, :, 0].transpose(0, 1).flatten(1) for w in weights], dim=1)[:, rows.patches].mean(-1)
-        torch.testing.assert_close(seen.cls_attention[0][:, shown], cls[:, shown], atol=1e-5, rtol=1e-4)
+        cls = torch.cat([w[:, :, 0].transpose(0, 1).flatten(1) for w in weights], dim=1)[
+            :, rows.patches
+        ].mean(-1)
+        torch.testing.assert_close(
+            seen.cls_attention[0][:, shown], cls[:, shown], atol=1e-5, rtol=1e-4
+        )
 
 
 def test_a_block_that_does_not_exist(family: Family) -> None:
-    with pytest.raises(Unsupported, match="encoder has blocks 0"), prune(family.model, Look((Signal.ENCODER_KEYS,), (99,))):
+    with (
+        pytest.raises(Unsupported, match="encoder has blocks 0"),
+        prune(family.model, Look((Signal.ENCODER_KEYS,), (99,))),
+    ):
         pass
 
 
 @pytest.mark.parametrize("prompt", ["one image", "two images", "video"])
 def test_flops_equal_torchs_counter(family: Family, prompt: str) -> None:
-    inputs, adapter, model = made(family, prompt), adapter_of(family.model), family.model
+    inputs, lvlm, model = made(family, prompt), family_of(family.model), family.model
     with torch.no_grad(), counter() as flops:
         model(**inputs, logits_to_keep=1)
-    vision, projector = adapter.vision_flops(model.config, inputs)
+    vision, projector = lvlm.vision_flops(model.config, inputs)
     text = model.config.get_text_config()
     language = llm_prefill(text, [inputs["input_ids"].shape[1]] * 6) + head(text)
     assert vision + projector + language == counted(flops)
     with torch.no_grad(), counter() as flops:
-        adapter.encode(model, inputs)
+        lvlm.encode(model, inputs)
     assert vision + projector == counted(flops)
 
 
@@ -395,7 +460,9 @@ def test_no_trace_is_left(family: Family) -> None:
     with prune(model, Look(encoder_signals(family)), plan=(Stage(INPUT, 5),)):
         model.generate(**inputs, max_new_tokens=2)
     assert hooks() == count
-    assert {m.config._attn_implementation for m in model.modules() if hasattr(m, "config")} == {"sdpa"}
+    assert {m.config._attn_implementation for m in model.modules() if hasattr(m, "config")} == {
+        "sdpa"
+    }
     assert torch.equal(plain(model, inputs), before)
 
 
@@ -406,7 +473,9 @@ def test_pictures_differ() -> None:
 
 
 def ready(method: str) -> Pruner:
-    """The method with default settings; weights are drawn, for there are none for miniatures of no training."""
+    """The method with default settings; weights are drawn, for there are none for miniatures of no
+    training.
+    """
     pruner = registry.build(method)
     try:
         pruner.prepared(facts())
@@ -419,14 +488,23 @@ def told(family: Family, prompt: str) -> dict[str, Any]:
     """What the caller of `prune` knows of one of the prompts."""
     frames = {
         "one image": [[[picture(*family.sizes[0])]]],
-        "padded batch": [[[picture(*family.sizes[0])]], [[picture(*family.sizes[1], 1)], [picture(*family.sizes[2], 2)]]],
+        "padded batch": [
+            [[picture(*family.sizes[0])]],
+            [[picture(*family.sizes[1], 1)], [picture(*family.sizes[2], 2)]],
+        ],
         "video": [[[picture(112, 84, i) for i in range(4)]]],
     }[prompt]
-    pictures = [[torch.stack([torch.from_numpy(np.array(frame)) for frame in one]) for one in row] for row in frames]
+    pictures = [
+        [torch.stack([torch.from_numpy(np.array(frame)) for frame in one]) for one in row]
+        for row in frames
+    ]
     return {
         "questions": ["color of 5", "digit on red square"][: len(frames)],
         "pictures": pictures,
-        "masks": [[torch.stack([one[0, ..., 0] > 128, one[0, ..., 1] > 128]) for one in row] for row in pictures],
+        "masks": [
+            [torch.stack([one[0, ..., 0] > 128, one[0, ..., 1] > 128]) for one in row]
+            for row in pictures
+        ],
         "processor": family.processor,
     }
 
@@ -445,21 +523,30 @@ def budget_of(pruner: Pruner, available: int) -> Budget:
 
 @pytest.mark.parametrize("method", registry.names())
 def test_the_matrix_says_what_runs(family: Family, method: str) -> None:
-    """A method meets its budget exactly, or is refused with the reason that the documentation gives."""
-    (place,) = [one for one in support.matrix() if (one.method, one.family) == (method, adapter_of(family.model).name)]
-    pruner, adapter, model = ready(method), adapter_of(family.model), family.model
+    """A method meets its budget exactly, or is refused with the reason that the documentation
+    gives.
+    """
+    (place,) = [
+        one
+        for one in support.matrix()
+        if (one.method, one.family) == (method, family_of(family.model).name)
+    ]
+    pruner, lvlm, model = ready(method), family_of(family.model), family.model
     for prompt in ("one image", "padded batch", "video"):
         if prompt == "video" and family.video is None:
             continue
         inputs = PROMPTS[prompt](family)
         if place.reason:
-            with pytest.raises(Unsupported) as refused, prune(model, pruner, 0.5, **told(family, prompt)):
+            with (
+                pytest.raises(Unsupported) as refused,
+                prune(model, pruner, 0.5, **told(family, prompt)),
+            ):
                 pass
             assert str(refused.value) == place.reason
         elif pruner.site().part is Part.PIXELS:
             resizes(family, pruner)
         else:
-            available = [len(layout) for layout in adapter.layouts(model, inputs)]
+            available = [len(layout) for layout in lvlm.layouts(model, inputs)]
             budget = budget_of(pruner, min(available))
             with prune(model, pruner, budget, **told(family, prompt)) as trace:
                 model.generate(**inputs, max_new_tokens=2, min_new_tokens=2)
@@ -475,16 +562,18 @@ def test_the_matrix_says_what_runs(family: Family, method: str) -> None:
 
 def resizes(family: Family, pruner: Pruner) -> None:
     """A smaller image comes out of the processor with as many tokens as the method planned."""
-    adapter, size = adapter_of(family.model), family.sizes[0]
-    cell = adapter.cell(family.model)
+    lvlm, size = family_of(family.model), family.sizes[0]
+    cell = lvlm.token_pixels(family.model)
     assert cell is not None
-    (before,) = adapter.layouts(family.model, one(family))
+    (before,) = lvlm.layouts(family.model, one(family))
     width, height = pruner.resize(size, cell, Budget(0.5))
-    (after,) = adapter.layouts(family.model, one(family, (width, height)))
+    (after,) = lvlm.layouts(family.model, one(family, (width, height)))
     assert len(after) == (width // cell) * (height // cell) <= 0.5 * len(before)
 
 
 def test_the_documentation_shows_the_matrix() -> None:
     page = Path(__file__).parents[1] / "docs" / "models.md"
     assert page.read_text() == support.markdown(), "run `make docs`"
-    assert {adapter_of(build(name).model).name for name in FAMILIES} >= {place.family for place in support.matrix()}
+    assert {family_of(build(name).model).name for name in FAMILIES} >= {
+        place.family for place in support.matrix()
+    }

@@ -20,7 +20,9 @@ IMAGE, VIDEO, START, END = 90, 91, 92, 93
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """Grouped queries; windows of 4x4 tokens in two vision blocks of three; widths that no two parts share."""
+    """Grouped queries; windows of 4x4 tokens in two vision blocks of three; widths that no two
+    parts share.
+    """
     torch.manual_seed(0)
     config = Qwen2_5_VLConfig(
         text_config={
@@ -38,8 +40,12 @@ def model() -> Any:
     return Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
-def prompt(images: list[tuple[int, int]], video: tuple[int, int, int] | None = None) -> dict[str, Any]:
-    """Inputs of one sample: images of height x width patches, and a video of frames x height x width."""
+def prompt(
+    images: list[tuple[int, int]], video: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """Inputs of one sample: images of height x width patches, and a video of frames x height x
+    width.
+    """
     grids = [(1, *image) for image in images]
     ids = [5]
     for token, (t, h, w) in [(IMAGE, g) for g in grids] + ([(VIDEO, video)] if video else []):
@@ -51,10 +57,16 @@ def prompt(images: list[tuple[int, int]], video: tuple[int, int, int] | None = N
     }  # fmt: skip
     if grids:
         patches = sum(h * w for _, h, w in grids)
-        inputs |= {"pixel_values": torch.randn(patches, 1176), "image_grid_thw": torch.tensor(grids)}
+        inputs |= {
+            "pixel_values": torch.randn(patches, 1176),
+            "image_grid_thw": torch.tensor(grids),
+        }
     if video:
         patches = video[0] * video[1] * video[2]
-        inputs |= {"pixel_values_videos": torch.randn(patches, 1176), "video_grid_thw": torch.tensor([video])}
+        inputs |= {
+            "pixel_values_videos": torch.randn(patches, 1176),
+            "video_grid_thw": torch.tensor([video]),
+        }
     return inputs
 
 
@@ -69,7 +81,10 @@ def parts(model: Any, inputs: dict[str, Any]) -> dict[str, int]:
     with torch.inference_mode(), counter() as flops:
         model(**inputs, logits_to_keep=1)
     name = type(model).__name__
-    modules = {key.removeprefix(f"{name}."): sum(ops.values()) for key, ops in flops.get_flop_counts().items()}
+    modules = {
+        key.removeprefix(f"{name}."): sum(ops.values())
+        for key, ops in flops.get_flop_counts().items()
+    }
     projector = modules["model.visual.merger"]
     modules["model.language_model"] -= modules.get("model.language_model.rotary_emb", 0)
     return {
@@ -94,7 +109,9 @@ def test_every_part_equals_torchs_counter(model: Any, case: str) -> None:
     layouts = Qwen25VL().layouts(model, inputs)
     visual, layers = len(layouts[0]), model.config.text_config.num_hidden_layers
     text = inputs["input_ids"].shape[1] - visual
-    sample = SampleTrace(layouts[0], visual, text, (), entering=[visual] * layers, cached=[visual] * layers)
+    sample = SampleTrace(
+        layouts[0], visual, text, (), entering=[visual] * layers, cached=[visual] * layers
+    )
     flops = sample_flops(model, Qwen25VL(), inputs, sample)
     assert flops == Flops(**parts(model, inputs), selector=0)
     assert flops.total == counted(model, inputs)
@@ -108,7 +125,9 @@ def test_pruned_total_equals_torchs_counter(model: Any, method: str, case: str) 
     with prune(model, method, budget=budget, count_flops=True) as trace, counter() as seen:
         total = counted(model, inputs)
     if any(name.endswith("rotary_emb") for name in seen.get_flop_counts()):
-        pytest.skip("this transformers makes rotary tables by matrix products, which torch counts and we do not")
+        pytest.skip(
+            "this transformers makes rotary tables by matrix products, which torch counts and we do not"
+        )
     flops = sample_flops(model, Qwen25VL(), inputs, trace.samples[0])
     assert flops.total == total
     if method != "none":
@@ -138,7 +157,9 @@ def test_decode_equals_torchs_counter(model: Any) -> None:
 
 
 def test_known_answers() -> None:
-    """LLaVA-1.5-7B's 576 image tokens: 7.63 TFLOP in the layers; a layer by hand for grouped queries."""
+    """LLaVA-1.5-7B's 576 image tokens: 7.63 TFLOP in the layers; a layer by hand for grouped
+    queries.
+    """
 
     class Llama7B:
         hidden_size, intermediate_size, num_hidden_layers = 4096, 11008, 32
@@ -163,4 +184,9 @@ def test_refusals(model: Any) -> None:
     with pytest.raises(ValueError, match="got 3 lengths for a language model of 4 layers"):
         llm_prefill(config, [1, 2, 3])
     with pytest.raises(ValueError, match="inputs of 2 samples"):
-        sample_flops(model, Qwen25VL(), {"input_ids": torch.ones(2, 3)}, SampleTrace(Layout((Tile(1, 1),)), 1, 2, ()))
+        sample_flops(
+            model,
+            Qwen25VL(),
+            {"input_ids": torch.ones(2, 3)},
+            SampleTrace(Layout((Tile(1, 1),)), 1, 2, ()),
+        )

@@ -1,4 +1,6 @@
-"""Grid: expansion to cells, key=value options, and one clear line for everything that cannot be asked."""
+"""Grid: expansion to cells, key=value options, and one clear line for everything that cannot be
+asked.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,18 @@ import pytest
 
 from prunebench import registry
 from prunebench.run import options, plain
-from prunebench.run.grid import CONTROLS, Cost, Grid, GridError, build, differences, dump, load, stored_differences
-from prunebench.run.picture import View
+from prunebench.run.grid import (
+    CONTROLS,
+    Cost,
+    Grid,
+    GridError,
+    build,
+    differences,
+    dump,
+    load,
+    stored_differences,
+)
+from prunebench.run.show import View
 from prunebench.run.store import StoreError, open_study
 
 MINE = """
@@ -48,7 +60,16 @@ def test_the_default_grid_holds_every_method_at_every_budget_once():
 
 
 def test_comma_lists_and_settings():
-    grid = load(None, ["methods=fastv,divprune", "budgets=0.5,kv:0.25,32", "fastv.layer=3", "cost.enabled=false", "seed=7"])
+    grid = load(
+        None,
+        [
+            "methods=fastv,divprune",
+            "budgets=0.5,kv:0.25,32",
+            "fastv.layer=3",
+            "cost.enabled=false",
+            "seed=7",
+        ],
+    )
     assert [variant.label for variant in grid.variants()] == [*CONTROLS, "fastv", "divprune"]
     assert {v.label: v for v in grid.variants()}["fastv"].settings() == {"layer": 3}
     ids = [cell.id for cell in grid.cells(["a", "b"])]
@@ -93,7 +114,9 @@ def test_what_is_written_reads_back(tmp_path: Path):
     again = load(file)
     assert differences(grid, again) == []
     assert again.folder() == file.parent
-    other = differences(again, load(None, ["methods=fastv,pyramiddrop", "budgets=0.5", "limit=13", "fastv.layer=3"]))
+    other = differences(
+        again, load(None, ["methods=fastv,pyramiddrop", "budgets=0.5", "limit=13", "fastv.layer=3"])
+    )
     assert other == ["limit is 12 there and 13 here"]
 
 
@@ -127,10 +150,16 @@ def test_the_default_folder_is_named_after_the_question():
         (["methods"], "'methods' is no option; write key=value"),
         (["methods=./missing.py"], "no method file missing.py"),
         (["tasks=./missing.yaml"], "no task file ./missing.yaml"),
-        (["tasks=../../etc/passwd"], "no task ../../etc/passwd; a task of your own is a file that ends in .yaml"),
+        (
+            ["tasks=../../etc/passwd"],
+            "no task ../../etc/passwd; a task of your own is a file that ends in .yaml",
+        ),
         (["limit=3", "limit.x=1"], "limit has no part 'x'; write limit=value"),
         (["methods=[{name: fastv, label: a/b}]"], "label 'a/b' of method fastv is no file name"),
-        (["methods=[{name: fastv, label: x}, {name: divprune, label: x}]"], "two methods are labelled 'x'"),
+        (
+            ["methods=[{name: fastv, label: x}, {name: divprune, label: x}]"],
+            "two methods are labelled 'x'",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(options: list[str], said: str):
@@ -161,7 +190,9 @@ def test_a_missing_grid_file(tmp_path: Path):
 
 
 def test_controls_can_be_left_out():
-    assert [v.label for v in load(None, ["methods=fastv", "controls=false"]).variants()] == ["fastv"]
+    assert [v.label for v in load(None, ["methods=fastv", "controls=false"]).variants()] == [
+        "fastv"
+    ]
 
 
 def test_two_grids_do_not_share_their_lists():
@@ -172,13 +203,17 @@ def test_two_grids_do_not_share_their_lists():
 def test_a_controls_label_is_the_controls():
     with pytest.raises(GridError, match="label 'none' is that of the control"):
         Grid(methods=[{"name": "divprune", "label": "none"}]).variants()
-    labels = [v.label for v in Grid(methods=[{"name": "random", "label": "other", "seed": 7}]).variants()]
+    labels = [
+        v.label for v in Grid(methods=[{"name": "random", "label": "other", "seed": 7}]).variants()
+    ]
     assert "random" in labels
     assert "other" in labels
 
 
 LONG = "x" * 10_000
-ANCHORS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+ANCHORS = "a0: &a0 [x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
 
 MALFORMED = {
     "a list inside itself": ("methods: &a [*a]\n", "inside what it repeats"),
@@ -196,7 +231,10 @@ MALFORMED = {
     "a file that is too long": ("x" * 200_000 + ": 1\n", "the most is 100000"),
     "a text that is too long": (f"model: {LONG}\n", "model has 10000 characters"),
     "a name that no file can have": (f"tasks: [{'x' * 300}]\n", "a part of it 255"),
-    "a label that no file can have": (f"methods: [{{name: fastv, label: {'x' * 260}}}]\n", "at most 64 letters"),
+    "a label that no file can have": (
+        f"methods: [{{name: fastv, label: {'x' * 260}}}]\n",
+        "at most 64 letters",
+    ),
     "a cell's name that is too long": (
         f"model: {'m' * 200}\nmethods: [{{name: fastv, label: {'x' * 60}}}]\n",
         "shorten the label",
@@ -221,8 +259,14 @@ MALFORMED = {
     "2,000 methods": ("methods: [" + ", ".join(["random"] * 2000) + "]\n", "the most is 1000"),
     "a label read as missing": ("methods: [{name: fastv, label: 'null'}]\n", "as missing"),
     "a label read as a number": ("methods: [{name: fastv, label: '1e5'}]\n", "as a number"),
-    "a label that is a device": ("methods: [{name: fastv, label: aux}]\n", "no file name on Windows"),
-    "labels alike but for capitals": ("methods: [{name: fastv, label: A}, {name: fastv, label: a}]\n", "differ in capitals"),
+    "a label that is a device": (
+        "methods: [{name: fastv, label: aux}]\n",
+        "no file name on Windows",
+    ),
+    "labels alike but for capitals": (
+        "methods: [{name: fastv, label: A}, {name: fastv, label: a}]\n",
+        "differ in capitals",
+    ),
     "nobody's home": ("out: ~nobody-of-that-name/x\n", "no such home folder"),
 }
 
@@ -239,14 +283,20 @@ def test_a_malformed_grid_is_refused_in_one_short_line(tmp_path: Path, text: str
     assert line.isprintable()
 
 
-@pytest.mark.parametrize("text", [f"model={LONG}", f"limit={LONG}", f"{LONG}=1", f"fastv.{LONG}=1", f"fastv.layer={LONG}", LONG])
+@pytest.mark.parametrize(
+    "text",
+    [f"model={LONG}", f"limit={LONG}", f"{LONG}=1", f"fastv.{LONG}=1", f"fastv.layer={LONG}", LONG],
+)
 def test_no_message_is_as_long_as_what_it_is_about(text: str):
     with pytest.raises(GridError) as caught:
         load(None, [text])
     assert len(str(caught.value)) <= 300
 
 
-@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "${oc.decode:${oc.env:SECRET}}", "${model}", "x${oc.env:SECRET}y", "???"])
+@pytest.mark.parametrize(
+    "value",
+    ["${oc.env:SECRET}", "${oc.decode:${oc.env:SECRET}}", "${model}", "x${oc.env:SECRET}y", "???"],
+)
 def test_nothing_is_filled_into_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv("SECRET", "hunter2")
     for text in (
@@ -264,7 +314,13 @@ def test_nothing_is_filled_into_a_grid(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(GridError) as caught:
             load(tmp_path / "grid.yaml")
         assert "hunter2" not in str(caught.value)
-    for text in (f"model={value}", f"out={value}", f"maskclip.template={value}", f"methods={value}", f"seed={value}"):
+    for text in (
+        f"model={value}",
+        f"out={value}",
+        f"maskclip.template={value}",
+        f"methods={value}",
+        f"seed={value}",
+    ):
         with pytest.raises(GridError) as caught:
             load(None, [text])
         assert "hunter2" not in str(caught.value)
@@ -283,11 +339,22 @@ def test_home_is_where_the_user_lives(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load(None, ["out=~/study"]).folder() == tmp_path / "study"
     (tmp_path / "mine.py").write_text(MINE)
-    assert load(None, ["methods=~/mine.py", "controls=false"]).variants()[0].name == str(tmp_path / "mine.py")
+    assert load(None, ["methods=~/mine.py", "controls=false"]).variants()[0].name == str(
+        tmp_path / "mine.py"
+    )
 
 
 def test_a_grid_reads_back_whatever_its_words_look_like(tmp_path: Path):
-    grid = load(None, ["model=1e5", "revision=null-and", "budgets=1e-05,kv:0.5", "maskclip.template=1e5 {}", "methods=maskclip"])
+    grid = load(
+        None,
+        [
+            "model=1e5",
+            "revision=null-and",
+            "budgets=1e-05,kv:0.5",
+            "maskclip.template=1e5 {}",
+            "methods=maskclip",
+        ],
+    )
     (tmp_path / "grid.yaml").write_text(dump(grid))
     assert differences(grid, load(tmp_path / "grid.yaml")) == []
     assert stored_differences(tmp_path / "grid.yaml", grid) == []
@@ -303,12 +370,22 @@ def test_a_methods_file_may_go_once_it_is_loaded(mine: Path):
 
 
 ODD = MINE.replace("power: float = 2.0", "held: object = None\n    power: float = 2.0").replace(
-    "    def score", "    def __post_init__(self):\n        object.__setattr__(self, 'held', {})\n\n    def score"
+    "    def score",
+    "    def __post_init__(self):\n        object.__setattr__(self, 'held', {})\n\n    def score",
 )
 
 
 @pytest.mark.parametrize(
-    "held", ["torch.ones(2)", "{1: {2}}", "float('nan')", "frozenset('a')", "b'x'", "'\\ud800'", "Unsayable()"]
+    "held",
+    [
+        "torch.ones(2)",
+        "{1: {2}}",
+        "float('nan')",
+        "frozenset('a')",
+        "b'x'",
+        "'\\ud800'",
+        "Unsayable()",
+    ],
 )
 def test_settings_that_no_file_can_hold_break_nothing(tmp_path: Path, held: str):
     unsayable = "\n\nclass Unsayable:\n    def __repr__(self):\n        raise RuntimeError\n"
@@ -326,7 +403,10 @@ def test_a_stored_grid_is_never_imported(tmp_path: Path, mine: Path):
     (study / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n" + MINE)
     (study / "grid.yaml").write_text(f"methods: [{{name: {study / 'evil.py'}}}]\n")
     grid = load(None, [f"methods={mine}"])
-    with open_study(study) as opened, pytest.raises(StoreError, match="method evil is only there; method mine is only here"):
+    with (
+        open_study(study) as opened,
+        pytest.raises(StoreError, match="method evil is only there; method mine is only here"),
+    ):
         opened.begin(grid)
     assert not mark.exists()
 
@@ -336,7 +416,10 @@ def test_what_an_older_version_stored_goes_on(tmp_path: Path, mine: Path):
     older = grid.question()
     for key in ("timeout", "trust_remote_code", "max_image_pixels"):
         del older[key]
-    older["methods"] = [{key: entry[key] for key in entry if key not in ("power", "layer")} for entry in older["methods"]]
+    older["methods"] = [
+        {key: entry[key] for key in entry if key not in ("power", "layer")}
+        for entry in older["methods"]
+    ]
     del older["cost"]["warmup"]
     with open_study(tmp_path / "study") as study:
         (study.folder / "grid.yaml").write_text(plain.dump(older))
@@ -344,11 +427,23 @@ def test_what_an_older_version_stored_goes_on(tmp_path: Path, mine: Path):
         changed = load(None, [f"methods={mine},fastv", "limit=3", "fastv.layer=4", "timeout=9"])
         with pytest.raises(StoreError) as caught:
             study.begin(changed)
-    assert "fastv.layer is 2 there and 4 here; timeout is null there and 9.0 here" in str(caught.value)
+    assert "fastv.layer is 2 there and 4 here; timeout is null there and 9.0 here" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(
-    "text", ["", "methods: [", "- a", "methods: &a [*a]", "\x00", "budgets: [x]", "methods: [{label: x}]", "cost: 3"]
+    "text",
+    [
+        "",
+        "methods: [",
+        "- a",
+        "methods: &a [*a]",
+        "\x00",
+        "budgets: [x]",
+        "methods: [{label: x}]",
+        "cost: 3",
+    ],
 )
 def test_a_damaged_stored_grid_is_one_line(tmp_path: Path, text: str):
     with open_study(tmp_path) as study:
@@ -370,6 +465,11 @@ def test_a_method_that_does_not_build_is_refused_by_name(mine: Path, fault: str)
 
 def test_new_keys_leave_the_default_folder_its_name():
     grid = Grid(methods=["none"], controls=False)
-    assert grid.folder() == Path("results/scratch/tiny-qwen2.5-vl-13cf82f6"), "a key that nobody sets must not move a study"
-    assert build({"methods": ["none"], "controls": False, "timeout": None, "threads": None}).folder() == grid.folder()
+    assert grid.folder() == Path("results/scratch/tiny-qwen2.5-vl-13cf82f6"), (
+        "a key that nobody sets must not move a study"
+    )
+    assert (
+        build({"methods": ["none"], "controls": False, "timeout": None, "threads": None}).folder()
+        == grid.folder()
+    )
     assert build({"methods": ["none"], "controls": False, "timeout": 5}).folder() != grid.folder()

@@ -1,4 +1,6 @@
-"""What is no number, what exits, what changes things in place: none of it reaches a number, the engine or the next method."""
+"""What is no number, what exits, what changes things in place: none of it reaches a number, the
+engine or the next method.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +18,23 @@ from test_equivalence import PROMPTS, Draw, run
 from torch import Tensor
 
 from prunebench import Budget, Facts, Keep, Pruner, Signal, Stage, VisualTokens, llm, prune
+from prunebench.engine import encoder as vision
 from prunebench.engine import session as sessions
-from prunebench.engine import vision
 from prunebench.engine.finite import NotFinite
 from prunebench.engine.ready import make_ready
 from prunebench.engine.stream import EngineError
 from prunebench.measure.latency import measure_pairs
 from prunebench.measure.memory import kv_bytes
-from prunebench.models import adapter_of
+from prunebench.models import family_of
 from prunebench.pruner import MethodError, contained
 
 ODD = [float("nan"), float("inf"), -float("inf")]
 
 
 @contextmanager
-def spoilt(module: Any, place: Callable[[Tensor], Any], value: float = float("nan"), call: int = 0) -> Iterator[None]:
+def spoilt(
+    module: Any, place: Callable[[Tensor], Any], value: float = float("nan"), call: int = 0
+) -> Iterator[None]:
     """Put `value` into what a module puts out, at its call of that number; `place` picks the entry."""
     calls = iter(range(1000))
 
@@ -46,12 +50,14 @@ def spoilt(module: Any, place: Callable[[Tensor], Any], value: float = float("na
     handle.remove()
 
 
-# ---- what is no number --------------------------------------------------------------------------------------------
+# ---- what is no number ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", ODD)
 @pytest.mark.parametrize("method", ["none", "fastv"])
-def test_logits_that_are_no_numbers_are_errors(model: Any, inputs_of: Any, method: str, value: float) -> None:
+def test_logits_that_are_no_numbers_are_errors(
+    model: Any, inputs_of: Any, method: str, value: float
+) -> None:
     inputs = PROMPTS["padded batch"](inputs_of)
     head = model.get_output_embeddings()
     for call, place in ((0, "the logits of the prefill"), (2, "the logits of decoding step 2")):
@@ -69,14 +75,21 @@ def test_padding_may_hold_anything(model: Any, inputs_of: Any) -> None:
     head = model.get_output_embeddings()
     with torch.no_grad(), prune(model, "fastv", 0.5), spoilt(head, lambda _: (0, 0)):
         model(**inputs)
-    with torch.no_grad(), prune(model, "fastv", 0.5), spoilt(head, lambda _: (0, -1)), pytest.raises(NotFinite):
+    with (
+        torch.no_grad(),
+        prune(model, "fastv", 0.5),
+        spoilt(head, lambda _: (0, -1)),
+        pytest.raises(NotFinite),
+    ):
         model(**inputs)
 
 
 @pytest.mark.parametrize("value", ODD)
-def test_features_that_are_no_numbers_are_not_offered(model: Any, inputs_of: Any, value: float) -> None:
+def test_features_that_are_no_numbers_are_not_offered(
+    model: Any, inputs_of: Any, value: float
+) -> None:
     inputs = PROMPTS["padded batch"](inputs_of)
-    visual = adapter_of(model).visual(model, inputs["input_ids"])
+    visual = family_of(model).visual(model, inputs["input_ids"])
     column = int(visual[1].nonzero()[2, 0])
     layer, spy = model.get_decoder().layers[1], Spy()
     with (
@@ -88,7 +101,9 @@ def test_features_that_are_no_numbers_are_not_offered(model: Any, inputs_of: Any
         model(**inputs)
 
 
-def test_signals_that_are_no_numbers_are_not_offered(model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_that_are_no_numbers_are_not_offered(
+    model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = vision._READERS[Signal.RECEIVED_ATTENTION]
     monkeypatch.setitem(vision._READERS, Signal.RECEIVED_ATTENTION, lambda heads: read(heads) / 0)
     with (
@@ -104,7 +119,9 @@ def test_a_method_that_stumbles_over_nan_is_not_to_blame(model: Any, inputs_of: 
     looks: list[tuple[str, list[int], Tensor]] = []
 
     class Late(sessions.Finite):
-        def look(self, values: Tensor, place: str, rows: list[int], spared: Tensor | None = None) -> None:
+        def look(
+            self, values: Tensor, place: str, rows: list[int], spared: Tensor | None = None
+        ) -> None:
             if values.is_floating_point():
                 looks.append((place, rows, ~torch.isfinite(values).flatten(1).all(1)))
                 self._flags.append(looks[-1])
@@ -121,17 +138,25 @@ def test_a_method_that_stumbles_over_nan_is_not_to_blame(model: Any, inputs_of: 
     try:
         layer = model.get_decoder().layers[1]
         method = prune(model, Stumbling(), plan=(Stage(llm(2), 5),))
-        with spoilt(layer, lambda _: (0, 5)), pytest.raises(NotFinite, match="features at llm:2"), method:
+        with (
+            spoilt(layer, lambda _: (0, 5)),
+            pytest.raises(NotFinite, match="features at llm:2"),
+            method,
+        ):
             model.generate(**inputs, max_new_tokens=1)
         head = model.get_output_embeddings()
         method = prune(model, Stumbling(), 0.5)
-        with spoilt(head, lambda _: (0, -1), call=1), pytest.raises(NotFinite, match="decoding step 1"), method:
+        with (
+            spoilt(head, lambda _: (0, -1), call=1),
+            pytest.raises(NotFinite, match="decoding step 1"),
+            method,
+        ):
             model.generate(**inputs, max_new_tokens=4)
     finally:
         sessions.Finite = before  # type: ignore[misc]
 
 
-# ---- what a method is shown are copies ----------------------------------------------------------------------------
+# ---- what a method is shown are copies -----------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -141,7 +166,14 @@ class Vandal(Spy):
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         keep = Keep(torch.arange(len(tokens))[-stage.keep :])
         layout = tokens.layout
-        for value in (tokens.features, tokens.index, layout.tile, layout.row, layout.column, layout.newline):
+        for value in (
+            tokens.features,
+            tokens.index,
+            layout.tile,
+            layout.row,
+            layout.column,
+            layout.newline,
+        ):
             value.zero_()
         for signal in tokens.signals.values():
             for value in signal if isinstance(signal, tuple) else (signal,):
@@ -157,7 +189,7 @@ class PixelVandal(Vandal):
 
 def test_changes_in_place_reach_nobody(model: Any, inputs_of: Any) -> None:
     inputs = PROMPTS["padded batch"](inputs_of)
-    layouts = adapter_of(model).layouts(model, inputs)
+    layouts = family_of(model).layouts(model, inputs)
     rows = [layout.row.clone() for layout in layouts]
 
     @dataclass(frozen=True)
@@ -170,7 +202,9 @@ def test_changes_in_place_reach_nobody(model: Any, inputs_of: Any) -> None:
     _, vandal, trace = run(model, inputs, Vandal(), plan=plan, layouts=layouts)
     assert torch.equal(honest, vandal)
     for ours, theirs in zip(trace.samples, fair.samples, strict=True):
-        assert {s: k.tolist() for s, k in ours.kept.items()} == {s: k.tolist() for s, k in theirs.kept.items()}
+        assert {s: k.tolist() for s, k in ours.kept.items()} == {
+            s: k.tolist() for s, k in theirs.kept.items()
+        }
     assert all(torch.equal(layout.row, row) for layout, row in zip(layouts, rows, strict=True))
 
 
@@ -184,7 +218,7 @@ def test_the_callers_pictures_stay(model: Any, inputs_of: Any) -> None:
     assert bool(masks[0][0].all())
 
 
-# ---- what exits ---------------------------------------------------------------------------------------------------
+# ---- what exits ----------------------------------------------------------------------------------
 
 
 class Quit(BaseException):
@@ -195,16 +229,26 @@ EXITS = [SystemExit(0), GeneratorExit(), StopIteration(), Quit("bye")]
 
 
 @pytest.mark.parametrize("exit_", EXITS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("member", ["prepared", "needs", "site", "plan", "prune", "adapter", "probe", "blocks"])
-def test_a_method_that_exits_is_an_ordinary_error(model: Any, inputs_of: Any, member: str, exit_: BaseException) -> None:
+@pytest.mark.parametrize(
+    "member", ["prepared", "needs", "site", "plan", "prune", "lora_folder", "probe", "blocks"]
+)
+def test_a_method_that_exits_is_an_ordinary_error(
+    model: Any, inputs_of: Any, member: str, exit_: BaseException
+) -> None:
     def leave(*_: Any) -> Any:
         raise exit_
 
-    names = {"probe": frozenset({Signal.PROBE_LOGITS}), "blocks": frozenset({Signal.ENCODER_FEATURES})}
+    names = {
+        "probe": frozenset({Signal.PROBE_LOGITS}),
+        "blocks": frozenset({Signal.ENCODER_FEATURES}),
+    }
     body: dict[str, Any] = {"needs": names.get(member, frozenset()), "__module__": __name__}
-    body[member] = property(leave) if member in ("needs", "adapter") else leave
+    body[member] = property(leave) if member in ("needs", "lora_folder") else leave
     method: Any = dataclass(frozen=True)(type("Leaving", (Spy,), body))
-    with pytest.raises(MethodError, match=rf"\.{member} raised {type(exit_).__name__}") as error, prune(model, method(), 0.5):
+    with (
+        pytest.raises(MethodError, match=rf"\.{member} raised {type(exit_).__name__}") as error,
+        prune(model, method(), 0.5),
+    ):
         model.generate(**PROMPTS["one image"](inputs_of), max_new_tokens=1)
     assert error.value.__cause__ is exit_
     assert len(str(error.value)) <= 300
@@ -223,11 +267,16 @@ def test_exceptions_without_a_text_are_named() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    with pytest.raises(MethodError, match=r"method\.score raised Mute"), contained("method", "score"):
+    with (
+        pytest.raises(MethodError, match=r"method\.score raised Mute"),
+        contained("method", "score"),
+    ):
         raise Mute
 
 
-@pytest.mark.parametrize("plan", [None, [1], (Stage(llm(2), True),), (Stage(llm(2), 2.5),), "llm:2"])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "plan", [None, [1], (Stage(llm(2), True),), (Stage(llm(2), 2.5),), "llm:2"]
+)  # type: ignore[arg-type]
 def test_a_plan_that_is_none_is_named(model: Any, inputs_of: Any, plan: Any) -> None:
     @dataclass(frozen=True)
     class Odd(Draw):
@@ -249,7 +298,7 @@ def test_an_answer_of_another_kind_is_named(model: Any, inputs_of: Any, answer: 
         model(**PROMPTS["one image"](inputs_of))
 
 
-# ---- time and work ------------------------------------------------------------------------------------------------
+# ---- time and work -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -259,7 +308,9 @@ class Slow(Spy):
         return Keep(torch.arange(stage.keep))
 
 
-def test_a_methods_time_is_its_own(model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_methods_time_is_its_own(
+    model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check = sessions.answered
 
     def slow(*arguments: Any) -> Any:
@@ -294,7 +345,7 @@ class Counting(Spy):
 def counted(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[str]:
     """Calls of the adapter that look where tokens lie."""
     calls: list[str] = []
-    kind: Any = type(adapter_of(model))
+    kind: Any = type(family_of(model))
     for name in ("layouts", "encoder_rows"):
         stock = getattr(kind, name)
 
@@ -306,10 +357,12 @@ def counted(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[str]:
     return calls
 
 
-def test_what_is_ready_is_not_prepared_again(model: Any, inputs_of: Any, counted: list[str]) -> None:
+def test_what_is_ready_is_not_prepared_again(
+    model: Any, inputs_of: Any, counted: list[str]
+) -> None:
     inputs, method = PROMPTS["one image"](inputs_of), Counting()
-    layouts = adapter_of(model).layouts(model, inputs)
-    ready = make_ready(adapter_of(model), model, method)
+    layouts = family_of(model).layouts(model, inputs)
+    ready = make_ready(family_of(model), model, method)
     counted.clear()
     for _ in range(2):
         with prune(model, ready, 0.5, layouts=layouts):
@@ -319,19 +372,21 @@ def test_what_is_ready_is_not_prepared_again(model: Any, inputs_of: Any, counted
 
 
 def test_timed_calls_look_for_nothing(model: Any, inputs_of: Any, counted: list[str]) -> None:
-    inputs, method, adapter = PROMPTS["one image"](inputs_of), Counting(), adapter_of(model)
+    inputs, method, adapter = PROMPTS["one image"](inputs_of), Counting(), family_of(model)
     rows = measure_pairs(model, adapter, inputs, method, 0.5, new_tokens=2, warmup=0, pairs=2)
     assert (method.calls, counted) == (["prepared"], ["layouts", "encoder_rows"])
     counted.clear()
     ready, layouts = make_ready(adapter, model, method), adapter.layouts(model, inputs)
     counted.clear()
-    again = measure_pairs(model, adapter, inputs, ready, 0.5, new_tokens=2, warmup=0, pairs=1, layouts=layouts)
+    again = measure_pairs(
+        model, adapter, inputs, ready, 0.5, new_tokens=2, warmup=0, pairs=1, layouts=layouts
+    )
     assert (method.calls, counted) == (["prepared"] * 2, ["encoder_rows"])
     held = [{row.variant: row.kv_bytes for row in kind if row.kv_bytes} for kind in (rows, again)]
     assert held[0] == held[1]
 
 
-# ---- bytes --------------------------------------------------------------------------------------------------------
+# ---- bytes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compact", [False, True])
@@ -340,16 +395,25 @@ def test_bytes_are_those_of_live_keys_and_values(model: Any, inputs_of: Any, com
     inputs = PROMPTS["padded batch"](inputs_of)
     with prune(model, Draw(), plan=(Stage(llm(3), 6, compact),)) as trace, torch.no_grad():
         cache = model(**inputs).past_key_values
-    texts = inputs["attention_mask"].sum(1) - torch.tensor([sample.available for sample in trace.samples])
+    texts = inputs["attention_mask"].sum(1) - torch.tensor(
+        [sample.available for sample in trace.samples]
+    )
     for sample, text in zip(trace.samples, texts.tolist(), strict=True):
         before = 6 if compact else sample.available
         assert sample.kv_bytes == 320 * (6 * text + 3 * before + 3 * 6)
     assert sum(sample.kv_bytes_padded for sample in trace.samples) == kv_bytes(cache)
-    assert trace.samples[0].kv_bytes < trace.samples[0].kv_bytes_padded == trace.samples[1].kv_bytes_padded
+    assert (
+        trace.samples[0].kv_bytes
+        < trace.samples[0].kv_bytes_padded
+        == trace.samples[1].kv_bytes_padded
+    )
 
 
 def test_bytes_do_not_depend_on_the_batch_or_on_new_tokens(model: Any, inputs_of: Any) -> None:
-    prompts = [([picture(112, 84)], "color of 5"), ([picture(84, 112, 1), picture(56, 84, 2)], "digit on red square")]
+    prompts = [
+        ([picture(112, 84)], "color of 5"),
+        ([picture(84, 112, 1), picture(56, 84, 2)], "digit on red square"),
+    ]
     for method in ("none", "fastv"):
         with prune(model, method, 1.0 if method == "none" else 0.5, seeds=[1]) as trace:
             model.generate(**inputs_of(*prompts), max_new_tokens=3)

@@ -14,7 +14,13 @@ from prunebench.engine.encode import encode
 
 
 def plain(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    out = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, output_logits=True, return_dict_in_generate=True)
+    out = model.generate(
+        **inputs,
+        max_new_tokens=5,
+        min_new_tokens=5,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     return torch.stack(out.logits, dim=1)
 
 
@@ -76,7 +82,10 @@ def test_encode_once_equals_encode_each(model: Any, inputs_of: Any) -> None:
 
 
 def test_a_sample_knows_nothing_of_the_one_before(model: Any, inputs_of: Any) -> None:
-    one, other = inputs_of(([picture(112, 84)], "color of 5")), inputs_of(([picture(84, 84, 9)], "shape of 2"))
+    one, other = (
+        inputs_of(([picture(112, 84)], "color of 5")),
+        inputs_of(([picture(84, 84, 9)], "shape of 2")),
+    )
     with prune(model, "fastv", 0.4) as trace:
         model.generate(**one, max_new_tokens=1)
         first = trace.samples[0].kept

@@ -1,4 +1,6 @@
-"""Images: what a file shows is what models see, and what cannot be shown is refused in a line before it is decoded."""
+"""Images: what a file shows is what models see, and what cannot be shown is refused in a line
+before it is decoded.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from prunebench import cli, images
+from prunebench import cli
 from prunebench.benchmarks import Benchmark, MediaError, load_task
-from prunebench.images import ImageError
+from prunebench.border import images
+from prunebench.border.images import ImageError
 
 RAMP = np.linspace(0, 1, 64 * 48).reshape(48, 64)
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 4), dtype=np.uint8)
@@ -32,10 +35,17 @@ def header(width: int, height: int) -> bytes:
     """A PNG of any size in a hundred bytes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     shape = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", shape) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", shape)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +80,9 @@ def test_values_of_which_none_is_black_or_white_are_refused(values: list[float])
         images.load(Image.fromarray(np.array([values], dtype=np.float32)))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "palette with transparency"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "palette with transparency"]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_ordinary_images_have_the_pixels_that_lmms_eval_gives_to_models(mode: str) -> None:
     if mode.startswith("palette"):
@@ -90,7 +102,8 @@ def test_images_are_upright(orientation: int, kind: str) -> None:
     corner.paste("white", (0, 0, 32, 16))
     shown = images.load(encoded(corner, kind, exif=exif))
     assert shown.size == ((64, 48) if orientation < 5 else (48, 64))
-    # where the stored picture's top left corner is seen: the eight orientations of the EXIF standard
+    # where the stored picture's top left corner is seen: the eight orientations of the EXIF
+    # standard
     right, bottom = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
     place = (shown.width - 5 if right else 4, shown.height - 5 if bottom else 4)
     opposite = (shown.width - 1 - place[0], shown.height - 1 - place[1])
@@ -105,7 +118,10 @@ def test_the_first_frame_stands_for_a_moving_image() -> None:
 
 
 def test_the_limit_is_checked_before_anything_is_decoded() -> None:
-    with pytest.raises(ImageError, match=r"13000 x 13000 = 169,000,000 pixels.*at most 100,000,000.*max_image_pixels"):
+    with pytest.raises(
+        ImageError,
+        match=r"13000 x 13000 = 169,000,000 pixels.*at most 100,000,000.*max_image_pixels",
+    ):
         images.load(header(13000, 13000))
     with pytest.raises(ImageError, match="at most 3,071 are decoded"):
         images.load(COLOURS, max_pixels=64 * 48 - 1)
@@ -134,7 +150,9 @@ def test_the_limit_is_checked_before_anything_is_decoded() -> None:
         ("a" * 400, "File name too long"),
         ("\x1b[31m[red]\udcff.png", r"\x1b[31m[red]\udcff.png cannot be read"),
     ],
-    ids=str.split("narrow empty-size empty svg eps half-png half-jpeg no-row array gone folder device pipe nul long escapes"),
+    ids=str.split(
+        "narrow empty-size empty svg eps half-png half-jpeg no-row array gone folder device pipe nul long escapes"
+    ),
 )
 def test_what_is_no_image_is_refused_in_one_line(
     source: Any, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +179,7 @@ def test_reading_an_image_leaves_the_settings_of_pillow_alone() -> None:
         ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
 
 
-# ---- tasks --------------------------------------------------------------------------------------------------------
+# ---- tasks ---------------------------------------------------------------------------------------
 
 UTILS = """
 import io
@@ -209,14 +227,23 @@ def task(folder: Path, rows: list[dict[str, Any]], **options: Any) -> Benchmark:
             "mask": Picture(),
         }
     )
-    plain = {"image": {"bytes": encoded(COLOURS), "path": None}, "parts": [], "raw": b"", "mask": None}
+    plain = {
+        "image": {"bytes": encoded(COLOURS), "path": None},
+        "parts": [],
+        "raw": b"",
+        "mask": None,
+    }
     data = [{**plain, **row} for row in rows]
     Dataset.from_list(data, features=features).to_parquet(folder / "data.parquet")
     return load_task(str(folder / "mine.yaml"), **options)
 
 
 def shown(benchmark: Benchmark, number: int) -> Image.Image:
-    [image] = [part["url"] for part in benchmark.messages(benchmark.requests[number])[0]["content"] if part["type"] == "image"]
+    [image] = [
+        part["url"]
+        for part in benchmark.messages(benchmark.requests[number])[0]["content"]
+        if part["type"] == "image"
+    ]
     return image  # type: ignore[no-any-return]
 
 
@@ -234,7 +261,10 @@ def test_tasks_show_what_files_show(tmp_path: Path) -> None:
             {"question": "turned", "image": {"bytes": turned, "path": None}},
             {"question": "inner", "parts": [{"picture": {"bytes": deep, "path": None}}]},
             {"question": "masked", "mask": {"bytes": numbers, "path": None}},
-            {"question": "as it is", "image": {"bytes": encoded(Image.fromarray(NOISE)), "path": None}},
+            {
+                "question": "as it is",
+                "image": {"bytes": encoded(Image.fromarray(NOISE)), "path": None},
+            },
         ],
     )
     assert np.array_equal(shown(benchmark, 0), COLOURS)
@@ -265,7 +295,7 @@ def test_a_task_s_image_above_the_limit_is_refused_however_it_is_opened(tmp_path
     assert benchmark.fingerprint != load_task(str(tmp_path / "mine.yaml")).fingerprint
 
 
-# ---- show ---------------------------------------------------------------------------------------------------------
+# ---- show ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -281,7 +311,12 @@ def test_show_says_in_one_line_what_is_wrong_with_an_image(
     content: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "odd.png").write_bytes(content)
-    options = ["model=tiny-llava-next", "method=random", f"image={tmp_path / 'odd.png'}", f"out={tmp_path / 'out.png'}"]
+    options = [
+        "model=tiny-llava-next",
+        "method=random",
+        f"image={tmp_path / 'odd.png'}",
+        f"out={tmp_path / 'out.png'}",
+    ]
     assert cli.main(["show", "question=what is it?", *options]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert reason in line

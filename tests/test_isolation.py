@@ -1,4 +1,6 @@
-"""Isolation: a bad method, or a bad sample, fails alone; what the others answer is what they answer without it."""
+"""Isolation: a bad method, or a bad sample, fails alone; what the others answer is what they answer
+without it.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +47,26 @@ if model is not None:
 CHANGES = {
     "dtype": ("torch.set_default_dtype(torch.float64)", "torch's default dtype"),
     "device": ("torch.set_default_device('meta')", "torch's default device"),
-    "hook": ("torch.nn.modules.module.register_module_forward_hook(lambda m, i, o: None)", "torch's hooks on every module"),
-    "model_hook": (MODEL.replace("CHANGE", "model.lm_head.register_forward_hook(lambda m, i, o: -o)"), "hooks on lm_head"),
-    "weights": (MODEL.replace("CHANGE", "model.lm_head.weight.data.zero_()"), "the model's weights"),
-    "library": ("torch.nn.functional.silu = lambda x, inplace=False: x", "torch.nn.functional.silu"),
-    "ours": ("import prunebench.benchmarks as b; b.Benchmark.value = lambda *_: 1.0", "prunebench.benchmarks.Benchmark.value"),
+    "hook": (
+        "torch.nn.modules.module.register_module_forward_hook(lambda m, i, o: None)",
+        "torch's hooks on every module",
+    ),
+    "model_hook": (
+        MODEL.replace("CHANGE", "model.lm_head.register_forward_hook(lambda m, i, o: -o)"),
+        "hooks on lm_head",
+    ),
+    "weights": (
+        MODEL.replace("CHANGE", "model.lm_head.weight.data.zero_()"),
+        "the model's weights",
+    ),
+    "library": (
+        "torch.nn.functional.silu = lambda x, inplace=False: x",
+        "torch.nn.functional.silu",
+    ),
+    "ours": (
+        "import prunebench.benchmarks as b; b.Benchmark.value = lambda *_: 1.0",
+        "prunebench.benchmarks.Benchmark.value",
+    ),
     "modelling": (
         "import sys; sys.modules['transformers.models.qwen2_5_vl.modeling_qwen2_5_vl'].rotate_half = lambda x: x",
         "modeling_qwen2_5_vl.rotate_half",
@@ -58,20 +75,43 @@ CHANGES = {
         "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as F\nF.register('sdpa', lambda *a, **k: None)",
         "the registered attention functions",
     ),
-    "tf32": ("torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32", "torch's backends"),
+    "tf32": (
+        "torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32",
+        "torch's backends",
+    ),
     "folder": ("import os; os.chdir('/')", "the working directory"),
 }
 
 # what a class body holds, with the status and what the reason must say
 FAULTS = {
-    "prepared": ("def prepared(self, facts): raise RuntimeError('not today')", "failed", "not today"),
+    "prepared": (
+        "def prepared(self, facts): raise RuntimeError('not today')",
+        "failed",
+        "not today",
+    ),
     "prepared_none": ("def prepared(self, facts): return None", "failed", "must give the method"),
-    "needs": ("@property\n    def needs(self): raise RuntimeError('no needs')", "failed", "no needs"),
+    "needs": (
+        "@property\n    def needs(self): raise RuntimeError('no needs')",
+        "failed",
+        "no needs",
+    ),
     "exits": ("def score(self, tokens): raise SystemExit(0)", "failed", "SystemExit"),
-    "exits_planning": ("def plan(self, budget, available, layers): raise SystemExit(3)", "failed", "SystemExit"),
-    "interrupts": ("def score(self, tokens): raise KeyboardInterrupt", "failed", "KeyboardInterrupt"),
+    "exits_planning": (
+        "def plan(self, budget, available, layers): raise SystemExit(3)",
+        "failed",
+        "SystemExit",
+    ),
+    "interrupts": (
+        "def score(self, tokens): raise KeyboardInterrupt",
+        "failed",
+        "KeyboardInterrupt",
+    ),
     "generator": ("def score(self, tokens): raise GeneratorExit", "failed", "GeneratorExit"),
-    "nan": ("def score(self, tokens): return tokens.features.norm(dim=-1) * float('nan')", "failed", "NaN"),
+    "nan": (
+        "def score(self, tokens): return tokens.features.norm(dim=-1) * float('nan')",
+        "failed",
+        "NaN",
+    ),
     "mute": (
         "def score(self, tokens):\n"
         "        class Mute(Exception):\n"
@@ -80,11 +120,27 @@ FAULTS = {
         "failed",
         "whose text cannot be shown",
     ),
-    "surrogate": ("def score(self, tokens): raise ValueError('odd \\udcff text')", "failed", "odd \\udcff text"),
+    "surrogate": (
+        "def score(self, tokens): raise ValueError('odd \\udcff text')",
+        "failed",
+        "odd \\udcff text",
+    ),
     "long": ("def score(self, tokens): raise ValueError('x' * 10**6)", "failed", "xxx"),
-    "tensor": ("w: object = None\n    def __post_init__(self): object.__setattr__(self, 'w', torch.ones(3))", "ok", ""),
-    "settings": ("s: object = None\n    def __post_init__(self): object.__setattr__(self, 's', {1, 2})", "ok", ""),
-    "opaque": ("s: object = None\n    def __post_init__(self): object.__setattr__(self, 's', object())", "failed", "setting s"),
+    "tensor": (
+        "w: object = None\n    def __post_init__(self): object.__setattr__(self, 'w', torch.ones(3))",
+        "ok",
+        "",
+    ),
+    "settings": (
+        "s: object = None\n    def __post_init__(self): object.__setattr__(self, 's', {1, 2})",
+        "ok",
+        "",
+    ),
+    "opaque": (
+        "s: object = None\n    def __post_init__(self): object.__setattr__(self, 's', object())",
+        "failed",
+        "setting s",
+    ),
     "mutates": (
         "def score(self, tokens):\n        s = tokens.features.norm(dim=-1)\n        tokens.features.zero_()\n        return s",
         "ok",
@@ -95,7 +151,11 @@ FAULTS = {
         "ok",
         "",
     ),
-    "complex": ("def score(self, tokens): return tokens.features.norm(dim=-1).to(torch.complex64)", "failed", "no order"),
+    "complex": (
+        "def score(self, tokens): return tokens.features.norm(dim=-1).to(torch.complex64)",
+        "failed",
+        "no order",
+    ),
 }
 
 SCORE = "    def score(self, tokens: VisualTokens):\n        return tokens.features.norm(dim=-1)\n"
@@ -103,7 +163,10 @@ OPTIONS = ["budgets=0.5", "limit=2", "cost=false", "controls=false"]
 
 
 def method(body: str) -> str:
-    text = HEAD.replace("import torch\n", "from pathlib import Path\n\nimport torch\n") + f"    {body}\n"
+    text = (
+        HEAD.replace("import torch\n", "from pathlib import Path\n\nimport torch\n")
+        + f"    {body}\n"
+    )
     return text if "def score" in body else text + SCORE
 
 
@@ -143,7 +206,9 @@ def test_bad_methods_fail_alone(tmp_path: Path, honest: Path):
     for name, (body, _, _) in FAULTS.items():
         (tmp_path / f"bad_{name}.py").write_text(method(body))
     files = [str(tmp_path / f"bad_{name}.py") for name in FAULTS]
-    code, cells = sweep(tmp_path / "study", f"methods={','.join(['none', 'fastv', *files, 'divprune'])}")
+    code, cells = sweep(
+        tmp_path / "study", f"methods={','.join(['none', 'fastv', *files, 'divprune'])}"
+    )
     assert code == 1
     for name, (_, status, reason) in FAULTS.items():
         cell = cells[f"bad_{name}"]
@@ -158,26 +223,43 @@ def test_a_method_that_changes_what_all_share_is_named_and_undone(tmp_path: Path
         (tmp_path / f"bad_{name}.py").write_text(changing(code))
     files = [str(tmp_path / f"bad_{name}.py") for name in CHANGES]
     folder = os.getcwd()
-    code, cells = sweep(tmp_path / "study", f"methods={','.join(['none', 'fastv', *files, 'divprune'])}")
+    code, cells = sweep(
+        tmp_path / "study", f"methods={','.join(['none', 'fastv', *files, 'divprune'])}"
+    )
     assert code == 1
-    assert (os.getcwd(), torch.get_default_dtype(), str(torch.get_default_device())) == (folder, torch.float32, "cpu")
+    assert (os.getcwd(), torch.get_default_dtype(), str(torch.get_default_device())) == (
+        folder,
+        torch.float32,
+        "cpu",
+    )
     for name, (_, culprit) in CHANGES.items():
         cell = cells[f"bad_{name}"]
-        assert (cell["status"], culprit in cell["reason"]) == ("failed", True), (name, cell["reason"][:300])
+        assert (cell["status"], culprit in cell["reason"]) == ("failed", True), (
+            name,
+            cell["reason"][:300],
+        )
     for label in ("none", "fastv", "divprune"):
         pd.testing.assert_frame_equal(rows(tmp_path / "study", label), rows(honest, label))
 
 
 @pytest.mark.parametrize(
     "code",
-    ["raise SystemExit(0)", "raise KeyboardInterrupt", "torch.set_default_dtype(torch.float64)", "import nothing_like_this"],
+    [
+        "raise SystemExit(0)",
+        "raise KeyboardInterrupt",
+        "torch.set_default_dtype(torch.float64)",
+        "import nothing_like_this",
+    ],
 )
 def test_a_file_that_exits_or_changes_things_when_imported_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str
 ):
     path = tmp_path / "mine.py"
     path.write_text(f"import torch\n{code}\n")
-    for command in (["check", str(path)], ["sweep", f"methods={path}", *OPTIONS, f"out={tmp_path / 'study'}"]):
+    for command in (
+        ["check", str(path)],
+        ["sweep", f"methods={path}", *OPTIONS, f"out={tmp_path / 'study'}"],
+    ):
         assert main(command) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1
@@ -185,8 +267,12 @@ def test_a_file_that_exits_or_changes_things_when_imported_is_refused(
     assert torch.get_default_dtype() == torch.float32
 
 
-@pytest.mark.parametrize("name", ["exits", "interrupts", "generator", "nan", "prepared", "needs", "complex"])
-def test_check_finds_a_method_that_exits(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str):
+@pytest.mark.parametrize(
+    "name", ["exits", "interrupts", "generator", "nan", "prepared", "needs", "complex"]
+)
+def test_check_finds_a_method_that_exits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+):
     path = tmp_path / "mine.py"
     path.write_text(method(FAULTS[name][0]))
     assert main(["check", str(path)]) == 1
@@ -194,7 +280,9 @@ def test_check_finds_a_method_that_exits(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("name", ["dtype", "hook", "model_hook", "library"])
-def test_check_finds_a_method_that_changes_what_all_share(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str):
+def test_check_finds_a_method_that_changes_what_all_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+):
     path = tmp_path / "mine.py"
     code, culprit = CHANGES[name]
     path.write_text(changing(code))
@@ -252,7 +340,14 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "answer": ["yes"] * len(SAMPLES),
         "image": [{"bytes": image, "path": None} for _, image in SAMPLES.values()],
     }
-    kinds = Features({"question_id": Value("string"), "question": Value("string"), "answer": Value("string"), "image": Image()})
+    kinds = Features(
+        {
+            "question_id": Value("string"),
+            "question": Value("string"),
+            "answer": Value("string"),
+            "image": Image(),
+        }
+    )
     Dataset.from_dict(columns, features=kinds).to_parquet(folder / "data.parquet")
     return folder / "awkward.yaml"
 
@@ -262,10 +357,18 @@ def test_a_sample_that_cannot_be_asked_is_a_row_with_its_reason(
     tmp_path: Path, awkward: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ):
     monkeypatch.chdir(awkward.parent)
-    options = [f"tasks={awkward}", "methods=none,random,fastv", "budgets=9", f"batch={batch}", "limit=6"]
+    options = [
+        f"tasks={awkward}",
+        "methods=none,random,fastv",
+        "budgets=9",
+        f"batch={batch}",
+        "limit=6",
+    ]
     code, cells = sweep(tmp_path / "study", *options)
     assert code == 0
-    none, random = (rows(tmp_path / "study", label).set_index("sample_id") for label in ("none", "random"))
+    none, random = (
+        rows(tmp_path / "study", label).set_index("sample_id") for label in ("none", "random")
+    )
     never = ["broken", "placeholder", "aspect"]
     assert set(none.index) == set(random.index) == set(SAMPLES)
     for sample in never:
@@ -286,7 +389,9 @@ def test_a_sample_that_takes_too_long_is_a_row(tmp_path: Path):
         "        while tokens.seed == min(SEEN.setdefault('first', tokens.seed), tokens.seed): pass\n"
         "        return tokens.features.norm(dim=-1)"
     )
-    (tmp_path / "slow.py").write_text(method(slow).replace("@register()", "SEEN = {}\n\n\n@register()"))
+    (tmp_path / "slow.py").write_text(
+        method(slow).replace("@register()", "SEEN = {}\n\n\n@register()")
+    )
     code, cells = sweep(tmp_path / "study", f"methods=none,{tmp_path / 'slow.py'}", "timeout=1.5")
     assert code == 1
     assert cells["none"]["status"] == "ok"

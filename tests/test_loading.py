@@ -1,4 +1,6 @@
-"""Loading: nothing is filled up in silence, no foreign code runs, and every refusal is a line that says the way out."""
+"""Loading: nothing is filled up in silence, no foreign code runs, and every refusal is a line that
+says the way out.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,11 @@ def tensors(change: Callable[[State], State]) -> Edit:
 
 def one(change: Callable[[Tensor], Tensor]) -> Edit:
     """Change the one tensor that the tests are about."""
-    return tensors(lambda state: {name: change(value) if name == WEIGHT else value for name, value in state.items()})
+    return tensors(
+        lambda state: {
+            name: change(value) if name == WEIGHT else value for name, value in state.items()
+        }
+    )
 
 
 def setting(file: str, **values: Any) -> Edit:
@@ -96,10 +102,19 @@ def sharded(folder: Path, lost: bool = False) -> None:
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(state)
-    places = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(names)}
+    places = {
+        name: f"model-0000{1 + number % 2}-of-00002.safetensors"
+        for number, name in enumerate(names)
+    }
     for file in sorted(set(places.values()))[: 1 if lost else 2]:
-        save_file({name: state[name] for name in names if places[name] == file}, folder / file, metadata={"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+        save_file(
+            {name: state[name] for name in names if places[name] == file},
+            folder / file,
+            metadata={"format": "pt"},
+        )
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": places})
+    )
 
 
 def pickled(folder: Path) -> None:
@@ -113,33 +128,96 @@ def tokenizer_of_another(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Edit, str]] = {
-    "12 tensors gone": (tensors(lambda state: dict(list(state.items())[12:])), r"lack 12 tensors \(.+, .+ and 10 more\)"),
-    "half of it gone": (tensors(lambda state: dict(list(state.items())[len(state) // 2 :])), r"lack 94 tensors \("),
-    "a tensor too many": (tensors(lambda state: {**state, "extra.head": torch.zeros(2)}), r"unexpected tensor \(extra.head\)"),
-    "another shape": (one(lambda value: value.T.contiguous()), r"1 tensor of another size \(.*down_proj.* for \["),
-    "NaN": (one(lambda value: value * float("nan")), "down_proj.weight has values that are not finite"),
+    "12 tensors gone": (
+        tensors(lambda state: dict(list(state.items())[12:])),
+        r"lack 12 tensors \(.+, .+ and 10 more\)",
+    ),
+    "half of it gone": (
+        tensors(lambda state: dict(list(state.items())[len(state) // 2 :])),
+        r"lack 94 tensors \(",
+    ),
+    "a tensor too many": (
+        tensors(lambda state: {**state, "extra.head": torch.zeros(2)}),
+        r"unexpected tensor \(extra.head\)",
+    ),
+    "another shape": (
+        one(lambda value: value.T.contiguous()),
+        r"1 tensor of another size \(.*down_proj.* for \[",
+    ),
+    "NaN": (
+        one(lambda value: value * float("nan")),
+        "down_proj.weight has values that are not finite",
+    ),
     "infinite": (one(lambda value: value / 0), "down_proj.weight has values that are not finite"),
-    "whole numbers": (one(lambda value: value.to(torch.int8)), r"no real numbers \(.*down_proj.weight\)"),
-    "cut off": (lambda f: os.truncate(f / "model.safetensors", 5_000_000), "model.safetensors is no whole safetensors file"),
+    "whole numbers": (
+        one(lambda value: value.to(torch.int8)),
+        r"no real numbers \(.*down_proj.weight\)",
+    ),
+    "cut off": (
+        lambda f: os.truncate(f / "model.safetensors", 5_000_000),
+        "model.safetensors is no whole safetensors file",
+    ),
     "empty": (content("model.safetensors", b""), "model.safetensors is no whole safetensors file"),
-    "a shard gone": (lambda f: sharded(f, lost=True), r"names 1 files that are not there \(model-00002-of-00002"),
-    "fewer layers": (setting("config.json", text_config__num_hidden_layers=5), "unexpected tensors"),
-    "more layers": (setting("config.json", text_config__num_hidden_layers=7), r"lack \d+ tensors .*layers.6"),
-    "endless layers": (setting("config.json", text_config__num_hidden_layers=10**9), "num_hidden_layers above 1000"),
-    "another width": (setting("config.json", text_config__intermediate_size=481), "tensors of another size"),
-    "a width of terabytes": (setting("config.json", text_config__hidden_size=10**8), r"describes [\d,]{12,} parameters"),
-    "a width that is text": (setting("config.json", text_config__hidden_size="wide"), "hidden_size"),
-    "a NaN in the settings": (setting("config.json", text_config__rms_norm_eps=float("nan")), "rms_norm_eps is NaN"),
+    "a shard gone": (
+        lambda f: sharded(f, lost=True),
+        r"names 1 files that are not there \(model-00002-of-00002",
+    ),
+    "fewer layers": (
+        setting("config.json", text_config__num_hidden_layers=5),
+        "unexpected tensors",
+    ),
+    "more layers": (
+        setting("config.json", text_config__num_hidden_layers=7),
+        r"lack \d+ tensors .*layers.6",
+    ),
+    "endless layers": (
+        setting("config.json", text_config__num_hidden_layers=10**9),
+        "num_hidden_layers above 1000",
+    ),
+    "another width": (
+        setting("config.json", text_config__intermediate_size=481),
+        "tensors of another size",
+    ),
+    "a width of terabytes": (
+        setting("config.json", text_config__hidden_size=10**8),
+        r"describes [\d,]{12,} parameters",
+    ),
+    "a width that is text": (
+        setting("config.json", text_config__hidden_size="wide"),
+        "hidden_size",
+    ),
+    "a NaN in the settings": (
+        setting("config.json", text_config__rms_norm_eps=float("nan")),
+        "rms_norm_eps is NaN",
+    ),
     "settings that are a list": (content("config.json", b"[]"), "no settings"),
-    "an unknown quantization": (setting("config.json", quantization_config={"quant_method": "mine"}), "quantization"),
+    "an unknown quantization": (
+        setting("config.json", quantization_config={"quant_method": "mine"}),
+        "quantization",
+    ),
     "another model's tokenizer": (tokenizer_of_another, "marks images with token|image"),
-    "another image token": (setting("config.json", image_token_id=3), "marks images with token 4, its model with 3"),
+    "another image token": (
+        setting("config.json", image_token_id=3),
+        "marks images with token 4, its model with 3",
+    ),
     "no tokenizer": (gone("tokenizer.json"), "tokenizer"),
     "no processor": (gone("processor_config.json"), "processor"),
-    "an endless mean": (setting("processor_config.json", image_processor__image_std=[0, 0, 0]), "not finite"),
-    "another patch size": (setting("processor_config.json", patch_size=7), "room for 256 visual tokens .* makes 64"),
-    "a template that is broken": (content("chat_template.jinja", b"{% if %}"), "cannot put a question about an image"),
-    "a template without images": (content("chat_template.jinja", b"{{ messages[0].role }}"), "image"),
+    "an endless mean": (
+        setting("processor_config.json", image_processor__image_std=[0, 0, 0]),
+        "not finite",
+    ),
+    "another patch size": (
+        setting("processor_config.json", patch_size=7),
+        "room for 256 visual tokens .* makes 64",
+    ),
+    "a template that is broken": (
+        content("chat_template.jinja", b"{% if %}"),
+        "cannot put a question about an image",
+    ),
+    "a template without images": (
+        content("chat_template.jinja", b"{{ messages[0].role }}"),
+        "image",
+    ),
     "no chat template": (gone("chat_template.jinja"), "no chat template"),
     "an adapter": (content("adapter_config.json", b"{}"), "low-rank adapter"),
     "something else": (gone("config.json"), "holds no config.json"),
@@ -147,7 +225,9 @@ BROKEN: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize(("edit", "reason"), BROKEN.values(), ids=BROKEN)
-def test_a_checkpoint_that_is_not_whole_is_refused_by_name(edit: Edit, reason: str, folder: Path) -> None:
+def test_a_checkpoint_that_is_not_whole_is_refused_by_name(
+    edit: Edit, reason: str, folder: Path
+) -> None:
     edit(folder)
     text = refusal(folder)
     assert re.search(reason, text), text
@@ -160,8 +240,18 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(edit: Edit, reason: s
         sharded,
         pickled,
         tensors(lambda state: {name: value.bfloat16() for name, value in state.items()}),
-        tensors(lambda state: {**state, "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(2)}),
-        tensors(lambda state: {**state, "vision_tower.vision_model.embeddings.position_ids": torch.zeros(1, 2).long()}),
+        tensors(
+            lambda state: {
+                **state,
+                "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(2),
+            }
+        ),
+        tensors(
+            lambda state: {
+                **state,
+                "vision_tower.vision_model.embeddings.position_ids": torch.zeros(1, 2).long(),
+            }
+        ),
     ],
     ids=["sharded", "pickled", "half precision", "old rotary tables", "old position ids"],
 )
@@ -194,7 +284,9 @@ def test_a_model_of_the_hub_is_known_by_its_commit_and_a_folder_by_its_weights(
 
 def test_tied_weights_are_stored_once(folder: Path) -> None:
     setting("config.json", tie_word_embeddings=True, text_config__tie_word_embeddings=True)(folder)
-    tensors(lambda state: {name: value for name, value in state.items() if "lm_head" not in name})(folder)
+    tensors(lambda state: {name: value for name, value in state.items() if "lm_head" not in name})(
+        folder
+    )
     model = models.load(str(folder)).model
     assert torch.equal(model.lm_head.weight, model.get_input_embeddings().weight)
 
@@ -208,7 +300,12 @@ def test_values_beyond_the_asked_for_precision_are_no_numbers(folder: Path) -> N
 def test_the_checks_cost_milliseconds() -> None:
     models.load("tiny-qwen2.5-vl")
     loaded = models.load("tiny-qwen2.5-vl")
-    nothing: dict[str, Any] = {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": (), "error_msgs": ()}
+    nothing: dict[str, Any] = {
+        "missing_keys": (),
+        "unexpected_keys": (),
+        "mismatched_keys": (),
+        "error_msgs": (),
+    }
     times = []
     for _ in range(5):
         start = time.perf_counter()
@@ -218,7 +315,7 @@ def test_the_checks_cost_milliseconds() -> None:
     assert min(times) < 0.1
 
 
-# ---- foreign code -------------------------------------------------------------------------------------------------
+# ---- foreign code --------------------------------------------------------------------------------
 
 CODE = """
 import os
@@ -232,7 +329,11 @@ class Tokenizer(PreTrainedTokenizerFast): ...
 def generate(model, **options): ...
 """
 
-MODEL_MAP = {"AutoConfig": "foreign.Config", "AutoModelForImageTextToText": "foreign.Model", "AutoModel": "foreign.Model"}
+MODEL_MAP = {
+    "AutoConfig": "foreign.Config",
+    "AutoModelForImageTextToText": "foreign.Model",
+    "AutoModel": "foreign.Model",
+}
 PARTS_MAP = {"AutoProcessor": "foreign.Processor", "AutoImageProcessor": "foreign.Processor"}
 TOKENIZER_MAP = {"AutoTokenizer": [None, "foreign.Tokenizer"]}
 
@@ -256,13 +357,21 @@ def running_pickle(folder: Path) -> None:
 
 FOREIGN: dict[str, Edit] = {
     "configuration": setting("config.json", model_type="foreign", auto_map=MODEL_MAP),
-    "known configuration": setting("config.json", auto_map={**MODEL_MAP, **PARTS_MAP, **TOKENIZER_MAP}),
-    "processor": setting("processor_config.json", processor_class="Processor", auto_map=PARTS_MAP),
-    "image processor": content("preprocessor_config.json", json.dumps({"auto_map": PARTS_MAP}).encode()),
-    "image processor inside": setting(
-        "processor_config.json", image_processor__auto_map=PARTS_MAP, image_processor__image_processor_type="Processor"
+    "known configuration": setting(
+        "config.json", auto_map={**MODEL_MAP, **PARTS_MAP, **TOKENIZER_MAP}
     ),
-    "tokenizer": setting("tokenizer_config.json", tokenizer_class="Tokenizer", auto_map=TOKENIZER_MAP),
+    "processor": setting("processor_config.json", processor_class="Processor", auto_map=PARTS_MAP),
+    "image processor": content(
+        "preprocessor_config.json", json.dumps({"auto_map": PARTS_MAP}).encode()
+    ),
+    "image processor inside": setting(
+        "processor_config.json",
+        image_processor__auto_map=PARTS_MAP,
+        image_processor__image_processor_type="Processor",
+    ),
+    "tokenizer": setting(
+        "tokenizer_config.json", tokenizer_class="Tokenizer", auto_map=TOKENIZER_MAP
+    ),
     "generation": generating,
     "pickle": running_pickle,
 }
@@ -273,7 +382,9 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that foreign code writes when it runs; somebody pipes "yes" into whatever is asked."""
     monkeypatch.setenv("MARKER", str(tmp_path / "ran"))
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
 
     def say_yes(_question: str = "") -> str:
         (tmp_path / "asked").touch()
@@ -283,7 +394,9 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ran"
 
 
-def test_nobody_is_asked_about_parts_for_which_transformers_forgets_what_it_was_told(folder: Path, marker: Path) -> None:
+def test_nobody_is_asked_about_parts_for_which_transformers_forgets_what_it_was_told(
+    folder: Path, marker: Path
+) -> None:
     (folder / "foreign.py").write_text(CODE)
     FOREIGN["image processor inside"](folder)
     refusal(folder, trust_remote_code=True)
@@ -291,7 +404,9 @@ def test_nobody_is_asked_about_parts_for_which_transformers_forgets_what_it_was_
 
 
 @pytest.mark.parametrize("edit", FOREIGN.values(), ids=FOREIGN)
-def test_code_of_a_model_s_own_does_not_run_and_nobody_is_asked(edit: Edit, folder: Path, marker: Path) -> None:
+def test_code_of_a_model_s_own_does_not_run_and_nobody_is_asked(
+    edit: Edit, folder: Path, marker: Path
+) -> None:
     (folder / "foreign.py").write_text(CODE)
     edit(folder)
     try:
@@ -330,24 +445,35 @@ def test_a_chat_template_reaches_nothing_but_its_messages(folder: Path) -> None:
     ):
         processor.chat_template = template
         with pytest.raises(SecurityError, match="unsafe"):
-            processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "x"}]}], tokenize=False)
+            processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "text", "text": "x"}]}], tokenize=False
+            )
 
 
 def test_a_kernel_from_the_hub_is_foreign_code() -> None:
     assert "trust_remote_code=true" in refusal("tiny-llava-1.5", attention="somebody/attention")
 
 
-# ---- what can go wrong with the machine ---------------------------------------------------------------------------
+# ---- what can go wrong with the machine ----------------------------------------------------------
 
 
 NO_ROOM = "not enough memory"
 FAILURES: dict[str, tuple[Exception, str]] = {
     "memory": (MemoryError(), NO_ROOM),
     "a GPU's": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), NO_ROOM),
-    "an allocator's": (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), NO_ROOM),
+    "an allocator's": (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        NO_ROOM,
+    ),
     "the system's": (OSError(errno.ENOMEM, "Cannot allocate memory"), NO_ROOM),
-    "disk": (OSError(errno.ENOSPC, "No space left on device", "/hub/blobs/x"), "the disk is full .*HF_HOME"),
-    "permission": (PermissionError(errno.EACCES, "Permission denied", "/hub/x"), "may not be read or written .*HF_HOME"),
+    "disk": (
+        OSError(errno.ENOSPC, "No space left on device", "/hub/blobs/x"),
+        "the disk is full .*HF_HOME",
+    ),
+    "permission": (
+        PermissionError(errno.EACCES, "Permission denied", "/hub/x"),
+        "may not be read or written .*HF_HOME",
+    ),
 }
 
 
@@ -359,7 +485,9 @@ def test_a_failure_of_the_machine_is_not_blamed_on_the_network(
         raise error
 
     def fail_as_libraries_do(*_: Any, **__: Any) -> None:
-        raise OSError("Can't load it. If you were trying to load it from 'https://huggingface.co', ...") from error
+        raise OSError(
+            "Can't load it. If you were trying to load it from 'https://huggingface.co', ..."
+        ) from error
 
     for function in (fail, fail_as_libraries_do):
         monkeypatch.setattr(transformers.PretrainedConfig, "get_config_dict", function)
@@ -395,11 +523,16 @@ def test_a_name_that_is_no_model_is_a_line(name: str) -> None:
 
 
 def test_other_odd_options_are_lines() -> None:
-    for options in ({"dtype": "float99"}, {"dtype": "int8"}, {"device": "gpu"}, {"attention": "mine"}):
+    for options in (
+        {"dtype": "float99"},
+        {"dtype": "int8"},
+        {"device": "gpu"},
+        {"attention": "mine"},
+    ):
         refusal("tiny-llava-1.5", **options)
 
 
-# ---- CLIP ---------------------------------------------------------------------------------------------------------
+# ---- CLIP ----------------------------------------------------------------------------------------
 
 
 def clip(folder: Path) -> Any:
@@ -410,7 +543,10 @@ def clip(folder: Path) -> Any:
     ("edit", "reason"),
     [
         (tensors(lambda state: dict(list(state.items())[3:])), "lack 3 tensors"),
-        (tensors(lambda state: {name: value * float("nan") for name, value in state.items()}), "not finite"),
+        (
+            tensors(lambda state: {name: value * float("nan") for name, value in state.items()}),
+            "not finite",
+        ),
         (content("model.safetensors", b"PK"), "no whole safetensors file"),
         (setting("config.json", model_type="siglip"), "describes no CLIP"),
         (gone("tokenizer.json"), "tokenizer"),
@@ -426,20 +562,26 @@ def test_a_clip_that_is_not_whole_is_refused(edit: Edit, reason: str, tmp_path: 
     assert str(told.value).isprintable()
 
 
-def test_a_clip_runs_no_code_and_is_read_again_when_it_changes(tmp_path: Path, marker: Path) -> None:
+def test_a_clip_runs_no_code_and_is_read_again_when_it_changes(
+    tmp_path: Path, marker: Path
+) -> None:
     copy = Path(shutil.copytree(TOWERS["tiny-clip"], tmp_path / "clip"))
     (copy / "foreign.py").write_text(CODE)
     setting("config.json", auto_map=MODEL_MAP)(copy)
     setting("tokenizer_config.json", auto_map=TOKENIZER_MAP, tokenizer_class="Tokenizer")(copy)
     first = clip(copy)
     assert clip(copy) is first
-    tensors(lambda state: {name: value * 2 if name == "logit_scale" else value for name, value in state.items()})(copy)
+    tensors(
+        lambda state: {
+            name: value * 2 if name == "logit_scale" else value for name, value in state.items()
+        }
+    )(copy)
     assert float(clip(copy).model.logit_scale) == 2 * float(first.model.logit_scale)
     assert not marker.exists()
     assert not (marker.parent / "asked").exists()
 
 
-# ---- trained weights ----------------------------------------------------------------------------------------------
+# ---- trained weights -----------------------------------------------------------------------------
 
 FACTS = Facts(layers=6, width=160, heads=4, eps=1e-6, name="mine")
 
@@ -456,7 +598,9 @@ class Learned(Trained):
 
     @classmethod
     def build(cls, sizes: Mapping[str, Any]) -> nn.Module:
-        return nn.ModuleList(nn.Linear(sizes["width"], sizes["hidden"]) for _ in range(sizes["deep"]))
+        return nn.ModuleList(
+            nn.Linear(sizes["width"], sizes["hidden"]) for _ in range(sizes["deep"])
+        )
 
     def loss(self, example: Example) -> tuple[Tensor, dict[str, float]]:
         raise NotImplementedError
@@ -493,11 +637,26 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "empty": (content("model.safetensors", b""), "no whole safetensors file"),
     "garbage": (content("model.safetensors", os.urandom(2000)), "no whole safetensors file"),
     "gone": (gone("model.safetensors"), "there is no file model.safetensors"),
-    "a pipe": (lambda f: [(f / "model.safetensors").unlink(), os.mkfifo(f / "model.safetensors")], "pipe"),
-    "a tensor gone": (tensors(lambda state: {"0.weight": state["0.weight"]}), r"lack 1 tensor \(0.bias\)"),
-    "a tensor too many": (tensors(lambda state: {**state, "x": torch.ones(1)}), r"1 unexpected tensor \(x\)"),
-    "whole numbers": (tensors(lambda state: {name: value.int() for name, value in state.items()}), "2 tensors of whole numbers"),
-    "NaN": (tensors(lambda state: {name: value / 0 for name, value in state.items()}), "values that are not finite"),
+    "a pipe": (
+        lambda f: [(f / "model.safetensors").unlink(), os.mkfifo(f / "model.safetensors")],
+        "pipe",
+    ),
+    "a tensor gone": (
+        tensors(lambda state: {"0.weight": state["0.weight"]}),
+        r"lack 1 tensor \(0.bias\)",
+    ),
+    "a tensor too many": (
+        tensors(lambda state: {**state, "x": torch.ones(1)}),
+        r"1 unexpected tensor \(x\)",
+    ),
+    "whole numbers": (
+        tensors(lambda state: {name: value.int() for name, value in state.items()}),
+        "2 tensors of whole numbers",
+    ),
+    "NaN": (
+        tensors(lambda state: {name: value / 0 for name, value in state.items()}),
+        "values that are not finite",
+    ),
     "no JSON": (content("config.json", b"{"), "config.json is no JSON"),
     "deep JSON": (content("config.json", b"[" * 100_000), "config.json is no JSON"),
     "no sizes": (content("config.json", b"{}"), "names no sizes"),
@@ -506,7 +665,10 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "a size in a list": (setting("config.json", sizes__width=[160]), "cannot be read"),
     "a size below zero": (setting("config.json", sizes__hidden=-1), "cannot be read"),
     "a size of terabytes": (setting("config.json", sizes__hidden=999_999_999), "hidden is above"),
-    "a size of gigabytes": (setting("config.json", sizes__hidden=999_999), "tensors of another size"),
+    "a size of gigabytes": (
+        setting("config.json", sizes__hidden=999_999),
+        "tensors of another size",
+    ),
     "endless layers": (setting("config.json", sizes__deep=999_999), "more than"),
     "another model's": (setting("config.json", sizes__width=80), "of another size"),
     "another kind": (setting("config.json", sizes__scale="large"), "scale is 'large'; it is float"),
@@ -514,7 +676,9 @@ WRONG: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize(("edit", "reason"), WRONG.values(), ids=WRONG)
-def test_weights_that_do_not_fit_stop_their_method_in_one_line(edit: Edit, reason: str, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_stop_their_method_in_one_line(
+    edit: Edit, reason: str, tmp_path: Path
+) -> None:
     folder = stored(tmp_path / "weights")
     assert weighed(folder).module is not None
     edit(folder)
@@ -523,11 +687,17 @@ def test_weights_that_do_not_fit_stop_their_method_in_one_line(edit: Edit, reaso
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("data", [b"", b"text", pickle.dumps(_Runs), pickle.dumps([1]), b"PK\x03\x04" + b"0" * 99], ids=range(5))
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"text", pickle.dumps(_Runs), pickle.dumps([1]), b"PK\x03\x04" + b"0" * 99],
+    ids=range(5),
+)
 def test_glimpseprune_reads_tensors_alone(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "new_modules_gp.pt").write_bytes(data)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(Unsupported, match=r"new_modules_gp\.pt is a broken file, or a pickle") as told:
+    with pytest.raises(
+        Unsupported, match=r"new_modules_gp\.pt is a broken file, or a pickle"
+    ) as told:
         build("glimpseprune", {"weights": str(tmp_path)}).prepared(replace(FACTS, vision_blocks=4))
     assert len(str(told.value)) <= 300
 
@@ -541,15 +711,23 @@ def test_glimpseprune_s_pickle_runs_nothing(tmp_path: Path, marker: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "error", [SystemExit(0), ZeroDivisionError("x" * 999), GeneratorExit(), RecursionError("a\nb")], ids=repr
+    "error",
+    [SystemExit(0), ZeroDivisionError("x" * 999), GeneratorExit(), RecursionError("a\nb")],
+    ids=repr,
 )
 @pytest.mark.parametrize("part", ["read", "build", "sizes", "adapted"])
-def test_whatever_a_method_s_own_code_raises_stops_that_method_alone(part: str, error: BaseException, tmp_path: Path) -> None:
+def test_whatever_a_method_s_own_code_raises_stops_that_method_alone(
+    part: str, error: BaseException, tmp_path: Path
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     folder = stored(tmp_path / "weights")
-    broken = type("Broken", (Learned,), {"card": Card("learned"), part: fail if part == "adapted" else classmethod(fail)})
+    broken = type(
+        "Broken",
+        (Learned,),
+        {"card": Card("learned"), part: fail if part == "adapted" else classmethod(fail)},
+    )
     assert type(error).__name__ in unsupported(folder, broken)
     if part != "read":
         assert type(error).__name__ in unsupported("random", broken)

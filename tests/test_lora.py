@@ -1,4 +1,6 @@
-"""A low-rank adapter is worn as peft wears it, on whatever weights; one that is not whole or not served is named."""
+"""A low-rank adapter is worn as peft wears it, on whatever weights; one that is not whole or not
+served is named.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def adapter(folder: Path, **settings: Any) -> Any:
     """Write an adapter that changes something; returns peft's own model with it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = peft.get_peft_model(miniature(), peft.LoraConfig(**{"r": 4, "target_modules": SHORT, **settings})).eval()
+        made = peft.get_peft_model(
+            miniature(), peft.LoraConfig(**{"r": 4, "target_modules": SHORT, **settings})
+        ).eval()
         with torch.no_grad():
             for name, weight in made.named_parameters():
                 if "lora_B" in name:
@@ -59,7 +63,9 @@ def logits(model: Any, inputs: dict[str, Any], folder: Path | None = None) -> Te
     ],
     ids=lambda settings: ", ".join(settings) or "plain",
 )
-def test_an_adapter_is_worn_as_peft_wears_it(tmp_path: Path, inputs: dict[str, Any], settings: dict[str, Any]) -> None:
+def test_an_adapter_is_worn_as_peft_wears_it(
+    tmp_path: Path, inputs: dict[str, Any], settings: dict[str, Any]
+) -> None:
     worn = adapter(tmp_path, **settings)
     model = miniature()
     plain = logits(model, inputs)
@@ -82,7 +88,11 @@ class Quantised(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
+        self.in_features, self.out_features, self.bias = (
+            layer.in_features,
+            layer.out_features,
+            layer.bias,
+        )
         self.scale = float(layer.weight.abs().max()) / 127
         self.register_buffer("weight", (layer.weight.detach() / self.scale).round().to(torch.int8))
 
@@ -108,7 +118,9 @@ def small(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("change", [offloaded, quantised, small])
-def test_weights_are_never_touched(tmp_path: Path, inputs: dict[str, Any], change: Callable[[Any], Any]) -> None:
+def test_weights_are_never_touched(
+    tmp_path: Path, inputs: dict[str, Any], change: Callable[[Any], Any]
+) -> None:
     """What the adapter adds is the same wherever and however the weights are kept."""
     adapter(tmp_path)
     model = change(miniature())
@@ -129,14 +141,19 @@ def test_weights_are_never_touched(tmp_path: Path, inputs: dict[str, Any], chang
         handle.remove()
     state = load_file(tmp_path / "adapter_model.safetensors")
     down, up = (state[f"base_model.model.{name}.lora_{half}.weight"] for half in "AB")
-    torch.testing.assert_close(late[0] - before_term, entered @ down.T @ up.T * 2, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        late[0] - before_term, entered @ down.T @ up.T * 2, atol=1e-3, rtol=1e-3
+    )
     assert (worn - plain).abs().max() > 1e-2
 
 
 def test_a_half_precision_layer_rounds_once(tmp_path: Path, inputs: dict[str, Any]) -> None:
     adapter(tmp_path)
     model = miniature().bfloat16()
-    half = {name: value.bfloat16() if value.is_floating_point() else value for name, value in inputs.items()}
+    half = {
+        name: value.bfloat16() if value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
     worn, plain = logits(model, half, tmp_path), logits(model, half)
     assert worn.dtype == torch.bfloat16
     assert (worn - plain).abs().max() > 0.1
@@ -170,13 +187,22 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     ),
     "all gone": (lambda s: s.clear(), "missing tensors.*more"),
     "one too many": (lambda s: s.update(extra=torch.ones(2)), "unexpected tensors: extra"),
-    "dora": (lambda s: s.update({"base_model.model.x.lora_magnitude_vector": torch.ones(2)}), "unexpected tensors"),
+    "dora": (
+        lambda s: s.update({"base_model.model.x.lora_magnitude_vector": torch.ones(2)}),
+        "unexpected tensors",
+    ),
     "a layer of no target": (
         lambda s: s.update({name_of(s).replace("down_proj", "up_proj"): torch.ones(4, 80)}),
         "unexpected tensors: .*up_proj",
     ),
-    "another rank": (lambda s: s.update({name_of(s): s[name_of(s)][:2].clone()}), r"does not fit \S+: lora_A is \[2, "),
-    "another width": (lambda s: s.update({name_of(s, "B"): torch.ones(3, 4)}), r"does not fit \S+: lora_B is \[3, 4\]"),
+    "another rank": (
+        lambda s: s.update({name_of(s): s[name_of(s)][:2].clone()}),
+        r"does not fit \S+: lora_A is \[2, ",
+    ),
+    "another width": (
+        lambda s: s.update({name_of(s, "B"): torch.ones(3, 4)}),
+        r"does not fit \S+: lora_B is \[3, 4\]",
+    ),
     "nan": (lambda s: s[name_of(s)].fill_(float("nan")), "holds NaN or infinity"),
 }
 
@@ -193,7 +219,12 @@ def test_an_adapter_that_is_not_whole_is_named(tmp_path: Path, damage: str) -> N
 
 def test_an_adapter_of_another_model_is_unsupported(tmp_path: Path) -> None:
     adapter(tmp_path)
-    edited(tmp_path, lambda state: state.update({"base_model.model.other.q_proj.lora_A.weight": torch.ones(4, 2)}))
+    edited(
+        tmp_path,
+        lambda state: state.update(
+            {"base_model.model.other.q_proj.lora_A.weight": torch.ones(4, 2)}
+        ),
+    )
     with pytest.raises(Unsupported, match=r"changes other\.q_proj"), tuned(miniature(), tmp_path):
         pass
 
@@ -218,7 +249,9 @@ def test_an_adapter_of_another_model_is_unsupported(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_settings_are_honoured_or_refused(tmp_path: Path, setting: dict[str, Any], error: Any, message: str) -> None:
+def test_settings_are_honoured_or_refused(
+    tmp_path: Path, setting: dict[str, Any], error: Any, message: str
+) -> None:
     adapter(tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **setting}))

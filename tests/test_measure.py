@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from prunebench import Keep, Pruner, Signal, Stage, VisualTokens
-from prunebench.engine import vision
+from prunebench.engine import encoder as vision
 from prunebench.measure import memory
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.latency import PHASES, PairRow, measure_pairs, median_interval, summarize
@@ -25,7 +25,9 @@ GRID = Layout((Tile(2, 3),))
 """Six tokens; on 300 x 200 pixels every cell is 100 x 100."""
 
 
-def marked(layout: Layout, box: tuple[float, float, float, float], size: tuple[int, int], image: int = 0) -> list[int]:
+def marked(
+    layout: Layout, box: tuple[float, float, float, float], size: tuple[int, int], image: int = 0
+) -> list[int]:
     mask = evidence_mask(layout, box, size, image)
     assert mask.dtype == torch.bool
     assert mask.shape == (len(layout),)
@@ -51,14 +53,17 @@ def test_evidence_by_hand(box: tuple[float, float, float, float], tokens: list[i
 
 
 def test_evidence_scales_with_the_image() -> None:
-    """The processor stretches the image onto the grid, so cells need not be square in original pixels."""
+    """The processor stretches the image onto the grid, so cells need not be square in original
+    pixels.
+    """
     assert marked(GRID, (61, 0, 90, 29), (90, 90)) == [2]
     assert marked(GRID, (0, 45, 90, 90), (90, 90)) == [3, 4, 5]
 
 
 def test_evidence_on_several_tiles() -> None:
     layout = Layout((Tile(2, 2, newlines=True), Tile(1, 2, "thumbnail"), Tile(1, 1, image=1)))
-    # 2x2 with a newline behind every row: places 0 1 n 3 4 n; the thumbnail is 6 7, the other image 8
+    # 2x2 with a newline behind every row: places 0 1 n 3 4 n; the thumbnail is 6 7, the other image
+    # 8
     assert marked(layout, (50, 0, 100, 100), (100, 100)) == [1, 4, 7]
     assert marked(layout, (0, 0, 10, 10), (100, 100)) == [0, 6]
     assert marked(layout, (0, 0, 10, 10), (100, 100), image=1) == [8]
@@ -70,8 +75,13 @@ def test_evidence_in_frames() -> None:
 
 
 def test_evidence_in_a_thumbnail_and_crops() -> None:
-    """Crops are one view together: a box on one of them is not looked for on the others; padding shows nothing."""
-    crops = [Tile(2, 2, "crop", region=(0, 0, 0.5, 1)), Tile(2, 2, "crop", region=(0.5, 0, 1, 1), newlines=True)]
+    """Crops are one view together: a box on one of them is not looked for on the others; padding
+    shows nothing.
+    """
+    crops = [
+        Tile(2, 2, "crop", region=(0, 0, 0.5, 1)),
+        Tile(2, 2, "crop", region=(0.5, 0, 1, 1), newlines=True),
+    ]
     layout = Layout((Tile(2, 2, "thumbnail"), *crops))
     assert marked(layout, (0, 0, 5, 5), (20, 10)) == [0, 4]
     assert marked(layout, (15, 5, 20, 10), (20, 10)) == [3, 12]
@@ -114,7 +124,11 @@ def test_kv_bytes_counts_every_layer_at_its_own_length() -> None:
     cache = DynamicCache()
     assert kv_bytes(cache) == 0
     cache.update(torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 10, 8), 0)
-    cache.update(torch.zeros(2, 3, 4, 8, dtype=torch.float16), torch.zeros(2, 3, 4, 8, dtype=torch.float16), 1)
+    cache.update(
+        torch.zeros(2, 3, 4, 8, dtype=torch.float16),
+        torch.zeros(2, 3, 4, 8, dtype=torch.float16),
+        1,
+    )
     assert kv_bytes(cache) == 2 * (2 * 3 * 10 * 8 * 4) + 2 * (2 * 3 * 4 * 8 * 2)
 
 
@@ -127,7 +141,9 @@ def test_kv_bytes_refuses_other_caches() -> None:
 
 
 @pytest.mark.parametrize("kernel_mark", [True, False])
-def test_peak_sees_what_a_block_used_for_a_moment(kernel_mark: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_sees_what_a_block_used_for_a_moment(
+    kernel_mark: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not (memory.PROCESS / "status").exists():
         pytest.skip("this platform has no /proc")
     if not kernel_mark:
@@ -137,7 +153,9 @@ def test_peak_sees_what_a_block_used_for_a_moment(kernel_mark: bool, monkeypatch
         pass
     with peak() as during:
         for _ in range(3):
-            with mmap(-1, 32 * memory.MIB) as pages:  # fresh ones: an allocator may hand out what it kept
+            with mmap(
+                -1, 32 * memory.MIB
+            ) as pages:  # fresh ones: an allocator may hand out what it kept
                 pages.write(bytes([1]) * (32 * memory.MIB))
     with peak() as after:
         pass
@@ -157,14 +175,19 @@ def test_peak_without_proc_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp
     assert (used.mib, used.source) == (None, "not measurable")
 
 
-@pytest.mark.parametrize(("n", "interval"), [(1, None), (5, None), (6, (0, 5)), (10, (1, 8)), (20, (5, 14)), (100, (39, 60))])
+@pytest.mark.parametrize(
+    ("n", "interval"),
+    [(1, None), (5, None), (6, (0, 5)), (10, (1, 8)), (20, (5, 14)), (100, (39, 60))],
+)
 def test_median_interval_is_the_tabled_one(n: int, interval: tuple[int, int] | None) -> None:
     """Order statistics from the usual binomial tables, counted from 0."""
     assert median_interval([float(value) for value in reversed(range(n))]) == interval
 
 
 def pair_rows(pair: int, method: Sequence[float], baseline: Sequence[float]) -> list[PairRow]:
-    """Rows of a pair from (vision, select, prefill, decode, total) and (vision, prefill, decode, total)."""
+    """Rows of a pair from (vision, select, prefill, decode, total) and (vision, prefill, decode,
+    total).
+    """
     ours = [PairRow(pair, 0, "method", p, ms) for p, ms in zip(PHASES, method, strict=True)]
     others = [phase for phase in PHASES if phase != "select"]
     theirs = [PairRow(pair, 1, "baseline", p, ms) for p, ms in zip(others, baseline, strict=True)]
@@ -174,11 +197,23 @@ def pair_rows(pair: int, method: Sequence[float], baseline: Sequence[float]) -> 
 
 
 def test_summarize_takes_ratios_within_pairs() -> None:
-    """A machine that slows down by the pair: the ratio of totals is 0.5 in each, whatever the medians of both say."""
-    rows = [r for i in range(7) for r in pair_rows(i, (1, 2, 3, 4, 5 * (i + 1)), (1, 6, 2, 10 * (i + 1)))]
+    """A machine that slows down by the pair: the ratio of totals is 0.5 in each, whatever the
+    medians of both say.
+    """
+    rows = [
+        r
+        for i in range(7)
+        for r in pair_rows(i, (1, 2, 3, 4, 5 * (i + 1)), (1, 6, 2, 10 * (i + 1)))
+    ]
     metrics = {m.metric: m for m in summarize(rows)}
     total = metrics["latency_total_ratio"]
-    assert (total.value, total.ci_low, total.ci_high, total.n, total.higher_is_better) == (0.5, 0.5, 0.5, 7, False)
+    assert (total.value, total.ci_low, total.ci_high, total.n, total.higher_is_better) == (
+        0.5,
+        0.5,
+        0.5,
+        7,
+        False,
+    )
     assert metrics["latency_total_ms"].value == 20
     assert (metrics["latency_total_ms"].ci_low, metrics["latency_total_ms"].ci_high) == (5, 35)
     assert metrics["latency_prefill_ratio"].value == 0.5
@@ -186,7 +221,10 @@ def test_summarize_takes_ratios_within_pairs() -> None:
     assert metrics["latency_select_ms"].value == 2
     assert "latency_select_ratio" not in metrics
     assert "latency_select_baseline_ms" not in metrics
-    assert (metrics["peak_memory_mib"].value, metrics["peak_memory_baseline_mib"].value) == (100, 200)
+    assert (metrics["peak_memory_mib"].value, metrics["peak_memory_baseline_mib"].value) == (
+        100,
+        200,
+    )
     assert (metrics["kv_bytes"].value, metrics["kv_bytes_baseline"].value) == (10, 40)
     with pytest.raises(ValueError, match="pair 0 has no baseline run"):
         summarize([row for row in rows if row.variant == "method"])
@@ -238,7 +276,8 @@ def test_pairs_on_a_miniature(model: Any) -> None:
             parts = ms["vision"] + ms.get("select", 0) + ms["prefill"] + 3 * ms["decode"]
             assert parts <= ms["total"]
     metrics = {m.metric: m for m in summarize(rows)}
-    # 64 visual and 5 text tokens; keys and values of 2 heads of 16 in float32, 4 layers; FastV before layer 2 keeps
+    # 64 visual and 5 text tokens; keys and values of 2 heads of 16 in float32, 4 layers; FastV
+    # before layer 2 keeps
     # 32 of 64 from there on: a mean of 48
     token = 2 * 2 * 16 * 4
     assert metrics["kv_bytes_baseline"].value == 4 * 69 * token
@@ -247,14 +286,34 @@ def test_pairs_on_a_miniature(model: Any) -> None:
 
 
 def test_a_method_on_pixels_runs_without_the_engine(model: Any) -> None:
-    rows = measure_pairs(model, Qwen25VL(), image(4, 4), None, None, new_tokens=2, warmup=0, pairs=1, baseline_inputs=image(8, 8))
+    rows = measure_pairs(
+        model,
+        Qwen25VL(),
+        image(4, 4),
+        None,
+        None,
+        new_tokens=2,
+        warmup=0,
+        pairs=1,
+        baseline_inputs=image(8, 8),
+    )
     caches = {row.variant: row.kv_bytes for row in rows if row.phase == "total"}
     assert caches == {"method": 4 * 9 * 256, "baseline": 4 * 21 * 256}
     assert [row.ms for row in rows if row.phase == "select"] == [0.0]
 
 
 def test_pairs_go_on_for_the_time_asked(model: Any) -> None:
-    rows = measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, new_tokens=2, warmup=0, pairs=1, min_seconds=0.3)
+    rows = measure_pairs(
+        model,
+        Qwen25VL(),
+        image(4, 4),
+        "none",
+        1.0,
+        new_tokens=2,
+        warmup=0,
+        pairs=1,
+        min_seconds=0.3,
+    )
     assert len({row.pair for row in rows}) > 1
 
 
@@ -266,7 +325,9 @@ def test_pairs_refuse_what_cannot_be_timed(model: Any) -> None:
 
 
 def test_what_is_observed_in_the_encoder_counts_once(model: Any) -> None:
-    """A method that takes long to look into the encoder makes neither vision longer nor prefill shorter than nothing."""
+    """A method that takes long to look into the encoder makes neither vision longer nor prefill
+    shorter than nothing.
+    """
 
     @dataclass(frozen=True)
     class Slow(Pruner):
@@ -283,7 +344,9 @@ def test_what_is_observed_in_the_encoder_counts_once(model: Any) -> None:
 
     vision._READERS[Signal.RECEIVED_ATTENTION] = slow
     try:
-        rows = measure_pairs(model, Qwen25VL(), image(4, 4), Slow(), 0.5, new_tokens=2, warmup=0, pairs=1)
+        rows = measure_pairs(
+            model, Qwen25VL(), image(4, 4), Slow(), 0.5, new_tokens=2, warmup=0, pairs=1
+        )
     finally:
         vision._READERS[Signal.RECEIVED_ATTENTION] = read
     spent = {row.phase: row.ms for row in rows if row.variant == "method"}

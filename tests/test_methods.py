@@ -48,7 +48,9 @@ def test_random_depends_on_its_seed_and_the_sample_alone() -> None:
         return order(registry.build("random", {"seed": seed}), tokens(seed=of_sample), 6)
 
     assert kept(0, 0) == kept(0, 0)
-    assert len({tuple(kept(a, b)) for a, b in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (0, 2)]}) == 6
+    assert (
+        len({tuple(kept(a, b)) for a, b in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (0, 2)]}) == 6
+    )
 
 
 def test_random_favours_no_token() -> None:
@@ -69,7 +71,9 @@ def test_uniform_spreads_over_rows_and_columns() -> None:
 
 
 def test_pool_averages_windows() -> None:
-    keep = registry.build("pool").prune(sample([[0.0], [1], [2], [3], [4], [8]], rows=2), Stage(INPUT, 3))
+    keep = registry.build("pool").prune(
+        sample([[0.0], [1], [2], [3], [4], [8]], rows=2), Stage(INPUT, 3)
+    )
     # three windows of one column each: (0, 3), (1, 4), (2, 8)
     assert keep.index.tolist() == [3, 4, 5]
     assert keep.features is not None
@@ -79,7 +83,9 @@ def test_pool_averages_windows() -> None:
 def test_pool_leaves_newlines_out_of_the_mean() -> None:
     layout = Layout((Tile(2, 2, newlines=True),))
     features = torch.tensor([[1.0], [3], [100], [5], [7], [100]])
-    keep = registry.build("pool").prune(VisualTokens(features, layout, torch.arange(6)), Stage(INPUT, 1))
+    keep = registry.build("pool").prune(
+        VisualTokens(features, layout, torch.arange(6)), Stage(INPUT, 1)
+    )
     assert keep.features is not None
     assert keep.features.tolist() == [[4.0]]
 
@@ -104,7 +110,9 @@ def test_grids_refuse_tiles_with_holes(name: str) -> None:
         ((224, 224), 1, (28, 28)),
     ],
 )
-def test_resize_keeps_count_and_shape(size: tuple[int, int], budget: float, expected: tuple[int, int]) -> None:
+def test_resize_keeps_count_and_shape(
+    size: tuple[int, int], budget: float, expected: tuple[int, int]
+) -> None:
     pruner = registry.build("resize")
     assert pruner.site() == PIXELS
     assert pruner.resize(size, 28, Budget(budget)) == expected
@@ -136,7 +144,8 @@ def directions(*degrees: float) -> torch.Tensor:
 
 
 def test_divprune_picks_the_farthest_next() -> None:
-    # 180 lies farthest from its nearest other; then its opposite, then the middle, then the widest gap
+    # 180 lies farthest from its nearest other; then its opposite, then the middle, then the widest
+    # gap
     features = directions(0, 10, 40, 90, 95, 180) * torch.tensor([1.0, 9, 2, 1, 5, 3])[:, None]
     assert order(registry.build("divprune"), sample(features), 4) == [5, 0, 3, 2]
 
@@ -153,13 +162,17 @@ def test_fastv_averages_heads() -> None:
     # head maxima would choose 0, the mean chooses 3 and 1
     attention = torch.tensor([[0.4, 0.3, 0, 0.3, 0, 0], [0.0, 0.2, 0, 0.3, 0.1, 0]])
     pruner = registry.build("fastv")
-    assert order(pruner, sample(torch.zeros(6, 1), signals={Signal.LAST_QUERY_ATTENTION: attention}), 2) == [3, 1]
+    assert order(
+        pruner, sample(torch.zeros(6, 1), signals={Signal.LAST_QUERY_ATTENTION: attention}), 2
+    ) == [3, 1]
 
 
 def test_ties_go_to_the_lower_index() -> None:
     attention = torch.full((2, 6), 0.1)
     pruner = registry.build("fastv")
-    assert order(pruner, sample(torch.zeros(6, 1), signals={Signal.LAST_QUERY_ATTENTION: attention}), 3) == [0, 1, 2]
+    assert order(
+        pruner, sample(torch.zeros(6, 1), signals={Signal.LAST_QUERY_ATTENTION: attention}), 3
+    ) == [0, 1, 2]
 
 
 def test_pyramiddrop_drops_in_stages() -> None:
@@ -167,7 +180,9 @@ def test_pyramiddrop_drops_in_stages() -> None:
     pruner = registry.build("pyramiddrop", {"layers": (1, 2), "ratios": (0.5, 0.34)})
     stages = pruner.plan(None, 6, 4)
     assert stages == (Stage(llm(1), 3), Stage(llm(2), 2))
-    steps = walk(pruner, stages, sample(torch.zeros(6, 1), signals={Signal.NEXT_QUERY_ATTENTION: attention}))
+    steps = walk(
+        pruner, stages, sample(torch.zeros(6, 1), signals={Signal.NEXT_QUERY_ATTENTION: attention})
+    )
     assert [step.order.tolist() for step in steps] == [[2, 1, 4], [2, 1]]
 
 
@@ -197,7 +212,9 @@ def test_pyramiddrop_wants_one_ratio_a_layer() -> None:
 
 @pytest.mark.parametrize("name", registry.names())
 def test_conforms(name: str) -> None:
-    failed = {check.name: check.message for check in check_pruner(registry.build(name)) if not check.ok}
+    failed = {
+        check.name: check.message for check in check_pruner(registry.build(name)) if not check.ok
+    }
     if name == "none":
         # the one method that is to ignore budgets
         assert "the plan spends 24" in failed.pop("budget")

@@ -1,4 +1,6 @@
-"""Helpers of `prunebench.select` that bring maps to tokens and budgets to tiles, against slow ones that are plainly right."""
+"""Helpers of `prunebench.select` that bring maps to tokens and budgets to tiles, against slow ones
+that are plainly right.
+"""
 
 from __future__ import annotations
 
@@ -33,25 +35,47 @@ def averages(shown: Tensor, tile: Tile) -> Tensor:
         for column in range(tile.columns):
             start, end = (left + (right - left) * (column + step) / tile.columns for step in (0, 1))
             weight = torch.tensor(
-                [[overlap(high, low, y, height) * overlap(start, end, x, width) for x in range(width)] for y in range(height)]
+                [
+                    [
+                        overlap(high, low, y, height) * overlap(start, end, x, width)
+                        for x in range(width)
+                    ]
+                    for y in range(height)
+                ]
             ).double()
-            found[row, column] = (shown.double() * weight).sum() / weight.sum() if weight.sum() > 0 else 0.0
+            found[row, column] = (
+                (shown.double() * weight).sum() / weight.sum() if weight.sum() > 0 else 0.0
+            )
     return found.float()
 
 
 @pytest.mark.parametrize(
-    "region", [(0.0, 0.0, 1.0, 1.0), (0.1, 0.2, 0.85, 0.5), (0.5, 0.0, 1.0, 0.5), PADDED, (0.9, 0.9, 2.0, 3.0)]
+    "region",
+    [
+        (0.0, 0.0, 1.0, 1.0),
+        (0.1, 0.2, 0.85, 0.5),
+        (0.5, 0.0, 1.0, 0.5),
+        PADDED,
+        (0.9, 0.9, 2.0, 3.0),
+    ],
 )
 @pytest.mark.parametrize("size", [(6, 8), (5, 7), (3, 2), (1, 1), (24, 16)])
-def test_pooled_is_the_average_over_a_cells_pixels(size: tuple[int, int], region: tuple[float, float, float, float]) -> None:
+def test_pooled_is_the_average_over_a_cells_pixels(
+    size: tuple[int, int], region: tuple[float, float, float, float]
+) -> None:
     tile, shown = Tile(3, 4, region=region), drawn(1, *size)
-    torch.testing.assert_close(pooled(Layout((tile,)), [shown]).view(3, 4), averages(shown[0], tile), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        pooled(Layout((tile,)), [shown]).view(3, 4), averages(shown[0], tile), atol=1e-6, rtol=1e-6
+    )
 
 
 def test_pooled_by_hand() -> None:
     shown = torch.tensor([[[1.0, 2, 3, 4], [5, 6, 7, 8]]])
     assert pooled(Layout((Tile(1, 2),)), [shown]).tolist() == [3.5, 5.5]
-    assert pooled(Layout((Tile(2, 1, region=(0.25, 0.0, 0.75, 1.0)),)), [shown]).tolist() == [2.5, 6.5]
+    assert pooled(Layout((Tile(2, 1, region=(0.25, 0.0, 0.75, 1.0)),)), [shown]).tolist() == [
+        2.5,
+        6.5,
+    ]
     # three columns of four thirds of a pixel, which average 3, 4, 5 and 6
     thirds = pooled(Layout((Tile(1, 3),)), [shown]).tolist()
     assert thirds == pytest.approx([(3 + 4 / 3) * 3 / 4, 4.5, (5 / 3 + 6) * 3 / 4])
@@ -71,7 +95,10 @@ def test_padding_is_zero_and_does_not_dilute_its_neighbours() -> None:
 
 def test_newlines_are_zero_and_stitched_crops_keep_their_places() -> None:
     # two crops of 2 x 1, read across, each row closed by a newline that belongs to the right one
-    tiles = (Tile(2, 1, "crop", region=(0.0, 0.0, 0.5, 1.0)), Tile(2, 1, "crop", newlines=True, region=(0.5, 0.0, 1.0, 1.0)))
+    tiles = (
+        Tile(2, 1, "crop", region=(0.0, 0.0, 0.5, 1.0)),
+        Tile(2, 1, "crop", newlines=True, region=(0.5, 0.0, 1.0, 1.0)),
+    )
     places = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 1, 0], [1, 1, 0], [1, 1, 1]])
     shown = torch.tensor([[[1.0, 2], [3, 4]]])
     assert pooled(Layout(tiles, places), [shown]).tolist() == [1, 2, 0, 3, 4, 0]
@@ -96,7 +123,9 @@ def test_tiles_without_a_patch_need_no_place() -> None:
         (10, 4, [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]),
     ],
 )
-def test_a_token_of_a_video_gets_the_average_of_its_frames(count: int, tiles: int, groups: list[list[int]]) -> None:
+def test_a_token_of_a_video_gets_the_average_of_its_frames(
+    count: int, tiles: int, groups: list[list[int]]
+) -> None:
     layout = Layout(tuple(Tile(1, 1, "frame", frame=frame) for frame in range(tiles)))
     shown = 2.0 ** torch.arange(count).view(-1, 1, 1).expand(-1, 2, 2)
     expected = [sum(2.0**frame for frame in group) / len(group) for group in groups]
@@ -104,8 +133,17 @@ def test_a_token_of_a_video_gets_the_average_of_its_frames(count: int, tiles: in
 
 
 def test_every_image_has_its_own_map() -> None:
-    tiles = (Tile(1, 1), Tile(1, 1, "frame", image=1, frame=0), Tile(1, 1, "frame", image=1, frame=1), Tile(1, 1, image=2))
-    maps = [torch.full((1, 2, 3), 5.0), torch.tensor([[[1.0]], [[2.0]]]), torch.full((1, 9, 1), True)]
+    tiles = (
+        Tile(1, 1),
+        Tile(1, 1, "frame", image=1, frame=0),
+        Tile(1, 1, "frame", image=1, frame=1),
+        Tile(1, 1, image=2),
+    )
+    maps = [
+        torch.full((1, 2, 3), 5.0),
+        torch.tensor([[[1.0]], [[2.0]]]),
+        torch.full((1, 9, 1), True),
+    ]
     assert pooled(Layout(tiles), maps).tolist() == [5, 1, 2, 1]
 
 
@@ -117,14 +155,22 @@ def test_pooled_says_what_it_lacks() -> None:
 
 
 def level(total: int, weights: list[float], limits: list[int]) -> list[float]:
-    """Water-filling in small drops: every drop goes where the least is, measured by weight, of what is not full."""
+    """Water-filling in small drops: every drop goes where the least is, measured by weight, of what
+    is not full.
+    """
     found, drop = [0.0] * len(weights), 1 / 64
     for positive in (True, False):
         while sum(found) < min(total, sum(limits)) - drop / 2:
-            open_ = [i for i, w in enumerate(weights) if (w > 0) is positive and found[i] < limits[i] - drop / 2]
+            open_ = [
+                i
+                for i, w in enumerate(weights)
+                if (w > 0) is positive and found[i] < limits[i] - drop / 2
+            ]
             if not open_:
                 break
-            lowest = min(open_, key=lambda i: (found[i] + drop / 2) / (weights[i] if positive else 1))
+            lowest = min(
+                open_, key=lambda i: (found[i] + drop / 2) / (weights[i] if positive else 1)
+            )
             found[lowest] += drop
     return found
 

@@ -12,9 +12,9 @@ from prunebench.benchmarks import Request
 from prunebench.budget import BudgetError
 from prunebench.models.base import Unsupported
 from prunebench.run.fault import judged
-from prunebench.run.interval import bootstrap, mean_interval
-from prunebench.run.prompt import seed_of
 from prunebench.run.quality import cut, options_of
+from prunebench.run.samples import seed_of
+from prunebench.study.interval import bootstrap, mean_interval
 
 TOKENIZER = SimpleNamespace(pad_token_id=None, eos_token_id=7)
 LOADED: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=TOKENIZER))
@@ -26,7 +26,12 @@ def request(sample: str = "a", **generation: Any) -> Request:
 
 @pytest.mark.parametrize(
     ("text", "until", "left"),
-    [(" red. Yes.", ["."], "red"), ("red\nblue.", [".", "\n"], "red"), ("red ", [], "red"), ("red", [""], "red")],
+    [
+        (" red. Yes.", ["."], "red"),
+        ("red\nblue.", [".", "\n"], "red"),
+        ("red ", [], "red"),
+        ("red", [""], "red"),
+    ],
 )
 def test_an_answer_ends_where_the_task_says(text: str, until: list[str], left: str):
     assert cut(text, until) == left
@@ -77,7 +82,10 @@ def test_wilson_interval_of_shares():
 def test_student_interval_of_numbers():
     stderr, low, high = mean_interval([1.0, 2.0, 3.0])
     assert stderr == pytest.approx(3**-0.5)
-    assert (low, high) == (pytest.approx(2 - 4.303 * 3**-0.5, abs=1e-3), pytest.approx(2 + 4.303 * 3**-0.5, abs=1e-3))
+    assert (low, high) == (
+        pytest.approx(2 - 4.303 * 3**-0.5, abs=1e-3),
+        pytest.approx(2 + 4.303 * 3**-0.5, abs=1e-3),
+    )
     assert mean_interval([0.2, 0.9, 1.0])[2] == 1.0
 
 

@@ -1,4 +1,6 @@
-"""The report: golden tables from hand-written cells, statistics with known answers, figures and the picture of kept tokens."""
+"""The report: golden tables from hand-written cells, statistics with known answers, figures and the
+picture of kept tokens.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,13 @@ from pyarrow import parquet
 from rich.console import Console
 
 from prunebench import report
-from prunebench.report import cells, figures, labels, leaderboard, screen, show, statistics, tables
-from prunebench.report.cells import ReportError
-from prunebench.run.columns import schema
-from prunebench.seal import seal
-from prunebench.text import clean
+from prunebench.border.text import clean
+from prunebench.report import figures, labels, leaderboard, screen, tables
+from prunebench.report import overlay as show
+from prunebench.study import cells, statistics
+from prunebench.study.cells import ReportError
+from prunebench.study.columns import schema
+from prunebench.study.seal import seal
 
 GOLDEN = Path(__file__).parent / "golden_report"
 FACTS = {"tokens_available": 16, "tokens_input": 16, "tokens_kv": 16, "kv_bytes": 4096}
@@ -62,7 +66,9 @@ def cell(
 ) -> Path:
     """Write a cell as a sweep does; without scores it has no metrics either."""
     budget = "1.0" if method == "none" else budget
-    name = f"tiny__{method}__{budget}__{task}__s{seed}" + ("__cost" if facts.get("kind") == "cost" else "")
+    name = f"tiny__{method}__{budget}__{task}__s{seed}" + (
+        "__cost" if facts.get("kind") == "cost" else ""
+    )
     values: dict[str, float] = {}
     if scores is not None:
         values = {"score": float(np.mean(scores)), **FACTS, **WORK.get(method, WORK["fastv"])}
@@ -81,7 +87,9 @@ def cell(
         "reason": "",
         "higher_is_better": True,
         "metric": "exact_match",
-        "metrics": [{"metric": key, "value": value, "unit": "", "n": 10} for key, value in values.items()],
+        "metrics": [
+            {"metric": key, "value": value, "unit": "", "n": 10} for key, value in values.items()
+        ],
         "provenance": PROVENANCE,
         **facts,
     }
@@ -91,21 +99,34 @@ def cell(
     for number, score in enumerate(scores or []):
         sample = (ids or [f"{task}/{i}" for i in range(len(scores or []))])[number]
         unanswered = np.isnan(score)
-        per_sample = {} if unanswered or columns is None else {key: values[number] for key, values in columns.items()}
+        per_sample = (
+            {}
+            if unanswered or columns is None
+            else {key: values[number] for key, values in columns.items()}
+        )
         rows.append({
             "sample_id": sample, "doc_id": number, "score": None if unanswered else float(score),
             "error": "broken" if unanswered else None, **per_sample,
         })  # fmt: skip
     table = "pairs" if content["kind"] == "cost" else "samples"
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema(table, rows)), folder / f"{table}.parquet")
+    parquet.write_table(
+        pyarrow.Table.from_pylist(rows, schema=schema(table, rows)), folder / f"{table}.parquet"
+    )
     write_facts(folder, content)
     return folder
 
 
 def write_facts(folder: Path, content: dict[str, Any], *drop: str) -> None:
     """Write cell.json sealed, as a sweep does, but without the keys in `drop`."""
-    files = {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.parquet"))}
-    content = {key: value for key, value in ({"files": files} | content).items() if key not in ("seal", *drop)}
+    files = {
+        path.name: sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*.parquet"))
+    }
+    content = {
+        key: value
+        for key, value in ({"files": files} | content).items()
+        if key not in ("seal", *drop)
+    }
     content |= {} if "seal" in drop else {"seal": seal(content)}
     (folder / "cell.json").write_text(json.dumps(content))
 
@@ -118,7 +139,14 @@ def change(folder: Path, **facts: Any) -> None:
 def cost(study: Path, method: str, task: str, prefill: float, total: float) -> Path:
     """Write a cost cell."""
     metrics = [
-        {"metric": f"latency_{phase}_ratio", "value": v, "unit": "ratio", "ci_low": v - 0.02, "ci_high": v + 0.04, "n": 9}
+        {
+            "metric": f"latency_{phase}_ratio",
+            "value": v,
+            "unit": "ratio",
+            "ci_low": v - 0.02,
+            "ci_high": v + 0.04,
+            "n": 9,
+        }
         for phase, v in (("prefill", prefill), ("total", total))
     ]
     metrics.append({"metric": "peak_memory_mib", "value": 120.5, "unit": "MiB", "n": 9})
@@ -131,7 +159,15 @@ def golden_study(study: Path) -> Path:
         cell(study, method, task, [int(score) for score in scores])
     reason = "budget 0.05 is out of reach at llm:2"
     cell(study, "fastv", "color", None, budget="0.05", status="infeasible", reason=reason)
-    cell(study, "pool", "color", None, status="failed", reason="RuntimeError: broken\nTraceback ...", control=True)
+    cell(
+        study,
+        "pool",
+        "color",
+        None,
+        status="failed",
+        reason="RuntimeError: broken\nTraceback ...",
+        control=True,
+    )
     cost(study, "fastv", "color", 0.7, 0.8)
     return study
 
@@ -155,12 +191,14 @@ def board_of(study: Path) -> pd.DataFrame:
 
 def row(study: Path, method: str, task: str, budget: str = "0.5") -> pd.Series[Any]:
     board = leaderboard.load(study / "leaderboard.csv")
-    found = board[(board["method"] == method) & (board["task"] == task) & (board["budget"] == budget)]
+    found = board[
+        (board["method"] == method) & (board["task"] == task) & (board["budget"] == budget)
+    ]
     assert len(found) == 1
     return found.iloc[0]
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def test_metrics_equal_the_golden_table(study: Path) -> None:
@@ -170,12 +208,18 @@ def test_metrics_equal_the_golden_table(study: Path) -> None:
 
 
 def test_leaderboard_equals_the_golden_table(study: Path) -> None:
-    """To the letter, but for the ends of bootstrapped intervals: numpy may draw otherwise in another version."""
+    """To the letter, but for the ends of bootstrapped intervals: numpy may draw otherwise in
+    another version.
+    """
     fold(study)
     found = pd.read_csv(study / "leaderboard.csv", dtype=str, keep_default_na=False)
     golden = pd.read_csv(GOLDEN / "leaderboard.csv", dtype=str, keep_default_na=False)
     assert list(found.columns) == list(leaderboard.COLUMNS)
-    drawn = [name for name in found if name.startswith(("relative", "difference")) and name.endswith(("_low", "_high"))]
+    drawn = [
+        name
+        for name in found
+        if name.startswith(("relative", "difference")) and name.endswith(("_low", "_high"))
+    ]
     pd.testing.assert_frame_equal(found.drop(columns=drawn), golden.drop(columns=drawn))
     for name in drawn:
         assert ((found[name] == "") == (golden[name] == "")).all()
@@ -187,7 +231,9 @@ def test_folding_again_gives_the_same_bytes(study: Path) -> None:
     first = report.build(study)
     before = [path.read_bytes() for path in (first.metrics, first.leaderboard, *first.figures)]
     again = report.build(study)
-    assert before == [path.read_bytes() for path in (again.metrics, again.leaderboard, *again.figures)]
+    assert before == [
+        path.read_bytes() for path in (again.metrics, again.leaderboard, *again.figures)
+    ]
     assert not list(study.rglob("*.part"))
 
 
@@ -210,16 +256,22 @@ def test_known_numbers_of_a_row(study: Path) -> None:
 def test_rows_that_did_not_run_keep_their_reason(study: Path) -> None:
     report.build(study)
     infeasible, failed = row(study, "fastv", "color", "0.05"), row(study, "pool", "color")
-    assert (infeasible["status"], infeasible["reason"]) == ("infeasible", "budget 0.05 is out of reach at llm:2")
+    assert (infeasible["status"], infeasible["reason"]) == (
+        "infeasible",
+        "budget 0.05 is out of reach at llm:2",
+    )
     assert (failed["status"], failed["reason"]) == ("failed", "RuntimeError: broken")
     assert np.isnan(failed["accuracy"])
     pooled = row(study, "fastv", "all", "0.05")
-    assert (pooled["status"], pooled["reason"]) == ("infeasible", f"{infeasible['reason']}; not run on count")
+    assert (pooled["status"], pooled["reason"]) == (
+        "infeasible",
+        f"{infeasible['reason']}; not run on count",
+    )
     metrics = pd.read_csv(study / "metrics.csv", dtype=str, keep_default_na=False)
     assert set(metrics.loc[metrics["metric"] == "status", "status"]) == {"infeasible", "failed"}
 
 
-# ---- partial and damaged studies -------------------------------------------------------------------------------------
+# ---- partial and damaged studies -----------------------------------------------------------------
 
 
 def test_damaged_cells_are_named_and_the_others_kept(study: Path) -> None:
@@ -249,7 +301,9 @@ def test_damaged_cells_are_named_and_the_others_kept(study: Path) -> None:
         ({"samples": {"asked": 10}}, "where counts asked and answered belong"),
     ],
 )
-def test_a_changed_cell_is_refused_though_its_seal_fits(study: Path, facts: dict[str, Any], message: str) -> None:
+def test_a_changed_cell_is_refused_though_its_seal_fits(
+    study: Path, facts: dict[str, Any], message: str
+) -> None:
     folder = study / "cells" / "tiny__fastv__0.5__color__s0"
     change(folder, **facts)
     records, warnings = cells.read(study)
@@ -258,7 +312,9 @@ def test_a_changed_cell_is_refused_though_its_seal_fits(study: Path, facts: dict
 
 
 def test_a_cell_without_its_seal_or_with_another_is_refused(study: Path) -> None:
-    first, second = (study / "cells" / f"tiny__fastv__0.5__{task}__s0" for task in ("color", "count"))
+    first, second = (
+        study / "cells" / f"tiny__fastv__0.5__{task}__s0" for task in ("color", "count")
+    )
     write_facts(first, json.loads((first / "cell.json").read_text()), "seal")
     (second / "cell.json").write_text((second / "cell.json").read_text().replace("0.4", "0.9"))
     records, warnings = cells.read(study)
@@ -301,7 +357,13 @@ def test_missing_baseline_and_control_leave_their_columns_empty(tmp_path: Path) 
     fold(tmp_path)
     alone = row(tmp_path, "fastv", "color")
     assert alone["accuracy"] == pytest.approx(0.75)
-    for name in ("relative_accuracy", "difference_to_none", "flops_ratio", "difference_to_random", "total_ratio"):
+    for name in (
+        "relative_accuracy",
+        "difference_to_none",
+        "flops_ratio",
+        "difference_to_random",
+        "total_ratio",
+    ):
         assert np.isnan(alone[name])
     assert alone["better_than_random"] == ""
     assert alone["tokens_mean_share"] == pytest.approx(0.5)
@@ -323,7 +385,9 @@ def test_a_figure_without_numbers_goes(study: Path) -> None:
     assert (study / "figures" / "evidence.png").exists()
     for path in (study / "cells").glob("*/cell.json"):
         facts = json.loads(path.read_text())
-        change(path.parent, metrics=[m for m in facts["metrics"] if m["metric"] != "evidence_recall"])
+        change(
+            path.parent, metrics=[m for m in facts["metrics"] if m["metric"] != "evidence_recall"]
+        )
     report.build(study)
     assert not (study / "figures" / "evidence.png").exists()
 
@@ -338,38 +402,78 @@ def test_different_samples_are_not_compared(tmp_path: Path) -> None:
 def test_samples_without_an_answer_are_left_out_of_both(tmp_path: Path) -> None:
     """Old cells do not say how many samples were asked."""
     cell(tmp_path, "none", "color", [1, 1, 1, 0])
-    facts = {"metrics": [{"metric": "score", "value": 2 / 3}], "status": "failed", "reason": "1 of 4 samples"}
+    facts = {
+        "metrics": [{"metric": "score", "value": 2 / 3}],
+        "status": "failed",
+        "reason": "1 of 4 samples",
+    }
     cell(tmp_path, "fastv", "color", [1, 0, 1, float("nan")], **facts)
     fold(tmp_path)
     numbers = row(tmp_path, "fastv", "color")
-    assert (numbers["status"], numbers["n"], numbers["n_asked"], numbers["n_paired"]) == ("failed", 3, 3, 3)
+    assert (numbers["status"], numbers["n"], numbers["n_asked"], numbers["n_paired"]) == (
+        "failed",
+        3,
+        3,
+        3,
+    )
     assert numbers["difference_to_none"] == pytest.approx(-1 / 3)
 
 
 def partly_answered(study: Path) -> None:
-    """Of four samples `none` does not answer the last, fastv the first (a row without score) and the second (no row)."""
+    """Of four samples `none` does not answer the last, fastv the first (a row without score) and
+    the second (no row).
+    """
     hole = float("nan")
-    work = {"flops_total": [100, 200, 300, 400], "available": [10, 20, 30, 40], "tokens_mean": [10, 20, 30, 40]}
+    work = {
+        "flops_total": [100, 200, 300, 400],
+        "available": [10, 20, 30, 40],
+        "tokens_mean": [10, 20, 30, 40],
+    }
     half = {"flops_total": [100, 150, 200], "available": [10, 30, 40], "tokens_mean": [5, 15, 30]}
-    said = {"status": "ok", "reason": "speaks for 2 of 4 samples; sample a: its image [/] is truncated"}
+    said = {
+        "status": "ok",
+        "reason": "speaks for 2 of 4 samples; sample a: its image [/] is truncated",
+    }
 
-    def metrics(scores: Sequence[float], flops: float, tokens: float, available: float) -> dict[str, Any]:
-        values = {"score": np.nanmean(scores), "flops_total": flops, "tokens_mean": tokens, "tokens_available": available}
-        return {"metrics": [{"metric": name, "value": float(value)} for name, value in values.items()]}
+    def metrics(
+        scores: Sequence[float], flops: float, tokens: float, available: float
+    ) -> dict[str, Any]:
+        values = {
+            "score": np.nanmean(scores),
+            "flops_total": flops,
+            "tokens_mean": tokens,
+            "tokens_available": available,
+        }
+        return {
+            "metrics": [{"metric": name, "value": float(value)} for name, value in values.items()]
+        }
 
     cell(study, "none", "color", [1, 0, 1, hole], ids=list("abcd"), columns=work, samples={"asked": 4, "answered": 3},
          **metrics([1, 0, 1], 200, 20, 20))  # fmt: skip
     cell(study, "fastv", "color", [hole, 0, 1], ids=list("acd"), columns=half, samples={"asked": 4, "answered": 2},
          **metrics([0, 1], 175, 22.5, 35), **said)  # fmt: skip
-    cell(study, "random", "color", [0, 0, 0, 1], ids=list("abcd"), samples={"asked": 4, "answered": 4})
+    cell(
+        study,
+        "random",
+        "color",
+        [0, 0, 0, 1],
+        ids=list("abcd"),
+        samples={"asked": 4, "answered": 4},
+    )
 
 
-def test_cells_that_speak_for_fewer_samples_are_compared_on_those_both_answered(tmp_path: Path) -> None:
+def test_cells_that_speak_for_fewer_samples_are_compared_on_those_both_answered(
+    tmp_path: Path,
+) -> None:
     partly_answered(tmp_path)
     assert fold(tmp_path) == []
     numbers = row(tmp_path, "fastv", "color")
     assert (numbers["status"], numbers["n"], numbers["n_asked"]) == ("ok", 2, 4)
-    assert (numbers["n_paired"], numbers["difference_to_none"], numbers["relative_accuracy"]) == (1, -1, 0)
+    assert (numbers["n_paired"], numbers["difference_to_none"], numbers["relative_accuracy"]) == (
+        1,
+        -1,
+        0,
+    )
     assert (numbers["n_paired_random"], numbers["difference_to_random"]) == (2, 0)
     assert numbers["flops_ratio"] == pytest.approx(150 / 300)  # sample c alone
     assert numbers["tokens_mean_share"] == pytest.approx(15 / 30)
@@ -378,11 +482,17 @@ def test_cells_that_speak_for_fewer_samples_are_compared_on_those_both_answered(
     assert "compared with random on the 2 samples that both answered" in numbers["reason"]
     whole = row(tmp_path, "none", "color", "1.0")
     assert (whole["n"], whole["n_asked"]) == (3, 4)
-    assert "fastv at 50% ok: speaks for 2 of 4 samples; sample a: its image [/] is truncated" in printed(tmp_path, 200)
+    assert (
+        "fastv at 50% ok: speaks for 2 of 4 samples; sample a: its image [/] is truncated"
+        in printed(tmp_path, 200)
+    )
 
 
 def test_a_metric_that_is_no_mean_is_not_related_to_one_of_other_samples(tmp_path: Path) -> None:
-    own = {"metrics": [{"metric": "score", "value": 310.0, "n": 3}], "samples": {"asked": 4, "answered": 3}}
+    own = {
+        "metrics": [{"metric": "score", "value": 310.0, "n": 3}],
+        "samples": {"asked": 4, "answered": 3},
+    }
     cell(tmp_path, "none", "color", [1, 1, 1, 0], metrics=[{"metric": "score", "value": 400.0}])
     cell(tmp_path, "fastv", "color", [1, 0, 1, float("nan")], **own)
     fold(tmp_path)
@@ -390,7 +500,9 @@ def test_a_metric_that_is_no_mean_is_not_related_to_one_of_other_samples(tmp_pat
 
 
 def test_a_metric_that_is_no_mean_of_samples_keeps_its_own_interval(tmp_path: Path) -> None:
-    own = {"metrics": [{"metric": "score", "value": 310.0, "ci_low": 300.0, "ci_high": 330.0, "n": 4}]}
+    own = {
+        "metrics": [{"metric": "score", "value": 310.0, "ci_low": 300.0, "ci_high": 330.0, "n": 4}]
+    }
     cell(tmp_path, "none", "color", [1, 1, 1, 0], metrics=[{"metric": "score", "value": 400.0}])
     cell(tmp_path, "fastv", "color", [1, 0, 1, 0], **own)
     fold(tmp_path)
@@ -430,20 +542,24 @@ def test_a_metric_where_less_is_better_turns_the_flag(tmp_path: Path) -> None:
     assert row(tmp_path, "worse", "loss")["better_than_random"] == "no"
 
 
-# ---- statistics ------------------------------------------------------------------------------------------------------
+# ---- statistics ----------------------------------------------------------------------------------
 
 
 def test_wilson_known_answer() -> None:
     """Wilson (1927) for 8 of 10."""
     found = statistics.wilson(8, 10)
-    assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.4901625, 0.9433178), abs=1e-6)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (0.8, 0.4901625, 0.9433178), abs=1e-6
+    )
     assert statistics.wilson(10, 10).high == pytest.approx(1.0)
     with pytest.raises(ValueError, match="11 successes of 10"):
         statistics.wilson(11, 10)
 
 
 def test_difference_known_answer() -> None:
-    """Nine wins and one loss among 100: McNemar's exact p is 2 (1 + 10) / 2^10, the interval close to the normal one."""
+    """Nine wins and one loss among 100: McNemar's exact p is 2 (1 + 10) / 2^10, the interval close
+    to the normal one.
+    """
     method, reference = np.zeros(100), np.zeros(100)
     method[:9], reference[9] = 1, 1
     found = statistics.difference([(method, reference)])
@@ -474,7 +590,9 @@ def test_tasks_count_alike() -> None:
 
 
 def test_relative_known_answer() -> None:
-    """Half of what the reference solves, whichever samples are drawn: the mean is a half, the interval holds it."""
+    """Half of what the reference solves, whichever samples are drawn: the mean is a half, the
+    interval holds it.
+    """
     method, reference = np.tile([1.0, 0.0], 50), np.ones(100)
     found = statistics.relative([(method, reference)])
     assert found.value == pytest.approx(0.5)
@@ -507,12 +625,14 @@ def test_join_refuses_different_samples() -> None:
     method, reference = statistics.join(left, left.iloc[:1])
     assert (method.tolist(), reference.tolist()) == ([1], [1])
     other = pd.Series([1.0, 2.0], index=["a", "c"])
-    with pytest.raises(statistics.SampleMismatch, match=r"2 stand in only one of the two, such as 'b'"):
+    with pytest.raises(
+        statistics.SampleMismatch, match=r"2 stand in only one of the two, such as 'b'"
+    ):
         statistics.join(left, other)
     assert len(statistics.join(left, other, asked=3)[0]) == 1
 
 
-# ---- terminal and figures --------------------------------------------------------------------------------------------
+# ---- terminal and figures ------------------------------------------------------------------------
 
 
 def printed(study: Path, width: int = 100) -> str:
@@ -555,7 +675,9 @@ def test_what_others_wrote_cannot_act_on_terminal_figures_or_spreadsheets(tmp_pa
     texts = {"model": f"@{HOSTILE}", "settings": {"key": HOSTILE}}
     for number, method in enumerate(("none", f"-{HOSTILE}", "pool")):
         facts = {"status": "failed", "reason": reason} if method == "pool" else {}
-        folder = cell(tmp_path, "none", f"t{number}", None if facts else [1, 0, 1], **texts, **facts)
+        folder = cell(
+            tmp_path, "none", f"t{number}", None if facts else [1, 0, 1], **texts, **facts
+        )
         change(folder, method=method, task=f"+{HOSTILE}")
     records, _ = cells.read(tmp_path)
     tables.write_csv(tmp_path / "metrics.csv", tables.metrics(records))
@@ -566,9 +688,11 @@ def test_what_others_wrote_cannot_act_on_terminal_figures_or_spreadsheets(tmp_pa
         assert "\x1b" not in text
         assert "\u202e" not in text
         fields = {field for line in csv.reader(io.StringIO(text)) for field in line}
-        assert {field[:2] for field in fields if field[1:2] in "=+-@" and field[:1] == "'"} == {"'@", "'+", "'-"} | (
-            {"'="} if name == "leaderboard.csv" else set()
-        )
+        assert {field[:2] for field in fields if field[1:2] in "=+-@" and field[:1] == "'"} == {
+            "'@",
+            "'+",
+            "'-",
+        } | ({"'="} if name == "leaderboard.csv" else set())
         for field in fields:
             assert field[:1] not in "=+-@" or not field or is_number(field)
     assert set(board["model"]) == {clean(f"@{HOSTILE}")}
@@ -597,10 +721,26 @@ def test_an_apostrophe_of_ones_own_survives_the_tables() -> None:
 def test_a_reason_is_said_once_for_all_budgets(tmp_path: Path) -> None:
     cell(tmp_path, "none", "color", [1, 1])
     for budget in ("0.5", "0.25", "0.1"):
-        cell(tmp_path, "hero", "color", None, budget=budget, status="unsupported", reason="hero needs tiles")
+        cell(
+            tmp_path,
+            "hero",
+            "color",
+            None,
+            budget=budget,
+            status="unsupported",
+            reason="hero needs tiles",
+        )
         reason = f"budget {budget} is out of reach at llm:2"
         cell(tmp_path, "fastv", "color", None, budget=budget, status="infeasible", reason=reason)
-        cell(tmp_path, "pool", "color", None, budget=budget, status="failed", reason=f"broke at {budget}")
+        cell(
+            tmp_path,
+            "pool",
+            "color",
+            None,
+            budget=budget,
+            status="failed",
+            reason=f"broke at {budget}",
+        )
     fold(tmp_path)
     text = printed(tmp_path)
     assert text.count("hero needs tiles") == 1
@@ -611,7 +751,13 @@ def test_a_reason_is_said_once_for_all_budgets(tmp_path: Path) -> None:
 
 def test_a_study_of_kv_budgets_shows_kv_tokens(tmp_path: Path) -> None:
     def tokens(kv: float) -> dict[str, Any]:
-        values = {"score": 1.0, "tokens_available": 16.0, "tokens_mean": 11.0, "tokens_input": 16.0, "tokens_kv": kv}
+        values = {
+            "score": 1.0,
+            "tokens_available": 16.0,
+            "tokens_mean": 11.0,
+            "tokens_input": 16.0,
+            "tokens_kv": kv,
+        }
         return {"metrics": [{"metric": name, "value": value} for name, value in values.items()]}
 
     cell(tmp_path, "none", "color", [1, 1], **tokens(16))
@@ -633,7 +779,9 @@ def test_a_study_of_kv_budgets_shows_kv_tokens(tmp_path: Path) -> None:
 def test_figures_show_every_method(study: Path) -> None:
     board = board_of(study)
     ax = figures.accuracy(board).axes[0]
-    assert {line.get_label() for line in ax.get_lines() if not str(line.get_label()).startswith("_")} == {
+    assert {
+        line.get_label() for line in ax.get_lines() if not str(line.get_label()).startswith("_")
+    } == {
         "none",
         "random",
         "fastv",
@@ -642,13 +790,24 @@ def test_figures_show_every_method(study: Path) -> None:
     assert "visual tokens entering an LLM layer" in ax.get_xlabel()
     assert len(figures.by_task(board).axes) == 2
     flops, time = figures.pareto(board).axes
-    assert (flops.get_xlabel(), time.get_xlabel()) == ("prefill FLOPs over unpruned", "total time over unpruned")
-    assert {text.get_text() for text in time.texts} == {"fastv 50%", "none"}  # both on the frontier, and named
+    assert (flops.get_xlabel(), time.get_xlabel()) == (
+        "prefill FLOPs over unpruned",
+        "total time over unpruned",
+    )
+    assert {text.get_text() for text in time.texts} == {
+        "fastv 50%",
+        "none",
+    }  # both on the frontier, and named
 
 
 def test_figures_are_files(study: Path) -> None:
     built = report.build(study)
-    assert [path.name for path in built.figures] == ["accuracy.png", "accuracy_by_task.png", "pareto.png", "evidence.png"]
+    assert [path.name for path in built.figures] == [
+        "accuracy.png",
+        "accuracy_by_task.png",
+        "pareto.png",
+        "evidence.png",
+    ]
     for path in built.figures:
         with Image.open(path) as image:
             assert min(image.size) > 400
@@ -675,23 +834,30 @@ def test_a_method_looks_the_same_in_every_figure(study: Path) -> None:
     for figure in (figures.accuracy(board), figures.pareto(board)):
         legend = figure.legends[0]
         handles = zip(legend.get_texts(), legend.get_lines(), strict=True)
-        colours.add(next(to_hex(line.get_color()) for text, line in handles if text.get_text() == "fastv"))
+        colours.add(
+            next(to_hex(line.get_color()) for text, line in handles if text.get_text() == "fastv")
+        )
     assert len(colours) == 1
 
 
-# ---- the picture of kept tokens --------------------------------------------------------------------------------------
+# ---- the picture of kept tokens ------------------------------------------------------------------
 
 
 def test_show_keeps_the_kept_clear_and_darkens_the_dropped(tmp_path: Path) -> None:
     image = Image.new("RGB", (224, 112), (200, 180, 160))
     kept = np.zeros((4, 8), dtype=bool)
     kept[0, 0] = True
-    path = show.draw(image, [kept], tmp_path / "out" / "kept.png", "", boxes=[(60, 60, 80, 80)], original=False)
+    path = show.draw(
+        image, [kept], tmp_path / "out" / "kept.png", "", boxes=[(60, 60, 80, 80)], original=False
+    )
     with Image.open(path) as drawn:
         pixels = np.asarray(drawn).astype(int)
     side = 28 * 4  # 112 px are brought to 448
     inner = slice(show.GAP + 10, show.GAP + side - 10)
-    inside, outside = pixels[inner, inner], pixels[inner, show.GAP + side + 10 : show.GAP + 2 * side - 10]
+    inside, outside = (
+        pixels[inner, inner],
+        pixels[inner, show.GAP + side + 10 : show.GAP + 2 * side - 10],
+    )
     assert (inside == (200, 180, 160)).all()
     assert outside.max() < 100
     assert (pixels == show.ACCENT).all(axis=2).any()
@@ -699,21 +865,29 @@ def test_show_keeps_the_kept_clear_and_darkens_the_dropped(tmp_path: Path) -> No
 
 def test_show_puts_stages_side_by_side(tmp_path: Path) -> None:
     grids = [np.ones((8, 8), dtype=bool), np.eye(8, dtype=bool)]
-    path = show.draw(Image.new("RGB", (224, 224)), grids, tmp_path / "s.png", "t", captions=["llm:2", "llm:4"])
+    path = show.draw(
+        Image.new("RGB", (224, 224)), grids, tmp_path / "s.png", "t", captions=["llm:2", "llm:4"]
+    )
     with Image.open(path) as drawn:
         assert drawn.width == 3 * 448 + 4 * show.GAP
 
 
 def test_show_bears_endless_texts_and_thin_images(tmp_path: Path) -> None:
     kept = np.ones((1, 1), dtype=bool)
-    for number, title in enumerate(("word " * 5000, "x" * 100_000, "\x1b[31m $\\frac{ \ud800 [/]", "\n" * 1000)):
-        path = show.draw(Image.new("RGB", (1, 3000)), [kept], tmp_path / f"{number}.png", title, captions=[title])
+    for number, title in enumerate(
+        ("word " * 5000, "x" * 100_000, "\x1b[31m $\\frac{ \ud800 [/]", "\n" * 1000)
+    ):
+        path = show.draw(
+            Image.new("RGB", (1, 3000)), [kept], tmp_path / f"{number}.png", title, captions=[title]
+        )
         with Image.open(path) as drawn:
             assert 300 < drawn.width < 1200
             assert drawn.height < 2500
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "leaderboard.csv", "figures", "figures/accuracy.png"])
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "leaderboard.csv", "figures", "figures/accuracy.png"]
+)
 def test_a_report_is_not_written_through_a_link(study: Path, name: str) -> None:
     outside = study.parent / "outside"
     outside.mkdir()
@@ -736,10 +910,10 @@ def test_a_report_tidies_up_after_one_that_was_killed(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.part"))
 
 
-# ---- layers ----------------------------------------------------------------------------------------------------------
+# ---- layers --------------------------------------------------------------------------------------
 
 
-PARTS = ("files", "record", "report", "seal", "text")
+PARTS = ("border", "report", "study")
 
 
 def test_the_report_imports_no_model_code() -> None:

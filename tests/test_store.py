@@ -1,4 +1,6 @@
-"""Store: killed at any point and run again, nothing is lost and nothing is there twice; damage is found, the rest is kept."""
+"""Store: killed at any point and run again, nothing is lost and nothing is there twice; damage is
+found, the rest is kept.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ from prunebench import cli
 from prunebench.budget import Budget
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid, load
-from prunebench.run.lines import Chain
 from prunebench.run.store import StoreError, Vanished, open_study
-from prunebench.seal import seal
+from prunebench.study.lines import Chain
+from prunebench.study.seal import seal
 
 SAMPLES = [f"sample-{number}" for number in range(4)]
 PRINT = "fingerprint"
@@ -70,7 +72,9 @@ def facts(cell: Cell, status: str = "ok", **more: Any) -> dict[str, Any]:
 
 
 def work(folder: Path, grid: Grid) -> list[str]:
-    """What a sweep does, sample by sample over all cells; the samples that were computed, also in a file beside it."""
+    """What a sweep does, sample by sample over all cells; the samples that were computed, also in a
+    file beside it.
+    """
     computed: list[str] = []
     log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with open_study(folder) as study:
@@ -90,11 +94,17 @@ def work(folder: Path, grid: Grid) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def killed_at(step: int, run: Callable[[], Any]) -> bool:
-    """Run in a child that kill -9 meets at its `step`-th write (halfway), flush, rename or deletion; whether it did."""
+    """Run in a child that kill -9 meets at its `step`-th write (halfway), flush, rename or
+    deletion; whether it did.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -163,7 +173,10 @@ def test_killed_anywhere_and_run_again_it_is_as_if_it_had_not_been(tmp_path: Pat
         done = folder.with_suffix(".log").read_text().splitlines()
         again = work(folder, grid)
         assert not set(done) & set(again), f"step {step}: a sample was lost, or computed twice"
-        assert len(done) + len(again) in (len(everything), len(everything) - 1)  # one was on the disk, and not yet logged
+        assert len(done) + len(again) in (
+            len(everything),
+            len(everything) - 1,
+        )  # one was on the disk, and not yet logged
         assert contents(folder) == expected, f"step {step}"
         step += 1
         folder = tmp_path / f"killed-{step}"
@@ -207,7 +220,11 @@ def _flip(path: Path) -> None:
 
 def _sealed(path: Path, **change: Any) -> None:
     """Changed facts under a seal that fits."""
-    content = {key: value for key, value in (json.loads(path.read_text()) | change).items() if key != "seal"}
+    content = {
+        key: value
+        for key, value in (json.loads(path.read_text()) | change).items()
+        if key != "seal"
+    }
     path.write_text(json.dumps(content if "seal" in change else content | {"seal": seal(content)}))
 
 
@@ -232,21 +249,37 @@ def _edit(path: Path) -> None:
         ("cell.json", lambda path: path.write_text("[]"), "cell.json cannot be read"),
         ("cell.json", lambda path: path.write_text("[" * 100_000), "cell.json cannot be read"),
         ("cell.json", lambda path: path.write_bytes(b"\xff\xfe\0"), "cell.json cannot be read"),
-        ("cell.json", lambda path: os.truncate(path, 2**31), "cell.json cannot be read: is larger than"),
-        ("cell.json", lambda path: path.write_text(path.read_text().replace("{", '{"id": "x",', 1)), "stands in it twice"),
+        (
+            "cell.json",
+            lambda path: os.truncate(path, 2**31),
+            "cell.json cannot be read: is larger than",
+        ),
+        (
+            "cell.json",
+            lambda path: path.write_text(path.read_text().replace("{", '{"id": "x",', 1)),
+            "stands in it twice",
+        ),
         ("cell.json", _edit, "cell.json was changed by hand"),
         ("cell.json", partial(_sealed, seal=None), "cell.json has no seal"),
         ("cell.json", partial(_sealed, id="../../up"), "belongs to cell '../../up'"),
         ("cell.json", partial(_sealed, method=7), "method 7 where a name belongs"),
         ("cell.json", partial(_sealed, provenance={"dirty": "no"}), "provenance.dirty 'no'"),
-        ("cell.json", partial(_sealed, samples={"asked": 3, "answered": 4}), "samples a mapping of 2"),
+        (
+            "cell.json",
+            partial(_sealed, samples={"asked": 3, "answered": 4}),
+            "samples a mapping of 2",
+        ),
         ("cell.json", partial(_sealed, files={}), "does not name samples.parquet"),
         ("cell.json", partial(_sealed, files={"../../grid.yaml": "0"}), "no file of its folder"),
         ("cell.json", partial(_measured, value=float("nan")), "value nan where a number belongs"),
         ("cell.json", partial(_measured, value="0.9"), "value '0.9' where a number belongs"),
         ("cell.json", partial(_measured, n=10**30), "n a huge number where a count belongs"),
         ("cell.json", partial(_measured, n=-1), "n -1 where a count belongs"),
-        ("cell.json", partial(_measured, unit="tokens", value=-4), "-4, which cannot be below zero"),
+        (
+            "cell.json",
+            partial(_measured, unit="tokens", value=-4),
+            "-4, which cannot be below zero",
+        ),
         ("samples.parquet", _resealed, "samples.parquet cannot be read"),
         ("samples.parquet", _flip, "samples.parquet was changed"),
         ("samples.parquet", Path.unlink, "samples.parquet is missing"),
@@ -288,11 +321,19 @@ def _forged(content: str) -> Callable[[Lines], Lines]:
 
 
 DAMAGES: dict[str, Callable[[Lines], Lines]] = {
-    "a prediction was edited": lambda texts: [*texts[:2], texts[2].replace("answer to", "no answer to"), *texts[3:]],
+    "a prediction was edited": lambda texts: [
+        *texts[:2],
+        texts[2].replace("answer to", "no answer to"),
+        *texts[3:],
+    ],
     "lines were swapped": lambda texts: [*texts[:2], texts[3], texts[2], *texts[4:]],
     "a line stands twice": lambda texts: [*texts[:2], texts[1], *texts[2:]],
     "a line in the middle is gone": lambda texts: [*texts[:2], *texts[3:]],
-    "an old line without checksum": lambda texts: [*texts[:2], json.dumps(row(SAMPLES[1])) + "\n", *texts[3:]],
+    "an old line without checksum": lambda texts: [
+        *texts[:2],
+        json.dumps(row(SAMPLES[1])) + "\n",
+        *texts[3:],
+    ],
     "an empty line": lambda texts: [*texts[:2], "\n", *texts[2:]],
     "zero bytes": lambda texts: [*texts[:2], "\0" * 100 + "\n", *texts[2:]],
     "a row that is a number": _forged("7"),
@@ -314,7 +355,9 @@ DAMAGES: dict[str, Callable[[Lines], Lines]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_of_a_damaged_journal_the_lines_before_are_kept_and_the_others_asked_again(tmp_path: Path, grid: Grid, name: str):
+def test_of_a_damaged_journal_the_lines_before_are_kept_and_the_others_asked_again(
+    tmp_path: Path, grid: Grid, name: str
+):
     cell, known = cells(grid)[0], {sample: number for number, sample in enumerate(SAMPLES)}
     with open_study(tmp_path / "s") as study:
         journal = study.journal(cell, PRINT, known)
@@ -370,7 +413,9 @@ def _pipe(path: Path) -> None:
 
 @pytest.mark.parametrize("replace", [_link, _folder, _pipe])
 @pytest.mark.parametrize("file", ["cell.json", "samples.parquet", "samples.jsonl"])
-def test_what_is_no_plain_file_is_never_followed(tmp_path: Path, grid: Grid, file: str, replace: Callable[[Path], None]):
+def test_what_is_no_plain_file_is_never_followed(
+    tmp_path: Path, grid: Grid, file: str, replace: Callable[[Path], None]
+):
     work(tmp_path / "study", grid)
     cell = cells(grid)[0]
     path = tmp_path / "study" / "cells" / cell.id / file
@@ -402,11 +447,14 @@ def test_a_cell_whose_id_leads_out_of_the_study_is_refused(tmp_path: Path, grid:
     cell = cells(grid)[0]
     for label in ("../../up", "..", "/etc"):
         astray = replace(cell, variant=replace(cell.variant, label=f"x/{label}/"))
-        with open_study(tmp_path / "s") as study, pytest.raises(StoreError, match="no name for a folder"):
+        with (
+            open_study(tmp_path / "s") as study,
+            pytest.raises(StoreError, match="no name for a folder"),
+        ):
             study.journal(astray, PRINT)
 
 
-# ---- changed while it runs -------------------------------------------------------------------------------------------
+# ---- changed while it runs -----------------------------------------------------------------------
 
 
 def test_a_cell_that_vanishes_while_it_runs_is_written_anew(tmp_path: Path, grid: Grid):
@@ -431,12 +479,17 @@ def test_a_cell_that_vanishes_while_it_runs_is_written_anew(tmp_path: Path, grid
     assert contents(tmp_path / "study") == contents(tmp_path / "whole")
 
 
-def test_a_study_that_vanishes_while_it_runs_is_one_line_and_is_not_made_again(tmp_path: Path, grid: Grid):
+def test_a_study_that_vanishes_while_it_runs_is_one_line_and_is_not_made_again(
+    tmp_path: Path, grid: Grid
+):
     cell = cells(grid)[0]
     with open_study(tmp_path / "study") as study:
         journal = study.journal(cell, PRINT)
         (tmp_path / "study").rename(tmp_path / "elsewhere")
-        for step in (lambda: journal.append([row(SAMPLES[0])]), lambda: study.finish(cell, facts(cell), {"samples": []})):
+        for step in (
+            lambda: journal.append([row(SAMPLES[0])]),
+            lambda: study.finish(cell, facts(cell), {"samples": []}),
+        ):
             with pytest.raises(Vanished, match="was deleted or moved while the sweep ran"):
                 step()
         assert not (tmp_path / "study").exists()
@@ -447,7 +500,10 @@ def test_a_study_that_vanishes_while_it_runs_is_one_line_and_is_not_made_again(t
 
 @pytest.mark.parametrize(("error", "code"), [(Vanished("gone"), 1), (StoreError("unusable"), 2)])
 def test_a_study_that_vanished_is_no_wrong_request(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: StoreError, code: int
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: StoreError,
+    code: int,
 ):
     def fail(_: object) -> int:
         raise error
@@ -461,12 +517,18 @@ def test_what_could_not_be_read_again_fails_its_cell(tmp_path: Path, grid: Grid)
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         nan = facts(cell, metrics=[{"metric": "score", "value": float("nan")}])
-        written = study.finish(cell, nan, {"samples": [row(SAMPLES[0]), row(SAMPLES[1]) | {"score": float("inf")}]})
+        written = study.finish(
+            cell, nan, {"samples": [row(SAMPLES[0]), row(SAMPLES[1]) | {"score": float("inf")}]}
+        )
         assert (written["status"], written["metrics"]) == ("failed", [])
         assert "score is inf" in written["reason"]
         assert study.result(cell, PRINT) is None
         assert list(study.journal(cell, PRINT).rows) == SAMPLES[:1]
-        odd = facts(cell, reason="half a character \ud800", settings={"scale": float("inf"), "object": object, 5: (1, 2)})
+        odd = facts(
+            cell,
+            reason="half a character \ud800",
+            settings={"scale": float("inf"), "object": object, 5: (1, 2)},
+        )
         assert study.finish(cell, odd, {"samples": []})["status"] == "ok"
         assert study.result(cell, PRINT) is not None
         assert study.notes == []
@@ -486,7 +548,10 @@ def test_sweeps_that_come_to_nothing_do_not_pull_the_folder_from_under_another(t
 @pytest.mark.parametrize("name", ["x" * 256, "a\0b", "/".join(["d" * 200] * 30), "loop/s"])
 def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, name: str):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(StoreError, match="cannot be written") as caught, open_study(tmp_path / name):
+    with (
+        pytest.raises(StoreError, match="cannot be written") as caught,
+        open_study(tmp_path / name),
+    ):
         pass
     assert len(str(caught.value)) < 300
     assert "out=" in str(caught.value)
@@ -517,21 +582,29 @@ def test_tables_from_before_a_column_came_are_read(tmp_path: Path, grid: Grid):
     with open_study(tmp_path / "s") as study:
         study.finish(cell, facts(cell, "failed"), {"samples": [row(SAMPLES[0])]})
         path = study.cell_folder(cell) / "samples.parquet"
-        parquet.write_table(parquet.read_table(path).drop_columns(["status", "kv_bytes_padded"]), path)
-        _sealed(path.with_name("cell.json"), files={path.name: sha256(path.read_bytes()).hexdigest()})
+        parquet.write_table(
+            parquet.read_table(path).drop_columns(["status", "kv_bytes_padded"]), path
+        )
+        _sealed(
+            path.with_name("cell.json"), files={path.name: sha256(path.read_bytes()).hexdigest()}
+        )
         journal = study.journal(cell, PRINT)
         assert list(journal.rows) == SAMPLES[:1]
         journal.append([row(SAMPLES[1]) | {"status": "ok", "kv_bytes": 8, "kv_bytes_padded": 12}])
         assert study.notes == []
 
 
-def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_keeps_what_is_finished(
+    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
+):
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         journal = study.journal(cell, PRINT)
         journal.append([row(SAMPLES[0])])
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", partial(_refuse, OSError(errno.ENOSPC, "No space left on device")))
+            patch.setattr(
+                os, "fsync", partial(_refuse, OSError(errno.ENOSPC, "No space left on device"))
+            )
             with pytest.raises(OSError, match=r"No space left.*samples\.jsonl"):
                 journal.append([row(SAMPLES[1])])
         journal.append([row(SAMPLES[2])])
@@ -557,25 +630,37 @@ def test_infeasible_is_an_answer(tmp_path: Path, grid: Grid):
 
 def test_a_study_of_another_grid_is_refused(finished: Path):
     other = load(None, ["methods=fastv", "budgets=0.25", "controls=false"])
-    with open_study(finished) as study, pytest.raises(StoreError, match=r'holds another study: budgets is .*"0.5".*"0.25"'):
+    with (
+        open_study(finished) as study,
+        pytest.raises(StoreError, match=r'holds another study: budgets is .*"0.5".*"0.25"'),
+    ):
         study.begin(other)
 
 
 def test_a_study_whose_grid_is_unreadable_is_refused(finished: Path, grid: Grid):
     (finished / "grid.yaml").write_text("methods: [")
-    with open_study(finished) as study, pytest.raises(StoreError, match=r"grid\.yaml cannot be read"):
+    with (
+        open_study(finished) as study,
+        pytest.raises(StoreError, match=r"grid\.yaml cannot be read"),
+    ):
         study.begin(grid)
 
 
 def test_an_unwritable_folder(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"), open_study(tmp_path / "file" / "study"):
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        open_study(tmp_path / "file" / "study"),
+    ):
         pass
 
 
 def test_one_sweep_at_a_time(tmp_path: Path):
     with open_study(tmp_path / "s"):
-        with pytest.raises(StoreError, match="another sweep is writing"), open_study(tmp_path / "s"):
+        with (
+            pytest.raises(StoreError, match="another sweep is writing"),
+            open_study(tmp_path / "s"),
+        ):
             pass
         assert (tmp_path / "s").exists()
     with open_study(tmp_path / "s"):

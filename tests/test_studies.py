@@ -14,7 +14,9 @@ GRIDS = sorted(Path(__file__).parents[1].glob("results/*/grid.yaml"))
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.parent.name)
 def test_a_committed_grid_runs_as_it_stands(file: Path, tmp_path: Path):
-    grid = load(file)  # builds every method with its settings, so what one of them needs is installed
+    grid = load(
+        file
+    )  # builds every method with its settings, so what one of them needs is installed
     assert grid.folder() == file.parent
     assert stored_differences(file, grid) == []
     first = load(file, [f"out={tmp_path}", "limit=1", "cost=false", "controls=false"])

@@ -1,4 +1,6 @@
-"""Sweep: the whole way on the embedded model, killed and continued, with everything that can be wrong in a cell."""
+"""Sweep: the whole way on the embedded model, killed and continued, with everything that can be
+wrong in a cell.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,25 @@ from test_grid import MINE
 
 from prunebench.cli import main
 
-OPTIONS = ["limit=4", "budgets=0.5,0.1", "controls=false", "cost.pairs=1", "cost.warmup=0", "cost.new_tokens=2"]
+OPTIONS = [
+    "limit=4",
+    "budgets=0.5,0.1",
+    "controls=false",
+    "cost.pairs=1",
+    "cost.warmup=0",
+    "cost.new_tokens=2",
+]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def start(*options: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "prunebench.cli", "sweep", *options]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, **environment}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, **environment},
     )
 
 
@@ -43,7 +56,8 @@ def run_here(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, st
 def rows(study: Path) -> dict[str, pd.DataFrame]:
     """Every cell's samples, without what depends on the clock."""
     return {
-        path.parent.name: pd.read_parquet(path).drop(columns="seconds") for path in sorted(study.glob("cells/*/samples.parquet"))
+        path.parent.name: pd.read_parquet(path).drop(columns="seconds")
+        for path in sorted(study.glob("cells/*/samples.parquet"))
     }
 
 
@@ -62,20 +76,35 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def test_everything_is_written(study: tuple[Path, list[str]]):
     folder, _ = study
-    assert {"grid.yaml", "metrics.csv", "leaderboard.csv", "figures", "cells"} <= {path.name for path in folder.iterdir()}
-    facts = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("cells/*/cell.json")}
+    assert {"grid.yaml", "metrics.csv", "leaderboard.csv", "figures", "cells"} <= {
+        path.name for path in folder.iterdir()
+    }
+    facts = {
+        path.parent.name: json.loads(path.read_text()) for path in folder.glob("cells/*/cell.json")
+    }
     assert len(facts) == 2 * (1 + 4 * 2)
     statuses = {name: cell["status"] for name, cell in facts.items()}
     infeasible = {name for name, status in statuses.items() if status == "infeasible"}
-    assert infeasible == {f"tiny-qwen2.5-vl__fastv__0.1__scenes_mixed__s0{end}" for end in ("", "__cost")}
+    assert infeasible == {
+        f"tiny-qwen2.5-vl__fastv__0.1__scenes_mixed__s0{end}" for end in ("", "__cost")
+    }
     assert set(statuses.values()) == {"ok", "infeasible"}
     cell = facts["tiny-qwen2.5-vl__mine__0.5__scenes_mixed__s0"]
     assert cell["settings"] == {"power": 2.0}
     assert cell["provenance"]["model_revision"].startswith("sha256:")
     names = {metric["metric"] for metric in cell["metrics"]}
-    assert {"exact_match", "score", "tokens_mean", "flops_total", "kv_bytes", "evidence_recall"} <= names
+    assert {
+        "exact_match",
+        "score",
+        "tokens_mean",
+        "flops_total",
+        "kv_bytes",
+        "evidence_recall",
+    } <= names
     cost = facts["tiny-qwen2.5-vl__mine__0.5__scenes_mixed__s0__cost"]
-    assert {"latency_prefill_ratio", "latency_total_ms", "kv_bytes"} <= {metric["metric"] for metric in cost["metrics"]}
+    assert {"latency_prefill_ratio", "latency_total_ms", "kv_bytes"} <= {
+        metric["metric"] for metric in cost["metrics"]
+    }
 
 
 def test_rows_say_what_was_kept(study: tuple[Path, list[str]]):
@@ -92,12 +121,15 @@ def test_rows_say_what_was_kept(study: tuple[Path, list[str]]):
     assert (small["available"] == none["available"]).all()
     assert (small["tokens_input"] <= small["available"] / 2).all()
     assert small["evidence_recall"].isna().all()
-    # two heads of 40, keys and values, 4 bytes, 6 layers; the question's words and the image's two marks beside the tokens
+    # two heads of 40, keys and values, 4 bytes, 6 layers; the question's words and the image's two
+    # marks beside the tokens
     per_token = 2 * 2 * 40 * 4 * 6
     assert ((none["kv_bytes"] - half["kv_bytes"]) == per_token * none["available"] / 2).all()
 
 
-def test_run_again_it_has_nothing_to_do(study: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]):
+def test_run_again_it_has_nothing_to_do(
+    study: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+):
     folder, options = study
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*")}
     code, _, err = run_here(capsys, *options, f"out={folder}")
@@ -127,8 +159,17 @@ def test_killed_in_the_middle_and_run_again(study: tuple[Path, list[str]]):
         pd.testing.assert_frame_equal(found[cell], table)
 
 
-def test_a_batch_is_its_samples_one_by_one(study: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    options = ["methods=none,random,resize", "limit=4", "budgets=0.5", "controls=false", "cost=false", "batch=3"]
+def test_a_batch_is_its_samples_one_by_one(
+    study: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = [
+        "methods=none,random,resize",
+        "limit=4",
+        "budgets=0.5",
+        "controls=false",
+        "cost=false",
+        "batch=3",
+    ]
     assert run_here(capsys, *options, f"out={tmp_path / 'study'}")[0] == 0
     alone, together = rows(study[0]), rows(tmp_path / "study")
     assert len(together) == 3
@@ -137,16 +178,26 @@ def test_a_batch_is_its_samples_one_by_one(study: tuple[Path, list[str]], tmp_pa
         pd.testing.assert_frame_equal(table.drop(columns=padded), alone[cell].drop(columns=padded))
 
 
-def test_a_broken_image_fails_its_sample_and_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_broken_image_fails_its_sample_and_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     task = write_task(tmp_path / "task", broken=1)
-    options = (f"tasks={task}", "methods=none", "cost=false", "limit=3", f"out={tmp_path / 'study'}")
+    options = (
+        f"tasks={task}",
+        "methods=none",
+        "cost=false",
+        "limit=3",
+        f"out={tmp_path / 'study'}",
+    )
     code, _, err = run_here(capsys, *options, "controls=false")
     assert code == 0, err
     (cell,) = (tmp_path / "study" / "cells").iterdir()
     facts = json.loads((cell / "cell.json").read_text())
     assert facts["status"] == "ok"
     assert facts["samples"] == {"asked": 3, "answered": 2}
-    assert facts["reason"].startswith("speaks for 2 of 3 samples; 1 could not be answered: sample q1 of")
+    assert facts["reason"].startswith(
+        "speaks for 2 of 3 samples; 1 could not be answered: sample q1 of"
+    )
     table = pd.read_parquet(cell / "samples.parquet").set_index("sample_id")
     assert table["status"].to_dict() == {"q0": "ok", "q1": "unreadable", "q2": "ok"}
     assert table.loc["q1", "score"] != table.loc["q1", "score"]
@@ -154,16 +205,28 @@ def test_a_broken_image_fails_its_sample_and_no_other(tmp_path: Path, capsys: py
     assert next(metric for metric in facts["metrics"] if metric["metric"] == "accuracy")["n"] == 2
 
 
-BROKEN = MINE.replace("return tokens.features.norm(p=self.power, dim=-1)", 'raise RuntimeError("no idea")')
+BROKEN = MINE.replace(
+    "return tokens.features.norm(p=self.power, dim=-1)", 'raise RuntimeError("no idea")'
+)
 
 
-def test_a_method_that_raises_is_one_failed_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_method_that_raises_is_one_failed_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "mine.py").write_text(BROKEN)
-    options = [f"methods=none,{tmp_path / 'mine.py'}", "budgets=0.5", "controls=false", "cost=false", "limit=2"]
+    options = [
+        f"methods=none,{tmp_path / 'mine.py'}",
+        "budgets=0.5",
+        "controls=false",
+        "cost=false",
+        "limit=2",
+    ]
     code, out, err = run_here(capsys, *options, f"out={tmp_path / 'study'}")
     assert code == 1
     assert "mine__0.5__scenes_mixed__s0" in err
-    facts = [json.loads(path.read_text()) for path in (tmp_path / "study").glob("cells/*/cell.json")]
+    facts = [
+        json.loads(path.read_text()) for path in (tmp_path / "study").glob("cells/*/cell.json")
+    ]
     assert {cell["method"]: cell["status"] for cell in facts} == {"none": "ok", "mine": "failed"}
     reason = next(cell["reason"] for cell in facts if cell["method"] == "mine")
     assert reason.startswith("RuntimeError: no idea\nTraceback")
@@ -176,6 +239,8 @@ def test_a_model_that_cannot_be_fetched_is_one_line(tmp_path: Path):
     assert code == 2
     assert out == ""
     last = err.strip().splitlines()[-1]
-    assert last.startswith("prunebench: error: model qwen2.5-vl: Qwen/Qwen2.5-VL-7B-Instruct could not be fetched")
+    assert last.startswith(
+        "prunebench: error: model qwen2.5-vl: Qwen/Qwen2.5-VL-7B-Instruct could not be fetched"
+    )
     assert "Traceback" not in err
     assert not (tmp_path / "study").exists()

@@ -1,4 +1,6 @@
-"""The embedded default: true scenes, a stock processor, training that equals the stock forward, a model that sees."""
+"""The embedded default: true scenes, a stock processor, training that equals the stock forward, a
+model that sees.
+"""
 
 import csv
 import os
@@ -18,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
-from prunebench.checkpoint import RunError
+from prunebench.learning.checkpoint import RunError
 from prunebench.testbed import KINDS, MODELS, Question, Scene, ask, model_path, sample, scene
 from prunebench.testbed.batches import SceneBatch, batch, box_tokens, cells, token_labels
 from prunebench.testbed.dataset import write_parquet
@@ -31,7 +33,9 @@ from prunebench.testbed.scenes import RESOLUTIONS, words
 from prunebench.testbed.tiny_qwen import FastQwen, TinyQwenConfig, build_model
 from prunebench.testbed.train import train
 
-SMALL = TinyQwenConfig(vision_depth=2, vision_width=32, full_attention=(1,), layers=4, width=40, heads=2, kv_heads=1)
+SMALL = TinyQwenConfig(
+    vision_depth=2, vision_width=32, full_attention=(1,), layers=4, width=40, heads=2, kv_heads=1
+)
 SHORT = Recipe(vision_steps=4, joint_steps=8, tokens=128, questions=2, warmup=2, sizes=SMALL)
 
 
@@ -70,7 +74,9 @@ def test_boxes_lie_in_the_image_apart_from_each_other_and_hold_their_object() ->
             assert inside > 0.15, (index, thing)
             for other in about.objects:
                 a, b = thing.box, other.box
-                assert thing is other or a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+                assert (
+                    thing is other or a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+                )
 
 
 def test_scenes_vary_in_resolution_number_and_complexity() -> None:
@@ -79,7 +85,12 @@ def test_scenes_vary_in_resolution_number_and_complexity() -> None:
     assert all(64 <= about.width * about.height // 784 <= 256 for about in scenes)
     assert {len(about.objects) for about in scenes} == {1, 2, 3, 4, 5, 6}
     assert all((len(about.objects) + 1) // 2 == about.complexity for about in scenes)
-    assert {thing.box[2] - thing.box[0] for about in scenes for thing in about.objects} == {26, 44, 56, 72}
+    assert {thing.box[2] - thing.box[0] for about in scenes for thing in about.objects} == {
+        26,
+        44,
+        56,
+        72,
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,7 +101,9 @@ def test_every_scene_answers_every_type_and_the_answer_follows_from_the_scene(ki
         question = ask(about, kind, np.random.default_rng(index))
         assert question.answer == _solve(about, question)
         assert set(f"{question.text} {question.answer}".split()) <= set(words())
-        assert question.evidence is None or question.evidence in [thing.box for thing in about.objects]
+        assert question.evidence is None or question.evidence in [
+            thing.box for thing in about.objects
+        ]
         said.add(question.answer)
     assert len(said) == {"color": 8, "shape": 6, "digit": 10, "count": 6, "exist": 2}[kind]
 
@@ -147,15 +160,26 @@ def test_fine_scenes_are_large_and_their_objects_small_and_numbered() -> None:
 def test_parquet_is_read_by_datasets_and_has_the_same_bytes_twice(tmp_path: Path) -> None:
     from datasets import load_dataset
 
-    first, second = write_parquet(tmp_path / "a" / "mixed.parquet", 10), write_parquet(tmp_path / "b.parquet", 10)
+    first, second = (
+        write_parquet(tmp_path / "a" / "mixed.parquet", 10),
+        write_parquet(tmp_path / "b.parquet", 10),
+    )
     assert first.read_bytes() == second.read_bytes()
     assert [path.name for path in first.parent.iterdir()] == ["mixed.parquet"]
-    rows = load_dataset("parquet", data_files=str(first), split="train", cache_dir=str(tmp_path / "cache"))
+    rows = load_dataset(
+        "parquet", data_files=str(first), split="train", cache_dir=str(tmp_path / "cache")
+    )
     for index, row in enumerate(rows):
         about, question = sample(1, index)
         assert np.array_equal(np.asarray(row["image"]), about.render())
-        assert (row["question"], row["answer"], row["question_type"]) == (question.text, question.answer, question.kind)
-        assert row["evidence_box"] == (None if question.evidence is None else list(question.evidence))
+        assert (row["question"], row["answer"], row["question_type"]) == (
+            question.text,
+            question.answer,
+            question.kind,
+        )
+        assert row["evidence_box"] == (
+            None if question.evidence is None else list(question.evidence)
+        )
         assert (row["complexity"], row["width"], row["height"], row["scene_index"]) == (
             about.complexity,
             about.width,
@@ -174,40 +198,66 @@ def test_words_are_tokens_whatever_their_case_and_punctuation() -> None:
     assert tokenizer("weather")["input_ids"] == [tokenizer.unk_token_id]
 
 
-def test_prompts_hold_as_many_image_tokens_as_cells_and_pad_on_the_left(processor: Any, tmp_path: Path) -> None:
+def test_prompts_hold_as_many_image_tokens_as_cells_and_pad_on_the_left(
+    processor: Any, tmp_path: Path
+) -> None:
     processor.save_pretrained(tmp_path)
     loaded: Any = AutoProcessor.from_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     sizes = [[(224, 224)], [(336, 224), (448, 448)]]
-    text = loaded.apply_chat_template([_ask("color of 5", len(images)) for images in sizes], add_generation_prompt=True)
+    text = loaded.apply_chat_template(
+        [_ask("color of 5", len(images)) for images in sizes], add_generation_prompt=True
+    )
     images = [[Image.new("RGB", size) for size in group] for group in sizes]
     inputs = loaded(text=text, images=images, padding=True, return_tensors="pt")
-    image_tokens = (inputs["input_ids"] == loaded.tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum(1)
+    image_tokens = (
+        inputs["input_ids"] == loaded.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    ).sum(1)
     assert image_tokens.tolist() == [64, 96 + 256]
     assert inputs["attention_mask"][0, :-1].sum() < inputs["attention_mask"].shape[1] - 1
     assert loaded.tokenizer.decode(inputs["input_ids"][0, -3:]) == "color of 5"
 
 
 def _ask(text: str, images: int = 1) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
+    return [
+        {
+            "role": "user",
+            "content": [
+                *({"type": "image"} for _ in range(images)),
+                {"type": "text", "text": text},
+            ],
+        }
+    ]
 
 
 def test_a_padded_batch_answers_like_its_rows_alone(stock: Any, processor: Any) -> None:
     asked = [sample(8, index) for index in range(3)]
-    text = processor.apply_chat_template([_ask(question.text) for _, question in asked], add_generation_prompt=True)
+    text = processor.apply_chat_template(
+        [_ask(question.text) for _, question in asked], add_generation_prompt=True
+    )
     images = [[Image.fromarray(about.render())] for about, _ in asked]
     with torch.inference_mode():
-        together = stock(**processor(text=text, images=images, padding=True, return_tensors="pt")).logits[:, -1]
+        together = stock(
+            **processor(text=text, images=images, padding=True, return_tensors="pt")
+        ).logits[:, -1]
         for row, (prompt, image) in enumerate(zip(text, images, strict=True)):
-            alone = stock(**processor(text=[prompt], images=[image], return_tensors="pt")).logits[0, -1]
+            alone = stock(**processor(text=[prompt], images=[image], return_tensors="pt")).logits[
+                0, -1
+            ]
             torch.testing.assert_close(together[row], alone, atol=2e-5, rtol=1e-4)
 
 
 def test_a_video_goes_through_generate(stock: Any, processor: Any) -> None:
     frames = np.stack([scene(9, 0, size=(224, 224)).render()] * 4)
-    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "count objects"}]}]
+    messages = [
+        {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "count objects"}]}
+    ]
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
     inputs = processor(text=[text], videos=[frames], do_sample_frames=False, return_tensors="pt")
-    assert (inputs["input_ids"] == processor.video_token_id).sum() == inputs["video_grid_thw"].prod() // 4 == 2 * 64
+    assert (
+        (inputs["input_ids"] == processor.video_token_id).sum()
+        == inputs["video_grid_thw"].prod() // 4
+        == 2 * 64
+    )
     assert stock.generate(**inputs, max_new_tokens=1).shape[1] == inputs["input_ids"].shape[1] + 1
 
 
@@ -237,29 +287,38 @@ def test_the_training_pass_equals_the_stock_forward(stock: Any, processor: Any, 
         features = fast.see(data.pixels)
         logits = fast.answer(features, data).logits
         pictures = processor.image_processor(images=images, return_tensors="pt")
-        stock_features = stock.model.visual(pictures["pixel_values"], pictures["image_grid_thw"]).pooler_output
+        stock_features = stock.model.visual(
+            pictures["pixel_values"], pictures["image_grid_thw"]
+        ).pooler_output
         torch.testing.assert_close(features.flatten(0, 1), stock_features, atol=1e-6, rtol=1e-5)
         for number in range(7):
             length = int(data.last[0, number]) + 1
             text = processor.tokenizer.decode(data.words[0, number, :length])
             prompt = processor.apply_chat_template(_ask(text), add_generation_prompt=True)
-            expected = stock(**processor(text=[prompt], images=[images[0]], return_tensors="pt")).logits[0, -length:]
+            expected = stock(
+                **processor(text=[prompt], images=[images[0]], return_tensors="pt")
+            ).logits[0, -length:]
             torch.testing.assert_close(logits[0, number, :length], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_evidence_attention_is_that_of_the_model(stock: Any, processor: Any) -> None:
     data, fast = _batch(1), FastQwen(stock)
     prompt = processor.apply_chat_template(
-        _ask(processor.tokenizer.decode(data.words[0, 2, : int(data.last[0, 2]) + 1])), add_generation_prompt=True
+        _ask(processor.tokenizer.decode(data.words[0, 2, : int(data.last[0, 2]) + 1])),
+        add_generation_prompt=True,
     )
-    inputs = processor(text=[prompt], images=[Image.fromarray(data.pixels[0].numpy())], return_tensors="pt")
+    inputs = processor(
+        text=[prompt], images=[Image.fromarray(data.pixels[0].numpy())], return_tensors="pt"
+    )
     eager: Any = build_model(SMALL, seed=3)
     eager.eval()
     eager.set_attn_implementation("eager")
     with torch.inference_mode():
         ours = fast.answer(fast.see(data.pixels), data).attention[0, 2]
         theirs = eager(**inputs, output_attentions=True).attentions[fast.evidence_layer][0, :, -1]
-    torch.testing.assert_close(ours, theirs[:, (inputs["input_ids"][0] == processor.image_token_id)], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        ours, theirs[:, (inputs["input_ids"][0] == processor.image_token_id)], atol=1e-6, rtol=1e-4
+    )
 
 
 def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -271,7 +330,9 @@ def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
     )
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(cut)], env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", program, str(cut)],
+        env={**os.environ, "PYTHONPATH": paths},
+        stderr=subprocess.DEVNULL,
     )
     until = time.monotonic() + 300
     while not (cut / "checkpoint.pt").exists():
@@ -284,12 +345,16 @@ def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
         file.write("11,1.0,0.001\n")  # logged after the last checkpoint: must not stay
     train(cut, recipe=SHORT, log_every=2, checkpoint_seconds=0, held_out=5)
     assert _log(cut) == _log(whole)
-    first, second = (torch.load(run / "checkpoint.pt", weights_only=True)["weights"] for run in (whole, cut))
+    first, second = (
+        torch.load(run / "checkpoint.pt", weights_only=True)["weights"] for run in (whole, cut)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(ValueError, match="seed 0, not 1"):
         train(cut, seed=1, recipe=SHORT)
     model = train(cut, recipe=replace(SHORT, joint_steps=10), log_every=2, held_out=5)
-    assert "Until step 12, what was then changed: joint_steps 8." in (model / "README.md").read_text()
+    assert (
+        "Until step 12, what was then changed: joint_steps 8." in (model / "README.md").read_text()
+    )
 
 
 @pytest.fixture
@@ -304,7 +369,11 @@ def test_a_run_begins_with_one_model_and_goes_on_with_no_other(tmp_path: Path) -
     train(tmp_path / "run", model="tiny-llava-1.5", recipe=recipe)
     other = Path(shutil.copytree(model_path("tiny-clip"), tmp_path / "clip"))
     state = load_file(other / "model.safetensors")
-    save_file({name: weight * 1.01 for name, weight in state.items()}, other / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: weight * 1.01 for name, weight in state.items()},
+        other / "model.safetensors",
+        {"format": "pt"},
+    )
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     with pytest.raises(RunError, match=r"start .*, not .*: choose another folder, or resume=False"):
         train(tmp_path / "run", model="tiny-llava-1.5", recipe=recipe, start=other)
@@ -337,7 +406,10 @@ def test_values_that_are_no_numbers_stop_a_run(tmp_path: Path) -> None:
 
 def _log(run: Path) -> list[dict[str, str]]:
     with (run / "log.csv").open(newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in csv.DictReader(file)
+        ]
 
 
 # The shipped checkpoint

@@ -1,5 +1,6 @@
-"""The CLIP and LLaVA miniatures: views as the stock processors make them, training that equals the stock forward, captions
-that are true, and shipped models that see."""
+"""The CLIP and LLaVA miniatures: views as the stock processors make them, training that equals the
+stock forward, captions that are true, and shipped models that see.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,31 @@ from prunebench.testbed.evaluate_clip import evaluate_clip
 from prunebench.testbed.lessons import Answering
 from prunebench.testbed.miniatures import miniature
 from prunebench.testbed.scenes import FINE_SIZE, RESOLUTIONS, words
-from prunebench.testbed.tiny_clip import TinyClipConfig, build_clip, build_clip_tokenizer, patch_features, pooled, whiten
+from prunebench.testbed.tiny_clip import (
+    TinyClipConfig,
+    build_clip,
+    build_clip_tokenizer,
+    patch_features,
+    pooled,
+    whiten,
+)
 from prunebench.testbed.tiny_llava import TinyLlavaConfig
 from prunebench.testbed.views import normal, thumbnail_boxes, thumbnails, tile_boxes, tiles, tiling
 
 LLAVAS = ("tiny-llava-1.5", "tiny-llava-next")
 SIZES = [*RESOLUTIONS, FINE_SIZE]
-SMALL_TOWER = TinyClipConfig(vision_depth=3, vision_width=32, vision_heads=2, text_depth=1, text_width=32, projection=16)
-SMALL = TinyLlavaConfig(layers=4, width=40, heads=2, kv_heads=1, vision_depth=3, vision_width=32, vision_heads=2)
+SMALL_TOWER = TinyClipConfig(
+    vision_depth=3, vision_width=32, vision_heads=2, text_depth=1, text_width=32, projection=16
+)
+SMALL = TinyLlavaConfig(
+    layers=4, width=40, heads=2, kv_heads=1, vision_depth=3, vision_width=32, vision_heads=2
+)
 
 
 def _pixels(size: tuple[int, int], count: int = 2) -> torch.Tensor:
-    return torch.from_numpy(np.stack([scene(4, index, size=size).render() for index in range(count)]))
+    return torch.from_numpy(
+        np.stack([scene(4, index, size=size).render() for index in range(count)])
+    )
 
 
 def _inputs(processor: Any, pixels: torch.Tensor, text: str) -> Any:
@@ -53,7 +67,11 @@ def test_views_are_the_pixels_of_the_stock_processors(size: tuple[int, int]) -> 
     images = [Image.fromarray(image.numpy()) for image in pixels]
     seen = miniature("tiny-clip").processor()(images=images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(normal(thumbnails(pixels)), seen)
-    seen = miniature("tiny-llava-next").processor().image_processor(images, return_tensors="pt")["pixel_values"]
+    seen = (
+        miniature("tiny-llava-next")
+        .processor()
+        .image_processor(images, return_tensors="pt")["pixel_values"]
+    )
     views = torch.cat([thumbnails(pixels)[:, None], tiles(pixels)], dim=1)
     torch.testing.assert_close(normal(views), seen)
 
@@ -73,7 +91,13 @@ def test_patches_see_what_their_boxes_say(size: tuple[int, int]) -> None:
 
 def test_a_wide_image_is_padded_above_and_below_and_loses_that_again() -> None:
     cut = tiling(336, 224)
-    assert (cut.rows, cut.columns, cut.left, cut.scaled_width, cut.scaled_height) == (2, 2, 0, 224, 150)
+    assert (cut.rows, cut.columns, cut.left, cut.scaled_width, cut.scaled_height) == (
+        2,
+        2,
+        0,
+        224,
+        150,
+    )
     rows, columns = cut.kept()
     assert (rows.stop - rows.start, columns.stop - columns.start) == (10, 16)
 
@@ -98,7 +122,11 @@ def test_whitened_patches_pass_on_details_as_strongly_as_the_mean_colour() -> No
     spectra = []
     for each in (plain, model):
         with torch.inference_mode():
-            out = each.vision_model.embeddings.patch_embedding(normal(views)).flatten(2).mT.flatten(0, 1)
+            out = (
+                each.vision_model.embeddings.patch_embedding(normal(views))
+                .flatten(2)
+                .mT.flatten(0, 1)
+            )
         spectra.append(torch.linalg.svdvals(out - out.mean(0)))
     assert spectra[0][10] / spectra[0][0] < 0.3 < spectra[1][10] / spectra[1][0]
 
@@ -146,7 +174,10 @@ def test_a_batch_of_views_is_a_function_of_seed_and_step(crowded: int) -> None:
 
     for step in range(4):
         first, again = one(step), one(step)
-        assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in ("views", "labels", "words", "true"))
+        assert all(
+            torch.equal(getattr(first, name), getattr(again, name))
+            for name in ("views", "labels", "words", "true")
+        )
         assert first.views.shape == (8, 3, 112, 112)
         assert first.labels.shape == (8, 4, 64)
         assert first.true.diagonal().all()
@@ -156,7 +187,9 @@ def test_a_batch_of_views_is_a_function_of_seed_and_step(crowded: int) -> None:
 
 
 @pytest.mark.parametrize("name", LLAVAS)
-def test_prompts_hold_as_many_image_tokens_as_the_learner_has_boxes(name: str, tmp_path: Path) -> None:
+def test_prompts_hold_as_many_image_tokens_as_the_learner_has_boxes(
+    name: str, tmp_path: Path
+) -> None:
     lesson, processor = _lesson(name), miniature(name).processor()
     processor.save_pretrained(tmp_path)
     loaded: Any = AutoProcessor.from_pretrained(tmp_path)  # type: ignore[no-untyped-call]
@@ -164,7 +197,9 @@ def test_prompts_hold_as_many_image_tokens_as_the_learner_has_boxes(name: str, t
     counts = {}
     for size in SIZES:
         inputs = _inputs(loaded, _pixels(size, 1)[0], "color of 5")
-        counts[size] = int((inputs["input_ids"] == lesson.learner.model.config.image_token_id).sum())
+        counts[size] = int(
+            (inputs["input_ids"] == lesson.learner.model.config.image_token_id).sum()
+        )
         assert counts[size] == len(lesson.learner.boxes(*size))
         assert loaded.tokenizer.decode(inputs["input_ids"][0, -3:]) == "color of 5"
         assert inputs["input_ids"][0, 0] == loaded.tokenizer.bos_token_id
@@ -184,9 +219,18 @@ def test_the_training_pass_equals_the_stock_forward(name: str, step: int) -> Non
             length = int(data.last[0, number]) + 1
             text = processor.tokenizer.decode(data.words[0, number, :length])
             inputs = _inputs(processor, data.pixels[0], text)
-            torch.testing.assert_close(logits[0, number, :length], model(**inputs).logits[0, -length:], atol=1e-5, rtol=1e-4)
-        pictures = {key: value for key, value in inputs.items() if key in ("pixel_values", "image_sizes")}
-        torch.testing.assert_close(features[0], model.get_image_features(**pictures).pooler_output[0], atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(
+                logits[0, number, :length],
+                model(**inputs).logits[0, -length:],
+                atol=1e-5,
+                rtol=1e-4,
+            )
+        pictures = {
+            key: value for key, value in inputs.items() if key in ("pixel_values", "image_sizes")
+        }
+        torch.testing.assert_close(
+            features[0], model.get_image_features(**pictures).pooler_output[0], atol=1e-6, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", LLAVAS)
@@ -209,7 +253,9 @@ def test_the_tower_stays_as_it_is(name: str) -> None:
     loss, _ = lesson.loss(lesson.batch(0), 0)
     loss.backward()  # type: ignore[no-untyped-call]
     model: Any = lesson.learner.module
-    without = {part.split(".")[1] for part, weight in model.named_parameters() if weight.grad is None}
+    without = {
+        part.split(".")[1] for part, weight in model.named_parameters() if weight.grad is None
+    }
     assert without == {"vision_tower"}
 
 
@@ -238,6 +284,8 @@ def test_the_tower_of_the_shipped_models_is_the_clip(name: str) -> None:
 
 def test_fine_scenes_need_the_tiles() -> None:
     folder = model_path("tiny-llava-next")
-    whole, thumbnail = (fine(folder, samples=40, seed=2, first_tokens=count)["accuracy"] for count in (None, 64))
+    whole, thumbnail = (
+        fine(folder, samples=40, seed=2, first_tokens=count)["accuracy"] for count in (None, 64)
+    )
     assert whole >= 0.8
     assert thumbnail <= whole - 0.2

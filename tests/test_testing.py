@@ -1,4 +1,6 @@
-"""The author's tools: a good file passes the checks, each broken one fails the check that is meant for it."""
+"""The author's tools: a good file passes the checks, each broken one fails the check that is meant
+for it.
+"""
 
 from __future__ import annotations
 
@@ -85,16 +87,44 @@ def test_new_refuses_to_overwrite(tmp_path: Path) -> None:
     [
         (pruner("torch.zeros(count, dtype=torch.int64)"), "count and index", "more than once"),
         (pruner("torch.arange(count) + 1"), "keeps all at 1.0", "must lie in"),
-        (pruner("torch.arange(min(count + 1, len(tokens)))"), "count and index", "the stage asks for"),
+        (
+            pruner("torch.arange(min(count + 1, len(tokens)))"),
+            "count and index",
+            "the stage asks for",
+        ),
         (pruner("torch.arange(max(1, count - 1))"), "count and index", "the stage asks for"),
         (pruner("torch.arange(count).float()"), "count and index", "must be int64"),
-        (pruner("torch.arange(count), tokens.features[:1]"), "count and index", "they must be [K, D]"),
-        (pruner("torch.arange(count), tokens.features[:count].float()"), "bfloat16", "the tokens' are torch.bfloat16"),
-        (pruner("tokens.features.sum(1).argsort()[:count]", "tokens.features.mul_(2)"), "inputs untouched", "clone it"),
-        (pruner("tokens.keys.sum((0, 2)).argsort()[:count]"), "declared signals", "keys was not asked for"),
+        (
+            pruner("torch.arange(count), tokens.features[:1]"),
+            "count and index",
+            "they must be [K, D]",
+        ),
+        (
+            pruner("torch.arange(count), tokens.features[:count].float()"),
+            "bfloat16",
+            "the tokens' are torch.bfloat16",
+        ),
+        (
+            pruner("tokens.features.sum(1).argsort()[:count]", "tokens.features.mul_(2)"),
+            "inputs untouched",
+            "clone it",
+        ),
+        (
+            pruner("tokens.keys.sum((0, 2)).argsort()[:count]"),
+            "declared signals",
+            "keys was not asked for",
+        ),
         (pruner("torch.randperm(len(tokens))[:count]"), "same twice", "seed a generator"),
-        (pruner("torch.as_tensor(tokens.features.numpy()[:, 0]).argsort()[:count]"), "bfloat16", "TypeError"),
-        (pruner("torch.arange(count)").replace('    """A method of a test."""\n', ""), "card", "no docstring"),
+        (
+            pruner("torch.as_tensor(tokens.features.numpy()[:, 0]).argsort()[:count]"),
+            "bfloat16",
+            "TypeError",
+        ),
+        (
+            pruner("torch.arange(count)").replace('    """A method of a test."""\n', ""),
+            "card",
+            "no docstring",
+        ),
     ],
 )
 def test_a_broken_file_fails_its_check(tmp_path: Path, body: str, check: str, message: str) -> None:
@@ -112,7 +142,9 @@ def test_a_broken_file_fails_its_check(tmp_path: Path, body: str, check: str, me
 )
 def test_memory_of_the_first_image_is_found(tmp_path: Path, store: str) -> None:
     fields = "    seen = {}\n    own: dict = field(default_factory=dict)\n"
-    body = pruner("score.argsort()[:count]", f"score = {store}").replace("    def prune", fields + "\n    def prune")
+    body = pruner("score.argsort()[:count]", f"score = {store}").replace(
+        "    def prune", fields + "\n    def prune"
+    )
     failed = failures(tmp_path / "mine.py", body)
     assert "after another one" in failed["no memory"]
 
@@ -134,7 +166,13 @@ def test_settings_must_be_frozen(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
-    cases = {"absent.py": None, "notes.txt": "text", "broken.py": "def f(:", "empty.py": "", "fastv.py": HEAD}
+    cases = {
+        "absent.py": None,
+        "notes.txt": "text",
+        "broken.py": "def f(:",
+        "empty.py": "",
+        "fastv.py": HEAD,
+    }
     for name, text in cases.items():
         if text is not None:
             (tmp_path / name).write_text(text)
@@ -143,5 +181,7 @@ def test_files_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_dynamic_method_may_keep_fewer(tmp_path: Path) -> None:
-    body = pruner("torch.arange(max(1, count // 2))").replace("    def prune", "    dynamic = True\n\n    def prune")
+    body = pruner("torch.arange(max(1, count // 2))").replace(
+        "    def prune", "    dynamic = True\n\n    def prune"
+    )
     assert failures(tmp_path / "mine.py", body) == {}

@@ -1,4 +1,6 @@
-"""Training of methods: what is learnt from is what is seen at work, runs go on where they stopped, data are read or refused."""
+"""Training of methods: what is learnt from is what is seen at work, runs go on where they stopped,
+data are read or refused.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,12 @@ import torch
 from PIL import Image
 
 from prunebench import Budget, Keep, Stage, VisualTokens, models, prune, registry
-from prunebench.checkpoint import Log, RunError, open_run
 from prunebench.cli import main
 from prunebench.engine.lora import tuned
+from prunebench.learning.checkpoint import Log, RunError, open_run
 from prunebench.models.base import Originals, Unsupported
 from prunebench.testbed import Scene, scene
-from prunebench.training import DataError, Plan, loop, open_data, train
+from prunebench.training import DataError, TrainSchedule, loop, open_data, train
 from prunebench.training.data import Lesson
 from prunebench.training.examples import examples, inputs_of, target
 from prunebench.training.reinforce import Tuning, exact_match, reinforce
@@ -43,8 +45,12 @@ def lessons(count: int = 3) -> list[Lesson]:
 
 
 def test_what_is_learnt_from_is_what_is_seen_at_work(loaded: models.Loaded) -> None:
-    """The training pass, with the answer behind the glimpse, shows the method what a session shows it."""
-    ready: Any = registry.build("glimpseprune", {"weights": "random"}).prepared(loaded.adapter.facts(loaded.model))
+    """The training pass, with the answer behind the glimpse, shows the method what a session shows
+    it.
+    """
+    ready: Any = registry.build("glimpseprune", {"weights": "random"}).prepared(
+        loaded.family.facts(loaded.model)
+    )
     seen: list[VisualTokens] = []
 
     def watch(tokens: VisualTokens, _: Stage) -> Keep:
@@ -66,13 +72,20 @@ def test_what_is_learnt_from_is_what_is_seen_at_work(loaded: models.Loaded) -> N
         assert 0 < float(example.answer_loss) < 20
 
 
-def test_gradients_reach_the_glimpse_and_the_predictor_and_not_the_model(loaded: models.Loaded) -> None:
+def test_gradients_reach_the_glimpse_and_the_predictor_and_not_the_model(
+    loaded: models.Loaded,
+) -> None:
     loaded.model.requires_grad_(False)
-    ready: Any = registry.build("glimpseprune", {"weights": "random"}).prepared(loaded.adapter.facts(loaded.model))
+    ready: Any = registry.build("glimpseprune", {"weights": "random"}).prepared(
+        loaded.family.facts(loaded.model)
+    )
     student = replace(ready, module=ready.module.train().requires_grad_(True))
     loss, figures = student.loss(examples(loaded, student, lessons(1))[0])
     loss.backward()
-    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in student.module.parameters())
+    assert all(
+        weight.grad is not None and weight.grad.abs().sum() > 0
+        for weight in student.module.parameters()
+    )
     assert all(weight.grad is None for weight in loaded.model.parameters())
     assert set(figures) == {"location_loss", "answer_loss", "iou", "retention"}
     ready.module.zero_grad(set_to_none=True)
@@ -82,15 +95,19 @@ def test_gradients_reach_the_glimpse_and_the_predictor_and_not_the_model(loaded:
 def test_a_target_is_every_token_the_box_touches() -> None:
     loaded = models.load("tiny-qwen2.5-vl")
     about: Scene = scene(1, 1, size=(224, 224))
-    lesson = Lesson("a", Image.fromarray(about.render()), "color of 5", "red", ((28.0, 56.0, 57.0, 84.0),))
+    lesson = Lesson(
+        "a", Image.fromarray(about.render()), "color of 5", "red", ((28.0, 56.0, 57.0, 84.0),)
+    )
     inputs = inputs_of(loaded, [lesson])
-    (layout,) = loaded.adapter.layouts(loaded.model, inputs, Originals([[(224, 224)]], loaded.processor))
+    (layout,) = loaded.family.layouts(
+        loaded.model, inputs, Originals([[(224, 224)]], loaded.processor)
+    )
     assert target(layout, lesson).view(8, 8).nonzero().tolist() == [[2, 1], [2, 2]]
 
 
-# ---- runs ---------------------------------------------------------------------------------------------------------
+# ---- runs ----------------------------------------------------------------------------------------
 
-SHORT = Plan(steps=4, batch=1, held_out=1)
+SHORT = TrainSchedule(steps=4, batch=1, held_out=1)
 LLAVA = "tiny-llava-1.5"
 
 
@@ -100,10 +117,14 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_curves", lambda rows: b"")
 
 
-def run(out: Path, plan: Plan = SHORT, *, seed: int = 0, data: str = "scenes", **options: Any) -> Path:
+def run(
+    out: Path, plan: TrainSchedule = SHORT, *, seed: int = 0, data: str = "scenes", **options: Any
+) -> Path:
     """A short run of glimpseprune."""
     method: Any = registry.build("glimpseprune")
-    return train(method, frozen(), open_data(data, seed), out, plan, checkpoint_seconds=0.0, **options)
+    return train(
+        method, frozen(), open_data(data, seed), out, plan, checkpoint_seconds=0.0, **options
+    )
 
 
 @lru_cache
@@ -114,8 +135,15 @@ def frozen() -> models.Loaded:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file below, but for the seconds that were measured."""
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: re.sub(rb'"seconds": \d+|(?m:^(\d+),[\d.]+,)', rb"\1", text) for name, text in files.items()}
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    return {
+        name: re.sub(rb'"seconds": \d+|(?m:^(\d+),[\d.]+,)', rb"\1", text)
+        for name, text in files.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +173,12 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     ],
     ids=lambda moment: " ".join(map(str, moment)),
 )
-def test_a_killed_run_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path, moment: tuple[str, int, str]) -> None:
-    """Killed as the n-th file of that name is about to get its name, or just has; nothing is left of what lay half written."""
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    whole: Path, tmp_path: Path, moment: tuple[str, int, str]
+) -> None:
+    """Killed as the n-th file of that name is about to get its name, or just has; nothing is left
+    of what lay half written.
+    """
     child = os.fork()
     if child == 0:
         killing(*moment)
@@ -182,7 +214,9 @@ def killing(name: str, number: int, when: str) -> None:
     os.replace, Path.rename = replacing, renaming  # type: ignore[assignment,method-assign]
 
 
-def test_a_finished_run_says_how_it_was_made_and_draws_its_curves(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_says_how_it_was_made_and_draws_its_curves(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
     run(copy)
     assert (copy / "curves.png").stat().st_size > 1000
@@ -204,7 +238,9 @@ def test_a_finished_run_says_how_it_was_made_and_draws_its_curves(copy: Path, mo
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_folder_with_another_run_is_refused_and_stays_as_it_was(copy: Path, change: dict[str, Any], named: str) -> None:
+def test_a_folder_with_another_run_is_refused_and_stays_as_it_was(
+    copy: Path, change: dict[str, Any], named: str
+) -> None:
     before = content(copy)
     start = {"start": copy / change["start"]} if "start" in change else {}
     with pytest.raises(RunError, match=re.escape(named)) as refused:
@@ -228,7 +264,10 @@ def test_weights_of_another_model_are_another_run(copy: Path) -> None:
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    with open_run(tmp_path, {}, writes=(), folders=(), way_out="x"), pytest.raises(RunError, match="another run is writing"):
+    with (
+        open_run(tmp_path, {}, writes=(), folders=(), way_out="x"),
+        pytest.raises(RunError, match="another run is writing"),
+    ):
         run(tmp_path)
 
 
@@ -238,8 +277,12 @@ def damage(kind: str, path: Path) -> None:
     if kind == "truncated":
         path.write_bytes(data[:5000])
     elif kind == "a bit flipped":
-        largest = max(torch.load(path, weights_only=True)["weights"].values(), key=torch.Tensor.numel)
-        place = data.index(largest.numpy().tobytes()) + 100  # between the records of the archive lies padding
+        largest = max(
+            torch.load(path, weights_only=True)["weights"].values(), key=torch.Tensor.numel
+        )
+        place = (
+            data.index(largest.numpy().tobytes()) + 100
+        )  # between the records of the archive lies padding
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
     elif kind == "garbage":
         path.write_bytes(bytes(range(256)) * 40)
@@ -299,14 +342,20 @@ def damage(kind: str, path: Path) -> None:
 def test_a_damaged_checkpoint_is_named_and_nothing_is_written(copy: Path, kind: str) -> None:
     damage(kind, copy / "checkpoint.pt")
     weights = content(copy / "weights")
-    with pytest.raises(RunError, match=r"checkpoint\.pt.*remove it, or choose another folder \(out=\)") as refused:
+    with pytest.raises(
+        RunError, match=r"checkpoint\.pt.*remove it, or choose another folder \(out=\)"
+    ) as refused:
         run(copy)
     assert len(str(refused.value)) <= 280
     assert content(copy / "weights") == weights
 
 
-@pytest.mark.parametrize("log", [None, b"", b"step\nnope\n", b"\xff\x00", b"step,seconds\n1,2\n1,2\n"])
-def test_a_damaged_log_is_written_anew_from_the_checkpoint(whole: Path, copy: Path, log: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "log", [None, b"", b"step\nnope\n", b"\xff\x00", b"step,seconds\n1,2\n1,2\n"]
+)
+def test_a_damaged_log_is_written_anew_from_the_checkpoint(
+    whole: Path, copy: Path, log: bytes | None
+) -> None:
     (copy / "log.csv").unlink()
     if log is not None:
         (copy / "log.csv").write_bytes(log)
@@ -319,10 +368,17 @@ def test_columns_that_come_later_do_not_shift_the_log(tmp_path: Path) -> None:
     log.restore([{"step": 1, "loss": 0.5}])
     log.add({"step": 2, "hit": 1.0, "loss": float("nan")})
     log.add({"step": 3, "loss": 0.25})
-    assert (tmp_path / "log.csv").read_text().split() == ["step,loss,hit", "1,0.5,", "2,,1", "3,0.25,"]
+    assert (tmp_path / "log.csv").read_text().split() == [
+        "step,loss,hit",
+        "1,0.5,",
+        "2,,1",
+        "3,0.25,",
+    ]
 
 
-def test_links_and_full_disks_cost_nothing_that_was_saved(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_and_full_disks_cost_nothing_that_was_saved(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outside = copy.with_name("outside.csv")
     outside.write_text("mine")
     (copy / "log.csv").unlink()
@@ -342,18 +398,22 @@ def test_links_and_full_disks_cost_nothing_that_was_saved(copy: Path, monkeypatc
     assert content(copy) == before
 
 
-# ---- what is no number --------------------------------------------------------------------------------------------
+# ---- what is no number ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rate", [1e38, 1e30])
-def test_weights_that_are_no_numbers_stop_the_run_before_anything_is_written(copy: Path, rate: float) -> None:
+def test_weights_that_are_no_numbers_stop_the_run_before_anything_is_written(
+    copy: Path, rate: float
+) -> None:
     (copy / "checkpoint.pt").unlink()
     before = content(copy / "weights")
     with pytest.raises(RunError, match=r"step \d: .* is (nan|inf) at a learning rate of"):
         run(copy, replace(SHORT, learning_rate=rate))
     assert content(copy / "weights") == before
     saved = copy / "checkpoint.pt"
-    assert not saved.exists() or all(w.isfinite().all() for w in torch.load(saved, weights_only=True)["weights"].values())
+    assert not saved.exists() or all(
+        w.isfinite().all() for w in torch.load(saved, weights_only=True)["weights"].values()
+    )
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -369,7 +429,11 @@ def test_a_loss_or_gradient_that_is_no_number_is_named_with_its_step(
         if next(count) < 3:
             return value, figures
         # the root of 0 is a number, its slope is none
-        return (value * float("nan"), figures) if where == "loss" else (value + (0 * value).sqrt(), figures)
+        return (
+            (value * float("nan"), figures)
+            if where == "loss"
+            else (value + (0 * value).sqrt(), figures)
+        )
 
     monkeypatch.setattr(method, "loss", broken)
     with pytest.raises(RunError, match=f"step 3: the {where}.* is (nan|inf)"):
@@ -386,13 +450,15 @@ def test_whatever_a_method_raises_is_one_line_that_says_where(
         raise error
 
     monkeypatch.setattr(registry.get("glimpseprune"), "loss", broken)
-    with pytest.raises(RunError, match=rf"step 1 on .* failed with {type(error).__name__}") as refused:
+    with pytest.raises(
+        RunError, match=rf"step 1 on .* failed with {type(error).__name__}"
+    ) as refused:
         run(tmp_path / "run")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-# ---- options ------------------------------------------------------------------------------------------------------
+# ---- options -------------------------------------------------------------------------------------
 
 REFUSED = [
     ("train fastv", "fastv has no weights to train"),
@@ -415,11 +481,20 @@ REFUSED = [
     ("train glimpseprune sizes.streem=1", "unknown size 'streem'; did you mean 'stream'?"),
     ("train glimpseprune sizes.stream=-1", "sizes.stream is -1"),
     ("train glimpseprune sizes.stream=true", "sizes.stream is True"),
-    ("train glimpseprune sizes.width=32", "glimpseprune's width is 32, but that of tiny-qwen2.5-vl is 160"),
-    ("train glimpseprune sizes.stream=200000", "at most 500,000,000 in 5,000 tensors can be trained"),
+    (
+        "train glimpseprune sizes.width=32",
+        "glimpseprune's width is 32, but that of tiny-qwen2.5-vl is 160",
+    ),
+    (
+        "train glimpseprune sizes.stream=200000",
+        "at most 500,000,000 in 5,000 tensors can be trained",
+    ),
     ("train glimpseprune sizes.fuser_heads=3", "failed with"),
     ("train gswa model=tiny-llava-next sizes.blocks=1000000", "tensors; at most"),
-    ("train glimpseprune glimpseprune.layer=5", "glimpseprune prunes at llm:6, but tiny-qwen2.5-vl has layers 0..5"),
+    (
+        "train glimpseprune glimpseprune.layer=5",
+        "glimpseprune prunes at llm:6, but tiny-qwen2.5-vl has layers 0..5",
+    ),
     ("train glimpseprune glimpseprune.weights=random", "begin with others by start=FOLDER"),
     ("train glimpseprune out=/dev/null", "folder /dev/null cannot be"),
     ("train glimpseprune out=~nobody-of-that-name/x", "whose home is not known"),
@@ -441,17 +516,27 @@ REFUSED = [
 
 @pytest.mark.parametrize(("command", "message"), REFUSED, ids=[command for command, _ in REFUSED])
 def test_an_option_that_cannot_be_is_one_line_with_its_bounds(
-    tmp_path: Path, command: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    command: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(command.replace("OUT", "run").split()) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prunebench: error: ")]
+    (line,) = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("prunebench: error: ")
+    ]
     assert message in line
     assert len(line) <= 300
     assert list(tmp_path.iterdir()) == []
 
 
-def test_home_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_home_is_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     options = f"train glimpseprune model={LLAVA} steps=1 batch=1 held_out=0 out=~/run"
@@ -463,7 +548,13 @@ def test_home_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_a_method_that_holds_another_one_is_trained_with_it_made_ready(tmp_path: Path) -> None:
     """hero's blocks are shares of a depth until it knows the model."""
     method: Any = registry.build("gswa", {"scorer": "hero"})
-    train(method, models.load("tiny-llava-next"), open_data("scenes", 0), tmp_path, Plan(steps=1, batch=1, held_out=1))
+    train(
+        method,
+        models.load("tiny-llava-next"),
+        open_data("scenes", 0),
+        tmp_path,
+        TrainSchedule(steps=1, batch=1, held_out=1),
+    )
     assert (tmp_path / "weights" / "model.safetensors").is_file()
 
 
@@ -475,10 +566,17 @@ def test_weights_to_begin_with_bring_their_sizes(copy: Path, tmp_path: Path) -> 
         run(tmp_path / "third", sizes={"stream": 64}, start=tmp_path / "small" / "weights")
     gswa: Any = registry.build("gswa")
     with pytest.raises(RunError, match="gswa: reading start"):
-        train(gswa, models.load("tiny-llava-next"), open_data("scenes", 0), tmp_path / "x", SHORT, start=copy / "weights")
+        train(
+            gswa,
+            models.load("tiny-llava-next"),
+            open_data("scenes", 0),
+            tmp_path / "x",
+            SHORT,
+            start=copy / "weights",
+        )
 
 
-# ---- data ---------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
 
 
 def visual_cot(folder: Path, count: int = 3, **changes: Any) -> Path:
@@ -486,7 +584,13 @@ def visual_cot(folder: Path, count: int = 3, **changes: Any) -> Path:
     lines = []
     for number in range(count):
         Image.new("RGB", (56, 84)).save(folder / "images" / f"{number}.jpg")
-        row = {"image": f"{number}.jpg", "question": "what?", "answer": "it", "bboxs": [[1, 2, 30, 40]], "dataset": "gqa"}
+        row = {
+            "image": f"{number}.jpg",
+            "question": "what?",
+            "answer": "it",
+            "bboxs": [[1, 2, 30, 40]],
+            "dataset": "gqa",
+        }
         lines.append(json.dumps({**row, **changes}))
     (folder / "gqa.jsonl").write_text("\n".join(lines) + "\n")
     return folder
@@ -501,7 +605,12 @@ def test_visual_cot_is_read_from_disk(tmp_path: Path) -> None:
     assert not {*epoch} & {*held}
     assert [lesson.name for lesson in data.batch(1, 42)] == epoch
     lesson = data.batch(0, 1)[0]
-    assert (lesson.question, lesson.answer, lesson.boxes, lesson.image.size) == ("what?", "it", ((1, 2, 30, 40),), (56, 84))
+    assert (lesson.question, lesson.answer, lesson.boxes, lesson.image.size) == (
+        "what?",
+        "it",
+        ((1, 2, 30, 40),),
+        (56, 84),
+    )
 
 
 BAD_LINES = [
@@ -526,15 +635,21 @@ BAD_LINES = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), BAD_LINES, ids=[str(changes)[:40] for changes, _ in BAD_LINES])
-def test_a_line_that_is_no_question_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"), BAD_LINES, ids=[str(changes)[:40] for changes, _ in BAD_LINES]
+)
+def test_a_line_that_is_no_question_is_named(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(DataError, match=message) as refused:
         open_data(str(visual_cot(tmp_path, **changes)), 0)
     assert str(refused.value).startswith("gqa.jsonl:1")
     assert len(str(refused.value)) <= 280
 
 
-@pytest.mark.parametrize("line", [b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"image": "0.jpg"}', b"9" * 5000, b"nul"])
+@pytest.mark.parametrize(
+    "line", [b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"image": "0.jpg"}', b"9" * 5000, b"nul"]
+)
 def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: bytes) -> None:
     file = visual_cot(tmp_path) / "gqa.jsonl"
     file.write_bytes(file.read_bytes() + line)
@@ -542,11 +657,15 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: bytes) -> None:
         open_data(str(tmp_path), 0)
 
 
-def test_lines_end_at_line_feeds_alone_and_images_of_one_name_are_not_confused(tmp_path: Path) -> None:
+def test_lines_end_at_line_feeds_alone_and_images_of_one_name_are_not_confused(
+    tmp_path: Path,
+) -> None:
     folder = visual_cot(tmp_path, 4, question="what\u2028now?")
     text = (folder / "gqa.jsonl").read_text()
     (folder / "gqa.jsonl").write_text(text.replace("\\u2028", "\u2028"), encoding="utf-8")
-    assert {lesson.question for lesson in open_data(str(folder), 0).batch(0, 3)} == {"what\u2028now?"}
+    assert {lesson.question for lesson in open_data(str(folder), 0).batch(0, 3)} == {
+        "what\u2028now?"
+    }
     (folder / "more").mkdir()
     shutil.copy(folder / "images" / "0.jpg", folder / "more" / "0.jpg")
     with pytest.raises(DataError, match=r"image 0\.jpg may be any of 2 files"):
@@ -583,22 +702,46 @@ def test_it_learns_from_visual_cot(tmp_path: Path) -> None:
         about = scene(9, number, size=(224, 224))
         Image.fromarray(about.render()).save(folder / f"{number}.png")
         box = list(map(float, about.objects[0].box))
-        lines.append(json.dumps({"image": f"{number}.png", "question": "color of 5", "answer": "red", "bboxs": [box]}))
+        lines.append(
+            json.dumps(
+                {
+                    "image": f"{number}.png",
+                    "question": "color of 5",
+                    "answer": "red",
+                    "bboxs": [box],
+                }
+            )
+        )
     (folder / "scenes.jsonl").write_text("\n".join(lines))
     method: Any = registry.build("glimpseprune")
-    plan = Plan(steps=2, batch=2, held_out=1)
-    weights = train(method, models.load("tiny-llava-1.5"), open_data(str(folder), 0), tmp_path / "run", plan)
-    assert registry.build("glimpseprune", {"weights": str(weights)}).plan(Budget(0.1, "kv"), 64, 6)[0].keep == 6
+    plan = TrainSchedule(steps=2, batch=2, held_out=1)
+    weights = train(
+        method, models.load("tiny-llava-1.5"), open_data(str(folder), 0), tmp_path / "run", plan
+    )
+    assert (
+        registry.build("glimpseprune", {"weights": str(weights)})
+        .plan(Budget(0.1, "kv"), 64, 6)[0]
+        .keep
+        == 6
+    )
 
 
-# ---- tuning with an adapter ---------------------------------------------------------------------------------------
+# ---- tuning with an adapter ----------------------------------------------------------------------
 
 
 def test_tuning_gives_an_adapter_that_sessions_wear(tmp_path: Path) -> None:
-    settings = Tuning(layer=3, steps=3, batch=2, rank=2, alpha=4, learning_rate=1e-2, max_new_tokens=3, held_out=4)
+    settings = Tuning(
+        layer=3, steps=3, batch=2, rank=2, alpha=4, learning_rate=1e-2, max_new_tokens=3, held_out=4
+    )
     fresh = models.load("tiny-llava-1.5")
     turn = itertools.count()
-    folder = reinforce(fresh, open_data("scenes", 0), tmp_path / "run", settings, reward=lambda *_: float(next(turn) % 2))
+    folder = reinforce(
+        fresh,
+        open_data("scenes", 0),
+        tmp_path / "run",
+        settings,
+        reward=lambda *_: float(next(turn) % 2),
+    )
     figures = json.loads((tmp_path / "run" / "held_out.json").read_text())
     assert set(figures) == {"lessons", "untuned", "tuned"}
     plain = models.load("tiny-llava-1.5")
@@ -614,11 +757,18 @@ def test_tuning_gives_an_adapter_that_sessions_wear(tmp_path: Path) -> None:
     assert (worn - before).abs().max() > 1e-3
     assert torch.equal(before, after)
     assert weights == [weight.data_ptr() for weight in plain.model.parameters()]
-    plus = registry.build("glimpseprune_plus", {"weights": "random", "lora": str(folder), "threshold": 0.0})
+    plus = registry.build(
+        "glimpseprune_plus", {"weights": "random", "lora": str(folder), "threshold": 0.0}
+    )
     with torch.no_grad(), prune(plain.model, plus):
         torch.testing.assert_close(plain.model(**inputs).logits, worn)
     with pytest.raises(DataError, match="other settings"):
-        reinforce(models.load("tiny-llava-1.5"), open_data("scenes", 0), tmp_path / "run", replace(settings, seed=1))
+        reinforce(
+            models.load("tiny-llava-1.5"),
+            open_data("scenes", 0),
+            tmp_path / "run",
+            replace(settings, seed=1),
+        )
 
 
 def test_folders_without_an_adapter_are_refused(tmp_path: Path) -> None:
@@ -629,7 +779,12 @@ def test_folders_without_an_adapter_are_refused(tmp_path: Path) -> None:
 
 def test_exact_match_ignores_case() -> None:
     lesson = Lesson("a", None, "what?", "Red", ())
-    assert [exact_match(lesson, text) for text in ("red", " RED ", "reddish", "")] == [1.0, 1.0, 0.0, 0.0]
+    assert [exact_match(lesson, text) for text in ("red", " RED ", "reddish", "")] == [
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+    ]
 
 
 def test_clocks_are_not_needed() -> None:

@@ -10,8 +10,16 @@ import pytest
 import torch
 
 from prunebench import Keep, Pruner, Stage, VisualTokens, registry
-from prunebench import verify as public
-from prunebench.verify import Comparison, VerifyError, read_verified, status, summary, verify, write_verified
+from prunebench.testing import verify as public
+from prunebench.testing.verify import (
+    Comparison,
+    VerifyError,
+    read_verified,
+    status,
+    summary,
+    verify,
+    write_verified,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 OURS = [name for name in registry.names() if (GOLDEN / f"{name}-1.safetensors").exists()]
@@ -35,17 +43,29 @@ def test_agrees_with_official_code(method: str) -> None:
 
 
 def test_vectors_reach_what_they_are_there_for() -> None:
-    fields = {method: {c.field for c in verify(GOLDEN, [method])} for method in ("divprune", "fastv", "pyramiddrop")}
+    fields = {
+        method: {c.field for c in verify(GOLDEN, [method])}
+        for method in ("divprune", "fastv", "pyramiddrop")
+    }
     assert fields["divprune"] == {"keep", "order"}
     ends = {"engine keep", "engine kv_lengths", "engine llm_output"}
-    assert fields["fastv"] == {"keep", "order", "scores", "engine scores", "engine position_ids"} | ends
+    assert (
+        fields["fastv"]
+        == {"keep", "order", "scores", "engine scores", "engine position_ids"} | ends
+    )
     assert {"stage0.order", "stage2.keep", "engine stage2.keep"} | ends <= fields["pyramiddrop"]
 
 
 def test_a_wrong_choice_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.get("fastv"), "prune", first)
     found = verify(GOLDEN, ["fastv"])
-    assert disagreeing(found) == {"keep", "order", "engine keep", "engine position_ids", "engine llm_output"}
+    assert disagreeing(found) == {
+        "keep",
+        "order",
+        "engine keep",
+        "engine position_ids",
+        "engine llm_output",
+    }
     assert summary(found) == {"fastv": (0, 3)}
 
 
@@ -69,7 +89,9 @@ def test_a_pruner_that_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(registry.get("divprune"), "prune", fails)
     found = verify(GOLDEN, ["divprune"])
-    assert [(c.field, c.difference) for c in found] == [("run", "RuntimeError: no survivors today")] * 3
+    assert [(c.field, c.difference) for c in found] == [
+        ("run", "RuntimeError: no survivors today")
+    ] * 3
 
 
 def test_damaged_files_are_told_and_the_others_compared(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""prune(...) inside lmms-eval's own model class: its loading, its prompts, its generate, our removal."""
+"""prune(...) inside lmms-eval's own model class: its loading, its prompts, its generate, our
+removal.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,23 @@ def test_lmms_evals_own_wrapper_is_pruned(monkeypatch: pytest.MonkeyPatch) -> No
     from lmms_eval.models.simple.qwen2_5_vl import Qwen2_5_VL
 
     folder = str(model_path("tiny-qwen2.5-vl"))
-    wrapper = Qwen2_5_VL(pretrained=folder, device="cpu", device_map="cpu", batch_size=1, attn_implementation="sdpa")
+    wrapper = Qwen2_5_VL(
+        pretrained=folder, device="cpu", device_map="cpu", batch_size=1, attn_implementation="sdpa"
+    )
     benchmark = load_task("scenes_color", 4)
     task = benchmark._task
     wrapper.task_dict = {"scenes_color": task.dataset}
     asked = [
         Instance(
             request_type="generate_until",
-            arguments=(request.question, {"max_new_tokens": 4, "until": ["\n"]}, _visual, request.doc_id, "scenes_color", "test"),
+            arguments=(
+                request.question,
+                {"max_new_tokens": 4, "until": ["\n"]},
+                _visual,
+                request.doc_id,
+                "scenes_color",
+                "test",
+            ),
             idx=0,
             metadata={"task": "scenes_color", "doc_id": request.doc_id, "repeats": 1},
         )

@@ -14,7 +14,9 @@ from prunebench.engine.stream import EngineError
 def checked(cache: Any) -> Any:
     """The cache, where layers may differ in length; raises EngineError otherwise."""
     if cache is None:
-        raise EngineError("the model kept no cache (use_cache is off in its configuration); set model.config.use_cache = True")
+        raise EngineError(
+            "the model kept no cache (use_cache is off in its configuration); set model.config.use_cache = True"
+        )
     if type(cache) is not DynamicCache:
         raise EngineError(
             f"the cache is {type(cache).__name__}; layers of different length need a DynamicCache: "
@@ -25,7 +27,9 @@ def checked(cache: Any) -> Any:
 
 def picked(values: Tensor, index: Tensor) -> Tensor:
     """Rows `index` [B, n] of cache `values` [B, H, S, d]."""
-    return values.gather(2, index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3]))
+    return values.gather(
+        2, index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
+    )
 
 
 def pick(layer: Any, index: Tensor) -> None:
@@ -36,20 +40,30 @@ def pick(layer: Any, index: Tensor) -> None:
 
 
 def position_bytes(layer: Any, number: int) -> int:
-    """Bytes of the keys and values of one position of one sample in layer `number`; 0 where it holds none.
+    """Bytes of the keys and values of one position of one sample in layer `number`; 0 where it
+    holds none.
 
-    Raises ValueError for a layer that keeps no plain keys and values (a quantised or linear-attention cache).
+    Raises ValueError for a layer that keeps no plain keys and values (a quantised or
+    linear-attention cache).
     """
     if not getattr(layer, "is_initialized", True):
         return 0
     tensors = [getattr(layer, name, None) for name in ("keys", "values")]
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
-        raise ValueError(f"layer {number} of the cache, a {type(layer).__name__}, holds no plain keys and values")
-    return sum(t.shape[1] * t.shape[-1] * t.element_size() for t in tensors if isinstance(t, Tensor) and t.dim() == 4)
+        raise ValueError(
+            f"layer {number} of the cache, a {type(layer).__name__}, holds no plain keys and values"
+        )
+    return sum(
+        t.shape[1] * t.shape[-1] * t.element_size()
+        for t in tensors
+        if isinstance(t, Tensor) and t.dim() == 4
+    )
 
 
 def live_bytes(cache: Any, lengths: Sequence[int]) -> int:
-    """Bytes of the keys and values of one sample with so many live positions in each layer, whatever pads it."""
+    """Bytes of the keys and values of one sample with so many live positions in each layer,
+    whatever pads it.
+    """
     total = 0
     for number, (layer, length) in enumerate(zip(cache.layers, lengths, strict=True)):
         bytes_each = position_bytes(layer, number)

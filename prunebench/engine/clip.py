@@ -1,4 +1,6 @@
-"""Clip: a CLIP beside the model, which is shown the crops that the model's own vision encoder is shown."""
+"""Clip: a CLIP beside the model, which is shown the crops that the model's own vision encoder is
+shown.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunebench import weights
+from prunebench.border import weights
+from prunebench.border.text import one_line
 from prunebench.identity import weights_digest
 from prunebench.models import checkpoint
 from prunebench.models.base import Unsupported
 from prunebench.testbed import TOWERS
-from prunebench.text import one_line
 
 ELSEWHERE = "Give a folder, or a hub id that can be fetched: clip=..."
 
@@ -36,27 +38,36 @@ class Clip:
         return sha256(f"{weights_digest(self.model)} {words}".encode()).hexdigest()
 
     def rows(self, crops: Tensor) -> Tensor:
-        """[C * (1 + patches), P] final norm and projection of CLS and patches of normalised [C, 3, H, W] crops, crop by crop."""
+        """[C * (1 + patches), P] final norm and projection of CLS and patches of normalised [C, 3,
+        H, W] crops, crop by crop.
+        """
         tower = self.model.vision_model
         size = self.model.config.vision_config.image_size
         if crops.dim() != 4 or crops.shape[-2:] != (size, size):
-            raise Unsupported(f"CLIP {self.name} takes crops of {size} px; the model's encoder was given {list(crops.shape)}")
+            raise Unsupported(
+                f"CLIP {self.name} takes crops of {size} px; the model's encoder was given {list(crops.shape)}"
+            )
         weight = self.model.visual_projection.weight
         hidden = tower(pixel_values=crops.to(weight)).last_hidden_state
         rows: Tensor = self.model.visual_projection(tower.post_layernorm(hidden)).flatten(0, 1)
         return rows
 
     def texts(self, texts: tuple[str, ...]) -> tuple[Tensor, int]:
-        """[M, P] embeddings, and how many of the texts were longer than CLIP reads and were cut off."""
+        """[M, P] embeddings, and how many of the texts were longer than CLIP reads and were cut
+        off.
+        """
         limit = self.model.config.text_config.max_position_embeddings
-        made = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        made = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        )
         whole = self.tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
         found = self.model.get_text_features(**made.to(self.model.device))
         return found.pooler_output, sum(len(ids) > limit for ids in whole)
 
 
 def load_clip(name: str, device: torch.device, dtype: torch.dtype) -> Clip:
-    """A miniature of the testbed, a hub id or a folder; raises Unsupported where it cannot be had, or is not whole.
+    """A miniature of the testbed, a hub id or a folder; raises Unsupported where it cannot be had,
+    or is not whole.
 
     A folder is read again when its files change. No code of its own runs.
     """
@@ -67,20 +78,28 @@ def load_clip(name: str, device: torch.device, dtype: torch.dtype) -> Clip:
 
 
 @lru_cache(maxsize=2)
-def _read(name: str, source: str, device: torch.device, dtype: torch.dtype, _stamp: weights.Stamp) -> Clip:
+def _read(
+    name: str, source: str, device: torch.device, dtype: torch.dtype, _stamp: weights.Stamp
+) -> Clip:
     from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
     with checkpoint.unattended():
         values, _ = CLIPConfig.get_config_dict(source)
         checkpoint.check_config(values)
         if values.get("model_type") != "clip":
-            raise checkpoint.LoadError(f"its config.json describes no CLIP but a {one_line(str(values.get('model_type')), 60)!r}")
+            raise checkpoint.LoadError(
+                f"its config.json describes no CLIP but a {one_line(str(values.get('model_type')), 60)!r}"
+            )
         stored = checkpoint.header(Path(source))
         with torch.device("meta"):
             empty = CLIPModel(CLIPConfig.from_pretrained(source))
         checkpoint.check_size(empty, stored, False, dtype, device.type)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "trust_remote_code": False}
+        options: dict[str, Any] = {
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+            "trust_remote_code": False,
+        }
         loaded: Any = CLIPModel.from_pretrained(source, dtype=dtype, **options)
         model, report = loaded
         checkpoint.check_loaded(model, report)

@@ -1,4 +1,6 @@
-"""Finite: values that are no numbers are errors which say where they arose, never answers that count as wrong."""
+"""Finite: values that are no numbers are errors which say where they arose, never answers that
+count as wrong.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,11 @@ class Finite:
     def __init__(self) -> None:
         self._flags: list[tuple[str, list[int], Tensor]] = []
 
-    def look(self, values: Tensor, place: str, rows: list[int], spared: Tensor | None = None) -> None:
-        """Look at `values` [R, ...] of the samples `rows`; `spared` [R, n] are padding, whatever they hold.
+    def look(
+        self, values: Tensor, place: str, rows: list[int], spared: Tensor | None = None
+    ) -> None:
+        """Look at `values` [R, ...] of the samples `rows`; `spared` [R, n] are padding, whatever
+        they hold.
 
         Raises NotFinite, here or in `settle`.
         """

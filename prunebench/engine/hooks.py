@@ -16,8 +16,8 @@ Work = Callable[..., Any]
 class Hook:
     """A function on a module's hook list; copies of the module get one that does nothing.
 
-    `copy.deepcopy` takes hooks along. One that closed over its session would run that session, and with it the original
-    model, whenever the copy is called.
+    `copy.deepcopy` takes hooks along. One that closed over its session would run that session, and
+    with it the original model, whenever the copy is called.
     """
 
     def __init__(self, work: Work) -> None:
@@ -31,10 +31,17 @@ class Hook:
 
 
 class Overheard:
-    """A model's method with a listener in front of it; a copy of the model gets its own method back."""
+    """A model's method with a listener in front of it; a copy of the model gets its own method
+    back.
+    """
 
     def __init__(self, model: nn.Module, name: str, listen: Callable[..., Any]) -> None:
-        self._model, self._name, self._stock, self._listen = ref(model), name, getattr(model, name), listen
+        self._model, self._name, self._stock, self._listen = (
+            ref(model),
+            name,
+            getattr(model, name),
+            listen,
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._listen(self._stock, *args, **kwargs)
@@ -50,15 +57,21 @@ def before(undo: ExitStack, module: nn.Module, work: Callable[[Any, dict[str, An
     undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
 
-def after(undo: ExitStack, module: nn.Module, work: Callable[[Any, Any], Any], always: bool = False) -> None:
-    """Call `work(args, output)` behind the module, until `undo` closes; `always` also where the module failed."""
+def after(
+    undo: ExitStack, module: nn.Module, work: Callable[[Any, Any], Any], always: bool = False
+) -> None:
+    """Call `work(args, output)` behind the module, until `undo` closes; `always` also where the
+    module failed.
+    """
     hook = Hook(lambda _module, args, output: work(args, output))
     undo.callback(module.register_forward_hook(hook, always_call=always).remove)
 
 
 @contextmanager
 def overheard(model: nn.Module, name: str, listen: Callable[..., Any]) -> Iterator[None]:
-    """Call `listen(stock, ...)` wherever the model's method of that name is called; `stock` is the method itself."""
+    """Call `listen(stock, ...)` wherever the model's method of that name is called; `stock` is the
+    method itself.
+    """
     before_that = vars(model).get(name)
     setattr(model, name, Overheard(model, name, listen))
     try:

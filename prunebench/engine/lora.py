@@ -1,4 +1,6 @@
-"""Lora: a low-rank adapter in peft's file layout, which a model's linear layers wear for as long as a session lives."""
+"""Lora: a low-rank adapter in peft's file layout, which a model's linear layers wear for as long as
+a session lives.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from prunebench.border.text import one_line
 from prunebench.engine.hooks import Hook
 from prunebench.models import LoadError
 from prunebench.models.base import Unsupported
-from prunebench.text import one_line
 
 PREFIX = "base_model.model."
 
@@ -48,9 +50,10 @@ STARTS = (True, False, "gaussian", "orthogonal", "eva")
 def tuned(model: nn.Module, folder: Path | None) -> Iterator[None]:
     """Let the model wear the adapter of `folder`; on leaving it is as before. None does nothing.
 
-    The adapter is a term added to what a linear layer puts out, in float32. The weights are never touched, so it works on
-    those that are offloaded, quantised or too coarse for a small change. Raises Unsupported where the folder holds no
-    adapter or one of a kind that is not served, LoadError where tensors are missing, unexpected or of another shape.
+    The adapter is a term added to what a linear layer puts out, in float32. The weights are never
+    touched, so it works on those that are offloaded, quantised or too coarse for a small change.
+    Raises Unsupported where the folder holds no adapter or one of a kind that is not served,
+    LoadError where tensors are missing, unexpected or of another shape.
     """
     with ExitStack() as undo:
         for module, term in _terms(model, folder) if folder is not None else ():
@@ -59,7 +62,9 @@ def tuned(model: nn.Module, folder: Path | None) -> Iterator[None]:
 
 
 class _Term:
-    """What the adapter adds behind one linear layer: B A x times a scale; kept where it was needed last."""
+    """What the adapter adds behind one linear layer: B A x times a scale; kept where it was needed
+    last.
+    """
 
     def __init__(self, down: Tensor, up: Tensor, scale: float) -> None:
         self.down, self.up, self.scale = down.float(), up.float() * scale, scale
@@ -140,13 +145,19 @@ def _terms(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Module, _Term]]:
     absent = [owner for owner in pairs if not hasattr(layers.get(owner), "in_features")]
     if absent:
         raise Unsupported(
-            one_line(f"the adapter in {folder} changes {absent[0]}, which this model does not have as a linear layer")
+            one_line(
+                f"the adapter in {folder} changes {absent[0]}, which this model does not have as a linear layer"
+            )
         )
     strange += [f"{owner}.lora_A.weight" for owner in pairs if not config.covers(owner)]
     if strange:
         raise LoadError(_names(folder, "unexpected tensors", strange))
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    due = [owner for owner, layer in layers.items() if layer is not head and _plain(layer) and config.covers(owner)]
+    due = [
+        owner
+        for owner, layer in layers.items()
+        if layer is not head and _plain(layer) and config.covers(owner)
+    ]
     lacking = [
         f"{owner}.lora_{half}.weight"
         for owner in dict.fromkeys([*pairs, *due])
@@ -156,15 +167,21 @@ def _terms(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Module, _Term]]:
     if lacking:
         raise LoadError(_names(folder, "missing tensors", lacking))
     if not pairs:
-        raise LoadError(f"the adapter in {folder} changes nothing: no layer of this model is among its target_modules")
+        raise LoadError(
+            f"the adapter in {folder} changes nothing: no layer of this model is among its target_modules"
+        )
     for owner, pair in pairs.items():
         _check_shapes(config, owner, layers[owner], pair)
         yield layers[owner], _Term(pair["A"], pair["B"], config.scale(owner))
 
 
 def _plain(layer: nn.Module) -> bool:
-    """Whether a layer is linear by itself: those inside a peft wrapper answer by the wrapper's name."""
-    return isinstance(layer, nn.Linear) or (hasattr(layer, "in_features") and not list(layer.children()))
+    """Whether a layer is linear by itself: those inside a peft wrapper answer by the wrapper's
+    name.
+    """
+    return isinstance(layer, nn.Linear) or (
+        hasattr(layer, "in_features") and not list(layer.children())
+    )
 
 
 def _check_shapes(config: _Config, owner: str, layer: Any, pair: Mapping[str, Tensor]) -> None:
@@ -174,9 +191,17 @@ def _check_shapes(config: _Config, owner: str, layer: Any, pair: Mapping[str, Te
         value = pair[half]
         if tuple(value.shape) != due:
             shapes = f"{list(value.shape)} where this model takes {list(due)}"
-            raise LoadError(one_line(f"the adapter in {config.folder} does not fit {owner}: lora_{half} is {shapes}"))
+            raise LoadError(
+                one_line(
+                    f"the adapter in {config.folder} does not fit {owner}: lora_{half} is {shapes}"
+                )
+            )
         if not bool(torch.isfinite(value.float()).all()):
-            raise LoadError(one_line(f"the adapter in {config.folder} holds NaN or infinity in {owner}.lora_{half}"))
+            raise LoadError(
+                one_line(
+                    f"the adapter in {config.folder} holds NaN or infinity in {owner}.lora_{half}"
+                )
+            )
 
 
 def _read(folder: Path) -> tuple[_Config, dict[str, Tensor]]:
@@ -189,7 +214,9 @@ def _read(folder: Path) -> tuple[_Config, dict[str, Tensor]]:
         state = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
-        raise Unsupported(one_line(f"{folder} holds no adapter in peft's layout: {lines[0]}")) from error
+        raise Unsupported(
+            one_line(f"{folder} holds no adapter in peft's layout: {lines[0]}")
+        ) from error
     _check_settings(folder, values)
     return _Config(folder, values), state
 
@@ -217,22 +244,34 @@ def _check_kinds(folder: Path, values: Mapping[str, Any]) -> None:
     """Raise LoadError for settings that are no numbers, names or patterns where these are due."""
     patterns = {name: values.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}
     if not all(isinstance(pattern, dict) for pattern in patterns.values()):
-        raise LoadError(one_line(f"adapter_config.json in {folder} is damaged: its patterns are no mappings"))
+        raise LoadError(
+            one_line(f"adapter_config.json in {folder} is damaged: its patterns are no mappings")
+        )
     ranks = [values["r"], *patterns["rank_pattern"].values()]
     alphas = [values["lora_alpha"], *patterns["alpha_pattern"].values()]
     sound = all(type(rank) is int and rank > 0 for rank in ranks)
-    sound = sound and all(type(alpha) in (int, float) and abs(alpha) < float("inf") for alpha in alphas)
+    sound = sound and all(
+        type(alpha) in (int, float) and abs(alpha) < float("inf") for alpha in alphas
+    )
     for name in ("target_modules", "exclude_modules"):
         value = values.get(name) or []
         sound = sound and (isinstance(value, str) or all(isinstance(entry, str) for entry in value))
     try:
-        names = [values[name] for name in ("target_modules", "exclude_modules") if isinstance(values.get(name), str)]
+        names = [
+            values[name]
+            for name in ("target_modules", "exclude_modules")
+            if isinstance(values.get(name), str)
+        ]
         for pattern in [*names, *patterns["rank_pattern"], *patterns["alpha_pattern"]]:
             re.compile(pattern)
     except re.error:
         sound = False
     if not sound:
-        raise LoadError(one_line(f"adapter_config.json in {folder} is damaged: its ranks, scales or names cannot be read"))
+        raise LoadError(
+            one_line(
+                f"adapter_config.json in {folder} is damaged: its ranks, scales or names cannot be read"
+            )
+        )
 
 
 def _names(folder: Path, what: str, names: list[str]) -> str:

@@ -1,4 +1,6 @@
-"""Ready: a method bound to a model. It is made once a cell, and whatever works with the two takes it from there."""
+"""Ready: a method bound to a model. It is made once a cell, and whatever works with the two takes
+it from there.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from prunebench.engine.contract import refusal
-from prunebench.models.base import Adapter, DecoderParts, Unsupported
+from prunebench.border.text import one_line
+from prunebench.engine.checks import refusal
+from prunebench.models.base import DecoderParts, Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained
 from prunebench.registry import build, name_of
-from prunebench.text import one_line
 from prunebench.tokens import CLIP, ENCODER, Signal
 
 SEEN = ENCODER | (CLIP - {Signal.CLIP_TEXT})
@@ -25,8 +27,9 @@ Blocks = tuple[int | str, ...]
 class Ready:
     """A method that a model can serve: prepared, with the places where its signals are read.
 
-    `reads` names, for every signal of the vision encoder, the blocks it is read in, or the CLIP that gives it; `clip` is
-    the CLIP that any of the method's signals come from, None where it asks none.
+    `reads` names, for every signal of the vision encoder, the blocks it is read in, or the CLIP
+    that gives it; `clip` is the CLIP that any of the method's signals come from, None where it asks
+    none.
     """
 
     pruner: Pruner
@@ -49,26 +52,36 @@ def needs_of(pruner: Pruner) -> frozenset[Signal]:
     name = name_of(pruner)
     with contained(name, "needs"):
         needs = pruner.needs
-    if not isinstance(needs, frozenset | set) or not all(isinstance(signal, Signal) for signal in needs):
+    if not isinstance(needs, frozenset | set) or not all(
+        isinstance(signal, Signal) for signal in needs
+    ):
         raise MethodError(one_line(f"{name}.needs is {needs!r}; it must be a frozenset of Signal"))
     return frozenset(needs)
 
 
-def make_ready(parts: DecoderParts, model: nn.Module, pruner: Pruner | str, known: frozenset[Signal] = frozenset()) -> Ready:
+def make_ready(
+    parts: DecoderParts,
+    model: nn.Module,
+    pruner: Pruner | str,
+    known: frozenset[Signal] = frozenset(),
+) -> Ready:
     """Prepare a method for a model, once; signals that are `known` need not come from it.
 
-    Raises Unsupported where the model cannot serve the method, and whatever the method itself raises.
+    Raises Unsupported where the model cannot serve the method, and whatever the method itself
+    raises.
     """
     method = build(pruner) if isinstance(pruner, str) else pruner
     with contained(name_of(method), "prepared"):
         prepared = method.prepared(parts.facts(model))
     if not isinstance(prepared, Pruner):
-        raise TypeError(f"{name_of(method)}.prepared gave a {type(prepared).__name__}; it must give the method, ready")
+        raise TypeError(
+            f"{name_of(method)}.prepared gave a {type(prepared).__name__}; it must give the method, ready"
+        )
     reason = refusal(prepared, parts, known)
     if reason is not None:
         raise Unsupported(reason)
     asked = needs_of(prepared) - known
-    if not isinstance(parts, Adapter):
+    if not isinstance(parts, Family):
         return Ready(prepared)
     clip = _clip(parts, model, prepared) if asked & CLIP else None
     reads: dict[Signal, Blocks] = {}
@@ -86,23 +99,27 @@ def union(methods: Sequence[Ready]) -> dict[Signal, Blocks]:
     return {signal: tuple(sorted(places, key=str)) for signal, places in blocks.items()}
 
 
-def _blocks(adapter: Adapter, model: nn.Module, pruner: Pruner, signal: Signal) -> Blocks:
-    """The encoder blocks in which a method reads a signal; raises Unsupported where there is no such block."""
-    depth = len(adapter.blocks(model))
+def _blocks(family: Family, model: nn.Module, pruner: Pruner, signal: Signal) -> Blocks:
+    """The encoder blocks in which a method reads a signal; raises Unsupported where there is no
+    such block.
+    """
+    depth = len(family.blocks(model))
     with contained(name_of(pruner), "blocks"):
-        asked = pruner.blocks(signal) or (adapter.feature_block(model),)
+        asked = pruner.blocks(signal) or (family.feature_block(model),)
     beyond = [block for block in asked if not -depth <= block < depth]
     if beyond:
         raise Unsupported(
-            f"{name_of(pruner)} reads {signal} in vision block {beyond[0]}; {adapter.name}'s encoder has blocks 0..{depth - 1}"
+            f"{name_of(pruner)} reads {signal} in vision block {beyond[0]}; {family.name}'s encoder has blocks 0..{depth - 1}"
         )
     return tuple(block % depth for block in asked)
 
 
-def _clip(adapter: Adapter, model: nn.Module, pruner: Pruner) -> str:
+def _clip(family: Family, model: nn.Module, pruner: Pruner) -> str:
     """The CLIP that a method's CLIP signals come from; raises Unsupported where nobody names one."""
     with contained(name_of(pruner), "clip"):
-        name = pruner.clip or adapter.clip(model)
+        name = pruner.clip or family.clip(model)
     if name is None:
-        raise Unsupported(f"{name_of(pruner)} needs a CLIP, and nothing says which the encoder of this {adapter.name} came from")
+        raise Unsupported(
+            f"{name_of(pruner)} needs a CLIP, and nothing says which the encoder of this {family.name} came from"
+        )
     return name

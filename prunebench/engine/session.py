@@ -15,23 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget import Budget, Stage
-from prunebench.engine.aside import aside
+from prunebench.engine.attention import (
+    Heads,
+    check_kernel,
+    dry_run,
+    implementation,
+    probed,
+    unwatch,
+    watch,
+)
+from prunebench.engine.behind import aside
 from prunebench.engine.cache import checked, live_bytes, pick
+from prunebench.engine.call import Call, CallerGives, Reader
+from prunebench.engine.checks import ATTENTION, BEFORE, answered, planned, settled
 from prunebench.engine.clip import load_clip
-from prunebench.engine.contract import ATTENTION, BEFORE, answered, planned, settled
+from prunebench.engine.encoder import Observer, required
 from prunebench.engine.finite import Finite
 from prunebench.engine.hooks import Hook, after, before
 from prunebench.engine.lora import tuned
-from prunebench.engine.probes import Heads, check_kernel, dry_run, implementation, probed, unwatch, watch
-from prunebench.engine.prompt import Prompt, Reader, Told
 from prunebench.engine.ready import Ready, make_ready
 from prunebench.engine.stream import EngineError, Stream, attention_mask, closed_up, gather
 from prunebench.engine.trace import SampleTrace, Trace
-from prunebench.engine.vision import Observer, required
 from prunebench.engine.window import check_window, window_of
 from prunebench.engine.wrappers import chain_of
-from prunebench.models import adapter_of
-from prunebench.models.base import Adapter, DecoderParts, EncoderRows, Unsupported
+from prunebench.models import family_of
+from prunebench.models.base import DecoderParts, EncoderRows, Family, Unsupported
 from prunebench.pruner import Positions, Pruner, contained
 from prunebench.registry import name_of
 from prunebench.sites import INPUT, Part, Site, llm
@@ -64,33 +72,40 @@ def prune(
 ) -> Iterator[Trace]:
     """Prune visual tokens in every `model.generate(...)` or `model(...)` inside the block.
 
-    `budget` None means the method's own. `positions` overrides what the method's paper does with position ids; `plan` sets
-    the stages and leaves the budget aside. What some methods read and only the caller has, one a sample: `seeds`,
-    `questions`, `pictures` (images and videos, [F, H, W, 3] uint8 each), `masks` ([Q, H, W] bool an image); and the
-    `processor`. `layouts`, one a sample, say where its tokens lie and `rows` where they come from in the vision encoder,
-    for a caller who knows; else they are read off the inputs at every prefill. A method that is used often is bound to the
-    model once, by `make_ready`.
+    `budget` None means the method's own. `positions` overrides what the method's paper does with
+    position ids; `plan` sets the stages and leaves the budget aside. What some methods read and
+    only the caller has, one a sample: `seeds`, `questions`, `pictures` (images and videos, [F, H,
+    W, 3] uint8 each), `masks` ([Q, H, W] bool an image); and the `processor`. `layouts`, one a
+    sample, say where its tokens lie and `rows` where they come from in the vision encoder, for a
+    caller who knows; else they are read off the inputs at every prefill. A method that is used
+    often is bound to the model once, by `make_ready`.
 
-    The last position of a prompt always survives, for the answer starts from it: where it is visual, because the prompt
-    ends with its image, it counts among the tokens that a stage keeps, and the method chooses the others and is not shown
-    it. A block serves one model and one call at a time. A cache that leaves the block behind a method whose positions are
-    compact goes on right only inside it: outside, a model counts positions as if nothing had been closed up. A copy of the
-    model that is made inside the block is not pruned.
+    The last position of a prompt always survives, for the answer starts from it: where it is
+    visual, because the prompt ends with its image, it counts among the tokens that a stage keeps,
+    and the method chooses the others and is not shown it. A block serves one model and one call at
+    a time. A cache that leaves the block behind a method whose positions are compact goes on right
+    only inside it: outside, a model counts positions as if nothing had been closed up. A copy of
+    the model that is made inside the block is not pruned.
 
-    The trace is that of the latest prefill. Raises EngineError, NotFinite, MethodError, BudgetError, Unsupported,
-    LoadError or RegistryError, never alters results quietly.
+    The trace is that of the latest prefill. Raises EngineError, NotFinite, MethodError,
+    BudgetError, Unsupported, LoadError or RegistryError, never alters results quietly.
     """
     chain = chain_of(model)
     whole = chain[-1]
-    adapter = adapter_of(whole)
-    ready = pruner if isinstance(pruner, Ready) else make_ready(adapter, whole, pruner)
-    session = Session(adapter, whole, ready, budget, positions, plan, Trace(timed, count_flops))
-    told, needs = Told(seeds, questions, pictures, masks, processor, layouts, rows), ready.needs
+    family = family_of(whole)
+    ready = pruner if isinstance(pruner, Ready) else make_ready(family, whole, pruner)
+    session = Session(family, whole, ready, budget, positions, plan, Trace(timed, count_flops))
+    told, needs = (
+        CallerGives(seeds, questions, pictures, masks, processor, layouts, rows),
+        ready.needs,
+    )
     missing = told.missing(needs)
     if missing is not None:
-        raise Unsupported(f"{ready.name} needs the {missing} of the samples: prune(..., {missing}=...)")
+        raise Unsupported(
+            f"{ready.name} needs the {missing} of the samples: prune(..., {missing}=...)"
+        )
     reader = Reader(
-        adapter,
+        family,
         whole,
         told,
         needs,
@@ -117,16 +132,20 @@ def prune_embeds(
     plan: tuple[Stage, ...] | None = None,
     signals: Sequence[Mapping[Signal, Any]] = (),
 ) -> Iterator[Trace]:
-    """The same for a bare decoder called with `inputs_embeds`; `visual` [B, S] bool marks its visual positions.
+    """The same for a bare decoder called with `inputs_embeds`; `visual` [B, S] bool marks its
+    visual positions.
 
-    `signals`, a mapping a row, stand for those that a bare decoder cannot give; they are shown as they are.
+    `signals`, a mapping a row, stand for those that a bare decoder cannot give; they are shown as
+    they are.
     """
     known = frozenset(signal for row in signals for signal in row)
     parts = DecoderParts()
-    session = Session(parts, decoder, make_ready(parts, decoder, pruner, known), budget, positions, plan, Trace())
+    session = Session(
+        parts, decoder, make_ready(parts, decoder, pruner, known), budget, positions, plan, Trace()
+    )
     with session.attached() as trace:
         nobody = [None] * len(layouts)
-        session.expect(Prompt(visual.cpu(), layouts, [0] * len(layouts), nobody, given=signals))
+        session.expect(Call(visual.cpu(), layouts, [0] * len(layouts), nobody, given=signals))
         yield trace
     session.finite.settle()
 
@@ -147,7 +166,13 @@ class Session:
         pruner = ready.pruner
         if positions not in (None, "original", "compact"):
             raise EngineError(f"positions is {positions!r}; it is 'original' or 'compact'")
-        self.parts, self.model, self.pruner, self.plan, self.trace = parts, model, pruner, plan, trace
+        self.parts, self.model, self.pruner, self.plan, self.trace = (
+            parts,
+            model,
+            pruner,
+            plan,
+            trace,
+        )
         self.ready, self.needs = ready, ready.needs
         self.budget = None if budget is None else Budget.parse(budget)
         self.compact_ids = (positions or pruner.default_positions) == "compact"
@@ -156,19 +181,23 @@ class Session:
         config: Any = self.decoder.config
         self.kernel = implementation(config)
         if self.kernel not in ("sdpa", "eager") and "flash" not in self.kernel:
-            raise Unsupported(f"attention {self.kernel!r} is not supported; use sdpa, eager or flash attention")
+            raise Unsupported(
+                f"attention {self.kernel!r} is not supported; use sdpa, eager or flash attention"
+            )
         self.config, self.window = config, window_of(config)
         self.reads, self.clip = ready.reads, ready.clip
         self.observer: Observer | None = None
-        if isinstance(parts, Adapter) and self.reads:
+        if isinstance(parts, Family) and self.reads:
             self.observer = Observer(parts, model, self.reads, count=trace.count_flops)
         self.finite = Finite()
-        self.prompt: Prompt | None = None
+        self.prompt: Call | None = None
         self.cache: Any = None
         self.waiting = self.prefilling = self.layers_hooked = False
         self.step = 0
         self.inside = ExitStack()
-        """Hooks inside the decoder, for as long as the batch in flight needs them: hooked layers cost time at every step."""
+        """Hooks inside the decoder, for as long as the batch in flight needs them: hooked layers
+        cost time at every step.
+        """
 
     @contextmanager
     def attached(self) -> Iterator[Trace]:
@@ -176,11 +205,13 @@ class Session:
         with ExitStack() as undo:
             with _LOCK:
                 if self.decoder in _ACTIVE:
-                    raise EngineError("this model is inside another prune(...) block; leave that one first")
+                    raise EngineError(
+                        "this model is inside another prune(...) block; leave that one first"
+                    )
                 _ACTIVE.add(self.decoder)
             undo.callback(_ACTIVE.discard, self.decoder)
-            with contained(self.ready.name, "adapter"):
-                folder = self.pruner.adapter
+            with contained(self.ready.name, "lora_folder"):
+                folder = self.pruner.lora_folder
             undo.enter_context(tuned(self.model, folder))
             if self.needs & ATTENTION:
                 undo.enter_context(probed(self.config))
@@ -196,15 +227,21 @@ class Session:
         for layer in self.layers:
             unwatch(self.parts.attention(layer))
 
-    def expect(self, prompt: Prompt) -> None:
+    def expect(self, prompt: Call) -> None:
         """The next call of the decoder is the prefill of this prompt."""
         self.prompt, self.waiting = prompt, True
 
     def look_at_logits(self, output: Any) -> None:
-        """Check what the whole model put out; raises NotFinite, here or when the call or the block ends."""
+        """Check what the whole model put out; raises NotFinite, here or when the call or the block
+        ends.
+        """
         logits = getattr(output, "logits", None)
         if not isinstance(logits, Tensor):
-            logits = next((part for part in output if isinstance(part, Tensor)), None) if isinstance(output, tuple) else None
+            logits = (
+                next((part for part in output if isinstance(part, Tensor)), None)
+                if isinstance(output, tuple)
+                else None
+            )
         if logits is None or self.prompt is None:
             return
         place, spared = f"the logits of decoding step {self.step}", None
@@ -216,12 +253,16 @@ class Session:
         self.step += 1
         self.finite.look(logits, place, list(range(len(logits))), spared)
 
-    # ---- prefill --------------------------------------------------------------------------------------------------
+    # ---- prefill ---------------------------------------------------------------------------------
 
     def _begin(self, embeds: Tensor, mask: Any) -> None:
         """Lay out the whole prompt as the first stream."""
         assert self.prompt is not None
-        self.visual, self.layouts, self.drafts = self.prompt.visual, self.prompt.layouts, self.prompt.drafts
+        self.visual, self.layouts, self.drafts = (
+            self.prompt.visual,
+            self.prompt.layouts,
+            self.prompt.drafts,
+        )
         self._check_call(embeds)
         self.whole = self.prompt.stream or Stream.of_prompt(embeds.shape[0], embeds.shape[1], mask)
         depth = len(self.layers)
@@ -243,7 +284,11 @@ class Session:
         self.finite.forget()
         self._observe()
         self.sites = sorted({stage.site for sample in samples for stage in sample.stages})
-        self.drops = any(stage.keep < one.available or self.pruner.dynamic for one in samples for stage in one.stages)
+        self.drops = any(
+            stage.keep < one.available or self.pruner.dynamic
+            for one in samples
+            for stage in one.stages
+        )
         if self.drops:
             check_window(self.window, self.whole.width)
         self.inside.close()
@@ -257,7 +302,9 @@ class Session:
     def _check_call(self, embeds: Tensor) -> None:
         """Raise EngineError for a prefill that no seam serves, before it fails as something else."""
         if tuple(embeds.shape[:2]) != tuple(self.visual.shape):
-            shapes = f"{tuple(embeds.shape[:2])} embeddings for a prompt of {tuple(self.visual.shape)}"
+            shapes = (
+                f"{tuple(embeds.shape[:2])} embeddings for a prompt of {tuple(self.visual.shape)}"
+            )
             raise EngineError(
                 f"the decoder got {shapes}; prompts in chunks (chunked prefill) and tokens that a wrapper adds to the "
                 "prompt (prompt tuning) are not supported"
@@ -284,24 +331,29 @@ class Session:
             return
         assert self.prompt is not None
         keys, fresh = self.observer.keys, self.observer.read()
-        self.observed = required(fresh if fresh is not None else self.prompt.observed, keys, self.ready.name)
+        self.observed = required(
+            fresh if fresh is not None else self.prompt.observed, keys, self.ready.name
+        )
         cost = self.observed.cost(keys)
         self.trace.charge(*cost)
         self.trace.seconds["observe"] = cost[0] if fresh is not None else 0.0
 
     def _hook_layers(self) -> None:
-        """Hook the layers from the one before the first site on, which may be asked for its attention."""
+        """Hook the layers from the one before the first site on, which may be asked for its
+        attention.
+        """
         first = min((site.layer for site in self.sites if site.part is Part.LLM), default=1)
         for number in range(first - 1, len(self.layers)):
             before(self.inside, self.layers[number], partial(self._enter_layer, number))
         self.layers_hooked = True
 
     def _last(self, ids: Tensor, stream: Stream) -> Tensor:
-        """[.., B, 1] the position behind which the answer goes on, of `ids` [.., B, n] over `stream`, drafts included.
+        """[.., B, 1] the position behind which the answer goes on, of `ids` [.., B, n] over
+        `stream`, drafts included.
 
-        It is the prompt's last; behind an image models themselves take the highest on any of M-RoPE's axes, while
-        transformers' `generate` goes on from the last on each, and neither is corrected here. A fourth leading row of ids
-        holds plain text positions and stands by itself.
+        It is the prompt's last; behind an image models themselves take the highest on any of
+        M-RoPE's axes, while transformers' `generate` goes on from the last on each, and neither is
+        corrected here. A fourth leading row of ids holds plain text positions and stands by itself.
         """
         ids = ids[..., : ids.shape[-1] - self.drafts]
         if not any(self.pinned) or (self.prompt is not None and self.prompt.generated):
@@ -326,7 +378,11 @@ class Session:
             return None if kwargs is given else (args, kwargs)
         stream, hidden = self._apply(INPUT, embeds, {})
         if stream is self.whole:
-            return None if hidden is embeds and kwargs is given else (args, {**kwargs, "inputs_embeds": hidden})
+            return (
+                None
+                if hidden is embeds and kwargs is given
+                else (args, {**kwargs, "inputs_embeds": hidden})
+            )
         ids = kwargs.get("position_ids")
         if ids is None:
             ids = torch.arange(self.whole.width, device=embeds.device)[None]
@@ -337,10 +393,17 @@ class Session:
         self.live = [stream] * len(self.layers)
         # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
         mask = stream.valid(embeds.device).long()
-        return args, {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
+        return args, {
+            **kwargs,
+            "inputs_embeds": hidden,
+            "position_ids": ids,
+            "attention_mask": mask,
+        }
 
     def _take_over_injected(self, kwargs: Kwargs) -> Kwargs:
-        """Where a stage comes before the last layer that adds visual features, add those of the live tokens ourselves."""
+        """Where a stage comes before the last layer that adds visual features, add those of the
+        live tokens ourselves.
+        """
         bare, features = self.parts.injected(kwargs)
         if not any(site.layer < len(features) for site in self.sites):
             return kwargs
@@ -382,16 +445,22 @@ class Session:
             watch(self.parts.attention(self.layers[number]), self._probe)
         if changed is kwargs and (not args or hidden is args[0]):
             return None
-        return ((hidden, *args[1:]), changed) if args else (args, {**changed, "hidden_states": hidden})
+        return (
+            ((hidden, *args[1:]), changed) if args else (args, {**changed, "hidden_states": hidden})
+        )
 
     def _apply_at_layer(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> tuple[Kwargs, Tensor]:
         entered = self.now
         if self.needs & PROBE:
             self._ask_probe(site, hidden, kwargs)
         stream, rows = self._apply(site, hidden, kwargs)
-        compact = {s.compact for sample in self.trace.samples for s in sample.stages if s.site == site}
+        compact = {
+            s.compact for sample in self.trace.samples for s in sample.stages if s.site == site
+        }
         if len(compact) > 1:
-            raise EngineError(f"{type(self.pruner).__name__} compacts at {site} for some samples of the batch only")
+            raise EngineError(
+                f"{type(self.pruner).__name__} compacts at {site} for some samples of the batch only"
+            )
         if True in compact:
             self._compact(site.layer, stream, kwargs.get("past_key_values"))
         if stream is entered:
@@ -418,7 +487,9 @@ class Session:
         return self._framed(kwargs, frame), rows
 
     def _framed(self, kwargs: Kwargs, frame: _Frame | None) -> Kwargs:
-        """The layer's arguments in the current stream; every layer from the stage on needs it, the loop passes full ones."""
+        """The layer's arguments in the current stream; every layer from the stage on needs it, the
+        loop passes full ones.
+        """
         if frame is None:
             return kwargs
         changed = {**kwargs, "position_embeddings": frame.tables, "attention_mask": frame.mask}
@@ -433,7 +504,9 @@ class Session:
             self.live[number] = stream
 
     def _apply(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> tuple[Stream, Tensor]:
-        """Run the pruner on every sample with a stage at `site`; the stream behind it and the rows [B, n, D] that enter."""
+        """Run the pruner on every sample with a stage at `site`; the stream behind it and the rows
+        [B, n, D] that enter.
+        """
         entered, device = self.now, hidden.device
         source = list(entered.source)
         merged: list[tuple[int, Tensor, Tensor]] = []
@@ -445,7 +518,9 @@ class Session:
             visual = self.visual[row][entered.source[row]]
             places = visual.nonzero()[:, 0]
             ordinal = (self.visual[row].cumsum(0) - 1)[entered.source[row][places]]
-            index, features = self._choose(_Offer(row, stage, places, ordinal, ~visual), hidden, heads)
+            index, features = self._choose(
+                _Offer(row, stage, places, ordinal, ~visual), hidden, heads
+            )
             if features is not None:
                 merged.append((row, entered.source[row][places[index]], features))
             if self.pinned[row]:
@@ -459,7 +534,9 @@ class Session:
             stream, rows = entered, hidden
         else:
             stream = entered.narrowed(source)
-            rows = hidden.gather(1, entered.columns(stream, device)[..., None].expand(-1, -1, hidden.shape[-1]))
+            rows = hidden.gather(
+                1, entered.columns(stream, device)[..., None].expand(-1, -1, hidden.shape[-1])
+            )
         if merged:
             rows = rows.clone()
             for row, survivors, features in merged:
@@ -468,10 +545,13 @@ class Session:
         self.now = stream
         return stream, rows
 
-    # ---- what the pruner sees -------------------------------------------------------------------------------------
+    # ---- what the pruner sees --------------------------------------------------------------------
 
-    def _choose(self, offer: _Offer, hidden: Tensor, heads: Heads | None) -> tuple[Tensor, Tensor | None]:
-        """The survivors [K] among a sample's tokens at a stage, ascending, with their merged rows; the last may be pinned.
+    def _choose(
+        self, offer: _Offer, hidden: Tensor, heads: Heads | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The survivors [K] among a sample's tokens at a stage, ascending, with their merged rows;
+        the last may be pinned.
 
         Only the signals and the pruner are charged to the method; whatever it is shown is a copy.
         """
@@ -497,10 +577,14 @@ class Session:
             self.finite.settle()  # what the method stumbled over has a better name
             raise
         # checked against tokens that the method has not had in its hands
-        return answered(self.pruner, keep, replace(tokens, features=features, index=offer.ordinal), stage)
+        return answered(
+            self.pruner, keep, replace(tokens, features=features, index=offer.ordinal), stage
+        )
 
     def _tokens(self, offer: _Offer, features: Tensor, signals: dict[Signal, Any]) -> VisualTokens:
-        """What a pruner is shown: copies, so that what it changes in place reaches neither the engine nor another method."""
+        """What a pruner is shown: copies, so that what it changes in place reaches neither the
+        engine nor another method.
+        """
         assert self.prompt is not None
         given = self.prompt.given[offer.row] if self.prompt.given else {}
         shown = {signal: _copied(value) for signal, value in given.items() if signal in self.needs}
@@ -515,8 +599,12 @@ class Session:
             signals=signals | shown,
         )
 
-    def _signals(self, offer: _Offer, hidden: Tensor, columns: Tensor, heads: Heads | None) -> dict[Signal, Any]:
-        """The declared observations of the offered tokens, which stand in the `columns` [N] of `hidden`."""
+    def _signals(
+        self, offer: _Offer, hidden: Tensor, columns: Tensor, heads: Heads | None
+    ) -> dict[Signal, Any]:
+        """The declared observations of the offered tokens, which stand in the `columns` [N] of
+        `hidden`.
+        """
         assert self.prompt is not None
         row, needs = offer.row, self.needs
         signals: dict[Signal, Any] = {s: values[row] for s, values in self.heads.items()}
@@ -527,10 +615,14 @@ class Session:
             signals[signal] = self.observed.of(signal, blocks, self.prompt.rows[row], offer.ordinal)
         text = offer.text[: len(offer.text) - self.drafts].nonzero()[:, 0]
         if Signal.TEXT_FEATURES in needs:
-            signals[Signal.TEXT_FEATURES] = hidden[row, (text + self.now.start(row)).to(hidden.device)]
+            signals[Signal.TEXT_FEATURES] = hidden[
+                row, (text + self.now.start(row)).to(hidden.device)
+            ]
         if Signal.TEXT_PIECES in needs:
             said = self.prompt.pieces[row]
-            signals[Signal.TEXT_PIECES] = tuple(said[place] for place in self.now.source[row][text].tolist())
+            signals[Signal.TEXT_PIECES] = tuple(
+                said[place] for place in self.now.source[row][text].tolist()
+            )
         if Signal.CLIP_TEXT in needs:
             signals[Signal.CLIP_TEXT] = self._clip_text(row, hidden)
         return signals
@@ -543,7 +635,9 @@ class Session:
             texts = self.pruner.texts(self.prompt.questions[row] or "")
         embeddings, cut = clip.texts(texts)
         if cut:
-            self.trace.samples[row].notes.append(f"{cut} texts were longer than CLIP reads and were cut off")
+            self.trace.samples[row].notes.append(
+                f"{cut} texts were longer than CLIP reads and were cut off"
+            )
         return embeddings
 
     def _ask_probe(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
@@ -551,10 +645,14 @@ class Session:
         with contained(self.ready.name, "probe"):
             token = self.pruner.probe()
         if token is None:
-            raise EngineError(f"{name_of(self.pruner)} reads the attention of a probe token, but its probe() gives none")
+            raise EngineError(
+                f"{name_of(self.pruner)} reads the attention of a probe token, but its probe() gives none"
+            )
         if token.shape != (len(self.layers), hidden.shape[-1]):
             due = [len(self.layers), hidden.shape[-1]]
-            raise EngineError(f"{name_of(self.pruner)}'s probe is {list(token.shape)}; this model takes {due}")
+            raise EngineError(
+                f"{name_of(self.pruner)}'s probe is {list(token.shape)}; this model takes {due}"
+            )
         frame, rows = self.frames[site.layer], range(len(self.layouts))
         ids = self._last(frame.ids, self.now) if frame is not None else self.ids_last
         if ids is None:
@@ -580,19 +678,25 @@ class Session:
                 valid = self.now.without(self.drafts).valid(hidden.device)
                 seen = torch.cat([valid, valid.new_ones(len(rows), 1)], dim=1)
                 self.heads[Signal.PROBE_LOG_ATTENTION] = [
-                    values[:, 0].masked_fill(~seen[row], float("-inf")).log_softmax(-1) for row, values in enumerate(logits)
+                    values[:, 0].masked_fill(~seen[row], float("-inf")).log_softmax(-1)
+                    for row, values in enumerate(logits)
                 ]
 
     @contextmanager
     def _without_drafts(self, cache: Any) -> Iterator[None]:
-        """The cache as the prompt alone left it: what a probe sees does not depend on guesses behind it."""
+        """The cache as the prompt alone left it: what a probe sees does not depend on guesses
+        behind it.
+        """
         if not self.drafts:
             yield
             return
         layers = [layer for layer in cache.layers if layer.keys is not None]
         held = [(layer.keys, layer.values) for layer in layers]
         for layer in layers:
-            layer.keys, layer.values = layer.keys[:, :, : -self.drafts], layer.values[:, :, : -self.drafts]
+            layer.keys, layer.values = (
+                layer.keys[:, :, : -self.drafts],
+                layer.values[:, :, : -self.drafts],
+            )
         try:
             yield
         finally:
@@ -600,14 +704,18 @@ class Session:
                 layer.keys, layer.values = keys, values
 
     def _probe(self, heads: Heads) -> None:
-        """Keep of the watched layer's attention what the pruner asked for; all columns, the stage picks the visual ones."""
+        """Keep of the watched layer's attention what the pruner asked for; all columns, the stage
+        picks the visual ones.
+        """
         self._unwatch()
         heads = heads.without(self.drafts)
         needs = self.needs
         rows = range(len(self.layouts))
         with self.trace.selecting(heads.key.device, list(rows)):
             if Signal.LAST_QUERY_ATTENTION in needs:
-                self.heads[Signal.LAST_QUERY_ATTENTION] = [self._last_row(heads, row)[:, 0] for row in rows]
+                self.heads[Signal.LAST_QUERY_ATTENTION] = [
+                    self._last_row(heads, row)[:, 0] for row in rows
+                ]
             if Signal.TEXT_ATTENTION in needs:
                 self.heads[Signal.TEXT_ATTENTION] = [self._text_rows(heads, row) for row in rows]
             if Signal.KEYS in needs:
@@ -658,7 +766,9 @@ class Session:
     def _count_bytes(self) -> None:
         """Note what the prefill left in the cache."""
         for row, sample in enumerate(self.trace.samples):
-            sample.kv_bytes = live_bytes(self.cache, [len(stream.source[row]) for stream in self.live])
+            sample.kv_bytes = live_bytes(
+                self.cache, [len(stream.source[row]) for stream in self.live]
+            )
             sample.kv_bytes_padded = live_bytes(self.cache, [stream.width for stream in self.live])
 
     def _map_logits(self) -> None:
@@ -677,19 +787,25 @@ class Session:
                 )
             columns.append(torch.searchsorted(source, positions) + stream.start(row))
         if any(not torch.equal(columns[0], other) for other in columns):
-            raise EngineError("logits_to_keep means other places in each pruned sample; call the model for one at a time")
+            raise EngineError(
+                "logits_to_keep means other places in each pruned sample; call the model for one at a time"
+            )
         kept.copy_(columns[0])
 
     def _steers_decoding(self) -> bool:
-        """Whether a layer needs other arguments than the first while decoding: a mask of its length, or moved positions."""
+        """Whether a layer needs other arguments than the first while decoding: a mask of its
+        length, or moved positions.
+        """
         masked = self.kernel != "sdpa" or any(stream.padded for stream in self.live)
-        return (self._uneven() and masked) or any(frame is not None and frame.shift is not None for frame in self.frames)
+        return (self._uneven() and masked) or any(
+            frame is not None and frame.shift is not None for frame in self.frames
+        )
 
     def _uneven(self) -> bool:
         """Whether layers hold different positions."""
         return any(stream is not self.live[0] for stream in self.live)
 
-    # ---- decoding -------------------------------------------------------------------------------------------------
+    # ---- decoding --------------------------------------------------------------------------------
 
     def _resume_decoder(self, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
         embeds = kwargs["inputs_embeds"]
@@ -712,11 +828,15 @@ class Session:
         step = cache.get_seq_length() - self.live[0].width
         if self.live[0].padded or self.kernel != "sdpa" or count > 1:
             valid = self.live[0].valid(embeds.device).long()
-            changed["attention_mask"] = torch.cat([valid, valid.new_ones(valid.shape[0], step + count)], dim=1)
+            changed["attention_mask"] = torch.cat(
+                [valid, valid.new_ones(valid.shape[0], step + count)], dim=1
+            )
         else:
             changed["attention_mask"] = None  # one query sees every key
         last = self.input_last if self.input_last is not None else self.ids_last
-        if last is not None:  # by hand a model counts positions from the cache, which is shorter than the prompt now
+        if (
+            last is not None
+        ):  # by hand a model counts positions from the cache, which is shorter than the prompt now
             changed["position_ids"] = last + 1 + step + torch.arange(count, device=last.device)
         return args, changed
 
@@ -729,18 +849,24 @@ class Session:
                 f"past_key_values holds {cache.get_seq_length()} tokens that were read outside this prune(...) block: "
                 "give the whole prompt and no past_key_values"
             )
-        raise EngineError("the decoder was called by itself; call the whole model inside prune(...), not a part or its forward")
+        raise EngineError(
+            "the decoder was called by itself; call the whole model inside prune(...), not a part or its forward"
+        )
 
     def _take_back(self, mask: Any, count: int) -> None:
-        """Cut rejected drafts out of the layers; raises EngineError where these disagree on how far the answer is.
+        """Cut rejected drafts out of the layers; raises EngineError where these disagree on how far
+        the answer is.
 
-        Newer versions of transformers have done so; older ones cut every layer to the prompt's full length, which a pruned
-        layer never reaches. `generate` says how far the answer is by `mask` [B, prompt and answer], which covers `count`
-        new tokens.
+        Newer versions of transformers have done so; older ones cut every layer to the prompt's full
+        length, which a pruned layer never reaches. `generate` says how far the answer is by `mask`
+        [B, prompt and answer], which covers `count` new tokens.
         """
         assert self.prompt is not None
         layers = self.cache.layers
-        fresh = [part.get_seq_length() - stream.width for part, stream in zip(layers, self.live, strict=True)]
+        fresh = [
+            part.get_seq_length() - stream.width
+            for part, stream in zip(layers, self.live, strict=True)
+        ]
         if self.prompt.generated and isinstance(mask, Tensor) and mask.dim() == 2:
             due = mask.shape[1] - self.whole.width - count
             for number, part in enumerate(layers):
@@ -748,7 +874,9 @@ class Session:
                     part.crop(due - fresh[number])
                     fresh[number] = due
         if len({*fresh}) > 1:
-            raise EngineError(f"the layers' caches hold {min(fresh)} to {max(fresh)} tokens of the answer; they must agree")
+            raise EngineError(
+                f"the layers' caches hold {min(fresh)} to {max(fresh)} tokens of the answer; they must agree"
+            )
 
     def _resume_layer(self, number: int, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -771,8 +899,8 @@ class Session:
 class _Offer:
     """One sample's visual tokens at a stage.
 
-    `places` [N] in the sample's live sequence, `ordinal` [N] among its original visual tokens, `text` [n] bool over the
-    live sequence: what is no visual token.
+    `places` [N] in the sample's live sequence, `ordinal` [N] among its original visual tokens,
+    `text` [n] bool over the live sequence: what is no visual token.
     """
 
     row: int
@@ -786,8 +914,9 @@ class _Offer:
 class _Frame:
     """What the layers of one stream are given in place of the full sequence's.
 
-    `ids` [.., B, n] position ids, `shift` [.., B, 1] how far they moved at the end of the prompt (None: not at all),
-    `tables` the rotary tables of `ids`, `own` the layer's own position_ids argument, `mask` as the kernel takes it.
+    `ids` [.., B, n] position ids, `shift` [.., B, 1] how far they moved at the end of the prompt
+    (None: not at all), `tables` the rotary tables of `ids`, `own` the layer's own position_ids
+    argument, `mask` as the kernel takes it.
     """
 
     ids: Tensor

@@ -1,4 +1,6 @@
-"""Stream: which prompt positions are alive at one point of the decoder, and the tensors that follow from it."""
+"""Stream: which prompt positions are alive at one point of the decoder, and the tensors that follow
+from it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ class EngineError(ValueError):
 
 @dataclass(frozen=True)
 class Stream:
-    """The live sequence of a batch: `source` lists, per sample, the prompt positions alive [n_b], ascending, on the CPU.
+    """The live sequence of a batch: `source` lists, per sample, the prompt positions alive [n_b],
+    ascending, on the CPU.
 
     In tensors the samples are padded on the left to `width` columns.
     """
@@ -35,7 +38,9 @@ class Stream:
             )
         live = mask.cpu()
         if not bool(((live == 0) | (live == 1)).all()):
-            raise EngineError("attention_mask holds other values than 0 and 1; pass 1 for every token and 0 for padding")
+            raise EngineError(
+                "attention_mask holds other values than 0 and 1; pass 1 for every token and 0 for padding"
+            )
         live = live.bool()
         for row, alive in enumerate(live):
             _check_padding(row, alive)
@@ -48,7 +53,11 @@ class Stream:
 
     def without(self, last: int) -> Stream:
         """The stream that lacks the last so many positions, which are alive in every sample."""
-        return self if last == 0 else Stream(tuple(s[: len(s) - last] for s in self.source), self.width - last)
+        return (
+            self
+            if last == 0
+            else Stream(tuple(s[: len(s) - last] for s in self.source), self.width - last)
+        )
 
     def start(self, sample: int) -> int:
         """The first column of a sample."""
@@ -64,7 +73,9 @@ class Stream:
         return Stream(tuple(source), max(len(s) for s in source))
 
     def columns(self, to: Stream, device: torch.device) -> Tensor:
-        """[B, to.width] for every column of the narrower stream `to` its column here; padding repeats the first live one."""
+        """[B, to.width] for every column of the narrower stream `to` its column here; padding
+        repeats the first live one.
+        """
         index = torch.zeros(len(to.source), to.width, dtype=torch.int64)
         for b, (old, new) in enumerate(zip(self.source, to.source, strict=True)):
             places = torch.searchsorted(old, new) + self.start(b)
@@ -85,7 +96,9 @@ def _check_padding(row: int, alive: Tensor) -> None:
             f"attention_mask hides position {int(holes[0]) + 1} in the middle of sample {row}; "
             "only padding on the left can be hidden: leave such tokens out of the prompt"
         )
-    raise EngineError("the prompt is padded on the right; set processor.tokenizer.padding_side = 'left'")
+    raise EngineError(
+        "the prompt is padded on the right; set processor.tokenizer.padding_side = 'left'"
+    )
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -97,8 +110,9 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
 def closed_up(ids: Tensor, stream: Stream) -> Tensor:
     """Position ids [B, n] or [axes, B, n] with unused values closed up: "compact" positions.
 
-    1-D ids become consecutive. On M-RoPE's axes a value goes when no live token uses it on any axis, so rows and columns
-    keep their order and text stays behind the image. A fourth leading row holds plain text positions, ranked by itself.
+    1-D ids become consecutive. On M-RoPE's axes a value goes when no live token uses it on any
+    axis, so rows and columns keep their order and text stays behind the image. A fourth leading row
+    holds plain text positions, ranked by itself.
     """
     if ids.ndim == 3 and ids.shape[0] == 4:
         return torch.cat([closed_up(ids[0], stream)[None], closed_up(ids[1:], stream)])
@@ -106,19 +120,25 @@ def closed_up(ids: Tensor, stream: Stream) -> Tensor:
     for b in range(len(stream.source)):
         live = ids[..., b, stream.start(b) :]
         values = torch.unique(live)
-        result[..., b, stream.start(b) :] = torch.searchsorted(values, live.contiguous()) + values[0]
+        result[..., b, stream.start(b) :] = (
+            torch.searchsorted(values, live.contiguous()) + values[0]
+        )
     return result
 
 
-def attention_mask(stream: Stream, queries: int, fresh: int, implementation: str, like: Tensor) -> Tensor | None:
-    """The mask a layer's kernel needs for `queries` rows over the stream's columns and `fresh` decoded ones behind them.
+def attention_mask(
+    stream: Stream, queries: int, fresh: int, implementation: str, like: Tensor
+) -> Tensor | None:
+    """The mask a layer's kernel needs for `queries` rows over the stream's columns and `fresh`
+    decoded ones behind them.
 
     None wherever the kernel's own causal rule says the same. `like` gives device and dtype.
     """
     if "flash" in implementation:
         # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
         return _keys(stream, fresh, like.device).long() if stream.padded or queries > 1 else None
-    # without a mask sdpa lets the first query see the first key alone: right only where there is nothing before it
+    # without a mask sdpa lets the first query see the first key alone: right only where there is
+    # nothing before it
     causal = implementation == "sdpa" and queries == stream.width + fresh
     if not stream.padded and (causal or queries == 1):
         return None
@@ -131,7 +151,9 @@ def attention_mask(stream: Stream, queries: int, fresh: int, implementation: str
     mask = visible[:, None]
     if implementation == "sdpa":
         return mask
-    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(~mask, torch.finfo(like.dtype).min)
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(
+        ~mask, torch.finfo(like.dtype).min
+    )
 
 
 def _keys(stream: Stream, fresh: int, device: torch.device) -> Tensor:

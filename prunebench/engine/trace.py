@@ -20,11 +20,12 @@ from prunebench.tokens import Layout
 class SampleTrace:
     """One sample's prefill.
 
-    `kept` maps a site to the original visual indices [K] alive behind it, ascending; `entering` and `cached` are [layers]
-    visual tokens entering a layer and left in its cache; `text` counts the text tokens (no padding).
-    `selector_flops` is None unless the session counts FLOPs. `notes` say what a reader should know of this sample.
-    `kv_bytes` are the bytes of its live keys and values in all layers right after the prefill, `kv_bytes_padded` the same
-    with what pads it to the length of the batch's longest sample.
+    `kept` maps a site to the original visual indices [K] alive behind it, ascending; `entering` and
+    `cached` are [layers] visual tokens entering a layer and left in its cache; `text` counts the
+    text tokens (no padding). `selector_flops` is None unless the session counts FLOPs. `notes` say
+    what a reader should know of this sample. `kv_bytes` are the bytes of its live keys and values
+    in all layers right after the prefill, `kv_bytes_padded` the same with what pads it to the
+    length of the batch's longest sample.
     """
 
     layout: Layout
@@ -57,10 +58,12 @@ class SampleTrace:
 
 @dataclass
 class Trace:
-    """What a session did in its latest prefill: `samples` a row each, `seconds` by phase, `positions` [.., B, n] per stage.
+    """What a session did in its latest prefill: `samples` a row each, `seconds` by phase,
+    `positions` [.., B, n] per stage.
 
-    `seconds["select"]` is wall time in signals and `prune`, and in nothing of the engine's own; the device is synchronised
-    around it only where timed. The part of it that lay inside this call's vision encoder is `seconds["observe"]`.
+    `seconds["select"]` is wall time in signals and `prune`, and in nothing of the engine's own; the
+    device is synchronised around it only where timed. The part of it that lay inside this call's
+    vision encoder is `seconds["observe"]`.
     """
 
     timed: bool = False
@@ -87,10 +90,14 @@ class Trace:
         self.seconds["select"] += perf_counter() - start
         if flops is not None:
             for row in rows:
-                self.samples[row].selector_flops = (self.samples[row].selector_flops or 0) + flops.get_total_flops() // len(rows)
+                self.samples[row].selector_flops = (
+                    self.samples[row].selector_flops or 0
+                ) + flops.get_total_flops() // len(rows)
 
     def charge(self, seconds: float, flops: int) -> None:
-        """Count work for the method that was done before this prefill, split evenly over its samples."""
+        """Count work for the method that was done before this prefill, split evenly over its
+        samples.
+        """
         self.seconds["select"] += seconds
         for sample in self.samples:
             if sample.selector_flops is not None:

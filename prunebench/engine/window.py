@@ -31,8 +31,8 @@ def window_of(config: Any) -> int | None:
 def check_window(window: int | None, positions: int) -> None:
     """Raise Unsupported where a sequence of so many positions reaches a window's edge.
 
-    A window counts positions, and a pruned sequence has gaps: behind the edge dropping is not the same as hiding. Up to it
-    a window hides nothing.
+    A window counts positions, and a pruned sequence has gaps: behind the edge dropping is not the
+    same as hiding. Up to it a window hides nothing.
     """
     if window is not None and positions >= window:
         raise Unsupported(

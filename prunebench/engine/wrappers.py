@@ -1,4 +1,6 @@
-"""Wrappers: the transformers model inside a peft, compiled or parallel one, which is where hooks have to go."""
+"""Wrappers: the transformers model inside a peft, compiled or parallel one, which is where hooks
+have to go.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ DEEPEST = 8
 def chain_of(model: nn.Module) -> list[nn.Module]:
     """The model's wrappers from the outermost on, and the transformers model last.
 
-    Raises EngineError where calls would pass by the hooks: parts compiled in place, replicas on several GPUs.
+    Raises EngineError where calls would pass by the hooks: parts compiled in place, replicas on
+    several GPUs.
     """
     chain = [model]
     while len(chain) < DEEPEST:

@@ -1,4 +1,6 @@
-"""Measurements: FLOPs, latency, memory and evidence recall of a pruned model, each a list of metrics in the end."""
+"""Measurements: FLOPs, latency, memory and evidence recall of a pruned model, each a list of
+metrics in the end.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from dataclasses import dataclass
 class Metric:
     """One measured number with its uncertainty: a row of the tidy table.
 
-    `stderr` and the 95 % interval `ci_low`, `ci_high` are None where `n` observations cannot give them;
-    `higher_is_better` is None for a number that only describes.
+    `stderr` and the 95 % interval `ci_low`, `ci_high` are None where `n` observations cannot give
+    them; `higher_is_better` is None for a number that only describes.
     """
 
     metric: str

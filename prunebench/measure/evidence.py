@@ -1,4 +1,6 @@
-"""Evidence recall: which visual tokens show what the question is about, and how many of them a method keeps."""
+"""Evidence recall: which visual tokens show what the question is about, and how many of them a
+method keeps.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,13 @@ TOLERANCE = 1e-9
 def evidence_mask(layout: Layout, box: Box, size: tuple[int, int], image: int = 0) -> Tensor:
     """[N] bool: the tokens of image number `image` whose cell lies at least half inside `box`.
 
-    `box` is (left, top, right, bottom) in pixels of the original image, `size` that image's (width, height). Where no
-    cell of a view lies half inside, the cells that the box covers most stand for it, so that every view shows it; the
-    thumbnail is one view, all crops together another, each video frame one.
+    `box` is (left, top, right, bottom) in pixels of the original image, `size` that image's (width,
+    height). Where no cell of a view lies half inside, the cells that the box covers most stand for
+    it, so that every view shows it; the thumbnail is one view, all crops together another, each
+    video frame one.
 
-    Raises ValueError for a box outside the image, an image without tokens, and tiles whose place in the image is unknown.
+    Raises ValueError for a box outside the image, an image without tokens, and tiles whose place in
+    the image is unknown.
     """
     left, top, right, bottom = box
     width, height = size
@@ -30,7 +34,9 @@ def evidence_mask(layout: Layout, box: Box, size: tuple[int, int], image: int = 
         if tile.image == image and tile.rows * tile.columns:
             views.setdefault((tile.kind, tile.frame), []).append(number)
     if not views:
-        raise ValueError(f"image {image} has no visual tokens; the layout's {len(layout.tiles)} tiles show others")
+        raise ValueError(
+            f"image {image} has no visual tokens; the layout's {len(layout.tiles)} tiles show others"
+        )
     for view in views.values():
         shares = [_shares(layout.tiles[number], number, box, size) for number in view]
         most = max(float(share.max()) for share in shares)
@@ -50,14 +56,18 @@ def recall(kept: Tensor, mask: Tensor) -> float:
     """
     evidence = int(mask.sum())
     if evidence == 0:
-        raise ValueError(f"none of the {len(mask)} visual tokens is evidence, so there is nothing to recall")
+        raise ValueError(
+            f"none of the {len(mask)} visual tokens is evidence, so there is nothing to recall"
+        )
     return int(mask[kept].sum()) / evidence
 
 
 def _shares(tile: Tile, number: int, box: Box, size: tuple[int, int]) -> Tensor:
     """[rows, columns] how much of every cell the box covers."""
     if tile.region is None:
-        raise ValueError(f"the place of tile {number}, a {tile.kind}, in its image is unknown; evidence cannot be placed on it")
+        raise ValueError(
+            f"the place of tile {number}, a {tile.kind}, in its image is unknown; evidence cannot be placed on it"
+        )
     left, top, right, bottom = tile.region
     across = _overlap(tile.columns, left * size[0], right * size[0], box[0], box[2])
     down = _overlap(tile.rows, top * size[1], bottom * size[1], box[1], box[3])
@@ -65,7 +75,9 @@ def _shares(tile: Tile, number: int, box: Box, size: tuple[int, int]) -> Tensor:
 
 
 def _overlap(cells: int, start: float, end: float, low: float, high: float) -> Tensor:
-    """[cells] share of every cell that lies in [low, high], where start..end is cut into `cells` equal cells."""
+    """[cells] share of every cell that lies in [low, high], where start..end is cut into `cells`
+    equal cells.
+    """
     edges = torch.linspace(start, end, cells + 1, dtype=torch.float64)
     shared = edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)
     return shared.clamp(min=0) * cells / (end - start)

@@ -1,8 +1,9 @@
 """FLOPs of a pruned run from the model's configuration: 2 per multiply-add of every matrix product.
 
-Counted are projections, both attention products, and convolutions; not counted are element-wise operations (norms,
-activations, softmax, rotary embedding, residuals). Attention counts in full, although a causal kernel may skip the
-upper half: every number is therefore an upper bound that treats all methods alike, and equals torch's own counter.
+Counted are projections, both attention products, and convolutions; not counted are element-wise
+operations (norms, activations, softmax, rotary embedding, residuals). Attention counts in full,
+although a causal kernel may skip the upper half: every number is therefore an upper bound that
+treats all methods alike, and equals torch's own counter.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from prunebench.models.arithmetic import attention, linear
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import SampleTrace
-    from prunebench.models.base import Adapter
+    from prunebench.models.base import Family
 
 __all__ = ["Flops", "counter", "decode", "head", "llm_prefill", "sample_flops"]
 
 
 @dataclass(frozen=True)
 class Flops:
-    """What one sample's prefill costs, by part; `selector` is the method's own work, its signals included."""
+    """What one sample's prefill costs, by part; `selector` is the method's own work, its signals
+    included.
+    """
 
     vision: int
     projector: int
@@ -37,22 +40,32 @@ class Flops:
         return self.vision + self.projector + self.llm + self.head + self.selector
 
 
-def sample_flops(model: Any, adapter: Adapter, inputs: Mapping[str, Any], sample: SampleTrace) -> Flops:
+def sample_flops(
+    model: Any, family: Family, inputs: Mapping[str, Any], sample: SampleTrace
+) -> Flops:
     """The prefill of one sample: `inputs` are those of that sample alone, `sample` is its trace.
 
-    Every LLM layer counts at the length that really entered it. Raises ValueError for inputs of several samples.
+    Every LLM layer counts at the length that really entered it. Raises ValueError for inputs of
+    several samples.
     """
     rows = inputs["input_ids"].shape[0]
     if rows != 1:
         raise ValueError(f"sample_flops got inputs of {rows} samples; give it one and its trace")
-    vision, projector = adapter.vision_flops(model.config, inputs)
+    vision, projector = family.vision_flops(model.config, inputs)
     text_config = model.config.get_text_config()
     lengths = [visual + sample.text for visual in sample.entering]
-    return Flops(vision, projector, llm_prefill(text_config, lengths), head(text_config), sample.selector_flops or 0)
+    return Flops(
+        vision,
+        projector,
+        llm_prefill(text_config, lengths),
+        head(text_config),
+        sample.selector_flops or 0,
+    )
 
 
 def llm_prefill(text_config: Any, lengths: Sequence[int]) -> int:
-    """All decoder layers, layer i at `lengths[i]` tokens (text and visual); grouped queries, SwiGLU or experts.
+    """All decoder layers, layer i at `lengths[i]` tokens (text and visual); grouped queries, SwiGLU
+    or experts.
 
     A sparse layer counts its router and, for every token, the experts it is sent to and no others.
 
@@ -63,7 +76,8 @@ def llm_prefill(text_config: Any, lengths: Sequence[int]) -> int:
 
 
 def decode(text_config: Any, cache_lengths: Sequence[int], steps: int) -> int:
-    """All decoder layers over `steps` new tokens, one by one, behind a prefill that left `cache_lengths` in the caches.
+    """All decoder layers over `steps` new tokens, one by one, behind a prefill that left
+    `cache_lengths` in the caches.
 
     The LM head comes on top: `head(text_config, steps)`.
     """
@@ -91,15 +105,23 @@ def _layer(config: Any, number: int, queries: int, keys: int) -> int:
 
 
 def _mlp(config: Any, number: int, tokens: int) -> int:
-    """SwiGLU over `tokens`, or in a sparse layer the router and the experts that it chooses for each of them."""
+    """SwiGLU over `tokens`, or in a sparse layer the router and the experts that it chooses for
+    each of them.
+    """
     experts = getattr(config, "num_experts", None) or 0
-    dense = number in (getattr(config, "mlp_only_layers", None) or ()) or (number + 1) % getattr(config, "decoder_sparse_step", 1)
+    dense = number in (getattr(config, "mlp_only_layers", None) or ()) or (number + 1) % getattr(
+        config, "decoder_sparse_step", 1
+    )
     if not experts or dense:
         return 3 * linear(tokens, config.hidden_size, config.intermediate_size)
-    chosen = linear(tokens * config.num_experts_per_tok, config.hidden_size, config.moe_intermediate_size)
+    chosen = linear(
+        tokens * config.num_experts_per_tok, config.hidden_size, config.moe_intermediate_size
+    )
     return linear(tokens, config.hidden_size, experts) + 3 * chosen
 
 
 def _check_layers(config: Any, lengths: Sequence[int]) -> None:
     if len(lengths) != config.num_hidden_layers:
-        raise ValueError(f"got {len(lengths)} lengths for a language model of {config.num_hidden_layers} layers")
+        raise ValueError(
+            f"got {len(lengths)} lengths for a language model of {config.num_hidden_layers} layers"
+        )

@@ -15,7 +15,7 @@ from torch import nn
 
 from prunebench.budget import Budget
 from prunebench.engine.cache import live_bytes
-from prunebench.engine.prompt import Told
+from prunebench.engine.call import CallerGives
 from prunebench.engine.ready import Ready, make_ready
 from prunebench.engine.session import prune
 from prunebench.measure import Metric
@@ -24,7 +24,7 @@ from prunebench.pruner import Positions, Pruner
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import Trace
-    from prunebench.models.base import Adapter
+    from prunebench.models.base import Family
 
 Variant = Literal["method", "baseline"]
 Phase = Literal["vision", "select", "prefill", "decode", "total"]
@@ -37,8 +37,9 @@ PHASES: tuple[Phase, ...] = ("vision", "select", "prefill", "decode", "total")
 class PairRow:
     """One phase of one run; `order` is 0 for the run that came first in its pair, 1 for the second.
 
-    `ms` is per token for decode. Memory stands in the rows of the phase "total"; `peak_memory_mib` is None where the
-    platform does not tell, `kv_bytes` are those of live keys and values after the prefill, without padding.
+    `ms` is per token for decode. Memory stands in the rows of the phase "total"; `peak_memory_mib`
+    is None where the platform does not tell, `kv_bytes` are those of live keys and values after the
+    prefill, without padding.
     """
 
     pair: int
@@ -52,7 +53,7 @@ class PairRow:
 
 def measure_pairs(
     model: Any,
-    adapter: Adapter,
+    family: Family,
     inputs: Mapping[str, Any],
     pruner: Pruner | Ready | str | None,
     budget: Budget | float | str | None,
@@ -65,18 +66,21 @@ def measure_pairs(
     baseline_inputs: Mapping[str, Any] | None = None,
     **session: Any,
 ) -> list[PairRow]:
-    """Time `generate` under the pruner against plain `generate` without the engine, at a fixed output length.
+    """Time `generate` under the pruner against plain `generate` without the engine, at a fixed
+    output length.
 
-    At least `pairs` pairs and at least `min_seconds` of them, after `warmup` pairs that are thrown away; who goes first
-    alternates. A method that works on pixels has done so in `inputs`: then `pruner` is None, the engine stays out, and
-    `baseline_inputs` hold the full image. `session` goes to `prune` (seeds, questions, layouts). Greedy, no end of
-    sequence. A method is bound to the model and tokens are located once, and a session is opened outside the clock: it
-    lives for many calls.
+    At least `pairs` pairs and at least `min_seconds` of them, after `warmup` pairs that are thrown
+    away; who goes first alternates. A method that works on pixels has done so in `inputs`: then
+    `pruner` is None, the engine stays out, and `baseline_inputs` hold the full image. `session`
+    goes to `prune` (seeds, questions, layouts). Greedy, no end of sequence. A method is bound to
+    the model and tokens are located once, and a session is opened outside the clock: it lives for
+    many calls.
 
-    The phases: "vision", the encoder's forward without what a method observes there; "select", signals and selection as the
-    engine reports them; "prefill", the model's first forward with its LM head, less what of these two lay inside; "decode",
-    from the end of that to the end of the last forward, per token, sampling between them included; "total", the whole call.
-    The hooks that take the time are the same for both. On a GPU the engine also waits for the device around every
+    The phases: "vision", the encoder's forward without what a method observes there; "select",
+    signals and selection as the engine reports them; "prefill", the model's first forward with its
+    LM head, less what of these two lay inside; "decode", from the end of that to the end of the
+    last forward, per token, sampling between them included; "total", the whole call. The hooks that
+    take the time are the same for both. On a GPU the engine also waits for the device around every
     selection, at the method's expense.
 
     Raises ValueError for fewer than 2 new tokens, no pair, or a model that stops early.
@@ -84,51 +88,66 @@ def measure_pairs(
     if new_tokens < 2:
         raise ValueError(f"new_tokens is {new_tokens}; decode time needs at least 2")
     if pairs < 1 or warmup < 0:
-        raise ValueError(f"pairs is {pairs} and warmup {warmup}; measure at least 1 pair after 0 or more of warm-up")
+        raise ValueError(
+            f"pairs is {pairs} and warmup {warmup}; measure at least 1 pair after 0 or more of warm-up"
+        )
 
     full = baseline_inputs if baseline_inputs is not None else inputs
 
-    ready = pruner if pruner is None or isinstance(pruner, Ready) else make_ready(adapter, model, pruner)
+    ready = (
+        pruner if pruner is None or isinstance(pruner, Ready) else make_ready(family, model, pruner)
+    )
     if ready is not None:
-        session = _located(model, adapter, inputs, ready, session)
+        session = _located(model, family, inputs, ready, session)
 
     def method() -> _Run:
         if ready is None:
-            return _run(model, adapter, inputs, new_tokens)
+            return _run(model, family, inputs, new_tokens)
         opened = prune(model, ready, budget, positions=positions, timed=True, **session)
-        return _run(model, adapter, inputs, new_tokens, opened)
+        return _run(model, family, inputs, new_tokens, opened)
 
     def baseline() -> _Run:
-        return _run(model, adapter, full, new_tokens)
+        return _run(model, family, full, new_tokens)
 
     for _ in range(warmup):
         method(), baseline()
-    variants: list[tuple[Variant, Callable[[], _Run]]] = [("method", method), ("baseline", baseline)]
+    variants: list[tuple[Variant, Callable[[], _Run]]] = [
+        ("method", method),
+        ("baseline", baseline),
+    ]
     rows: list[PairRow] = []
     pair, start = 0, perf_counter()
     while pair < pairs or perf_counter() - start < min_seconds:
-        for order, (variant, measure) in enumerate(variants if pair % 2 == 0 else reversed(variants)):
+        for order, (variant, measure) in enumerate(
+            variants if pair % 2 == 0 else reversed(variants)
+        ):
             rows += measure().rows(pair, order, variant)
         pair += 1
     return rows
 
 
-def _located(model: Any, adapter: Adapter, inputs: Mapping[str, Any], ready: Ready, session: Mapping[str, Any]) -> dict[str, Any]:
+def _located(
+    model: Any, family: Family, inputs: Mapping[str, Any], ready: Ready, session: Mapping[str, Any]
+) -> dict[str, Any]:
     """The session's arguments with where the tokens lie, so that no timed call has to look."""
     located = dict(session)
     if located.get("layouts") is None:
-        told = Told(**{name: session.get(name) for name in ("pictures", "masks", "processor")})
-        located["layouts"] = adapter.layouts(model, inputs, told.originals())
+        told = CallerGives(
+            **{name: session.get(name) for name in ("pictures", "masks", "processor")}
+        )
+        located["layouts"] = family.layouts(model, inputs, told.originals())
     if located.get("rows") is None and ready.reads:
-        located["rows"] = adapter.encoder_rows(model, inputs, located["layouts"])
+        located["rows"] = family.encoder_rows(model, inputs, located["layouts"])
     return located
 
 
 def summarize(rows: Sequence[PairRow]) -> list[Metric]:
-    """Median of every phase and variant, median of the ratios method / baseline within pairs, memory of both.
+    """Median of every phase and variant, median of the ratios method / baseline within pairs,
+    memory of both.
 
-    Intervals are order statistics of the median, hold for any distribution and cover at least 95 %; fewer than 6 pairs
-    give none. Selection has no baseline. Raises ValueError where a pair lacks a variant.
+    Intervals are order statistics of the median, hold for any distribution and cover at least 95 %;
+    fewer than 6 pairs give none. Selection has no baseline. Raises ValueError where a pair lacks a
+    variant.
     """
     pairs = sorted({row.pair for row in rows})
     by_place = {(row.pair, row.variant, row.phase): row for row in rows}
@@ -158,7 +177,8 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
 
 
 def median_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float] | None:
-    """The narrowest symmetric pair of order statistics that covers the median at least so often, by the binomial law.
+    """The narrowest symmetric pair of order statistics that covers the median at least so often, by
+    the binomial law.
 
     None where even the smallest and the largest value do not (below 6 values for 95 %).
     """
@@ -196,20 +216,27 @@ class _Run:
         inside = self.select - self.observe  # what was observed lay in the encoder
         seconds["prefill"] = prefill_end - prefill_start - self.vision_in_prefill - inside
         seconds["decode"] = (last - prefill_end) / (len(self.forwards) - 1)
-        rows = [PairRow(pair, order, variant, phase, 1e3 * value) for phase, value in seconds.items()]
+        rows = [
+            PairRow(pair, order, variant, phase, 1e3 * value) for phase, value in seconds.items()
+        ]
         total = 1e3 * (self.ended - self.started)
-        return [*rows, PairRow(pair, order, variant, "total", total, self.peak_memory_mib, self.kv_bytes)]
+        return [
+            *rows,
+            PairRow(pair, order, variant, "total", total, self.peak_memory_mib, self.kv_bytes),
+        ]
 
 
 def _run(
     model: Any,
-    adapter: Adapter,
+    family: Family,
     inputs: Mapping[str, Any],
     new_tokens: int,
     session: AbstractContextManager[Trace] | None = None,
 ) -> _Run:
     """One timed call of `generate`, in a session of its own where one is given."""
-    with _clocks(model, adapter) as run:  # before the session's hooks, whose work belongs to the method
+    with _clocks(
+        model, family
+    ) as run:  # before the session's hooks, whose work belongs to the method
         if session is None:
             _generate(model, inputs, new_tokens, run)
             run.kv_bytes = _prompt_bytes(run.cache, inputs)
@@ -229,7 +256,7 @@ def _prompt_bytes(cache: Any, inputs: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def _clocks(model: Any, adapter: Adapter) -> Iterator[_Run]:
+def _clocks(model: Any, family: Family) -> Iterator[_Run]:
     """Hooks on the model and its vision encoder, for one run; they change nothing."""
     run, device = _Run(), model.device
     entered: list[float] = []
@@ -251,7 +278,7 @@ def _clocks(model: Any, adapter: Adapter) -> Iterator[_Run]:
         run.forwards[-1].append(_now(device))
 
     with ExitStack() as undo:
-        vision = adapter.vision(model)
+        vision = family.vision(model)
         undo.callback(vision.register_forward_pre_hook(before_vision).remove)
         undo.callback(vision.register_forward_hook(after_vision).remove)
         undo.callback(model.register_forward_pre_hook(before_model, with_kwargs=True).remove)
@@ -264,7 +291,13 @@ def _generate(model: Any, inputs: Mapping[str, Any], new_tokens: int, run: _Run)
     with torch.inference_mode(), peak(model.device) as memory:
         run.started = _now(model.device)
         # eos_token_id=None: whatever the model says, it goes on
-        ids = model.generate(**inputs, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens, eos_token_id=None)
+        ids = model.generate(
+            **inputs,
+            do_sample=False,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+            eos_token_id=None,
+        )
         run.ended = _now(model.device)
     run.peak_memory_mib = memory.mib
     made = ids.shape[1] - inputs["input_ids"].shape[1]

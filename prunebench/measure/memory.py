@@ -18,21 +18,27 @@ SAMPLING_SECONDS = 0.005
 
 PROCESS = Path("/proc/self")
 
-Source = Literal["cuda allocator", "resident set, high-water mark", "resident set, sampled", "not measurable"]
+Source = Literal[
+    "cuda allocator", "resident set, high-water mark", "resident set, sampled", "not measurable"
+]
 
 
 @dataclass
 class Peak:
-    """Filled when the block ends; `mib` stays None where the platform tells nothing, and `source` says what it is."""
+    """Filled when the block ends; `mib` stays None where the platform tells nothing, and `source`
+    says what it is.
+    """
 
     mib: float | None = None
     source: Source = "not measurable"
 
 
 def kv_bytes(cache: Any) -> int:
-    """Bytes of the keys and values in a transformers cache, over all layers and the whole batch, padding included.
+    """Bytes of the keys and values in a transformers cache, over all layers and the whole batch,
+    padding included.
 
-    Raises ValueError for a layer that keeps no plain keys and values (a quantised or linear-attention cache).
+    Raises ValueError for a layer that keeps no plain keys and values (a quantised or
+    linear-attention cache).
     """
     total = 0
     for number, layer in enumerate(cache.layers):
@@ -44,12 +50,14 @@ def kv_bytes(cache: Any) -> int:
 
 @contextmanager
 def peak(device: torch.device | str = "cpu") -> Iterator[Peak]:
-    """The most memory in use while the block runs, in MiB, weights and everything else that was there before included.
+    """The most memory in use while the block runs, in MiB, weights and everything else that was
+    there before included.
 
-    On a GPU: what torch's allocator had handed out at its highest, exact. On the CPU: the resident set of the *whole
-    process*, which also holds the interpreter and pages that the allocator freed but kept, so that a smaller peak may
-    stay invisible after a larger one; read as a high-water mark that the kernel resets before the block where it lets
-    us, else sampled every few milliseconds by a thread (short spikes escape). Elsewhere nothing is measured.
+    On a GPU: what torch's allocator had handed out at its highest, exact. On the CPU: the resident
+    set of the *whole process*, which also holds the interpreter and pages that the allocator freed
+    but kept, so that a smaller peak may stay invisible after a larger one; read as a high-water
+    mark that the kernel resets before the block where it lets us, else sampled every few
+    milliseconds by a thread (short spikes escape). Elsewhere nothing is measured.
     """
     result = Peak()
     device = torch.device(device)

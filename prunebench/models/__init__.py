@@ -1,4 +1,4 @@
-"""Models: aliases of public checkpoints, loading, and the adapter of a loaded model."""
+"""Models: aliases of public checkpoints, loading, and the family of a loaded model."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from prunebench.border.text import message, one_line
 from prunebench.identity import weights_digest
 from prunebench.models import checkpoint
-from prunebench.models.base import KNOWN_GOOD, Adapter, Unsupported
+from prunebench.models.base import KNOWN_GOOD, Family, Unsupported
 from prunebench.models.checkpoint import LoadError as LoadError
 from prunebench.registry import suggest
 from prunebench.testbed import MODELS as EMBEDDED
-from prunebench.text import message, one_line
 
 DEFAULT = "tiny-qwen2.5-vl"
 
 Weights = Literal["pretrained", "random"]
 
-ELSEWHERE = f"Go online once, or give a folder: model=PATH. Families are known to load with {KNOWN_GOOD}."
+ELSEWHERE = (
+    f"Go online once, or give a folder: model=PATH. Families are known to load with {KNOWN_GOOD}."
+)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run: `id` is the hub's, or a local folder's name; `revision` the hub's commit, or the weights' hash.
+    """A model ready to run: `id` is the hub's, or a local folder's name; `revision` the hub's
+    commit, or the weights' hash.
 
     `trust_remote_code` says whether code that came with the model was allowed to run.
     """
@@ -39,13 +42,13 @@ class Loaded:
     id: str
     model: Any
     processor: Any
-    adapter: Adapter
+    family: Family
     revision: str
     trust_remote_code: bool = False
 
 
 @cache
-def adapters() -> tuple[Adapter, ...]:
+def families() -> tuple[Family, ...]:
     """One instance of every family; a family is one file in this package."""
     found = []
     for info in pkgutil.iter_modules(__path__):
@@ -54,7 +57,7 @@ def adapters() -> tuple[Adapter, ...]:
             kind()
             for kind in vars(module).values()
             if isinstance(kind, type)
-            and issubclass(kind, Adapter)
+            and issubclass(kind, Family)
             and not isabstract(kind)
             and kind.__module__ == module.__name__
         ]
@@ -63,13 +66,15 @@ def adapters() -> tuple[Adapter, ...]:
 
 def aliases() -> dict[str, str]:
     """Every short name: embedded models with their folders, public checkpoints with their hub ids."""
-    public = {alias: target for adapter in adapters() for alias, target in adapter.aliases.items()}
+    public = {alias: target for family in families() for alias, target in family.aliases.items()}
     return {**{name: str(path) for name, path in EMBEDDED.items()}, **public}
 
 
-def adapter_of(model: nn.Module) -> Adapter:
-    """The adapter of the model's family; raises Unsupported where there is none."""
-    return _adapter(str(getattr(getattr(model, "config", None), "model_type", type(model).__name__)))
+def family_of(model: nn.Module) -> Family:
+    """The family of the model; raises Unsupported where there is none."""
+    return _adapter(
+        str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    )
 
 
 def load(
@@ -85,31 +90,50 @@ def load(
 ) -> Loaded:
     """Load an alias, a hub id or a local folder through stock transformers.
 
-    `weights="random"` builds the configuration with seeded random weights and fetches none. Code that comes with a model
-    runs only where `trust_remote_code` says so; nobody is asked at a terminal.
+    `weights="random"` builds the configuration with seeded random weights and fetches none. Code
+    that comes with a model runs only where `trust_remote_code` says so; nobody is asked at a
+    terminal.
 
-    Raises LoadError in one line that says what could not be had and what to do, Unsupported where the family has no
-    adapter. Weights that lack a tensor, hold one too many, one of another shape or one that is not finite are an error, too.
+    Raises LoadError in one line that says what could not be had and what to do, Unsupported where
+    the family has no family. Weights that lack a tensor, hold one too many, one of another shape or
+    one that is not finite are an error, too.
     """
     source = _source(name)
     with checkpoint.explained(f"model {name}", source, ELSEWHERE), checkpoint.unattended():
-        plan = _Plan(source, device, _dtype(dtype), _attention(attention, trust_remote_code), revision, trust_remote_code)
+        plan = _Plan(
+            source,
+            device,
+            _dtype(dtype),
+            _attention(attention, trust_remote_code),
+            revision,
+            trust_remote_code,
+        )
         config = plan.config()
-        adapter = _adapter(config.model_type)
+        family = _adapter(config.model_type)
         processor = plan.processor()
         model = plan.random(config, seed) if weights == "random" else plan.pretrained(config)
         model = model.to(device).eval()
-        checkpoint.check_processor(processor, model, adapter.placeholders(model))
+        checkpoint.check_processor(processor, model, family.placeholders(model))
         processor.tokenizer.padding_side = "left"
-        checkpoint.check_prompt(processor, model, adapter)
+        checkpoint.check_prompt(processor, model, family)
     local = Path(source).is_dir()
     identity = (plan.commit() if weights == "pretrained" else None) or _weights_hash(model)
-    return Loaded(name, Path(source).name if local else source, model, processor, adapter, identity, trust_remote_code)
+    return Loaded(
+        name,
+        Path(source).name if local else source,
+        model,
+        processor,
+        family,
+        identity,
+        trust_remote_code,
+    )
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where a model's parts come from and what they shall be like; each method loads one through transformers' auto classes."""
+    """Where a model's parts come from and what they shall be like; each method loads one through
+    transformers' auto classes.
+    """
 
     source: str
     device: str
@@ -119,8 +143,12 @@ class _Plan:
     trust: bool
 
     def config(self) -> Any:
-        if (Path(self.source) / "adapter_config.json").is_file():  # transformers would load the base that it names
-            raise LoadError("the folder holds a low-rank adapter; give the folder of a whole model (peft: merge_and_unload)")
+        if (
+            Path(self.source) / "adapter_config.json"
+        ).is_file():  # transformers would load the base that it names
+            raise LoadError(
+                "the folder holds a low-rank adapter; give the folder of a whole model (peft: merge_and_unload)"
+            )
         values, _ = _auto("PretrainedConfig").get_config_dict(self.source, revision=self.revision)
         checkpoint.check_config(values)
         return self._from("AutoConfig")
@@ -143,7 +171,11 @@ class _Plan:
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {"attn_implementation": self.attention, "dtype": self.dtype, "trust_remote_code": self.trust}
+        return {
+            "attn_implementation": self.attention,
+            "dtype": self.dtype,
+            "trust_remote_code": self.trust,
+        }
 
     def _from(self, auto: str, **options: Any) -> Any:
         trusted = {"trust_remote_code": self.trust, **options}
@@ -165,10 +197,16 @@ class _Plan:
     def _stored(self) -> checkpoint.Header | None:
         """What is known of the weights before they are loaded."""
         snapshot = self._snapshot()
-        return checkpoint.header(Path(self.source)) if snapshot is None else checkpoint.header(snapshot, partial=True)
+        return (
+            checkpoint.header(Path(self.source))
+            if snapshot is None
+            else checkpoint.header(snapshot, partial=True)
+        )
 
     def _snapshot(self) -> Path | None:
-        """Where the hub's cache keeps the model once its configuration is loaded; None for a folder."""
+        """Where the hub's cache keeps the model once its configuration is loaded; None for a
+        folder.
+        """
         from huggingface_hub import try_to_load_from_cache
 
         if Path(self.source).is_dir():
@@ -192,7 +230,9 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _attention(name: str, trusted: bool) -> str:
-    """transformers takes an attention kernel from the hub where a name has a slash: code of others, like a model's own."""
+    """transformers takes an attention kernel from the hub where a name has a slash: code of others,
+    like a model's own.
+    """
     if "/" in name and not trusted:
         raise LoadError(
             f"attention {one_line(name, 60)} is code from the hub, which is not run; allow it with trust_remote_code=true"
@@ -200,12 +240,12 @@ def _attention(name: str, trusted: bool) -> str:
     return name
 
 
-def _adapter(model_type: str) -> Adapter:
-    for adapter in adapters():
-        if model_type in adapter.model_types:
-            return adapter
-    known = ", ".join(sorted(t for adapter in adapters() for t in adapter.model_types))
-    raise Unsupported(f"no adapter for model type {one_line(model_type, 60)!r}; families: {known}")
+def _adapter(model_type: str) -> Family:
+    for family in families():
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(sorted(t for family in families() for t in family.model_types))
+    raise Unsupported(f"no family for model type {one_line(model_type, 60)!r}; families: {known}")
 
 
 def _source(name: str) -> str:
@@ -220,7 +260,9 @@ def _source(name: str) -> str:
         kind = "folder" if path.is_dir() else "file" if path.exists() else ""
         whole = kind == "folder" and (path / "config.json").is_file()
     except (OSError, ValueError, RuntimeError) as error:
-        raise LoadError(f"model {shown!r} cannot be looked at: {one_line(message(error), 120)}") from error
+        raise LoadError(
+            f"model {shown!r} cannot be looked at: {one_line(message(error), 120)}"
+        ) from error
     if whole:
         return str(path)
     if kind and name:

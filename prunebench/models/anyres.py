@@ -1,6 +1,8 @@
-"""Images that come as a thumbnail and crops, which the model stitches together, unpads and may shrink: what it makes of them.
+"""Images that come as a thumbnail and crops, which the model stitches together, unpads and may
+shrink: what it makes of them.
 
-The model's own packing says so: given every patch's place instead of its features, it puts out every token's place.
+The model's own packing says so: given every patch's place instead of its features, it puts out
+every token's place.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
-from prunebench.models import vit
+from prunebench.models import crops as vit
 from prunebench.models.base import EncoderRows
 from prunebench.tokens import Layout, Region, Tile
 
@@ -27,8 +29,8 @@ NEWLINE = torch.full((2,), -1.0, dtype=torch.float64)
 class View:
     """One image or video as the language model sees it.
 
-    `patches` [n, G] are those that each token of its layout was made of, counted through its `crops` (each a sequence of
-    the encoder), -1 for a newline.
+    `patches` [n, G] are those that each token of its layout was made of, counted through its
+    `crops` (each a sequence of the encoder), -1 for a newline.
     """
 
     layout: Layout
@@ -45,17 +47,28 @@ def grid(config: Any, height: int, width: int) -> tuple[int, int]:
 
 
 def places(side: int, down: int, across: int) -> Tensor:
-    """[1 + down * across, side * side, 2] row and column of every patch: in the thumbnail, and in the grid of all crops."""
-    row, column = torch.meshgrid(torch.arange(down * side), torch.arange(across * side), indexing="ij")
-    cut = torch.stack([row, column]).view(2, down, side, across, side).permute(1, 3, 2, 4, 0).reshape(-1, side * side, 2)
+    """[1 + down * across, side * side, 2] row and column of every patch: in the thumbnail, and in
+    the grid of all crops.
+    """
+    row, column = torch.meshgrid(
+        torch.arange(down * side), torch.arange(across * side), indexing="ij"
+    )
+    cut = (
+        torch.stack([row, column])
+        .view(2, down, side, across, side)
+        .permute(1, 3, 2, 4, 0)
+        .reshape(-1, side * side, 2)
+    )
     thumbnail = torch.stack([row[:side, :side], column[:side, :side]], dim=2).view(1, -1, 2)
     return torch.cat([thumbnail, cut]).double()
 
 
 def stitched(config: Any, packed: Tensor, height: int, width: int) -> View:
-    """A thumbnail and crops; `packed` [n, 2] is what the model made of their `places`, `height` and `width` the image's own.
+    """A thumbnail and crops; `packed` [n, 2] is what the model made of their `places`, `height` and
+    `width` the image's own.
 
-    The crops' tokens are one grid, each row closed by a newline; a token belongs to the crop in which its centre lies.
+    The crops' tokens are one grid, each row closed by a newline; a token belongs to the crop in
+    which its centre lies.
     """
     down, across = grid(config, height, width)
     vision = config.vision_config
@@ -66,11 +79,22 @@ def stitched(config: Any, packed: Tensor, height: int, width: int) -> View:
     y, x = crops[:, 0, 0], crops[0, :-1, 1]
     above, left = ((axis + 0.5).floor().long() // side for axis in (y, x))
     scale = min(down * vision.image_size / height, across * vision.image_size / width)
-    rows, columns = _spans(vision, y, above, down, height * scale), _spans(vision, x, left, across, width * scale)
+    rows, columns = (
+        _spans(vision, y, above, down, height * scale),
+        _spans(vision, x, left, across, width * scale),
+    )
     tiles = [Tile(side, side, "thumbnail", region=whole(vision))]
     for (high, top, bottom), (number, (wide, start, end)) in product(rows, enumerate(columns)):
         if high and wide:
-            tiles.append(Tile(high, wide, "crop", newlines=number == int(left[-1]), region=(start, top, end, bottom)))
+            tiles.append(
+                Tile(
+                    high,
+                    wide,
+                    "crop",
+                    newlines=number == int(left[-1]),
+                    region=(start, top, end, bottom),
+                )
+            )
         else:  # nothing but padding
             tiles.append(Tile(0, 0, "crop", region=None))
 
@@ -78,7 +102,9 @@ def stitched(config: Any, packed: Tensor, height: int, width: int) -> View:
     tile = 1 + above[:, None] * across + left
     row = torch.arange(len(above)) - torch.searchsorted(above, above)
     column = torch.arange(len(left)) - torch.searchsorted(left, left)
-    where = torch.stack([tile, row[:, None].expand_as(tile), column.expand_as(tile)], dim=2).view(-1, 3)
+    where = torch.stack([tile, row[:, None].expand_as(tile), column.expand_as(tile)], dim=2).view(
+        -1, 3
+    )
     where = torch.cat([torch.cat([torch.zeros(side**2, 1), thumbnail], dim=1).long(), where])
     patches = neighbours(packed, side, across)
     patches[side**2 :] += side**2
@@ -87,16 +113,22 @@ def stitched(config: Any, packed: Tensor, height: int, width: int) -> View:
 
 
 def neighbours(places: Tensor, side: int, across: int) -> Tensor:
-    """[n, 4] the patches that the `places` [n, 2] lie between, counted crop by crop; [n, 1] where each lies on one."""
+    """[n, 4] the patches that the `places` [n, 2] lie between, counted crop by crop; [n, 1] where
+    each lies on one.
+    """
     low, high = places.floor().long(), places.ceil().long()
     row = torch.stack([low[:, 0], low[:, 0], high[:, 0], high[:, 0]], dim=1)
     column = torch.stack([low[:, 1], high[:, 1], low[:, 1], high[:, 1]], dim=1)
-    patches: Tensor = (row // side * across + column // side) * side**2 + row % side * side + column % side
+    patches: Tensor = (
+        (row // side * across + column // side) * side**2 + row % side * side + column % side
+    )
     return patches[:, :1] if torch.equal(low, high) else patches
 
 
 def whole(vision_config: Any) -> Region:
-    """What the patches cover of an image that fills its crop: not a last strip that is narrower than a patch."""
+    """What the patches cover of an image that fills its crop: not a last strip that is narrower
+    than a patch.
+    """
     covered = vit.side(vision_config) * vision_config.patch_size / vision_config.image_size
     return (0.0, 0.0, covered, covered)
 
@@ -113,7 +145,9 @@ def layout(views: Sequence[View]) -> Layout:
 
 
 def encoder_rows(batch: Sequence[Sequence[View]], patches: int, cls: bool) -> list[EncoderRows]:
-    """Per prompt, its tokens' rows; every sequence has `patches` of them, behind a CLS token where `cls`."""
+    """Per prompt, its tokens' rows; every sequence has `patches` of them, behind a CLS token where
+    `cls`.
+    """
     length = patches + cls
     at = {False: 0, True: sum(view.crops for views in batch for view in views if not view.video)}
     rows = []
@@ -122,7 +156,9 @@ def encoder_rows(batch: Sequence[Sequence[View]], patches: int, cls: bool) -> li
         firsts = [torch.empty(0, dtype=torch.int64)]
         for view in views:
             crop = at[view.video] + view.patches // patches
-            found.append(torch.where(view.patches < 0, -1, crop * length + cls + view.patches % patches))
+            found.append(
+                torch.where(view.patches < 0, -1, crop * length + cls + view.patches % patches)
+            )
             firsts.append((at[view.video] + torch.arange(view.crops)) * length)
             at[view.video] += view.crops
         most = max(one.shape[1] for one in found)
@@ -137,17 +173,22 @@ def taken(images: Iterator[View], count: int) -> list[View]:
     while count > 0:
         image = next(images, None)
         if image is None or len(image.layout) > count:
-            raise ValueError(f"{count} visual tokens of the prompt are left over, which image_sizes do not add up to")
+            raise ValueError(
+                f"{count} visual tokens of the prompt are left over, which image_sizes do not add up to"
+            )
         found.append(image)
         count -= len(image.layout)
     return found
 
 
-def _spans(vision_config: Any, places: Tensor, crop: Tensor, crops: int, shown: float) -> list[tuple[int, float, float]]:
-    """For each of `crops` crops in a row or column, how many tokens it has there and from where to where these reach.
+def _spans(
+    vision_config: Any, places: Tensor, crop: Tensor, crops: int, shown: float
+) -> list[tuple[int, float, float]]:
+    """For each of `crops` crops in a row or column, how many tokens it has there and from where to
+    where these reach.
 
-    `places` are the tokens' in patches, `crop` says which each is in; the answer is in shares of the image's side, which is
-    `shown` pixels long and lies in the middle of the crops.
+    `places` are the tokens' in patches, `crop` says which each is in; the answer is in shares of
+    the image's side, which is `shown` pixels long and lies in the middle of the crops.
     """
     size, side = vision_config.image_size, vit.side(vision_config)
     apart = float(places[-1] - places[0]) / (len(places) - 1) if len(places) > 1 else 1.0
@@ -155,7 +196,13 @@ def _spans(vision_config: Any, places: Tensor, crop: Tensor, crops: int, shown: 
     spans = []
     for number in range(crops):
         mine = places[crop == number]
-        edges = (float(mine[0]) + 0.5 - apart / 2, float(mine[-1]) + 0.5 + apart / 2) if len(mine) else (0.0, 0.0)
-        start, end = (number * size + (edge - number * side) * vision_config.patch_size for edge in edges)
+        edges = (
+            (float(mine[0]) + 0.5 - apart / 2, float(mine[-1]) + 0.5 + apart / 2)
+            if len(mine)
+            else (0.0, 0.0)
+        )
+        start, end = (
+            number * size + (edge - number * side) * vision_config.patch_size for edge in edges
+        )
         spans.append((len(mine), (start - padding) / shown, (end - padding) / shown))
     return spans

@@ -16,10 +16,15 @@ def attention(queries: int, keys: int, width: int) -> int:
 
 
 def encoder_block(segments: Sequence[int], width: int, intermediate: int, gated: bool) -> int:
-    """A vision transformer block whose tokens attend within segments (windows, images, frames) of these lengths.
+    """A vision transformer block whose tokens attend within segments (windows, images, frames) of
+    these lengths.
 
     `gated` says that the MLP has three matrices (SwiGLU) instead of two.
     """
     tokens = sum(segments)
     products = sum(attention(length, length, width) for length in segments)
-    return linear(tokens, width, 4 * width) + products + linear(tokens, width, intermediate) * (3 if gated else 2)
+    return (
+        linear(tokens, width, 4 * width)
+        + products
+        + linear(tokens, width, intermediate) * (3 if gated else 2)
+    )

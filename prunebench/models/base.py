@@ -1,4 +1,4 @@
-"""Adapter: the facts about one LVLM family that the engine and the measurements need."""
+"""Family: the facts about one LVLM family that the engine and the measurements need."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.pruner import Facts
-from prunebench.pruner import Unsupported as Unsupported  # most who need an adapter need it
+from prunebench.pruner import Unsupported as Unsupported  # most who need a family need it
 from prunebench.tokens import CLIP, ENCODER, Layout, Signal
 
 KNOWN_GOOD = "transformers 5.6 to 5.23"
-"""Before 5.6 the temporal positions of Qwen2.5-VL's images are wrong wherever text stands before them."""
+"""Before 5.6 the temporal positions of Qwen2.5-VL's images are wrong wherever text stands before
+them.
+"""
 
 
 Size = tuple[int, int]
@@ -25,7 +27,9 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Originals:
-    """What a batch was before the processor: the sizes of every row's images, in prompt order, and the processor."""
+    """What a batch was before the processor: the sizes of every row's images, in prompt order, and
+    the processor.
+    """
 
     sizes: Sequence[Sequence[Size]]
     processor: Any
@@ -35,9 +39,9 @@ class Originals:
 class EncoderRows:
     """Where one sample's visual tokens come from in the vision encoder.
 
-    Rows count through the encoder's sequences one after the other, over all images of the batch and then all videos.
-    `patches` [N, G] are those of the patches that a token was made of, -1 in a newline's; `summaries` [T] those of every
-    tile's CLS token, None where there is none.
+    Rows count through the encoder's sequences one after the other, over all images of the batch and
+    then all videos. `patches` [N, G] are those of the patches that a token was made of, -1 in a
+    newline's; `summaries` [T] those of every tile's CLS token, None where there is none.
     """
 
     patches: Tensor
@@ -79,14 +83,16 @@ class DecoderParts:
         return "a decoder by itself has no vision encoder" if signal in ENCODER | CLIP else None
 
     def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
-        """The decoder's arguments without the visual features it adds after its first layers, and those features.
+        """The decoder's arguments without the visual features it adds after its first layers, and
+        those features.
 
-        One tensor [visual tokens of the whole batch, D] a layer, in prompt order; none unless the family injects them.
+        One tensor [visual tokens of the whole batch, D] a layer, in prompt order; none unless the
+        family injects them.
         """
         return kwargs, []
 
 
-class Adapter(DecoderParts, ABC):
+class Family(DecoderParts, ABC):
     """Facts about one family; one subclass a file, found by `model_types`."""
 
     name: ClassVar[str]
@@ -96,15 +102,20 @@ class Adapter(DecoderParts, ABC):
     aliases: ClassVar[Mapping[str, str]]
     """Short names of public checkpoints."""
     vision_inputs: ClassVar[tuple[str, ...]]
-    """Names of the model's inputs that only the vision encoder reads; encodings take their place."""
+    """Names of the model's inputs that only the vision encoder reads; encodings take their place.
+    """
     cls: ClassVar[bool] = False
     """Whether every sequence of the vision encoder starts with a CLS token."""
     tiled: ClassVar[bool] = False
     """Whether an image can come as a thumbnail and crops."""
     clipped: ClassVar[bool] = False
-    """Whether the vision encoder is a CLIP's and takes crops [B, 3, H, W], so that a CLIP can be shown what it is shown."""
+    """Whether the vision encoder is a CLIP's and takes crops [B, 3, H, W], so that a CLIP can be
+    shown what it is shown.
+    """
     blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
-    """Where the vision encoder keeps its blocks; the first path that exists, versions of transformers differ."""
+    """Where the vision encoder keeps its blocks; the first path that exists, versions of
+    transformers differ.
+    """
     attention_at: ClassVar[str] = "self_attn"
     """Where such a block keeps the module that calls the attention function."""
 
@@ -121,14 +132,18 @@ class Adapter(DecoderParts, ABC):
                 return _part(tower.get_submodule(owner), last, nn.ModuleList)  # type: ignore[return-value]
             except (AttributeError, Unsupported):
                 continue
-        raise Unsupported(f"{type(tower).__name__} has no {' or '.join(self.blocks_at)}; known to work: {KNOWN_GOOD}")
+        raise Unsupported(
+            f"{type(tower).__name__} has no {' or '.join(self.blocks_at)}; known to work: {KNOWN_GOOD}"
+        )
 
     def block_attention(self, block: nn.Module) -> nn.Module:
         """The self-attention module of one vision block, as it is handed to the attention function."""
         return _part(block, self.attention_at, nn.Module)
 
     def feature_block(self, model: nn.Module) -> int:
-        """The vision block, counted from 0, whose output the projector reads; the last one unless the family says otherwise."""
+        """The vision block, counted from 0, whose output the projector reads; the last one unless
+        the family says otherwise.
+        """
         return len(self.blocks(model)) - 1
 
     def lacks(self, signal: Signal) -> str | None:
@@ -141,7 +156,9 @@ class Adapter(DecoderParts, ABC):
         return None
 
     def clip(self, model: nn.Module) -> str | None:
-        """The CLIP whose vision encoder the model's began as, a hub id or a miniature's name; None where that is not known."""
+        """The CLIP whose vision encoder the model's began as, a hub id or a miniature's name; None
+        where that is not known.
+        """
         return None
 
     def facts(self, model: nn.Module) -> Facts:
@@ -158,34 +175,48 @@ class Adapter(DecoderParts, ABC):
     @property
     def resizes(self) -> bool:
         """Whether a smaller image has fewer tokens."""
-        return type(self).cell is not Adapter.cell
+        return type(self).token_pixels is not Family.token_pixels
 
     @abstractmethod
     def placeholders(self, model: nn.Module) -> tuple[int, ...]:
         """The token ids that stand for visual features in `input_ids`."""
 
     @abstractmethod
-    def layouts(self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None) -> list[Layout]:
-        """Per batch row, where each visual token lies; raises ValueError where ids and grids disagree.
+    def layouts(
+        self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None
+    ) -> list[Layout]:
+        """Per batch row, where each visual token lies; raises ValueError where ids and grids
+        disagree.
 
-        Without `originals` a tile's region is None in families whose inputs do not tell where in the image it lies.
+        Without `originals` a tile's region is None in families whose inputs do not tell where in
+        the image it lies.
         """
 
     @abstractmethod
-    def encoder_rows(self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]) -> list[EncoderRows]:
-        """Per batch row, where its tokens come from in the vision encoder; `layouts` as `layouts` made them."""
+    def encoder_rows(
+        self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
+    ) -> list[EncoderRows]:
+        """Per batch row, where its tokens come from in the vision encoder; `layouts` as `layouts`
+        made them.
+        """
 
-    def cell(self, model: nn.Module) -> int | None:
-        """Pixels of one LLM token's side where images keep their resolution, None where it is fixed."""
+    def token_pixels(self, model: nn.Module) -> int | None:
+        """Pixels of one LLM token's side where images keep their resolution, None where it is
+        fixed.
+        """
         return None
 
     @abstractmethod
     def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The encoder's output by modality ("image", "video"), in the form `mm_encoder_outputs` takes."""
+        """The encoder's output by modality ("image", "video"), in the form `mm_encoder_outputs`
+        takes.
+        """
 
     @abstractmethod
     def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
-        """FLOPs of the vision encoder and of the projector behind it, for all images and videos of `inputs`."""
+        """FLOPs of the vision encoder and of the projector behind it, for all images and videos of
+        `inputs`.
+        """
 
     def visual(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """[B, S] bool, on the CPU: which prompt positions are visual."""
@@ -195,9 +226,13 @@ class Adapter(DecoderParts, ABC):
 def in_prompt_order(places: Tensor, layouts: Sequence[Layout]) -> list[Tensor]:
     """Per sample, the entries of `places` that belong to its tokens.
 
-    `places` has one for every token of the batch, those of all images before those of all videos; a prompt mixes them.
+    `places` has one for every token of the batch, those of all images before those of all videos; a
+    prompt mixes them.
     """
-    frames = [torch.tensor([tile.kind == "frame" for tile in one.tiles], dtype=torch.bool)[one.tile] for one in layouts]
+    frames = [
+        torch.tensor([tile.kind == "frame" for tile in one.tiles], dtype=torch.bool)[one.tile]
+        for one in layouts
+    ]
     at = {False: 0, True: sum(int((~frame).sum()) for frame in frames)}
     found = []
     for frame in frames:
@@ -213,5 +248,7 @@ def in_prompt_order(places: Tensor, layouts: Sequence[Layout]) -> list[Tensor]:
 def _part(owner: nn.Module, name: str, kind: type[nn.Module]) -> nn.Module:
     part = getattr(owner, name, None)
     if not isinstance(part, kind):
-        raise Unsupported(f"{type(owner).__name__} has no {name}; prunebench is known to work with {KNOWN_GOOD}")
+        raise Unsupported(
+            f"{type(owner).__name__} has no {name}; prunebench is known to work with {KNOWN_GOOD}"
+        )
     return part

@@ -1,4 +1,6 @@
-"""Checkpoint: what is looked at before and after transformers loads a model, so that nothing is filled up in silence."""
+"""Checkpoint: what is looked at before and after transformers loads a model, so that nothing is
+filled up in silence.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunebench import weights
-from prunebench.models.base import Adapter, Originals
-from prunebench.text import message, one_line
+from prunebench.border import weights
+from prunebench.border.text import message, one_line
+from prunebench.models.base import Family, Originals
 
 DEEPEST = 1000
 """Layers beyond which a config.json describes no model: building one would never end."""
@@ -51,7 +53,8 @@ class Header:
 def header(folder: Path, partial: bool = False) -> Header | None:
     """The header of a folder's weights; None where it holds none in safetensors.
 
-    Raises LoadError naming the file that is gone or broken. A `partial` folder, the hub's cache, may still get some.
+    Raises LoadError naming the file that is gone or broken. A `partial` folder, the hub's cache,
+    may still get some.
     """
     elements, odd = 0, []
     files = _files(folder, partial)
@@ -64,36 +67,49 @@ def header(folder: Path, partial: bool = False) -> Header | None:
 
 
 def check_config(values: Any) -> None:
-    """Raises LoadError for the content of a config.json that has no end, or no number where one is due.
+    """Raises LoadError for the content of a config.json that has no end, or no number where one is
+    due.
 
     This comes before transformers reads it: a list of a billion layers is made there already.
     """
     if not isinstance(values, Mapping):
-        raise LoadError("its config.json holds no settings; it starts with { and names a model_type")
+        raise LoadError(
+            "its config.json holds no settings; it starts with { and names a model_type"
+        )
     for settings in _nested(values):
         for name in _DEPTHS:
             depth = settings.get(name)
             if isinstance(depth, int) and depth > DEEPEST:
-                raise LoadError(f"its config.json gives {name} above {DEEPEST}; no model has that many layers")
+                raise LoadError(
+                    f"its config.json gives {name} above {DEEPEST}; no model has that many layers"
+                )
         for name, value in settings.items():
             if isinstance(value, float) and math.isnan(value):
-                raise LoadError(f"its config.json says that {one_line(str(name), 80)} is NaN; give a number")
+                raise LoadError(
+                    f"its config.json says that {one_line(str(name), 80)} is NaN; give a number"
+                )
 
 
-def check_size(model: nn.Module, stored: Header | None, quantized: bool, dtype: torch.dtype, device: str) -> None:
+def check_size(
+    model: nn.Module, stored: Header | None, quantized: bool, dtype: torch.dtype, device: str
+) -> None:
     """Compare a model without data with what is stored and with the memory there is.
 
-    transformers makes up the tensors that do not fit before it says so: a wrong size in a config.json costs any amount
-    of memory. Raises LoadError.
+    transformers makes up the tensors that do not fit before it says so: a wrong size in a
+    config.json costs any amount of memory. Raises LoadError.
     """
     due = sum(parameter.numel() for parameter in model.parameters())
     if stored is not None and not quantized:
         if stored.odd:
             names = ", ".join(one_line(name, 70) for name in stored.odd[:2])
-            raise LoadError(f"its weights are no real numbers ({names}), and its config.json names no quantization")
+            raise LoadError(
+                f"its weights are no real numbers ({names}), and its config.json names no quantization"
+            )
         # less is not checked here: what is lacking has a name once it is loaded
         if due > 4 * stored.elements + SPARE:
-            raise LoadError(f"its config.json describes {due:,} parameters, and its weights are {stored.elements:,}")
+            raise LoadError(
+                f"its config.json describes {due:,} parameters, and its weights are {stored.elements:,}"
+            )
     room = _available()
     need = due * dtype.itemsize
     if device == "cpu" and not quantized and room is not None and need > room:
@@ -104,10 +120,11 @@ def check_size(model: nn.Module, stored: Header | None, quantized: bool, dtype: 
 
 
 def check_loaded(model: nn.Module, report: Mapping[str, Any]) -> None:
-    """Raises LoadError naming tensors that transformers had to make up, did not use, or that are no numbers.
+    """Raises LoadError naming tensors that transformers had to make up, did not use, or that are no
+    numbers.
 
-    What is legitimate is left out of the report by the model's class: tied weights, buffers that are computed, keys of
-    older layouts, heads that the class says it ignores.
+    What is legitimate is left out of the report by the model's class: tied weights, buffers that
+    are computed, keys of older layouts, heads that the class says it ignores.
     """
     resized = {name: (tuple(stored), tuple(due)) for name, stored, due in report["mismatched_keys"]}
     wrong = weights.misfit(report["missing_keys"], report["unexpected_keys"], resized)
@@ -116,22 +133,34 @@ def check_loaded(model: nn.Module, report: Mapping[str, Any]) -> None:
     if report["error_msgs"]:
         raise LoadError(f"its weights do not load: {one_line(str(report['error_msgs'][0]), 150)}")
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise LoadError("it holds a low-rank adapter, not a model; merge it into its base first (peft: merge_and_unload)")
+        raise LoadError(
+            "it holds a low-rank adapter, not a model; merge it into its base first (peft: merge_and_unload)"
+        )
     quantization = getattr(model.config, "quantization_config", None)
     if quantization is not None and getattr(model, "hf_quantizer", None) is None:
-        raise LoadError(f"its config.json names a quantization that is not known here: {one_line(str(quantization), 100)}")
+        raise LoadError(
+            f"its config.json names a quantization that is not known here: {one_line(str(quantization), 100)}"
+        )
     broken = weights.non_finite(model.state_dict().items())
     if broken is not None:
-        raise LoadError(f"tensor {one_line(broken, 100)} has values that are not finite as {_dtype_of(model, broken)}")
+        raise LoadError(
+            f"tensor {one_line(broken, 100)} has values that are not finite as {_dtype_of(model, broken)}"
+        )
 
 
 def check_processor(processor: Any, model: nn.Module, placeholders: tuple[int, ...]) -> None:
-    """Raises LoadError for a processor that lacks a part, or that marks images by another token than the model."""
+    """Raises LoadError for a processor that lacks a part, or that marks images by another token
+    than the model.
+    """
     for part in ("tokenizer", "image_processor"):
         if getattr(processor, part, None) is None:
-            raise LoadError(f"its processor has no {part.replace('_', ' ')}; its files belong into the folder, too")
+            raise LoadError(
+                f"its processor has no {part.replace('_', ' ')}; its files belong into the folder, too"
+            )
     if getattr(processor, "chat_template", None) is None:
-        raise LoadError("its processor has no chat template, so no question can be put; add its chat_template.jinja")
+        raise LoadError(
+            "its processor has no chat template, so no question can be put; add its chat_template.jinja"
+        )
     marker = getattr(processor, "image_token_id", None)
     if marker is None and isinstance(getattr(processor, "image_token", None), str):
         marker = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
@@ -141,40 +170,63 @@ def check_processor(processor: Any, model: nn.Module, placeholders: tuple[int, .
         )
     rows = getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
     if rows is not None and max(placeholders) >= rows:
-        raise LoadError(f"its config.json marks images with token {max(placeholders)}, and there are embeddings for {rows}")
+        raise LoadError(
+            f"its config.json marks images with token {max(placeholders)}, and there are embeddings for {rows}"
+        )
 
 
-def check_prompt(processor: Any, model: nn.Module, adapter: Adapter) -> None:
+def check_prompt(processor: Any, model: nn.Module, family: Family) -> None:
     """Ask about a grey image and look at what the processor makes of it; the model does not run.
 
-    Sizes, grids and templates that do not fit fail here once, not at every sample. Raises LoadError.
+    Sizes, grids and templates that do not fit fail here once, not at every sample. Raises
+    LoadError.
     """
     from PIL import Image
 
     question = [{"type": "image"}, {"type": "text", "text": "what is it?"}]
     try:
-        text = processor.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
-        inputs = processor(text=[text], images=[[Image.new("RGB", SAMPLE, "grey")]], padding=True, return_tensors="pt")
-        odd = weights.non_finite((name, value) for name, value in inputs.items() if isinstance(value, torch.Tensor))
-        tokens = sum(map(len, adapter.layouts(model, dict(inputs), Originals(((SAMPLE,),), processor))))
-        marked = int(adapter.visual(model, inputs["input_ids"]).sum())
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True
+        )
+        inputs = processor(
+            text=[text],
+            images=[[Image.new("RGB", SAMPLE, "grey")]],
+            padding=True,
+            return_tensors="pt",
+        )
+        odd = weights.non_finite(
+            (name, value) for name, value in inputs.items() if isinstance(value, torch.Tensor)
+        )
+        tokens = sum(
+            map(len, family.layouts(model, dict(inputs), Originals(((SAMPLE,),), processor)))
+        )
+        marked = int(family.visual(model, inputs["input_ids"]).sum())
     except Exception as error:  # templates and processors raise what they like
         detail = f"{type(error).__name__}: {one_line(message(error), 120)}"
         raise LoadError(f"its processor cannot put a question about an image: {detail}") from error
     if odd is not None:
-        raise LoadError(f"its processor makes {odd} of an image that are not finite; look at its mean, std and factor")
+        raise LoadError(
+            f"its processor makes {odd} of an image that are not finite; look at its mean, std and factor"
+        )
     if marked != tokens:
-        raise LoadError(f"its processor makes room for {marked} visual tokens of an image, and its model makes {tokens}")
+        raise LoadError(
+            f"its processor makes room for {marked} visual tokens of an image, and its model makes {tokens}"
+        )
     if not tokens:
-        raise LoadError("its chat template leaves the image out, so the model would be asked without it")
+        raise LoadError(
+            "its chat template leaves the image out, so the model would be asked without it"
+        )
 
 
 @contextmanager
-def explained(what: str, source: str, elsewhere: str, raised: type[ValueError] = LoadError) -> Iterator[None]:
-    """Whatever goes wrong in the block as an error of one line about `what`; `elsewhere` is the way out where the hub is none.
+def explained(
+    what: str, source: str, elsewhere: str, raised: type[ValueError] = LoadError
+) -> Iterator[None]:
+    """Whatever goes wrong in the block as an error of one line about `what`; `elsewhere` is the way
+    out where the hub is none.
 
-    Errors of prunebench itself say enough; a LoadError of this file is told what it is about. A lack of memory is a
-    status of its own where it is not the model itself that finds no room.
+    Errors of prunebench itself say enough; a LoadError of this file is told what it is about. A
+    lack of memory is a status of its own where it is not the model itself that finds no room.
     """
     about = one_line(what, 70)
     try:
@@ -192,8 +244,9 @@ def explained(what: str, source: str, elsewhere: str, raised: type[ValueError] =
 def unattended() -> Iterator[None]:
     """transformers neither asks nor tells at the terminal in this block.
 
-    It asks whether foreign code may run, for parts of a processor whatever it was told, and takes what is piped in for
-    an answer. It writes tables of keys as they stand in a file; the errors raised here name them.
+    It asks whether foreign code may run, for parts of a processor whatever it was told, and takes
+    what is piped in for an answer. It writes tables of keys as they stand in a file; the errors
+    raised here name them.
     """
     from transformers import dynamic_module_utils
     from transformers.utils import logging
@@ -210,7 +263,9 @@ def unattended() -> Iterator[None]:
 
 
 def _reason(error: Exception, source: str, elsewhere: str) -> str:
-    """What went wrong and the way out. Causes are looked through: libraries wrap what the system said."""
+    """What went wrong and the way out. Causes are looked through: libraries wrap what the system
+    said.
+    """
     chain = list(_chain(error))
     detail = one_line(message(error), 110)
     if any(_out_of_memory(link) for link in chain):
@@ -219,7 +274,9 @@ def _reason(error: Exception, source: str, elsewhere: str) -> str:
         return f"the disk is full ({detail}); free some space, or set HF_HOME to a folder on another disk"
     if any(isinstance(link, PermissionError) for link in chain):
         return f"a file may not be read or written ({detail}); change its permissions, or set HF_HOME to a folder of yours"
-    if "trust_remote_code" in message(error) or "requires you to execute custom code" in message(error):
+    if "trust_remote_code" in message(error) or "requires you to execute custom code" in message(
+        error
+    ):
         return (
             "its files ask to run code of their own, which is not done. Where you have read that code and trust it, "
             "allow it with trust_remote_code=true"
@@ -228,7 +285,10 @@ def _reason(error: Exception, source: str, elsewhere: str) -> str:
         return f"{one_line(source, 60)} could not be fetched and is not in the local cache ({one_line(detail, 55)}). {elsewhere}"
     if isinstance(error, pickle.UnpicklingError):
         return "its weights are a broken file, or a pickle of more than tensors, which is not read; save them as safetensors"
-    plain = isinstance(error, OSError | ValueError | ImportError) or message(error) == type(error).__name__
+    plain = (
+        isinstance(error, OSError | ValueError | ImportError)
+        or message(error) == type(error).__name__
+    )
     kind = "" if plain else f"{type(error).__name__}: "
     return f"it cannot be loaded: {kind}{one_line(message(error), 160)}"
 
@@ -247,11 +307,15 @@ def _out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in message(error).lower() for words in _SPENT)
+    return isinstance(error, RuntimeError) and any(
+        words in message(error).lower() for words in _SPENT
+    )
 
 
 def _files(folder: Path, partial: bool) -> list[Path]:
-    """The safetensors files that transformers reads; raises LoadError where an index names some that are gone."""
+    """The safetensors files that transformers reads; raises LoadError where an index names some
+    that are gone.
+    """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
@@ -268,7 +332,9 @@ def _files(folder: Path, partial: bool) -> list[Path]:
     if gone and partial:
         return []
     if gone:
-        raise LoadError(f"{index.name} names {len(gone)} files that are not there ({one_line(', '.join(gone), 120)}); fetch them")
+        raise LoadError(
+            f"{index.name} names {len(gone)} files that are not there ({one_line(', '.join(gone), 120)}); fetch them"
+        )
     return files
 
 
@@ -280,7 +346,9 @@ def _tensors(file: Path) -> dict[str, tuple[str, list[int]]]:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
             return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except SafetensorError as error:
-        raise LoadError(f"{one_line(file.name, 80)} is no whole safetensors file: {one_line(message(error), 120)}") from error
+        raise LoadError(
+            f"{one_line(file.name, 80)} is no whole safetensors file: {one_line(message(error), 120)}"
+        ) from error
 
 
 def _nested(values: Any) -> Iterator[Mapping[str, Any]]:

@@ -1,4 +1,6 @@
-"""Encoders that see images and videos at their own resolution, in grids of patches of which neighbours merge into a token."""
+"""Encoders that see images and videos at their own resolution, in grids of patches of which
+neighbours merge into a token.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.models.arithmetic import linear
-from prunebench.models.base import Adapter, EncoderRows, Originals, in_prompt_order
+from prunebench.models.base import EncoderRows, Family, Originals, in_prompt_order
 from prunebench.tokens import Layout, Tile
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of an image or a video, in LLM tokens; an image has one frame."""
 
 
-class GridAdapter(Adapter):
-    """A family whose inputs say every image's and video's grid (`image_grid_thw`, `video_grid_thw`), as Qwen's all do."""
+class GridAdapter(Family):
+    """A family whose inputs say every image's and video's grid (`image_grid_thw`,
+    `video_grid_thw`), as Qwen's all do.
+    """
 
     vision_inputs = ("pixel_values", "pixel_values_videos")
     blocks_at = ("blocks",)
@@ -28,7 +32,9 @@ class GridAdapter(Adapter):
         config: Any = model.config
         return (config.image_token_id, config.video_token_id)
 
-    def layouts(self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None) -> list[Layout]:
+    def layouts(
+        self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None
+    ) -> list[Layout]:
         """Text may stand between the frames of a video: only the order of the visual tokens counts."""
         config: Any = model.config
         merge = config.vision_config.spatial_merge_size
@@ -45,27 +51,40 @@ class GridAdapter(Adapter):
             while at < len(visual):
                 frames, rows, columns = next(grids[visual[at]], (0, 0, 0))
                 count = frames * rows * columns
-                if count == 0 or any(token != visual[at] for token in visual[at : at + count]) or at + count > len(visual):
+                if (
+                    count == 0
+                    or any(token != visual[at] for token in visual[at : at + count])
+                    or at + count > len(visual)
+                ):
                     raise ValueError(
                         f"the prompt has {len(visual)} visual tokens, which the image and video grids do not add up to"
                     )
-                tiles += [Tile(rows, columns, kinds[visual[at]], image, frame) for frame in range(frames)]
+                tiles += [
+                    Tile(rows, columns, kinds[visual[at]], image, frame) for frame in range(frames)
+                ]
                 image, at = image + 1, at + count
             layouts.append(Layout(tuple(tiles)))
         return layouts
 
     def order(self, vision_config: Any, grids: Sequence[Grid]) -> Tensor:
-        """[tokens] for every token of these grids in reading order, its place among the encoder's; the same unless overridden."""
+        """[tokens] for every token of these grids in reading order, its place among the encoder's;
+        the same unless overridden.
+        """
         return torch.arange(sum(frames * rows * columns for frames, rows, columns in grids))
 
-    def encoder_rows(self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]) -> list[EncoderRows]:
+    def encoder_rows(
+        self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
+    ) -> list[EncoderRows]:
         """The patches that merge into one token stand one behind the other in the encoder."""
         vision: Any = model.config.vision_config  # type: ignore[union-attr]
         places = self.order(vision, all_grids(inputs, vision))
         group = torch.arange(vision.spatial_merge_size**2)
-        return [EncoderRows(unit[:, None] * len(group) + group) for unit in in_prompt_order(places, layouts)]
+        return [
+            EncoderRows(unit[:, None] * len(group) + group)
+            for unit in in_prompt_order(places, layouts)
+        ]
 
-    def cell(self, model: nn.Module) -> int:
+    def token_pixels(self, model: nn.Module) -> int:
         vision: Any = model.config.vision_config  # type: ignore[union-attr]
         return int(vision.patch_size * vision.spatial_merge_size)
 
@@ -73,9 +92,13 @@ class GridAdapter(Adapter):
         parts: Any = model
         encoded = {}
         if inputs.get("pixel_values") is not None:
-            encoded["image"] = parts.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True)
+            encoded["image"] = parts.get_image_features(
+                inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
+            )
         if inputs.get("pixel_values_videos") is not None:
-            encoded["video"] = parts.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
+            encoded["video"] = parts.get_video_features(
+                inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
+            )
         return encoded
 
     def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
@@ -83,13 +106,19 @@ class GridAdapter(Adapter):
 
     @abstractmethod
     def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
-        """FLOPs of the vision encoder and of the projector behind it, for images and videos of these grids."""
+        """FLOPs of the vision encoder and of the projector behind it, for images and videos of
+        these grids.
+        """
 
 
 def all_grids(inputs: Mapping[str, Any], vision_config: Any) -> list[Grid]:
     """The grids of all images of the batch and then of all videos, as the encoder gets them."""
     merge = vision_config.spatial_merge_size
-    return [grid for name in ("image_grid_thw", "video_grid_thw") for grid in _grids(inputs.get(name), merge)]
+    return [
+        grid
+        for name in ("image_grid_thw", "video_grid_thw")
+        for grid in _grids(inputs.get(name), merge)
+    ]
 
 
 def frame_patches(vision_config: Any, grids: Sequence[Grid]) -> list[int]:
@@ -100,11 +129,17 @@ def frame_patches(vision_config: Any, grids: Sequence[Grid]) -> list[int]:
 
 def embedding_flops(vision_config: Any, patches: int, width: int) -> int:
     """FLOPs of the convolution that embeds patches of several frames' pixels."""
-    return linear(patches, vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2, width)
+    return linear(
+        patches,
+        vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2,
+        width,
+    )
 
 
 def merger_flops(vision_config: Any, patches: int, width: int, out: int) -> int:
-    """FLOPs of the two-layer projector that merges neighbouring patches into tokens of `out` channels."""
+    """FLOPs of the two-layer projector that merges neighbouring patches into tokens of `out`
+    channels.
+    """
     unit = vision_config.spatial_merge_size**2
     return linear(patches // unit, unit * width, unit * width + out)
 

@@ -1,4 +1,6 @@
-"""InternVL: tiles of one size and a thumbnail behind them, 2x2 pixel shuffle, InternViT with a CLS token that is dropped."""
+"""InternVL: tiles of one size and a thumbnail behind them, 2x2 pixel shuffle, InternViT with a CLS
+token that is dropped.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunebench.models import vit
-from prunebench.models.base import Adapter, EncoderRows, Originals, Size, Unsupported
+from prunebench.models import crops as vit
+from prunebench.models.base import EncoderRows, Family, Originals, Size, Unsupported
 from prunebench.tokens import Layout, Region, Tile
 
 
-class InternVL(Adapter):
-    """`InternVLForConditionalGeneration`: InternVL 2.5, 3 and 3.5 as converted for stock transformers."""
+class InternVL(Family):
+    """`InternVLForConditionalGeneration`: InternVL 2.5, 3 and 3.5 as converted for stock
+    transformers.
+    """
 
     name = "InternVL"
     model_types = frozenset({"internvl"})
@@ -49,10 +53,14 @@ class InternVL(Adapter):
     def feature_block(self, model: nn.Module) -> int:
         return vit.feature_block(model.config, len(self.blocks(model)))
 
-    def layouts(self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None) -> list[Layout]:
-        """The model reads a video as images of one tile; only `originals` tell that a prompt's runs are frames.
+    def layouts(
+        self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None
+    ) -> list[Layout]:
+        """The model reads a video as images of one tile; only `originals` tell that a prompt's runs
+        are frames.
 
-        Without them a crop's region is None, too. Raises Unsupported where images stand beside a video in one prompt.
+        Without them a crop's region is None, too. Raises Unsupported where images stand beside a
+        video in one prompt.
         """
         config: Any = model.config
         vit.expect_encoder(config, self.name, "internvl_vision")
@@ -61,12 +69,18 @@ class InternVL(Adapter):
         for row, ids in enumerate(inputs["input_ids"].tolist()):
             runs = list(vit.runs(ids, config.image_token_id))
             if any(run % side**2 for run in runs):
-                raise ValueError(f"the prompt's images have {runs} visual tokens; every tile has {side**2}")
+                raise ValueError(
+                    f"the prompt's images have {runs} visual tokens; every tile has {side**2}"
+                )
             counts = [run // side**2 for run in runs]
             sizes = [None] * len(counts) if originals is None else originals.sizes[row]
             if len(sizes) == len(counts):
                 shown = zip(counts, sizes, strict=True)
-                tiles = [tile for image, (count, size) in enumerate(shown) for tile in _tiles(config, image, count, size)]
+                tiles = [
+                    tile
+                    for image, (count, size) in enumerate(shown)
+                    for tile in _tiles(config, image, count, size)
+                ]
             elif not sizes and set(counts) == {1}:
                 tiles = [Tile(side, side, "frame", frame=frame) for frame in range(len(counts))]
             else:
@@ -77,11 +91,18 @@ class InternVL(Adapter):
             layouts.append(Layout(tuple(tiles)))
         return layouts
 
-    def encoder_rows(self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]) -> list[EncoderRows]:
+    def encoder_rows(
+        self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
+    ) -> list[EncoderRows]:
         """Pixel shuffle makes a token of a square of patches."""
         config: Any = model.config
         side, merge = _side(config), _merge(config)
-        patches = torch.arange(1, (side * merge) ** 2 + 1).view(side, merge, side, merge).transpose(1, 2).reshape(-1, merge**2)
+        patches = (
+            torch.arange(1, (side * merge) ** 2 + 1)
+            .view(side, merge, side, merge)
+            .transpose(1, 2)
+            .reshape(-1, merge**2)
+        )
         length = patches.numel() + 1
         rows, crops = [], 0
         for layout in layouts:
@@ -93,11 +114,18 @@ class InternVL(Adapter):
     def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
         parts: Any = model
         pixels = inputs.get("pixel_values")
-        return {} if pixels is None else {"image": parts.get_image_features(pixel_values=pixels, return_dict=True)}
+        return (
+            {}
+            if pixels is None
+            else {"image": parts.get_image_features(pixel_values=pixels, return_dict=True)}
+        )
 
     def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
         tokens = vit.count(inputs["input_ids"], config.image_token_id)
-        merged, width = config.vision_config.hidden_size * _merge(config) ** 2, config.text_config.hidden_size
+        merged, width = (
+            config.vision_config.hidden_size * _merge(config) ** 2,
+            config.text_config.hidden_size,
+        )
         encoder = vit.vit_flops(config.vision_config, tokens // _side(config) ** 2, cls=True)
         return encoder, vit.mlp_flops(tokens, merged, width, width)
 
@@ -120,15 +148,23 @@ def _tiles(config: Any, image: int, count: int, size: Size | None) -> list[Tile]
     regions: list[Region | None] = [None] * (count - 1)
     if size is not None:
         across, down = _canvas(config, count - 1, size)
-        regions = [(x / across, y / down, (x + 1) / across, (y + 1) / down) for y in range(down) for x in range(across)]
+        regions = [
+            (x / across, y / down, (x + 1) / across, (y + 1) / down)
+            for y in range(down)
+            for x in range(across)
+        ]
     crops = [Tile(side, side, "crop", image, region=region) for region in regions]
     return [*crops, Tile(side, side, "thumbnail", image)]
 
 
 def _canvas(config: Any, crops: int, size: Size) -> tuple[int, int]:
-    """Crops across and down: of the arrangements of so many, the one that the stock image processor takes."""
+    """Crops across and down: of the arrangements of so many, the one that the stock image processor
+    takes.
+    """
     # late, for it needs torchvision, which a run without images of its own does not
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-    across, down = get_optimal_tiled_canvas(size[::-1], tuple(config.vision_config.image_size), crops, crops)
+    across, down = get_optimal_tiled_canvas(
+        size[::-1], tuple(config.vision_config.image_size), crops, crops
+    )
     return across, down

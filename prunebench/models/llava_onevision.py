@@ -1,4 +1,6 @@
-"""LLaVA-OneVision: a thumbnail and stitched crops, shrunk where there are many; several images whole; videos pooled."""
+"""LLaVA-OneVision: a thumbnail and stitched crops, shrunk where there are many; several images
+whole; videos pooled.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunebench.models import anyres, vit
+from prunebench.models import anyres
+from prunebench.models import crops as vit
 from prunebench.models.anyres import View
-from prunebench.models.base import Adapter, EncoderRows, Originals
+from prunebench.models.base import EncoderRows, Family, Originals
 from prunebench.models.llava import projector_flops
 from prunebench.tokens import Layout, Region, Tile
 
 
-class LlavaOnevision(Adapter):
+class LlavaOnevision(Family):
     """`LlavaOnevisionForConditionalGeneration` with a SigLIP encoder."""
 
     name = "LLaVA-OneVision"
@@ -39,15 +42,23 @@ class LlavaOnevision(Adapter):
     def feature_block(self, model: nn.Module) -> int:
         return vit.feature_block(model.config, len(self.blocks(model)))
 
-    def layouts(self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None) -> list[Layout]:
+    def layouts(
+        self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None
+    ) -> list[Layout]:
         config: Any = model.config
         vit.expect_encoder(config, self.name, "siglip_vision_model")
         return [anyres.layout(views) for views in _views(model, inputs)]
 
-    def encoder_rows(self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]) -> list[EncoderRows]:
-        """A token of a video, or of an image of many crops, is interpolated from up to four patches; it may share them."""
+    def encoder_rows(
+        self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
+    ) -> list[EncoderRows]:
+        """A token of a video, or of an image of many crops, is interpolated from up to four
+        patches; it may share them.
+        """
         config: Any = model.config
-        return anyres.encoder_rows(_views(model, inputs), vit.side(config.vision_config) ** 2, cls=False)
+        return anyres.encoder_rows(
+            _views(model, inputs), vit.side(config.vision_config) ** 2, cls=False
+        )
 
     def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
         parts: Any = model
@@ -60,7 +71,9 @@ class LlavaOnevision(Adapter):
                 return_dict=True,
             )
         if inputs.get("pixel_values_videos") is not None:
-            encoded["video"] = parts.get_video_features(inputs["pixel_values_videos"], return_dict=True)
+            encoded["video"] = parts.get_video_features(
+                inputs["pixel_values_videos"], return_dict=True
+            )
         return encoded
 
     def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
@@ -68,7 +81,10 @@ class LlavaOnevision(Adapter):
         crops = sum(1 + down * across for down, across in grids)
         for ids in inputs["input_ids"].tolist():
             crops += sum(
-                count * frames for count, frames in (_clips(config, run) for run in vit.runs(ids, config.video_token_id))
+                count * frames
+                for count, frames in (
+                    _clips(config, run) for run in vit.runs(ids, config.video_token_id)
+                )
             )
         rows = crops * vit.side(config.vision_config) ** 2
         return vit.vit_flops(config.vision_config, crops, cls=False), projector_flops(config, rows)
@@ -92,18 +108,26 @@ def _views(model: nn.Module, inputs: Mapping[str, Any]) -> list[list[View]]:
 
 
 def _images(inputs: Mapping[str, Any]) -> list[tuple[tuple[int, int], bool]]:
-    """Height and width of every image of the batch, and whether it is cut into crops: not where a prompt has several."""
+    """Height and width of every image of the batch, and whether it is cut into crops: not where a
+    prompt has several.
+    """
     sizes = [(height, width) for height, width in vit.given(inputs, "image_sizes")]
     together = [count for count in vit.given(inputs, "batch_num_images") for _ in range(count)]
-    return [(size, count == 1) for size, count in zip(sizes, together or [1] * len(sizes), strict=True)]
+    return [
+        (size, count == 1) for size, count in zip(sizes, together or [1] * len(sizes), strict=True)
+    ]
 
 
 def _clips(config: Any, tokens: int) -> tuple[int, int]:
-    """How many videos a run of video tokens holds, each closed by one newline, and of how many frames, the same for all."""
+    """How many videos a run of video tokens holds, each closed by one newline, and of how many
+    frames, the same for all.
+    """
     frame = ceil(vit.side(config.vision_config) / 2) ** 2
     count, frames = tokens % frame, tokens // frame
     if count == 0 or frames % count:
-        raise ValueError(f"{tokens} video tokens are no videos of {frame} tokens a frame and a newline behind the last")
+        raise ValueError(
+            f"{tokens} video tokens are no videos of {frame} tokens a frame and a newline behind the last"
+        )
     return count, frames // count
 
 
@@ -128,7 +152,9 @@ def _whole(config: Any, height: int, width: int) -> View:
     x, y = 0.5 - across / 2, 0.5 - down / 2
     region: Region = (x + left * across, y + top * down, x + right * across, y + bottom * down)
     patches = torch.cat([torch.arange(side**2), torch.tensor([-1])])
-    return View(Layout((Tile(side, side, region=region), Tile(1, 0, newlines=True))), patches[:, None], 1)
+    return View(
+        Layout((Tile(side, side, region=region), Tile(1, 0, newlines=True))), patches[:, None], 1
+    )
 
 
 def _video(model: nn.Module, frames: int) -> View:
@@ -138,7 +164,17 @@ def _video(model: nn.Module, frames: int) -> View:
     side = vit.side(vision)
     pooled = parts.model.apply_pooling(anyres.places(side, 1, 1)[1:])[0].round(decimals=6)
     patches = anyres.neighbours(pooled, side, 1)
-    every = torch.cat([*(patches + frame * side**2 for frame in range(frames)), torch.full_like(patches[:1], -1)])
+    every = torch.cat(
+        [*(patches + frame * side**2 for frame in range(frames)), torch.full_like(patches[:1], -1)]
+    )
     rows = ceil(side / 2)
-    tiles = [Tile(rows, rows, "frame", frame=frame, region=anyres.whole(vision)) for frame in range(frames)]
-    return View(Layout((*tiles, Tile(1, 0, "frame", frame=frames - 1, newlines=True))), every, frames, video=True)
+    tiles = [
+        Tile(rows, rows, "frame", frame=frame, region=anyres.whole(vision))
+        for frame in range(frames)
+    ]
+    return View(
+        Layout((*tiles, Tile(1, 0, "frame", frame=frames - 1, newlines=True))),
+        every,
+        frames,
+        video=True,
+    )

@@ -29,7 +29,9 @@ class Qwen25VL(GridAdapter):
         orders, start = [torch.empty(0, dtype=torch.int64)], 0
         for frames, rows, columns in grids:
             for _ in range(frames):
-                row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+                row, column = torch.meshgrid(
+                    torch.arange(rows), torch.arange(columns), indexing="ij"
+                )
                 window = row // side * (columns // side + 1) + column // side
                 orders.append(window.flatten().sort(stable=True).indices.argsort() + start)
                 start += rows * columns
@@ -48,7 +50,9 @@ class Qwen25VL(GridAdapter):
 
 def _window_side(vision_config: Any) -> int:
     """LLM tokens along one side of an attention window."""
-    return int(vision_config.window_size // vision_config.patch_size // vision_config.spatial_merge_size)
+    return int(
+        vision_config.window_size // vision_config.patch_size // vision_config.spatial_merge_size
+    )
 
 
 def _windows(vision_config: Any, grids: Sequence[Grid]) -> list[int]:

@@ -1,4 +1,6 @@
-"""Qwen2-VL: native-resolution images and videos, full attention within a frame, 2x2 patch merge, M-RoPE, no CLS token."""
+"""Qwen2-VL: native-resolution images and videos, full attention within a frame, 2x2 patch merge,
+M-RoPE, no CLS token.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Qwen3-VL: native-resolution images and videos, whose features enter the language model again behind its first layers."""
+"""Qwen3-VL: native-resolution images and videos, whose features enter the language model again
+behind its first layers.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,18 @@ from prunebench.models.base import KNOWN_GOOD, Unsupported
 from prunebench.models.grids import Grid, GridAdapter, embedding_flops, frame_patches, merger_flops
 
 DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
-"""The decoder's arguments that say where it adds visual features, and what it adds, one tensor a layer."""
+"""The decoder's arguments that say where it adds visual features, and what it adds, one tensor a
+layer.
+"""
 
 
 class Qwen3VL(GridAdapter):
-    """`Qwen3VLForConditionalGeneration` and, with experts in the language model, `Qwen3VLMoeForConditionalGeneration`.
+    """`Qwen3VLForConditionalGeneration` and, with experts in the language model,
+    `Qwen3VLMoeForConditionalGeneration`.
 
-    A video's frames have timestamps between them. Deepstack: what some encoder blocks put out is merged like the last
-    one's output and added to the visual tokens behind the language model's first layers.
+    A video's frames have timestamps between them. Deepstack: what some encoder blocks put out is
+    merged like the last one's output and added to the visual tokens behind the language model's
+    first layers.
     """
 
     name = "Qwen3-VL"
@@ -38,11 +44,15 @@ class Qwen3VL(GridAdapter):
         """Raises Unsupported where the decoder is no longer given the visual features by that name."""
         missing = [name for name in DEEPSTACK if name not in kwargs]
         if missing:
-            raise Unsupported(f"the decoder of {self.name} got no {missing[0]}; prunebench is known to work with {KNOWN_GOOD}")
+            raise Unsupported(
+                f"the decoder of {self.name} got no {missing[0]}; prunebench is known to work with {KNOWN_GOOD}"
+            )
         return {**kwargs, **dict.fromkeys(DEEPSTACK)}, list(kwargs["deepstack_visual_embeds"] or [])
 
     def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
-        """Deepstack's mergers count with the projector: they are projectors of other blocks' outputs."""
+        """Deepstack's mergers count with the projector: they are projectors of other blocks'
+        outputs.
+        """
         vision = vision_config
         frames, width = frame_patches(vision, grids), vision.hidden_size
         block = encoder_block(frames, width, vision.intermediate_size, gated=False)

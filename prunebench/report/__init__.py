@@ -1,4 +1,6 @@
-"""Report: tables, leaderboard and figures, folded from a study's cells by what stands in files alone."""
+"""Report: tables, leaderboard and figures, folded from a study's cells by what stands in files
+alone.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +8,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunebench import files
-from prunebench.report import cells, figures, leaderboard, tables
-from prunebench.report.cells import ReportError
+from prunebench.border import files
+from prunebench.border.text import one_line
+from prunebench.report import figures, leaderboard, tables
 from prunebench.report.screen import terminal
-from prunebench.text import one_line
+from prunebench.study import cells
+from prunebench.study.cells import ReportError
 
 __all__ = ["Report", "ReportError", "build", "terminal"]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written for a study, and what a reader should know about it; `terminal(study)` prints the leaderboard."""
+    """What was written for a study, and what a reader should know about it; `terminal(study)`
+    prints the leaderboard.
+    """
 
     study: Path
     metrics: Path
@@ -27,9 +32,11 @@ class Report:
 
 
 def build(study: Path) -> Report:
-    """Write metrics.csv, leaderboard.csv and figures/*.png from the cells that are there, all of them or some.
+    """Write metrics.csv, leaderboard.csv and figures/*.png from the cells that are there, all of
+    them or some.
 
-    A damaged cell becomes a warning. Raises ReportError where there is no finished cell, or the folder is not writable.
+    A damaged cell becomes a warning. Raises ReportError where there is no finished cell, or the
+    folder is not writable.
     """
     study = Path(study)
     records, warnings = cells.read(study)
@@ -38,8 +45,12 @@ def build(study: Path) -> Report:
     board = tables.write_csv(study / "leaderboard.csv", leaderboard.fold(records, warnings.append))
     drawn = figures.draw(leaderboard.load(board), study / "figures")
     if not drawn:
-        warnings.append(f"{one_line(study.name, 80)} has no figures: no method has both accuracy and tokens, FLOPs or time yet")
-    return Report(study, metrics, board, tuple(drawn), tuple(dict.fromkeys(map(one_line, warnings))))
+        warnings.append(
+            f"{one_line(study.name, 80)} has no figures: no method has both accuracy and tokens, FLOPs or time yet"
+        )
+    return Report(
+        study, metrics, board, tuple(drawn), tuple(dict.fromkeys(map(one_line, warnings)))
+    )
 
 
 def _tidy(study: Path) -> None:

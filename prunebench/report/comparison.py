@@ -1,4 +1,6 @@
-"""Comparison: one method at one budget on one task, beside the unpruned model and the random control."""
+"""Comparison: one method at one budget on one task, beside the unpruned model and the random
+control.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from prunebench.report import statistics
-from prunebench.report.cells import Cell, Metric, ReportError
-from prunebench.report.statistics import Array, Interval, Pair, SampleMismatch
+from prunebench.study import statistics
+from prunebench.study.cells import Cell, Metric, ReportError
+from prunebench.study.statistics import Array, Interval, Pair, SampleMismatch
 
 NAN = float("nan")
 AVAILABLE = "tokens_available"
@@ -22,7 +24,9 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Group:
-    """The quality and cost cells of one method at one budget on one task, and the quality cells it is compared with."""
+    """The quality and cost cells of one method at one budget on one task, and the quality cells it
+    is compared with.
+    """
 
     task: str
     cells: tuple[Cell, ...]
@@ -31,7 +35,9 @@ class Group:
     control: tuple[Cell, ...]
 
     def accuracy(self, warn: Warn) -> Interval | None:
-        """The primary metric, mean over seeds, with the interval of its samples, or else the cell's own."""
+        """The primary metric, mean over seeds, with the interval of its samples, or else the cell's
+        own.
+        """
         found = _metrics(self.cells, "score")
         if not found:
             return None
@@ -46,7 +52,9 @@ class Group:
         return Interval(value, ends.low, ends.high, count)
 
     def against_baseline(self, warn: Warn) -> Pair | None:
-        """Scores of the method and of the unpruned model on the same samples; None where either is missing."""
+        """Scores of the method and of the unpruned model on the same samples; None where either is
+        missing.
+        """
         return _pair(self.cells, self.baseline, warn)
 
     def against_control(self, warn: Warn) -> Pair | None:
@@ -54,7 +62,9 @@ class Group:
         return _pair(self.cells, self.control, warn)
 
     def value(self, name: str) -> float | None:
-        """A metric of the method's own, from quality where it has it, else from cost; mean over seeds."""
+        """A metric of the method's own, from quality where it has it, else from cost; mean over
+        seeds.
+        """
         own = average(self.cells, name)
         return average(self.cost, name) if own is None else own
 
@@ -64,14 +74,18 @@ class Group:
         return max(counts, default=None)
 
     def paired(self, others: Sequence[Cell], pair: Pair, warn: Warn) -> str:
-        """On how many samples a pair stands, where that is fewer than one of the two answered; else empty."""
+        """On how many samples a pair stands, where that is fewer than one of the two answered; else
+        empty.
+        """
         count = len(pair[0])
         if count == _answered(self.cells, warn) == _answered(others, warn):
             return ""
         return f"compared with {others[0].method} on the {count} samples that both answered"
 
     def relative(self) -> float | None:
-        """The primary metric over the unpruned model's, where it is no mean of samples; both must speak for all of them."""
+        """The primary metric over the unpruned model's, where it is no mean of samples; both must
+        speak for all of them.
+        """
         if not all(cell.whole for cell in (*self.cells, *self.baseline)):
             return None
         return self.over_baseline("score")
@@ -81,7 +95,9 @@ class Group:
         return self._ratio(name, name, self.baseline)
 
     def available(self) -> float | None:
-        """Visual tokens of the unpruned model; what the method itself was offered where that was not run."""
+        """Visual tokens of the unpruned model; what the method itself was offered where that was
+        not run.
+        """
         own = average(self.baseline, AVAILABLE)
         return average(self.cells, AVAILABLE) if own is None else own
 
@@ -114,15 +130,21 @@ def _metrics(cells: Sequence[Cell], name: str) -> list[Metric]:
 
 
 def _interval(metric: Metric) -> Interval:
-    value, low, high = (NAN if end is None else end for end in (metric.value, metric.low, metric.high))
+    value, low, high = (
+        NAN if end is None else end for end in (metric.value, metric.low, metric.high)
+    )
     return Interval(value, low, high, metric.n or 0)
 
 
 def _pair(cells: Sequence[Cell], others: Sequence[Cell], warn: Warn) -> Pair | None:
-    """Seed by seed, joined on sample_id; then a sample's scores are averaged over the seeds both ran."""
+    """Seed by seed, joined on sample_id; then a sample's scores are averaged over the seeds both
+    ran.
+    """
     references = {other.seed: other for other in others if other.metric("score")}
     left, right = [], []
-    for cell, other in ((c, references[c.seed]) for c in cells if c.metric("score") and c.seed in references):
+    for cell, other in (
+        (c, references[c.seed]) for c in cells if c.metric("score") and c.seed in references
+    ):
         scores, reference = _scores(cell, warn), _scores(other, warn)
         if scores is None or reference is None:
             return None
@@ -138,8 +160,12 @@ def _pair(cells: Sequence[Cell], others: Sequence[Cell], warn: Warn) -> Pair | N
     return _by_sample(left), _by_sample(right)
 
 
-def _on_common(cells: Sequence[Cell], above: str, others: Sequence[Cell], below: str) -> tuple[float | None, float | None]:
-    """Means of two metrics over the samples that both answered, seed by seed; None where a cell has no such column."""
+def _on_common(
+    cells: Sequence[Cell], above: str, others: Sequence[Cell], below: str
+) -> tuple[float | None, float | None]:
+    """Means of two metrics over the samples that both answered, seed by seed; None where a cell has
+    no such column.
+    """
     references = {other.seed: other for other in others}
     top: list[float] = []
     bottom: list[float] = []
@@ -148,7 +174,10 @@ def _on_common(cells: Sequence[Cell], above: str, others: Sequence[Cell], below:
             continue
         try:
             mine, theirs = cell.samples, references[cell.seed].samples
-            parts = mine[COLUMNS.get(above, above)].dropna(), theirs[COLUMNS.get(below, below)].dropna()
+            parts = (
+                mine[COLUMNS.get(above, above)].dropna(),
+                theirs[COLUMNS.get(below, below)].dropna(),
+            )
         except (KeyError, ReportError):
             return None, None
         both = parts[0].index.intersection(parts[1].index)
@@ -164,12 +193,16 @@ def _asked(cell: Cell, other: Cell) -> int | None:
 
 def _answered(cells: Sequence[Cell], warn: Warn) -> int:
     """Samples that some seed answered."""
-    parts = [scores.dropna() for scores in (_scores(cell, warn) for cell in cells) if scores is not None]
+    parts = [
+        scores.dropna() for scores in (_scores(cell, warn) for cell in cells) if scores is not None
+    ]
     return len(set().union(*(part.index for part in parts)))
 
 
 def _scores(cell: Cell, warn: Warn) -> pd.Series[float] | None:
-    """Score of every sample, NaN where it has none; None where the metric is no mean of them, or the file is damaged."""
+    """Score of every sample, NaN where it has none; None where the metric is no mean of them, or
+    the file is damaged.
+    """
     metric = cell.metric("score")
     try:
         scores = cell.scores

@@ -17,12 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from prunebench.border.text import one_line
 from prunebench.report import labels, tables
-from prunebench.report.cells import BASELINE, ReportError
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import Look, looks
 from prunebench.report.screen import budget_kind, budget_label, overall, records
-from prunebench.text import one_line
+from prunebench.study.cells import ReportError
+from prunebench.study.record import BASELINE
 
 DPI = 160
 TOKENS = {
@@ -39,9 +40,13 @@ Looks = dict[str, Look]
 
 
 def draw(board: pd.DataFrame, folder: Path) -> list[Path]:
-    """Every figure that the leaderboard has the numbers for, as PNG; one that it has not is removed if it was there."""
+    """Every figure that the leaderboard has the numbers for, as PNG; one that it has not is removed
+    if it was there.
+    """
     if folder.is_symlink():
-        raise ReportError(f"cannot write {one_line(str(folder), 120)}: it is a link to another folder; remove it first")
+        raise ReportError(
+            f"cannot write {one_line(str(folder), 120)}: it is a link to another folder; remove it first"
+        )
     makers: dict[str, Callable[[pd.DataFrame], Figure]] = {
         "accuracy": accuracy, "accuracy_by_task": by_task, "pareto": pareto, "evidence": evidence
     }  # fmt: skip
@@ -60,7 +65,9 @@ def draw(board: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def accuracy(board: pd.DataFrame) -> Figure:
-    """Accuracy against the tokens a run really spent: a line per method, the unpruned model as reference."""
+    """Accuracy against the tokens a run really spent: a line per method, the unpruned model as
+    reference.
+    """
     kind = budget_kind(board)
     chosen = _having(overall(board), ["accuracy", f"tokens_{kind}"])
     models = list(chosen["model"].unique())
@@ -94,14 +101,21 @@ def by_task(board: pd.DataFrame) -> Figure:
 
 
 def pareto(board: pd.DataFrame) -> Figure:
-    """Accuracy against FLOPs and, where the cost pass ran, against time; the frontier joins what nothing beats."""
+    """Accuracy against FLOPs and, where the cost pass ran, against time; the frontier joins what
+    nothing beats.
+    """
     chosen = _having(overall(board), ["accuracy"])
-    columns = {"flops_ratio": "prefill FLOPs over unpruned", "total_ratio": "total time over unpruned"}
+    columns = {
+        "flops_ratio": "prefill FLOPs over unpruned",
+        "total_ratio": "total time over unpruned",
+    }
     panels = [
         (model, column)
         for model in chosen["model"].unique()
         for column in columns
-        if (chosen.loc[(chosen["model"] == model) & (chosen["method"] != BASELINE), column]).notna().any()
+        if (chosen.loc[(chosen["model"] == model) & (chosen["method"] != BASELINE), column])
+        .notna()
+        .any()
     ]
     figure, axes, style = _canvas(board, len(panels))
     for ax, (model, column) in zip(axes, panels, strict=True):
@@ -110,8 +124,12 @@ def pareto(board: pd.DataFrame) -> Figure:
         ax.set_xlabel(columns[column])
         _title(ax, _subject(rows))
     axes[0].set_ylabel("accuracy")
-    _legend(figure, chosen, style, more=[Line2D([], [], color="black", linewidth=1, label="frontier")])
-    for ax, (model, column) in zip(axes, panels, strict=True):  # last: names are placed on the finished layout
+    _legend(
+        figure, chosen, style, more=[Line2D([], [], color="black", linewidth=1, label="frontier")]
+    )
+    for ax, (model, column) in zip(
+        axes, panels, strict=True
+    ):  # last: names are placed on the finished layout
         _frontier(ax, _timed(chosen[chosen["model"] == model], column), column)
     return figure
 
@@ -149,13 +167,18 @@ def _having(board: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 def _canvas(
     board: pd.DataFrame, panels: int, columns: int = 2, size: tuple[float, float] = (5.2, 4.2)
 ) -> tuple[Figure, list[Axes], Looks]:
-    """Panels that share their accuracy axis, and the look of every method of the leaderboard, drawn or not."""
+    """Panels that share their accuracy axis, and the look of every method of the leaderboard, drawn
+    or not.
+    """
     if not panels:
         raise ReportError("there is nothing to draw")
     columns = min(columns, panels)
     rows = -(-panels // columns)
     light = {"grid.linewidth": 0.6, "axes.linewidth": 0.8}
-    with sns.axes_style("whitegrid", {"grid.color": "0.9"}), sns.plotting_context("notebook", 0.85, light):
+    with (
+        sns.axes_style("whitegrid", {"grid.color": "0.9"}),
+        sns.plotting_context("notebook", 0.85, light),
+    ):
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
@@ -196,16 +219,39 @@ def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
 
 
 def _reference(ax: Axes, row: pd.Series[Any], look: Look) -> None:
-    ax.axhline(row["accuracy"], color=look.colour, linewidth=1.2, linestyle=look.linestyle, zorder=1, label=BASELINE)
+    ax.axhline(
+        row["accuracy"],
+        color=look.colour,
+        linewidth=1.2,
+        linestyle=look.linestyle,
+        zorder=1,
+        label=BASELINE,
+    )
     if not pd.isna(row["accuracy_low"]):
-        ax.axhspan(row["accuracy_low"], row["accuracy_high"], color=look.colour, alpha=0.06, linewidth=0, zorder=0)
+        ax.axhspan(
+            row["accuracy_low"],
+            row["accuracy_high"],
+            color=look.colour,
+            alpha=0.06,
+            linewidth=0,
+            zorder=0,
+        )
 
 
 def _points(ax: Axes, rows: pd.DataFrame, column: str, style: Looks) -> None:
-    """A marker per method and budget with its intervals, joined by a thin line from budget to budget."""
+    """A marker per method and budget with its intervals, joined by a thin line from budget to
+    budget.
+    """
     for method, points in rows.dropna(subset=[column]).sort_values(column).groupby("method"):
         look = style[str(method)]
-        ax.plot(points[column], points["accuracy"], color=look.colour, linewidth=0.8, alpha=0.45, zorder=2)
+        ax.plot(
+            points[column],
+            points["accuracy"],
+            color=look.colour,
+            linewidth=0.8,
+            alpha=0.45,
+            zorder=2,
+        )
         _whiskers(ax, points, column, look)
 
 
@@ -245,7 +291,9 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
 
 
 def _timed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows with the unpruned model at one, where the cost pass had no reason to run it against itself."""
+    """The rows with the unpruned model at one, where the cost pass had no reason to run it against
+    itself.
+    """
     rows = rows.copy()
     rows.loc[(rows["method"] == BASELINE) & rows[column].isna(), column] = 1.0
     return rows.dropna(subset=[column])
@@ -260,7 +308,12 @@ def _frontier(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     x, y = [row[column] for row in best], [row["accuracy"] for row in best]
     ax.plot(x, y, color="black", linewidth=1, drawstyle="steps-post", zorder=1)
     names = [_point_name(row) for row in best]
-    labels.place(ax, list(zip(x, y, strict=True)), names, list(zip(rows[column], rows["accuracy"], strict=True)))
+    labels.place(
+        ax,
+        list(zip(x, y, strict=True)),
+        names,
+        list(zip(rows[column], rows["accuracy"], strict=True)),
+    )
 
 
 def _point_name(row: dict[str, Any]) -> str:
@@ -275,9 +328,19 @@ def _subject(rows: pd.DataFrame) -> str:
     return f"{models[0]}, {of_tasks}" if len(models) == 1 else of_tasks
 
 
-def _legend(figure: Figure, rows: pd.DataFrame, style: Looks, line: bool = False, more: Sequence[Line2D] = ()) -> None:
-    """Right of the panels: methods in alphabetical order, then controls; `line` where the reference is no point."""
-    drawn = sorted(rows["method"].unique(), key=lambda name: (name == BASELINE, style[name].control, name))
+def _legend(
+    figure: Figure,
+    rows: pd.DataFrame,
+    style: Looks,
+    line: bool = False,
+    more: Sequence[Line2D] = (),
+) -> None:
+    """Right of the panels: methods in alphabetical order, then controls; `line` where the reference
+    is no point.
+    """
+    drawn = sorted(
+        rows["method"].unique(), key=lambda name: (name == BASELINE, style[name].control, name)
+    )
     handles = []
     for name in drawn:
         look = style[name]
@@ -288,7 +351,9 @@ def _legend(figure: Figure, rows: pd.DataFrame, style: Looks, line: bool = False
             label=one_line(name, NAME),
         ))  # fmt: skip
     handles += more
-    legend = figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small", handlelength=4)
+    legend = figure.legend(
+        handles=handles, loc="outside right upper", frameon=False, fontsize="small", handlelength=4
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -297,4 +362,6 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise ReportError(f"cannot remove {one_line(str(path), 120)}: {error.strerror}; remove it by hand") from None
+        raise ReportError(
+            f"cannot remove {one_line(str(path), 120)}: {error.strerror}; remove it by hand"
+        ) from None

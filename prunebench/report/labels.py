@@ -15,13 +15,19 @@ Point = tuple[float, float]
 DISTANCES = (12, 18, 26, 36, 50, 66)
 TURNS = (4, 3, 5, 2, 6, 12, 13, 11, 14, 10, 0, 8)
 OFFSETS = [  # wider than high: a name needs more room to its side
-    (1.8 * distance * cos(pi * turn / 8), distance * sin(pi * turn / 8)) for distance in DISTANCES for turn in TURNS
+    (1.8 * distance * cos(pi * turn / 8), distance * sin(pi * turn / 8))
+    for distance in DISTANCES
+    for turn in TURNS
 ]
 CLEARANCE = 6.0
 
 
-def place(ax: Axes, points: Sequence[Point], names: Sequence[str], obstacles: Sequence[Point]) -> None:
-    """Annotate each point at the first place that is free; where none is, at the one that covers least."""
+def place(
+    ax: Axes, points: Sequence[Point], names: Sequence[str], obstacles: Sequence[Point]
+) -> None:
+    """Annotate each point at the first place that is free; where none is, at the one that covers
+    least.
+    """
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # fixes the layout, so that pixels mean something
@@ -30,7 +36,10 @@ def place(ax: Axes, points: Sequence[Point], names: Sequence[str], obstacles: Se
     renderer: RendererAgg = canvas.get_renderer()  # type: ignore[no-untyped-call]
     frame = ax.get_window_extent(renderer)
     pixels = [tuple(ax.transData.transform(p)) for p in obstacles]
-    taken = [Bbox.from_bounds(x - CLEARANCE, y - CLEARANCE, 2 * CLEARANCE, 2 * CLEARANCE) for x, y in pixels]
+    taken = [
+        Bbox.from_bounds(x - CLEARANCE, y - CLEARANCE, 2 * CLEARANCE, 2 * CLEARANCE)
+        for x, y in pixels
+    ]
     for point, name in zip(points, names, strict=True):
         note = ax.annotate(
             name, point, xytext=(0, 0), textcoords="offset points", fontsize="x-small", ha="center", va="center",

@@ -1,29 +1,31 @@
 """Leaderboard: one row per model, method, budget and task, folded from the cells of all seeds.
 
-Where a model was run on several tasks, a row with task "all" holds the mean over tasks of every number. Columns:
+Where a model was run on several tasks, a row with task "all" holds the mean over tasks of every
+number. Columns:
 
 model, method, settings, control    what ran; a control stands in the study only to be compared with
-budget_kind, budget, task           what was asked, as written in the grid
-seeds, n, n_asked                   seeds pooled; samples behind the accuracy (of all tasks in row "all"); samples asked
-accuracy, _low, _high               the task's primary metric, mean over seeds, with its 95 % interval
+budget_kind, budget, task           what was asked, as written in the grid seeds, n, n_asked
+seeds pooled; samples behind the accuracy (of all tasks in row "all"); samples asked accuracy, _low,
+_high               the task's primary metric, mean over seeds, with its 95 % interval
 relative_accuracy, _low, _high      accuracy over that of "none" on the same samples
-difference_to_none, _low, _high, _p accuracy minus that of "none": paired difference of per-sample scores
-n_paired                            samples that both answered: those behind the two comparisons with "none"
-tokens_available                    visual tokens the unpruned model has
-tokens_mean, _input, _kv, _share    tokens achieved per sample: entering an LLM layer (mean), layer 0, and in the cache
-flops, flops_ratio                  prefill FLOPs per sample, selector included, and over those of "none"
-kv_bytes, peak_memory_mib           KV cache after prefill; peak memory of the cost pass
-prefill_ratio, total_ratio, ...     time over the unpruned model's, median over interleaved pairs, with 95 % interval
-evidence_recall, _random            share of the evidence box's tokens alive, mean over layers; that of "random" at this budget
-difference_to_random, ..., _p       accuracy minus that of "random" at this budget, paired
-n_paired_random                     samples that both answered
-better_than_random                  yes | no at 95 %, empty where there is no random to compare with
-status, reason                      ok | failed | oom | unsupported | infeasible | partial (some seeds or tasks only)
-hardware, dtype, commit             where the numbers come from
+difference_to_none, _low, _high, _p accuracy minus that of "none": paired difference of per-sample
+scores n_paired                            samples that both answered: those behind the two
+comparisons with "none" tokens_available                    visual tokens the unpruned model has
+tokens_mean, _input, _kv, _share    tokens achieved per sample: entering an LLM layer (mean), layer
+0, and in the cache flops, flops_ratio                  prefill FLOPs per sample, selector included,
+and over those of "none" kv_bytes, peak_memory_mib           KV cache after prefill; peak memory of
+the cost pass prefill_ratio, total_ratio, ...     time over the unpruned model's, median over
+interleaved pairs, with 95 % interval evidence_recall, _random            share of the evidence
+box's tokens alive, mean over layers; that of "random" at this budget difference_to_random, ..., _p
+accuracy minus that of "random" at this budget, paired n_paired_random                     samples
+that both answered better_than_random                  yes | no at 95 %, empty where there is no
+random to compare with status, reason                      ok | failed | oom | unsupported |
+infeasible | partial (some seeds or tasks only) hardware, dtype, commit             where the
+numbers come from
 
-A number that was not measured is empty. Where a method or the unpruned model did not answer every sample, shares and
-ratios are taken over the samples that both answered, and the reason says so. Rows are sorted by model, task ("all"
-first), budget (largest first), accuracy.
+A number that was not measured is empty. Where a method or the unpruned model did not answer every
+sample, shares and ratios are taken over the samples that both answered, and the reason says so.
+Rows are sorted by model, task ("all" first), budget (largest first), accuracy.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from prunebench.files import opened
-from prunebench.report import statistics, tables
-from prunebench.report.cells import BASELINE, CONTROL, Cell, ReportError, joined
+from prunebench.border.files import opened
+from prunebench.border.text import one_line
+from prunebench.report import tables
 from prunebench.report.comparison import Group, Warn, average
-from prunebench.report.statistics import Difference, Interval, Pair
-from prunebench.text import one_line
+from prunebench.study import statistics
+from prunebench.study.cells import CONTROL, Cell, ReportError, joined
+from prunebench.study.record import BASELINE
+from prunebench.study.statistics import Difference, Interval, Pair
 
 T = TypeVar("T")
 ALL = "all"
@@ -75,7 +79,9 @@ def fold(cells: Sequence[Cell], warn: Warn) -> pd.DataFrame:
 
 
 def load(path: Path) -> pd.DataFrame:
-    """leaderboard.csv with numbers as floats (NaN where empty) and texts as texts; raises ReportError."""
+    """leaderboard.csv with numbers as floats (NaN where empty) and texts as texts; raises
+    ReportError.
+    """
     try:
         with opened(path) as file:
             board = pd.read_csv(
@@ -85,18 +91,26 @@ def load(path: Path) -> pd.DataFrame:
                 na_values={name: [""] for name in COLUMNS if name not in TEXTS},
             )[list(COLUMNS)]
     except FileNotFoundError:
-        raise ReportError(f"there is no {path}; fold the study first: prunebench report {path.parent}") from None
+        raise ReportError(
+            f"there is no {path}; fold the study first: prunebench report {path.parent}"
+        ) from None
     except OSError as error:
-        raise ReportError(f"{path} cannot be read: {error.strerror}; fold the study again") from None
+        raise ReportError(
+            f"{path} cannot be read: {error.strerror}; fold the study again"
+        ) from None
     except (KeyError, ValueError) as error:
-        raise ReportError(f"{path} is damaged ({one_line(str(error), 100)}); fold the study again") from None
+        raise ReportError(
+            f"{path} is damaged ({one_line(str(error), 100)}); fold the study again"
+        ) from None
     for name in TEXTS:
         board[name] = board[name].map(tables.unguarded)
     return board
 
 
 def asked(budget: str, available: float | None) -> float:
-    """A budget's text as a share of the available tokens, for sorting; -1 where it is a method's own."""
+    """A budget's text as a share of the available tokens, for sorting; -1 where it is a method's
+    own.
+    """
     try:
         amount = float(budget)
     except ValueError:
@@ -110,7 +124,12 @@ def _rows(cells: Sequence[Cell], warn: Warn) -> Iterable[dict[str, Any]]:
     for key in sorted({_key(c) for c in cells}):
         groups = [_group(key, task, tasks, cells) for task in tasks]
         first = next(c for c in cells if _key(c) == key)
-        facts = {"model": key[0], "method": key[1], "settings": first.settings, "control": first.control}
+        facts = {
+            "model": key[0],
+            "method": key[1],
+            "settings": first.settings,
+            "control": first.control,
+        }
         facts |= {"budget_kind": key[2], "budget": key[3]}
         for group in groups:
             if group.cells or group.cost:
@@ -129,7 +148,11 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[Cell]) -> 
     return Group(
         task=task,
         cells=tuple(c for c in same if _key(c) == key),
-        cost=tuple(c for c in cells if c.kind == "cost" and _key(c) == key and (c.task == task or c.task not in tasks)),
+        cost=tuple(
+            c
+            for c in cells
+            if c.kind == "cost" and _key(c) == key and (c.task == task or c.task not in tasks)
+        ),
         baseline=tuple(c for c in same if c.method == BASELINE),
         control=tuple(c for c in same if _key(c) == (key[0], CONTROL, *key[2:])),
     )
@@ -149,7 +172,9 @@ def _row(groups: Sequence[Group], warn: Warn) -> dict[str, Any]:
     quality, notes = _quality(groups, method, warn)
     row |= quality | _tokens(groups) | _cost(groups) | _status(groups, notes)
     every = [c for g in groups for c in (*g.cells, *g.cost)]
-    return row | {name: joined(getattr(c, name) for c in every) for name in ("hardware", "dtype", "commit")}
+    return row | {
+        name: joined(getattr(c, name) for c in every) for name in ("hardware", "dtype", "commit")
+    }
 
 
 def _asked(groups: Sequence[Group], accuracies: Sequence[Interval | None]) -> int | None:
@@ -190,8 +215,12 @@ def _quality(groups: Sequence[Group], method: str, warn: Warn) -> tuple[dict[str
     return row, notes
 
 
-def _compared(groups: Sequence[Group], others: Sequence[Sequence[Cell]], pairs: Sequence[Pair], warn: Warn) -> list[str]:
-    """For every task whose pair is smaller than what one of the two answered, on how many samples it stands."""
+def _compared(
+    groups: Sequence[Group], others: Sequence[Sequence[Cell]], pairs: Sequence[Pair], warn: Warn
+) -> list[str]:
+    """For every task whose pair is smaller than what one of the two answered, on how many samples
+    it stands.
+    """
     notes = []
     for group, other, pair in zip(groups, others, pairs, strict=True):
         note = group.paired(other, pair, warn)
@@ -218,12 +247,15 @@ def _cost(groups: Sequence[Group]) -> dict[str, Any]:
     for phase in ("prefill", "total"):
         ratios = [r for r in (g.ratio(phase) for g in groups) if r is not None]
         if ratios:
-            row |= _ends(f"{phase}_ratio", ratios[0] if len(ratios) == 1 else statistics.pool(ratios))
+            row |= _ends(
+                f"{phase}_ratio", ratios[0] if len(ratios) == 1 else statistics.pool(ratios)
+            )
     return row
 
 
 def _status(groups: Sequence[Group], notes: Sequence[str]) -> dict[str, str]:
-    """Quality's status, or cost's where there is no quality; a reason also where only the cost pass went wrong.
+    """Quality's status, or cost's where there is no quality; a reason also where only the cost pass
+    went wrong.
 
     A cell that is ok may have a reason, too: it speaks for fewer samples than the task has.
     """
@@ -257,7 +289,9 @@ def _cost_reasons(cost: Sequence[Cell], known: set[str]) -> list[str]:
 
 
 def _over(groups: Sequence[Group], number: Callable[[Group], float | None]) -> float | None:
-    """The mean over tasks; None where a task has none, for a mean over fewer tasks is another number."""
+    """The mean over tasks; None where a task has none, for a mean over fewer tasks is another
+    number.
+    """
     values = _all([number(g) for g in groups])
     return None if values is None else sum(values) / len(values)
 
@@ -275,4 +309,11 @@ def _ends(name: str, interval: Interval) -> dict[str, float]:
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     share = asked(row["budget"], row.get("tokens_available"))
     task = (row["task"] != ALL, row["task"])
-    return row["model"], *task, -share, row["budget_kind"], -row.get("accuracy", -1.0), row["method"]
+    return (
+        row["model"],
+        *task,
+        -share,
+        row["budget_kind"],
+        -row.get("accuracy", -1.0),
+        row["method"],
+    )

@@ -1,4 +1,6 @@
-"""Palette: one colour and marker per method, the same in every figure; controls are grey, dashed and hollow."""
+"""Palette: one colour and marker per method, the same in every figure; controls are grey, dashed
+and hollow.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,15 @@ from dataclasses import dataclass
 
 import seaborn as sns
 
-from prunebench.report.cells import BASELINE
+from prunebench.study.record import BASELINE
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">")
 GREYS = ("#5a5a5a", "#8c8c8c", "#737373", "#a6a6a6")
 DASHES = ((4.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0), (9.0, 2.5), (2.5, 1.0))
 USABLE = (0, 1, 2, 3, 4, 5, 9)
-"""Of seaborn's colour-blind palette: without its grey, which is the controls', and its pale yellow and pink."""
+"""Of seaborn's colour-blind palette: without its grey, which is the controls', and its pale yellow
+and pink.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,18 @@ class Look:
 
 
 def looks(methods: Sequence[str], controls: Sequence[str]) -> dict[str, Look]:
-    """A look for every method by its place in the alphabet; markers outnumber colours, so pairs repeat late."""
-    colours = [colour for i, colour in enumerate(sns.color_palette("colorblind").as_hex()) if i in USABLE]
+    """A look for every method by its place in the alphabet; markers outnumber colours, so pairs
+    repeat late.
+    """
+    colours = [
+        colour for i, colour in enumerate(sns.color_palette("colorblind").as_hex()) if i in USABLE
+    ]
     plain = sorted(set(methods) - set(controls) - {BASELINE})
     found = {BASELINE: Look("black", "*", (5.0, 2.0), False)}
     for i, name in enumerate(plain):
         found[name] = Look(colours[i % len(colours)], MARKERS[i % len(MARKERS)], (), False)
     for i, name in enumerate(sorted(set(controls) - {BASELINE})):
-        found[name] = Look(GREYS[i % len(GREYS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)], True)
+        found[name] = Look(
+            GREYS[i % len(GREYS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)], True
+        )
     return found

@@ -13,14 +13,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from prunebench.border.text import one_line
 from prunebench.report import leaderboard
-from prunebench.report.cells import BASELINE
 from prunebench.report.leaderboard import ALL
-from prunebench.text import one_line
+from prunebench.study.record import BASELINE
 
 MISSING = "-"
 NO_BETTER = "✗"
-HEADINGS = ("method", "budget", "accuracy", "rel.", "tokens", "FLOPs", "prefill", "total", "evidence", "vs random")
+HEADINGS = (
+    "method",
+    "budget",
+    "accuracy",
+    "rel.",
+    "tokens",
+    "FLOPs",
+    "prefill",
+    "total",
+    "evidence",
+    "vs random",
+)
 LESSER = ("rel.", "prefill", "FLOPs", "evidence", "total")
 """What a narrow screen does without, in this order."""
 
@@ -29,7 +40,9 @@ NAME = 60
 """Characters of a reason and of a name that a line of the terminal bears."""
 
 ONCE = ("infeasible", "unsupported")
-"""Statuses that are a method's at a budget and below: their reason differs in numbers alone, and is said once."""
+"""Statuses that are a method's at a budget and below: their reason differs in numbers alone, and is
+said once.
+"""
 
 TOKENS = {
     "mean": "tokens entering an LLM layer",
@@ -50,7 +63,8 @@ class Note:
 
 
 def terminal(study: Path, width: int = 100) -> Table:
-    """The study's leaderboard.csv, pooled over tasks; what did not run is listed below with its reason.
+    """The study's leaderboard.csv, pooled over tasks; what did not run is listed below with its
+    reason.
 
     On a screen of fewer than 100 columns the lesser headings go, one by one.
     """
@@ -89,7 +103,9 @@ def _table(study: Path, board: pd.DataFrame, headings: Sequence[str]) -> Table:
 
 
 def budget_kind(board: pd.DataFrame) -> str:
-    """The kind of tokens that a study's budgets count: that of its rows where they agree, else the mean over layers."""
+    """The kind of tokens that a study's budgets count: that of its rows where they agree, else the
+    mean over layers.
+    """
     kinds = set(board.loc[board["method"] != BASELINE, "budget_kind"])
     return kinds.pop() if len(kinds) == 1 and kinds <= set(TOKENS) else "mean"
 
@@ -160,30 +176,48 @@ def _against_random(row: dict[str, Any]) -> Text:
     if pd.isna(row["difference_to_random"]):
         return Text(MISSING if row["method"] != BASELINE else "", style="dim")
     gap = f"{row['difference_to_random']:+.3f}"
-    return Text(f"{gap} {NO_BETTER}", style="bold red") if row["better_than_random"] == "no" else Text(gap + "  ")
+    return (
+        Text(f"{gap} {NO_BETTER}", style="bold red")
+        if row["better_than_random"] == "no"
+        else Text(gap + "  ")
+    )
 
 
 def _title(study: Path, board: pd.DataFrame) -> str:
     models = ", ".join(one_line(model, NAME) for model in board["model"].unique())
-    tasks = ", ".join("all tasks" if task == ALL else one_line(task, NAME) for task in board["task"].unique() if task)
+    tasks = ", ".join(
+        "all tasks" if task == ALL else one_line(task, NAME)
+        for task in board["task"].unique()
+        if task
+    )
     count = board["n"].max()
     samples = "" if pd.isna(count) else f" · {count:.0f} samples"
-    return " · ".join(part for part in (one_line(study.name, NAME), models, tasks) if part) + samples
+    return (
+        " · ".join(part for part in (one_line(study.name, NAME), models, tasks) if part) + samples
+    )
 
 
 def _caption(board: pd.DataFrame, kind: str, notes: Sequence[Note]) -> str:
     lines = [f"accuracy ± half its 95 % interval; {TOKENS[kind]}; FLOPs and times over unpruned"]
-    lines.append("evidence: share of its tokens alive, mean over LLM layers (by random at the same budget)")
+    lines.append(
+        "evidence: share of its tokens alive, mean over LLM layers (by random at the same budget)"
+    )
     if (board["better_than_random"] == "no").any():
         lines.append(f"{NO_BETTER} not better than random at 95 %")
     return "\n".join([*lines, *_grouped(notes)])
 
 
 def _grouped(notes: Sequence[Note]) -> list[str]:
-    """A line for notes that say the same of one method, with their budgets: "fastv at 25%, 10% infeasible: ..."."""
+    """A line for notes that say the same of one method, with their budgets: "fastv at 25%, 10%
+    infeasible: ...".
+    """
     groups: dict[tuple[str, ...], list[Note]] = {}
     for note in notes:
-        key = (note.method, note.status) if note.status in ONCE else (note.method, note.status, note.reason)
+        key = (
+            (note.method, note.status)
+            if note.status in ONCE
+            else (note.method, note.status, note.reason)
+        )
         groups.setdefault(key, []).append(note)
     lines = []
     for group in groups.values():

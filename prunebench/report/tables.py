@@ -1,9 +1,10 @@
-"""Tables: metrics.csv, one observation a line, folded from the cells; and how every file of a report is written.
+"""Tables: metrics.csv, one observation a line, folded from the cells; and how every file of a
+report is written.
 
-Numbers have ten significant digits and rows stand in the order of cell ids, so folding again gives the same bytes.
-A text that a spreadsheet would take for a formula stands behind an apostrophe, and characters that a terminal would act
-upon stand as their escapes. A cell whose status is not ok has a row "status" without a value; its reason stands in
-leaderboard.csv and cell.json.
+Numbers have ten significant digits and rows stand in the order of cell ids, so folding again gives
+the same bytes. A text that a spreadsheet would take for a formula stands behind an apostrophe, and
+characters that a terminal would act upon stand as their escapes. A cell whose status is not ok has
+a row "status" without a value; its reason stands in leaderboard.csv and cell.json.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import Any
 
 import pandas as pd
 
-from prunebench import files
-from prunebench.report.cells import Cell, Metric, ReportError
-from prunebench.text import clean, one_line
+from prunebench.border import files
+from prunebench.border.text import clean, one_line
+from prunebench.study.cells import Cell, Metric, ReportError
 
 QUOTE = "'"
 FORMULA = (QUOTE, "=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""How a text begins that a spreadsheet calculates instead of showing it, full-width signs included."""
+"""How a text begins that a spreadsheet calculates instead of showing it, full-width signs included.
+"""
 
 COLUMNS = (
     "cell", "model", "method", "settings", "budget_kind", "budget", "task", "seed", "metric", "value", "unit", "stderr",
@@ -30,17 +32,27 @@ COLUMNS = (
 
 def metrics(cells: Sequence[Cell]) -> pd.DataFrame:
     """The tidy table, as text."""
-    rows = [_row(cell, metric) for cell in sorted(cells, key=lambda c: c.id) for metric in _observations(cell)]
+    rows = [
+        _row(cell, metric)
+        for cell in sorted(cells, key=lambda c: c.id)
+        for metric in _observations(cell)
+    ]
     return texts(rows, COLUMNS)
 
 
 def texts(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     """Rows as a frame of texts with exactly these columns; what a row lacks is empty."""
-    return pd.DataFrame([[text(row.get(name)) for name in columns] for row in rows], columns=list(columns), dtype=str)
+    return pd.DataFrame(
+        [[text(row.get(name)) for name in columns] for row in rows],
+        columns=list(columns),
+        dtype=str,
+    )
 
 
 def text(value: Any) -> str:
-    """A value as it stands in a CSV: ten significant digits, true and false, empty for what is missing."""
+    """A value as it stands in a CSV: ten significant digits, true and false, empty for what is
+    missing.
+    """
     if value is None or value != value:
         return ""
     if isinstance(value, bool):
@@ -67,7 +79,9 @@ def write_csv(path: Path, frame: pd.DataFrame) -> Path:
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all, and never through a link; raises ReportError where the folder does not let us."""
+    """Write a file whole or not at all, and never through a link; raises ReportError where the
+    folder does not let us.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return files.write(path, content)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from prunebench.benchmarks import Request
 from prunebench.engine.ready import Ready
-from prunebench.run.cell import Cell, Status
+from prunebench.run.cell import Cell
 from prunebench.run.fault import Fault, cell_status
 from prunebench.run.store import Journal, Row
+from prunebench.study.record import Status
 
 PATIENCE = 10
 """Samples in a row on which a method may fail before its cell is given up."""
@@ -17,7 +18,9 @@ PATIENCE = 10
 
 @dataclass
 class Run:
-    """A cell at work: its method, ready, or the `fault` that ended it; `failures` counts those in a row."""
+    """A cell at work: its method, ready, or the `fault` that ended it; `failures` counts those in a
+    row.
+    """
 
     cell: Cell
     method: Ready | None = None
@@ -48,7 +51,9 @@ class Run:
         return any(request.sample_id not in self.journal.rows for request in group)
 
     def verdict(self, rows: Sequence[Row], asked: int) -> tuple[Status, str]:
-        """Status and reason of the cell: it speaks for the samples it answered, and says so where that is not all."""
+        """Status and reason of the cell: it speaks for the samples it answered, and says so where
+        that is not all.
+        """
         if self.fault is not None:
             return self.fault.cell_status, self.fault.detail
         lacking = [row for row in rows if row["error"] is not None]

@@ -13,18 +13,12 @@ from prunebench.budget import Budget
 from prunebench.identity import Unhashable, plain, source_digest
 from prunebench.pruner import Pruner
 
-BASELINE = "none"
-"""The method that prunes nothing; what others are relative to."""
-
-Status = Literal["ok", "failed", "oom", "unsupported", "infeasible"]
-
-SampleStatus = Literal["ok", "unreadable", "infeasible", "unsupported", "failed", "timeout", "oom"]
-"""How a sample fared: answered; its image or text could not be made an input; or what became of the method on it."""
-
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A method with its settings under the label that tables show; `name` is what the registry knows (a name or a file)."""
+    """A method with its settings under the label that tables show; `name` is what the registry
+    knows (a name or a file).
+    """
 
     label: str
     name: str
@@ -32,14 +26,22 @@ class Variant:
     positions: Literal["original", "compact"] | None = None
 
     def settings(self) -> dict[str, Any]:
-        """All settings as plain data, defaults included; one that is none stands as the name of its type."""
+        """All settings as plain data, defaults included; one that is none stands as the name of its
+        type.
+        """
         own = {name: _plain(value, name) for name, value in registry.settings(self.pruner).items()}
         return own if self.positions is None else {**own, "positions": self.positions}
 
     def entry(self) -> dict[str, Any]:
-        """The mapping that stands for it in a grid: what can be written there, which the method's own code makes whole."""
-        own = {name: value for name, value in registry.settings(self.pruner).items() if _written(value)}
-        lists = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+        """The mapping that stands for it in a grid: what can be written there, which the method's
+        own code makes whole.
+        """
+        own = {
+            name: value for name, value in registry.settings(self.pruner).items() if _written(value)
+        }
+        lists = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in own.items()
+        }
         positions = {} if self.positions is None else {"positions": self.positions}
         return {"name": self.name, "label": self.label, **lists, **positions}
 
@@ -47,7 +49,9 @@ class Variant:
         """Whether both are one method with the same settings, code included."""
         if not isinstance(other, Variant):
             return NotImplemented
-        mine, theirs = ((one.label, one.name, one.settings(), one.source()) for one in (self, other))
+        mine, theirs = (
+            (one.label, one.name, one.settings(), one.source()) for one in (self, other)
+        )
         return mine == theirs
 
     def __hash__(self) -> int:
@@ -76,7 +80,9 @@ def _written(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Cell:
-    """One model, method, budget, task and seed; `kind` says whether answers or costs are measured. No budget: the baseline's."""
+    """One model, method, budget, task and seed; `kind` says whether answers or costs are measured.
+    No budget: the baseline's.
+    """
 
     kind: str
     model: str
@@ -99,12 +105,20 @@ class Cell:
     def id(self) -> str:
         """Readable, and safe as a folder's name."""
         kind = f"{self.budget_kind}-" if self.budget_kind not in ("", "mean") else ""
-        parts = [slug(self.model), self.variant.label, kind + self.amount, slug(self.task), f"s{self.seed}"]
+        parts = [
+            slug(self.model),
+            self.variant.label,
+            kind + self.amount,
+            slug(self.task),
+            f"s{self.seed}",
+        ]
         return "__".join([*parts, "cost"] if self.kind == "cost" else parts)
 
 
 def shown(name: str) -> str:
-    """A model's or task's name as tables have it: of a path only the last part, for the rest is one machine's."""
+    """A model's or task's name as tables have it: of a path only the last part, for the rest is one
+    machine's.
+    """
     path = Path(name)
     if not path.exists() and not name.startswith((".", "/", "~")):
         return name

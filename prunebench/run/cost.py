@@ -1,4 +1,6 @@
-"""Cost: a method's time and memory against the unpruned model's, on the first samples of a task; encodings are not shared."""
+"""Cost: a method's time and memory against the unpruned model's, on the first samples of a task;
+encodings are not shared.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ from prunebench.benchmarks import Benchmark, MediaError
 from prunebench.engine.ready import Ready
 from prunebench.measure import Metric
 from prunebench.measure.latency import PairRow, measure_pairs, summarize
-from prunebench.run import prompt as prompts
+from prunebench.run import samples as prompts
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Cost
-from prunebench.run.prompt import Prompt, resized, seed_of
 from prunebench.run.quality import on_pixels
+from prunebench.run.samples import Samples, resized, seed_of
 from prunebench.run.store import Row
 
 if TYPE_CHECKING:
@@ -26,9 +28,9 @@ def calls(cost: Cost) -> int:
     return 2 * cost.inputs * (cost.warmup + ceil(cost.pairs / cost.inputs))
 
 
-def inputs(loaded: Loaded, benchmark: Benchmark, cost: Cost) -> list[Prompt]:
+def inputs(loaded: Loaded, benchmark: Benchmark, cost: Cost) -> list[Samples]:
     """The first samples whose images can be read."""
-    found: list[Prompt] = []
+    found: list[Samples] = []
     for request in benchmark.requests:
         if len(found) == cost.inputs:
             break
@@ -41,7 +43,9 @@ def inputs(loaded: Loaded, benchmark: Benchmark, cost: Cost) -> list[Prompt]:
     return found
 
 
-def measure(loaded: Loaded, cell: Cell, method: Ready, samples: list[Prompt], cost: Cost) -> tuple[list[Row], list[Metric]]:
+def measure(
+    loaded: Loaded, cell: Cell, method: Ready, samples: list[Samples], cost: Cost
+) -> tuple[list[Row], list[Metric]]:
     """The rows of pairs.parquet and the metrics; pairs are spread over the samples."""
     rows: list[PairRow] = []
     for number, prompt in enumerate(samples):
@@ -51,13 +55,15 @@ def measure(loaded: Loaded, cell: Cell, method: Ready, samples: list[Prompt], co
     return [asdict(row) for row in rows], summarize(rows)
 
 
-def _pairs(loaded: Loaded, cell: Cell, method: Ready, prompt: Prompt, cost: Cost, pairs: int) -> list[PairRow]:
+def _pairs(
+    loaded: Loaded, cell: Cell, method: Ready, prompt: Samples, cost: Cost, pairs: int
+) -> list[PairRow]:
     seeds = [seed_of(request, cell.seed) for request in prompt.requests]
     if on_pixels(cell):
         small = resized(loaded, prompt, method.pruner, cell.budget)
         return measure_pairs(
             loaded.model,
-            loaded.adapter,
+            loaded.family,
             small.inputs,
             None,
             None,
@@ -68,7 +74,7 @@ def _pairs(loaded: Loaded, cell: Cell, method: Ready, prompt: Prompt, cost: Cost
         )
     return measure_pairs(
         loaded.model,
-        loaded.adapter,
+        loaded.family,
         prompt.inputs,
         method,
         cell.budget,

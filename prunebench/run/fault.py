@@ -9,10 +9,10 @@ from typing import cast
 import torch
 
 from prunebench.benchmarks import MediaError
+from prunebench.border.text import clean, message
 from prunebench.budget import BudgetError
 from prunebench.models.base import Unsupported
-from prunebench.run.cell import SampleStatus, Status
-from prunebench.text import clean, message
+from prunebench.study.record import SampleStatus, Status
 from prunebench.trained import BrokenWeights
 
 REASON = 20_000
@@ -44,7 +44,9 @@ def cell_status(status: str) -> Status:
 
 
 def judged(error: BaseException) -> Fault:
-    """What an exception means for the sample it was raised for; the traceback is told where it is a failure."""
+    """What an exception means for the sample it was raised for; the traceback is told where it is a
+    failure.
+    """
     said = message(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in said:
         return Fault("oom", said, said)

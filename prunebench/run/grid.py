@@ -1,4 +1,6 @@
-"""Grid: the question a study asks, read from YAML and key=value overrides, checked at the border, expanded to cells."""
+"""Grid: the question a study asks, read from YAML and key=value overrides, checked at the border,
+expanded to cells.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from prunebench import registry
+from prunebench.border.interruption import interrupts
+from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError
-from prunebench.interruption import interrupts
 from prunebench.pruner import Pruner
 from prunebench.run import options, plain
-from prunebench.run.cell import BASELINE, Cell, Variant, slug
+from prunebench.run.cell import Cell, Variant, slug
 from prunebench.run.names import check_label, check_path, expanded
 from prunebench.run.plain import PlainError, short, short_key
-from prunebench.text import message, one_line
+from prunebench.study.record import BASELINE
 
 CONTROLS = (BASELINE, "random", "uniform", "pool", "resize")
-"""Methods every study holds, so that any other is seen beside the cheapest things that could be done instead."""
+"""Methods every study holds, so that any other is seen beside the cheapest things that could be
+done instead.
+"""
 
 HEAD = "# The question of this study; `prunebench sweep` on this file continues it.\n"
 """How a study's own grid.yaml begins; a user's file of any name does not."""
@@ -62,7 +67,9 @@ class GridError(ValueError):
 
 @dataclass
 class Cost:
-    """The cost pass: `pairs` interleaved runs of method and unpruned baseline on `inputs` samples of the first task."""
+    """The cost pass: `pairs` interleaved runs of method and unpruned baseline on `inputs` samples
+    of the first task.
+    """
 
     enabled: bool = True
     inputs: int = 1
@@ -73,12 +80,14 @@ class Cost:
 
 @dataclass
 class Grid:
-    """One study. `methods` are names, files, or mappings with a name, a label and settings; `limit` None means all samples.
+    """One study. `methods` are names, files, or mappings with a name, a label and settings; `limit`
+    None means all samples.
 
-    With `batch` above 1 a batch's selector FLOPs are shared evenly.
-    `threads` None means one for a miniature on the CPU and torch's own choice for anything larger; `timeout` is seconds a
-    sample, None as long as it takes; `max_image_pixels` None is the built-in limit; `out` None a folder under
-    results/scratch named after the grid's content. `trust_remote_code` lets the model's own folder run its code.
+    With `batch` above 1 a batch's selector FLOPs are shared evenly. `threads` None means one for a
+    miniature on the CPU and torch's own choice for anything larger; `timeout` is seconds a sample,
+    None as long as it takes; `max_image_pixels` None is the built-in limit; `out` None a folder
+    under results/scratch named after the grid's content. `trust_remote_code` lets the model's own
+    folder run its code.
     """
 
     model: str = "tiny-qwen2.5-vl"
@@ -104,7 +113,8 @@ class Grid:
     def variants(self) -> list[Variant]:
         """The methods with their settings, controls first; raises GridError.
 
-        They are built once: a method's file that changes or goes while a sweep runs changes nothing.
+        They are built once: a method's file that changes or goes while a sweep runs changes
+        nothing.
         """
         asked = (list(self.methods), self.controls)
         # beside the fields, which are what a user can set
@@ -130,7 +140,9 @@ class Grid:
         return {key: plain.storable(value) for key, value in asked.items()}
 
     def digest(self) -> str:
-        """A hash of the question; what is at its default is left out, so that a new key leaves old studies their names."""
+        """A hash of the question; what is at its default is left out, so that a new key leaves old
+        studies their names.
+        """
         usual = _usual()
         asked = {key: value for key, value in self.question().items() if usual[key] != value}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -170,12 +182,16 @@ def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Grid:
     except options.OptionError as error:
         raise GridError(one_line(str(error), tail=100)) from None
     if continues and content.get("out") is None:
-        content["out"] = str(file.parent) if file is not None else None  # the question stands in its study's own folder
+        content["out"] = (
+            str(file.parent) if file is not None else None
+        )  # the question stands in its study's own folder
     return build(content, settings)
 
 
 def build(content: Mapping[str, Any], settings: options.Settings | None = None) -> Grid:
-    """The checked grid of plain data, with settings of methods by label on top; raises GridError in one line."""
+    """The checked grid of plain data, with settings of methods by label on top; raises GridError in
+    one line.
+    """
     content = dict(content)
     if isinstance(content.get("cost"), bool):
         content["cost"] = {"enabled": content["cost"]}
@@ -203,10 +219,11 @@ def differences(one: Grid, other: Grid) -> list[str]:
 
 
 def stored_differences(file: Path, grid: Grid) -> list[str]:
-    """What the question that stands in a study's folder asks differently from `grid`, as `differences` says it.
+    """What the question that stands in a study's folder asks differently from `grid`, as
+    `differences` says it.
 
-    The file is read as data: no method that it names is imported. A key or a setting that it does not have yet stands at
-    its default. Raises GridError where it cannot be read.
+    The file is read as data: no method that it names is imported. A key or a setting that it does
+    not have yet stands at its default. Raises GridError where it cannot be read.
     """
     stored = _mapping(file, _text(file))
     stored.pop("out", None)
@@ -221,7 +238,7 @@ def short_path(path: Path) -> str:
     return text if len(text) <= 80 else "…" + text[-79:]
 
 
-# ---- reading ----------------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
 
 
 def _text(file: Path) -> str:
@@ -236,8 +253,12 @@ def _text(file: Path) -> str:
         ) from None
     except UnicodeDecodeError as error:
         if len(content) > most:
-            raise GridError(f"grid file {short_path(file)} is too long; the most is {most} bytes") from None
-        raise GridError(f"grid file {short_path(file)} is no UTF-8 text: byte {error.start}: {error.reason}") from None
+            raise GridError(
+                f"grid file {short_path(file)} is too long; the most is {most} bytes"
+            ) from None
+        raise GridError(
+            f"grid file {short_path(file)} is no UTF-8 text: byte {error.start}: {error.reason}"
+        ) from None
     except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
         said = getattr(error, "strerror", None) or str(error)
         raise GridError(f"grid file {short_path(file)} cannot be read: {said}") from None
@@ -251,7 +272,9 @@ def _mapping(file: Path, text: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise GridError(f"grid file {short_path(file)} must hold keys and values, found a {type(content).__name__}")
+        raise GridError(
+            f"grid file {short_path(file)} must hold keys and values, found a {type(content).__name__}"
+        )
     return content
 
 
@@ -268,11 +291,13 @@ def _beside(entry: Any, folder: Path) -> Any:
     return str(folder / entry) if inside else entry
 
 
-# ---- checking ---------------------------------------------------------------------------------------------------------
+# ---- checking ------------------------------------------------------------------------------------
 
 
 def _check(grid: Grid, settings: options.Settings) -> None:
-    """Every check that needs no model and no data; brings tasks, budgets and paths into their one form."""
+    """Every check that needs no model and no data; brings tasks, budgets and paths into their one
+    form.
+    """
     _check_values(grid)
     for key in LISTS:
         if not getattr(grid, key):
@@ -284,7 +309,9 @@ def _check(grid: Grid, settings: options.Settings) -> None:
     variants = grid.variants()
     count = (len(grid.tasks) + grid.cost.enabled) * len(variants) * len(grid.budgets)
     if count > MOST_CELLS:
-        raise GridError(f"the grid has {count} cells; the most is {MOST_CELLS}, so ask for fewer methods, tasks or budgets")
+        raise GridError(
+            f"the grid has {count} cells; the most is {MOST_CELLS}, so ask for fewer methods, tasks or budgets"
+        )
     for cell in grid.cells(grid.tasks):
         if len(cell.id.encode()) > LONGEST_ID:
             raise GridError(
@@ -292,7 +319,9 @@ def _check(grid: Grid, settings: options.Settings) -> None:
                 "shorten the label, or the file name of the model or task"
             )
     if len(dump(grid)) > plain.MOST_CHARACTERS:
-        raise GridError(f"the grid is longer than {plain.MOST_CHARACTERS} characters; split it into several studies")
+        raise GridError(
+            f"the grid is longer than {plain.MOST_CHARACTERS} characters; split it into several studies"
+        )
 
 
 def _check_values(grid: Grid) -> None:
@@ -307,14 +336,18 @@ def _check_values(grid: Grid) -> None:
         if value is not None and value > most:
             raise GridError(f"{key} is {value}; it ends at {most}")
     if grid.timeout is not None and not 0 < grid.timeout <= MOST_SECONDS:
-        raise GridError(f"timeout is {grid.timeout}; it is seconds a sample, above 0 and at most {MOST_SECONDS}")
+        raise GridError(
+            f"timeout is {grid.timeout}; it is seconds a sample, above 0 and at most {MOST_SECONDS}"
+        )
     grid.model = expanded(grid.model)
     for key in ("model", "attention", "revision", "out"):
         value = getattr(grid, key)
         if value is not None:
             check_path(key, value)
     if grid.out is not None and expanded(grid.out).startswith("~"):
-        raise GridError(f"out is {short(grid.out)}, and there is no such home folder; write ./{short_key(grid.out)} for a folder")
+        raise GridError(
+            f"out is {short(grid.out)}, and there is no such home folder; write ./{short_key(grid.out)} for a folder"
+        )
 
 
 def _budgets(entries: Sequence[Any]) -> list[str]:
@@ -326,19 +359,25 @@ def _budgets(entries: Sequence[Any]) -> list[str]:
         except BudgetError as error:
             raise GridError(f"budgets: {one_line(str(error), 200, tail=100)}") from None
         if budget.amount > MOST_TOKENS:
-            raise GridError(f"budgets: {short(str(budget))} is a count beyond any image; the most is {MOST_TOKENS}")
+            raise GridError(
+                f"budgets: {short(str(budget))} is a count beyond any image; the most is {MOST_TOKENS}"
+            )
         budgets.append(str(budget))
     return list(dict.fromkeys(budgets))
 
 
 def _tasks(entries: Sequence[Any]) -> list[str]:
-    """Names, suites replaced by their tasks, each once; whether a public task exists is lmms-eval's to say."""
+    """Names, suites replaced by their tasks, each once; whether a public task exists is lmms-eval's
+    to say.
+    """
     from prunebench import benchmarks
 
     names: list[str] = []
     for entry in entries:
         if not isinstance(entry, str):
-            raise GridError(f"task {short(entry)} is no name; write scenes_mixed, gqa or ./my_task.yaml")
+            raise GridError(
+                f"task {short(entry)} is no name; write scenes_mixed, gqa or ./my_task.yaml"
+            )
         check_path("a task", entry)
         try:
             names += benchmarks.expand(expanded(entry))
@@ -349,21 +388,26 @@ def _tasks(entries: Sequence[Any]) -> list[str]:
         folder = slug(name).lower()  # some file systems make no difference
         twin = folders.setdefault(folder, name)
         if twin != name:
-            raise GridError(f"tasks {short(twin)} and {short(name)} would share the folder name {short(folder)}; rename one")
+            raise GridError(
+                f"tasks {short(twin)} and {short(name)} would share the folder name {short(folder)}; rename one"
+            )
     return list(folders.values())
 
 
-# ---- methods ----------------------------------------------------------------------------------------------------------
+# ---- methods -------------------------------------------------------------------------------------
 
 
 def _entries(methods: Sequence[Any], controls: bool) -> list[dict[str, Any]]:
-    """The mapping behind every method, with its name and label, each once, controls first; nothing is imported.
+    """The mapping behind every method, with its name and label, each once, controls first; nothing
+    is imported.
 
     Raises GridError.
     """
     entries: list[dict[str, Any]] = []
     for method in methods:
-        entries += [_entry(name) for name in registry.names()] if method == "all" else [_entry(method)]
+        entries += (
+            [_entry(name) for name in registry.names()] if method == "all" else [_entry(method)]
+        )
     if controls:
         labels = [entry["label"] for entry in entries]
         entries = [_entry(name) for name in CONTROLS if name not in labels] + entries
@@ -406,9 +450,13 @@ def _variants(methods: Sequence[Any], controls: bool) -> list[Variant]:
         variant = _variant(entry)
         twin = spellings.setdefault(variant.label.lower(), variant.label)
         if twin != variant.label:
-            raise GridError(f"labels {twin!r} and {variant.label!r} differ in capitals alone, as folders may not; change one")
+            raise GridError(
+                f"labels {twin!r} and {variant.label!r} differ in capitals alone, as folders may not; change one"
+            )
         if not _same(variants.setdefault(variant.label, variant), variant):
-            raise GridError(f"two methods are labelled {variant.label!r}; give each mapping a label of its own")
+            raise GridError(
+                f"two methods are labelled {variant.label!r}; give each mapping a label of its own"
+            )
     return list(variants.values())
 
 
@@ -417,7 +465,9 @@ def _same(one: Variant, other: Variant) -> bool:
 
 
 def _variant(entry: Mapping[str, Any]) -> Variant:
-    """The method of an entry, built; raises GridError where it does not build, whatever its code raises."""
+    """The method of an entry, built; raises GridError where it does not build, whatever its code
+    raises.
+    """
     settings = {key: value for key, value in entry.items() if key not in BESIDE}
     name, label = entry["name"], entry["label"]
     try:
@@ -426,16 +476,22 @@ def _variant(entry: Mapping[str, Any]) -> Variant:
     except registry.RegistryError as error:
         raise GridError(message(error)) from None
     except (TypeError, ValueError) as error:  # a setting that names no site
-        raise GridError(f"{label} {short(settings) if settings else ''}: {message(error)}") from None
+        raise GridError(
+            f"{label} {short(settings) if settings else ''}: {message(error)}"
+        ) from None
     except BaseException as error:  # code of others, which may even try to end the program
         if interrupts(error):
             raise
-        raise GridError(f"method {short_path(Path(name))} cannot be built: {type(error).__name__}: {message(error)}") from None
+        raise GridError(
+            f"method {short_path(Path(name))} cannot be built: {type(error).__name__}: {message(error)}"
+        ) from None
     return Variant(label, name, pruner, entry.get("positions"))
 
 
 def _see_site(pruner: Pruner) -> None:
-    """Ask a method where it prunes, as its settings may name no place; what else fails in there fails its own cells."""
+    """Ask a method where it prunes, as its settings may name no place; what else fails in there
+    fails its own cells.
+    """
     try:
         pruner.site()
     except (TypeError, ValueError):
@@ -452,13 +508,17 @@ def _with_settings(grid: Grid, settings: options.Settings) -> list[Any]:
     for label, values in settings.items():
         key = f"{short_key(label)}.{short_key(next(iter(values)))}"
         if label not in labels:
-            near = registry.suggest(label[:100], [*options.keys(Grid), *labels], "; it is neither a key nor a method of the grid")
+            near = registry.suggest(
+                label[:100],
+                [*options.keys(Grid), *labels],
+                "; it is neither a key nor a method of the grid",
+            )
             raise GridError(f"unknown key {key}{near}")
         plain.check(values, label)
     return [{**entry, **settings.get(entry["label"], {})} for entry in entries]
 
 
-# ---- comparing --------------------------------------------------------------------------------------------------------
+# ---- comparing -----------------------------------------------------------------------------------
 
 
 def _usual() -> dict[str, Any]:
@@ -469,7 +529,9 @@ def _usual() -> dict[str, Any]:
 
 
 def _completed(stored: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
-    """A stored question in the form of `Grid.question`, with defaults where it says nothing; raises GridError."""
+    """A stored question in the form of `Grid.question`, with defaults where it says nothing; raises
+    GridError.
+    """
     usual = _usual()
     asked = {**usual, **stored}
     cost = asked["cost"]
@@ -512,7 +574,9 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[st
     return lines
 
 
-def _method_differences(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> list[str]:
+def _method_differences(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> list[str]:
     there = {entry["label"]: entry for entry in first}
     here = {entry["label"]: entry for entry in second}
     lines = []
@@ -523,5 +587,7 @@ def _method_differences(first: Sequence[Mapping[str, Any]], second: Sequence[Map
         for key in {**there[label], **here[label]}:
             values = there[label].get(key), here[label].get(key)
             if values[0] != values[1]:
-                lines.append(f"{label}.{key} is {short(values[0])} there and {short(values[1])} here")
+                lines.append(
+                    f"{label}.{key} is {short(values[0])} there and {short(values[1])} here"
+                )
     return lines

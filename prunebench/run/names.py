@@ -16,7 +16,9 @@ LONGEST_LABEL = 64
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 MISSING = frozenset(("na", "nan", "n/a", "none", "null", "nil", "inf", "infinity"))
-"""Words that readers of tables take for a missing or an infinite number; the baseline is the one label among them."""
+"""Words that readers of tables take for a missing or an infinite number; the baseline is the one
+label among them.
+"""
 
 DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 """Names that are devices, not files, on Windows."""
@@ -28,7 +30,9 @@ def expanded(name: str) -> str:
 
 
 def check_path(key: str, name: str) -> None:
-    """Refuse what no file, hub or library can have as a name; raises PlainError, which says whose it is."""
+    """Refuse what no file, hub or library can have as a name; raises PlainError, which says whose
+    it is.
+    """
     if not name.strip():
         raise PlainError(f"{key} is empty; give a name")
     check(name, key)
@@ -43,14 +47,20 @@ def check_path(key: str, name: str) -> None:
 
 
 def check_label(label: Any, method: str) -> None:
-    """Refuse a label that is no file name, or that tables would read as a number or as missing; raises PlainError."""
+    """Refuse a label that is no file name, or that tables would read as a number or as missing;
+    raises PlainError.
+    """
     about = f"label {short(label)} of method {short_key(method)}"
     if not isinstance(label, str):
         raise PlainError(f"{about} is no text; put it in quotes")
     if LABEL.fullmatch(label) is None or "__" in label or len(label) > LONGEST_LABEL:
-        raise PlainError(f"{about} is no file name; use at most {LONGEST_LABEL} letters, digits, '.', '-', '+' and single '_'")
+        raise PlainError(
+            f"{about} is no file name; use at most {LONGEST_LABEL} letters, digits, '.', '-', '+' and single '_'"
+        )
     if DEVICES.fullmatch(label) or label.endswith("."):
         raise PlainError(f"{about} is no file name on Windows; choose another")
     read_as = parse(label)
     if not isinstance(read_as, str) or (label.lower() in MISSING and label != "none"):
-        raise PlainError(f"{about} is read from a table as a number, as true or as missing; choose another")
+        raise PlainError(
+            f"{about} is read from a table as a number, as true or as missing; choose another"
+        )

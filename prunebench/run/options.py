@@ -1,4 +1,5 @@
-"""Options: key=value texts and YAML mappings as OmegaConf structured configurations; whatever is unknown is refused.
+"""Options: key=value texts and YAML mappings as OmegaConf structured configurations; whatever is
+unknown is refused.
 
 OmegaConf checks the types. What it would fill in, ${...} and ???, is refused before it sees it.
 """
@@ -13,10 +14,10 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from prunebench.border.text import one_line
 from prunebench.registry import suggest
 from prunebench.run import plain
 from prunebench.run.plain import PlainError, short, short_key
-from prunebench.text import one_line
 
 T = TypeVar("T")
 Settings = dict[str, dict[str, Any]]
@@ -43,16 +44,21 @@ def keys(kind: type) -> list[str]:
     return [f.name for f in fields(kind)]
 
 
-def override(given: dict[str, Any], texts: Iterable[str], kind: type, lists: Iterable[str] = ()) -> Settings:
+def override(
+    given: dict[str, Any], texts: Iterable[str], kind: type, lists: Iterable[str] = ()
+) -> Settings:
     """Put key=value texts into `given`; settings of methods come back by label.
 
-    A text for a key of `kind` that takes text is taken as it stands, others are read as YAML; keys in `lists` take
-    values with commas between. What belongs to no key of `kind` but has a dot is a setting, "label.setting=value".
+    A text for a key of `kind` that takes text is taken as it stands, others are read as YAML; keys
+    in `lists` take values with commas between. What belongs to no key of `kind` but has a dot is a
+    setting, "label.setting=value".
     """
     settings: Settings = {}
     words = list(texts)
     if len(words) > MOST_OPTIONS:
-        raise OptionError(f"{len(words)} options are given; the most is {MOST_OPTIONS}, so write a YAML file")
+        raise OptionError(
+            f"{len(words)} options are given; the most is {MOST_OPTIONS}, so write a YAML file"
+        )
     for text in words:
         key, equals, word = text.partition("=")
         if not equals or not key:
@@ -69,18 +75,24 @@ def override(given: dict[str, Any], texts: Iterable[str], kind: type, lists: Ite
                 raise OptionError(f"{head} has no part {short_key(tail)!r}; write {head}=value")
             section[tail] = _value(key, word, _hint(_hint(kind, head), tail))
         elif key in lists and not word.lstrip().startswith("["):
-            given[key] = [_value(key, part.strip(), str) for part in word.split(",") if part.strip()]
+            given[key] = [
+                _value(key, part.strip(), str) for part in word.split(",") if part.strip()
+            ]
         else:
             given[key] = _value(key, word, _hint(kind, key))
     return settings
 
 
 def structured(kind: type[T], given: Mapping[str, Any]) -> T:
-    """`given` as a `kind`; raises OptionError for an unknown key, with the nearest known one, and for a wrong type."""
+    """`given` as a `kind`; raises OptionError for an unknown key, with the nearest known one, and
+    for a wrong type.
+    """
     known(given, kind)
     try:
         plain.check(dict(given))
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(dict(given))))
+        made = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(dict(given)))
+        )
     except PlainError as error:
         raise OptionError(str(error)) from None
     except (OmegaConfBaseException, TypeError) as error:
@@ -95,7 +107,9 @@ def structured(kind: type[T], given: Mapping[str, Any]) -> T:
 
 
 def known(given: Mapping[str, Any], kind: type, prefix: str = "") -> None:
-    """Refuse keys that `kind` and its sections do not have, and values that OmegaConf would quietly change."""
+    """Refuse keys that `kind` and its sections do not have, and values that OmegaConf would quietly
+    change.
+    """
     for key, value in given.items():
         place = f"{prefix}{short_key(key)}"
         if key not in keys(kind):
@@ -123,7 +137,9 @@ def _value(key: str, word: str, hint: Any) -> Any:
     except PlainError as error:
         if _plainest(hint) not in (list, dict):
             return word  # a text as it stands; where none fits, whoever checks the type says so
-        raise OptionError(f"{short_key(key)} is {short(word)}, which cannot be read: {error}") from None
+        raise OptionError(
+            f"{short_key(key)} is {short(word)}, which cannot be read: {error}"
+        ) from None
 
 
 def _hint(kind: Any, key: str) -> Any:

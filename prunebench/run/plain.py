@@ -1,4 +1,6 @@
-"""Plain: YAML read as plain data within bounds; nothing in it is resolved, imported or expanded without end."""
+"""Plain: YAML read as plain data within bounds; nothing in it is resolved, imported or expanded
+without end.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from prunebench.text import clean, message, one_line
+from prunebench.border.text import clean, message, one_line
 
 MOST_CHARACTERS = 100_000
 MOST_VALUES = 10_000
@@ -50,7 +52,8 @@ def read(text: str) -> Any:
 
 
 def parse(text: str) -> Any:
-    """What a YAML text holds: None, true and false, numbers, texts, lists, and mappings with texts as keys.
+    """What a YAML text holds: None, true and false, numbers, texts, lists, and mappings with texts
+    as keys.
 
     Raises PlainError, in one line that says where, for anything else.
     """
@@ -69,14 +72,18 @@ def dump(content: Any) -> str:
 
 
 def check(value: Any, place: str = "") -> None:
-    """Refuse plain data that holds a text or a number no grid can use; raises PlainError, which names the place."""
+    """Refuse plain data that holds a text or a number no grid can use; raises PlainError, which
+    names the place.
+    """
     for where, part in _parts(value, place):
         if isinstance(part, str):
             _check_text(where or "it", part)
         elif isinstance(part, bool) or part is None:
             continue
         elif isinstance(part, int) and not -MOST <= part <= MOST:
-            raise PlainError(f"{where or 'it'} is a whole number of {_digits(part)}; the largest is 2^63 - 1")
+            raise PlainError(
+                f"{where or 'it'} is a whole number of {_digits(part)}; the largest is 2^63 - 1"
+            )
         elif isinstance(part, float) and not math.isfinite(part):
             raise PlainError(f"{where or 'it'} is {part}; write a finite number")
 
@@ -91,7 +98,11 @@ def storable(value: Any, depth: int = 0) -> Any:
         return str(value)
     if depth < DEEPEST and isinstance(value, list | tuple):
         return [storable(part, depth + 1) for part in value]
-    if depth < DEEPEST and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+    if (
+        depth < DEEPEST
+        and isinstance(value, Mapping)
+        and all(isinstance(key, str) for key in value)
+    ):
         return {str(key): storable(part, depth + 1) for key, part in value.items()}
     return shown(value)
 
@@ -116,11 +127,17 @@ def shown(value: Any) -> str:
 
 def _check_text(where: str, text: str) -> None:
     if len(text) > LONGEST:
-        raise PlainError(f"{where} has {len(text)} characters ({short(text, 30)}); the most is {LONGEST}")
+        raise PlainError(
+            f"{where} has {len(text)} characters ({short(text, 30)}); the most is {LONGEST}"
+        )
     if clean(text) != text:
-        raise PlainError(f"{where} is {short(text)}, with a character that is no printable text; leave it out")
+        raise PlainError(
+            f"{where} is {short(text)}, with a character that is no printable text; leave it out"
+        )
     if "${" in text or text == "???":
-        raise PlainError(f"{where} is {short(text)}; nothing is filled in here, so write the value itself")
+        raise PlainError(
+            f"{where} is {short(text)}; nothing is filled in here, so write the value itself"
+        )
 
 
 def _parts(value: Any, place: str) -> Iterator[tuple[str, Any]]:
@@ -146,13 +163,17 @@ def _digits(number: int) -> str:
 
 
 def _measure(text: str) -> None:
-    """Refuse, before anything is built, what nests too deep, holds itself, or is too much once its aliases are expanded."""
+    """Refuse, before anything is built, what nests too deep, holds itself, or is too much once its
+    aliases are expanded.
+    """
     ready: dict[str, tuple[int, int]] = {}  # values and depth of every anchored part that has ended
     waiting: list[_Part] = [_Part(None)]
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in ready and any(part.anchor == event.anchor for part in waiting):
-                raise PlainError(f"*{short_key(event.anchor)} stands inside what it repeats; write the value out")
+                raise PlainError(
+                    f"*{short_key(event.anchor)} stands inside what it repeats; write the value out"
+                )
             waiting[-1].add(*ready.get(event.anchor, (1, 1)))
         elif isinstance(event, yaml.ScalarEvent):
             if event.anchor:
@@ -168,7 +189,9 @@ def _measure(text: str) -> None:
         if len(waiting) + waiting[-1].depth > DEEPEST + 2:
             raise PlainError(f"it nests more than {DEEPEST} levels deep")
         if waiting[-1].values > MOST_VALUES:
-            raise PlainError(f"it holds more than {MOST_VALUES} values, those that aliases repeat included")
+            raise PlainError(
+                f"it holds more than {MOST_VALUES} values, those that aliases repeat included"
+            )
 
 
 class _Part:
@@ -191,8 +214,12 @@ def _place(error: yaml.YAMLError) -> str:
     return f"{line}{one_line(str(problem), 150)}"
 
 
-def _resolvers(classes: Mapping[str | None, list[tuple[str, Any]]]) -> dict[str | None, list[tuple[str, Any]]]:
-    """PyYAML's rules for what an unquoted word is, without dates, octal and base-60 numbers, and with 1e-4 a number."""
+def _resolvers(
+    classes: Mapping[str | None, list[tuple[str, Any]]],
+) -> dict[str | None, list[tuple[str, Any]]]:
+    """PyYAML's rules for what an unquoted word is, without dates, octal and base-60 numbers, and
+    with 1e-4 a number.
+    """
     kept = (TAG + "bool", TAG + "null", TAG + "merge")
     rules = {first: [rule for rule in rules if rule[0] in kept] for first, rules in classes.items()}
     for first in "-+0123456789":
@@ -210,7 +237,9 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml is untyped
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
-    """SafeLoader for plain data alone: every key a text that stands once, no tag but those of JSON's types."""
+    """SafeLoader for plain data alone: every key a text that stands once, no tag but those of
+    JSON's types.
+    """
 
     yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
 
@@ -231,7 +260,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
             if key.tag == TAG + "merge":
                 continue
             if key.tag != TAG + "str":
-                what = short_key(key.value) if isinstance(key, yaml.ScalarNode) else "that is a list or mapping"
+                what = (
+                    short_key(key.value)
+                    if isinstance(key, yaml.ScalarNode)
+                    else "that is a list or mapping"
+                )
                 said = f"the key {what} is no text; put it in quotes"
                 raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
             if key.value in keys:

@@ -1,4 +1,6 @@
-"""Progress: what a sweep tells whoever watches it; the command line draws it, a library user may ignore it."""
+"""Progress: what a sweep tells whoever watches it; the command line draws it, a library user may
+ignore it.
+"""
 
 from __future__ import annotations
 

@@ -21,76 +21,91 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
 
 COUNTED = (
-    "benchmarks.py",
+    "benchmarks",
+    "border/images.py",
+    "border/weights.py",
     "budget.py",
+    "contract.py",
     "engine",
-    "images.py",
     "measure",
     "models",
     "pruner.py",
     "run/active.py",
     "run/cost.py",
     "run/fault.py",
-    "run/interval.py",
-    "run/prompt.py",
     "run/quality.py",
     "run/runner.py",
+    "run/samples.py",
     "run/summary.py",
     "select.py",
     "sites.py",
+    "study/interval.py",
     "tokens.py",
     "trained.py",
-    "walk.py",
-    "weights.py",
     "words.py",
 )
-"""The parts of the package that decide what stands in a cell: a change there makes every cell another cell."""
+"""The parts of the package that decide what stands in a cell: a change there makes every cell
+another cell.
+"""
 
 UNCOUNTED = (
     "__init__.py",
-    "bounds.py",
-    "checkpoint.py",
-    "cli.py",
-    "conformance.py",
-    "files.py",
-    "guard.py",
+    "border/__init__.py",
+    "border/bounds.py",
+    "border/files.py",
+    "border/guard.py",
+    "border/interruption.py",
+    "border/text.py",
+    "cli",
     "identity.py",
-    "interruption.py",
-    "learning.py",
+    "learning",
     "methods",
-    "record.py",
     "registry.py",
     "report",
     "run/__init__.py",
     "run/cell.py",
-    "run/columns.py",
     "run/grid.py",
     "run/limits.py",
-    "run/lines.py",
     "run/names.py",
     "run/options.py",
-    "run/picture.py",
     "run/plain.py",
     "run/progress.py",
     "run/provenance.py",
+    "run/show.py",
     "run/store.py",
-    "samples.py",
-    "seal.py",
     "start.py",
-    "support.py",
+    "study/__init__.py",
+    "study/cells.py",
+    "study/columns.py",
+    "study/lines.py",
+    "study/record.py",
+    "study/seal.py",
+    "study/statistics.py",
     "tasks",
     "testbed",
-    "testing.py",
-    "text.py",
+    "testing",
     "training",
-    "verify.py",
 )
-"""The parts that do not: they read cells, store them, make models or help authors; methods and tasks have hashes of their own."""
+"""The parts that do not: they read cells, store them, make models or help authors; methods and
+tasks have hashes of their own.
+"""
 
-PACKAGES = ("torch", "transformers", "torchvision", "lmms-eval", "datasets", "pillow", "numpy", "pandas", "pyarrow")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "torchvision",
+    "lmms-eval",
+    "datasets",
+    "pillow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+)
 
 
-def collect(loaded: Any, device: str, dtype: str, attention: str, seeds: Mapping[str, int]) -> dict[str, Any]:
+def collect(
+    loaded: Any, device: str, dtype: str, attention: str, seeds: Mapping[str, int]
+) -> dict[str, Any]:
     """Everything but the result; `loaded` is what `models.load` returned."""
     commit, dirty = git()
     return {
@@ -139,12 +154,16 @@ def sources() -> str:
 
 
 def git() -> tuple[str | None, bool | None]:
-    """The commit of the code that runs, and whether it differs from it; (None, None) outside a checkout."""
+    """The commit of the code that runs, and whether it differs from it; (None, None) outside a
+    checkout.
+    """
     folder = Path(prunebench.__file__).resolve().parent
 
     def ask(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -168,7 +187,11 @@ def resolution(processor: Any) -> dict[str, int]:
     """Between how many pixels the processor scales images; empty where it does not say."""
     images = getattr(processor, "image_processor", None)
     size = getattr(images, "size", None) or {}
-    found = {key: size[key] for key in ("shortest_edge", "longest_edge", "height", "width") if key in size}
+    found = {
+        key: size[key]
+        for key in ("shortest_edge", "longest_edge", "height", "width")
+        if key in size
+    }
     return {key: int(value) for key, value in found.items() if value is not None}
 
 

@@ -1,4 +1,6 @@
-"""Runner: works through a grid, sample by sample, so that one encoding serves every method and budget."""
+"""Runner: works through a grid, sample by sample, so that one encoding serves every method and
+budget.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,27 @@ from typing import Any, TypeVar
 
 import torch
 
-from prunebench import images, models
+from prunebench import models
 from prunebench.benchmarks import Benchmark, Request, load_task
+from prunebench.border import images
+from prunebench.border.guard import Guard, RandomState
+from prunebench.border.interruption import interrupts
+from prunebench.border.text import one_line
 from prunebench.engine.clip import load_clip
 from prunebench.engine.ready import Ready, make_ready
-from prunebench.guard import Guard, RandomState
 from prunebench.identity import identity
-from prunebench.interruption import interrupts
 from prunebench.measure import Metric
 from prunebench.run import cost, provenance, quality
-from prunebench.run import prompt as prompts
+from prunebench.run import samples as prompts
 from prunebench.run.active import Run
-from prunebench.run.cell import BASELINE, Cell, SampleStatus, Status, shown
+from prunebench.run.cell import Cell, shown
 from prunebench.run.fault import Fault, judged
 from prunebench.run.grid import CONTROLS, Grid, GridError
 from prunebench.run.limits import Overdue, limited
 from prunebench.run.progress import Silent, Watcher
 from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
 from prunebench.run.summary import scored
-from prunebench.text import one_line
+from prunebench.study.record import BASELINE, SampleStatus, Status
 
 T = TypeVar("T")
 
@@ -54,8 +58,8 @@ class Outcome:
 def sweep(grid: Grid, watcher: Watcher | None = None) -> Outcome:
     """Run every cell of the grid that is not finished yet.
 
-    Raises StoreError, LoadError, Unsupported or TaskError before any work where the folder, the model or a task cannot be had;
-    whatever goes wrong in a cell is that cell's status.
+    Raises StoreError, LoadError, Unsupported or TaskError before any work where the folder, the
+    model or a task cannot be had; whatever goes wrong in a cell is that cell's status.
     """
     watch = watcher if watcher is not None else Silent()
     with open_study(grid.folder()) as study:
@@ -65,8 +69,16 @@ def sweep(grid: Grid, watcher: Watcher | None = None) -> Outcome:
 class _Sweep:
     def __init__(self, grid: Grid, study: Study, watch: Watcher) -> None:
         self.grid, self.study, self.watch = grid, study, watch
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if grid.device == "auto" else grid.device
-        self.dtype = ("float32" if self.device == "cpu" else "bfloat16") if grid.dtype == "auto" else grid.dtype
+        self.device = (
+            ("cuda" if torch.cuda.is_available() else "cpu")
+            if grid.device == "auto"
+            else grid.device
+        )
+        self.dtype = (
+            ("float32" if self.device == "cpu" else "bfloat16")
+            if grid.dtype == "auto"
+            else grid.dtype
+        )
         self.statuses: dict[str, str] = {}
         self.fingerprints: dict[str, str] = {}
         self.notes = 0
@@ -83,25 +95,38 @@ class _Sweep:
             self.benchmarks[task] = load_task(task, grid.limit, max_image_pixels=most)
             count = len(self.benchmarks[task].requests)
             if grid.limit is not None and count < grid.limit:
-                self.watch.note(f"{task} has {count} samples, fewer than limit={grid.limit}; all of them are asked")
+                self.watch.note(
+                    f"{task} has {count} samples, fewer than limit={grid.limit}; all of them are asked"
+                )
         self.study.begin(grid)
-        self.provenance = provenance.collect(self.loaded, self.device, self.dtype, grid.attention, {"grid": grid.seed})
+        self.provenance = provenance.collect(
+            self.loaded, self.device, self.dtype, grid.attention, {"grid": grid.seed}
+        )
         self.guard = Guard(self.loaded.model)
-        self.plain = make_ready(self.loaded.adapter, self.loaded.model, BASELINE)
+        self.plain = make_ready(self.loaded.family, self.loaded.model, BASELINE)
         cells = grid.cells(grid.tasks)
         self.runs = {cell.id: self._bind(cell) for cell in cells}
         waiting = [cell for cell in cells if not self._done(cell)]
         for cell in waiting:
             if cell.kind == "quality":
-                samples = {request.sample_id: request.doc_id for request in self.benchmarks[cell.task].requests}
-                self.runs[cell.id].opened = self.study.journal(cell, self.fingerprints[cell.id], samples)
+                samples = {
+                    request.sample_id: request.doc_id
+                    for request in self.benchmarks[cell.task].requests
+                }
+                self.runs[cell.id].opened = self.study.journal(
+                    cell, self.fingerprints[cell.id], samples
+                )
         self._tell_notes()
         units = sum(self._units(self.runs[cell.id]) for cell in waiting)
         self.watch.begin(len(cells), len(cells) - len(waiting), units)
         for task, benchmark in self.benchmarks.items():
             self._quality(
                 benchmark,
-                [self.runs[cell.id] for cell in waiting if cell.kind == "quality" and cell.task == task],
+                [
+                    self.runs[cell.id]
+                    for cell in waiting
+                    if cell.kind == "quality" and cell.task == task
+                ],
             )
         self._cost([cell for cell in waiting if cell.kind == "cost"])
         self._tell_notes()
@@ -114,7 +139,9 @@ class _Sweep:
         self.notes = len(self.study.notes)
 
     def _bind(self, cell: Cell) -> Run:
-        """Bind the cell's method to the model, and note what decides its answers; a method that fails fails alone."""
+        """Bind the cell's method to the model, and note what decides its answers; a method that
+        fails fails alone.
+        """
         run = Run(cell, requests=len(self.benchmarks[cell.task].requests))
         bound = self._attempt(partial(self._ready, cell), run)
         if isinstance(bound, Fault):
@@ -127,10 +154,12 @@ class _Sweep:
 
     def _ready(self, cell: Cell) -> tuple[Ready, list[Any]]:
         """The method, ready, with hashes of all that decides its answers."""
-        method = make_ready(self.loaded.adapter, self.loaded.model, cell.variant.pruner)
+        method = make_ready(self.loaded.family, self.loaded.model, cell.variant.pruner)
         decides: list[Any] = [identity(method.pruner), cell.variant.positions]
         if method.clip is not None:
-            decides.append(load_clip(method.clip, self.loaded.model.device, self.loaded.model.dtype).digest)
+            decides.append(
+                load_clip(method.clip, self.loaded.model.device, self.loaded.model.dtype).digest
+            )
         return method, decides
 
     def _load(self) -> models.Loaded:
@@ -149,10 +178,14 @@ class _Sweep:
                 trust_remote_code=grid.trust_remote_code,
             )
         except ImportError as error:  # an attention kernel, a processor's library
-            raise models.LoadError(f"model {grid.model} needs a package that is missing: {error}") from error
+            raise models.LoadError(
+                f"model {grid.model} needs a package that is missing: {error}"
+            ) from error
 
     def _set_threads(self) -> None:
-        """A miniature gains nothing from a second thread, and on a busy machine threads that wait for each other cost 25x."""
+        """A miniature gains nothing from a second thread, and on a busy machine threads that wait
+        for each other cost 25x.
+        """
         miniature = self.device == "cpu" and self.loaded.model.num_parameters() < MINIATURE
         threads = self.grid.threads or (1 if miniature else None)
         if threads is not None:
@@ -169,22 +202,37 @@ class _Sweep:
         return cost.calls(self.grid.cost) if run.opened is None else run.unasked
 
     def _fingerprint(self, cell: Cell, method: list[Any]) -> str:
-        """A hash over all that changes what the cell measures; `method` are the hashes of what decides its answers."""
+        """A hash over all that changes what the cell measures; `method` are the hashes of what
+        decides its answers.
+        """
         grid = self.grid
         about = {
             "kind": cell.kind,
             "model": [self.loaded.revision, grid.weights],
-            "running": [self.device, self.dtype, grid.attention, grid.batch, grid.trust_remote_code],
-            "code": [provenance.sources(), {name: provenance.versions().get(name) for name in provenance.DECIDING}],
+            "running": [
+                self.device,
+                self.dtype,
+                grid.attention,
+                grid.batch,
+                grid.trust_remote_code,
+            ],
+            "code": [
+                provenance.sources(),
+                {name: provenance.versions().get(name) for name in provenance.DECIDING},
+            ],
             "method": [*method, cell.amount, cell.budget_kind],
             "task": self.benchmarks[cell.task].fingerprint,
             "seed": grid.seed,
         }
         if cell.kind == "cost":
-            about["cost"] = [asdict(grid.cost), self.provenance["hardware"], self.provenance["threads"]]
+            about["cost"] = [
+                asdict(grid.cost),
+                self.provenance["hardware"],
+                self.provenance["threads"],
+            ]
         return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
-    # ---- quality --------------------------------------------------------------------------------------------------
+    # ---- quality ---------------------------------------------------------------------------------
 
     def _quality(self, benchmark: Benchmark, runs: list[Run]) -> None:
         self.watch.running(len(runs))
@@ -198,7 +246,8 @@ class _Sweep:
     def _ask(self, benchmark: Benchmark, group: Sequence[Request], live: list[Run]) -> None:
         """One group of samples through every cell that misses one of them.
 
-        Where something goes wrong with a group of several, its samples are asked one by one: the others are not to blame.
+        Where something goes wrong with a group of several, its samples are asked one by one: the
+        others are not to blame.
         """
         prompt = self._attempt(lambda: prompts.read(self.loaded, benchmark, group))
         if isinstance(prompt, Fault):
@@ -213,11 +262,17 @@ class _Sweep:
                 if waiting:
                     self._ask(benchmark, [request], waiting)
 
-    def _answers(self, prompt: prompts.Prompt, live: list[Run]) -> list[Run]:
-        """Ask a prompt in every cell; of one sample a fault is noted, the cells in which a group failed are returned."""
+    def _answers(self, prompt: prompts.Samples, live: list[Run]) -> list[Run]:
+        """Ask a prompt in every cell; of one sample a fault is noted, the cells in which a group
+        failed are returned.
+        """
         again = []
         for run, shared in self._encodings(prompt, live):
-            rows = shared if isinstance(shared, Fault) else self._attempt(partial(self._answer, run, shared), run)
+            rows = (
+                shared
+                if isinstance(shared, Fault)
+                else self._attempt(partial(self._answer, run, shared), run)
+            )
             if not isinstance(rows, Fault):
                 self._keep(run, rows)
             elif len(prompt.requests) == 1 or rows.ends:
@@ -230,8 +285,12 @@ class _Sweep:
         assert run.method is not None
         return quality.answer(self.loaded, run.cell, run.method, self.plain, shared)
 
-    def _encodings(self, prompt: prompts.Prompt, live: list[Run]) -> Iterator[tuple[Run, quality.Encoded | Fault]]:
-        """The prompt's encoding for every cell: one for all, or one each where what a method reads there goes wrong."""
+    def _encodings(
+        self, prompt: prompts.Samples, live: list[Run]
+    ) -> Iterator[tuple[Run, quality.Encoded | Fault]]:
+        """The prompt's encoding for every cell: one for all, or one each where what a method reads
+        there goes wrong.
+        """
         methods = {run.cell.id: run.method for run in live if run.method is not None}
         shared = self._attempt(lambda: quality.encoded(self.loaded, prompt, list(methods.values())))
         if not isinstance(shared, Fault):
@@ -242,7 +301,12 @@ class _Sweep:
             if isinstance(bare, Fault):  # with nobody looking it goes wrong as well
                 yield run, bare
             else:
-                yield run, self._attempt(partial(quality.encoded, self.loaded, prompt, [methods[run.cell.id]]), run)
+                yield (
+                    run,
+                    self._attempt(
+                        partial(quality.encoded, self.loaded, prompt, [methods[run.cell.id]]), run
+                    ),
+                )
 
     def _attempt(self, work: Callable[[], T], run: Run | None = None) -> T | Fault:
         """What the work gives, or what went wrong with it; no method's doing reaches another's."""
@@ -260,11 +324,15 @@ class _Sweep:
                 torch.cuda.empty_cache()
         random.restore()
         label = "" if run is None else run.cell.variant.label
-        changes = self.guard.changes("" if run is None else type(run.cell.variant.pruner).__module__)
+        changes = self.guard.changes(
+            "" if run is None else type(run.cell.variant.pruner).__module__
+        )
         if changes:
             self.guard.restore(lambda: self._load().model)
             culprit = label or "something"
-            reason = f"{culprit} changes {one_line(', '.join(changes), 200)}; a method leaves no trace"
+            reason = (
+                f"{culprit} changes {one_line(', '.join(changes), 200)}; a method leaves no trace"
+            )
             return Fault("failed", reason, reason, ends=True)
         return outcome
 
@@ -279,7 +347,9 @@ class _Sweep:
             run.fault = replace(judged(error), ends=True)
         self.watch.advance(len(new))
 
-    def _unreadable(self, benchmark: Benchmark, request: Request, live: list[Run], fault: Fault) -> None:
+    def _unreadable(
+        self, benchmark: Benchmark, request: Request, live: list[Run], fault: Fault
+    ) -> None:
         """A sample that cannot be made an input for any method."""
         reason = fault.reason
         if fault.status == "failed":
@@ -292,7 +362,9 @@ class _Sweep:
             self._keep(run, [quality.unanswered(request, status, one_line(reason))])
 
     def _blame(self, run: Run, request: Request, fault: Fault) -> None:
-        """A sample on which the method, or the model under it, failed; a cell that fails again and again is given up."""
+        """A sample on which the method, or the model under it, failed; a cell that fails again and
+        again is given up.
+        """
         failures = run.failures + 1
         if fault.ends:
             run.fault = fault
@@ -316,13 +388,13 @@ class _Sweep:
                 rows, metrics = result
         self._write(run.cell, status, reason, metrics, {"samples": rows})
 
-    # ---- cost -----------------------------------------------------------------------------------------------------
+    # ---- cost ------------------------------------------------------------------------------------
 
     def _cost(self, cells: list[Cell]) -> None:
         if not cells:
             return
         benchmark = self.benchmarks[cells[0].task]
-        samples: list[prompts.Prompt] = []
+        samples: list[prompts.Samples] = []
         for cell in cells:
             run = self.runs[cell.id]
             outcome: tuple[list[Row], list[Metric]] | Fault = run.fault or ([], [])
@@ -340,11 +412,18 @@ class _Sweep:
             else:
                 self._write(cell, "ok", "", outcome[1], {"pairs": outcome[0]})
 
-    def _measure(self, run: Run, samples: list[prompts.Prompt]) -> tuple[list[Row], list[Metric]]:
+    def _measure(self, run: Run, samples: list[prompts.Samples]) -> tuple[list[Row], list[Metric]]:
         assert run.method is not None
         return cost.measure(self.loaded, run.cell, run.method, samples, self.grid.cost)
 
-    def _write(self, cell: Cell, status: Status, reason: str, metrics: list[Metric], tables: dict[str, list[Row]]) -> None:
+    def _write(
+        self,
+        cell: Cell,
+        status: Status,
+        reason: str,
+        metrics: list[Metric],
+        tables: dict[str, list[Row]],
+    ) -> None:
         benchmark = self.benchmarks[cell.task]
         facts: dict[str, Any] = {
             "id": cell.id,
@@ -382,7 +461,9 @@ class _Sweep:
 
 
 def _groups(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    """Up to `size` samples in a row that are generated with the same settings; always the same groups."""
+    """Up to `size` samples in a row that are generated with the same settings; always the same
+    groups.
+    """
     groups: list[list[Request]] = []
     for request in requests:
         if groups and len(groups[-1]) < size and groups[-1][0].generation == request.generation:

@@ -1,11 +1,14 @@
-"""Store: a study's folder. A cell is finished whole or not at all; until then a journal holds every sample that is done.
+"""Store: a study's folder. A cell is finished whole or not at all; until then a journal holds every
+sample that is done.
 
-The order of writes makes that true at any point where the process may die: samples are appended to the journal one by one;
-then samples.parquet appears by a rename, then cell.json, which seals the parquet's hash and its own; then the journal goes.
+The order of writes makes that true at any point where the process may die: samples are appended to
+the journal one by one; then samples.parquet appears by a rename, then cell.json, which seals the
+parquet's hash and its own; then the journal goes.
 
-Nothing that an earlier run left is taken on trust. What does not bear its seal or its checksums is set aside under
-damaged/ with a note, and asked again; of a journal the lines before the first damaged one are kept. Links, pipes and
-devices count as damage, so that nothing leads out of the folder.
+Nothing that an earlier run left is taken on trust. What does not bear its seal or its checksums is
+set aside under damaged/ with a note, and asked again; of a journal the lines before the first
+damaged one are kept. Links, pipes and devices count as damage, so that nothing leads out of the
+folder.
 """
 
 from __future__ import annotations
@@ -21,16 +24,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from prunebench import files, record
-from prunebench.record import Damaged
-from prunebench.run import columns, lines
+from prunebench.border import files
+from prunebench.border.text import one_line
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid, GridError, dump, short_path, stored_differences
-from prunebench.run.lines import Chain, Row
-from prunebench.seal import seal
-from prunebench.text import one_line
+from prunebench.study import columns, lines, record
+from prunebench.study.lines import Chain, Row
+from prunebench.study.record import Damaged
+from prunebench.study.seal import seal
 
-__all__ = ["FINAL", "Damaged", "Journal", "Row", "StoreError", "Study", "Vanished", "open_study", "read_cell", "write"]
+__all__ = [
+    "FINAL",
+    "Damaged",
+    "Journal",
+    "Row",
+    "StoreError",
+    "Study",
+    "Vanished",
+    "open_study",
+    "read_cell",
+    "write",
+]
 
 FINAL = ("ok", "unsupported", "infeasible")
 """Statuses that a second run would only repeat; "failed" and "oom" are tried again."""
@@ -49,7 +63,9 @@ class StoreError(ValueError):
 
 
 class Vanished(StoreError):
-    """A study folder that was deleted or moved while the sweep ran; the command line ends with `code`."""
+    """A study folder that was deleted or moved while the sweep ran; the command line ends with
+    `code`.
+    """
 
     code = 1
 
@@ -57,7 +73,9 @@ class Vanished(StoreError):
 def _named(
     method: Callable[Concatenate[Study, P], T],
 ) -> Callable[Concatenate[Study, P], T]:
-    """What the file system says against a study becomes one line; a disk that takes no more stays an OSError."""
+    """What the file system says against a study becomes one line; a disk that takes no more stays
+    an OSError.
+    """
 
     @wraps(method)
     def named(study: Study, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,7 +92,8 @@ def _named(
 class Study:
     """An open study: nobody else writes to it. `notes` says what was set aside.
 
-    `identity` (device, inode) is that of the folder that was opened: another one at the same place is not written to.
+    `identity` (device, inode) is that of the folder that was opened: another one at the same place
+    is not written to.
     """
 
     folder: Path
@@ -82,9 +101,13 @@ class Study:
     identity: tuple[int, int] | None = None
 
     def cell_folder(self, cell: Cell) -> Path:
-        """Where a cell lives; raises StoreError for an id that is no plain name, for it would lead out of the study."""
+        """Where a cell lives; raises StoreError for an id that is no plain name, for it would lead
+        out of the study.
+        """
         if Path(cell.id).name != cell.id or cell.id in ("", ".", ".."):
-            raise StoreError(f"cell {one_line(repr(cell.id), 80)} has no name for a folder; rename its model, method or task")
+            raise StoreError(
+                f"cell {one_line(repr(cell.id), 80)} has no name for a folder; rename its model, method or task"
+            )
         return self.folder / "cells" / cell.id
 
     def still(self) -> None:
@@ -99,7 +122,8 @@ class Study:
             )
 
     def begin(self, grid: Grid) -> None:
-        """Write the question, or see that it is the one the folder already asks; raises StoreError where it is not.
+        """Write the question, or see that it is the one the folder already asks; raises StoreError
+        where it is not.
 
         The question that stands there is data: nothing that it names is imported.
         """
@@ -116,12 +140,15 @@ class Study:
                 raise StoreError(one_line(said, tail=60))
         else:
             if (self.folder / "cells").is_dir() and any((self.folder / "cells").iterdir()):
-                raise StoreError(f"{place} has cells but no grid.yaml; choose another folder with out=")
+                raise StoreError(
+                    f"{place} has cells but no grid.yaml; choose another folder with out="
+                )
             write(path, dump(grid).encode())
 
     @_named
     def result(self, cell: Cell, fingerprint: str) -> dict[str, Any] | None:
-        """What cell.json says of a finished cell of this configuration; None where there is work to do.
+        """What cell.json says of a finished cell of this configuration; None where there is work to
+        do.
 
         A damaged cell is set aside with a note, and is work to do.
         """
@@ -139,10 +166,14 @@ class Study:
         return facts
 
     @_named
-    def journal(self, cell: Cell, fingerprint: str, samples: Mapping[str, int] | None = None) -> Journal:
-        """The samples of an unfinished cell, those of an earlier run included; what is damaged is set aside with a note.
+    def journal(
+        self, cell: Cell, fingerprint: str, samples: Mapping[str, int] | None = None
+    ) -> Journal:
+        """The samples of an unfinished cell, those of an earlier run included; what is damaged is
+        set aside with a note.
 
-        `samples` are the doc_ids of the task's samples, by sample_id: rows of any other are not taken.
+        `samples` are the doc_ids of the task's samples, by sample_id: rows of any other are not
+        taken.
         """
         folder = self.cell_folder(cell)
         self.make(folder)
@@ -157,10 +188,14 @@ class Study:
         return journal
 
     @_named
-    def finish(self, cell: Cell, facts: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-        """Write a cell's tables ("samples", "pairs") and facts; the journal is no longer needed behind that.
+    def finish(
+        self, cell: Cell, facts: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]
+    ) -> dict[str, Any]:
+        """Write a cell's tables ("samples", "pairs") and facts; the journal is no longer needed
+        behind that.
 
-        Returns the facts as they were written: a cell whose numbers are none, and so could not be read again, has failed.
+        Returns the facts as they were written: a cell whose numbers are none, and so could not be
+        read again, has failed.
         """
         folder = self.cell_folder(cell)
         self.still()
@@ -169,23 +204,34 @@ class Study:
         hashes, faults = {}, []
         for name, rows in tables.items():
             storable = [record.plain(row) for row in rows]
-            faults += [f"{name}: {broken}" for row in storable if (broken := columns.fault(name, row))]
+            faults += [
+                f"{name}: {broken}" for row in storable if (broken := columns.fault(name, row))
+            ]
             data = _parquet(name, [row for row in storable if not columns.fault(name, row)])
             self.put(folder / f"{name}.parquet", data)
             hashes[f"{name}.parquet"] = sha256(data).hexdigest()
         sealed = _sound({**record.plain(facts), "files": hashes}, faults)
-        self.put(folder / "cell.json", record.to_json({**sealed, "seal": seal(sealed)}, indent=1).encode())
+        self.put(
+            folder / "cell.json",
+            record.to_json({**sealed, "seal": seal(sealed)}, indent=1).encode(),
+        )
         self._remove(folder / "samples.jsonl")
         return sealed
 
     def put(self, path: Path, data: bytes) -> None:
-        """Write a file of a cell; what lies there and is no plain file is set aside. Raises OSError."""
+        """Write a file of a cell; what lies there and is no plain file is set aside. Raises
+        OSError.
+        """
         if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
             self._set_aside(path, f"{path.name} of cell {path.parent.name} is no plain file")
         files.write(path, data)
 
-    def _replayed(self, path: Path, cell: Cell, fingerprint: str, samples: Mapping[str, int] | None) -> Journal:
-        """The journal that is there, written anew where it is torn or damaged, and without rows of another configuration."""
+    def _replayed(
+        self, path: Path, cell: Cell, fingerprint: str, samples: Mapping[str, int] | None
+    ) -> Journal:
+        """The journal that is there, written anew where it is torn or damaged, and without rows of
+        another configuration.
+        """
         try:
             replay = lines.replay(path, cell.id, samples)
         except OSError as error:
@@ -196,7 +242,9 @@ class Study:
             self._remove(path)
         elif replay.damage:
             self._set_aside(
-                path, f"{path.name} of cell {cell.id} is damaged ({replay.damage})", f"{len(rows)} samples before that are kept"
+                path,
+                f"{path.name} of cell {cell.id} is damaged ({replay.damage})",
+                f"{len(rows)} samples before that are kept",
             )
         elif not replay.torn:
             return Journal(self, path, cell.id, fingerprint, replay.rows, replay.chain)
@@ -204,13 +252,19 @@ class Study:
         journal.append(rows)
         return journal
 
-    def _good_rows(self, folder: Path, cell: Cell, fingerprint: str, samples: Mapping[str, int] | None) -> list[Row]:
+    def _good_rows(
+        self, folder: Path, cell: Cell, fingerprint: str, samples: Mapping[str, int] | None
+    ) -> list[Row]:
         """The samples that a failed cell of the same configuration did answer."""
         from pyarrow import parquet
 
         try:
             facts = read_cell(folder)
-            if facts is None or facts["fingerprint"] != fingerprint or "samples.parquet" not in facts["files"]:
+            if (
+                facts is None
+                or facts["fingerprint"] != fingerprint
+                or "samples.parquet" not in facts["files"]
+            ):
                 return []
             with files.opened(folder / "samples.parquet") as file:
                 rows: list[Row] = parquet.read_table(file).to_pylist()
@@ -253,7 +307,9 @@ class Study:
 
 
 class Journal:
-    """samples.jsonl of an unfinished cell: each sample is on the disk before the next is computed; `rows` by sample_id."""
+    """samples.jsonl of an unfinished cell: each sample is on the disk before the next is computed;
+    `rows` by sample_id.
+    """
 
     def __init__(
         self,
@@ -279,7 +335,9 @@ class Journal:
         for row in storable:
             broken = columns.fault("samples", row)
             if broken:
-                raise StoreError(f"a sample of cell {self._head['cell']} cannot be stored: {broken}")
+                raise StoreError(
+                    f"a sample of cell {self._head['cell']} cannot be stored: {broken}"
+                )
         self._study.still()
         try:
             self._add(storable)
@@ -291,7 +349,9 @@ class Journal:
     def _add(self, rows: Sequence[Row]) -> None:
         if self._chain is None or self._state is None or self._state != _state(self.path):
             if self._state is not None:
-                self._study.notes.append(f"{self.path} was deleted or changed by another program; it was written anew")
+                self._study.notes.append(
+                    f"{self.path} was deleted or changed by another program; it was written anew"
+                )
             self._write([*self.rows.values(), *rows])
             return
         text = "".join(self._chain.line(row) for row in rows)
@@ -313,7 +373,9 @@ class Journal:
 
 @contextmanager
 def open_study(folder: Path) -> Iterator[Study]:
-    """The study in `folder`, created where it is new, locked while the block runs; raises StoreError in one line."""
+    """The study in `folder`, created where it is new, locked while the block runs; raises
+    StoreError in one line.
+    """
     lock, new = _locked(folder)
     try:
         place = os.fstat(lock)
@@ -326,7 +388,9 @@ def open_study(folder: Path) -> Iterator[Study]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all, also when the machine stops; raises StoreError where a link is in the way."""
+    """Put `data` at `path`, whole or not at all, also when the machine stops; raises StoreError
+    where a link is in the way.
+    """
     try:
         files.write(path, data)
     except OSError as error:
@@ -335,7 +399,9 @@ def write(path: Path, data: bytes) -> None:
 
 def _locked(folder: Path) -> tuple[int, list[Path]]:
     """The folder, open and locked, and which folders on the way are new; raises StoreError."""
-    for _ in range(100):  # another sweep that came to nothing may remove the folder between two calls
+    for _ in range(
+        100
+    ):  # another sweep that came to nothing may remove the folder between two calls
         try:
             new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
             folder.mkdir(parents=True, exist_ok=True)
@@ -346,9 +412,13 @@ def _locked(folder: Path) -> tuple[int, list[Path]]:
             continue
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             detail = getattr(error, "strerror", None) or error
-            raise StoreError(f"study folder {_path(folder)} cannot be written: {detail}; choose another with out=") from None
+            raise StoreError(
+                f"study folder {_path(folder)} cannot be written: {detail}; choose another with out="
+            ) from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # on the folder itself: goes with the process, leaves no file
+            fcntl.flock(
+                lock, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # on the folder itself: goes with the process, leaves no file
             if os.path.samestat(os.fstat(lock), os.stat(folder)):
                 return lock, new
         except BlockingIOError:
@@ -359,17 +429,23 @@ def _locked(folder: Path) -> tuple[int, list[Path]]:
         except FileNotFoundError:
             pass
         os.close(lock)
-    raise StoreError(f"study folder {_path(folder)} cannot be written: it cannot be made there; choose another with out=")
+    raise StoreError(
+        f"study folder {_path(folder)} cannot be written: it cannot be made there; choose another with out="
+    )
 
 
 def _inspect(folder: Path) -> None:
-    """That what a study is made of is inside it; raises StoreError for a link, or for another kind of file."""
+    """That what a study is made of is inside it; raises StoreError for a link, or for another kind
+    of file.
+    """
     for name in ("cells", "damaged", "grid.yaml"):
         path = folder / name
         plain = path.is_file() if path.suffix else path.is_dir()
         if os.path.lexists(path) and (path.is_symlink() or not plain):
             word = "file" if path.suffix else "folder"
-            raise StoreError(f"{_path(path)} is no plain {word}; remove it, or choose another folder with out=")
+            raise StoreError(
+                f"{_path(path)} is no plain {word}; remove it, or choose another folder with out="
+            )
 
 
 def _leave(new: Sequence[Path]) -> None:
@@ -382,17 +458,23 @@ def _leave(new: Sequence[Path]) -> None:
 
 
 def _told(error: OSError, path: Path) -> OSError | StoreError:
-    """What the file system said: as it is where the disk takes no more, else in one line that names the path."""
+    """What the file system said: as it is where the disk takes no more, else in one line that names
+    the path.
+    """
     place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
     if error.errno in files.STORAGE:
         return OSError(error.errno, error.strerror, _path(place))
     if error.strerror is None:  # it says all by itself
         return StoreError(one_line(str(error)))
-    return StoreError(f"{_path(place)} cannot be used: {error.strerror}; repair it, or choose another folder with out=")
+    return StoreError(
+        f"{_path(place)} cannot be used: {error.strerror}; repair it, or choose another folder with out="
+    )
 
 
 def _sound(facts: dict[str, Any], faults: list[str]) -> dict[str, Any]:
-    """The facts, or those of a failed cell where they could not be read again; raises StoreError where not even those can."""
+    """The facts, or those of a failed cell where they could not be read again; raises StoreError
+    where not even those can.
+    """
     try:
         record.check(facts)
     except Damaged as error:
@@ -405,7 +487,9 @@ def _sound(facts: dict[str, Any], faults: list[str]) -> dict[str, Any]:
     try:
         record.check(failed)
     except Damaged as error:
-        raise StoreError(f"cell {one_line(str(facts.get('id')), 80)} cannot be stored: {error}") from None
+        raise StoreError(
+            f"cell {one_line(str(facts.get('id')), 80)} cannot be stored: {error}"
+        ) from None
     return failed
 
 
@@ -414,7 +498,9 @@ def _parquet(name: str, rows: Sequence[Row]) -> bytes:
     from pyarrow import parquet
 
     buffer = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=columns.schema(name, rows)), buffer)
+    parquet.write_table(
+        pyarrow.Table.from_pylist(list(rows), schema=columns.schema(name, rows)), buffer
+    )
     return bytes(buffer.getvalue().to_pybytes())
 
 

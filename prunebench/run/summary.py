@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from prunebench.benchmarks import Benchmark
 from prunebench.measure import Metric
-from prunebench.run.interval import bootstrap, mean_interval
 from prunebench.run.store import Row
+from prunebench.study.interval import bootstrap, mean_interval
 
 UNITS = {
     "tokens_available": ("available", "tokens", None),
@@ -15,7 +15,10 @@ UNITS = {
     "tokens_mean": ("tokens_mean", "tokens", False),
     "tokens_kv": ("tokens_kv", "tokens", False),
     "evidence_recall": ("evidence_recall", "share", True),
-    **{f"flops_{part}": (f"flops_{part}", "FLOP", False) for part in ("vision", "projector", "llm", "head", "selector", "total")},
+    **{
+        f"flops_{part}": (f"flops_{part}", "FLOP", False)
+        for part in ("vision", "projector", "llm", "head", "selector", "total")
+    },
     "kv_bytes": ("kv_bytes", "bytes", False),
 }
 """Metrics that are means of a column: column, unit, whether more is better."""
@@ -26,11 +29,23 @@ def scored(benchmark: Benchmark, rows: Sequence[Row]) -> tuple[list[Row], list[M
     answered = [row for row in rows if row["error"] is None]
     scores = benchmark.score({row["doc_id"]: row["prediction"] for row in answered})
     primary = benchmark.primary
-    out = [{**row, "score": benchmark.value(scores[row["doc_id"]], primary) if row["error"] is None else None} for row in rows]
+    out = [
+        {
+            **row,
+            "score": benchmark.value(scores[row["doc_id"]], primary)
+            if row["error"] is None
+            else None,
+        }
+        for row in rows
+    ]
     metrics: list[Metric] = []
     for name in dict.fromkeys(metric for values in scores.values() for metric in values):
         values = [scores[row["doc_id"]][name] for row in answered if name in scores[row["doc_id"]]]
-        numbers = [benchmark.value(scores[row["doc_id"]], name) for row in answered if name in scores[row["doc_id"]]]
+        numbers = [
+            benchmark.value(scores[row["doc_id"]], name)
+            for row in answered
+            if name in scores[row["doc_id"]]
+        ]
         metric = _task_metric(benchmark, name, values, numbers)
         if metric is not None:
             metrics += [metric] if name != primary else [metric, _renamed(metric, "score")]
@@ -43,7 +58,9 @@ def scored(benchmark: Benchmark, rows: Sequence[Row]) -> tuple[list[Row], list[M
     return out, metrics
 
 
-def _task_metric(benchmark: Benchmark, name: str, values: Sequence[object], numbers: Sequence[float | None]) -> Metric | None:
+def _task_metric(
+    benchmark: Benchmark, name: str, values: Sequence[object], numbers: Sequence[float | None]
+) -> Metric | None:
     value = benchmark.aggregate(name, values)
     if value is None:
         return None
@@ -57,5 +74,12 @@ def _task_metric(benchmark: Benchmark, name: str, values: Sequence[object], numb
 
 def _renamed(metric: Metric, name: str) -> Metric:
     return Metric(
-        name, metric.value, metric.unit, metric.stderr, metric.ci_low, metric.ci_high, metric.n, metric.higher_is_better
+        name,
+        metric.value,
+        metric.unit,
+        metric.stderr,
+        metric.ci_low,
+        metric.ci_high,
+        metric.n,
+        metric.higher_is_better,
     )

@@ -1,4 +1,6 @@
-"""The embedded default: miniature models, trained and shipped with the package, and the scenes they are asked about."""
+"""The embedded default: miniature models, trained and shipped with the package, and the scenes they
+are asked about.
+"""
 
 from pathlib import Path
 
@@ -6,7 +8,9 @@ from prunebench.testbed.scenes import KINDS, Question, Scene, SceneObject, ask, 
 
 _HERE = Path(__file__).parent
 
-MODELS: dict[str, Path] = {name: _HERE / name for name in ("tiny-qwen2.5-vl", "tiny-llava-1.5", "tiny-llava-next")}
+MODELS: dict[str, Path] = {
+    name: _HERE / name for name in ("tiny-qwen2.5-vl", "tiny-llava-1.5", "tiny-llava-next")
+}
 """Name of each miniature LVLM and its `from_pretrained` folder."""
 
 TOWERS: dict[str, Path] = {"tiny-clip": _HERE / "tiny-clip"}
@@ -21,4 +25,15 @@ def model_path(name: str) -> Path:
     return known[name]
 
 
-__all__ = ["KINDS", "MODELS", "TOWERS", "Question", "Scene", "SceneObject", "ask", "model_path", "sample", "scene"]
+__all__ = [
+    "KINDS",
+    "MODELS",
+    "TOWERS",
+    "Question",
+    "Scene",
+    "SceneObject",
+    "ask",
+    "model_path",
+    "sample",
+    "scene",
+]

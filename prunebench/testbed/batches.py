@@ -1,4 +1,6 @@
-"""Training batches: scenes of one resolution, what every visual token shows, and questions packed behind each image."""
+"""Training batches: scenes of one resolution, what every visual token shows, and questions packed
+behind each image.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +26,12 @@ from prunebench.testbed.scenes import (
     scene,
 )
 
-LABELS = {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "digit": len(DIGITS) + 1, "centre": 2}
+LABELS = {
+    "colour": len(COLOURS) + 1,
+    "shape": len(SHAPES) + 1,
+    "digit": len(DIGITS) + 1,
+    "centre": 2,
+}
 """What a token is labelled with, and the number of classes; class 0 is "nothing"."""
 WORDS = 5  # the longest question with its answer: "digit on red square 7"
 MIX = ("count", "exist", "exist", "digit", "color", "shape", "digit")
@@ -57,11 +64,13 @@ def batch(
     pad: int,
     fine: float = 0.0,
 ) -> SceneBatch:
-    """The batch of a step, a pure function of its arguments: about `tokens` visual tokens of scenes of one resolution.
+    """The batch of a step, a pure function of its arguments: about `tokens` visual tokens of scenes
+    of one resolution.
 
-    Every step sees fresh scenes; of the questions behind each image `colour_keyed` name a colour alone. `boxes` says what
-    each visual token of an image of (width, height) sees, [N, 4]; `encode` turns words into ids; `end` and `pad` are the
-    ids that end an answer and fill up; `fine` is the share of steps whose scenes are fine ones.
+    Every step sees fresh scenes; of the questions behind each image `colour_keyed` name a colour
+    alone. `boxes` says what each visual token of an image of (width, height) sees, [N, 4]; `encode`
+    turns words into ids; `end` and `pad` are the ids that end an answer and fill up; `fine` is the
+    share of steps whose scenes are fine ones.
     """
     rng = np.random.default_rng([seed, step, 3])
     scenes = draw(seed, rng, lambda size: max(1, tokens // len(boxes(*size))), fine)
@@ -104,16 +113,27 @@ def draw(
     sizes: tuple[tuple[int, int], ...] = tuple(RESOLUTIONS),
     complexity: int | None = None,
 ) -> list[Scene]:
-    """Scenes of one of the sizes, which is drawn; `count` says how many of a size, `fine` how often they are fine ones."""
-    if fine and rng.random() < fine:  # no draw without: what a seed gives must not depend on a share that is not used
-        return [fine_scene(seed, int(index)) for index in rng.integers(2**31, size=count(FINE_SIZE))]
+    """Scenes of one of the sizes, which is drawn; `count` says how many of a size, `fine` how often
+    they are fine ones.
+    """
+    if (
+        fine and rng.random() < fine
+    ):  # no draw without: what a seed gives must not depend on a share that is not used
+        return [
+            fine_scene(seed, int(index)) for index in rng.integers(2**31, size=count(FINE_SIZE))
+        ]
     shares = np.array([RESOLUTIONS[size] for size in sizes])
     size = sizes[rng.choice(len(sizes), p=shares / shares.sum())]
-    return [scene(seed, int(index), size=size, complexity=complexity) for index in rng.integers(2**31, size=count(size))]
+    return [
+        scene(seed, int(index), size=size, complexity=complexity)
+        for index in rng.integers(2**31, size=count(size))
+    ]
 
 
 def _colour_keyed(about: Scene, rng: np.random.Generator) -> Question:
-    """A question that names nothing but a colour, if a few tries find one: left to chance these are rare and learnt last."""
+    """A question that names nothing but a colour, if a few tries find one: left to chance these are
+    rare and learnt last.
+    """
     for _ in range(10):
         question = ask(about, str(rng.choice(("shape", "digit", "exist"))), rng)
         if question.text.split()[-1] in COLOURS:
@@ -122,14 +142,17 @@ def _colour_keyed(about: Scene, rng: np.random.Generator) -> Question:
 
 
 def cells(width: int, height: int) -> NDArray[np.float64]:
-    """[N, 4] the squares of CELL px that cover an image, in reading order: what the tokens of Qwen2.5-VL see."""
+    """[N, 4] the squares of CELL px that cover an image, in reading order: what the tokens of
+    Qwen2.5-VL see.
+    """
     y, x = np.mgrid[0:height:CELL, 0:width:CELL].reshape(2, -1).astype(float)
     return np.stack([x, y, x + CELL, y + CELL], axis=-1)
 
 
 def token_labels(about: Scene, boxes: NDArray[np.float64]) -> NDArray[np.int64]:
-    """[len(LABELS), N] what each token shows that sees the box [N, 4]: the object that covers a fifth of it, and whether
-    a centre lies there."""
+    """[len(LABELS), N] what each token shows that sees the box [N, 4]: the object that covers a
+    fifth of it, and whether a centre lies there.
+    """
     share = np.stack([coverage(thing.box, boxes) for thing in about.objects])
     owner = np.where(share.max(0) >= 0.2, share.argmax(0), -1)
     labels = np.zeros((len(LABELS), len(boxes)), np.int64)
@@ -154,7 +177,9 @@ def coverage(box: Box, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """[N] share of each of the boxes [N, 4] that `box` covers; 0 for one without area."""
     low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    share: NDArray[np.float64] = np.divide((high - low).clip(0).prod(-1), area, out=np.zeros(len(boxes)), where=area > 0)
+    share: NDArray[np.float64] = np.divide(
+        (high - low).clip(0).prod(-1), area, out=np.zeros(len(boxes)), where=area > 0
+    )
     return share
 
 

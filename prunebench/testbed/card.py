@@ -37,7 +37,9 @@ This run was stopped and continued with other settings, so a fresh run with thos
 
 @dataclass(frozen=True)
 class CardText:
-    """What a card says of one miniature: templates, to be filled in from the recipe, and how its figures are written."""
+    """What a card says of one miniature: templates, to be filled in from the recipe, and how its
+    figures are written.
+    """
 
     pipeline: str
     about: str
@@ -45,11 +47,28 @@ class CardText:
     figures: Callable[[dict[str, Any]], str]
 
 
-def card(text: CardText, recipe: dict[str, Any], step: int, seconds: float, parameters: int, figures: dict[str, Any]) -> str:
-    """Markdown. `figures` as the miniature's evaluation returns them, `recipe` as `recipe.json` holds it, `seconds` for
-    `step` steps."""
-    settings = {**{key: value for key, value in recipe.items() if key not in ("model", "sizes", "before")}, **recipe["sizes"]}
-    known = {**recipe, "name": recipe["model"], "parameters": parameters, "step": step, "minutes": seconds / 60}
+def card(
+    text: CardText,
+    recipe: dict[str, Any],
+    step: int,
+    seconds: float,
+    parameters: int,
+    figures: dict[str, Any],
+) -> str:
+    """Markdown. `figures` as the miniature's evaluation returns them, `recipe` as `recipe.json`
+    holds it, `seconds` for `step` steps.
+    """
+    settings = {
+        **{key: value for key, value in recipe.items() if key not in ("model", "sizes", "before")},
+        **recipe["sizes"],
+    }
+    known = {
+        **recipe,
+        "name": recipe["model"],
+        "parameters": parameters,
+        "step": step,
+        "minutes": seconds / 60,
+    }
     return _CARD.format(
         **{key: value for key, value in known.items() if key not in ("before", "figures")},
         pipeline=text.pipeline,
@@ -67,11 +86,16 @@ def card(text: CardText, recipe: dict[str, Any], step: int, seconds: float, para
 def answer_figures(figures: dict[str, Any]) -> str:
     """The table of an LVLM's `evaluate`."""
     blank, guess = figures["blank"], figures["guess"]
-    rows = [(kind, share, blank["by_type"][kind], guess["by_type"][kind]) for kind, share in figures["by_type"].items()]
+    rows = [
+        (kind, share, blank["by_type"][kind], guess["by_type"][kind])
+        for kind, share in figures["by_type"].items()
+    ]
     rows.append(("all", figures["accuracy"], blank["accuracy"], guess["accuracy"]))
     fine = [f"Of fine scenes (448x448 px, objects of 44 px), {_list(figures['fine']['by_type'])}"]
     if "fine_thumbnail" in figures:
-        fine.append(f"with the tokens of its tiles hidden, {_list(figures['fine_thumbnail']['by_type'])}")
+        fine.append(
+            f"with the tokens of its tiles hidden, {_list(figures['fine_thumbnail']['by_type'])}"
+        )
     return f"""{figures["samples"]} questions about {_stream(figures)}; greedy `generate`, float32.
 
 | question type | accuracy | image blanked | most frequent answer |
@@ -84,9 +108,15 @@ By size (pixels): {_list(figures["by_resolution"])}. By complexity: {_list(figur
 
 def match_figures(figures: dict[str, Any]) -> str:
     """The table of a CLIP's `evaluate_clip`."""
-    rows = [(f"{name} of a lone object, named", share, figures["chance"][name]) for name, share in figures["named"].items()]
+    rows = [
+        (f"{name} of a lone object, named", share, figures["chance"][name])
+        for name, share in figures["named"].items()
+    ]
     chance = 1 / figures["batch_size"]
-    rows += [(f"{name} found among {figures['batch_size']}", figures[name], chance) for name in ("caption", "image")]
+    rows += [
+        (f"{name} found among {figures['batch_size']}", figures[name], chance)
+        for name in ("caption", "image")
+    ]
     return f"""{figures["samples"]} {_stream(figures)}; each is seen whole and has a caption that lists
 its objects, float32.
 
@@ -185,7 +215,9 @@ def _stream(figures: dict[str, Any]) -> str:
 
 
 def _rows(rows: list[tuple[Any, ...]]) -> str:
-    return "\n".join(f"| {name} | {' | '.join(f'{share:.3f}' for share in shares)} |" for name, *shares in rows)
+    return "\n".join(
+        f"| {name} | {' | '.join(f'{share:.3f}' for share in shares)} |" for name, *shares in rows
+    )
 
 
 def _before(phases: list[dict[str, Any]]) -> str:
@@ -194,7 +226,9 @@ def _before(phases: list[dict[str, Any]]) -> str:
         return ""
     lines = []
     for phase in phases:
-        changed = ", ".join(f"{name} {value}" for name, value in phase.items() if name != "until_step")
+        changed = ", ".join(
+            f"{name} {value}" for name, value in phase.items() if name != "until_step"
+        )
         lines.append(f"- Until step {phase['until_step']}, what was then changed: {changed}.")
     return _CHANGED + "\n".join(lines) + "\n"
 

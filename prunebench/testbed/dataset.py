@@ -4,16 +4,19 @@ import io
 from pathlib import Path
 from typing import Any
 
-from prunebench import files
+from prunebench.border import files
 from prunebench.testbed.scenes import Question, Scene, sample
 
 
-def write_parquet(path: Path, samples: int, *, seed: int = 1, question_type: str | None = None) -> Path:
-    """Write `samples` questions about scenes of the stream `seed`; the same arguments give the same bytes.
+def write_parquet(
+    path: Path, samples: int, *, seed: int = 1, question_type: str | None = None
+) -> Path:
+    """Write `samples` questions about scenes of the stream `seed`; the same arguments give the same
+    bytes.
 
     Without `question_type` the types take turns. Columns: `id`, `image` (PNG), `mask` (PNG: 0 is
-    background, k the k-th object), `question`, `answer`, `question_type`,
-    `evidence_box` (x0, y0, x1, y1 in pixels, or null), `complexity`, `width`, `height`, `scene_index`. Raises ValueError
+    background, k the k-th object), `question`, `answer`, `question_type`, `evidence_box` (x0, y0,
+    x1, y1 in pixels, or null), `complexity`, `width`, `height`, `scene_index`. Raises ValueError
     for an unknown type. The file appears whole or not at all; returns `path`.
     """
     import pyarrow.parquet as parquet  # late: only who writes data needs pyarrow and datasets
@@ -35,7 +38,9 @@ def write_parquet(path: Path, samples: int, *, seed: int = 1, question_type: str
     rows = [_row(seed, *sample(seed, index, question_type)) for index in range(samples)]
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
-    parquet.write_table(Table.from_pylist(rows, schema=features.arrow_schema), content, row_group_size=100)
+    parquet.write_table(
+        Table.from_pylist(rows, schema=features.arrow_schema), content, row_group_size=100
+    )
     return files.write(path, content.getvalue())
 
 

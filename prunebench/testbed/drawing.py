@@ -1,4 +1,5 @@
-"""Pixels of a scene: textured backgrounds, antialiased shapes and bitmap digits, drawn with numpy alone.
+"""Pixels of a scene: textured backgrounds, antialiased shapes and bitmap digits, drawn with numpy
+alone.
 
 No font and no drawing library is involved, so a scene looks the same on every machine.
 """
@@ -39,13 +40,16 @@ _SUPERSAMPLE = 4
 
 
 def background(rng: np.random.Generator, width: int, height: int, complexity: int) -> Reals:
-    """[height, width, 3] in 0..255: a low-frequency coloured texture, specks and noise, all stronger with `complexity`.
+    """[height, width, 3] in 0..255: a low-frequency coloured texture, specks and noise, all
+    stronger with `complexity`.
 
     Colours stay muted so that no part of it can be taken for an object.
     """
     swing = 12.0 * complexity
     coarse = (rng.uniform(95, 145) + rng.uniform(-swing, swing, size=(5, 15))).astype(np.float32)
-    canvas: Reals = _interpolation(width, 5) @ (_interpolation(height, 5) @ coarse).reshape(height, 5, 3)
+    canvas: Reals = _interpolation(width, 5) @ (_interpolation(height, 5) @ coarse).reshape(
+        height, 5, 3
+    )
     for _ in range(5 * (complexity - 1)):
         side = int(rng.integers(4, 11))
         x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
@@ -54,8 +58,18 @@ def background(rng: np.random.Generator, width: int, height: int, complexity: in
     return canvas
 
 
-def paint(canvas: Reals, x: int, y: int, size: int, colour: tuple[float, float, float], shape: str, digit: int | None) -> None:
-    """Draw one object into `canvas` ([height, width, 3], changed in place) with its box at (x, y), `size` px a side."""
+def paint(
+    canvas: Reals,
+    x: int,
+    y: int,
+    size: int,
+    colour: tuple[float, float, float],
+    shape: str,
+    digit: int | None,
+) -> None:
+    """Draw one object into `canvas` ([height, width, 3], changed in place) with its box at (x, y),
+    `size` px a side.
+    """
     patch = canvas[y : y + size, x : x + size]
     patch += silhouette(shape, size)[..., None] * (np.asarray(colour, np.float32) - patch)
     if digit is not None:
@@ -88,7 +102,9 @@ def silhouette(shape: str, size: int) -> Reals:
     else:
         raise ValueError(f"unknown shape {shape!r}: known are {', '.join(SHAPES)}")
     inside = np.broadcast_to(inside, (fine, fine))
-    share: Reals = inside.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE).mean((1, 3), dtype=np.float32)
+    share: Reals = inside.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE).mean(
+        (1, 3), dtype=np.float32
+    )
     return share
 
 
@@ -101,6 +117,8 @@ def _glyph(digit: int, scale: int) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=64)
 def _interpolation(length: int, knots: int) -> Reals:
-    """[length, knots] weights of linear interpolation between `knots` values spread over `length` pixels."""
+    """[length, knots] weights of linear interpolation between `knots` values spread over `length`
+    pixels.
+    """
     position = np.linspace(0, knots - 1, length, dtype=np.float32)[:, None]
     return np.maximum(0, 1 - abs(position - np.arange(knots, dtype=np.float32)))

@@ -1,5 +1,6 @@
-"""The language model's side of a miniature: its settings, and several questions packed behind one image, each blind to
-the others."""
+"""The language model's side of a miniature: its settings, and several questions packed behind one
+image, each blind to the others.
+"""
 
 from typing import Any, Protocol
 
@@ -52,12 +53,20 @@ def seeded(kind: Any, config: Any, seed: int) -> Any:
 
 
 def answer(
-    model: Any, image: Tensor, tokens: int, batch: SceneBatch, *, positions: Tensor, mask_key: str | None, evidence_layer: int
+    model: Any,
+    image: Tensor,
+    tokens: int,
+    batch: SceneBatch,
+    *,
+    positions: Tensor,
+    mask_key: str | None,
+    evidence_layer: int,
 ) -> Answers:
     """Answers of a stock model (`lm_head` over `model.language_model`) to the questions of a batch.
 
-    `image` [B, P, D] holds all embeddings before the questions: one mark, `tokens` visual tokens, perhaps more.
-    `positions` are position ids as the language model takes them; `mask_key` names the mask where it takes a dictionary.
+    `image` [B, P, D] holds all embeddings before the questions: one mark, `tokens` visual tokens,
+    perhaps more. `positions` are position ids as the language model takes them; `mask_key` names
+    the mask where it takes a dictionary.
     """
     language = model.model.language_model
     scenes, questions, length = batch.words.shape
@@ -68,9 +77,15 @@ def answer(
     seen: list[Tensor] = []
 
     def attention(module: Any, _: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(_last_word_attention(module, kwargs["hidden_states"], kwargs["position_embeddings"], last, mask, tokens))
+        seen.append(
+            _last_word_attention(
+                module, kwargs["hidden_states"], kwargs["position_embeddings"], last, mask, tokens
+            )
+        )
 
-    handle = language.layers[evidence_layer].self_attn.register_forward_pre_hook(attention, with_kwargs=True)
+    handle = language.layers[evidence_layer].self_attn.register_forward_pre_hook(
+        attention, with_kwargs=True
+    )
     everyone = mask[None, None].expand(scenes, 1, -1, -1)
     try:
         hidden = language(
@@ -87,25 +102,42 @@ def answer(
 
 def _packed_mask(prefix: int, questions: int, length: int) -> Tensor:
     """[L, L] who may see whom: causal, and of the questions everybody only their own."""
-    owner = torch.cat([torch.full((prefix,), -1), torch.arange(questions).repeat_interleave(length)])
-    return torch.ones(len(owner), len(owner), dtype=torch.bool).tril() & ((owner[None] == -1) | (owner[None] == owner[:, None]))
+    owner = torch.cat(
+        [torch.full((prefix,), -1), torch.arange(questions).repeat_interleave(length)]
+    )
+    return torch.ones(len(owner), len(owner), dtype=torch.bool).tril() & (
+        (owner[None] == -1) | (owner[None] == owner[:, None])
+    )
 
 
 def _one_table(module: Any, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """[B, L, d] tables; older transformers leave those of M-RoPE's three axes [3, B, L, d] to the attention to mix."""
+    """[B, L, d] tables; older transformers leave those of M-RoPE's three axes [3, B, L, d] to the
+    attention to mix.
+    """
     if rotary[0].dim() == 3:
         return rotary
     sections = 2 * list(module.config.rope_parameters["mrope_section"])
     cosine, sine = (
-        torch.cat([part[axis % 3] for axis, part in enumerate(torch.split(table, sections, dim=-1))], dim=-1) for table in rotary
+        torch.cat(
+            [part[axis % 3] for axis, part in enumerate(torch.split(table, sections, dim=-1))],
+            dim=-1,
+        )
+        for table in rotary
     )
     return cosine, sine
 
 
 def _last_word_attention(
-    module: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], last: Tensor, mask: Tensor, tokens: int
+    module: Any,
+    hidden: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    last: Tensor,
+    mask: Tensor,
+    tokens: int,
 ) -> Tensor:
-    """[B, Q, heads, N] attention that the rows `last` [B, Q] of a layer pay to the image behind its start mark."""
+    """[B, Q, heads, N] attention that the rows `last` [B, Q] of a layer pay to the image behind its
+    start mark.
+    """
     scenes, length, _ = hidden.shape
     query = module.q_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
     key = module.k_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)

@@ -30,7 +30,9 @@ class Learner(Protocol):
         """The stock model whose weights are trained."""
 
     def boxes(self, width: int, height: int) -> NDArray[np.float64]:
-        """[N, 4] x0, y0, x1, y1: what each visual token of an image of that size sees, in pixels; no area: nothing."""
+        """[N, 4] x0, y0, x1, y1: what each visual token of an image of that size sees, in pixels;
+        no area: nothing.
+        """
 
     def see(self, pixels: Tensor) -> Tensor:
         """[B, N, D] visual tokens, in reading order, of [B, height, width, 3] uint8 images."""
@@ -39,12 +41,14 @@ class Learner(Protocol):
         """Answer every question of the batch about [B, N, D] visual tokens."""
 
 
-class Lesson(Protocol):
+class Objective(Protocol):
     """What a training run repeats: a batch, and the loss on it."""
 
     @property
     def student(self) -> nn.Module:
-        """All weights of the run: the stock model as `model`, and what is left behind after training."""
+        """All weights of the run: the stock model as `model`, and what is left behind after
+        training.
+        """
 
     def batch(self, step: int) -> Any:
         """The batch of a step, a pure function of it."""

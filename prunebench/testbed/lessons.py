@@ -1,4 +1,6 @@
-"""The two lessons: a CLIP learns to match views and captions, an LVLM to answer; both label what every token shows."""
+"""The two lessons: a CLIP learns to match views and captions, an LVLM to answer; both label what
+every token shows.
+"""
 
 from typing import Any
 
@@ -48,7 +50,9 @@ class Answering:
         if step >= recipe.vision_steps:
             answers = self.learner.answer(features, data)
             told, more = _answer_loss(answers.logits.float(), data)
-            found, attended = _evidence_loss(answers.attention[:, :, : recipe.evidence_heads], data.evidence)
+            found, attended = _evidence_loss(
+                answers.attention[:, :, : recipe.evidence_heads], data.evidence
+            )
             loss = recipe.dense * loss + told + recipe.evidence * found
             figures |= more | attended
         return loss, figures
@@ -69,20 +73,29 @@ class Matching:
             images=self.recipe.aligned_images if self._aligning(step) else self.recipe.images,
             fine=self.recipe.fine,
             crowded=self.recipe.crowded_sizes if step < self.recipe.crowded_steps else 0,
-            encode=lambda texts: self.tokenizer(texts, padding=True, return_tensors="pt")["input_ids"],
+            encode=lambda texts: self.tokenizer(texts, padding=True, return_tensors="pt")[
+                "input_ids"
+            ],
         )
 
     def loss(self, data: ViewBatch, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Labels of the patches before the last block, and the match of views and captions behind it; in the last stage
-        only the match, and of what lies behind the patches."""
+        """Labels of the patches before the last block, and the match of views and captions behind
+        it; in the last stage only the match, and of what lies behind the patches.
+        """
         model, tower = self.model, self.model.vision_model
         with torch.set_grad_enabled(not self._aligning(step)):
             hidden = patch_features(tower, normal(data.views))
-            loss, figures = dense_loss(self.student.head(hidden[:, 1:]).float(), data.labels, self.recipe)
+            loss, figures = dense_loss(
+                self.student.head(hidden[:, 1:]).float(), data.labels, self.recipe
+            )
         seen = normalize(model.visual_projection(pooled(tower, hidden)), dim=-1)
         mask = data.words != self.tokenizer.pad_token_id
-        read = normalize(model.get_text_features(data.words, attention_mask=mask).pooler_output, dim=-1)
-        matched, more = _match_loss(seen @ read.T * model.logit_scale.exp().clamp(max=MAX_SCALE), data.true)
+        read = normalize(
+            model.get_text_features(data.words, attention_mask=mask).pooler_output, dim=-1
+        )
+        matched, more = _match_loss(
+            seen @ read.T * model.logit_scale.exp().clamp(max=MAX_SCALE), data.true
+        )
         return loss + self.recipe.contrast * matched, figures | more
 
     def _aligning(self, step: int) -> bool:
@@ -91,7 +104,9 @@ class Matching:
 
 
 class _Student(nn.Module):
-    """The model being trained and the head that labels its visual tokens, which is left behind afterwards."""
+    """The model being trained and the head that labels its visual tokens, which is left behind
+    afterwards.
+    """
 
     def __init__(self, model: nn.Module, width: int, seed: int) -> None:
         super().__init__()
@@ -102,18 +117,29 @@ class _Student(nn.Module):
 
 
 def dense_loss(logits: Tensor, labels: Tensor, recipe: Schedule) -> tuple[Tensor, dict[str, float]]:
-    """Labels [B, kinds of labels, N] of all tokens from [B, N, all classes]; accuracies count tokens with an object."""
+    """Labels [B, kinds of labels, N] of all tokens from [B, N, all classes]; accuracies count
+    tokens with an object.
+    """
     weights = torch.where(labels[:, 0] > 0, 1.0, recipe.background)
     loss, figures = torch.zeros(()), {}
-    for number, (name, part) in enumerate(zip(LABELS, torch.split(logits, list(LABELS.values()), dim=-1), strict=True)):
+    for number, (name, part) in enumerate(
+        zip(LABELS, torch.split(logits, list(LABELS.values()), dim=-1), strict=True)
+    ):
         single = cross_entropy(part.transpose(1, 2), labels[:, number], reduction="none")
-        loss = loss + (recipe.digit if name == "digit" else 1.0) * (single * weights).sum() / weights.sum()
-        figures[f"see_{name}"] = float((part.argmax(-1) == labels[:, number])[labels[:, 0] > 0].float().mean())
+        loss = (
+            loss
+            + (recipe.digit if name == "digit" else 1.0) * (single * weights).sum() / weights.sum()
+        )
+        figures[f"see_{name}"] = float(
+            (part.argmax(-1) == labels[:, number])[labels[:, 0] > 0].float().mean()
+        )
     return loss, {"dense_loss": float(loss.detach()), **figures}
 
 
 def _answer_loss(logits: Tensor, data: SceneBatch) -> tuple[Tensor, dict[str, float]]:
-    """Loss of [B, Q, WORDS, V] logits on the answer word and the end; accuracies are those of the answer word."""
+    """Loss of [B, Q, WORDS, V] logits on the answer word and the end; accuracies are those of the
+    answer word.
+    """
     loss = cross_entropy(logits.flatten(0, 2), data.targets.flatten(), ignore_index=NO_TARGET)
     right = (logits.argmax(-1) == data.targets).gather(2, data.last.unsqueeze(2)).squeeze(2)
     by_kind = {kind: right[data.kinds == number] for number, kind in enumerate(KINDS)}
@@ -129,8 +155,13 @@ def _evidence_loss(attention: Tensor, evidence: Tensor) -> tuple[Tensor, dict[st
 
 
 def _match_loss(similarity: Tensor, true: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Contrastive loss, both ways, of [V, V] scaled similarities; pairs that are `true` beside a view's own do not count."""
+    """Contrastive loss, both ways, of [V, V] scaled similarities; pairs that are `true` beside a
+    view's own do not count.
+    """
     own = torch.arange(len(similarity))
     similarity = similarity.masked_fill(true & (own != own[:, None]), float("-inf"))
     loss = (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
-    return loss, {"match_loss": float(loss.detach()), "match": float((similarity.argmax(1) == own).float().mean())}
+    return loss, {
+        "match_loss": float(loss.detach()),
+        "match": float((similarity.argmax(1) == own).float().mean()),
+    }

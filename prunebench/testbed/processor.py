@@ -1,15 +1,27 @@
-"""The miniatures' processor: one token a word, stock Qwen2.5-VL image and video processing, a short chat template."""
+"""The miniatures' processor: one token a word, stock Qwen2.5-VL image and video processing, a short
+chat template.
+"""
 
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
 
 from prunebench.testbed.scenes import CELL, words
 
 PAD, END, UNKNOWN = "<|pad|>", "<|im_end|>", "<|unk|>"
-VISION_START, VISION_END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
+VISION_START, VISION_END, IMAGE, VIDEO = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 MAX_TOKENS = 256  # an image; larger images are scaled down to it
 
 
@@ -19,13 +31,19 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def word_tokenizer(marks: tuple[str, ...], **settings: Any) -> PreTrainedTokenizerFast:
-    """Lower-case words of the scenes' questions and answers; punctuation is dropped, any other word is unknown.
+    """Lower-case words of the scenes' questions and answers; punctuation is dropped, any other word
+    is unknown.
 
-    `marks` are the special tokens besides those for padding, the end and unknown words; `settings` go to the tokenizer.
+    `marks` are the special tokens besides those for padding, the end and unknown words; `settings`
+    go to the tokenizer.
     """
     special = (PAD, END, UNKNOWN, *marks)
-    core = Tokenizer(WordLevel({word: index for index, word in enumerate(special + words())}, unk_token=UNKNOWN))
-    core.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\w\s]"), " ")])
+    core = Tokenizer(
+        WordLevel({word: index for index, word in enumerate(special + words())}, unk_token=UNKNOWN)
+    )
+    core.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\w\s]"), " ")]
+    )
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     usual = {"padding_side": "left", "model_max_length": 4096}
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
@@ -40,15 +58,22 @@ def word_tokenizer(marks: tuple[str, ...], **settings: Any) -> PreTrainedTokeniz
 
 
 def chat_template(*, image: str, video: str | None = None, start: str = "") -> str:
-    """Jinja that writes `start`, then the messages' parts one after the other, `image` and `video` for pictures and films."""
-    # Nothing stands between the question's last word and the answer, on purpose: whatever stands there must first copy
-    # the word that selects the object and then look it up, which a model of this size does not learn in the time it has.
+    """Jinja that writes `start`, then the messages' parts one after the other, `image` and `video`
+    for pictures and films.
+    """
+    # Nothing stands between the question's last word and the answer, on purpose: whatever stands
+    # there must first copy
+    # the word that selects the object and then look it up, which a model of this size does not
+    # learn in the time it has.
     films = "" if video is None else "{%- elif part['type'] == 'video' -%}" + video
     return (
         start + "{%- for message in messages if message['role'] != 'system' -%}"
         "{%- if message['content'] is string -%}{{ message['content'] }}"
         "{%- else -%}{%- for part in message['content'] -%}"
-        "{%- if part['type'] == 'image' or 'image_url' in part -%}" + image + films + "{%- elif part['type'] == 'text' -%}"
+        "{%- if part['type'] == 'image' or 'image_url' in part -%}"
+        + image
+        + films
+        + "{%- elif part['type'] == 'text' -%}"
         "{{ part['text'] }}{%- endif -%}"
         "{%- endfor -%}{%- endif -%}"
         "{%- if message['role'] == 'assistant' -%}" + END + "{%- endif -%}"
@@ -57,7 +82,9 @@ def chat_template(*, image: str, video: str | None = None, start: str = "") -> s
 
 
 def build_processor() -> Qwen2_5_VLProcessor:
-    """14-px patches merged 2x2; images whose sides are multiples of 28 px are not resized up to 256 tokens."""
+    """14-px patches merged 2x2; images whose sides are multiples of 28 px are not resized up to 256
+    tokens.
+    """
     size = {"shortest_edge": CELL * CELL, "longest_edge": CELL * CELL * MAX_TOKENS}
     pixels: dict[str, Any] = {
         "patch_size": 14,
@@ -71,5 +98,7 @@ def build_processor() -> Qwen2_5_VLProcessor:
         image_processor=Qwen2VLImageProcessor(**pixels),
         tokenizer=build_tokenizer(),
         video_processor=Qwen2VLVideoProcessor(**pixels),
-        chat_template=chat_template(image=VISION_START + IMAGE + VISION_END, video=VISION_START + VIDEO + VISION_END),
+        chat_template=chat_template(
+            image=VISION_START + IMAGE + VISION_END, video=VISION_START + VIDEO + VISION_END
+        ),
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from prunebench.bounds import check, number, whole
+from prunebench.border.bounds import check, number, whole
 from prunebench.testbed.tiny_clip import TinyClipConfig
 from prunebench.testbed.tiny_llava import TinyLlavaConfig
 from prunebench.testbed.tiny_qwen import TinyQwenConfig
@@ -12,7 +12,9 @@ STEPS = 1_000_000
 """The most steps of a stage."""
 
 TRAINING_STREAM = 10_000_000
-"""Training draws its scenes from the stream TRAINING_STREAM + seed; smaller seeds are free for held-out scenes."""
+"""Training draws its scenes from the stream TRAINING_STREAM + seed; smaller seeds are free for
+held-out scenes.
+"""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Schedule:
     warmup: int = whole(100, 1, STEPS)  # steps, at the start of each stage
     decay: float = 0.3  # share of the steps, at the end, in which the learning rate falls linearly
     weight_decay: float = 0.05
-    precision: Literal["bfloat16", "float32"] = "bfloat16"  # of products; a CPU without AVX-512 is faster in float32
+    precision: Literal["bfloat16", "float32"] = (
+        "bfloat16"  # of products; a CPU without AVX-512 is faster in float32
+    )
     fine: float = 0.0  # share of the steps whose scenes are fine ones
     background: float = 0.1  # weight of tokens that show nothing in the dense loss
     digit: float = 2.0  # weight of the digit labels in the dense loss
@@ -56,7 +60,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Recipe(Schedule):
-    """Everything that decides what an LVLM learns; the defaults are those tiny-qwen2.5-vl ended with (see its card)."""
+    """Everything that decides what an LVLM learns; the defaults are those tiny-qwen2.5-vl ended
+    with (see its card).
+    """
 
     vision_steps: int = whole(3000, 0, STEPS)
     joint_steps: int = whole(5500, 0, STEPS)
@@ -99,9 +105,17 @@ class ClipRecipe(Schedule):
 
 
 LLAVA = Recipe(
-    vision_steps=0, joint_steps=900, decay=0.5, tokens=1024, questions=10, precision="float32", sizes=TinyLlavaConfig()
+    vision_steps=0,
+    joint_steps=900,
+    decay=0.5,
+    tokens=1024,
+    questions=10,
+    precision="float32",
+    sizes=TinyLlavaConfig(),
 )
 """tiny-llava-1.5, on the tower of tiny-clip."""
 
-LLAVA_NEXT = replace(LLAVA, joint_steps=1200, decay=0.6, learning_rate=5e-4, tokens=1350, questions=12, fine=0.25)
+LLAVA_NEXT = replace(
+    LLAVA, joint_steps=1200, decay=0.6, learning_rate=5e-4, tokens=1350, questions=12, fine=0.25
+)
 """tiny-llava-next, from tiny-llava-1.5."""

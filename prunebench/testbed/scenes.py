@@ -1,4 +1,6 @@
-"""Seeded scenes of coloured, numbered shapes, and questions about them whose answers and evidence are known."""
+"""Seeded scenes of coloured, numbered shapes, and questions about them whose answers and evidence
+are known.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ RESOLUTIONS = {
 }  # (width, height): share
 
 FINE_SIZE, FINE_SIDES = (448, 448), (44,)
-"""Fine scenes: pixels of the image and of its objects, which shrink to 11 px in a thumbnail of 112 px."""
+"""Fine scenes: pixels of the image and of its objects, which shrink to 11 px in a thumbnail of 112
+px.
+"""
 FINE, FINE_KINDS = "fine", ("digit", "shape")
 
 Box = tuple[int, int, int, int]
@@ -31,7 +35,9 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: what it looks like and where it is. `digit` is None on objects too small to carry one."""
+    """One object: what it looks like and where it is. `digit` is None on objects too small to carry
+    one.
+    """
 
     colour: str
     shape: str
@@ -41,7 +47,9 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its one right answer; `evidence` is what must be seen for it, None if that is the whole image."""
+    """A question with its one right answer; `evidence` is what must be seen for it, None if that is
+    the whole image.
+    """
 
     kind: str
     text: str
@@ -51,7 +59,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything a scene is, without its pixels; `complexity` (1..3) sets the number of objects and the clutter."""
+    """Everything a scene is, without its pixels; `complexity` (1..3) sets the number of objects and
+    the clutter.
+    """
 
     seed: int
     index: int
@@ -97,8 +107,9 @@ def scene(
 ) -> Scene:
     """The scene number `index` of the stream `seed`: a pure function.
 
-    `size` is (width, height) in pixels, multiples of 28 of at least 140; left out, it and `complexity` are drawn.
-    `sides` are those objects may have, all or one of SIZES; ValueError for what cannot be drawn.
+    `size` is (width, height) in pixels, multiples of 28 of at least 140; left out, it and
+    `complexity` are drawn. `sides` are those objects may have, all or one of SIZES; ValueError for
+    what cannot be drawn.
     """
     rng = np.random.default_rng([seed, index, 0])
     drawn_size = list(RESOLUTIONS)[rng.choice(len(RESOLUTIONS), p=list(RESOLUTIONS.values()))]
@@ -106,7 +117,9 @@ def scene(
     width, height = drawn_size if size is None else size
     level = drawn_complexity if complexity is None else complexity
     if width % CELL or height % CELL or min(width, height) < 5 * CELL:
-        raise ValueError(f"scene size {width}x{height}: sides must be multiples of {CELL} px and at least {5 * CELL} px")
+        raise ValueError(
+            f"scene size {width}x{height}: sides must be multiples of {CELL} px and at least {5 * CELL} px"
+        )
     if level not in COMPLEXITIES:
         raise ValueError(f"complexity {level}: known are {COMPLEXITIES}")
     count = 2 * level - int(rng.integers(0, 2))  # 1-2, 3-4, 5-6
@@ -117,7 +130,9 @@ def scene(
         others = rng.choice(SIZES, size=count - 1, p=(0.4, 0.25, 0.2, 0.15))
         wanted = [first, *map(int, others)]
     boxes = _place(rng, sorted(wanted, reverse=True), width, height, sides)
-    looks = rng.choice(len(COLOURS) * len(SHAPES), size=count, replace=False)  # no two objects alike
+    looks = rng.choice(
+        len(COLOURS) * len(SHAPES), size=count, replace=False
+    )  # no two objects alike
     digits = rng.permutation(len(DIGITS))
     objects = tuple(
         SceneObject(
@@ -132,14 +147,17 @@ def scene(
 
 
 def fine_scene(seed: int, index: int) -> Scene:
-    """A large scene of small objects, each with a digit: too fine for a thumbnail, readable in tiles."""
+    """A large scene of small objects, each with a digit: too fine for a thumbnail, readable in
+    tiles.
+    """
     return scene(seed, index, size=FINE_SIZE, sides=FINE_SIDES)
 
 
 def ask(about: Scene, kind: str, rng: np.random.Generator) -> Question:
     """A question of `kind` (one of KINDS) about the scene; every kind can be asked of every scene.
 
-    The word that selects the object stands last: the answer then starts from the token that knows what to look for.
+    The word that selects the object stands last: the answer then starts from the token that knows
+    what to look for.
     """
     things = about.objects
     if kind == "count":
@@ -155,7 +173,9 @@ def ask(about: Scene, kind: str, rng: np.random.Generator) -> Question:
         return Question(kind, f"digit on {keys[rng.integers(len(keys))]}", asked.digit, asked.box)
     keyed = [(thing, key) for thing in things for key in _keys(thing, things, kind)]
     asked, key = keyed[rng.integers(len(keyed))]
-    return Question(kind, f"{kind} of {key}", asked.colour if kind == "color" else asked.shape, asked.box)
+    return Question(
+        kind, f"{kind} of {key}", asked.colour if kind == "color" else asked.shape, asked.box
+    )
 
 
 def sample(seed: int, index: int, kind: str | None = None) -> tuple[Scene, Question]:
@@ -192,18 +212,31 @@ def _unique_words(thing: SceneObject, things: tuple[SceneObject, ...]) -> Iterat
 
 
 def _exist(things: tuple[SceneObject, ...], rng: np.random.Generator) -> Question:
-    """Ask "any red square" or "any red": yes and no equally often; half of the pairs that are absent are recombined."""
+    """Ask "any red square" or "any red": yes and no equally often; half of the pairs that are
+    absent are recombined.
+    """
     present = _pick(rng, list(things))
     single = rng.random() < 0.4
     word = (present.colour, present.shape)[rng.integers(2)]
     if rng.random() < 0.5:
-        return Question("exist", f"any {word if single else f'{present.colour} {present.shape}'}", "yes", present.box)
+        return Question(
+            "exist",
+            f"any {word if single else f'{present.colour} {present.shape}'}",
+            "yes",
+            present.box,
+        )
     pairs = {(thing.colour, thing.shape) for thing in things}
     colours, shapes = {colour for colour, _ in pairs}, {shape for _, shape in pairs}
-    absent = [option for option in (COLOURS if word == present.colour else SHAPES) if option not in colours | shapes]
+    absent = [
+        option
+        for option in (COLOURS if word == present.colour else SHAPES)
+        if option not in colours | shapes
+    ]
     if single and absent:
         return Question("exist", f"any {absent[rng.integers(len(absent))]}", "no", None)
-    missing = [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in pairs]
+    missing = [
+        (colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in pairs
+    ]
     hard = [(colour, shape) for colour, shape in missing if colour in colours and shape in shapes]
     options = hard if hard and rng.random() < 0.5 else missing
     colour, shape = options[rng.integers(len(options))]
@@ -214,8 +247,12 @@ def _pick(rng: np.random.Generator, things: list[SceneObject]) -> SceneObject:
     return things[rng.integers(len(things))]
 
 
-def _place(rng: np.random.Generator, sides: list[int], width: int, height: int, allowed: tuple[int, ...]) -> list[Box]:
-    """Boxes of the given sides, largest first, at least 6 px apart; one that finds no place shrinks to the next allowed."""
+def _place(
+    rng: np.random.Generator, sides: list[int], width: int, height: int, allowed: tuple[int, ...]
+) -> list[Box]:
+    """Boxes of the given sides, largest first, at least 6 px apart; one that finds no place shrinks
+    to the next allowed.
+    """
     for _ in range(20):
         boxes: list[Box] = []
         for wanted in sides:
@@ -231,9 +268,14 @@ def _place(rng: np.random.Generator, sides: list[int], width: int, height: int, 
 
 
 def _throw(rng: np.random.Generator, side: int, width: int, height: int) -> Box:
-    """A random square; the smallest objects lie within one cell, so that one token is all their evidence."""
+    """A random square; the smallest objects lie within one cell, so that one token is all their
+    evidence.
+    """
     if side == SIZES[0]:
-        x, y = (int(rng.integers(0, e // CELL)) * CELL + int(rng.integers(0, CELL - side + 1)) for e in (width, height))
+        x, y = (
+            int(rng.integers(0, e // CELL)) * CELL + int(rng.integers(0, CELL - side + 1))
+            for e in (width, height)
+        )
     else:
         x, y = (int(rng.integers(2, edge - side - 1)) for edge in (width, height))
     return x, y, x + side, y + side

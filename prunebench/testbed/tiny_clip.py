@@ -1,4 +1,6 @@
-"""The miniature CLIP: configuration, tokenizer, processor, and a forward pass of the stock modules that trains faster."""
+"""The miniature CLIP: configuration, tokenizer, processor, and a forward pass of the stock modules
+that trains faster.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +9,13 @@ import torch
 from tokenizers import processors
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from prunebench.testbed.processor import END, word_tokenizer
 from prunebench.testbed.views import GRID, PATCH, SIDE, normal
@@ -58,7 +66,8 @@ def build_clip(sizes: TinyClipConfig, seed: int) -> CLIPModel:
             "max_position_embeddings": MAX_WORDS,
             "hidden_act": "gelu",
             "bos_token_id": tokenizer.bos_token_id,
-            # The text is pooled at its first end mark, unless the id is 2: then, for compatibility, at the highest id.
+            # The text is pooled at its first end mark, unless the id is 2: then, for compatibility,
+            # at the highest id.
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
@@ -67,7 +76,8 @@ def build_clip(sizes: TinyClipConfig, seed: int) -> CLIPModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIPModel(config)
-    # The stock start of 0.02 drowns in the patches: neighbours are then not told apart, and shapes are not learnt for long.
+    # The stock start of 0.02 drowns in the patches: neighbours are then not told apart, and shapes
+    # are not learnt for long.
     positions: Any = model.vision_model.embeddings.position_embedding.weight
     with torch.no_grad():
         positions[1:] = 0.5 * _waves(GRID, sizes.vision_width)
@@ -76,14 +86,20 @@ def build_clip(sizes: TinyClipConfig, seed: int) -> CLIPModel:
 
 def build_clip_tokenizer() -> PreTrainedTokenizerFast:
     """The words of the scenes between a start and an end mark, padded on the right."""
-    tokenizer: Any = word_tokenizer((START,), bos_token=START, padding_side="right", model_max_length=MAX_WORDS)
+    tokenizer: Any = word_tokenizer(
+        (START,), bos_token=START, padding_side="right", model_max_length=MAX_WORDS
+    )
     marks = [(mark, tokenizer.convert_tokens_to_ids(mark)) for mark in (START, END)]
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=marks)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=marks
+    )
     return tokenizer  # type: ignore[no-any-return]
 
 
 def image_settings() -> dict[str, Any]:
-    """How CLIP's and LLaVA's image processors make a view: the image is squashed, so that nothing of it is cut off."""
+    """How CLIP's and LLaVA's image processors make a view: the image is squashed, so that nothing
+    of it is cut off.
+    """
     return {"size": {"height": SIDE, "width": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
 
 
@@ -93,14 +109,24 @@ def build_clip_processor() -> CLIPProcessor:
 
 
 def whiten(model: CLIPModel, views: Tensor, keep: float = 0.02) -> None:
-    """Let the patch embedding begin with the whitened principal components of the patches of [V, 3, SIDE, SIDE] views.
+    """Let the patch embedding begin with the whitened principal components of the patches of [V, 3,
+    SIDE, SIDE] views.
 
-    A random one passes on little but the mean colour: strokes and edges, of which shapes and digits are made, vary far
-    less. Components of less than `keep` of the variance of the 10th are damped.
+    A random one passes on little but the mean colour: strokes and edges, of which shapes and digits
+    are made, vary far less. Components of less than `keep` of the variance of the 10th are damped.
     """
-    patches = normal(views).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
+    patches = (
+        normal(views)
+        .unfold(2, PATCH, PATCH)
+        .unfold(3, PATCH, PATCH)
+        .permute(0, 2, 3, 1, 4, 5)
+        .flatten(0, 2)
+        .flatten(1)
+    )
     patches = patches - patches.mean(0)
-    patches = patches[patches.std(1) > patches.std(1).median()]  # those that show more than background
+    patches = patches[
+        patches.std(1) > patches.std(1).median()
+    ]  # those that show more than background
     variance, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     weight: Any = model.vision_model.embeddings.patch_embedding.weight
     count = len(weight)
@@ -109,11 +135,15 @@ def whiten(model: CLIPModel, views: Tensor, keep: float = 0.02) -> None:
         torch.manual_seed(0)
         mix = torch.linalg.qr(torch.randn(count, count))[0]
     with torch.no_grad():
-        weight.copy_((mix @ (directions / (variance + keep * variance[10]).sqrt()).T).view_as(weight))
+        weight.copy_(
+            (mix @ (directions / (variance + keep * variance[10]).sqrt()).T).view_as(weight)
+        )
 
 
 def _waves(side: int, width: int) -> Tensor:
-    """[side * side, width] sines and cosines of each patch's row and column, at wave lengths from 3 patches to 24 times that."""
+    """[side * side, width] sines and cosines of each patch's row and column, at wave lengths from 3
+    patches to 24 times that.
+    """
     frequency = 2 * torch.pi / (3 * torch.logspace(0, 1.4, width // 4))
     angle = torch.arange(side)[:, None] * frequency
     line = torch.cat([angle.sin(), angle.cos()], dim=-1)  # [side, width / 2]
@@ -122,7 +152,9 @@ def _waves(side: int, width: int) -> Tensor:
 
 
 def patch_features(tower: Any, views: Tensor) -> Tensor:
-    """[V, 1 + patches, D] what goes into the last block of a stock CLIP vision tower, of normalised [V, 3, SIDE, SIDE] views."""
+    """[V, 1 + patches, D] what goes into the last block of a stock CLIP vision tower, of normalised
+    [V, 3, SIDE, SIDE] views.
+    """
     hidden = tower.pre_layrnorm(tower.embeddings(views))
     for block in tower.encoder.layers[:-1]:
         hidden = block(hidden, None)
@@ -130,12 +162,18 @@ def patch_features(tower: Any, views: Tensor) -> Tensor:
 
 
 def pooled(tower: Any, hidden: Tensor) -> Tensor:
-    """[V, D] the tower's pooled output of `patch_features`: the last block, for the one token that is read behind it."""
+    """[V, D] the tower's pooled output of `patch_features`: the last block, for the one token that
+    is read behind it.
+    """
     block = tower.encoder.layers[-1]
     attention, before = block.self_attn, block.layer_norm1(hidden)
     query, key, value = (
         project(part).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for project, part in ((attention.q_proj, before[:, :1]), (attention.k_proj, before), (attention.v_proj, before))
+        for project, part in (
+            (attention.q_proj, before[:, :1]),
+            (attention.k_proj, before),
+            (attention.v_proj, before),
+        )
     )
     attended = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     out = hidden[:, :1] + attention.out_proj(attended)

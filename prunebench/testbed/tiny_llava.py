@@ -1,4 +1,6 @@
-"""The miniature LLaVA-1.5 and LLaVA-NeXT on the tower of tiny-clip: configurations, processors, and training passes."""
+"""The miniature LLaVA-1.5 and LLaVA-NeXT on the tower of tiny-clip: configurations, processors, and
+training passes.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,29 @@ from transformers import (
 from prunebench.testbed.batches import SceneBatch
 from prunebench.testbed.language import answer, language_settings, seeded
 from prunebench.testbed.learner import Answers
-from prunebench.testbed.processor import VISION_START, build_tokenizer, chat_template, word_tokenizer
-from prunebench.testbed.tiny_clip import START, TinyClipConfig, image_settings, patch_features, vision_config
-from prunebench.testbed.views import GRID, PATCH, PINPOINTS, normal, thumbnail_boxes, thumbnails, tiles, tiling
+from prunebench.testbed.processor import (
+    VISION_START,
+    build_tokenizer,
+    chat_template,
+    word_tokenizer,
+)
+from prunebench.testbed.tiny_clip import (
+    START,
+    TinyClipConfig,
+    image_settings,
+    patch_features,
+    vision_config,
+)
+from prunebench.testbed.views import (
+    GRID,
+    PATCH,
+    PINPOINTS,
+    normal,
+    thumbnail_boxes,
+    thumbnails,
+    tiles,
+    tiling,
+)
 
 IMAGE = "<image>"
 
@@ -48,7 +70,9 @@ class TinyLlavaConfig:
     @property
     def tower(self) -> TinyClipConfig:
         """Sizes of the CLIP whose vision tower this is."""
-        return TinyClipConfig(self.vision_depth, self.vision_width, self.vision_heads, projection=self.projection)
+        return TinyClipConfig(
+            self.vision_depth, self.vision_width, self.vision_heads, projection=self.projection
+        )
 
 
 def build_llava(sizes: TinyLlavaConfig, seed: int) -> LlavaForConditionalGeneration:
@@ -59,7 +83,9 @@ def build_llava(sizes: TinyLlavaConfig, seed: int) -> LlavaForConditionalGenerat
 
 def build_llava_next(sizes: TinyLlavaConfig, seed: int) -> LlavaNextForConditionalGeneration:
     """The stock LLaVA-NeXT class with random weights, in float32."""
-    config = LlavaNextConfig(**_settings(sizes), image_seq_length=GRID * GRID, image_grid_pinpoints=PINPOINTS)
+    config = LlavaNextConfig(
+        **_settings(sizes), image_seq_length=GRID * GRID, image_grid_pinpoints=PINPOINTS
+    )
     return seeded(LlavaNextForConditionalGeneration, config, seed)  # type: ignore[no-any-return]
 
 
@@ -70,7 +96,9 @@ def build_llava_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_llava_processor() -> LlavaProcessor:
     """One view of an image, squashed."""
-    return LlavaProcessor(LlavaImageProcessor(**image_settings()), build_llava_tokenizer(), **_prompt())  # type: ignore[no-untyped-call]
+    return LlavaProcessor(
+        LlavaImageProcessor(**image_settings()), build_llava_tokenizer(), **_prompt()
+    )  # type: ignore[no-untyped-call]
 
 
 def build_llava_next_processor() -> LlavaNextProcessor:
@@ -81,19 +109,33 @@ def build_llava_next_processor() -> LlavaNextProcessor:
 
 def take_tower(model: Any, clip: Path) -> None:
     """Copy the vision tower of the CLIP in that folder into the model."""
-    model.model.vision_tower.load_state_dict(CLIPModel.from_pretrained(clip).vision_model.state_dict())
+    model.model.vision_tower.load_state_dict(
+        CLIPModel.from_pretrained(clip).vision_model.state_dict()
+    )
 
 
 def take_language(model: Any, qwen: Path) -> None:
-    """Copy the language model of the Qwen2.5-VL miniature in that folder, words by their text; biases it lacks stay zero."""
+    """Copy the language model of the Qwen2.5-VL miniature in that folder, words by their text;
+    biases it lacks stay zero.
+    """
     source: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(qwen)
-    blocks = {name: value for name, value in source.model.language_model.state_dict().items() if "embed_tokens" not in name}
+    blocks = {
+        name: value
+        for name, value in source.model.language_model.state_dict().items()
+        if "embed_tokens" not in name
+    }
     language = model.model.language_model
     missing, unexpected = language.load_state_dict(blocks, strict=False)
-    if unexpected or any("embed_tokens" not in name and "o_proj.bias" not in name for name in missing):
-        raise ValueError(f"{qwen} does not fit the model: missing {missing}, unexpected {unexpected}")
+    if unexpected or any(
+        "embed_tokens" not in name and "o_proj.bias" not in name for name in missing
+    ):
+        raise ValueError(
+            f"{qwen} does not fit the model: missing {missing}, unexpected {unexpected}"
+        )
     theirs = {**build_tokenizer().vocab, START: build_tokenizer().vocab[VISION_START]}
-    pairs = [(row, theirs[word]) for word, row in build_llava_tokenizer().vocab.items() if word in theirs]
+    pairs = [
+        (row, theirs[word]) for word, row in build_llava_tokenizer().vocab.items() if word in theirs
+    ]
     own, other = map(list, zip(*pairs, strict=True))
     with torch.no_grad():
         language.embed_tokens.weight[own] = source.model.language_model.embed_tokens.weight[other]
@@ -101,16 +143,22 @@ def take_language(model: Any, qwen: Path) -> None:
 
 
 def take_llava(model: Any, llava: Path) -> None:
-    """Copy all weights of the LLaVA-1.5 in that folder into the LLaVA-NeXT, which has one more: that of new lines."""
+    """Copy all weights of the LLaVA-1.5 in that folder into the LLaVA-NeXT, which has one more:
+    that of new lines.
+    """
     state = LlavaForConditionalGeneration.from_pretrained(llava).state_dict()
     missing, unexpected = model.load_state_dict(state, strict=False)
     if list(missing) != ["model.image_newline"] or unexpected:
-        raise ValueError(f"{llava} does not fit the model: missing {missing}, unexpected {unexpected}")
+        raise ValueError(
+            f"{llava} does not fit the model: missing {missing}, unexpected {unexpected}"
+        )
 
 
 @dataclass(frozen=True)
 class FastLlava:
-    """The stock LLaVA-1.5 behind the calls that training makes (a `Learner`); its tower stays as it is."""
+    """The stock LLaVA-1.5 behind the calls that training makes (a `Learner`); its tower stays as it
+    is.
+    """
 
     model: Any
     evidence_layer: int = 3
@@ -137,11 +185,17 @@ class FastLlava:
         return self._project(thumbnails(pixels))
 
     def answer(self, features: Tensor, batch: SceneBatch) -> Answers:
-        """Answer every question of the batch about [B, N, D] visual tokens; questions do not see each other."""
+        """Answer every question of the batch about [B, N, D] visual tokens; questions do not see
+        each other.
+        """
         scenes, questions, length = batch.words.shape
-        start = self.model.get_input_embeddings()(torch.tensor([self.model.config.text_config.bos_token_id]))
+        start = self.model.get_input_embeddings()(
+            torch.tensor([self.model.config.text_config.bos_token_id])
+        )
         prefix = features.shape[1] + 1
-        positions = torch.cat([torch.arange(prefix), prefix + torch.arange(length).repeat(questions)])
+        positions = torch.cat(
+            [torch.arange(prefix), prefix + torch.arange(length).repeat(questions)]
+        )
         return answer(
             self.model,
             torch.cat([start.expand(scenes, 1, -1), features.to(start.dtype)], dim=1),
@@ -162,10 +216,14 @@ class FastLlava:
 
 @dataclass(frozen=True)
 class FastLlavaNext(FastLlava):
-    """The same for LLaVA-NeXT: the thumbnail's tokens, then those of all tiles line by line, each line with its end."""
+    """The same for LLaVA-NeXT: the thumbnail's tokens, then those of all tiles line by line, each
+    line with its end.
+    """
 
     def boxes(self, width: int, height: int) -> NDArray[np.float64]:
-        """[N, 4] what each visual token of an image of that size sees, in pixels; the ends of lines see nothing."""
+        """[N, 4] what each visual token of an image of that size sees, in pixels; the ends of lines
+        see nothing.
+        """
         cut = tiling(width, height)
         lines = cut.boxes()[cut.kept()]
         lines = np.concatenate([lines, np.zeros((len(lines), 1, 4))], axis=1)
@@ -178,7 +236,9 @@ class FastLlavaNext(FastLlava):
         views = torch.cat([thumbnails(pixels)[:, None], tiles(pixels)], dim=1)
         projected = self._project(views.flatten(0, 1))
         features = projected.view(scenes, -1, *projected.shape[1:])  # [B, 1 + tiles, patches, D]
-        lines = features[:, 1:].reshape(scenes, cut.rows, cut.columns, GRID, GRID, -1).transpose(2, 3)
+        lines = (
+            features[:, 1:].reshape(scenes, cut.rows, cut.columns, GRID, GRID, -1).transpose(2, 3)
+        )
         rows, columns = cut.kept()
         kept = lines.reshape(scenes, cut.rows * GRID, cut.columns * GRID, -1)[:, rows, columns]
         ends = self.model.model.image_newline.expand(scenes, kept.shape[1], 1, -1).to(kept.dtype)
@@ -205,7 +265,9 @@ def _settings(sizes: TinyLlavaConfig) -> dict[str, Any]:
 
 
 def _prompt() -> dict[str, Any]:
-    """What LLaVA's processors need to write as many image tokens as the model sees: the CLS token counts, and is dropped."""
+    """What LLaVA's processors need to write as many image tokens as the model sees: the CLS token
+    counts, and is dropped.
+    """
     return {
         "patch_size": PATCH,
         "vision_feature_select_strategy": "default",

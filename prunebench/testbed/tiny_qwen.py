@@ -1,8 +1,9 @@
-"""The miniature Qwen2.5-VL: its configuration, and a forward pass of the stock modules that trains faster.
+"""The miniature Qwen2.5-VL: its configuration, and a forward pass of the stock modules that trains
+faster.
 
-The stock vision tower loops over windows of one image after the other. Here every scene of a batch has the same size,
-so a window is a batch row; several questions share an image, each blind to the others. Weights and results are those of
-the stock model.
+The stock vision tower loops over windows of one image after the other. Here every scene of a batch
+has the same size, so a window is a batch row; several questions share an image, each blind to the
+others. Weights and results are those of the stock model.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ class TinyQwenConfig:
     vision_depth: int = 4
     vision_width: int = 128
     vision_heads: int = 2
-    full_attention: tuple[int, ...] = (1, 3)  # the other vision blocks attend within windows of 4x4 tokens
+    full_attention: tuple[int, ...] = (
+        1,
+        3,
+    )  # the other vision blocks attend within windows of 4x4 tokens
     layers: int = 6
     width: int = 160
     heads: int = 4
@@ -69,7 +73,9 @@ def build_model(sizes: TinyQwenConfig, seed: int) -> Qwen2_5_VLForConditionalGen
         vision_end_token_id=ids[VISION_END],
         tie_word_embeddings=False,
     )
-    model: Qwen2_5_VLForConditionalGeneration = seeded(Qwen2_5_VLForConditionalGeneration, config, seed)
+    model: Qwen2_5_VLForConditionalGeneration = seeded(
+        Qwen2_5_VLForConditionalGeneration, config, seed
+    )
     return model
 
 
@@ -101,7 +107,8 @@ class FastQwen:
             part.view(len(order), 4, -1)[order].flatten(0, 1)
             for part in _vision_rotary(visual.rotary_pos_emb.inv_freq, height, width)
         )
-        # Both frames of a still image are the same: the convolution over them is one product with its summed slices.
+        # Both frames of a still image are the same: the convolution over them is one product with
+        # its summed slices.
         hidden = linear(patches.flatten(1, 2), visual.patch_embed.proj.weight.sum(2).flatten(1))
         full = set(visual.config.fullatt_block_indexes)
         for number, block in enumerate(visual.blocks):
@@ -117,7 +124,9 @@ class FastQwen:
         return cells(width, height)
 
     def answer(self, features: Tensor, batch: SceneBatch) -> Answers:
-        """Answer every question of the batch about [B, N, D] visual tokens; questions do not see each other."""
+        """Answer every question of the batch about [B, N, D] visual tokens; questions do not see
+        each other.
+        """
         config = self.model.config
         scenes, questions, length = batch.words.shape
         grid = (batch.pixels.shape[1] // 28, batch.pixels.shape[2] // 28)
@@ -137,7 +146,9 @@ class FastQwen:
 
 
 def _patches(pixels: Tensor) -> Tensor:
-    """[B, N, 4, 588] patches of [B, height, width, 3] images, normalised and grouped as by the image processor."""
+    """[B, N, 4, 588] patches of [B, height, width, 3] images, normalised and grouped as by the
+    image processor.
+    """
     scenes, height, width, _ = pixels.shape
     normal = (pixels.float() / 255 - 0.5) / 0.5
     cells = normal.view(scenes, height // 28, 2, 14, width // 28, 2, 14, 3)
@@ -145,21 +156,34 @@ def _patches(pixels: Tensor) -> Tensor:
 
 
 def _vision_rotary(frequency: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Two times [patches, head dim]: cosine and sine of a grid of height x width patches, grouped by token."""
+    """Two times [patches, head dim]: cosine and sine of a grid of height x width patches, grouped
+    by token.
+    """
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    grouped = [axis.view(height // 2, 2, width // 2, 2).transpose(1, 2).reshape(-1, 1) for axis in (rows, columns)]
+    grouped = [
+        axis.view(height // 2, 2, width // 2, 2).transpose(1, 2).reshape(-1, 1)
+        for axis in (rows, columns)
+    ]
     angle = torch.cat([axis * frequency for axis in grouped], dim=-1).repeat(1, 2)
     return angle.cos(), angle.sin()
 
 
 def _window_order(rows: int, columns: int, side: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """How a grid of tokens falls into windows of side x side: the order of tokens, window by window [N]; then, counting
-    patches in that order, the members of each window [W, side * side * 4], and which of these are real: those at the
-    edge are smaller."""
+    """How a grid of tokens falls into windows of side x side: the order of tokens, window by window
+    [N]; then, counting patches in that order, the members of each window [W, side * side * 4], and
+    which of these are real: those at the edge are smaller.
+    """
     grid = torch.arange(rows * columns).view(rows, columns)
-    tiles = [grid[y : y + side, x : x + side].flatten() for y in range(0, rows, side) for x in range(0, columns, side)]
+    tiles = [
+        grid[y : y + side, x : x + side].flatten()
+        for y in range(0, rows, side)
+        for x in range(0, columns, side)
+    ]
     size, first = side * side * 4, 0
-    members, real = torch.zeros(len(tiles), size, dtype=torch.long), torch.zeros(len(tiles), size, dtype=torch.bool)
+    members, real = (
+        torch.zeros(len(tiles), size, dtype=torch.long),
+        torch.zeros(len(tiles), size, dtype=torch.bool),
+    )
     for number, tile in enumerate(tiles):
         count = 4 * len(tile)
         members[number, :count] = torch.arange(first, first + count)
@@ -168,10 +192,16 @@ def _window_order(rows: int, columns: int, side: int = 4) -> tuple[Tensor, Tenso
     return torch.cat(tiles), members, real
 
 
-def _vision_attention(attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, area: tuple[Tensor, Tensor] | None) -> Tensor:
-    """[B, P, D] attention of one block over P patches: within the windows of `area`, or over everything."""
+def _vision_attention(
+    attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, area: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """[B, P, D] attention of one block over P patches: within the windows of `area`, or over
+    everything.
+    """
     scenes, patches, width = hidden.shape
-    query, key, value = attention.qkv(hidden).view(scenes, patches, 3, attention.num_heads, -1).unbind(2)
+    query, key, value = (
+        attention.qkv(hidden).view(scenes, patches, 3, attention.num_heads, -1).unbind(2)
+    )
     query, key = apply_rotary_pos_emb_vision(query, key, cosine, sine)
     if area is None:
         out = _attend(query, key, value, None)
@@ -192,9 +222,14 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> T
 
 
 def _packed_positions(rows: int, columns: int, questions: int, length: int) -> Tensor:
-    """[3, L] time, height and width positions: an image between its marks, then every question as if it came first."""
+    """[3, L] time, height and width positions: an image between its marks, then every question as
+    if it came first.
+    """
     height, width = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     image = torch.stack([torch.zeros_like(height), height, width]).flatten(1) + 1
     after = 1 + max(rows, columns)
     text = after + 1 + torch.arange(length).repeat(questions)
-    return torch.cat([torch.zeros(3, 1, dtype=torch.long), image, torch.full((3, 1), after), text.expand(3, -1)], dim=1)
+    return torch.cat(
+        [torch.zeros(3, 1, dtype=torch.long), image, torch.full((3, 1), after), text.expand(3, -1)],
+        dim=1,
+    )

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from prunebench.checkpoint import Row, RunError, State, digest, open_run
-from prunebench.learning import Course, learn, require_number, update
-from prunebench.testbed.learner import Lesson
+from prunebench.border.text import message, one_line
+from prunebench.learning.checkpoint import Row, RunError, State, digest, open_run
+from prunebench.learning.loop import Course, learn, require_number, update
+from prunebench.testbed.learner import Objective
 from prunebench.testbed.miniatures import Miniature, miniature
 from prunebench.testbed.recipe import Schedule
 from prunebench.testbed.scenes import KINDS
-from prunebench.text import message, one_line
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +41,26 @@ def train(
     checkpoint_seconds: float = 180.0,
     held_out: int = 1000,
 ) -> Path:
-    """Train a miniature in the run folder `out`; returns `out/model`, an ordinary `from_pretrained` folder.
+    """Train a miniature in the run folder `out`; returns `out/model`, an ordinary `from_pretrained`
+    folder.
 
-    `start` is the folder of the miniature that this one begins with, left out: the shipped one. The run folder also
-    holds `checkpoint.pt`, `log.csv` and `recipe.json`. A run that was interrupted goes on from its last checkpoint, step
-    for step as if it had not been (`resume=False` starts over). One whose recipe changed goes on with the new one, and its
-    model card says until which step the old one held. The card's figures are over `held_out` questions.
+    `start` is the folder of the miniature that this one begins with, left out: the shipped one. The
+    run folder also holds `checkpoint.pt`, `log.csv` and `recipe.json`. A run that was interrupted
+    goes on from its last checkpoint, step for step as if it had not been (`resume=False` starts
+    over). One whose recipe changed goes on with the new one, and its model card says until which
+    step the old one held. The card's figures are over `held_out` questions.
 
-    Raises ValueError for a model that is not known, and RunError, before anything is written, where `out` holds a run of
-    another model, seed, size or start, is in use or cannot be written, where its checkpoint is damaged, and for a start
-    that cannot be; and at the first loss, gradient or weight that is no number, with the last good checkpoint as it was.
+    Raises ValueError for a model that is not known, and RunError, before anything is written, where
+    `out` holds a run of another model, seed, size or start, is in use or cannot be written, where
+    its checkpoint is damaged, and for a start that cannot be; and at the first loss, gradient or
+    weight that is no number, with the last good checkpoint as it was.
     """
     kind = miniature(model)
     recipe = recipe or kind.recipe
     if recipe.steps < 1:
-        raise RunError(f"the recipe of {model} has {recipe.steps} steps; there must be at least one")
+        raise RunError(
+            f"the recipe of {model} has {recipe.steps} steps; there must be at least one"
+        )
     fresh, origin = _begun(kind, recipe, seed, start)
     identity = {"model": model, "seed": seed, "sizes": asdict(recipe.sizes), "start": origin}
     with open_run(out, identity, writes=(RECIPE,), folders=(MODEL,), way_out=WAY_OUT) as run:
@@ -68,7 +73,14 @@ def train(
         run.write(RECIPE, f"{json.dumps(settings, indent=2)}\n".encode())
         course = _course(kind.lesson(fresh, recipe, seed), recipe, settings)
         with _progress(recipe.steps, 0 if state is None else state.step) as report:
-            state = learn(run, course, state, log_every=log_every, checkpoint_seconds=checkpoint_seconds, report=report)
+            state = learn(
+                run,
+                course,
+                state,
+                log_every=log_every,
+                checkpoint_seconds=checkpoint_seconds,
+                report=report,
+            )
         from prunebench.testbed.export import export
 
         run.log.rewrite()
@@ -80,21 +92,31 @@ def train(
 def _begun(kind: Miniature, recipe: Schedule, seed: int, start: Path | None) -> tuple[Any, str]:
     """The model with the weights that it begins with, and their digest."""
     if start is not None and not start.is_dir():
-        raise RunError(f"start {one_line(str(start), 100)} is no folder; give that of the miniature to begin with")
+        raise RunError(
+            f"start {one_line(str(start), 100)} is no folder; give that of the miniature to begin with"
+        )
     fresh = kind.build(recipe.sizes, seed)
     if kind.begin is not None:
         try:
             kind.begin(fresh, start)
-        except Exception as error:  # what unfit files make the loaders raise is as various as they are
-            label = "the shipped miniatures" if start is None else f"start {one_line(str(start), 80)}"
-            raise RunError(f"the model cannot begin with {label}: {one_line(message(error), 120)}") from error
+        except (
+            Exception
+        ) as error:  # what unfit files make the loaders raise is as various as they are
+            label = (
+                "the shipped miniatures" if start is None else f"start {one_line(str(start), 80)}"
+            )
+            raise RunError(
+                f"the model cannot begin with {label}: {one_line(message(error), 120)}"
+            ) from error
     return fresh, digest(dict(fresh.state_dict()))
 
 
-def _course(lesson: Lesson, recipe: Schedule, settings: dict[str, Any]) -> Course:
+def _course(lesson: Objective, recipe: Schedule, settings: dict[str, Any]) -> Course:
     """What the run repeats; the checkpoint keeps the settings in force."""
     learnt = [weight for weight in lesson.student.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        learnt, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+    )
 
     def weights() -> dict[str, Tensor]:
         return dict(lesson.student.state_dict())
@@ -102,11 +124,22 @@ def _course(lesson: Lesson, recipe: Schedule, settings: dict[str, Any]) -> Cours
     def step(number: int) -> dict[str, float]:
         return _step(lesson, optimizer, learnt, recipe, number)
 
-    return Course(recipe.steps, weights, optimizer, recipe.rate, step, {"recipe": json.loads(json.dumps(settings))})
+    return Course(
+        recipe.steps,
+        weights,
+        optimizer,
+        recipe.rate,
+        step,
+        {"recipe": json.loads(json.dumps(settings))},
+    )
 
 
 def _step(
-    lesson: Lesson, optimizer: torch.optim.Optimizer, learnt: list[nn.Parameter], recipe: Schedule, step: int
+    lesson: Objective,
+    optimizer: torch.optim.Optimizer,
+    learnt: list[nn.Parameter],
+    recipe: Schedule,
+    step: int,
 ) -> dict[str, float]:
     """One update; returns losses and accuracies by name."""
     data = lesson.batch(step)
@@ -120,21 +153,27 @@ def _step(
 
 
 def _settings(settings: dict[str, Any], state: State | None, steps: int) -> dict[str, Any]:
-    """The settings in force; under "before" those that a run that goes on had until then, each with the step they ended at."""
+    """The settings in force; under "before" those that a run that goes on had until then, each with
+    the step they ended at.
+    """
     if state is None:
         return {**settings, "before": []}
     last: dict[str, Any] = state.facts["recipe"]
     if state.step == steps:  # nothing is left to learn with others
         return last
     now = json.loads(json.dumps(settings))
-    changed = {name: value for name, value in last.items() if name != "before" and now.get(name) != value}
+    changed = {
+        name: value for name, value in last.items() if name != "before" and now.get(name) != value
+    }
     before = [*last["before"], {"until_step": state.step, **changed}] if changed else last["before"]
     return {**settings, "before": before}
 
 
 @contextmanager
 def _progress(steps: int, done: int) -> Iterator[Callable[[Row], None]]:
-    """A function of a line of the log that moves a progress bar on a terminal, and logs a line elsewhere."""
+    """A function of a line of the log that moves a progress bar on a terminal, and logs a line
+    elsewhere.
+    """
     console = Console(stderr=True)
 
     def text(row: Row) -> str:
@@ -142,7 +181,9 @@ def _progress(steps: int, done: int) -> Iterator[Callable[[Row], None]]:
         return " ".join(f"{name} {row[name]:.2f}" for name in shown if name in row)
 
     if not console.is_terminal:
-        yield lambda row: log.info("step %d/%d %.0f s %s", row["step"], steps, row["seconds"], text(row))
+        yield lambda row: log.info(
+            "step %d/%d %.0f s %s", row["step"], steps, row["seconds"], text(row)
+        )
         return
     columns = (
         TextColumn("training"),

@@ -1,6 +1,8 @@
-"""What a CLIP tower sees of a scene: the whole of it squashed to a square, and tiles of it as LLaVA-NeXT cuts them.
+"""What a CLIP tower sees of a scene: the whole of it squashed to a square, and tiles of it as
+LLaVA-NeXT cuts them.
 
-The pixels are those of the stock image processors, made for a whole batch of scenes of one size at once.
+The pixels are those of the stock image processors, made for a whole batch of scenes of one size at
+once.
 """
 
 import math
@@ -18,7 +20,9 @@ from transformers.image_processing_utils import select_best_resolution
 SIDE, PATCH = 112, 14  # px
 GRID = SIDE // PATCH  # patches a side of a view
 PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
-"""(height, width) of the canvases that LLaVA-NeXT cuts into tiles; an image gets the one that keeps most of it."""
+"""(height, width) of the canvases that LLaVA-NeXT cuts into tiles; an image gets the one that keeps
+most of it.
+"""
 
 Boxes = NDArray[np.float64]
 """[..., 4] x0, y0, x1, y1 in pixels of the scene."""
@@ -26,7 +30,9 @@ Boxes = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tiling:
-    """How LLaVA-NeXT cuts an image: scaled to `scaled_*` px, padded by `left` and `top` px, rows x columns tiles of SIDE px."""
+    """How LLaVA-NeXT cuts an image: scaled to `scaled_*` px, padded by `left` and `top` px, rows x
+    columns tiles of SIDE px.
+    """
 
     width: int
     height: int
@@ -38,13 +44,21 @@ class Tiling:
     top: int
 
     def boxes(self) -> Boxes:
-        """[rows * GRID, columns * GRID, 4] what each patch shows; patches in the padding reach beyond the image."""
-        across = (np.arange(self.columns * GRID + 1) * PATCH - self.left) * (self.width / self.scaled_width)
-        down = (np.arange(self.rows * GRID + 1) * PATCH - self.top) * (self.height / self.scaled_height)
+        """[rows * GRID, columns * GRID, 4] what each patch shows; patches in the padding reach
+        beyond the image.
+        """
+        across = (np.arange(self.columns * GRID + 1) * PATCH - self.left) * (
+            self.width / self.scaled_width
+        )
+        down = (np.arange(self.rows * GRID + 1) * PATCH - self.top) * (
+            self.height / self.scaled_height
+        )
         return _grid(across, down)
 
     def kept(self) -> tuple[slice, slice]:
-        """Rows and columns of patches that are left when the padding is taken off, rounded as the stock model rounds."""
+        """Rows and columns of patches that are left when the padding is taken off, rounded as the
+        stock model rounds.
+        """
         rows, columns = self.rows * GRID, self.columns * GRID
         if self.width / self.height > columns / rows:
             padding = (rows - int(round(self.height * (columns / self.width), 7))) // 2
@@ -58,7 +72,9 @@ def tiling(width: int, height: int) -> Tiling:
     """The tiling of an image of width x height pixels."""
     high, wide = select_best_resolution((height, width), PINPOINTS)
     scale = min(wide / width, high / height)
-    scaled_width, scaled_height = (min(math.ceil(e * scale), most) for e, most in ((width, wide), (height, high)))
+    scaled_width, scaled_height = (
+        min(math.ceil(e * scale), most) for e, most in ((width, wide), (height, high))
+    )
     left, top = (wide - scaled_width) // 2, (high - scaled_height) // 2
     return Tiling(width, height, high // SIDE, wide // SIDE, scaled_width, scaled_height, left, top)
 
@@ -81,11 +97,15 @@ def thumbnails(pixels: Tensor) -> Tensor:
 
 
 def tiles(pixels: Tensor) -> Tensor:
-    """[B, tiles, 3, SIDE, SIDE] uint8 of [B, height, width, 3] images: scaled to fit, padded with black."""
+    """[B, tiles, 3, SIDE, SIDE] uint8 of [B, height, width, 3] images: scaled to fit, padded with
+    black.
+    """
     scenes, height, width, _ = pixels.shape
     cut = tiling(width, height)
     canvas = torch.zeros(scenes, 3, cut.rows * SIDE, cut.columns * SIDE, dtype=torch.uint8)
-    inside = canvas[..., cut.top : cut.top + cut.scaled_height, cut.left : cut.left + cut.scaled_width]
+    inside = canvas[
+        ..., cut.top : cut.top + cut.scaled_height, cut.left : cut.left + cut.scaled_width
+    ]
     inside.copy_(_resize(pixels, cut.scaled_height, cut.scaled_width))
     parts = canvas.view(scenes, 3, cut.rows, SIDE, cut.columns, SIDE).permute(0, 2, 4, 1, 3, 5)
     return parts.reshape(scenes, -1, 3, SIDE, SIDE)
@@ -103,7 +123,12 @@ def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import resize
 
-    resized: Tensor = resize(pixels.permute(0, 3, 1, 2).contiguous(), [height, width], InterpolationMode.BICUBIC, antialias=True)
+    resized: Tensor = resize(
+        pixels.permute(0, 3, 1, 2).contiguous(),
+        [height, width],
+        InterpolationMode.BICUBIC,
+        antialias=True,
+    )
     return resized
 
 

@@ -15,34 +15,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunebench import images
-from prunebench.bounds import shown
-from prunebench.checkpoint import RunError, digest
+from prunebench.border import images
+from prunebench.border.bounds import shown
+from prunebench.border.text import message, one_line
+from prunebench.learning.checkpoint import RunError, digest
 from prunebench.testbed.scenes import FINE_KINDS, KINDS, RESOLUTIONS, ask, fine_scene, scene
-from prunebench.text import message, one_line
 
 Box = tuple[float, float, float, float]
 
 TRAINING_STREAM, HELD_OUT_STREAM = 20_000_000, 3
-"""Streams of scenes; the built-in tasks ask about stream 1, the miniatures learnt from stream 10,000,000."""
+"""Streams of scenes; the built-in tasks ask about stream 1, the miniatures learnt from stream
+10,000,000.
+"""
 
 
 DataError = RunError
-"""Training data that cannot be read keep a run from beginning or going on, as anything else does."""
+"""Training data that cannot be read keep a run from beginning or going on, as anything else does.
+"""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Files that a row may name by their last part alone."""
 
 ENDS = 64 * 1024
-"""Bytes at either end of an image by which it is told from another of the same size; reading all of a large data set would
-take longer than a short training."""
+"""Bytes at either end of an image by which it is told from another of the same size; reading all of
+a large data set would take longer than a short training.
+"""
 
 ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One question: `image` is a PIL image, `boxes` (left, top, right, bottom) its evidence in pixels, `masks` [Q, H, W]."""
+    """One question: `image` is a PIL image, `boxes` (left, top, right, bottom) its evidence in
+    pixels, `masks` [Q, H, W].
+    """
 
     name: str
     image: Any
@@ -65,9 +71,18 @@ class TrainingData(ABC):
         """Up to `count` lessons that are never trained on."""
 
     def identity(self) -> dict[str, Any]:
-        """What makes these data these data, as plain values: of generated ones the first lessons say it."""
+        """What makes these data these data, as plain values: of generated ones the first lessons
+        say it.
+        """
         first = [
-            (lesson.name, lesson.question, lesson.answer, lesson.boxes, lesson.image.size, lesson.image.tobytes())
+            (
+                lesson.name,
+                lesson.question,
+                lesson.answer,
+                lesson.boxes,
+                lesson.image.size,
+                lesson.image.tobytes(),
+            )
             for lesson in self.batch(0, 4)
         ]
         return {"kind": type(self).__name__, "first": digest(first)}
@@ -95,13 +110,21 @@ class Scenes(TrainingData):
         for number in range(count):
             yield self._lesson(HELD_OUT_STREAM, number, bool(every) and number % every == 0)
 
-    def _lesson(self, stream: int, number: int, fine: bool, size: tuple[int, int] | None = None) -> Lesson:
+    def _lesson(
+        self, stream: int, number: int, fine: bool, size: tuple[int, int] | None = None
+    ) -> Lesson:
         from PIL import Image
 
         about = fine_scene(stream, number) if fine else scene(stream, number, size=size)
         kinds = FINE_KINDS if fine else KINDS
-        question = ask(about, kinds[number % len(kinds)], np.random.default_rng([stream, number, 2]))
-        evidence = [thing.box for thing in about.objects] if question.evidence is None else [question.evidence]
+        question = ask(
+            about, kinds[number % len(kinds)], np.random.default_rng([stream, number, 2])
+        )
+        evidence = (
+            [thing.box for thing in about.objects]
+            if question.evidence is None
+            else [question.evidence]
+        )
         masks = torch.from_numpy(about.mask()).long()
         return Lesson(
             f"{stream}-{number}",
@@ -126,12 +149,14 @@ class _Row:
 
 
 class VisualCoT(TrainingData):
-    """A folder in the layout of Visual-CoT: `*.jsonl` with image, question, answer and bboxs; images anywhere below.
+    """A folder in the layout of Visual-CoT: `*.jsonl` with image, question, answer and bboxs;
+    images anywhere below.
 
-    A line's `bboxs` are [left, top, right, bottom] in pixels of the upright image; one that reaches beyond it by more than
-    rounding does is in other pixels, and refused. Every 20th line is held out; the others come in an order drawn from
-    `seed`. All lines and the head of every image are read at once, so that a run does not end at a bad one after hours.
-    Raises DataError naming the file and line that cannot be read.
+    A line's `bboxs` are [left, top, right, bottom] in pixels of the upright image; one that reaches
+    beyond it by more than rounding does is in other pixels, and refused. Every 20th line is held
+    out; the others come in an order drawn from `seed`. All lines and the head of every image are
+    read at once, so that a run does not end at a bad one after hours. Raises DataError naming the
+    file and line that cannot be read.
     """
 
     EVERY = 20
@@ -142,11 +167,15 @@ class VisualCoT(TrainingData):
         try:
             rows = self._rows()
         except OSError as error:
-            raise DataError(f"data {_short(folder)} cannot be read: {error.strerror or message(error)}") from error
+            raise DataError(
+                f"data {_short(folder)} cannot be read: {error.strerror or message(error)}"
+            ) from error
         self.aside = rows[:: self.EVERY]
         self.rows = [row for number, row in enumerate(rows) if number % self.EVERY]
         if not self.rows:
-            raise DataError(f"data {_short(folder)} hold {len(rows)} questions; there must be at least 2")
+            raise DataError(
+                f"data {_short(folder)} hold {len(rows)} questions; there must be at least 2"
+            )
         generator = torch.Generator().manual_seed(seed)
         self.order: list[int] = torch.randperm(len(self.rows), generator=generator).tolist()
 
@@ -183,7 +212,9 @@ class VisualCoT(TrainingData):
 
 
 class _Images:
-    """The images below a folder, by the path that a line gives or, where none lies there, by its last part."""
+    """The images below a folder, by the path that a line gives or, where none lies there, by its
+    last part.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -204,7 +235,9 @@ class _Images:
             return fitting[0]
         if not fitting:
             raise DataError(f"image {one_line(name, 80)} lies nowhere below {_short(self.folder)}")
-        raise DataError(f"image {one_line(name, 80)} may be any of {len(fitting)} files below {_short(self.folder)}")
+        raise DataError(
+            f"image {one_line(name, 80)} may be any of {len(fitting)} files below {_short(self.folder)}"
+        )
 
     def size(self, path: Path) -> tuple[int, int]:
         """Width and height of the upright image, from the file's head."""
@@ -231,7 +264,9 @@ def open_data(name: str, seed: int) -> TrainingData:
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, or the home of nobody
         there = False
     if not there:
-        raise DataError(f"data is {shown(name, 100)}; it is 'scenes', 'scenes+fine' or a folder in the layout of Visual-CoT")
+        raise DataError(
+            f"data is {shown(name, 100)}; it is 'scenes', 'scenes+fine' or a folder in the layout of Visual-CoT"
+        )
     return VisualCoT(folder, seed)
 
 
@@ -240,7 +275,9 @@ def _row(line: bytes, where: str, images: _Images) -> _Row:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is no Visual-CoT question, it is no JSON: {one_line(message(error), 100)}") from error
+        raise DataError(
+            f"{where} is no Visual-CoT question, it is no JSON: {one_line(message(error), 100)}"
+        ) from error
     if not isinstance(row, dict):
         raise DataError(
             f"{where} is no Visual-CoT question: it holds {shown(row)}, no object with image, question, answer, bboxs"
@@ -250,7 +287,10 @@ def _row(line: bytes, where: str, images: _Images) -> _Row:
         raise DataError(f"{where} is no Visual-CoT question: it has no {missing[0]!r}")
     first = row["image"][0] if isinstance(row["image"], list) and row["image"] else row["image"]
     image = _text(first, "image", where)
-    question, answer = _text(row["question"], "question", where), _text(row["answer"], "answer", where)
+    question, answer = (
+        _text(row["question"], "question", where),
+        _text(row["answer"], "answer", where),
+    )
     boxes = _boxes(row["bboxs"], where)
     try:
         path = images.path(image)
@@ -260,8 +300,15 @@ def _row(line: bytes, where: str, images: _Images) -> _Row:
     for box in boxes:
         left, top, right, bottom = box
         rounding = 1 + 0.02 * max(width, height)
-        if min(left, top) < -rounding or right > width + rounding or bottom > height + rounding or not _meets(box, size):
-            raise DataError(f"{where}: box {shown(list(box))} lies outside its image, which has {width} x {height} pixels")
+        if (
+            min(left, top) < -rounding
+            or right > width + rounding
+            or bottom > height + rounding
+            or not _meets(box, size)
+        ):
+            raise DataError(
+                f"{where}: box {shown(list(box))} lies outside its image, which has {width} x {height} pixels"
+            )
     return _Row(where, path, question, answer, boxes)
 
 
@@ -275,17 +322,23 @@ def _text(value: Any, key: str, where: str) -> str:
     if key == "answer" and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where} is no Visual-CoT question: its {key} is {shown(value)}, which is no text")
+        raise DataError(
+            f"{where} is no Visual-CoT question: its {key} is {shown(value)}, which is no text"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{where} is no Visual-CoT question: its {key} {shown(value)} has half a character") from None
+        raise DataError(
+            f"{where} is no Visual-CoT question: its {key} {shown(value)} has half a character"
+        ) from None
     return value
 
 
 def _boxes(value: Any, where: str) -> tuple[Box, ...]:
     """The boxes of a line, of finite numbers, each with an area."""
-    fault = DataError(f"{where}: bboxs {shown(value)} are no boxes [left, top, right, bottom] in pixels")
+    fault = DataError(
+        f"{where}: bboxs {shown(value)} are no boxes [left, top, right, bottom] in pixels"
+    )
     if not isinstance(value, list) or not value:
         raise fault
     boxes = []
@@ -294,7 +347,11 @@ def _boxes(value: Any, where: str) -> tuple[Box, ...]:
             raise fault
         if not all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in box):
             raise fault
-        if not all(abs(edge) < 1e9 and math.isfinite(edge) for edge in box) or box[0] >= box[2] or box[1] >= box[3]:
+        if (
+            not all(abs(edge) < 1e9 and math.isfinite(edge) for edge in box)
+            or box[0] >= box[2]
+            or box[1] >= box[3]
+        ):
             raise fault
         boxes.append((float(box[0]), float(box[1]), float(box[2]), float(box[3])))
     return tuple(boxes)
@@ -309,7 +366,9 @@ def _read(path: Path, where: str) -> Any:
     try:
         return images.load(path)
     except images.ImageError as error:
-        raise DataError(f"image {_short(path)} of {where} cannot be read: {one_line(message(error), 80)}") from error
+        raise DataError(
+            f"image {_short(path)} of {where} cannot be read: {one_line(message(error), 80)}"
+        ) from error
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -320,7 +379,9 @@ def _size(path: Path) -> tuple[int, int]:
             width, height = image.size
             turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     except Exception as error:  # as above
-        raise DataError(f"image {_short(path)} cannot be read: {one_line(message(error), 80)}") from error
+        raise DataError(
+            f"image {_short(path)} cannot be read: {one_line(message(error), 80)}"
+        ) from error
     return (height, width) if turned else (width, height)
 
 

@@ -1,4 +1,6 @@
-"""Examples: what a method is shown of a batch of lessons in a frozen model, with gradients where its weights had a part."""
+"""Examples: what a method is shown of a batch of lessons in a frozen model, with gradients where
+its weights had a part.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from prunebench.budget import Budget, Stage
-from prunebench.engine.aside import aside
-from prunebench.engine.probes import probed
+from prunebench.engine.attention import probed
+from prunebench.engine.behind import aside
 from prunebench.engine.ready import make_ready
 from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
 from prunebench.models import Loaded
 from prunebench.models.base import Originals
 from prunebench.pruner import Pruner
-from prunebench.run import prompt as prompts
+from prunebench.run import samples as prompts
 from prunebench.select import pooled
 from prunebench.sites import INPUT, Site
 from prunebench.tokens import PROBE, Keep, Layout, Signal, VisualTokens
@@ -71,7 +73,9 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
         "questions": [lesson.question for lesson in lessons],
         "processor": loaded.processor,
         "pictures": [[_pixels(lesson)] for lesson in lessons],
-        "masks": None if any(one.masks is None for one in lessons) else [[lesson.masks] for lesson in lessons],
+        "masks": None
+        if any(one.masks is None for one in lessons)
+        else [[lesson.masks] for lesson in lessons],
     }
     frozen = Frozen(loaded)
     with torch.no_grad(), frozen.watching(), prune(loaded.model, look, **told):
@@ -81,7 +85,11 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
     if token is not None:
         shown = _probe(loaded, pruner, token, batch, frozen, out.past_key_values)
     return [
-        Example(replace(tokens, layout=layout, signals={**tokens.signals, **signals}), target(layout, lesson), answer)
+        Example(
+            replace(tokens, layout=layout, signals={**tokens.signals, **signals}),
+            target(layout, lesson),
+            answer,
+        )
         for tokens, layout, lesson, (signals, answer) in zip(
             look.seen, layouts_of(loaded, batch.inputs, lessons), lessons, shown, strict=True
         )
@@ -89,8 +97,10 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
 
 
 def clip_of(loaded: Loaded, pruner: Trained) -> str | None:
-    """The CLIP that a prepared method asks; raises Unsupported where the model cannot serve the method at all."""
-    return make_ready(loaded.adapter, loaded.model, _Look(pruner)).clip
+    """The CLIP that a prepared method asks; raises Unsupported where the model cannot serve the
+    method at all.
+    """
+    return make_ready(loaded.family, loaded.model, _Look(pruner)).clip
 
 
 def target(layout: Layout, lesson: Lesson) -> Tensor:
@@ -105,7 +115,15 @@ def target(layout: Layout, lesson: Lesson) -> Tensor:
 def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> dict[str, Any]:
     """The model's inputs: every lesson's image and question as the user's one message."""
     messages = [
-        [{"role": "user", "content": [{"type": "image", "url": one.image}, {"type": "text", "text": one.question}]}]
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "url": one.image},
+                    {"type": "text", "text": one.question},
+                ],
+            }
+        ]
         for one in lessons
     ]
     return prompts.process(loaded, messages)
@@ -113,7 +131,9 @@ def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> dict[str, Any]:
 
 def layouts_of(loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson]) -> list[Layout]:
     """Where every lesson's tokens lie in its image."""
-    return loaded.adapter.layouts(loaded.model, inputs, Originals([[one.image.size] for one in lessons], loaded.processor))
+    return loaded.family.layouts(
+        loaded.model, inputs, Originals([[one.image.size] for one in lessons], loaded.processor)
+    )
 
 
 class _Batch:
@@ -122,17 +142,22 @@ class _Batch:
     def __init__(self, loaded: Loaded, lessons: Sequence[Lesson]) -> None:
         self.inputs = inputs_of(loaded, lessons)
         tokenizer = loaded.processor.tokenizer
-        ids = [[*tokenizer(one.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for one in lessons]
+        ids = [
+            [*tokenizer(one.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            for one in lessons
+        ]
         longest = max(map(len, ids))
-        self.answers = torch.tensor([row + [IGNORED] * (longest - len(row)) for row in ids], device=loaded.model.device)
-        self.visual = loaded.adapter.visual(loaded.model, self.inputs["input_ids"])
+        self.answers = torch.tensor(
+            [row + [IGNORED] * (longest - len(row)) for row in ids], device=loaded.model.device
+        )
+        self.visual = loaded.family.visual(loaded.model, self.inputs["input_ids"])
 
 
 class Frozen:
     """Notes what the decoder's layers are given for a prompt."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self.parts, self.model = loaded.adapter, loaded.model
+        self.parts, self.model = loaded.family, loaded.model
         self.kwargs: dict[str, Any] = {}
         self.ids: Any = None
 
@@ -148,18 +173,21 @@ class Frozen:
         undo = ExitStack()
         first = self.parts.layers(self.model)[0]
         undo.callback(first.register_forward_pre_hook(layer, with_kwargs=True).remove)
-        undo.callback(self.parts.rotary(self.model).register_forward_pre_hook(rotary, with_kwargs=True).remove)
+        undo.callback(
+            self.parts.rotary(self.model).register_forward_pre_hook(rotary, with_kwargs=True).remove
+        )
         return undo
 
 
 def _probe(
     loaded: Loaded, pruner: Trained, token: Tensor, batch: _Batch, frozen: Frozen, cache: Any
 ) -> list[tuple[dict[Signal, Tensor], Tensor | None]]:
-    """Per lesson, the probe's view of the tokens and the loss on the answer, which stands behind the probe and sees it.
+    """Per lesson, the probe's view of the tokens and the loss on the answer, which stands behind
+    the probe and sees it.
 
     The probe's own position predicts the answer's first token, each of these the next.
     """
-    parts, model = loaded.adapter, loaded.model
+    parts, model = loaded.family, loaded.model
     decoder: Any = parts.decoder(model)
     answers, rows = batch.answers, len(batch.answers)
     depth, site = len(parts.layers(model)), pruner.plan(None, 1, len(parts.layers(model)))[0].site
@@ -191,7 +219,15 @@ def _probe(
         columns = batch.visual[row].nonzero()[:, 0].to(embeds.device)
         attention = seen.masked_fill(~visible, float("-inf")).log_softmax(-1)
         loss = cross_entropy(logits[row], answers[row], ignore_index=IGNORED)
-        found.append(({Signal.PROBE_LOGITS: seen[:, columns], Signal.PROBE_LOG_ATTENTION: attention[:, columns]}, loss))
+        found.append(
+            (
+                {
+                    Signal.PROBE_LOGITS: seen[:, columns],
+                    Signal.PROBE_LOG_ATTENTION: attention[:, columns],
+                },
+                loss,
+            )
+        )
     return found
 
 

@@ -1,4 +1,6 @@
-"""The loop: a method's weights learn on a frozen model; interrupted anywhere, it goes on from its last checkpoint."""
+"""The loop: a method's weights learn on a frozen model; interrupted anywhere, it goes on from its
+last checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunebench.checkpoint import Row, Run, State, open_run
 from prunebench.engine.lora import tuned
-from prunebench.learning import Course, learn, require_number, update
+from prunebench.learning.checkpoint import Row, Run, State, open_run
+from prunebench.learning.loop import Course, learn, require_number, update
+from prunebench.learning.schedule import TrainSchedule
 from prunebench.models import Loaded
 from prunebench.trained import Example, Trained
 from prunebench.training.data import Lesson, TrainingData
 from prunebench.training.examples import clip_of, examples
 from prunebench.training.origin import method_identity, run_identity
-from prunebench.training.schedule import Plan
 from prunebench.training.student import Student, blamed, make_student
 
 HELD_OUT, CURVES, WEIGHTS = "held_out.json", "curves.png", "weights"
@@ -41,7 +43,7 @@ def train(
     loaded: Loaded,
     data: TrainingData,
     out: Path,
-    plan: Plan,
+    plan: TrainSchedule,
     *,
     sizes: dict[str, Any] | None = None,
     start: Path | None = None,
@@ -49,29 +51,45 @@ def train(
     checkpoint_seconds: float = 60.0,
     progress: Progress = lambda step, steps, figures: None,
 ) -> Path:
-    """Train the method's module for the model and write `out/weights`, a folder that `weights=` takes; returns it.
+    """Train the method's module for the model and write `out/weights`, a folder that `weights=`
+    takes; returns it.
 
-    `sizes` changes the module's from the method's own choice, `start` holds weights to begin with. The run folder also
-    holds `checkpoint.pt`, `log.csv`, `curves.png` and `held_out.json`. A run that was interrupted goes on from its
-    checkpoint, and ends with the very weights of one that was not.
+    `sizes` changes the module's from the method's own choice, `start` holds weights to begin with.
+    The run folder also holds `checkpoint.pt`, `log.csv`, `curves.png` and `held_out.json`. A run
+    that was interrupted goes on from its checkpoint, and ends with the very weights of one that was
+    not.
 
-    Raises RunError, before anything is written, where `out` holds another run, is in use or cannot be written, where its
-    checkpoint is damaged, and for sizes or a start that cannot be; and at the first loss, gradient or weight that is no
-    number, with the last good checkpoint and weights as they were.
+    Raises RunError, before anything is written, where `out` holds another run, is in use or cannot
+    be written, where its checkpoint is damaged, and for sizes or a start that cannot be; and at the
+    first loss, gradient or weight that is no number, with the last good checkpoint and weights as
+    they were.
     """
     student = make_student(pruner, loaded, plan.seed, sizes, start)
     loaded.model.requires_grad_(False)
     identity = run_identity(loaded, data, plan, _about(student, loaded))
-    with open_run(out, identity, writes=(HELD_OUT, CURVES), folders=(WEIGHTS,), way_out=WAY_OUT) as run:
+    with open_run(
+        out, identity, writes=(HELD_OUT, CURVES), folders=(WEIGHTS,), way_out=WAY_OUT
+    ) as run:
         begin = run.resume(plan.steps)
         course = _course(student, loaded, data, plan)
 
         def report(row: Row) -> None:
-            figures = {name: value for name, value in row.items() if name not in ("step", "seconds", "rate")}
+            figures = {
+                name: value
+                for name, value in row.items()
+                if name not in ("step", "seconds", "rate")
+            }
             progress(int(row["step"]), plan.steps, figures)
 
-        with tuned(loaded.model, student.pruner.adapter):
-            state = learn(run, course, begin, log_every=log_every, checkpoint_seconds=checkpoint_seconds, report=report)
+        with tuned(loaded.model, student.pruner.lora_folder):
+            state = learn(
+                run,
+                course,
+                begin,
+                log_every=log_every,
+                checkpoint_seconds=checkpoint_seconds,
+                report=report,
+            )
             ready = replace(student.pruner, module=student.module.eval())
             with blamed(student.name, "the evaluation on held-out lessons", type(pruner)):
                 figures = evaluate(ready, loaded, data.held_out(plan.held_out), plan.batch)
@@ -80,8 +98,12 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(pruner: Trained, loaded: Loaded, lessons: Iterable[Lesson], batch: int) -> dict[str, float]:
-    """Every figure of the method's loss, averaged over the lessons; by complexity, too, where they have one."""
+def evaluate(
+    pruner: Trained, loaded: Loaded, lessons: Iterable[Lesson], batch: int
+) -> dict[str, float]:
+    """Every figure of the method's loss, averaged over the lessons; by complexity, too, where they
+    have one.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     count, rest = 0, iter(lessons)
     while part := list(islice(rest, batch)):
@@ -93,7 +115,10 @@ def evaluate(pruner: Trained, loaded: Loaded, lessons: Iterable[Lesson], batch: 
                     values[name].append(value)
                     if lesson.complexity is not None and name != "loss":
                         values[f"{name}_complexity_{lesson.complexity}"].append(value)
-    return {"lessons": count, **{name: round(sum(parts) / len(parts), 4) for name, parts in sorted(values.items())}}
+    return {
+        "lessons": count,
+        **{name: round(sum(parts) / len(parts), 4) for name, parts in sorted(values.items())},
+    }
 
 
 def _about(student: Student, loaded: Loaded) -> dict[str, Any]:
@@ -102,13 +127,15 @@ def _about(student: Student, loaded: Loaded) -> dict[str, Any]:
     return {**method, "start": student.origin, "sizes": student.sizes}
 
 
-def _course(student: Student, loaded: Loaded, data: TrainingData, plan: Plan) -> Course:
+def _course(student: Student, loaded: Loaded, data: TrainingData, plan: TrainSchedule) -> Course:
     """What the run repeats."""
     module = student.module
     optimizer = torch.optim.AdamW(module.parameters(), lr=plan.learning_rate, weight_decay=0.0)
 
     def weights() -> dict[str, Tensor]:
-        return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+        return {
+            name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)
+        }
 
     def step(number: int) -> dict[str, float]:
         torch.manual_seed(plan.seed * 1_000_003 + number)  # dropout is the step's own
@@ -120,7 +147,12 @@ def _course(student: Student, loaded: Loaded, data: TrainingData, plan: Plan) ->
 
 
 def _step(
-    pruner: Trained, loaded: Loaded, lessons: list[Lesson], optimizer: torch.optim.Optimizer, plan: Plan, number: int
+    pruner: Trained,
+    loaded: Loaded,
+    lessons: list[Lesson],
+    optimizer: torch.optim.Optimizer,
+    plan: TrainSchedule,
+    number: int,
 ) -> dict[str, float]:
     """One update over the lessons; figures are averages over them."""
     optimizer.zero_grad(set_to_none=True)
@@ -140,7 +172,9 @@ def _step(
 
 
 def _finish(run: Run, student: Student, state: State, figures: dict[str, float]) -> Path:
-    """Write what a finished run leaves: held-out figures, curves, the log, and the weights in the place of earlier ones."""
+    """Write what a finished run leaves: held-out figures, curves, the log, and the weights in the
+    place of earlier ones.
+    """
     plain = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     run.log.rewrite()
     run.write(HELD_OUT, f"{json.dumps(plain, indent=2)}\n".encode())
@@ -150,8 +184,8 @@ def _finish(run: Run, student: Student, state: State, figures: dict[str, float])
     with run.replaced(WEIGHTS) as folder:
         with blamed(student.name, "writing its weights", method):
             method.write(folder, student.sizes, student.module.cpu().eval(), about)
-        if student.pruner.adapter is not None:
-            shutil.copytree(student.pruner.adapter, folder / "adapter")
+        if student.pruner.lora_folder is not None:
+            shutil.copytree(student.pruner.lora_folder, folder / "adapter")
     return run.folder / WEIGHTS
 
 
@@ -172,7 +206,9 @@ def _curves(rows: Sequence[Row]) -> bytes:
     import pandas as pd
     import seaborn as sns
 
-    table = pd.DataFrame(list(rows)).drop(columns=["seconds", "rate"]).melt("step", var_name="figure")
+    table = (
+        pd.DataFrame(list(rows)).drop(columns=["seconds", "rate"]).melt("step", var_name="figure")
+    )
     sns.set_theme(style="whitegrid", context="paper")
     grid = sns.relplot(
         table,
@@ -192,4 +228,4 @@ def _curves(rows: Sequence[Row]) -> bytes:
     return buffer.getvalue()
 
 
-__all__ = ["Example", "Plan", "evaluate", "train"]
+__all__ = ["Example", "TrainSchedule", "evaluate", "train"]

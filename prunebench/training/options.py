@@ -1,4 +1,6 @@
-"""Options: what the commands `train` and `reinforce` are told; what decides how a run learns comes from its schedule."""
+"""Options: what the commands `train` and `reinforce` are told; what decides how a run learns comes
+from its schedule.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from prunebench.bounds import BoundsError, choice, path, shown
-from prunebench.training.schedule import Plan, Schedule, Tuning
+from prunebench.border.bounds import BoundsError, choice, path, shown
+from prunebench.learning.schedule import Schedule, TrainSchedule, Tuning
 
 S = TypeVar("S", bound=Schedule)
 
@@ -18,7 +20,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class _Place:
-    """Which model learns from which data, on what, and where the run lies; `out` None is a folder under results/scratch."""
+    """Which model learns from which data, on what, and where the run lies; `out` None is a folder
+    under results/scratch.
+    """
 
     model: str = "tiny-qwen2.5-vl"
     data: str = "scenes"
@@ -36,8 +40,10 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class TrainOptions(_Place, Plan):
-    """The options of `train`; `sizes` changes the module's from the method's own choice, `start` holds weights to begin with."""
+class TrainOptions(_Place, TrainSchedule):
+    """The options of `train`; `sizes` changes the module's from the method's own choice, `start`
+    holds weights to begin with.
+    """
 
     start: str | None = None
     sizes: dict[str, Any] = field(default_factory=dict)
@@ -68,4 +74,6 @@ def check_device(text: str) -> None:
     if count == 0:
         raise BoundsError(f"device is {shown(text)}, but torch sees no GPU here; use device=cpu")
     if (device.index or 0) >= count:
-        raise BoundsError(f"device is {shown(text)}, but torch sees {count} GPUs here; they count from 0")
+        raise BoundsError(
+            f"device is {shown(text)}, but torch sees {count} GPUs here; they count from 0"
+        )

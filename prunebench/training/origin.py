@@ -11,15 +11,19 @@ import torch
 
 from prunebench.engine.clip import load_clip
 from prunebench.identity import folder_digest, source_digest
+from prunebench.learning.schedule import Schedule
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner, Unsupported
 from prunebench.registry import name_of, settings
 from prunebench.training.data import TrainingData
-from prunebench.training.schedule import Schedule
 
 
-def run_identity(loaded: Loaded, data: TrainingData, schedule: Schedule, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What every run is made of: the model with its weights, the data, the schedule; and `more` of its own, as plain data."""
+def run_identity(
+    loaded: Loaded, data: TrainingData, schedule: Schedule, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every run is made of: the model with its weights, the data, the schedule; and `more` of
+    its own, as plain data.
+    """
     return {
         **more,
         "model": loaded.id,
@@ -31,12 +35,14 @@ def run_identity(loaded: Loaded, data: TrainingData, schedule: Schedule, more: M
 
 
 def method_identity(pruner: Pruner, clip: str | None) -> dict[str, Any]:
-    """A prepared method: name, code, settings, its adapter and the CLIP that it asks; folders by what they hold."""
+    """A prepared method: name, code, settings, its adapter and the CLIP that it asks; folders by
+    what they hold.
+    """
     return {
         "method": name_of(pruner),
         "source": _source(pruner),
         "settings": {name: _without_path(value) for name, value in settings(pruner).items()},
-        "adapter": None if pruner.adapter is None else _adapter_digest(pruner.adapter),
+        "adapter": None if pruner.lora_folder is None else _adapter_digest(pruner.lora_folder),
         "clip": None if clip is None else _clip_digest(clip),
     }
 
@@ -66,6 +72,8 @@ def _source(pruner: Pruner) -> list[str]:
 def _without_path(value: Any) -> Any:
     """A folder by its name, for where it lies is one machine's."""
     try:
-        return Path(value).name if isinstance(value, str) and value and Path(value).is_dir() else value
+        return (
+            Path(value).name if isinstance(value, str) and value and Path(value).is_dir() else value
+        )
     except OSError:  # too long to be a path
         return value

@@ -1,8 +1,10 @@
-"""Reinforce: tune a model's language layers, through a low-rank adapter, to answer from the tokens of the evidence alone.
+"""Reinforce: tune a model's language layers, through a low-rank adapter, to answer from the tokens
+of the evidence alone.
 
-The first stage of GlimpsePrune+ (arXiv 2508.01548): groups of sampled answers, rewards compared within a group, a penalty
-for leaving the untuned model. Adapters are peft's, through transformers; the loop is ours, for trl's trainers generate and
-score without hooks, and here both have to run on a pruned cache.
+The first stage of GlimpsePrune+ (arXiv 2508.01548): groups of sampled answers, rewards compared
+within a group, a penalty for leaving the untuned model. Adapters are peft's, through transformers;
+the loop is ours, for trl's trainers generate and score without hooks, and here both have to run on
+a pruned cache.
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from prunebench.bounds import BoundsError
+from prunebench.border.bounds import BoundsError
 from prunebench.budget import Budget, Stage
-from prunebench.checkpoint import Row, Run, open_run
-from prunebench.engine.aside import aside
+from prunebench.engine.behind import aside
 from prunebench.engine.lora import PREFIX
 from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
-from prunebench.learning import Course, learn, require_number, update
+from prunebench.learning.checkpoint import Row, Run, open_run
+from prunebench.learning.loop import Course, learn, require_number, update
+from prunebench.learning.schedule import Tuning
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner
 from prunebench.sites import Site, late_layer, llm
@@ -33,14 +36,15 @@ from prunebench.training.data import Lesson, TrainingData
 from prunebench.training.examples import Frozen, inputs_of, layouts_of, target
 from prunebench.training.loop import HELD_OUT, WAY_OUT
 from prunebench.training.origin import run_identity
-from prunebench.training.schedule import Tuning
 from prunebench.training.student import MOST_PARAMETERS, blamed
 
 ADAPTER = "adapter"
 """The folder of a run that holds what was learnt."""
 
 REPORT_EVERY = 10
-"""Steps between two reports of progress; the log has every step, for rewards of single steps say little."""
+"""Steps between two reports of progress; the log has every step, for rewards of single steps say
+little.
+"""
 
 Reward = Callable[[Lesson, str], float]
 """How good an answer is, 0..1; a judge is any such function."""
@@ -53,7 +57,9 @@ def exact_match(lesson: Lesson, answer: str) -> float:
 
 @dataclass(frozen=True)
 class Evidence(Pruner):
-    """Keeps the tokens that show the evidence, which `targets`, one a sample, name; no method, but what tuning prunes by."""
+    """Keeps the tokens that show the evidence, which `targets`, one a sample, name; no method, but
+    what tuning prunes by.
+    """
 
     layer: int = 0
     targets: tuple[Tensor, ...] = ()
@@ -66,7 +72,8 @@ class Evidence(Pruner):
         return (Stage(self.site(), available, compact=True),)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        # `seed` numbers the samples: the session hands it through, however often generate repeats a prompt
+        # `seed` numbers the samples: the session hands it through, however often generate repeats a
+        # prompt
         return Keep(self.targets[tokens.seed].nonzero()[:, 0])
 
 
@@ -80,13 +87,16 @@ def reinforce(
     checkpoint_seconds: float = 60.0,
     progress: Callable[[int, int, dict[str, float]], None] = lambda step, steps, figures: None,
 ) -> Path:
-    """Tune and write `out/adapter`, a folder in peft's layout; returns it. The model wears the adapter afterwards.
+    """Tune and write `out/adapter`, a folder in peft's layout; returns it. The model wears the
+    adapter afterwards.
 
-    The run folder also holds `checkpoint.pt`, `log.csv` and `held_out.json`: accuracy on held-out lessons, pruned to the
-    evidence, without the adapter and with it. A run that was interrupted goes on from its checkpoint.
+    The run folder also holds `checkpoint.pt`, `log.csv` and `held_out.json`: accuracy on held-out
+    lessons, pruned to the evidence, without the adapter and with it. A run that was interrupted
+    goes on from its checkpoint.
 
-    Raises BoundsError for settings that the model cannot have, RunError where `out` holds another run, is in use or cannot
-    be written, and at the first loss, gradient or weight that is no number.
+    Raises BoundsError for settings that the model cannot have, RunError where `out` holds another
+    run, is in use or cannot be written, and at the first loss, gradient or weight that is no
+    number.
     """
     tuning = _fitted(tuning, loaded)
     about = {"reward": getattr(reward, "__qualname__", type(reward).__qualname__)}
@@ -113,24 +123,34 @@ def reinforce(
 
 def _fitted(tuning: Tuning, loaded: Loaded) -> Tuning:
     """The tuning with its layer, checked against the model; raises BoundsError."""
-    depth = len(loaded.adapter.layers(loaded.model))
+    depth = len(loaded.family.layers(loaded.model))
     layer = late_layer(depth) if tuning.layer < 0 else tuning.layer
     if layer > depth - 2:
-        raise BoundsError(f"layer is {layer}; of the {depth} layers of {loaded.id} it is one from 0 to {depth - 2}, or -1")
+        raise BoundsError(
+            f"layer is {layer}; of the {depth} layers of {loaded.id} it is one from 0 to {depth - 2}, or -1"
+        )
     sides = [(part.in_features, part.out_features) for _, part in _linear(loaded)]
     most = min(min(pair) for pair in sides)
     if tuning.rank > most:
-        raise BoundsError(f"rank is {tuning.rank}; the smallest matrix of {loaded.id} that is tuned has {most}")
+        raise BoundsError(
+            f"rank is {tuning.rank}; the smallest matrix of {loaded.id} that is tuned has {most}"
+        )
     count = tuning.rank * sum(map(sum, sides))
     if count > MOST_PARAMETERS:
-        raise BoundsError(f"rank is {tuning.rank}, which makes {count:,} parameters; at most {MOST_PARAMETERS:,} can be trained")
+        raise BoundsError(
+            f"rank is {tuning.rank}, which makes {count:,} parameters; at most {MOST_PARAMETERS:,} can be trained"
+        )
     return replace(tuning, layer=layer)
 
 
 def _linear(loaded: Loaded) -> list[tuple[str, nn.Linear]]:
     """The matrices of the language layers, by name."""
-    inside = {part for layer in loaded.adapter.layers(loaded.model) for part in layer.modules()}
-    return [(name, part) for name, part in loaded.model.named_modules() if isinstance(part, nn.Linear) and part in inside]
+    inside = {part for layer in loaded.family.layers(loaded.model) for part in layer.modules()}
+    return [
+        (name, part)
+        for name, part in loaded.model.named_modules()
+        if isinstance(part, nn.Linear) and part in inside
+    ]
 
 
 def _wear_adapter(loaded: Loaded, tuning: Tuning) -> Any:
@@ -154,11 +174,16 @@ def _write_adapter(run: Run, loaded: Loaded, config: Any) -> Path:
     from safetensors.torch import save_file
 
     state = get_peft_model_state_dict(loaded.model, adapter_name="default")
-    named = {f"{PREFIX}{name.removeprefix(PREFIX)}": value.detach().cpu().contiguous() for name, value in state.items()}
+    named = {
+        f"{PREFIX}{name.removeprefix(PREFIX)}": value.detach().cpu().contiguous()
+        for name, value in state.items()
+    }
     config.base_model_name_or_path = loaded.id
     with run.replaced(ADAPTER) as folder:
         save_file(named, folder / "adapter_model.safetensors")
-        (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
+        (folder / "adapter_model.safetensors").chmod(
+            0o644
+        )  # safetensors writes files that only their owner can read
         config.save_pretrained(str(folder))
     return run.folder / ADAPTER
 
@@ -183,16 +208,22 @@ def _course(loaded: Loaded, data: TrainingData, tuning: Tuning, reward: Reward) 
     return Course(tuning.steps, lambda: learnt, optimizer, tuning.rate, step)
 
 
-def _objective(loaded: Loaded, lessons: Sequence[Lesson], tuning: Tuning, reward: Reward) -> tuple[Tensor, dict[str, float]]:
+def _objective(
+    loaded: Loaded, lessons: Sequence[Lesson], tuning: Tuning, reward: Reward
+) -> tuple[Tensor, dict[str, float]]:
     """The loss on one group of sampled answers a lesson, and figures by name."""
     inputs = inputs_of(loaded, lessons)
     pruner = _evidence(loaded, inputs, lessons, tuning)
     answers = _answers(loaded, inputs, pruner, tuning)
     tokenizer = loaded.processor.tokenizer
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    rewards = torch.tensor([float(reward(lessons[row // tuning.group], text)) for row, text in enumerate(texts)])
+    rewards = torch.tensor(
+        [float(reward(lessons[row // tuning.group], text)) for row, text in enumerate(texts)]
+    )
     grouped = rewards.view(len(lessons), tuning.group)
-    advantages = ((grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)).flatten()
+    advantages = (
+        (grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)
+    ).flatten()
     counts = _lengths(answers, tokenizer.eos_token_id)
     loaded.model.train()
     policy = _log_probabilities(loaded, inputs, pruner, answers, tuning)
@@ -202,7 +233,9 @@ def _objective(loaded: Loaded, lessons: Sequence[Lesson], tuning: Tuning, reward
     # one update a rollout: the ratio is 1, and only its gradient matters
     ratio = (policy - policy.detach()).exp()
     away = (reference - policy).exp() - (reference - policy) - 1
-    losses = ((-ratio * advantages[:, None].to(ratio) + tuning.penalty * away) * real).sum(1) / counts
+    losses = ((-ratio * advantages[:, None].to(ratio) + tuning.penalty * away) * real).sum(
+        1
+    ) / counts
     loss = losses.mean()
     return loss, {
         "reward": float(rewards.mean()),
@@ -215,7 +248,9 @@ def _objective(loaded: Loaded, lessons: Sequence[Lesson], tuning: Tuning, reward
 def _answers(loaded: Loaded, inputs: dict[str, Any], pruner: Evidence, tuning: Tuning) -> Tensor:
     """[rows, T] sampled answers, `group` a lesson, padded."""
     model, tokenizer = loaded.model.eval(), loaded.processor.tokenizer
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    padding = (
+        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    )
     with prune(model, pruner, seeds=range(len(pruner.targets))):
         sequences: Tensor = model.generate(
             **inputs,
@@ -230,9 +265,13 @@ def _answers(loaded: Loaded, inputs: dict[str, Any], pruner: Evidence, tuning: T
     return sequences[:, inputs["input_ids"].shape[1] :]
 
 
-def _log_probabilities(loaded: Loaded, inputs: dict[str, Any], pruner: Evidence, answers: Tensor, tuning: Tuning) -> Tensor:
-    """[rows, T] log probability of every token of the answers, each behind the pruned prompt, as generation saw it."""
-    model, parts, group = loaded.model, loaded.adapter, tuning.group
+def _log_probabilities(
+    loaded: Loaded, inputs: dict[str, Any], pruner: Evidence, answers: Tensor, tuning: Tuning
+) -> Tensor:
+    """[rows, T] log probability of every token of the answers, each behind the pruned prompt, as
+    generation saw it.
+    """
+    model, parts, group = loaded.model, loaded.family, tuning.group
     frozen = Frozen(loaded)
     with frozen.watching(), prune(model, pruner, seeds=range(len(pruner.targets))) as trace:
         out = model(**inputs, use_cache=True, logits_to_keep=1)
@@ -267,7 +306,9 @@ def _log_probabilities(loaded: Loaded, inputs: dict[str, Any], pruner: Evidence,
             watched=None,
         )
         decoder: Any = parts.decoder(model)
-        logits = torch.cat([first, model.get_output_embeddings()(decoder.norm(hidden)).float()], dim=1)
+        logits = torch.cat(
+            [first, model.get_output_embeddings()(decoder.norm(hidden)).float()], dim=1
+        )
     found: Tensor = logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0]
     return found
 
@@ -279,19 +320,30 @@ def _repeated(cache: Any, rows: Tensor) -> Any:
     return cache
 
 
-def _evidence(loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson], tuning: Tuning) -> Evidence:
+def _evidence(
+    loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson], tuning: Tuning
+) -> Evidence:
     layouts = layouts_of(loaded, inputs, lessons)
-    return Evidence(tuning.layer, tuple(target(layout, lesson) for layout, lesson in zip(layouts, lessons, strict=True)))
+    return Evidence(
+        tuning.layer,
+        tuple(target(layout, lesson) for layout, lesson in zip(layouts, lessons, strict=True)),
+    )
 
 
 @torch.no_grad()
-def _accuracy(loaded: Loaded, lessons: Iterable[Lesson], tuning: Tuning) -> tuple[float | None, int]:
-    """The share of exact answers, greedy, pruned to the evidence, of how many lessons; None of none."""
+def _accuracy(
+    loaded: Loaded, lessons: Iterable[Lesson], tuning: Tuning
+) -> tuple[float | None, int]:
+    """The share of exact answers, greedy, pruned to the evidence, of how many lessons; None of
+    none.
+    """
     right, count = 0.0, 0
     for lesson in lessons:
         inputs = inputs_of(loaded, [lesson])
         with prune(loaded.model, _evidence(loaded, inputs, [lesson], tuning), seeds=[0]):
-            sequence = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=tuning.max_new_tokens)
+            sequence = loaded.model.generate(
+                **inputs, do_sample=False, max_new_tokens=tuning.max_new_tokens
+            )
         answer = sequence[0, inputs["input_ids"].shape[1] :]
         text = loaded.processor.tokenizer.decode(answer, skip_special_tokens=True)
         right, count = right + exact_match(lesson, text), count + 1

@@ -1,4 +1,6 @@
-"""Student: a method with the module that is to learn; its sizes and first weights are checked before memory is taken."""
+"""Student: a method with the module that is to learn; its sizes and first weights are checked
+before memory is taken.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,13 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from prunebench.bounds import shown
-from prunebench.checkpoint import RunError, digest
+from prunebench.border.bounds import shown
+from prunebench.border.text import message, one_line
+from prunebench.learning.checkpoint import RunError, digest
 from prunebench.models import Loaded
 from prunebench.pruner import Facts, Pruner, Unsupported
 from prunebench.registry import name_of, suggest
 from prunebench.sites import Part
-from prunebench.text import message, one_line
 from prunebench.trained import FITTING, Trained, seeded
 
 MOST_PARAMETERS = 500_000_000
@@ -38,7 +40,9 @@ MOST_SIZE = 1_000_000
 
 @dataclass(frozen=True)
 class Student:
-    """A prepared method whose module takes gradients; `origin` is the digest of the weights it begins with."""
+    """A prepared method whose module takes gradients; `origin` is the digest of the weights it
+    begins with.
+    """
 
     pruner: Trained
     sizes: dict[str, Any]
@@ -57,14 +61,19 @@ class Student:
 
 
 def make_student(
-    pruner: Trained, loaded: Loaded, seed: int, sizes: Mapping[str, Any] | None = None, start: Path | None = None
+    pruner: Trained,
+    loaded: Loaded,
+    seed: int,
+    sizes: Mapping[str, Any] | None = None,
+    start: Path | None = None,
 ) -> Student:
-    """The method made ready for the model, as in a sweep, with a module of its own choice of sizes, changed by `sizes`.
+    """The method made ready for the model, as in a sweep, with a module of its own choice of sizes,
+    changed by `sizes`.
 
-    The module's weights are drawn from `seed`, or are those of the folder `start`. Raises RunError for sizes and weights
-    that cannot be, Unsupported where the model cannot serve the method.
+    The module's weights are drawn from `seed`, or are those of the folder `start`. Raises RunError
+    for sizes and weights that cannot be, Unsupported where the model cannot serve the method.
     """
-    method, name, facts = type(pruner), name_of(pruner), loaded.adapter.facts(loaded.model)
+    method, name, facts = type(pruner), name_of(pruner), loaded.family.facts(loaded.model)
     if pruner.weights:
         raise RunError(
             f"{name}.weights is {shown(pruner.weights)}, but training makes weights: begin with others by start=FOLDER"
@@ -79,18 +88,22 @@ def make_student(
     _fit(name, facts, usual, chosen)
     module = module.float().to(loaded.model.device).train().requires_grad_(True)
     with blamed(name, "getting ready", method):
-        # `prepared` as in a sweep, for a method may hold another one that has to know the model, too
+        # `prepared` as in a sweep, for a method may hold another one that has to know the model,
+        # too
         ready = replace(pruner, module=module).prepared(facts).adapted(chosen)
         site = ready.site()
     if site.part is Part.LLM and site.layer >= facts.layers:
         model = facts.name or "this model"
-        raise RunError(f"{name} prunes at {site}, but {model} has layers 0..{facts.layers - 1}: choose an earlier layer")
+        raise RunError(
+            f"{name} prunes at {site}, but {model} has layers 0..{facts.layers - 1}: choose an earlier layer"
+        )
     return Student(ready, chosen, DRAWN if start is None else digest(dict(module.state_dict())))
 
 
 @contextmanager
 def blamed(name: str, doing: str, method: type[Pruner]) -> Iterator[None]:
-    """Whatever a method's own code raises, SystemExit too, becomes a RunError that says what it was doing, and where.
+    """Whatever a method's own code raises, SystemExit too, becomes a RunError that says what it was
+    doing, and where.
 
     Control-C passes, and so do errors that say enough by themselves.
     """
@@ -100,9 +113,15 @@ def blamed(name: str, doing: str, method: type[Pruner]) -> Iterator[None]:
         raise
     except BaseException as error:
         said = one_line(message(error), 110)
-        hint = "; a smaller batch= takes less memory" if "memory" in said or isinstance(error, MemoryError) else ""
+        hint = (
+            "; a smaller batch= takes less memory"
+            if "memory" in said or isinstance(error, MemoryError)
+            else ""
+        )
         reason = f"{type(error).__name__}: {said}"
-        raise RunError(f"{name}: {doing} failed with {reason} ({_place(error, method)}){hint}") from error
+        raise RunError(
+            f"{name}: {doing} failed with {reason} ({_place(error, method)}){hint}"
+        ) from error
 
 
 def _place(error: BaseException, method: type[Pruner]) -> str:
@@ -122,7 +141,9 @@ def _changed(usual: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, An
     chosen = dict(usual)
     for key, value in sizes.items():
         if key not in usual:
-            raise RunError(f"unknown size {shown(str(key), 40)}{suggest(str(key), usual)}; write sizes.KEY=value")
+            raise RunError(
+                f"unknown size {shown(str(key), 40)}{suggest(str(key), usual)}; write sizes.KEY=value"
+            )
         chosen[key] = _size(f"sizes.{key}", value, usual[key])
     return chosen
 
@@ -138,7 +159,11 @@ def _size(label: str, value: Any, usual: Any) -> Any:
         value = float(value)
     if type(value) is not type(usual):
         raise RunError(f"{fault}, and it takes {type(usual).__name__}")
-    if isinstance(value, int | float) and not isinstance(value, bool) and not 0 <= value <= MOST_SIZE:
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and not 0 <= value <= MOST_SIZE
+    ):
         raise RunError(f"{fault}; sizes are from 0 to {MOST_SIZE:,}")
     return value
 
@@ -154,7 +179,10 @@ def _fresh(method: type[Trained], name: str, sizes: Mapping[str, Any], seed: int
         except Exception:
             # some modules cannot be built without memory: then the real one is counted as it grows
             pass
-    with _counted(name), blamed(name, f"building the module of sizes {shown(dict(sizes), 80)}", method):
+    with (
+        _counted(name),
+        blamed(name, f"building the module of sizes {shown(dict(sizes), 80)}", method),
+    ):
         return seeded(method, sizes, seed)
 
 
@@ -181,7 +209,9 @@ def _counted(name: str) -> Iterator[None]:
         handle.remove()
 
 
-def _read(method: type[Trained], name: str, start: Path, sizes: Mapping[str, Any]) -> tuple[dict[str, Any], nn.Module]:
+def _read(
+    method: type[Trained], name: str, start: Path, sizes: Mapping[str, Any]
+) -> tuple[dict[str, Any], nn.Module]:
     """Sizes and module of a folder of weights."""
     label = f"start {one_line(str(start), 100)}"
     try:
@@ -195,10 +225,14 @@ def _read(method: type[Trained], name: str, start: Path, sizes: Mapping[str, Any
     for key, value in sizes.items():
         if key not in chosen or chosen[key] != value:
             there_is = shown(chosen.get(key))
-            raise RunError(f"sizes.{one_line(str(key), 40)} is {shown(value)}, but {label} has {there_is}: leave it out")
+            raise RunError(
+                f"sizes.{one_line(str(key), 40)} is {shown(value)}, but {label} has {there_is}: leave it out"
+            )
     for label_of, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise RunError(f"{label} holds values in {label_of} that are no numbers; give other weights")
+            raise RunError(
+                f"{label} holds values in {label_of} that are no numbers; give other weights"
+            )
     return dict(chosen), module
 
 

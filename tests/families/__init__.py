@@ -1,4 +1,6 @@
-"""A randomly initialised miniature of every family's stock class with its real processor; one file a family."""
+"""A randomly initialised miniature of every family's stock class with its real processor; one file
+a family.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,38 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from prunebench.models import adapter_of
+from prunebench.models import family_of
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
-WORDS = ("color", "of", "digit", "on", "red", "square", "any", "blue", "star", "how", "many", "5", "7", "what", "is", "it")
+WORDS = (
+    "color",
+    "of",
+    "digit",
+    "on",
+    "red",
+    "square",
+    "any",
+    "blue",
+    "star",
+    "how",
+    "many",
+    "5",
+    "7",
+    "what",
+    "is",
+    "it",
+)
 
 Prompt = tuple[list[Image.Image], str]
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family: its model in float32, its processor, and how a prompt's text names an image or a video.
+    """One family: its model in float32, its processor, and how a prompt's text names an image or a
+    video.
 
-    `sizes` are those of images that show the family's peculiarities: the first is what most tests use.
+    `sizes` are those of images that show the family's peculiarities: the first is what most tests
+    use.
     """
 
     name: str
@@ -39,11 +60,20 @@ class Family:
 
     def inputs(self, *prompts: Prompt, video: list[Image.Image] | None = None) -> dict[str, Any]:
         """Processed inputs of prompts, each a list of images and a question; padded on the left."""
-        texts = [self.image * len(images) + (self.video or "" if video else "") + question for images, question in prompts]
+        texts = [
+            self.image * len(images) + (self.video or "" if video else "") + question
+            for images, question in prompts
+        ]
         images = [images for images, _ in prompts]
         # older processors want the videos of every prompt in a list of their own
         options: dict[str, Any] = {"videos": [[video]] if self.nested else [video]} if video else {}
-        made = self.processor(text=texts, images=images if any(images) else None, padding=True, return_tensors="pt", **options)
+        made = self.processor(
+            text=texts,
+            images=images if any(images) else None,
+            padding=True,
+            return_tensors="pt",
+            **options,
+        )
         return {key: value for key, value in made.items() if value is not None}
 
 
@@ -53,7 +83,9 @@ def names() -> list[str]:
 
 
 def build(name: str, attention: str = "sdpa") -> Family:
-    """The family's miniature, ready for tests: attention that is not uniform, no answer with a placeholder."""
+    """The family's miniature, ready for tests: attention that is not uniform, no answer with a
+    placeholder.
+    """
     family: Family = importlib.import_module(f"{__name__}.{name}").build()
     model = family.model.eval()
     with torch.no_grad():
@@ -65,8 +97,9 @@ def build(name: str, attention: str = "sdpa") -> Family:
     model.set_attn_implementation(attention)
     settings = model.generation_config
     settings.eos_token_id = None
-    # random weights would answer with a visual placeholder now and then, and no oracle can re-read such an answer
-    settings.suppress_tokens = list(adapter_of(model).placeholders(model))
+    # random weights would answer with a visual placeholder now and then, and no oracle can re-read
+    # such an answer
+    settings.suppress_tokens = list(family_of(model).placeholders(model))
     return family
 
 

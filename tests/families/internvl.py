@@ -1,4 +1,6 @@
-"""InternVL: crops and a thumbnail behind them, pixel shuffle, a CLS token, videos of one tile a frame."""
+"""InternVL: crops and a thumbnail behind them, pixel shuffle, a CLS token, videos of one tile a
+frame.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ from transformers import (
 
 from families import Family, llama, seeded, tokenizer
 
-NAMED = {"start_image": "<img>", "end_image": "</img>", "context_image": "<IMG_CONTEXT>", "video": "<video>"}
+NAMED = {
+    "start_image": "<img>",
+    "end_image": "</img>",
+    "context_image": "<IMG_CONTEXT>",
+    "video": "<video>",
+}
 SIZE = {"height": 56, "width": 56}
 
 
@@ -40,7 +47,9 @@ def build() -> Family:
         image_seq_length=16,
     )
     images = GotOcr2ImageProcessor(size=SIZE, crop_to_patches=True, max_patches=4)
-    processor = InternVLProcessor(images, words, InternVLVideoProcessor(size=SIZE), image_seq_length=16)
+    processor = InternVLProcessor(
+        images, words, InternVLVideoProcessor(size=SIZE), image_seq_length=16
+    )
     image, video = (f"{NAMED[kind]} " for kind in ("context_image", "video"))
     # the first is as near to 1x1 as to 2x2 crops; the last is one tile without a thumbnail
     sizes = ((112, 84), (112, 56), (50, 150), (56, 60))
@@ -50,6 +59,9 @@ def build() -> Family:
 def model(config: InternVLConfig) -> Any:
     """With positions and a CLS token, which the stock class starts at zero."""
     made = InternVLForConditionalGeneration(config)
-    for weight in (made.model.vision_tower.embeddings.cls_token, made.model.vision_tower.embeddings.position_embeddings):
+    for weight in (
+        made.model.vision_tower.embeddings.cls_token,
+        made.model.vision_tower.embeddings.position_embeddings,
+    ):
         torch.nn.init.normal_(weight, std=0.1)
     return made

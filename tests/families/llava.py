@@ -8,7 +8,14 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from families import Family, llama, seeded, tokenizer
 from prunebench.testbed.tiny_clip import build_clip_tokenizer
@@ -66,6 +73,12 @@ def build() -> Family:
     )
     images = CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     processor = LlavaProcessor(
-        images, words, patch_size=14, num_additional_image_tokens=1, vision_feature_select_strategy="default"
+        images,
+        words,
+        patch_size=14,
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy="default",
     )
-    return Family("LLaVA-1.5", seeded(lambda: LlavaForConditionalGeneration(config)), processor, f"{IMAGE} ")
+    return Family(
+        "LLaVA-1.5", seeded(lambda: LlavaForConditionalGeneration(config)), processor, f"{IMAGE} "
+    )

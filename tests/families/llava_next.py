@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextImageProcessor, LlavaNextProcessor
+from transformers import (
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
+)
 
 from families import Family, llama, seeded, tokenizer
 from families.llava import IMAGE, VISION, clip
@@ -21,10 +26,22 @@ def build() -> Family:
         clip=clip(),
     )
     images = LlavaNextImageProcessor(
-        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=PINPOINTS
+        size={"shortest_edge": 56},
+        crop_size={"height": 56, "width": 56},
+        image_grid_pinpoints=PINPOINTS,
     )
     processor = LlavaNextProcessor(
-        images, words, patch_size=14, num_additional_image_tokens=1, vision_feature_select_strategy="default"
+        images,
+        words,
+        patch_size=14,
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy="default",
     )
     model = seeded(lambda: LlavaNextForConditionalGeneration(config))
-    return Family("LLaVA-NeXT", model, processor, f"{IMAGE} ", sizes=((112, 84), (112, 112), (40, 112), (112, 30)))
+    return Family(
+        "LLaVA-NeXT",
+        model,
+        processor,
+        f"{IMAGE} ",
+        sizes=((112, 84), (112, 112), (40, 112), (112, 30)),
+    )

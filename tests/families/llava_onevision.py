@@ -1,4 +1,6 @@
-"""LLaVA-OneVision: crops that shrink where there are many, several images whole, pooled videos, no CLS token."""
+"""LLaVA-OneVision: crops that shrink where there are many, several images whole, pooled videos, no
+CLS token.
+"""
 
 from __future__ import annotations
 
@@ -47,4 +49,11 @@ def build() -> Family:
     )
     model = seeded(lambda: LlavaOnevisionForConditionalGeneration(config))
     # the first is unpadded, the second has one crop, the third is shrunk
-    return Family("LLaVA-OneVision", model, processor, f"{IMAGE} ", f"{VIDEO} ", ((112, 84), (50, 60), (180, 110), (120, 30)))
+    return Family(
+        "LLaVA-OneVision",
+        model,
+        processor,
+        f"{IMAGE} ",
+        f"{VIDEO} ",
+        ((112, 84), (50, 60), (180, 110), (120, 30)),
+    )

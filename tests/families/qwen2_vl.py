@@ -28,14 +28,28 @@ def build() -> Family:
     config = Qwen2VLConfig(
         text_config={
             **llama(len(words)),
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e3, "mrope_section": [2, 4, 4]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e3,
+                "mrope_section": [2, 4, 4],
+            },
         },
-        vision_config={"depth": 3, "embed_dim": 32, "hidden_size": 80, "num_heads": 2, "mlp_ratio": 3},
+        vision_config={
+            "depth": 3,
+            "embed_dim": 32,
+            "hidden_size": 80,
+            "num_heads": 2,
+            "mlp_ratio": 3,
+        },
         **marks(words),
     )
     pixels: dict[str, Any] = {"size": {"shortest_edge": 28**2, "longest_edge": 64 * 28**2}}
-    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(**pixels), words, Qwen2VLVideoProcessor(**pixels))
+    processor = Qwen2VLProcessor(
+        Qwen2VLImageProcessor(**pixels), words, Qwen2VLVideoProcessor(**pixels)
+    )
     image, video = (f"{START} {kind} {END} " for kind in (IMAGE, VIDEO))
     model = seeded(lambda: Qwen2VLForConditionalGeneration(config))
     # the last one is larger than the processor allows
-    return Family("Qwen2-VL", model, processor, image, video, ((112, 84), (80, 150), (56, 140), (300, 260)))
+    return Family(
+        "Qwen2-VL", model, processor, image, video, ((112, 84), (80, 150), (56, 140), (300, 260))
+    )

@@ -1,4 +1,6 @@
-"""Qwen3-VL: visual features added behind the first three LLM layers, frames between timestamps, heads wider than the model."""
+"""Qwen3-VL: visual features added behind the first three LLM layers, frames between timestamps,
+heads wider than the model.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,23 @@ VISION = {
 }
 HEADS = {
     "head_dim": 24,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e3, "mrope_section": [4, 4, 4], "mrope_interleaved": True},
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1e3,
+        "mrope_section": [4, 4, 4],
+        "mrope_interleaved": True,
+    },
 }
 
 
 def family(make: Any, config: Any, **text: Any) -> Family:
-    """The family's miniature with a text model of `text` besides; the mixture of experts differs in nothing else."""
+    """The family's miniature with a text model of `text` besides; the mixture of experts differs in
+    nothing else.
+    """
     words = tokenizer(START, END, IMAGE, VIDEO)
-    settings = config(text_config={**llama(len(words)), **HEADS, **text}, vision_config=VISION, **marks(words))
+    settings = config(
+        text_config={**llama(len(words)), **HEADS, **text}, vision_config=VISION, **marks(words)
+    )
     pixels: dict[str, Any] = {
         "patch_size": 16,
         "merge_size": 2,
@@ -42,10 +53,21 @@ def family(make: Any, config: Any, **text: Any) -> Family:
         "image_std": [0.5] * 3,
         "size": {"shortest_edge": 32**2, "longest_edge": 64 * 32**2},
     }
-    processor = Qwen3VLProcessor(Qwen2VLImageProcessor(**pixels), words, Qwen3VLVideoProcessor(**pixels, do_sample_frames=False))
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessor(**pixels),
+        words,
+        Qwen3VLVideoProcessor(**pixels, do_sample_frames=False),
+    )
     sizes = ((128, 96), (90, 170), (64, 160), (300, 260))
     # the processor puts marks around every frame of a video
-    return Family("Qwen3-VL", seeded(lambda: make(settings)), processor, f"{START} {IMAGE} {END} ", f"{VIDEO} ", sizes)
+    return Family(
+        "Qwen3-VL",
+        seeded(lambda: make(settings)),
+        processor,
+        f"{START} {IMAGE} {END} ",
+        f"{VIDEO} ",
+        sizes,
+    )
 
 
 def build() -> Family:

@@ -1,4 +1,6 @@
-"""SmolVLM2: SigLIP tiles between marker tokens, the whole image last, pixel shuffle, video as frames behind timestamps."""
+"""SmolVLM2: SigLIP tiles between marker tokens, the whole image last, pixel shuffle, video as
+frames behind timestamps.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from transformers.models.smolvlm import processing_smolvlm
 from families import Family, llama, seeded, tokenizer
 
 IMAGE, VIDEO = "<image>", "<video>"
-MARKERS = ("<fake_token_around_image>", "<global-img>", *(f"<row_{r}_col_{c}>" for r in range(1, 4) for c in range(1, 4)))
+MARKERS = (
+    "<fake_token_around_image>",
+    "<global-img>",
+    *(f"<row_{r}_col_{c}>" for r in range(1, 4) for c in range(1, 4)),
+)
 TIMES = ("\n", ":", "0", "1", "2", "3")  # the real tokenizer keeps newlines and takes digits apart
 VISION = {
     "hidden_size": 32,
@@ -37,11 +43,19 @@ def build() -> Family:
         scale_factor=2,
         pad_token_id=0,
     )
-    options: dict[str, Any] = {"size": {"longest_edge": 180}, "max_image_size": {"longest_edge": 60}}
-    if processing_smolvlm.num2words is None:  # spells how many frames a video has, nothing else; the processor insists on it
+    options: dict[str, Any] = {
+        "size": {"longest_edge": 180},
+        "max_image_size": {"longest_edge": 60},
+    }
+    if (
+        processing_smolvlm.num2words is None
+    ):  # spells how many frames a video has, nothing else; the processor insists on it
         processing_smolvlm.num2words = str
     processor = SmolVLMProcessor(
-        SmolVLMImageProcessor(**options), words, SmolVLMVideoProcessor(**options, do_sample_frames=False), image_seq_len=16
+        SmolVLMImageProcessor(**options),
+        words,
+        SmolVLMVideoProcessor(**options, do_sample_frames=False),
+        image_seq_len=16,
     )
     model = seeded(lambda: SmolVLMForConditionalGeneration(config))
     sizes = ((112, 60), (40, 112), (112, 30), (90, 112))

@@ -1,4 +1,6 @@
-"""GlimpsePrune: sizes and files of the released checkpoints, a token that leaves no trace, caches that are compacted."""
+"""GlimpsePrune: sizes and files of the released checkpoints, a token that leaves no trace, caches
+that are compacted.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,18 @@ from conftest import picture
 from families import Family
 from torch import Tensor
 
-from prunebench import Budget, BudgetError, Facts, Pruner, Signal, Trained, Unsupported, llm, prune, registry
+from prunebench import (
+    Budget,
+    BudgetError,
+    Facts,
+    Pruner,
+    Signal,
+    Trained,
+    Unsupported,
+    llm,
+    prune,
+    registry,
+)
 from prunebench.testing import tokens
 
 RELEASED = {  # layers, width, heads, vision width, vision blocks, feature block -> VIP and glimpse parameters, layer, blocks
@@ -63,7 +76,11 @@ def official(folder: Path, module: Any, **changes: Any) -> dict[str, Any]:
     state = module.state_dict()
     parts: dict[str, Any] = {"learnable_embeddings": state["learnable_embeddings"]}
     for part in ("attn_fuser", "le_proj", "le_norm"):
-        parts[part] = {name[len(part) + 1 :]: value for name, value in state.items() if name.startswith(f"{part}.")}
+        parts[part] = {
+            name[len(part) + 1 :]: value
+            for name, value in state.items()
+            if name.startswith(f"{part}.")
+        }
     folder.mkdir(exist_ok=True)
     torch.save(parts, folder / "new_modules_gp.pt")
     config = {
@@ -87,13 +104,21 @@ def test_the_official_file_layout_loads_strictly(tmp_path: Path) -> None:
     made = method().prepared(SMALL)
     parts = official(tmp_path, made.module)
     read = registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(SMALL)
-    assert (read.layer, read.attention, read.blocks(Signal.ENCODER_FEATURES)) == (3, "logits", (3, 2, 1, 0))  # type: ignore[attr-defined]
-    for ours, theirs in zip(made.module.state_dict().values(), read.module.state_dict().values(), strict=True):  # type: ignore[attr-defined]
+    assert (read.layer, read.attention, read.blocks(Signal.ENCODER_FEATURES)) == (
+        3,
+        "logits",
+        (3, 2, 1, 0),
+    )  # type: ignore[attr-defined]
+    for ours, theirs in zip(
+        made.module.state_dict().values(), read.module.state_dict().values(), strict=True
+    ):  # type: ignore[attr-defined]
         assert torch.equal(ours, theirs)
     del parts["attn_fuser"]["layers.2.norm1.weight"]
     torch.save(parts, tmp_path / "new_modules_gp.pt")
     with pytest.raises(Unsupported, match="cannot be read"):
-        registry.build("glimpseprune", {"weights": str(tmp_path), "floor": 2}).prepared(replace(SMALL, name="again"))
+        registry.build("glimpseprune", {"weights": str(tmp_path), "floor": 2}).prepared(
+            replace(SMALL, name="again")
+        )
 
 
 def test_official_llava_counts_hidden_states(tmp_path: Path) -> None:
@@ -115,14 +140,23 @@ def test_what_it_writes_it_reads(tmp_path: Path) -> None:
     type(made).write(tmp_path, sizes, made.module, {"trained": {"steps": 1}})
     again, module = type(made).read(tmp_path)
     assert again == sizes
-    assert all(torch.equal(a, b) for a, b in zip(made.module.state_dict().values(), module.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            made.module.state_dict().values(), module.state_dict().values(), strict=True
+        )
+    )
 
 
 def test_weights_for_another_model_are_refused(tmp_path: Path) -> None:
     official(tmp_path, method().prepared(SMALL).module)
     with pytest.raises(Unsupported, match="width 24; this one's is 32"):
-        registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(replace(SMALL, width=32))
-    with pytest.raises(Unsupported, match=r"has no weights for Some-Model; .*prunebench train glimpseprune"):
+        registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(
+            replace(SMALL, width=32)
+        )
+    with pytest.raises(
+        Unsupported, match=r"has no weights for Some-Model; .*prunebench train glimpseprune"
+    ):
         registry.build("glimpseprune").prepared(replace(SMALL, name="Some-Model"))
 
 
@@ -144,20 +178,26 @@ def test_threshold_cap_and_floor_come_in_that_order() -> None:
 
 def test_a_newline_goes_with_its_row() -> None:
     pruner = method().prepared(facts(28, 16, 4, 12, 8, 7))
-    sample = tokens(rows=3, columns=4, newlines=True, needs=pruner.needs, blocks={Signal.ENCODER_FEATURES: 4})
+    sample = tokens(
+        rows=3, columns=4, newlines=True, needs=pruner.needs, blocks={Signal.ENCODER_FEATURES: 4}
+    )
     rows = pruner.predict(sample).view(3, 5)
     assert torch.equal(rows[:, 4], rows[:, :4].max(dim=1).values)
 
 
 def test_images_are_predicted_apart() -> None:
     pruner = method().prepared(facts(28, 16, 4, 12, 8, 7))
-    both = tokens(rows=3, columns=4, tiles=2, needs=pruner.needs, blocks={Signal.ENCODER_FEATURES: 4})
+    both = tokens(
+        rows=3, columns=4, tiles=2, needs=pruner.needs, blocks={Signal.ENCODER_FEATURES: 4}
+    )
     first = tokens(rows=3, columns=4, needs=pruner.needs, blocks={Signal.ENCODER_FEATURES: 4})
     signals = {
         Signal.PROBE_LOGITS: both.probe_logits[:, :12],
         Signal.ENCODER_FEATURES: both.encoder_features[:, :12],
     }
-    torch.testing.assert_close(pruner.predict(both)[:12], pruner.predict(replace(first, signals=signals)))
+    torch.testing.assert_close(
+        pruner.predict(both)[:12], pruner.predict(replace(first, signals=signals))
+    )
 
 
 def test_a_mean_budget_below_the_layers_before_is_out_of_reach() -> None:
@@ -166,17 +206,27 @@ def test_a_mean_budget_below_the_layers_before_is_out_of_reach() -> None:
     assert method().plan(Budget(0.25, "kv"), 576, 28)[0].keep == 144
 
 
-# ---- in models ----------------------------------------------------------------------------------------------------
+# ---- in models -----------------------------------------------------------------------------------
 
 FAMILIES = ("qwen2_5_vl", "llava", "llava_next", "internvl", "qwen3_vl")
 
 
 def prompt(family: Family) -> dict[str, Any]:
-    return family.inputs(([picture(*family.sizes[0])], "color of 5"), ([picture(*family.sizes[1], 1)], "digit on red square"))
+    return family.inputs(
+        ([picture(*family.sizes[0])], "color of 5"),
+        ([picture(*family.sizes[1], 1)], "digit on red square"),
+    )
 
 
-def answers(family: Family, inputs: dict[str, Any], pruner: Pruner | None, budget: Any = None) -> tuple[Tensor, Any, Any]:
-    options = {"max_new_tokens": 4, "min_new_tokens": 4, "output_logits": True, "return_dict_in_generate": True}
+def answers(
+    family: Family, inputs: dict[str, Any], pruner: Pruner | None, budget: Any = None
+) -> tuple[Tensor, Any, Any]:
+    options = {
+        "max_new_tokens": 4,
+        "min_new_tokens": 4,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
     if pruner is None:
         out = family.model.generate(**inputs, **options)
         return torch.stack(out.logits, 1), None, out.past_key_values
@@ -193,7 +243,9 @@ def test_keeping_all_gives_the_model_bit_by_bit(name: str) -> None:
     plain, _, before = answers(family, inputs, None)
     seen, trace, cache = answers(family, inputs, method(threshold=0.0))
     assert torch.equal(plain, seen)
-    assert [layer.keys.shape for layer in cache.layers] == [layer.keys.shape for layer in before.layers]
+    assert [layer.keys.shape for layer in cache.layers] == [
+        layer.keys.shape for layer in before.layers
+    ]
     assert all(sample.entering == [sample.available] * 6 for sample in trace.samples)
 
 
@@ -212,7 +264,10 @@ def test_every_cache_holds_the_kept_tokens_alone(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_batch_is_pruned_as_its_samples_are(name: str) -> None:
     family = families.build(name)
-    questions = [([picture(*family.sizes[0])], "color of 5"), ([picture(*family.sizes[1], 1)], "digit on red square")]
+    questions = [
+        ([picture(*family.sizes[0])], "color of 5"),
+        ([picture(*family.sizes[1], 1)], "digit on red square"),
+    ]
     _, together, _ = answers(family, family.inputs(*questions), method(threshold=0.0), "kv:0.3")
     for row, question in enumerate(questions):
         _, alone, _ = answers(family, family.inputs(question), method(threshold=0.0), "kv:0.3")
@@ -221,7 +276,9 @@ def test_a_batch_is_pruned_as_its_samples_are(name: str) -> None:
 
 def test_several_images_share_one_cap() -> None:
     family = families.build("qwen2_5_vl")
-    inputs = family.inputs(([picture(*family.sizes[0]), picture(*family.sizes[1], 1)], "color of 5"))
+    inputs = family.inputs(
+        ([picture(*family.sizes[0]), picture(*family.sizes[1], 1)], "color of 5")
+    )
     _, trace, _ = answers(family, inputs, method(threshold=0.0), "kv:0.25")
     sample = trace.samples[0]
     assert len(sample.survivors()) == round(sample.available / 4)

@@ -1,4 +1,6 @@
-"""GSWA: tile weights by hand, both forms, the read-out, what training minimises, and the scorers that it carries."""
+"""GSWA: tile weights by hand, both forms, the read-out, what training minimises, and the scorers
+that it carries.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,16 @@ from prunebench import (
 from prunebench.testing import check_pruner, tokens
 
 WIDTH = 12
-FACTS = Facts("nowhere", layers=8, width=16, heads=4, eps=1e-6, vision_blocks=8, vision_width=WIDTH, feature_block=7)
+FACTS = Facts(
+    "nowhere",
+    layers=8,
+    width=16,
+    heads=4,
+    eps=1e-6,
+    vision_blocks=8,
+    vision_width=WIDTH,
+    feature_block=7,
+)
 
 
 def gswa(**settings: Any) -> Trained:
@@ -45,7 +56,9 @@ def sample(tiles: list[Tile], cls: Any, scores: Any = None) -> VisualTokens:
         Signal.CLS_ATTENTION: shown[None, None],
         Signal.CLS_FEATURES: torch.as_tensor(cls, dtype=torch.float32)[None],
     }
-    return VisualTokens(torch.zeros(len(layout), 1), layout, torch.arange(len(layout)), signals=signals)
+    return VisualTokens(
+        torch.zeros(len(layout), 1), layout, torch.arange(len(layout)), signals=signals
+    )
 
 
 def image(crops: int, side: int = 2, number: int = 0) -> list[Tile]:
@@ -62,11 +75,12 @@ def counts(pruner: Pruner, sample: VisualTokens, keep: int) -> list[int]:
     return torch.bincount(tile, minlength=len(sample.tiles)).tolist()
 
 
-# ---- the form without weights -------------------------------------------------------------------------------------
+# ---- the form without weights --------------------------------------------------------------------
 
 
 def test_crops_near_the_thumbnail_get_more() -> None:
-    # cosines 1, 0 and 0: softmaxes at a temperature of 1 / ln 2 are 1/2, 1/4, 1/4, so parts 1 : 1.5 : 0.75 : 0.75
+    # cosines 1, 0 and 0: softmaxes at a temperature of 1 / ln 2 are 1/2, 1/4, 1/4, so parts 1 : 1.5
+    # : 0.75 : 0.75
     pruner = gswa(weights="none", temperature=1 / 0.6931471805599453)
     tokens_of = sample(image(3, side=3), [[2, 0], [5, 0], [0, 1], [0, 7]])
     parts = pruner.explain(tokens_of, Stage(INPUT, 16))["tile_parts"]
@@ -80,14 +94,20 @@ def test_what_a_crop_cannot_hold_goes_to_the_others() -> None:
     pruner = gswa(weights="none", temperature=0.01)
     tokens_of = sample(image(3), [[1, 0], [1, 0], [0, 1], [0, 1]])
     assert counts(pruner, tokens_of, 4) == [1, 3, 0, 0]
-    # 12 tokens are 3 for the thumbnail and 9 for a crop of 4: first the thumbnail takes what is left, then the others
+    # 12 tokens are 3 for the thumbnail and 9 for a crop of 4: first the thumbnail takes what is
+    # left, then the others
     assert counts(pruner, tokens_of, 12) == [4, 4, 2, 2]
     assert counts(pruner, tokens_of, 16) == [4, 4, 4, 4]
 
 
 def test_every_budget_is_met() -> None:
     draw = torch.Generator().manual_seed(0)
-    tiles = [*image(3, side=3), Tile(2, 5, "crop", 1), Tile(2, 5, "thumbnail", 1), Tile(4, 1, "image", 2)]
+    tiles = [
+        *image(3, side=3),
+        Tile(2, 5, "crop", 1),
+        Tile(2, 5, "thumbnail", 1),
+        Tile(4, 1, "image", 2),
+    ]
     tokens_of = sample(tiles, torch.randn(7, 5, generator=draw))
     for keep in range(1, len(tokens_of) + 1):
         assert len(kept(gswa(weights="none"), tokens_of, keep)) == keep
@@ -101,8 +121,13 @@ def test_images_share_by_tiles_and_thumbnails_may_come_last() -> None:
     last = sample(turned, cls[[1, 2, 3, 0]])
     parts = pruner.explain(first, Stage(INPUT, 8))["tile_parts"]
     assert float(parts.mean()) == pytest.approx(1.0)
-    torch.testing.assert_close(pruner.explain(last, Stage(INPUT, 8))["tile_parts"], parts[[1, 2, 3, 0]])
-    both = sample([*image(3), *image(3, number=1), Tile(2, 2, "image", 2)], torch.cat([cls, cls.flip(0), cls[:1]]))
+    torch.testing.assert_close(
+        pruner.explain(last, Stage(INPUT, 8))["tile_parts"], parts[[1, 2, 3, 0]]
+    )
+    both = sample(
+        [*image(3), *image(3, number=1), Tile(2, 2, "image", 2)],
+        torch.cat([cls, cls.flip(0), cls[:1]]),
+    )
     told = pruner.explain(both, Stage(INPUT, 8))["tile_parts"]
     torch.testing.assert_close(told[:4], parts)
     assert float(told[4:8].mean()) == pytest.approx(1.0)
@@ -119,7 +144,7 @@ def test_without_weights_for_the_model_it_takes_none(tmp_path: Path) -> None:
         gswa(weights=str(tmp_path)).prepared(FACTS)
 
 
-# ---- the trained form ---------------------------------------------------------------------------------------------
+# ---- the trained form ----------------------------------------------------------------------------
 
 
 def test_weights_are_a_distribution_over_the_crops() -> None:
@@ -139,9 +164,13 @@ def test_the_order_of_crops_does_not_matter() -> None:
 
 
 def test_read_out_is_what_the_thumbnail_pays() -> None:
-    """Without blocks, from the definition: softmax over all tiles, mean over heads, then over the crops."""
+    """Without blocks, from the definition: softmax over all tiles, mean over heads, then over the
+    crops.
+    """
     method = type(gswa())
-    module: Any = method.build({"vision_width": 8, "channels": 8, "blocks": 0, "attention_heads": 2})
+    module: Any = method.build(
+        {"vision_width": 8, "channels": 8, "blocks": 0, "attention_heads": 2}
+    )
     cls = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
     hidden = module.norm(module.enter(cls))
     paid = torch.zeros(3)
@@ -152,7 +181,9 @@ def test_read_out_is_what_the_thumbnail_pays() -> None:
 
 
 def test_crops_see_each_other() -> None:
-    """With one head the read-out alone would leave the ratio of two crops as it is, whatever the third shows."""
+    """With one head the read-out alone would leave the ratio of two crops as it is, whatever the
+    third shows.
+    """
     cls = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
     other = torch.cat([cls[:3], -cls[3:]])
     for blocks, alike in ((0, True), (1, False)):
@@ -218,15 +249,22 @@ def test_nothing_to_learn_is_no_loss_but_can_be_differentiated(evidence: dict[in
     assert figures == {}
     loss.backward()  # type: ignore[no-untyped-call]
     assert pruner.module is not None
-    assert all(weight.grad is None or not weight.grad.any() for weight in pruner.module.parameters())
+    assert all(
+        weight.grad is None or not weight.grad.any() for weight in pruner.module.parameters()
+    )
 
 
 def test_it_learns() -> None:
-    """Evidence lies in the crop whose CLS token points along the first axis; unseen images show that it was understood."""
+    """Evidence lies in the crop whose CLS token points along the first axis; unseen images show
+    that it was understood.
+    """
     draw = torch.Generator().manual_seed(0)
 
     def drawn() -> Example:
-        cls, crop = torch.randn(5, WIDTH, generator=draw), int(torch.randint(1, 5, (1,), generator=draw))
+        cls, crop = (
+            torch.randn(5, WIDTH, generator=draw),
+            int(torch.randint(1, 5, (1,), generator=draw)),
+        )
         cls[crop, 0] += 4.0
         return example(cls, {crop: 2})
 
@@ -243,7 +281,7 @@ def test_it_learns() -> None:
     assert sum(one["hit"] for one in figures) / 50 > 0.7
 
 
-# ---- scorers ------------------------------------------------------------------------------------------------------
+# ---- scorers -------------------------------------------------------------------------------------
 
 
 def test_takes_the_scorers_signals_site_and_stages() -> None:
@@ -259,21 +297,28 @@ def test_takes_the_scorers_signals_site_and_stages() -> None:
     assert [stage.keep for stage in stages] == [32, 16, 8]
 
 
-@pytest.mark.parametrize("settings", [{"scorer": "divprune"}, {"scorer": "gswa"}, {"scorer": "nobody"}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"scorer": "divprune"}, {"scorer": "gswa"}, {"scorer": "nobody"}, {"temperature": 0.0}],
+)
 def test_refuses_settings_without_sense(settings: dict[str, Any]) -> None:
     with pytest.raises(registry.RegistryError):
         gswa(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"weights": "none"}, {"weights": "none", "scorer": "pyramiddrop"}])
+@pytest.mark.parametrize(
+    "settings", [{"weights": "none"}, {"weights": "none", "scorer": "pyramiddrop"}]
+)
 def test_conforms(settings: dict[str, Any]) -> None:
     assert [check for check in check_pruner(gswa(**settings)) if not check.ok] == []
 
 
-# ---- in a model ---------------------------------------------------------------------------------------------------
+# ---- in a model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{"weights": "none"}, {"weights": "random"}, {"weights": "none", "scorer": "fastv"}])
+@pytest.mark.parametrize(
+    "settings", [{"weights": "none"}, {"weights": "random"}, {"weights": "none", "scorer": "fastv"}]
+)
 def test_prunes_in_llava_next(settings: dict[str, Any]) -> None:
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -281,10 +326,17 @@ def test_prunes_in_llava_next(settings: dict[str, Any]) -> None:
     from prunebench.testbed import model_path
 
     folder = model_path("tiny-llava-next")
-    model, processor = AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
-    noise = torch.randint(0, 256, (140, 224, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    model, processor = (
+        AutoModelForImageTextToText.from_pretrained(folder).eval(),
+        AutoProcessor.from_pretrained(folder),
+    )
+    noise = torch.randint(
+        0, 256, (140, 224, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     parts = [{"type": "image"}, {"type": "text", "text": "color of 5"}]
-    text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": parts}], add_generation_prompt=True
+    )
     inputs = processor(text=[text], images=[Image.fromarray(noise.numpy())], return_tensors="pt")
     with prune(model, gswa(**settings), 0.5) as trace:
         model.generate(**inputs, max_new_tokens=1)

@@ -1,4 +1,6 @@
-"""HERO: budgets and picks by hand, the official vectors with their newlines, unpadding, and what the budget forces."""
+"""HERO: budgets and picks by hand, the official vectors with their newlines, unpadding, and what
+the budget forces.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,37 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from prunebench import INPUT, Facts, Layout, Pruner, Signal, Stage, Tile, Unsupported, VisualTokens, prune, registry
+from prunebench import (
+    INPUT,
+    Facts,
+    Layout,
+    Pruner,
+    Signal,
+    Stage,
+    Tile,
+    Unsupported,
+    VisualTokens,
+    prune,
+    registry,
+)
 from prunebench.testing import check_pruner
-from prunebench.verify import verify
+from prunebench.testing.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 THUMBNAIL = Tile(2, 2, "thumbnail")
 
 
 def facts(blocks: int) -> Facts:
-    return Facts(None, layers=8, width=16, heads=4, eps=1e-6, vision_blocks=blocks, vision_width=12, feature_block=blocks - 2)
+    return Facts(
+        None,
+        layers=8,
+        width=16,
+        heads=4,
+        eps=1e-6,
+        vision_blocks=blocks,
+        vision_width=12,
+        feature_block=blocks - 2,
+    )
 
 
 def hero(**settings: Any) -> Pruner:
@@ -29,7 +52,9 @@ def hero(**settings: Any) -> Pruner:
     return registry.build("hero", {"low": (0,), "high": (1,), **settings})
 
 
-def sample(tiles: list[Tile], attention: Any, cls: Any, clip: Any = None, places: Tensor | None = None) -> VisualTokens:
+def sample(
+    tiles: list[Tile], attention: Any, cls: Any, clip: Any = None, places: Tensor | None = None
+) -> VisualTokens:
     """Tokens with [2, 1, N] CLS attention of a low block and a high one, and a CLS token a tile."""
     layout = Layout(tuple(tiles), places)
     signals: dict[Signal, Any] = {
@@ -39,7 +64,9 @@ def sample(tiles: list[Tile], attention: Any, cls: Any, clip: Any = None, places
     if clip is not None:
         signals[Signal.CLIP_TILES] = torch.as_tensor(clip, dtype=torch.float32)
         signals[Signal.CLIP_TEXT] = torch.tensor([[1.0, 0.0]])
-    return VisualTokens(torch.zeros(len(layout), 1), layout, torch.arange(len(layout)), signals=signals)
+    return VisualTokens(
+        torch.zeros(len(layout), 1), layout, torch.arange(len(layout)), signals=signals
+    )
 
 
 def kept(pruner: Pruner, tokens: VisualTokens, keep: int) -> list[int]:
@@ -55,8 +82,10 @@ HIGH = [0.4, 0.1, 0.3, 0.2, 0.1, 0.2, 0.3, 0.4, 0.4, 0.3, 0.2, 0.1]
 
 
 def test_low_blocks_rank_crops_and_high_ones_the_thumbnail() -> None:
-    # two equal crops: 6 tokens are 2 for the thumbnail (0 and 2 by HIGH) and 4 * 0.5 = 2 for each crop, by LOW;
-    # the official 1e-6 keeps a weight of exactly a half just below it, so that floor takes one from each
+    # two equal crops: 6 tokens are 2 for the thumbnail (0 and 2 by HIGH) and 4 * 0.5 = 2 for each
+    # crop, by LOW;
+    # the official 1e-6 keeps a weight of exactly a half just below it, so that floor takes one from
+    # each
     tokens = sample(crops("a", "b"), [[LOW], [HIGH]], [[1, 0], [1, 0], [1, 0]])
     assert kept(hero(alpha=1.0), tokens, 6) == [0, 2, 4, 9]
     assert kept(hero(alpha=1.0, fill=True), tokens, 6) == [0, 2, 4, 5, 9, 11]
@@ -75,16 +104,21 @@ def test_blocks_are_averaged() -> None:
 def test_tiles_are_weighed_as_written() -> None:
     # cosines 1 and 0 to the thumbnail, 0 and 1 to the question; the second crop shows half as much
     tiles = [*crops("a"), Tile(1, 2, "crop")]
-    tokens = sample(tiles, torch.zeros(2, 1, 10), [[2, 0], [1, 0], [0, 3]], clip=[[5, 5], [0, 1], [4, 0]])
+    tokens = sample(
+        tiles, torch.zeros(2, 1, 10), [[2, 0], [1, 0], [0, 3]], clip=[[5, 5], [0, 1], [4, 0]]
+    )
     pruner = hero(alpha=0.25, saliency_temperature=1.0, relevance_temperature=0.5)
     told = pruner.explain(tokens, Stage(INPUT, 9))
     likely, sharp = torch.tensor([1.0, 0.0]).softmax(0), torch.tensor([0.0, 2.0]).softmax(0)
     torch.testing.assert_close(told["tile_saliency"], likely)
     torch.testing.assert_close(told["tile_relevance"], sharp)
-    torch.testing.assert_close(told["tile_density"], torch.tensor([2 / 3, 1 / 3]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        told["tile_density"], torch.tensor([2 / 3, 1 / 3]), atol=1e-5, rtol=0
+    )
     wanted = 0.2 * torch.tensor([2 / 3, 1 / 3]) + 0.8 * (0.25 * likely + 0.75 * sharp)
     torch.testing.assert_close(told["tile_weights"], wanted, atol=1e-5, rtol=0)
-    # 9 tokens: 3 for the thumbnail, 6 for crops of weights 0.35 and 0.65; the second has room for 2 of its 3
+    # 9 tokens: 3 for the thumbnail, 6 for crops of weights 0.35 and 0.65; the second has room for 2
+    # of its 3
     assert [round(weight, 2) for weight in told["tile_weights"].tolist()] == [0.35, 0.65]
     assert told["budgets"].tolist() == [2, 2]
     assert len(kept(pruner, tokens, 9)) == 7
@@ -110,14 +144,21 @@ def test_a_second_softmax_lets_no_head_rule() -> None:
     assert float(scores.sum()) == pytest.approx(1.0)
 
 
-# ---- official vectors ---------------------------------------------------------------------------------------------
+# ---- official vectors ----------------------------------------------------------------------------
 
 
 def test_agrees_with_official_code() -> None:
     found = verify(GOLDEN, ["hero"])
     assert [one for one in found if not one.agree] == []
     tiles = {f"tile_{name}" for name in ("saliency", "relevance", "density", "weights", "valid")}
-    assert {one.field for one in found} == {"keep", "keep_thumbnail", "kept_per_tile", "budgets", "scores", *tiles}
+    assert {one.field for one in found} == {
+        "keep",
+        "keep_thumbnail",
+        "kept_per_tile",
+        "budgets",
+        "scores",
+        *tiles,
+    }
 
 
 def regions(down: int, across: int, side: int, width: int, height: int) -> list[Any]:
@@ -129,12 +170,18 @@ def regions(down: int, across: int, side: int, width: int, height: int) -> list[
         whole = (across, down)[axis] * side
         return (step * side - (whole - shown[axis]) / 2) / shown[axis]
 
-    return [(edge(x, 0), edge(y, 1), edge(x + 1, 0), edge(y + 1, 1)) for y in range(down) for x in range(across)]
+    return [
+        (edge(x, 0), edge(y, 1), edge(x + 1, 0), edge(y + 1, 1))
+        for y in range(down)
+        for x in range(across)
+    ]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_hands_over_what_official_code_does(number: int) -> None:
-    """`output_index`: the thumbnail, then stitched lines, each closed by its newline; newlines are counted here."""
+    """`output_index`: the thumbnail, then stitched lines, each closed by its newline; newlines are
+    counted here.
+    """
     with safe_open(GOLDEN / f"hero-{number}.safetensors", "pt") as file:
         case = json.loads(file.metadata()["meta"])
         given = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -148,12 +195,21 @@ def test_hands_over_what_official_code_does(number: int) -> None:
         for column in range(across * side + 1):
             x = min(column // side, across - 1)
             places.append([1 + line // side * across + x, line % side, column - x * side])
-    flat = torch.tensor([-3 if column == side else tile * side**2 + row * side + column for tile, row, column in places])
+    flat = torch.tensor(
+        [
+            -3 if column == side else tile * side**2 + row * side + column
+            for tile, row, column in places
+        ]
+    )
     paid = given["cls_attention"].permute(1, 2, 0, 3).flatten(2)
     pruner, (stage,) = registry.get("hero").from_official(case, 0)
-    blocks = [case["cls_attention_layers"].index(block) for block in pruner.blocks(Signal.CLS_ATTENTION)]
+    blocks = [
+        case["cls_attention_layers"].index(block) for block in pruner.blocks(Signal.CLS_ATTENTION)
+    ]
     shown = paid[blocks][..., flat.clamp(min=0)].masked_fill(flat < 0, 0.0)
-    tokens = sample(tiles, shown, given["cls_states"], given["clip_image_embeds"], torch.tensor(places))
+    tokens = sample(
+        tiles, shown, given["cls_states"], given["clip_image_embeds"], torch.tensor(places)
+    )
     tokens.signals[Signal.CLIP_TEXT] = given["clip_text_embeds"]  # type: ignore[index]
     ends = int((flat < 0).sum())
     assert ends == case["rows_handed_to_llm"] - case["expected_count"]
@@ -162,9 +218,20 @@ def test_hands_over_what_official_code_does(number: int) -> None:
 
 @pytest.mark.parametrize(("down", "across"), [(2, 2), (1, 3), (2, 1)])
 def test_unpads_as_official_code_does(down: int, across: int) -> None:
-    """Whole lines in the middle, the smaller margin first, where the official code has integers and this has regions."""
+    """Whole lines in the middle, the smaller margin first, where the official code has integers and
+    this has regions.
+    """
     side = 8
-    for width, height in [(1200, 900), (1000, 300), (500, 1000), (337, 336), (1, 9), (640, 479), (777, 512), (24, 17)]:
+    for width, height in [
+        (1200, 900),
+        (1000, 300),
+        (500, 1000),
+        (337, 336),
+        (1, 9),
+        (640, 479),
+        (777, 512),
+        (24, 17),
+    ]:
         rows, columns = down * side, across * side
         if width * rows > columns * height:
             line = height * columns // width
@@ -176,8 +243,15 @@ def test_unpads_as_official_code_does(down: int, across: int) -> None:
             first = (columns - line) // 2
             valid = torch.zeros(rows, columns, dtype=torch.bool)
             valid[:, first : first + line] = True
-        tiles = [Tile(side, side, "crop", region=region) for region in regions(down, across, side, width, height)]
-        tokens = sample([Tile(side, side, "thumbnail"), *tiles], torch.zeros(2, 1, (down * across + 1) * side**2), [[1.0]])
+        tiles = [
+            Tile(side, side, "crop", region=region)
+            for region in regions(down, across, side, width, height)
+        ]
+        tokens = sample(
+            [Tile(side, side, "thumbnail"), *tiles],
+            torch.zeros(2, 1, (down * across + 1) * side**2),
+            [[1.0]],
+        )
         seen = registry.get("hero").visible(hero(), tokens)  # type: ignore[attr-defined]
         cut = valid.view(down, side, across, side).transpose(1, 2).reshape(-1)
         assert seen[side**2 :].tolist() == cut.tolist(), (width, height)
@@ -185,14 +259,17 @@ def test_unpads_as_official_code_does(down: int, across: int) -> None:
 
 
 def test_a_line_that_only_the_model_leaves_is_never_kept() -> None:
-    # 2.6 lines of image in the middle of 3: the model keeps all three, the official code the first two
+    # 2.6 lines of image in the middle of 3: the model keeps all three, the official code the first
+    # two
     margin = 0.2 / 2.6
     tiles = [Tile(3, 2, "thumbnail"), Tile(3, 2, "crop", region=(0, -margin, 1, 1 + margin))]
-    tokens = sample(tiles, torch.rand(2, 1, 12, generator=torch.Generator().manual_seed(0)), [[1.0], [1.0]])
+    tokens = sample(
+        tiles, torch.rand(2, 1, 12, generator=torch.Generator().manual_seed(0)), [[1.0], [1.0]]
+    )
     assert kept(hero(alpha=1.0, fill=True), tokens, 12) == list(range(10))
 
 
-# ---- budgets ------------------------------------------------------------------------------------------------------
+# ---- budgets -------------------------------------------------------------------------------------
 
 
 def lined(lines: int = 4, columns: int = 3) -> VisualTokens:
@@ -216,7 +293,9 @@ def test_keeps_at_most_what_is_allowed_and_something() -> None:
     draw = torch.Generator().manual_seed(0)
     tiles = [Tile(4, 4, "thumbnail"), *(Tile(4, 4, "crop", region=(0, 0, 1, 1)) for _ in range(3))]
     tokens = sample(tiles, torch.rand(2, 1, 64, generator=draw), torch.randn(4, 5, generator=draw))
-    narrow = sample([THUMBNAIL, Tile(1, 2, "crop")], torch.rand(2, 1, 6, generator=draw), [[1.0], [1.0]])
+    narrow = sample(
+        [THUMBNAIL, Tile(1, 2, "crop")], torch.rand(2, 1, 6, generator=draw), [[1.0], [1.0]]
+    )
     assert [len(kept(hero(alpha=1.0), narrow, keep)) for keep in (4, 6)] == [3, 5]
     assert [len(kept(hero(alpha=1.0, fill=True), narrow, keep)) for keep in (4, 6)] == [4, 6]
     for keep in range(1, 65):
@@ -232,7 +311,9 @@ def test_images_share_by_size_and_are_pruned_alone() -> None:
     paid, cls = torch.rand(2, 1, 24, generator=draw), torch.randn(6, 5, generator=draw)
     one = [THUMBNAIL, *crops("a", "b")[1:]]
     both = sample(
-        [*one, *(replace(tile, image=1) for tile in one)], torch.cat([paid[..., :12]] * 2, -1), torch.cat([cls[:3]] * 2)
+        [*one, *(replace(tile, image=1) for tile in one)],
+        torch.cat([paid[..., :12]] * 2, -1),
+        torch.cat([cls[:3]] * 2),
     )
     alone = sample(one, paid[..., :12], cls[:3])
     first = kept(hero(alpha=1.0), alone, 6)
@@ -246,13 +327,17 @@ def test_an_image_without_crops_is_its_own_thumbnail() -> None:
 
 def test_thumbnails_may_come_last() -> None:
     # as in InternVL; the same tokens as with the thumbnail first
-    last = sample([*crops("a", "b")[1:], THUMBNAIL], [[LOW[4:] + LOW[:4]], [HIGH[4:] + HIGH[:4]]], [[1, 0], [0, 1], [1, 0]])
+    last = sample(
+        [*crops("a", "b")[1:], THUMBNAIL],
+        [[LOW[4:] + LOW[:4]], [HIGH[4:] + HIGH[:4]]],
+        [[1, 0], [0, 1], [1, 0]],
+    )
     first = sample(crops("a", "b"), [[LOW], [HIGH]], [[1, 0], [1, 0], [0, 1]])
     found = kept(hero(alpha=1.0), first, 8)
     assert sorted((place + 4) % 12 for place in kept(hero(alpha=1.0), last, 8)) == found
 
 
-# ---- settings -----------------------------------------------------------------------------------------------------
+# ---- settings ------------------------------------------------------------------------------------
 
 
 def test_shares_of_the_depth_become_blocks() -> None:
@@ -289,7 +374,7 @@ def test_conforms(settings: dict[str, Any]) -> None:
     assert [check for check in check_pruner(registry.build("hero", settings)) if not check.ok] == []
 
 
-# ---- in a model ---------------------------------------------------------------------------------------------------
+# ---- in a model ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -299,15 +384,21 @@ def tiny() -> Any:
     from prunebench.testbed import model_path
 
     folder = model_path("tiny-llava-next")
-    return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    return AutoModelForImageTextToText.from_pretrained(
+        folder
+    ).eval(), AutoProcessor.from_pretrained(folder)
 
 
 def asked(processor: Any, width: int, height: int, question: str) -> Any:
     from PIL import Image
 
-    noise = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    noise = torch.randint(
+        0, 256, (height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     parts = [{"type": "image"}, {"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": parts}], add_generation_prompt=True
+    )
     return processor(text=[text], images=[Image.fromarray(noise.numpy())], return_tensors="pt")
 
 

@@ -9,10 +9,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunebench import INPUT, Example, Facts, Layout, Signal, Stage, Tile, Unsupported, VisualTokens, registry
+from prunebench import (
+    INPUT,
+    Example,
+    Facts,
+    Layout,
+    Signal,
+    Stage,
+    Tile,
+    Unsupported,
+    VisualTokens,
+    registry,
+)
 from prunebench.testing import check_pruner, tokens
 
-FACTS = Facts(name=None, layers=4, width=16, heads=2, eps=1e-6, vision_blocks=8, vision_width=12, feature_block=7)
+FACTS = Facts(
+    name=None,
+    layers=4,
+    width=16,
+    heads=2,
+    eps=1e-6,
+    vision_blocks=8,
+    vision_width=12,
+    feature_block=7,
+)
 
 
 def prepared(facts: Facts = FACTS, **settings: Any) -> Any:
@@ -22,8 +42,13 @@ def prepared(facts: Facts = FACTS, **settings: Any) -> Any:
 def sample(blocks: Tensor, tiles: tuple[Tile, ...], **signals: Any) -> VisualTokens:
     """Tokens with one head's CLS attention [B, N] in every block."""
     layout = Layout(tiles)
-    known = {Signal.CLS_ATTENTION: blocks[:, None], **{Signal[name]: value for name, value in signals.items()}}
-    return VisualTokens(torch.zeros(len(layout), 2), layout, torch.arange(len(layout)), signals=known)
+    known = {
+        Signal.CLS_ATTENTION: blocks[:, None],
+        **{Signal[name]: value for name, value in signals.items()},
+    }
+    return VisualTokens(
+        torch.zeros(len(layout), 2), layout, torch.arange(len(layout)), signals=known
+    )
 
 
 class Fixed(nn.Module):
@@ -48,7 +73,9 @@ ASKED = {"CLIP_TEXT": torch.ones(1, 3), "CLS_FEATURES": torch.zeros(8, 1, 12)}
 
 def test_quarters_are_weighed() -> None:
     image = sample(QUARTERS, (Tile(2, 2),), **ASKED)
-    torch.testing.assert_close(mixed(0.1, 0.2, 0.3, 0.4).score(image), torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    torch.testing.assert_close(
+        mixed(0.1, 0.2, 0.3, 0.4).score(image), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    )
     assert mixed(0.1, 0.2, 0.3, 0.4).prune(image, Stage(INPUT, 2)).index.tolist() == [3, 2]
     assert mixed(0.4, 0.3, 0.2, 0.1).prune(image, Stage(INPUT, 2)).index.tolist() == [0, 1]
 
@@ -56,23 +83,34 @@ def test_quarters_are_weighed() -> None:
 def test_heads_and_blocks_of_a_group_are_averaged() -> None:
     image = tokens(needs=[Signal.CLS_ATTENTION], blocks={Signal.CLS_ATTENTION: 8})
     means = image.cls_attention.mean(1).view(4, 2, -1).mean(1)
-    torch.testing.assert_close(prepared(weights="none").score(image), (means / means.sum(1, keepdim=True)).mean(0))
+    torch.testing.assert_close(
+        prepared(weights="none").score(image), (means / means.sum(1, keepdim=True)).mean(0)
+    )
 
 
 def test_groups_count_the_same_however_much_they_pay() -> None:
     # the first quarter leaves almost everything with the CLS token itself
     blocks = QUARTERS * torch.tensor([0.01, 0.01, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])[:, None]
-    torch.testing.assert_close(prepared(weights="none").score(sample(blocks, (Tile(2, 2),))), torch.full((4,), 0.25))
+    torch.testing.assert_close(
+        prepared(weights="none").score(sample(blocks, (Tile(2, 2),))), torch.full((4,), 0.25)
+    )
 
 
 def test_tiles_share_by_size_and_newlines_come_last() -> None:
     blocks = torch.tensor([[0.5, 0.0, 0.3, 0.2, 0.0, 0.1, 0.0, 0.9, 0.0]]).repeat(8, 1)
     image = sample(blocks, (Tile(1, 4), Tile(1, 4, newlines=True)))
-    assert sorted(prepared(weights="none").prune(image, Stage(INPUT, 4)).index.tolist()) == [0, 2, 5, 7]
+    assert sorted(prepared(weights="none").prune(image, Stage(INPUT, 4)).index.tolist()) == [
+        0,
+        2,
+        5,
+        7,
+    ]
     assert 8 not in prepared(weights="none").prune(image, Stage(INPUT, 8)).index.tolist()
 
 
-@pytest.mark.parametrize(("depth", "groups"), [(24, [6, 6, 6, 6]), (27, [7, 7, 7, 6]), (4, [1, 1, 1, 1]), (3, [1, 1, 1])])
+@pytest.mark.parametrize(
+    ("depth", "groups"), [(24, [6, 6, 6, 6]), (27, [7, 7, 7, 6]), (4, [1, 1, 1, 1]), (3, [1, 1, 1])]
+)
 def test_groups_are_quarters_of_what_there_is(depth: int, groups: list[int]) -> None:
     ready = prepared(replace(FACTS, vision_blocks=depth), weights="none")
     assert ready.blocks(Signal.CLS_ATTENTION) == tuple(range(depth))
@@ -106,7 +144,9 @@ def test_allocator_is_the_papers() -> None:
             for block in module.blocks:
                 query = block.norm1(query + block.attend(query, memory, memory)[0])
                 query = block.norm2(query + block.mlp[2](block.mlp[0](query).relu()))
-            torch.testing.assert_close(module(text, cls)[tile], module.weigh(query[0]).softmax(0), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                module(text, cls)[tile], module.weigh(query[0]).softmax(0), atol=1e-5, rtol=1e-4
+            )
     with pytest.raises(ValueError, match="769 channels"):
         module(torch.ones(769), cls)
 
@@ -140,7 +180,9 @@ def test_loss_by_hand() -> None:
     assert figures["uniform_loss"] == pytest.approx(-torch.tensor(0.5).log().item())
     assert figures["entropy"] == pytest.approx(entropy, rel=1e-4)
     assert figures["weight_3"] == pytest.approx(0.4)
-    assert float(loss.detach()) == pytest.approx(figures["location_loss"] - 0.02 * entropy, rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(
+        figures["location_loss"] - 0.02 * entropy, rel=1e-4
+    )
 
 
 def test_nothing_to_see_teaches_balance_alone() -> None:
@@ -172,6 +214,8 @@ def test_the_allocator_learns_which_depth_a_question_wants() -> None:
     assert all(student.loss(example)[1]["location_loss"] < 0.2 for example in examples)
 
 
-@pytest.mark.parametrize("settings", [{"weights": "none"}, {"weights": "none", "attention": "received"}])
+@pytest.mark.parametrize(
+    "settings", [{"weights": "none"}, {"weights": "none", "attention": "received"}]
+)
 def test_conforms(settings: dict[str, Any]) -> None:
     assert [check for check in check_pruner(registry.build("igva", settings)) if not check.ok] == []

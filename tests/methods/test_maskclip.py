@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunebench import INPUT, Example, Layout, Signal, Stage, Tile, Unsupported, VisualTokens, registry
+from prunebench import (
+    INPUT,
+    Example,
+    Layout,
+    Signal,
+    Stage,
+    Tile,
+    Unsupported,
+    VisualTokens,
+    registry,
+)
 from prunebench.testing import check_pruner, tokens
 
 TEXT = torch.tensor([[3.0, 0, 0]])
@@ -25,18 +35,41 @@ def order(sample: VisualTokens, keep: int, **settings: Any) -> list[int]:
 
 
 def image(
-    masks: Sequence[Any], patches: Any, *, text: Tensor = TEXT, tiles: tuple[Tile, ...] = (Tile(2, 4),), images: int = 1
+    masks: Sequence[Any],
+    patches: Any,
+    *,
+    text: Tensor = TEXT,
+    tiles: tuple[Tile, ...] = (Tile(2, 4),),
+    images: int = 1,
 ) -> VisualTokens:
     """Tokens of 2 x 4 unless `tiles` says otherwise; masks per image, a pixel a token of the first."""
     layout = Layout(tiles)
     given = [torch.tensor(mask, dtype=torch.bool) for mask in (masks if images > 1 else [masks])]
-    signals = {Signal.MASKS: tuple(given), Signal.CLIP_PATCHES: torch.as_tensor(patches), Signal.CLIP_TEXT: text}
-    return VisualTokens(torch.zeros(len(layout), 2), layout, torch.arange(len(layout)), signals=signals)
+    signals = {
+        Signal.MASKS: tuple(given),
+        Signal.CLIP_PATCHES: torch.as_tensor(patches),
+        Signal.CLIP_TEXT: text,
+    }
+    return VisualTokens(
+        torch.zeros(len(layout), 2), layout, torch.arange(len(layout)), signals=signals
+    )
 
 
-# two things: the left column, and the two tokens in the middle of the first row; the second is what the text says
+# two things: the left column, and the two tokens in the middle of the first row; the second is what
+# the text says
 LEFT, MIDDLE = [[1, 0, 0, 0], [1, 0, 0, 0]], [[0, 1, 1, 0], [0, 0, 0, 0]]
-PATCHES = torch.tensor([[0.0, 1, 0], [1, 0, 0], [1, 0.2, 0], [0, 0, 1], [0, 1, 0], [0.5, 0, 0.5], [-1, 0, 0], [0.6, 0, 0.5]])
+PATCHES = torch.tensor(
+    [
+        [0.0, 1, 0],
+        [1, 0, 0],
+        [1, 0.2, 0],
+        [0, 0, 1],
+        [0, 1, 0],
+        [0.5, 0, 0.5],
+        [-1, 0, 0],
+        [0.6, 0, 0.5],
+    ]
+)
 
 
 def test_the_mask_that_matches_comes_first() -> None:
@@ -61,7 +94,9 @@ def test_tokens_count_by_how_much_is_covered() -> None:
     # masks twice as fine as tokens: the mask covers all of token 0, half of token 1
     mask = torch.zeros(1, 4, 8, dtype=torch.bool)
     mask[0, :2, :3] = True
-    sample = replace(image([LEFT], PATCHES), signals={**image([LEFT], PATCHES).signals, Signal.MASKS: (mask,)})
+    sample = replace(
+        image([LEFT], PATCHES), signals={**image([LEFT], PATCHES).signals, Signal.MASKS: (mask,)}
+    )
     scores = maskclip(scale=1.0).score(sample)
     assert float((scores[0] - scores[1]).exp()) == pytest.approx(2)
 
@@ -76,7 +111,10 @@ def test_match_is_a_softmax_with_none_of_them() -> None:
 
 def test_tiles_see_their_part_and_newlines_come_last() -> None:
     # a thumbnail of 2 x 2 and a crop that shows the right half, each row closed by a newline
-    tiles = (Tile(2, 2, "thumbnail"), Tile(2, 2, "crop", newlines=True, region=(0.5, 0.0, 1.0, 1.0)))
+    tiles = (
+        Tile(2, 2, "thumbnail"),
+        Tile(2, 2, "crop", newlines=True, region=(0.5, 0.0, 1.0, 1.0)),
+    )
     patches = torch.zeros(10, 3)
     kept = order(image([[[0, 0, 0, 1], [0, 0, 0, 0]]], patches, tiles=tiles), 10)
     # the mask fills token 5 of the crop and half of token 1 of the thumbnail
@@ -106,21 +144,28 @@ def test_without_masks_patches_speak_for_themselves() -> None:
 
 def test_a_mask_that_no_token_shows_is_no_mask() -> None:
     with_it = image([MIDDLE, torch.zeros(2, 4).tolist()], PATCHES)
-    torch.testing.assert_close(maskclip(scale=1.0).score(with_it), maskclip(scale=1.0).score(image([MIDDLE], PATCHES)))
+    torch.testing.assert_close(
+        maskclip(scale=1.0).score(with_it), maskclip(scale=1.0).score(image([MIDDLE], PATCHES))
+    )
 
 
 @pytest.mark.parametrize(
     ("question", "names"),
     [
         ("digit on red square", ("digit", "red square")),
-        ("What is the color of the man's T-shirt, left of the dog?", ("color", "man", "T-shirt", "left", "dog")),
+        (
+            "What is the color of the man's T-shirt, left of the dog?",
+            ("color", "man", "T-shirt", "left", "dog"),
+        ),
         ("a dog and a dog", ("dog",)),
         ("Is it?", ()),
     ],
 )
 def test_names_are_runs_between_function_words(question: str, names: tuple[str, ...]) -> None:
     assert maskclip(template="{}").texts(question) == (names or (question,))
-    assert maskclip().texts(question) == tuple(f"a photo of a {name}." for name in names or (question,))
+    assert maskclip().texts(question) == tuple(
+        f"a photo of a {name}." for name in names or (question,)
+    )
 
 
 def test_template_needs_a_place() -> None:
@@ -128,7 +173,7 @@ def test_template_needs_a_place() -> None:
         maskclip(template="a photo")
 
 
-# ---- the head -------------------------------------------------------------------------------------------------------
+# ---- the head ------------------------------------------------------------------------------------
 
 
 def headed(slope: float, offset: float, **settings: Any) -> Any:
@@ -169,10 +214,14 @@ def test_loss_by_hand() -> None:
     matched = headed(1, 0.5, scale=5.0).matches(
         sample, torch.stack([torch.tensor(LEFT), torch.tensor(MIDDLE)]).flatten(1).float()
     )
-    loss, figures = headed(1, 0.5, scale=5.0).loss(Example(sample, torch.tensor([0.0, 1, 1, 0, 1, 0, 0, 0])))
+    loss, figures = headed(1, 0.5, scale=5.0).loss(
+        Example(sample, torch.tensor([0.0, 1, 1, 0, 1, 0, 0, 0]))
+    )
     # half of the left mask is evidence, which is not most of it
     assert float(loss.detach()) == pytest.approx(-float(matched[1].detach()))
-    assert figures == pytest.approx({"mask_loss": float(loss.detach()), "slope": 1.0, "hit": 1.0, "chance": 0.5})
+    assert figures == pytest.approx(
+        {"mask_loss": float(loss.detach()), "slope": 1.0, "hit": 1.0, "chance": 0.5}
+    )
     loss, figures = headed(1, 0.5, scale=5.0).loss(Example(sample, torch.zeros(8)))
     assert float(loss.detach()) == pytest.approx(-float(matched[2].detach()))
     assert "hit" not in figures
@@ -181,7 +230,9 @@ def test_loss_by_hand() -> None:
 def test_the_head_learns_to_trust_the_cosine() -> None:
     sample = image([LEFT, MIDDLE], PATCHES)
     example = Example(sample, torch.tensor([0.0, 1, 1, 0, 0, 0, 0, 0]))
-    student = replace(maskclip(scale=1.0), module=type(maskclip()).build({"templates": 1, "channels": 8}))
+    student = replace(
+        maskclip(scale=1.0), module=type(maskclip()).build({"templates": 1, "channels": 8})
+    )
     optimizer = torch.optim.AdamW(student.module.parameters(), lr=0.05)
     first, _ = student.loss(example)
     for _ in range(40):
@@ -195,4 +246,6 @@ def test_the_head_learns_to_trust_the_cosine() -> None:
 
 @pytest.mark.parametrize("settings", [{"weights": "none", "cover": 2}])
 def test_conforms(settings: dict[str, Any]) -> None:
-    assert [check for check in check_pruner(registry.build("maskclip", settings)) if not check.ok] == []
+    assert [
+        check for check in check_pruner(registry.build("maskclip", settings)) if not check.ok
+    ] == []

@@ -37,15 +37,26 @@ def sample(
     summaries: Tensor | None = None,
     seen: Signal = Signal.CLS_ATTENTION,
 ) -> VisualTokens:
-    """Tokens of which the encoder and one text token (or several) make that much; one head, one block."""
+    """Tokens of which the encoder and one text token (or several) make that much; one head, one
+    block.
+    """
     layout = Layout(tiles or (Tile(1, len(salient)),))
     paid = torch.as_tensor(asked, dtype=torch.float32).view(1, -1, len(layout))
-    signals = {seen: torch.as_tensor(salient, dtype=torch.float32).view(1, 1, -1), Signal.TEXT_ATTENTION: paid}
+    signals = {
+        seen: torch.as_tensor(salient, dtype=torch.float32).view(1, 1, -1),
+        Signal.TEXT_ATTENTION: paid,
+    }
     if seen is Signal.CLS_ATTENTION:
-        signals[Signal.CLS_FEATURES] = (torch.ones(len(layout.tiles), 2) if summaries is None else summaries)[None]
+        signals[Signal.CLS_FEATURES] = (
+            torch.ones(len(layout.tiles), 2) if summaries is None else summaries
+        )[None]
     else:
-        signals[Signal.ENCODER_FEATURES] = (torch.ones(len(layout), 2) if summaries is None else summaries)[None]
-    return VisualTokens(torch.zeros(len(layout), 1), layout, torch.arange(len(layout)), llm(3), signals=signals)
+        signals[Signal.ENCODER_FEATURES] = (
+            torch.ones(len(layout), 2) if summaries is None else summaries
+        )[None]
+    return VisualTokens(
+        torch.zeros(len(layout), 1), layout, torch.arange(len(layout)), llm(3), signals=signals
+    )
 
 
 def score(shown: VisualTokens, **settings: Any) -> list[float]:
@@ -80,7 +91,9 @@ def test_the_two_signals_are_scaled_and_averaged() -> None:
 
 def test_importance_is_the_maximum_over_text_of_the_mean_over_heads() -> None:
     shown = sample([0.1] * 4, [0.0] * 4)
-    attention = torch.tensor([[[0.5, 0.2, 0.1, 0.1], [0.0, 0.4, 0.1, 0.1]], [[0.1, 0.2, 0.2, 0.1], [0.0, 0.4, 0.6, 0.1]]])
+    attention = torch.tensor(
+        [[[0.5, 0.2, 0.1, 0.1], [0.0, 0.4, 0.1, 0.1]], [[0.1, 0.2, 0.2, 0.1], [0.0, 0.4, 0.6, 0.1]]]
+    )
     shown.signals[Signal.TEXT_ATTENTION] = attention  # type: ignore[index]
     # means 0.3 0.2 0.15 0.1 and 0 0.4 0.35 0.1; maxima 0.3 0.4 0.35 0.1
     assert score(shown, alpha=1.0) == [0.6667, 1, 0.8333, 0]
@@ -126,7 +139,9 @@ def test_crops_share_by_likeness_to_the_thumbnail(thumbnail: int) -> None:
 
 def test_crops_are_compared_with_their_own_thumbnail() -> None:
     tiles = [Tile(1, 4, kind, image) for image in (0, 1) for kind in ("thumbnail", "crop", "crop")]
-    shown = sample(torch.rand(24), torch.rand(24), *tiles, summaries=directions(0, 0, 90, 90, 0, 90))
+    shown = sample(
+        torch.rand(24), torch.rand(24), *tiles, summaries=directions(0, 0, 90, 90, 0, 90)
+    )
     assert counts(shown, 12) == [2, 4, 0, 2, 0, 4]
 
 
@@ -144,7 +159,10 @@ def test_crops_that_are_all_padding_get_nothing() -> None:
 
 def test_crops_without_a_thumbnail_share_by_size() -> None:
     tiles = (Tile(1, 2, "crop"), Tile(1, 6, "crop"))
-    assert counts(sample(torch.rand(8), torch.rand(8), *tiles, summaries=directions(0, 90)), 4) == [1, 3]
+    assert counts(sample(torch.rand(8), torch.rand(8), *tiles, summaries=directions(0, 90)), 4) == [
+        1,
+        3,
+    ]
 
 
 def test_without_crops_it_is_a_plain_ranking() -> None:
@@ -172,8 +190,16 @@ def test_newlines_come_last() -> None:
 
 def test_received_attention_stands_in_for_cls() -> None:
     tiles = (Tile(1, 2, "thumbnail"), Tile(1, 4, "crop"), Tile(1, 4, "crop"))
-    features = torch.cat([directions(-45, 45), directions(-30, 30, -10, 10), directions(80, 100, 70, 110)])
-    shown = sample([0.1, 0.3, *torch.rand(8)], torch.rand(10), *tiles, summaries=features, seen=Signal.RECEIVED_ATTENTION)
+    features = torch.cat(
+        [directions(-45, 45), directions(-30, 30, -10, 10), directions(80, 100, 70, 110)]
+    )
+    shown = sample(
+        [0.1, 0.3, *torch.rand(8)],
+        torch.rand(10),
+        *tiles,
+        summaries=features,
+        seen=Signal.RECEIVED_ATTENTION,
+    )
     # the means of the tiles point to 0, 0 and 90 degrees
     assert counts(shown, 5, attention="received") == [1, 4, 0]
     assert score(shown, attention="received", alpha=0.0)[:2] == [0, 1]
@@ -212,19 +238,31 @@ def test_conforms_with_received_attention() -> None:
 def test_any_budget_of_tiled_samples_is_met() -> None:
     pruner = registry.build("ptp")
     for seed in range(4):
-        shown = tokens(rows=3, columns=4, tiles=2 + seed, newlines=seed % 2 == 1, needs={*pruner.needs, Signal.TILES}, seed=seed)
+        shown = tokens(
+            rows=3,
+            columns=4,
+            tiles=2 + seed,
+            newlines=seed % 2 == 1,
+            needs={*pruner.needs, Signal.TILES},
+            seed=seed,
+        )
         for keep in range(1, len(shown) + 1):
             index = pruner.prune(shown, Stage(llm(3), keep)).index
             assert len(set(index.tolist())) == len(index) == keep
 
 
-@pytest.mark.parametrize(("name", "attention"), [("internvl", "cls"), ("llava_next", "cls"), ("llava_onevision", "received")])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [("internvl", "cls"), ("llava_next", "cls"), ("llava_onevision", "received")],
+)
 def test_tiles_of_a_real_model(name: str, attention: str) -> None:
     """The thumbnail keeps the share that the image does."""
     family = build(name)
     pruner = registry.build("ptp", {"attention": attention, "layer": 0})
     with prune(family.model, pruner, plan=(Stage(llm(1), 20),)) as trace:
-        family.model.generate(**family.inputs(([picture(*family.sizes[0])], "color of 5")), max_new_tokens=2)
+        family.model.generate(
+            **family.inputs(([picture(*family.sizes[0])], "color of 5")), max_new_tokens=2
+        )
     (row,) = trace.samples
     assert {tile.kind for tile in row.layout.tiles} == {"thumbnail", "crop"}
     assert len(row.kept[llm(1)]) == 20
@@ -235,5 +273,8 @@ def test_tiles_of_a_real_model(name: str, attention: str) -> None:
 
 
 def test_an_encoder_without_cls_is_refused() -> None:
-    with pytest.raises(Unsupported, match="has no CLS token"), prune(build("qwen2_5_vl").model, "ptp", 0.75):
+    with (
+        pytest.raises(Unsupported, match="has no CLS token"),
+        prune(build("qwen2_5_vl").model, "ptp", 0.75),
+    ):
         pass

@@ -1,4 +1,6 @@
-"""ResPrune: the update against three other ways to compute it, and which words of a question are asked for."""
+"""ResPrune: the update against three other ways to compute it, and which words of a question are
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,23 @@ def order(sample: VisualTokens, keep: int, **settings: Any) -> list[int]:
 
 
 def sample(
-    features: Any, *, text: Any = None, pieces: tuple[str, ...] = (), question: str | None = None, newlines: bool = False
+    features: Any,
+    *,
+    text: Any = None,
+    pieces: tuple[str, ...] = (),
+    question: str | None = None,
+    newlines: bool = False,
 ) -> VisualTokens:
     rows = torch.as_tensor(features, dtype=torch.float32)
     layout = Layout((Tile(1, len(rows) - newlines, newlines=newlines),))
-    signals = {Signal.TEXT_FEATURES: torch.as_tensor(text if text is not None else []), Signal.TEXT_PIECES: pieces}
+    signals = {
+        Signal.TEXT_FEATURES: torch.as_tensor(text if text is not None else []),
+        Signal.TEXT_PIECES: pieces,
+    }
     return VisualTokens(rows, layout, torch.arange(len(rows)), question=question, signals=signals)
 
 
-# ---- the greedy selection -------------------------------------------------------------------------------------------
+# ---- the greedy selection ------------------------------------------------------------------------
 
 
 def by_projector(vectors: Tensor, weights: Tensor, count: int) -> list[int]:
@@ -57,7 +67,9 @@ def by_gram_schmidt(vectors: Tensor, weights: Tensor, count: int) -> list[int]:
 
 
 def by_determinant(vectors: Tensor, weights: Tensor, count: int) -> list[int]:
-    """Greedy maximum a posteriori of the determinantal point process with kernel diag(q) V V' diag(q), q^2 = weights."""
+    """Greedy maximum a posteriori of the determinantal point process with kernel diag(q) V V'
+    diag(q), q^2 = weights.
+    """
     scaled = vectors * weights.sqrt()[:, None]
     kernel, chosen = scaled @ scaled.T, list[int]()
     for _ in range(count):
@@ -79,14 +91,17 @@ def test_equals_other_ways_to_compute_it(other: Callable[[Tensor, Tensor, int], 
 
 
 def test_takes_what_is_left_unexplained() -> None:
-    # the longest; then the one across it, though three are longer; then what remains of the third direction
+    # the longest; then the one across it, though three are longer; then what remains of the third
+    # direction
     features = [[9.0, 0, 0], [8, 1, 0], [0, 4, 0], [8, 0, 0.5], [7, 0, 2]]
     assert order(sample(features), 3, nouns="none") == [0, 2, 4]
 
 
 def test_bfloat16_is_computed_in_float32() -> None:
     image = tokens(rows=16, columns=16, dim=64, seed=3, dtype=torch.bfloat16)
-    assert order(image, 48, nouns="none") == by_projector(image.features.double(), torch.ones(256).double(), 48)
+    assert order(image, 48, nouns="none") == by_projector(
+        image.features.double(), torch.ones(256).double(), 48
+    )
 
 
 def test_what_is_spanned_comes_last_by_its_first_energy() -> None:
@@ -109,13 +124,15 @@ def test_space_changes_the_vectors() -> None:
     assert order(sample(far), 1, nouns="none", space="centred") == [3]
 
 
-# ---- relevance ------------------------------------------------------------------------------------------------------
+# ---- relevance -----------------------------------------------------------------------------------
 
 AXES = torch.eye(4)
 
 
 def asked(question: str | None, pieces: tuple[str, ...], **settings: Any) -> list[int]:
-    """Which rows of the text a token is compared with: axis i of the tokens is row i of the text alone."""
+    """Which rows of the text a token is compared with: axis i of the tokens is row i of the text
+    alone.
+    """
     rows = torch.eye(len(pieces))
     image = sample(rows, text=rows, pieces=pieces, question=question)
     relevance = registry.build("resprune", settings).relevance(image.features, image)  # type: ignore[attr-defined]
@@ -124,7 +141,12 @@ def asked(question: str | None, pieces: tuple[str, ...], **settings: Any) -> lis
 
 def test_relevance_weighs_residuals() -> None:
     text = [[0.0, 0, 1, 0], [1, 0, 0, 0]]
-    image = sample(AXES * torch.tensor([1.0, 1.1, 1.0, 0.9])[:, None], text=text, pieces=("dog", "is"), question="is dog")
+    image = sample(
+        AXES * torch.tensor([1.0, 1.1, 1.0, 0.9])[:, None],
+        text=text,
+        pieces=("dog", "is"),
+        question="is dog",
+    )
     assert order(image, 2, nouns="none") == [1, 0]
     assert order(image, 2, nouns="content") == [2, 1]
     assert order(image, 2, nouns="content", alpha=0.0) == [1, 0]
@@ -134,11 +156,28 @@ def test_relevance_weighs_residuals() -> None:
 def test_the_closest_word_counts_and_floor_is_the_least() -> None:
     features = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0]])
     image = sample(features, text=[[2.0, 0], [0, 5]], pieces=("cat", "dog"), question="cat dog")
-    relevance = registry.build("resprune", {"nouns": "all", "floor": 0.1}).relevance(features, image)  # type: ignore[attr-defined]
+    relevance = registry.build("resprune", {"nouns": "all", "floor": 0.1}).relevance(
+        features, image
+    )  # type: ignore[attr-defined]
     torch.testing.assert_close(relevance, torch.tensor([1.0, 1.0, 0.1 + 0.9 * 0.5**0.5, 0.1]))
 
 
-PROMPT = ("<|im_start|>", "dog", "s", ":", "What", " is", " the", " dia", "mond", " doing", "?", "<|im_end|>", "ASSISTANT", ":")
+PROMPT = (
+    "<|im_start|>",
+    "dog",
+    "s",
+    ":",
+    "What",
+    " is",
+    " the",
+    " dia",
+    "mond",
+    " doing",
+    "?",
+    "<|im_end|>",
+    "ASSISTANT",
+    ":",
+)
 
 
 def test_words_are_found_in_their_pieces() -> None:
@@ -152,7 +191,10 @@ def test_the_last_occurrence_counts() -> None:
 
 
 def test_unknown_words_leave_the_others() -> None:
-    assert asked("the zyx dog, please", ("the", "<|unk|>", "dog", "please"), nouns="content") == [2, 3]
+    assert asked("the zyx dog, please", ("the", "<|unk|>", "dog", "please"), nouns="content") == [
+        2,
+        3,
+    ]
     assert asked("zyx", ("<|unk|>", "is"), nouns="content") == []
 
 
@@ -168,7 +210,12 @@ def test_no_words_no_preference() -> None:
 @TAGGER
 def test_the_tagger_finds_nouns() -> None:
     pieces = ("Is", "the", "tall", "woman", "'s", "dog", "running", "in", "New", "York", "?")
-    assert asked("Is the tall woman's dog running in New York?", pieces, nouns="tagger") == [3, 5, 8, 9]
+    assert asked("Is the tall woman's dog running in New York?", pieces, nouns="tagger") == [
+        3,
+        5,
+        8,
+        9,
+    ]
 
 
 @TAGGER
@@ -182,7 +229,8 @@ def test_auto_says_what_it_became() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"nouns": "verbs"}, "verbs"), ({"space": "log"}, "log"), ({"floor": 0.0}, "floor")]
+    ("settings", "message"),
+    [({"nouns": "verbs"}, "verbs"), ({"space": "log"}, "log"), ({"floor": 0.0}, "floor")],
 )
 def test_refuses_what_it_does_not_know(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(registry.RegistryError, match=message):
@@ -191,4 +239,6 @@ def test_refuses_what_it_does_not_know(settings: dict[str, Any], message: str) -
 
 @pytest.mark.parametrize("settings", [{"nouns": "content"}, {"nouns": "none", "space": "centred"}])
 def test_conforms(settings: dict[str, Any]) -> None:
-    assert [check for check in check_pruner(registry.build("resprune", settings)) if not check.ok] == []
+    assert [
+        check for check in check_pruner(registry.build("resprune", settings)) if not check.ok
+    ] == []

@@ -14,7 +14,17 @@ from PIL import Image
 from prunebench.methods.stdmmf import contrast, gated, opponent, shrunk
 from torch import Tensor
 
-from prunebench import INPUT, Layout, Signal, Stage, Tile, Unsupported, VisualTokens, prune, registry
+from prunebench import (
+    INPUT,
+    Layout,
+    Signal,
+    Stage,
+    Tile,
+    Unsupported,
+    VisualTokens,
+    prune,
+    registry,
+)
 from prunebench.testing import check_pruner
 
 CELL, SIDE = 16, 8
@@ -28,7 +38,9 @@ def image(things: dict[Place, tuple[int, int, int]]) -> Tensor:
     """[H, W, 3] squares of a token's size on grey, by row and column."""
     canvas = torch.tensor(GREY, dtype=torch.uint8).repeat(SIDE * CELL, SIDE * CELL, 1)
     for (row, column), colour in things.items():
-        canvas[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = torch.tensor(colour, dtype=torch.uint8)
+        canvas[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = torch.tensor(
+            colour, dtype=torch.uint8
+        )
     return canvas
 
 
@@ -36,17 +48,25 @@ def film(frames: int, still: dict[Place, tuple[int, int, int]]) -> tuple[Tensor,
     """Still squares and a red one that moves a token a frame; the tokens that show it."""
     places = [(4, 1 + frame) for frame in range(frames)]
     shown = torch.stack([image({**still, place: RED}) for place in places])
-    return shown, [frame * SIDE**2 + row * SIDE + column for frame, (row, column) in enumerate(places)]
+    return shown, [
+        frame * SIDE**2 + row * SIDE + column for frame, (row, column) in enumerate(places)
+    ]
 
 
 def sample(picture: Tensor, *tiles: Tile) -> VisualTokens:
-    layout = Layout(tiles or tuple(Tile(SIDE, SIDE, "frame", frame=frame) for frame in range(len(picture))))
+    layout = Layout(
+        tiles or tuple(Tile(SIDE, SIDE, "frame", frame=frame) for frame in range(len(picture)))
+    )
     signals = {Signal.PICTURES: (picture,)}
-    return VisualTokens(torch.zeros(len(layout), 1), layout, torch.arange(len(layout)), signals=signals)
+    return VisualTokens(
+        torch.zeros(len(layout), 1), layout, torch.arange(len(layout)), signals=signals
+    )
 
 
 def best(shown: VisualTokens, keep: int, **settings: Any) -> list[int]:
-    return sorted(registry.build("stdmmf", settings).prune(shown, Stage(INPUT, keep)).index.tolist())
+    return sorted(
+        registry.build("stdmmf", settings).prune(shown, Stage(INPUT, keep)).index.tolist()
+    )
 
 
 def test_what_stands_out_of_an_image_ranks_first() -> None:
@@ -62,7 +82,9 @@ def test_what_moves_ranks_before_what_stands_out(frames: int) -> None:
 
 def test_a_faint_thing_that_moves_ranks_before_a_bright_one_that_does_not() -> None:
     faint = (140, 140, 140)
-    shown = torch.stack([image({(1, 1): RED, (6, 6): BLUE, (4, 1 + frame): faint}) for frame in range(4)])
+    shown = torch.stack(
+        [image({(1, 1): RED, (6, 6): BLUE, (4, 1 + frame): faint}) for frame in range(4)]
+    )
     assert best(sample(shown), 4) == [frame * SIDE**2 + 4 * SIDE + 1 + frame for frame in range(4)]
 
 
@@ -70,14 +92,19 @@ def test_where_a_thing_was_is_not_where_it_is() -> None:
     """A difference of two frames shows both; the smaller of two differences leaves one."""
     shown, moving = film(4, still={})
     scores = registry.build("stdmmf").score(sample(shown))  # type: ignore[attr-defined]
-    left = scores[[0 * 64 + 4 * SIDE + 2, 1 * 64 + 4 * SIDE + 1, 2 * 64 + 4 * SIDE + 2, 3 * 64 + 4 * SIDE + 3]]
+    left = scores[
+        [0 * 64 + 4 * SIDE + 2, 1 * 64 + 4 * SIDE + 1, 2 * 64 + 4 * SIDE + 2, 3 * 64 + 4 * SIDE + 3]
+    ]
     assert scores[moving].min() > 4 * left.max()
 
 
 def test_a_video_that_stands_still_is_its_image() -> None:
     still = image({(1, 1): RED, (6, 3): BLUE})
     pruner: Any = registry.build("stdmmf")
-    one, many = pruner.score(sample(still[None], Tile(SIDE, SIDE))), pruner.score(sample(still.expand(3, -1, -1, -1)))
+    one, many = (
+        pruner.score(sample(still[None], Tile(SIDE, SIDE))),
+        pruner.score(sample(still.expand(3, -1, -1, -1))),
+    )
     torch.testing.assert_close(many.view(3, -1), one.expand(3, -1))
 
 
@@ -85,14 +112,22 @@ def test_noise_is_no_motion() -> None:
     still = image({(1, 1): RED, (6, 3): BLUE, (3, 5): RED}).expand(4, -1, -1, -1)
     noise = torch.randn(still.shape, generator=torch.Generator().manual_seed(0)) * 3
     shown = sample((still + noise).round().clamp(0, 255).byte())
-    assert best(shown, 12) == sorted(frame * 64 + place for frame in range(4) for place in (9, 29, 51))
+    assert best(shown, 12) == sorted(
+        frame * 64 + place for frame in range(4) for place in (9, 29, 51)
+    )
 
 
 def test_flicker_is_no_motion() -> None:
-    """The largest change of a still video is as small as noise, and is not blown up to be the largest there is."""
+    """The largest change of a still video is as small as noise, and is not blown up to be the
+    largest there is.
+    """
     still = {(1, 1): RED, (6, 6): RED}
-    shown = torch.stack([image({**still, (3, 4): (110 + 2 * (frame % 2),) * 3}) for frame in range(4)])
-    assert best(sample(shown), 8) == sorted(frame * 64 + place for frame in range(4) for place in (9, 54))
+    shown = torch.stack(
+        [image({**still, (3, 4): (110 + 2 * (frame % 2),) * 3}) for frame in range(4)]
+    )
+    assert best(sample(shown), 8) == sorted(
+        frame * 64 + place for frame in range(4) for place in (9, 54)
+    )
 
 
 def test_tokens_of_several_frames_get_their_average() -> None:
@@ -122,7 +157,9 @@ def test_every_picture_has_its_own_scale() -> None:
 
 
 def test_each_stream_is_raised_where_the_other_stands_out() -> None:
-    """By hand: both streams are 0 and 1, half and half, so that a gate is sigmoid(-1) or sigmoid(1)."""
+    """By hand: both streams are 0 and 1, half and half, so that a gate is sigmoid(-1) or
+    sigmoid(1).
+    """
     low, high = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
     assert gated(low, low).flatten().tolist() == pytest.approx([0, 1 + 0.7311], abs=1e-4)
     assert gated(low, high).flatten().tolist() == pytest.approx([(1 + 0.2689) / 2] * 2, abs=1e-4)
@@ -130,13 +167,18 @@ def test_each_stream_is_raised_where_the_other_stands_out() -> None:
 
 
 def test_levels_are_averaged_by_the_softmax_of_their_means() -> None:
-    shown = torch.randint(256, (1, 48, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shown = torch.randint(
+        256, (1, 48, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     colours = opponent(shrunk(shown, 256))
     torch.testing.assert_close(colours[0, 1], (shown[0, ..., 0].float() - shown[0, ..., 1]) / 255)
     fine, coarse = contrast(colours), contrast(torch.nn.functional.avg_pool2d(colours, 2))
     fine, coarse = (level / max(fine.max(), coarse.max()) * 0.75 for level in (fine, coarse))
     first, second = torch.stack([fine.mean(), coarse.mean()]).softmax(0)
-    expected = first * fine + second * torch.nn.functional.interpolate(coarse[None], (48, 64), mode="bilinear")[0]
+    expected = (
+        first * fine
+        + second * torch.nn.functional.interpolate(coarse[None], (48, 64), mode="bilinear")[0]
+    )
     torch.testing.assert_close(registry.build("stdmmf", {"levels": 2}).saliency(shown), expected)  # type: ignore[attr-defined]
 
 
@@ -157,7 +199,9 @@ def test_flow_follows_the_camera() -> None:
     pytest.importorskip("cv2")
     draw, width = torch.Generator().manual_seed(0), SIDE * CELL
     coarse = torch.rand(1, 3, width // 4, 2 * width // 4, generator=draw)
-    world = torch.nn.functional.interpolate(coarse, (width, 2 * width), mode="bilinear")[0].movedim(0, -1)
+    world = torch.nn.functional.interpolate(coarse, (width, 2 * width), mode="bilinear")[0].movedim(
+        0, -1
+    )
     world = (world * 120 + 60).byte()
     frames = []
     for frame in range(4):
@@ -180,7 +224,11 @@ def test_flow_in_a_still_image_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"motion": "fast"}, "motion is 'fast'"), ({"levels": 0}, "levels is 0"), ({"side": 8}, "side 8; they start at 1 and 16")],
+    [
+        ({"motion": "fast"}, "motion is 'fast'"),
+        ({"levels": 0}, "levels is 0"),
+        ({"side": 8}, "side 8; they start at 1 and 16"),
+    ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(registry.RegistryError, match=said):
@@ -194,7 +242,11 @@ def test_an_unknown_place_is_unsupported() -> None:
 
 def test_conforms_with_flow() -> None:
     pytest.importorskip("cv2")
-    assert [check for check in check_pruner(registry.build("stdmmf", {"motion": "flow"})) if not check.ok] == []
+    assert [
+        check
+        for check in check_pruner(registry.build("stdmmf", {"motion": "flow"}))
+        if not check.ok
+    ] == []
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen2_vl", "llava_onevision", "smolvlm"])
@@ -203,7 +255,9 @@ def test_a_real_model_keeps_what_moves(name: str) -> None:
     family = build(name)
     shown, _ = film(4, still={(1, 1): RED, (6, 5): BLUE})
     shown = shown.repeat_interleave(2, dim=0)  # models that merge pairs of frames see it move too
-    inputs = family.inputs(([], "color of 5"), video=[Image.fromarray(frame.numpy()) for frame in shown])
+    inputs = family.inputs(
+        ([], "color of 5"), video=[Image.fromarray(frame.numpy()) for frame in shown]
+    )
     with prune(family.model, "stdmmf", 0.25, pictures=[[shown]]) as trace:
         family.model.generate(**inputs, max_new_tokens=2, min_new_tokens=2)
     (row,) = trace.samples
@@ -213,17 +267,27 @@ def test_a_real_model_keeps_what_moves(name: str) -> None:
         if tile.rows * tile.columns == 0:
             continue
         second = tile.frame * 4 // (1 + max(other.frame for other in row.layout.tiles))
-        centre = row.layout.grid(number)[int(4.5 / SIDE * tile.rows), int((1.5 + second) / SIDE * tile.columns)]
+        centre = row.layout.grid(number)[
+            int(4.5 / SIDE * tile.rows), int((1.5 + second) / SIDE * tile.columns)
+        ]
         assert int(centre) in kept.tolist()
 
 
 def test_a_real_model_with_images_and_without_pictures() -> None:
     family = build("llava_next")
     images = [picture(112, 84), picture(84, 112, 1)]
-    given = [torch.frombuffer(bytearray(one.tobytes()), dtype=torch.uint8).view(1, one.height, one.width, 3) for one in images]
+    given = [
+        torch.frombuffer(bytearray(one.tobytes()), dtype=torch.uint8).view(
+            1, one.height, one.width, 3
+        )
+        for one in images
+    ]
     with prune(family.model, "stdmmf", 0.5, pictures=[given]) as trace:
         family.model.generate(**family.inputs((images, "color of 5")), max_new_tokens=2)
     (row,) = trace.samples
     assert len(row.kept[INPUT]) == round(0.5 * row.available)
-    with pytest.raises(Unsupported, match="needs the pictures of the samples"), prune(family.model, "stdmmf", 0.5):
+    with (
+        pytest.raises(Unsupported, match="needs the pictures of the samples"),
+        prune(family.model, "stdmmf", 0.5),
+    ):
         pass

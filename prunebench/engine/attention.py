@@ -1,0 +1,197 @@
+"""Probes: attention rows and keys read beside the model's own attention kernel, for asked layers
+only.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from prunebench.engine.stream import EngineError
+
+PREFIX = "prunebench_"
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Queries [B, H, S, d] and keys [B, H_kv, S, d] of one layer, rotated, as its attention kernel
+    got them.
+
+    So are `mask`, boolean or additive, and `lengths`, the places where packed sequences begin and
+    the last one ends.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    mask: Tensor | None = None
+    lengths: Tensor | None = None
+
+    def rows(self, sample: int, rows: Tensor, valid: Tensor, columns: Tensor) -> Tensor:
+        """[H, R, C] post-softmax attention of the query places `rows` on the key places `columns`,
+        in float32.
+
+        The softmax runs over all keys a query may see: `valid` [S] ones up to its own place.
+        """
+        visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
+        return (
+            self.logits(sample, rows)
+            .masked_fill(~visible, float("-inf"))
+            .softmax(dim=-1)[:, :, columns]
+        )
+
+    def logits(self, sample: int, rows: Tensor | slice = slice(None)) -> Tensor:
+        """[H, R, S] scaled products of the queries `rows` and all keys, in float32, nothing masked."""
+        query = self.query[sample, :, rows].float()
+        key = self.key[sample].float()
+        groups = query.shape[0] // key.shape[0]
+        grouped = query.reshape(key.shape[0], groups * query.shape[1], query.shape[-1])
+        return (grouped @ key.transpose(1, 2) * self.scaling).reshape(
+            *query.shape[:2], key.shape[1]
+        )
+
+    def without(self, last: int) -> Heads:
+        """The heads as they were without the last so many places."""
+        if last == 0:
+            return self
+        mask = None if self.mask is None else self.mask[..., :-last, :-last]
+        return replace(self, query=self.query[:, :, :-last], key=self.key[:, :, :-last], mask=mask)
+
+
+Probe = Callable[[Heads], None]
+
+_PROBES: WeakKeyDictionary[nn.Module, Probe] = WeakKeyDictionary()
+
+
+class _Captured(Exception):
+    """Ends a dry run at the moment its attention inputs are known."""
+
+    def __init__(self, heads: Heads) -> None:
+        self.heads = heads
+
+
+@dataclass
+class _Probed:
+    """A configuration whose kernel carries our name, what it was before, and how many sessions ask
+    for that.
+    """
+
+    config: Any
+    before: Any
+    users: int = 0
+
+
+_PROBED: dict[int, _Probed] = {}
+_LOCK = Lock()
+
+
+@contextmanager
+def probed(config: Any) -> Iterator[None]:
+    """Let probes see the attention of the modules that go by `config`; their own kernel still does
+    the work.
+
+    Models may share a configuration, and sessions end in any order: the last one puts back what the
+    first one met.
+    """
+    base = implementation(config)
+    name = PREFIX + base
+    with _LOCK:
+        if name not in ALL_ATTENTION_FUNCTIONS:
+            ALL_ATTENTION_FUNCTIONS.register(name, _beside(base))
+            # without its mask function a custom attention gets no mask at all, and no error says so
+            ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+        entry = _PROBED.setdefault(id(config), _Probed(config, config._attn_implementation))
+        entry.users += 1
+        config._attn_implementation = name
+    try:
+        yield
+    finally:
+        with _LOCK:
+            entry.users -= 1
+            if not entry.users:
+                config._attn_implementation = entry.before
+                del _PROBED[id(config)]
+
+
+def check_kernel(config: Any, expected: str, probes: bool) -> None:
+    """Raise EngineError where the kernel is not what it was when the session began, or no longer
+    lets probes see.
+    """
+    now = str(config._attn_implementation)
+    if now.removeprefix(PREFIX) != expected or (probes and not now.startswith(PREFIX)):
+        raise EngineError(
+            f"attention was set to {now.removeprefix(PREFIX)!r} inside the prune(...) block (set_attn_implementation); "
+            "set it before the block"
+        )
+
+
+def watch(attention: nn.Module, probe: Probe) -> None:
+    """Call `probe` with the heads of every call of one attention module, until `unwatch`."""
+    _PROBES[attention] = probe
+
+
+def watched(attention: nn.Module) -> bool:
+    """Whether a probe looks at the module."""
+    return attention in _PROBES
+
+
+def unwatch(attention: nn.Module) -> None:
+    """Forget the module's probe; harmless where it has none."""
+    _PROBES.pop(attention, None)
+
+
+def dry_run(
+    layer: nn.Module, attention: nn.Module, hidden: Tensor, kwargs: dict[str, Any]
+) -> Heads:
+    """The heads that `layer` would attend with; runs its norm and projections, nothing behind them,
+    and no cache.
+    """
+
+    def stop(heads: Heads) -> None:
+        raise _Captured(heads)
+
+    watch(attention, stop)
+    try:
+        layer.forward(hidden, **{**kwargs, "past_key_values": None, "use_cache": False})
+    except _Captured as captured:
+        return captured.heads
+    finally:
+        unwatch(attention)
+    raise RuntimeError(f"{type(layer).__name__} never called its attention function")
+
+
+def implementation(config: Any) -> str:
+    """The kernel that does the work: "sdpa", "eager" or a flash variant."""
+    return str(config._attn_implementation).removeprefix(PREFIX)
+
+
+def _beside(base: str) -> Callable[..., Any]:
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,
+    ) -> Any:
+        probe = _PROBES.get(module)
+        if probe is not None:
+            scaling = kwargs.get("scaling")
+            scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+            probe(Heads(query, key, scaling, attention_mask, kwargs.get("cu_seq_lens_q")))
+        # the eager kernel is a function of each modelling file, by that name
+        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(base, eager)
+        return kernel(module, query, key, value, attention_mask, **kwargs)
+
+    return attend

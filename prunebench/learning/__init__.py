@@ -1,0 +1,1 @@
+"""What every training run shares: its loop, its checkpoint, its schedule."""

@@ -1,0 +1,74 @@
+"""Schedule: how long a method or an adapter learns, and how fast."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from prunebench.border.bounds import check, number, whole
+
+STEPS, BATCH, HELD_OUT = 1_000_000, 4096, 100_000
+"""The most that can be asked for: more of any would take years, or more memory than machines have.
+"""
+
+SEED = 2**32 - 1
+"""The largest seed: torch and numpy take larger ones each in their own way."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A linear warm-up, then a cosine; `warmup` is a share of the steps, `held_out` how many
+    lessons are asked in the end.
+
+    Raises BoundsError for a value that cannot be.
+    """
+
+    steps: int = whole(1250, 1, STEPS)
+    batch: int = whole(16, 1, BATCH)
+    learning_rate: float = number(1e-4, 0, open_below=True)
+    warmup: float = number(0.1, 0, 1)
+    seed: int = whole(0, 0, SEED)
+    held_out: int = whole(200, 0, HELD_OUT)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        warm = max(1, round(self.warmup * self.steps))
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        return (
+            self.learning_rate
+            * 0.5
+            * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+        )
+
+
+@dataclass(frozen=True)
+class TrainSchedule(Schedule):
+    """How a method learns: AdamW without weight decay, as GlimpsePrune's authors train; `clip`
+    bounds the gradient's norm.
+    """
+
+    clip: float = number(1.0, 0, open_below=True)
+
+
+@dataclass(frozen=True)
+class Tuning(Schedule):
+    """How an adapter learns; defaults are GlimpsePrune+'s, but for `steps` and `batch`.
+
+    `layer` is the one behind which everything but the evidence is dropped, -1 the one behind which
+    the released models prune; `group` the answers sampled a question.
+    """
+
+    steps: int = whole(200, 1, STEPS)
+    batch: int = whole(4, 1, BATCH)
+    layer: int = whole(-1, -1, 10_000)
+    group: int = whole(4, 2, 1024)  # of one answer alone there is no deviation
+    rank: int = whole(32, 1, 65_536)
+    alpha: int = whole(64, 1, 1_000_000)
+    dropout: float = number(0.05, 0, 1, open_above=True)
+    penalty: float = number(0.04, 0)
+    temperature: float = number(1.0, 0, open_below=True)
+    max_new_tokens: int = whole(8, 1, 4096)

@@ -1,0 +1,131 @@
+"""Lines: the text of a journal, every line under a checksum that holds the one before it.
+
+So no line can be edited, moved, doubled, dropped from the middle or brought from another journal
+without notice: the first line names the cell and its configuration, and each further checksum
+covers the last one and its own line. Only the end can be cut off, as a killed process does; what is
+cut off is asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from prunebench.border.files import opened
+from prunebench.border.text import one_line
+from prunebench.study import columns
+from prunebench.study.record import Damaged, to_json
+
+Row = dict[str, Any]
+
+LINE = re.compile(rb'\{"check": "([0-9a-f]{64})", "row": (.*)\}\n', re.DOTALL)
+
+LONGEST = 2**24
+"""Bytes of the longest line; an answer of a model is far below it."""
+
+
+@dataclass
+class Chain:
+    """Lines that follow upon each other; `check` is the checksum of the last."""
+
+    check: str = ""
+
+    def line(self, content: Mapping[str, Any]) -> str:
+        """The next line, with its end."""
+        body = to_json(content)
+        self.check = _checksum(self.check, body.encode())
+        return f'{{"check": "{self.check}", "row": {body}}}\n'
+
+    def take(self, line: bytes) -> Any:
+        """What the next line holds; raises Damaged where it is not what `line` gave."""
+        parts = LINE.fullmatch(line)
+        if parts is None:
+            raise Damaged("it has no checksum")
+        check = _checksum(self.check, parts[2])
+        if check != parts[1].decode():
+            raise Damaged("its checksum is another")
+        self.check = check
+        try:
+            return json.loads(parts[2])
+        except (ValueError, RecursionError) as error:
+            raise Damaged(f"it cannot be read: {type(error).__name__}") from None
+
+
+@dataclass
+class Replay:
+    """What a journal holds: the answered samples, whether the last line is `torn`, and what else is
+    wrong, if anything.
+    """
+
+    head: Any = None
+    rows: dict[str, Row] = field(default_factory=dict)
+    chain: Chain = field(default_factory=Chain)
+    torn: bool = False
+    damage: str = ""
+
+
+def head(cell: str, fingerprint: str) -> dict[str, str]:
+    """What the first line says."""
+    return {"cell": cell, "fingerprint": fingerprint}
+
+
+def replay(path: Path, cell: str, samples: Mapping[str, int] | None = None) -> Replay:
+    """The journal at `path`, up to the first line that is damaged; raises OSError where it is no
+    plain file.
+
+    `samples` are the doc_ids of the task's samples: a row of any other is damage.
+    """
+    result, number = Replay(), 0
+    with opened(path) as file:
+        while line := file.readline(LONGEST):
+            number += 1
+            if not line.endswith(b"\n") and len(line) < LONGEST:
+                result.torn = True
+                break
+            try:
+                _take(result, result.chain.take(line), cell, samples)
+            except Damaged as error:
+                result.damage = f"line {number}: {error}"
+                break
+    if result.head is None:
+        result.damage = result.damage or "it has no whole line"
+    return result
+
+
+def row_fault(row: Any, samples: Mapping[str, int] | None) -> str:
+    """What is wrong with a sample's row; empty where nothing is."""
+    broken = columns.fault("samples", row)
+    if broken or samples is None:
+        return broken
+    name = row["sample_id"]
+    if name not in samples:
+        return f"sample {one_line(repr(name), 60)} is none of the task's"
+    if samples[name] != row["doc_id"]:
+        return f"sample {one_line(repr(name), 60)} has doc_id {row['doc_id']}, the task's has {samples[name]}"
+    return ""
+
+
+def _take(result: Replay, content: Any, cell: str, samples: Mapping[str, int] | None) -> None:
+    if result.head is None:
+        if not isinstance(content, dict) or set(content) != set(head("", "")):
+            raise Damaged("it does not name the cell and its configuration")
+        if content["cell"] != cell:
+            raise Damaged(f"it belongs to cell {one_line(repr(content['cell']), 80)}")
+        result.head = content
+        return
+    broken = row_fault(content, samples)
+    if broken:
+        raise Damaged(broken)
+    if content["sample_id"] in result.rows:
+        raise Damaged(f"sample {one_line(repr(content['sample_id']), 60)} stands there twice")
+    if content["error"] is None:
+        result.rows[content["sample_id"]] = content
+
+
+def _checksum(previous: str, body: bytes) -> str:
+    return sha256(previous.encode() + b"\n" + body).hexdigest()
