@@ -19,9 +19,8 @@ from prunebench.models import checkpoint
 from prunebench.models.base import KNOWN_GOOD, Family, Unsupported
 from prunebench.models.checkpoint import LoadError as LoadError
 from prunebench.registry import suggest
+from prunebench.testbed import DEFAULT as DEFAULT
 from prunebench.testbed import MODELS as EMBEDDED
-
-DEFAULT = "tiny-qwen2.5-vl"
 
 Weights = Literal["pretrained", "random"]
 

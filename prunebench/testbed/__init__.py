@@ -8,8 +8,11 @@ from prunebench.testbed.scenes import KINDS, Question, Scene, SceneObject, ask, 
 
 _HERE = Path(__file__).parent
 
+DEFAULT = "tiny-qwen2.5-vl"
+"""The miniature that is taken where no model is named."""
+
 MODELS: dict[str, Path] = {
-    name: _HERE / name for name in ("tiny-qwen2.5-vl", "tiny-llava-1.5", "tiny-llava-next")
+    name: _HERE / name for name in (DEFAULT, "tiny-llava-1.5", "tiny-llava-next")
 }
 """Name of each miniature LVLM and its `from_pretrained` folder."""
 
@@ -26,6 +29,7 @@ def model_path(name: str) -> Path:
 
 
 __all__ = [
+    "DEFAULT",
     "KINDS",
     "MODELS",
     "TOWERS",
