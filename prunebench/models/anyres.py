@@ -1,4 +1,4 @@
-"""Families whose images come as a thumbnail and crops: what a prompt shows of its images and videos."""
+"""Families whose images come as a thumbnail and crops: what their prompts show."""
 
 from __future__ import annotations
 
