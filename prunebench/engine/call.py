@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.engine.cache import checked
-from prunebench.engine.encoder import Observed, Observer, found_in
+from prunebench.engine.encoder import Observed, Observer, observed_in
 from prunebench.engine.hooks import after, before, overheard
 from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.wrappers import compiled
@@ -377,7 +377,7 @@ class Reader:
             _spread(seeds, rows),
             _spread(told.questions or [None], rows),
             sources,
-            found_in(kwargs.get("mm_encoder_outputs")),
+            observed_in(inputs.get("mm_encoder_outputs")),
             self._pieces(ids),
             _spread(self._given(), rows),
             drafts,
