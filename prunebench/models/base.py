@@ -146,6 +146,10 @@ class Family(DecoderParts, ABC):
         """
         return len(self.blocks(model)) - 1
 
+    def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
+        """All vision blocks, counted from 0, whose output anything but the next block reads."""
+        return (self.feature_block(model),)
+
     def lacks(self, signal: Signal) -> str | None:
         if signal in (Signal.CLS_ATTENTION, Signal.CLS_FEATURES) and not self.cls:
             return f"the vision encoder of {self.name} has no CLS token ({Signal.RECEIVED_ATTENTION} is the usual substitute)"

@@ -55,15 +55,26 @@ def feature_block(config: Any, depth: int) -> int:
     Where several layers are concatenated, the deepest. Raises Unsupported where no block's output
     is read.
     """
-    asked = config.vision_feature_layer
-    index = max(
-        int(one) % (depth + 1) for one in (asked if isinstance(asked, list | tuple) else [asked])
-    )
-    if index == 0:
+    layers = _feature_layers(config, depth)
+    if max(layers) == 0:
         raise Unsupported(
-            f"vision_feature_layer {asked} is the patch embedding; there is no block behind which to look"
+            f"vision_feature_layer {config.vision_feature_layer} is the patch embedding; "
+            "there is no block behind which to look"
         )
-    return index - 1
+    return max(layers) - 1
+
+
+def feature_blocks(config: Any, depth: int) -> tuple[int, ...]:
+    """All blocks whose output the projector reads, where several layers are concatenated."""
+    return tuple(layer - 1 for layer in _feature_layers(config, depth) if layer > 0)
+
+
+def _feature_layers(config: Any, depth: int) -> list[int]:
+    """The entries of the hidden states that the projector reads, counted from the embedding, 0."""
+    layers = config.vision_feature_layer
+    if not isinstance(layers, list | tuple):
+        layers = [layers]
+    return [int(layer) % (depth + 1) for layer in layers]
 
 
 def expect_encoder(config: Any, family: str, *kinds: str) -> None:

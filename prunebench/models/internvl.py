@@ -53,6 +53,9 @@ class InternVL(Family):
     def feature_block(self, model: nn.Module) -> int:
         return vit.feature_block(model.config, len(self.blocks(model)))
 
+    def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
+        return vit.feature_blocks(model.config, len(self.blocks(model)))
+
     def layouts(
         self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None
     ) -> list[Layout]:

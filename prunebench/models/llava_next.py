@@ -42,6 +42,9 @@ class LlavaNext(Family):
     def feature_block(self, model: nn.Module) -> int:
         return vit.feature_block(model.config, len(self.blocks(model)))
 
+    def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
+        return vit.feature_blocks(model.config, len(self.blocks(model)))
+
     def clip(self, model: nn.Module) -> str | None:
         return vit.clip_of(model.config)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunebench.models.arithmetic import encoder_block
 from prunebench.models.base import KNOWN_GOOD, Unsupported
@@ -48,6 +48,11 @@ class Qwen3VL(GridAdapter):
                 f"the decoder of {self.name} got no {missing[0]}; prunebench is known to work with {KNOWN_GOOD}"
             )
         return {**kwargs, **dict.fromkeys(DEEPSTACK)}, list(kwargs["deepstack_visual_embeds"] or [])
+
+    def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
+        """The last one, and those whose outputs are added to the language model's layers."""
+        vision: Any = model.config.vision_config  # type: ignore[union-attr]
+        return (*vision.deepstack_visual_indexes, self.feature_block(model))
 
     def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
         """Deepstack's mergers count with the projector: they are projectors of other blocks'
