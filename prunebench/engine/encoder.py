@@ -89,11 +89,11 @@ class Observed:
         axis = reading.axis
         patches = rows.patches[index].to(values.device)
         # a newline has no patch (-1): it reads any row, which then counts as zero
-        chosen = values.index_select(axis, patches.clamp(min=0).flatten()).float()
-        chosen = chosen.view(*values.shape[:axis], *patches.shape, *values.shape[axis + 1 :])
-        trailing = [1] * (chosen.dim() - axis - 2)
+        entries = values.index_select(axis, patches.clamp(min=0).flatten()).float()
+        entries = entries.view(*values.shape[:axis], *patches.shape, *values.shape[axis + 1 :])
+        trailing = [1] * (entries.dim() - axis - 2)
         real = (patches >= 0).view(*patches.shape, *trailing)
-        mean: Tensor = (chosen * real).mean(dim=axis + 1)
+        mean: Tensor = (entries * real).mean(dim=axis + 1)
         return mean
 
 
@@ -101,9 +101,9 @@ class Encodings(dict[str, Any]):
     """The encoder's output by modality, as a model takes it for `mm_encoder_outputs`, with what was
     read while it was made.
 
-    A dict of our own carries the observations because it is handed on as it is: `generate(**inputs)`
-    and copies of `inputs` pass this very object, which nothing in transformers rebuilds before the
-    engine has heard the call.
+    A dict of our own carries the observations because it is handed on as it is: `dict(inputs)` and
+    `generate(**inputs)` pass this very object, and the engine hears the call before transformers
+    can rebuild it.
     """
 
     def __init__(self, outputs: Mapping[str, Any], observed: Observed | None = None) -> None:
@@ -112,7 +112,7 @@ class Encodings(dict[str, Any]):
 
 
 def observed_in(encodings: Any) -> Observed | None:
-    """What was read beside encodings when `encode` made them; None for encodings of other origin."""
+    """What was read when `encode` made these encodings; None for those of other origin."""
     return encodings.observed if isinstance(encodings, Encodings) else None
 
 
@@ -219,12 +219,12 @@ class Observer:
             check_kernel(config, kernel, probes=True)
 
     def _places(self) -> tuple[set[int], set[int], set[str]]:
-        """The blocks whose attention is read, those whose output is, and the CLIPs that are asked."""
+        """The blocks whose attention is read, those whose output is, and the CLIPs' names."""
         heads: set[int] = set()
         outputs: set[int] = set()
         clips = {str(place) for signal, place in self.keys if signal in CLIP}
         for signal in self.signals - CLIP:
-            places = {int(place) for asked, place in self.keys if asked is signal}
+            places = {int(key[1]) for key in self.keys if key[0] is signal}
             if self.everywhere:
                 places = set(range(len(self.blocks)))
             if READINGS[signal].from_heads is not None:

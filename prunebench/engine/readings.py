@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -80,8 +81,7 @@ def _bounds(heads: Heads) -> Iterator[tuple[int, int | None]]:
     if heads.lengths is None or len(heads.lengths) <= 2:
         yield 0, None
         return
-    places = heads.lengths.tolist()
-    yield from zip(places[:-1], places[1:], strict=True)
+    yield from pairwise(heads.lengths.tolist())
 
 
 def _masked(logits: Tensor, mask: Tensor) -> Tensor:
