@@ -1,104 +1,106 @@
-"""The oracle for the vision encoder: all rows run through every block; dropped ones are hidden as
+"""The oracle for the vision encoder: every row runs through every block; dropped ones are hidden as
 keys from their block on, and nothing is ever sliced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from prunebench.models import family_of
 from prunebench.models.base import EncoderRows
 from prunebench.sites import Part, Site
 
+BySite = Mapping[Site, Tensor]
 
-@contextmanager
-def hidden_rows(
-    model: Any,
-    rows: Sequence[EncoderRows],
-    kept: Sequence[Mapping[Site, Tensor]],
-    merged: Sequence[Mapping[Site, Tensor]] = (),
-) -> Iterator[None]:
-    """Hide the rows of dropped tokens in the model's vision encoder; `kept` says, sample by sample,
-    which of its tokens are alive behind each site, and `merged` what the rows [n, G * D] of these
-    are from there on.
 
-    For sdpa alone, whose kernel is replaced: it gets the mask that the encoder's blocks do not take.
+class HiddenRows:
+    """Hides the rows of dropped tokens in a model's vision encoder.
+
+    `kept` says, sample by sample, which of its tokens are alive behind each site, and `merged` the
+    rows [n, G * D] that its live tokens with patches have from a site on. Works beside sdpa alone,
+    whose kernel is replaced: it gets the mask that the encoder's own blocks do not take.
     """
-    family = family_of(model)
-    blocks = family.blocks(model)
-    stock = functional.scaled_dot_product_attention
-    total = 1 + max(int(one.patches.max()) for one in rows)
-    start = cursor = length = 0
-    dead: Tensor | None = None
 
-    def dead_rows(number: int) -> Tensor:
-        """[R] rows of the batch that some token is made of, and no token that is alive."""
-        used = torch.zeros(1_000_000, dtype=torch.bool)
-        alive = torch.zeros(1_000_000, dtype=torch.bool)
-        for one, places in zip(rows, kept, strict=True):
+    def __init__(
+        self,
+        model: Any,
+        rows: Sequence[EncoderRows],
+        kept: Sequence[BySite],
+        merged: Sequence[BySite] = (),
+    ) -> None:
+        self.model, self.rows, self.kept = model, rows, kept
+        self.merged = merged or [{} for _ in rows]
+        self.stock = functional.scaled_dot_product_attention
+        self.start = 0
+        """The first row of this run of the encoder, counted through the batch."""
+        self.length = 0
+        self.cursor = 0
+        """The next row whose query the kernel will be given."""
+        self.dead: Tensor | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        family = family_of(self.model)
+        with ExitStack() as undo:
+            for number, block in enumerate(family.blocks(self.model)):
+                enter = partial(self._enter, number)
+                undo.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+                undo.callback(block.register_forward_hook(self._leave).remove)
+            encoder = family.vision(self.model)
+            undo.callback(encoder.register_forward_hook(self._finish).remove)
+            undo.callback(setattr, functional, "scaled_dot_product_attention", self.stock)
+            functional.scaled_dot_product_attention = self._attend
+            yield
+
+    def dead_rows(self, number: int) -> Tensor:
+        """[R] bool: rows of the batch that tokens are made of, and no token that enters the block."""
+        most = max(int(one.patches.max()) for one in self.rows)
+        used, alive = (torch.zeros(most + 100, dtype=torch.bool) for _ in range(2))
+        for one, places in zip(self.rows, self.kept, strict=True):
             survivors = torch.arange(len(one.patches))
-            for site, index in places.items():
+            for site in sorted(places):
                 if site.part is Part.VISION and site.layer <= number:
-                    survivors = index
-            used[one.patches[one.patches >= 0]] = True
-            chosen = one.patches[survivors]
-            alive[chosen[chosen >= 0]] = True
+                    survivors = places[site]
+            for patches, marks in ((one.patches, used), (one.patches[survivors], alive)):
+                marks[patches[patches >= 0]] = True
         return used & ~alive
 
-    def attend(query: Tensor, *args: Any, attn_mask: Any = None, **kwargs: Any) -> Tensor:
-        nonlocal cursor
-        if dead is None:
-            return stock(query, *args, attn_mask=attn_mask, **kwargs)
+    def _enter(self, number: int, _: nn.Module, args: Any, kwargs: Any) -> Any:
+        hidden = args[0]
+        self.length = hidden.shape[:-1].numel()
+        self.cursor = self.start
+        self.dead = self.dead_rows(number)
+        flat = hidden.reshape(-1, hidden.shape[-1]).clone()
+        site = Site(Part.VISION, number)
+        for one, places, values in zip(self.rows, self.kept, self.merged, strict=True):
+            if site in values:
+                patches = one.patches[places[site]]
+                patches = patches[patches[:, 0] >= 0].flatten() - self.start
+                flat[patches] = values[site].reshape(-1, flat.shape[-1])
+        return (flat.view(hidden.shape), *args[1:]), kwargs
+
+    def _leave(self, *_: Any) -> None:
+        assert self.cursor == self.start + self.length, "the kernel was given other rows"
+        self.dead = None
+
+    def _finish(self, *_: Any) -> None:
+        self.start += self.length
+
+    def _attend(self, query: Tensor, *args: Any, attn_mask: Any = None, **kwargs: Any) -> Tensor:
+        if self.dead is None:  # a layer of the language model
+            return self.stock(query, *args, attn_mask=attn_mask, **kwargs)
+        assert attn_mask is None
         batch, _, count, _ = query.shape
-        gone = dead[cursor : cursor + batch * count].view(batch, 1, 1, count)
-        cursor += batch * count
-        # a row that sees nothing is NaN; a hidden one sees itself, and nobody else does
-        visible = ~gone | torch.eye(count, dtype=torch.bool)
-        return stock(query, *args, attn_mask=visible, **kwargs)
-
-    def enter(number: int) -> Any:
-        def hook(_: Any, args: Any, kwargs: Any) -> Any:
-            nonlocal dead, cursor, length
-            assert args
-            hidden = args[0]
-            length = hidden.shape[:-1].numel()
-            dead, cursor = dead_rows(number), start
-            flat = hidden.reshape(-1, hidden.shape[-1]).clone()
-            for one, places, means in zip(rows, kept, merged, strict=False):
-                for site, values in means.items():
-                    if site == Site(Part.VISION, number):
-                        with_patches = places[site][one.patches[places[site], 0] >= 0]
-                        flat[one.patches[with_patches].flatten() - start] = values.reshape(
-                            -1, flat.shape[-1]
-                        )
-            return (flat.view(hidden.shape), *args[1:]), kwargs
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        nonlocal dead
-        assert cursor == start + length
-        dead = None
-
-    def finish(*_: Any) -> None:
-        nonlocal start
-        start += length
-
-    assert total
-    handles = [family.vision(model).register_forward_hook(finish)]
-    for number, block in enumerate(blocks):
-        handles.append(block.register_forward_pre_hook(enter(number), with_kwargs=True))
-        handles.append(block.register_forward_hook(leave))
-    functional.scaled_dot_product_attention = attend
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = stock
-        for handle in handles:
-            handle.remove()
+        end = self.cursor + batch * count
+        hidden = self.dead[self.cursor : end].view(batch, 1, 1, count)
+        self.cursor = end
+        # a row that sees nothing is NaN; a hidden one sees itself, and no other sees it
+        visible = ~hidden | torch.eye(count, dtype=torch.bool)
+        return self.stock(query, *args, attn_mask=visible, **kwargs)
