@@ -44,6 +44,13 @@ class HiddenRows:
         self.cursor = 0
         """The next row whose query the kernel will be given."""
         self.dead: Tensor | None = None
+        self.number = 0
+        self.attention: dict[int, list[Tensor]] = {}
+        """By block, [H, R] what each row receives on average from the rows of its stretch that are
+        alive, one tensor a call of the kernel.
+        """
+        self.first_rows: dict[int, list[Tensor]] = {}
+        """By block, [H, R] what the first row of each stretch, which may be a CLS token, pays."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -60,9 +67,9 @@ class HiddenRows:
             yield
 
     def dead_rows(self, number: int) -> Tensor:
-        """[R] bool: rows of the batch that tokens are made of, and no token that enters the block."""
+        """[R] bool: rows that tokens are made of, but none of the tokens that enter the block."""
         most = max(int(one.patches.max()) for one in self.rows)
-        used, alive = (torch.zeros(most + 100, dtype=torch.bool) for _ in range(2))
+        used, alive = (torch.zeros(most + 10_000, dtype=torch.bool) for _ in range(2))
         for one, places in zip(self.rows, self.kept, strict=True):
             survivors = torch.arange(len(one.patches))
             for site in sorted(places):
@@ -73,7 +80,7 @@ class HiddenRows:
         return used & ~alive
 
     def _enter(self, number: int, _: nn.Module, args: Any, kwargs: Any) -> Any:
-        hidden = args[0]
+        hidden, self.number = args[0], number
         self.length = hidden.shape[:-1].numel()
         self.cursor = self.start
         self.dead = self.dead_rows(number)
@@ -103,4 +110,14 @@ class HiddenRows:
         self.cursor = end
         # a row that sees nothing is NaN; a hidden one sees itself, and no other sees it
         visible = ~hidden | torch.eye(count, dtype=torch.bool)
+        self._note(query, args[0], hidden, kwargs["scale"])
         return self.stock(query, *args, attn_mask=visible, **kwargs)
+
+    def _note(self, query: Tensor, key: Tensor, hidden: Tensor, scale: float) -> None:
+        """Keep what the attention of this call is, over the rows that are alive."""
+        scores = (query @ key.transpose(2, 3) * scale).masked_fill(hidden, float("-inf"))
+        weights = scores.softmax(-1).nan_to_num()  # where nothing is alive, nobody attends
+        alive = (~hidden).to(weights).transpose(2, 3)
+        received = (weights * alive).sum(2) / alive.sum(2).clamp(min=1)
+        for kind, rows in ((self.attention, received), (self.first_rows, weights[:, :, 0])):
+            kind.setdefault(self.number, []).append(rows.transpose(0, 1).flatten(1))
