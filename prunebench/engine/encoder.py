@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
@@ -86,15 +87,21 @@ class Observed:
         if reading.of_tiles:
             assert rows.summaries is not None
             return values[rows.summaries.to(values.device)].float()
-        axis = reading.axis
-        patches = rows.patches[index].to(values.device)
-        # a newline has no patch (-1): it reads any row, which then counts as zero
-        entries = values.index_select(axis, patches.clamp(min=0).flatten()).float()
-        entries = entries.view(*values.shape[:axis], *patches.shape, *values.shape[axis + 1 :])
-        trailing = [1] * (entries.dim() - axis - 2)
-        real = (patches >= 0).view(*patches.shape, *trailing)
-        mean: Tensor = (entries * real).mean(dim=axis + 1)
-        return mean
+        return _means(values, reading.axis, rows.patches[index].to(values.device))
+
+
+def _means(values: Tensor, axis: int, patches: Tensor) -> Tensor:
+    """`values` with their axis of R rows replaced by one of N tokens: the mean over the rows
+    `patches` [N, G] that each was made of.
+    """
+    # a newline has no patch (-1): it reads any row, which then counts as zero
+    entries = values.index_select(axis, patches.clamp(min=0).flatten())
+    entries = entries.float().unflatten(axis, patches.shape)
+    real = patches >= 0
+    while real.dim() < entries.dim() - axis:
+        real = real[..., None]
+    mean: Tensor = (entries * real).mean(dim=axis + 1)
+    return mean
 
 
 class Encodings(dict[str, Any]):
@@ -134,6 +141,10 @@ class Survivors:
     total: int
 
 
+Piece = tuple[Survivors | None, Tensor]
+"""What one call gave, and the rows that the block at work had been given."""
+
+
 class Observer:
     """Reads signals in every pass of the vision encoder while attached.
 
@@ -150,15 +161,19 @@ class Observer:
         count: bool = True,
         everywhere: bool = False,
     ) -> None:
-        self.family, self.model, self.count = family, model, count
+        self.family = family
+        self.model = model
+        self.count = count
+        self.everywhere = everywhere
         self.blocks = list(family.blocks(model))
-        self.signals, self.everywhere = frozenset(wants), everywhere
         self.keys: list[Key] = []
+        """What is read."""
         for signal, places in wants.items():
             self.keys += [(signal, place) for place in places]
         self.survivors: Survivors | None = None
         """Which rows the block at work has been given; None for all of the pass."""
         self._kernels: list[tuple[Any, str]] = []
+        """Every configuration of the encoder's attention, and the kernel that it named."""
         self.reset()
 
     def ask(self, keys: Sequence[Key]) -> None:
@@ -167,7 +182,7 @@ class Observer:
 
     def reset(self) -> None:
         """Forget what was read: another batch is about to be encoded."""
-        self._parts: dict[Key, list[tuple[Survivors | None, Tensor]]] = {}
+        self._parts: dict[Key, list[Piece]] = {}
         self._spent = Observed()
         self.survivors = None
 
@@ -222,15 +237,16 @@ class Observer:
         """The blocks whose attention is read, those whose output is, and the CLIPs' names."""
         heads: set[int] = set()
         outputs: set[int] = set()
-        clips = {str(place) for signal, place in self.keys if signal in CLIP}
-        for signal in self.signals - CLIP:
-            places = {int(key[1]) for key in self.keys if key[0] is signal}
-            if self.everywhere:
-                places = set(range(len(self.blocks)))
-            if READINGS[signal].from_heads is not None:
-                heads |= places
+        clips: set[str] = set()
+        for signal, place in self.keys:
+            if signal in CLIP:
+                clips.add(str(place))
+                continue
+            blocks = range(len(self.blocks)) if self.everywhere else [int(place)]
+            if READINGS[signal].from_heads is None:
+                outputs.update(blocks)
             else:
-                outputs |= places
+                heads.update(blocks)
         return heads, outputs, clips
 
     def _attention(self, number: int) -> nn.Module:
@@ -251,7 +267,8 @@ class Observer:
         seconds = perf_counter() - start
         spent = flops.get_total_flops() if flops is not None else 0
         for key in self.keys:
-            if key[1] == name:
+            _, source = key
+            if source == name:
                 self._note(key, rows)
                 self._spent.charge(key, seconds, spent)
 
@@ -292,18 +309,21 @@ def vision_configs(family: Family, modules: Sequence[nn.Module]) -> list[Any]:
     return list(configs.values())
 
 
-def _joined(pieces: Sequence[tuple[Survivors | None, Tensor]], axis: int) -> Tensor:
-    """What several calls gave, one behind the other along the axis of the rows, with zeros in the
-    places of rows that had left.
-    """
-    passes = []
-    for survivors, group in groupby(pieces, key=lambda piece: piece[0]):
+def _joined(pieces: Sequence[Piece], axis: int) -> Tensor:
+    """What several calls gave, one behind the other along the axis of the rows."""
+    runs = []
+    for survivors, group in groupby(pieces, key=itemgetter(0)):
         values = torch.cat([value for _, value in group], dim=axis)
         # a block hands out all rows again where others than the next block read its output
         if survivors is not None and values.shape[axis] != survivors.total:
-            shape = list(values.shape)
-            shape[axis] = survivors.total
-            full = values.new_zeros(shape)
-            values = full.index_copy(axis, survivors.rows.to(values.device), values)
-        passes.append(values)
-    return torch.cat(passes, dim=axis)
+            values = _in_place(values, axis, survivors)
+        runs.append(values)
+    return torch.cat(runs, dim=axis)
+
+
+def _in_place(values: Tensor, axis: int, survivors: Survivors) -> Tensor:
+    """`values` with the survivors' rows in their places and zeros where others had left."""
+    shape = list(values.shape)
+    shape[axis] = survivors.total
+    zeros = values.new_zeros(shape)
+    return zeros.index_copy(axis, survivors.rows.to(values.device), values)
