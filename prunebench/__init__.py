@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.registry import build, register
     from prunebench.select import fill, pooled, require_finite, share, top, windows
+    from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, late_layer, llm, vision
-    from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
+    from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.words import FUNCTION_WORDS
 
@@ -25,7 +26,8 @@ _HOMES = {
     "registry": ("build", "register"),
     "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
     "sites": ("INPUT", "PIXELS", "Site", "late_layer", "llm", "vision"),
-    "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
+    "signals": ("Signal",),
+    "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
 }

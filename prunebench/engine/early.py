@@ -1,19 +1,19 @@
-"""Early: what a method does to one batch inside the vision encoder, before the decoder is called."""
+"""Early: what a method does inside the vision encoder, before the decoder is called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunebench.budget import Stage
+from prunebench.engine.ask import Question, ask
 from prunebench.engine.call import Call
-from prunebench.engine.checks import answered, planned
-from prunebench.engine.encoder import Key, Observer
+from prunebench.engine.checks import planned
+from prunebench.engine.encoder import Key, Observed, Observer
 from prunebench.engine.finite import Finite
 from prunebench.engine.reading import Offer, Reading
 from prunebench.engine.ready import Blocks
@@ -98,6 +98,8 @@ class EarlyStages:
         self.finite.forget()
         if self.observer is not None:
             self.observer.ask(self._keys(passengers))
+        memos: list[dict[str, Any]] = [{} for _ in passengers]
+        self.reading = Reading(setup, call, Observed(), memos)
         return passengers
 
     def _choose(self, candidates: Candidates) -> tuple[Tensor, Tensor | None]:
@@ -112,7 +114,8 @@ class EarlyStages:
         live = LiveTokens(index, index, index, torch.empty(0, dtype=torch.bool))
         offer = Offer(number, stage, live)
         tokens = self.reading.tokens(offer, features, signals)
-        return ask(self.setup.ready, self.trace, self.finite, offer, features, tokens)
+        question = Question(number, stage, tokens, features, index)
+        return ask(self.setup.ready, question, self.trace, self.finite)
 
     # ---- what is read in the encoder -------------------------------------------------------------
 

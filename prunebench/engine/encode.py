@@ -14,7 +14,7 @@ from torch import nn
 from prunebench.engine.encoder import Encodings, Observer
 from prunebench.engine.ready import Ready, make_ready, union
 from prunebench.models import family_of
-from prunebench.models.base import Family
+from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import Pruner
 
 
@@ -34,6 +34,11 @@ def encode(
     if not getattr(parts, "_supports_mm_encoder_outputs", lambda: False)():
         return dict(inputs)
     methods = [_ready(family, model, pruner) for pruner in pruners]
+    for method in methods:
+        if method.inside_encoder():
+            raise Unsupported(
+                f"{method.name} prunes inside the vision encoder: give its images as they are"
+            )
     rest = {name: value for name, value in inputs.items() if name not in family.vision_inputs}
     encodings = _encodings(family, model, inputs, methods)
     return {**rest, "mm_encoder_outputs": encodings} if encodings else rest

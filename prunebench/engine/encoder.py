@@ -33,7 +33,7 @@ from prunebench.engine.hooks import Hook, before
 from prunebench.engine.readings import READINGS
 from prunebench.engine.stream import EngineError
 from prunebench.models.base import EncoderRows, Family, Unsupported
-from prunebench.tokens import CLIP, Signal
+from prunebench.signals import CLIP, Signal
 
 Key = tuple[Signal, int | str]
 """A signal and the block it is read in, or the CLIP."""

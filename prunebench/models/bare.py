@@ -9,7 +9,8 @@ from torch import nn
 
 from prunebench.models.base import EncoderRows, Family, Originals, Unsupported
 from prunebench.pruner import Facts
-from prunebench.tokens import CLIP, ENCODER, Layout, Signal
+from prunebench.signals import CLIP, ENCODER, Signal
+from prunebench.tokens import Layout
 
 REASON = "a decoder by itself has no vision encoder"
 

@@ -38,6 +38,7 @@ COUNTED = (
     "run/samples.py",
     "run/summary.py",
     "select.py",
+    "signals.py",
     "sites.py",
     "study/interval.py",
     "tokens.py",

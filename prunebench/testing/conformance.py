@@ -22,9 +22,10 @@ from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError, Stage, alive, cached, spent
 from prunebench.contract import Breach, walk
 from prunebench.pruner import Pruner
+from prunebench.signals import CLIP, GIVEN, NotShown
 from prunebench.sites import PIXELS, Part, Site
 from prunebench.testing.samples import QUESTION, facts, random_model, tokens
-from prunebench.tokens import CLIP, GIVEN, Keep, Signal, VisualTokens
+from prunebench.tokens import Keep, Signal, VisualTokens
 from prunebench.trained import RANDOM, Trained
 
 BUDGETS = (Budget(1.0), Budget(0.5), Budget(0.25), Budget(5), Budget(0.5, "kv"))
@@ -276,8 +277,8 @@ def _contract(pruner: Pruner, dtype: torch.dtype) -> str:
 def _signals(pruner: Pruner) -> str:
     try:
         _contract(pruner, torch.float32)
-    except AttributeError as error:
-        _expect("was not asked for" not in str(error), str(error))
+    except NotShown as error:
+        raise _Fault(str(error)) from error
     except Exception:  # told by the checks before
         pass
     return ", ".join(sorted(pruner.needs)) or "none"

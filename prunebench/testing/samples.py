@@ -5,14 +5,16 @@ checks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunebench.pruner import Facts
+from prunebench.signals import Signal, Sizes
 from prunebench.sites import INPUT, Site
-from prunebench.tokens import ENCODER, Layout, Signal, Tile, VisualTokens
+from prunebench.tokens import Layout, Tile, VisualTokens
 
 QUESTION = "what digit is on that red square?"
 HEADS, ENCODER_WIDTH, CLIP_WIDTH = 4, 12, 10
@@ -62,54 +64,33 @@ def tokens(
             for i, kind in enumerate(kinds)
         )
     )
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw)
-
-    count, heads, text = len(layout), HEADS, 7
-    features = normal(count, dim)  # first: the same whatever is asked for
-    paid = (2 * normal(heads, text, count + text)).softmax(dim=-1)[..., :count]
-    signals = {
-        Signal.LAST_QUERY_ATTENTION: paid[:, -1],
-        Signal.NEXT_QUERY_ATTENTION: (2 * normal(heads, count + text)).softmax(dim=-1)[:, :count],
-        Signal.TEXT_ATTENTION: paid,
-        Signal.KEYS: normal(heads // 2, count, 8),
-        Signal.TEXT_FEATURES: normal(text, dim),
-        Signal.PROBE_LOGITS: 2 * normal(heads, count),
-        Signal.PROBE_LOG_ATTENTION: normal(heads, count + text).log_softmax(dim=-1)[:, :count],
-        Signal.CLIP_TEXT: normal(texts, CLIP_WIDTH),
-        Signal.CLIP_TILES: normal(tiles, CLIP_WIDTH),
-        Signal.CLIP_PATCHES: normal(count, CLIP_WIDTH),
-    }
-    depth = {signal: (blocks or {}).get(signal, 1) for signal in ENCODER & needs}
-    shapes = {
-        Signal.CLS_ATTENTION: (heads, count),
-        Signal.RECEIVED_ATTENTION: (heads, count),
-        Signal.ENCODER_FEATURES: (count, ENCODER_WIDTH),
-        Signal.ENCODER_KEYS: (heads, count, 8),
-        Signal.CLS_FEATURES: (tiles, ENCODER_WIDTH),
-    }
-    for signal in sorted(depth):
-        made = normal(depth[signal], *shapes[signal])
-        signals[signal] = made.softmax(dim=-1) if "attention" in signal else made
-    pixels = torch.randint(
-        256, (tiles, 1, 8 * rows, 8 * columns, 3), generator=draw, dtype=torch.uint8
+    sizes = Sizes(
+        tokens=len(layout),
+        tiles=tiles,
+        images=1 if one else tiles,
+        image=(1, 8 * rows, 8 * columns, 3),
+        width=dim,
+        heads=HEADS,
+        encoder_width=ENCODER_WIDTH,
+        clip_width=CLIP_WIDTH,
+        texts=texts,
+        question=QUESTION,
+        seed=seed,
     )
-    given: dict[Signal, Any] = {
-        Signal.TEXT_PIECES: tuple(QUESTION.split()),
-        Signal.PICTURES: tuple(pixels[:1] if one else pixels),
-        Signal.MASKS: tuple((pixels[:1] if one else pixels)[:, 0, ..., :2].movedim(-1, 1) > 150),
-    }
-    needs = needs - {Signal.TILES}
+    signals: dict[Signal, Any] = {}
+    for signal in sorted(needs - {Signal.TILES}):
+        depth = (blocks or {}).get(signal, 1)
+        value = signal.row.example(replace(sizes, blocks=depth))
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        signals[signal] = value.to(dtype) if floating else value
     return VisualTokens(
-        features=features.to(dtype),
+        features=sizes.normal("features", len(layout), dim).to(dtype),
         layout=layout,
-        index=torch.arange(count),
+        index=torch.arange(len(layout)),
         site=site,
         question=QUESTION,
         seed=seed,
-        signals={s: given[s] if s in given else signals[s].to(dtype) for s in sorted(needs)},
+        signals=signals,
     )
 
 

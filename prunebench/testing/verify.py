@@ -21,7 +21,8 @@ from prunebench.contract import Step, walk
 from prunebench.engine.attention import Heads
 from prunebench.identity import source_digest
 from prunebench.pruner import Pruner
-from prunebench.tokens import PROBE, Keep, Layout, Signal, Tile, VisualTokens
+from prunebench.signals import PROBE
+from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
 
 FORMAT = "visual-token-pruning-golden/1"
 PROBE_QUERY, PROBE_KEYS = "glimpse_query", "glimpse_keys"
