@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunebench.budget import Stage
 from prunebench.engine.ask import Question, ask
 from prunebench.engine.call import Call
 from prunebench.engine.checks import planned
@@ -21,7 +20,7 @@ from prunebench.engine.setup import Early, Setup
 from prunebench.engine.stream import EngineError, LiveTokens
 from prunebench.engine.tower import Candidates, Passenger, Tower
 from prunebench.engine.trace import SampleTrace, Trace
-from prunebench.pruner import Pruner, contained
+from prunebench.pruner import contained
 from prunebench.signals import CLIP, Signal
 from prunebench.sites import Part, Site
 
@@ -168,12 +167,3 @@ def encoded_before(name: str, site: Site) -> EngineError:
         f"{name} prunes at {site}, inside the vision encoder, which ran before prune(...): "
         "give the images as they are, not their encodings"
     )
-
-
-def inside_encoder(pruner: Pruner, plan: tuple[Stage, ...] | None = None) -> bool:
-    """Whether a method prunes inside the vision encoder: where the caller's plan says so, or else
-    where its site is.
-    """
-    if plan is not None:
-        return any(stage.site.part is Part.VISION for stage in plan)
-    return pruner.site().part is Part.VISION
