@@ -21,7 +21,7 @@ from prunebench.run import options, plain
 from prunebench.run.cell import Cell, Variant, slug
 from prunebench.run.names import check_label, check_path, expanded
 from prunebench.run.plain import PlainError, short, short_key
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, Kind
 
 CONTROLS = (BASELINE, "random", "uniform", "pool", "resize")
 """Methods every study holds, so that any other is seen beside the cheapest things that could be
@@ -155,7 +155,10 @@ class Grid:
         budgets = [Budget.parse(text) for text in self.budgets]
         variants = self.variants()
         cells = []
-        for kind, over in (("quality", tasks), ("cost", tasks[:1] if self.cost.enabled else [])):
+        passes: list[tuple[Kind, Sequence[str]]] = [("quality", tasks)]
+        if self.cost.enabled:
+            passes.append(("cost", tasks[:1]))
+        for kind, over in passes:
             for task in over:
                 for variant in variants:
                     for budget in [None] if variant.name == BASELINE else budgets:
