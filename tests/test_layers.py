@@ -38,7 +38,7 @@ MAY: dict[str, set[str]] = {
     "learning": BORDER,
     "models": TRUNK | {"testbed"},
     "engine": TRUNK | {"models", "testbed"},
-    "measure": TRUNK | {"models", "engine"},
+    "measure": TRUNK | {"models", "engine", "study"},
     "study": BORDER,
     "report": {"study"} | BORDER,
     "benchmarks": TRUNK,

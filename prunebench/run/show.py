@@ -22,10 +22,11 @@ from prunebench.run.cell import Cell
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
 from prunebench.run.quality import on_pixels
-from prunebench.run.question import DEFAULT_MODEL, DEFAULT_TASK
+from prunebench.run.question import DEFAULT_TASK
 from prunebench.run.samples import Samples, prepared, seed_of
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.study.record import BASELINE
+from prunebench.testbed import DEFAULT as DEFAULT_MODEL
 from prunebench.tokens import Layout, Tile
 
 NEW_TOKENS = 16
