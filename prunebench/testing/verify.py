@@ -1,4 +1,6 @@
-"""Verify: run pruners on vectors from official code, through their public interface, and compare."""
+"""Verify: run pruners on vectors from official code, through their public interface, and compare
+what they answer.
+"""
 
 from __future__ import annotations
 
