@@ -26,6 +26,7 @@ COUNTED = (
     "border/weights.py",
     "budget.py",
     "contract.py",
+    "depth.py",
     "engine",
     "measure",
     "models",
