@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.registry import build, register
     from prunebench.select import fill, pooled, require_finite, share, top, windows
+    from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
-    from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
+    from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.words import FUNCTION_WORDS
 
@@ -24,8 +25,9 @@ _HOMES = {
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "registry": ("build", "register"),
     "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
+    "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
-    "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
+    "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
 }

@@ -31,7 +31,7 @@ from prunebench.engine.hooks import Hook, before
 from prunebench.engine.ready import Ready, union
 from prunebench.engine.stream import EngineError
 from prunebench.models.base import EncoderRows, Family, Unsupported
-from prunebench.tokens import CLIP, Signal
+from prunebench.signals import CLIP, Signal
 
 HIDDEN = (Signal.ENCODER_FEATURES, Signal.CLS_FEATURES)
 """Signals that are rows of a block's output."""
@@ -112,11 +112,12 @@ class Observer:
             (signal, block) for signal, blocks in wants.items() for block in blocks
         ]
         self._kernels: list[tuple[Any, str]] = []
-        self.reset()
+        self._parts: dict[Key, list[Tensor]] = {}
+        self._spent = Observed()
 
     def reset(self) -> None:
         """Forget what was read: another batch is about to be encoded."""
-        self._parts: dict[Key, list[Tensor]] = {}
+        self._parts = {}
         self._spent = Observed()
 
     def read(self) -> Observed | None:

@@ -10,14 +10,11 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from prunebench.border.text import one_line
-from prunebench.engine.checks import refusal
 from prunebench.models.base import DecoderParts, Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained
 from prunebench.registry import build, name_of
-from prunebench.tokens import CLIP, ENCODER, Signal
-
-SEEN = ENCODER | (CLIP - {Signal.CLIP_TEXT})
-"""Signals that exist once the vision encoder has run."""
+from prunebench.signals import CLIP, SEEN, Signal
+from prunebench.sites import Part
 
 Blocks = tuple[int | str, ...]
 """Encoder blocks counted from 0, or the name of a CLIP."""
@@ -88,6 +85,32 @@ def make_ready(
     for signal in sorted(asked & SEEN):
         reads[signal] = (str(clip),) if signal in CLIP else _blocks(parts, model, prepared, signal)
     return Ready(prepared, reads, clip)
+
+
+def refusal(
+    pruner: Pruner, parts: DecoderParts, known: frozenset[Signal] = frozenset()
+) -> str | None:
+    """Why a family cannot serve a method, whatever the budget; None where it can. Signals that are
+    `known` need no family.
+    """
+    name = name_of(pruner)
+    with contained(name, "needs"):
+        needs = pruner.needs
+    for signal in (
+        Signal
+    ):  # in the order of their declaration, so that the reason does not depend on spelling
+        if signal not in needs or signal in known:
+            continue
+        reason = parts.lacks(signal)
+        if reason is not None:
+            return f"{name} needs {signal}; {reason}"
+    with contained(name, "site"):
+        part = pruner.site().part
+    if part is Part.VISION:
+        return f"{name} prunes at {pruner.site()}, inside the vision encoder, which no engine seam serves yet"
+    if part is Part.PIXELS and not getattr(parts, "resizes", False):
+        return f"{name} shrinks the image, and {getattr(parts, 'name', 'this model')} scales every image to its own resolution"
+    return None
 
 
 def union(methods: Sequence[Ready]) -> dict[Signal, Blocks]:

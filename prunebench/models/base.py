@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from prunebench.pruner import Facts
 from prunebench.pruner import Unsupported as Unsupported  # most who need a family need it
-from prunebench.tokens import CLIP, ENCODER, Layout, Signal
+from prunebench.signals import CLIP, ENCODER, Signal
+from prunebench.tokens import Layout
 
 KNOWN_GOOD = "transformers 5.6 to 5.23"
 """Before 5.6 the temporal positions of Qwen2.5-VL's images are wrong wherever text stands before

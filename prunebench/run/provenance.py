@@ -39,6 +39,7 @@ COUNTED = (
     "run/samples.py",
     "run/summary.py",
     "select.py",
+    "signals.py",
     "sites.py",
     "study/interval.py",
     "tokens.py",

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from prunebench import registry
 from prunebench.budget import Budget, Stage, alive, cached, spent
 from prunebench.pruner import Pruner
+from prunebench.signals import Signal
 from prunebench.sites import PIXELS, Part, Site
 from prunebench.testing.candidate import BUDGETS, DEPTHS, Candidate, expect, plans
 from prunebench.testing.samples import facts
-from prunebench.tokens import Signal
 
 HALF = 0.5 + 1e-6
 """By how many tokens a plan may miss its budget: counts are whole."""
