@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 BORDER = {"border"}
 TRUNK = {
     "words",
+    "depth",
     "sites",
     "budget",
     "signals",
@@ -27,6 +28,7 @@ TRUNK = {
 MAY: dict[str, set[str]] = {
     "border": set(),
     "words": set(),
+    "depth": set(),
     "sites": set(),
     "budget": {"sites"},
     "signals": {"sites"},
