@@ -1,4 +1,4 @@
-"""Progress: what a sweep tells whoever watches it, and the bar that the command line draws of it."""
+"""Progress: what a sweep tells whoever watches it, and the bar that a terminal shows of it."""
 
 from __future__ import annotations
 
@@ -110,8 +110,11 @@ class Bar:
     def working(self, what: str) -> None:
         """Show what the next answers are about, and which cells failed so far."""
         self.check()
-        failed = f" ({self.cells_failed} cells failed)" if self.cells_failed else ""
-        self.bar.update(self.task, description=one_line(what) + failed)
+        description = one_line(what)
+        if self.cells_failed:
+            noun = "cell" if self.cells_failed == 1 else "cells"
+            description += f", {self.cells_failed} {noun} failed"
+        self.bar.update(self.task, description=description)
 
     def advance(self, answers: int) -> None:
         """Count answers, and say how fast they come."""
