@@ -140,8 +140,7 @@ class Groups:
 
 def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
     """All rows of one model."""
-    tasks = sorted({cell.task for cell in cells if cell.kind == "quality"})
-    tasks = tasks or sorted({cell.task for cell in cells})
+    tasks = _tasks(cells)
     first_cells: dict[Key, StoredCell] = {}
     for cell in cells:
         first_cells.setdefault(_key(cell), cell)
@@ -150,9 +149,17 @@ def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
         groups = [_group(key, task, tasks, cells) for task in tasks]
         for group in groups:
             if group.cells or group.cost:
-                yield about | {"task": group.task} | _row(Groups((group,)), warn)
+                numbers = _row(Groups((group,)), warn)
+                yield {**about, "task": group.task, **numbers}
         if len(tasks) > 1:
-            yield about | {"task": ALL} | _row(Groups(tuple(groups)), warn)
+            numbers = _row(Groups(tuple(groups)), warn)
+            yield {**about, "task": ALL, **numbers}
+
+
+def _tasks(cells: Sequence[StoredCell]) -> list[str]:
+    """The tasks of quality cells; those of cost where there is nothing else."""
+    quality = {cell.task for cell in cells if cell.kind == "quality"}
+    return sorted(quality or {cell.task for cell in cells})
 
 
 def _key(cell: StoredCell) -> Key:
@@ -199,8 +206,9 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
 def _row(groups: Groups, warn: Warn) -> Row:
     """The columns of one row behind its task, a group of columns at a time."""
     method = groups.cells[0].method if groups.cells else BASELINE
+    seeds = {cell.seed for cell in groups.cells}
     notes: list[str] = []
-    row: Row = {"seeds": len({cell.seed for cell in groups.cells})}
+    row: Row = {"seeds": len(seeds)}
     row |= _accuracy(groups, warn)
     baseline = groups.each(partial(Group.against_baseline, warn=warn))
     row |= _relative(groups, baseline)
@@ -211,8 +219,10 @@ def _row(groups: Groups, warn: Warn) -> Row:
         if control is not None:
             row |= _against_random(groups, control, warn, notes)
     for column, board in on_board():
-        row |= FOLDS[board.fold](groups, column, board)
-    return row | _status(groups, notes) | _origin(groups)
+        fold_number = FOLDS[board.fold]
+        row |= fold_number(groups, column, board)
+    row |= _status(groups, notes)
+    return row | _origin(groups)
 
 
 # ---- accuracy ------------------------------------------------------------------------------------
