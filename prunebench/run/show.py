@@ -24,27 +24,9 @@ from prunebench.run.cell import Cell
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
 from prunebench.run.samples import Samples, seed_of
+from prunebench.run.view import View
 from prunebench.study.record import BASELINE
 from prunebench.tokens import Layout, Tile
-
-
-@dataclass
-class View:
-    """What to draw: one `method`, or several with commas between, on an `image` file or sample
-    number `sample` of `task`.
-    """
-
-    model: str = models.DEFAULT
-    method: str = "random"
-    budget: str = "0.5"
-    image: str | None = None
-    question: str = ""
-    task: str = "scenes_mixed"
-    sample: int = 0
-    out: str = "show.png"
-    seed: int = 0
-    max_image_pixels: int = images.MAX_PIXELS
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
