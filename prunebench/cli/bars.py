@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -18,8 +19,8 @@ from rich.progress import (
 
 from prunebench.border.text import one_line
 
-FAILURES = ("failed", "oom")
-"""Statuses of cells that count as failed."""
+FAILED = ("failed", "oom")
+"""Statuses of cells that went wrong."""
 
 
 def make_bar(console: Console) -> Progress:
@@ -28,6 +29,8 @@ def make_bar(console: Console) -> Progress:
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -47,37 +50,37 @@ def training_bar(steps: int) -> Iterator[Callable[[int, int, Mapping[str, float]
     """A function of step, steps and figures that shows them: in the bar, or as a line each time."""
     console = Console(stderr=True)
     with make_bar(console) as bar:
-        task = bar.add_task(f"step 0/{steps}", total=steps)
+        task = bar.add_task("training", total=steps, rate="")
 
         def show(step: int, steps: int, figures: Mapping[str, float]) -> None:
-            words = [f"{name} {value:.3f}" for name, value in figures.items()]
-            line = " ".join([f"step {step}/{steps}", *words])
-            bar.update(task, completed=step, description=line)
+            text = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            bar.update(task, completed=step, description=text)
             if not console.is_terminal:
-                print_line(console, line)
+                print_line(console, f"step {step}/{steps} {text}")
 
         yield show
 
 
 class SweepBar:
-    """A sweep's cells done, running and failed, and the time left; off a terminal a line a cell.
+    """On a terminal a line that says what is going on, how many answers there are and how fast they
+    come; elsewhere a line a cell, and one a tenth of the way.
 
-    `check` is called all the time; it raises where a signal came that a library swallowed.
+    Cells that share encodings are finished together, at the end: it is answers that are counted.
+    `check` is called at every step, and may raise to end the sweep.
     """
 
-    def __init__(self, console: Console, check: Callable[[], None]) -> None:
+    def __init__(self, console: Console, check: Callable[[], None] = lambda: None) -> None:
         self.console = console
         self.check = check
         self.live = console.is_terminal
         self.bar = make_bar(console)
-        self.task = self.bar.add_task("starting", total=None)
+        self.task = self.bar.add_task("starting", total=None, rate="")
         self.cells = 0
-        self.finished_cells = 0
-        self.failed_cells = 0
-        self.running_cells = 0
-        self.tenths = 0  # of the work, those that were reported
+        self.cells_finished = 0
+        self.cells_failed = 0
+        self.tenth = 0  # of the answers, those that were reported
 
-    def __enter__(self) -> SweepBar:
+    def __enter__(self) -> Self:
         self.bar.start()
         return self
 
@@ -85,55 +88,53 @@ class SweepBar:
         self.bar.stop()
 
     def doing(self, what: str) -> None:
-        """A step outside the cells begins: loading a model, a task."""
+        """Show a step outside the cells."""
         self.check()
         self.bar.update(self.task, description=one_line(what))
         if not self.live:
             print_line(self.console, what)
 
-    def begin(self, cells: int, done: int, units: int) -> None:
-        """Of `cells` cells, `done` are there already, and `units` of work remain."""
-        self.cells = cells
-        self.finished_cells = done
-        self.bar.reset(self.task, total=units)
-        self._describe()
+    def begin(self, cells: int, finished: int, answers: int) -> None:
+        """Start to count answers."""
+        self.cells, self.cells_finished = cells, finished
+        self.bar.reset(self.task, total=answers, rate="")
         if not self.live:
-            work = f"{units} calls of generate to go"
-            print_line(self.console, f"{cells} cells, {done} of them done before, {work}")
+            work = f"{answers} calls of generate to go"
+            print_line(self.console, f"{cells} cells, {finished} of them done before, {work}")
 
-    def running(self, cells: int) -> None:
-        """So many cells are at work now."""
-        self.running_cells = cells
-        self._describe()
-
-    def advance(self, units: int) -> None:
-        """Work was done, or need not be done any more."""
+    def working(self, what: str) -> None:
+        """Show what the next answers are about, and which cells failed so far."""
         self.check()
-        self.bar.advance(self.task, units)
+        description = one_line(what)
+        if self.cells_failed:
+            noun = "cell" if self.cells_failed == 1 else "cells"
+            description += f", {self.cells_failed} {noun} failed"
+        self.bar.update(self.task, description=description)
+
+    def advance(self, answers: int) -> None:
+        """Count answers, and say how fast they come."""
+        self.check()
+        self.bar.advance(self.task, answers)
         task: Any = self.bar.tasks[0]
-        tenths = int(10 * task.completed / task.total) if task.total else 0
-        if not self.live and tenths > self.tenths:
-            self.tenths = tenths
-            work = f"{task.completed:.0f} of {task.total:.0f} calls"
-            print_line(self.console, f"{10 * tenths} %: {work}")
+        if task.speed:
+            self.bar.update(self.task, rate=f"{task.speed:.2g} answers/s")
+        tenth = int(10 * task.completed / task.total) if task.total else 0
+        if not self.live and tenth > self.tenth:
+            self.tenth = tenth
+            print_line(
+                self.console, f"{10 * tenth} %: {task.completed:.0f} of {task.total:.0f} calls"
+            )
 
     def finished(self, cell: str, status: str, reason: str) -> None:
-        """A cell is written."""
-        failed = status in FAILURES
-        self.finished_cells += 1
-        self.running_cells -= 1
-        self.failed_cells += failed
-        self._describe()
+        """Say what became of a cell; on a terminal, where it failed."""
+        self.cells_finished += 1
+        failed = status in FAILED
+        self.cells_failed += failed
+        first_line = reason.strip().partition("\n")[0]
         if failed or not self.live:
-            first_line = reason.strip().partition("\n")[0]
-            place = f"[{self.finished_cells}/{self.cells}]"
+            place = f"[{self.cells_finished}/{self.cells}]"
             print_line(self.console, f"{place} {cell} {status} {first_line}".rstrip())
 
     def note(self, text: str) -> None:
-        """Something that the user should know."""
+        """Say something that the user should know."""
         print_line(self.console, f"note: {text}")
-
-    def _describe(self) -> None:
-        counts = f"{self.running_cells} running, {self.failed_cells} failed"
-        text = f"cells: {self.finished_cells} of {self.cells} done, {counts}"
-        self.bar.update(self.task, description=text)

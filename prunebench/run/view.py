@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prunebench.border import images
 from prunebench.run.keys import key
-from prunebench.testbed import DEFAULT as DEFAULT_MODEL
+from prunebench.run.question import DEFAULT_MODEL, DEFAULT_TASK
 
 
 @dataclass
@@ -24,7 +24,7 @@ class View:
     question: str = key(
         "", "What is asked about the image file.", "question='What is on the table?'"
     )
-    task: str = key("scenes_mixed", "The task that the sample is of.", "task=scenes_fine")
+    task: str = key(DEFAULT_TASK, "The task that the sample is of.", "task=scenes_fine")
     sample: int = key(0, "The sample's number in the task.", "sample=3")
     out: str = key("show.png", "The file to draw into.", "out=kept.png")
     seed: int = key(0, "The number that whatever is random starts from.", "seed=1")

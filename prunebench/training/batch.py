@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunebench.models import Loaded
 from prunebench.models.base import Originals
-from prunebench.run import samples
+from prunebench.models.inputs import process
 from prunebench.select import pooled
 from prunebench.tokens import Layout
 from prunebench.training.lesson import Lesson
@@ -28,7 +28,7 @@ def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> dict[str, Any]:
         image = {"type": "image", "url": lesson.image}
         text = {"type": "text", "text": lesson.question}
         messages.append([{"role": "user", "content": [image, text]}])
-    return samples.process(loaded, messages)
+    return process(loaded, messages)
 
 
 def layouts_of(loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson]) -> list[Layout]:
