@@ -12,9 +12,6 @@ from prunebench.cli.completion import completed_by, files
 from prunebench.cli.ending import FAILED
 from prunebench.cli.parser import Commands, add_command
 
-VECTORS = Path("tests/golden")
-"""Where a checkout has the vectors from official code."""
-
 
 def add_commands(commands: Commands) -> None:
     """Add them to the parser."""
@@ -46,9 +43,14 @@ def add_commands(commands: Commands) -> None:
         "folder",
         type=Path,
         nargs="?",
-        default=VECTORS,
         metavar="FOLDER",
-        help=f"where the vectors lie; left out, {VECTORS}",
+        help="where the vectors lie; left out, the checkout's own",
+    )
+    parser.add_argument(
+        "--translators",
+        type=Path,
+        metavar="FOLDER",
+        help="METHOD.py files that translate them; left out, the checkout's own",
     )
     parser.add_argument("--json", action="store_true", help="every comparison, as data")
     parser.add_argument(
@@ -78,11 +80,12 @@ def new(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Print where a method differs from its vectors, and how many agree."""
+    from prunebench.testing import verified
     from prunebench.testing import verify as verifying
 
-    comparisons = verifying.verify(arguments.folder)
+    comparisons = verifying.verify(arguments.folder, translators=arguments.translators)
     if arguments.record:
-        verifying.write_verified(comparisons)
+        verified.write_verified(comparisons)
     if arguments.json:
         print(json.dumps([asdict(comparison) for comparison in comparisons], indent=2))
     else:

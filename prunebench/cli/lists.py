@@ -104,14 +104,14 @@ def method_rows() -> list[Row]:
 def method_row(name: str) -> Row:
     """What is known of a method, and its settings with their defaults."""
     from prunebench import registry
-    from prunebench.testing import verify
+    from prunebench.testing import verified
 
     method = registry.get(name)
     card = registry.card(method)
     settings = [f"{key}={value}" for key, value in registry.settings(method()).items()]
     return {
         "name": name,
-        "status": verify.status(name),
+        "status": verified.status(name),
         "settings": ", ".join(settings),
         "paper": card.paper,
         "code": card.code,

@@ -14,7 +14,7 @@ from prunebench import registry
 from prunebench.benchmarks import Benchmark, Request, expand, load_task
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
-from prunebench.models.inputs import images_of
+from prunebench.models.inputs import image_parts
 from prunebench.run import grid as grids
 from prunebench.run import options
 from prunebench.run.backend import Answer, Conditions, Encoded, Setup
@@ -108,7 +108,7 @@ def _panel(backend: TransformersBackend, view: View, cell: Cell, full: Samples) 
     conditions = Conditions(budget, cell.variant.positions, seeds)
     encoded = Encoded(samples, samples.inputs)  # one method only, so nothing is shared
     answer = backend.answer(encoded, backend.ready(pruner), conditions)
-    image = images_of(samples.messages[0])[0]["url"]
+    image = image_parts(samples.messages[0])[0]["url"]
     stages, captions = _stages(answer, samples, resized=samples is not full)
     return _Panel(image, stages, captions, answer.texts[0].strip())
 

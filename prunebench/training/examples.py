@@ -20,8 +20,9 @@ from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner
+from prunebench.signals import PROBE
 from prunebench.sites import INPUT, Site
-from prunebench.tokens import PROBE, Keep, Signal, VisualTokens
+from prunebench.tokens import Keep, Signal, VisualTokens
 from prunebench.trained import Example, Trained
 from prunebench.training.batch import (
     IGNORED,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from prunebench.border.bounds import BoundsError
+from prunebench.depth import late_layer
 from prunebench.engine.session import prune
 from prunebench.learning.loop import (
     Course,
@@ -32,7 +33,6 @@ from prunebench.learning.loop import (
 from prunebench.learning.run import open_run
 from prunebench.learning.schedule import Tuning
 from prunebench.models import Loaded
-from prunebench.sites import late_layer
 from prunebench.training import lora
 from prunebench.training.batch import inputs_of
 from prunebench.training.blame import blamed
