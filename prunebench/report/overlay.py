@@ -40,8 +40,22 @@ def draw(
     captions: Sequence[str] | None = None,
     original: bool = True,
 ) -> Path:
-    """Write a PNG of the image and, beside it, one panel per grid; dropped tokens are dark and
-    hatched.
+    """Write the drawing of the same arguments as a PNG; raises ReportError."""
+    sheet = drawing(image, grids, title, boxes, captions, original)
+    content = io.BytesIO()
+    sheet.save(content, format="PNG")
+    return tables.write(path, content.getvalue())
+
+
+def drawing(
+    image: Image.Image,
+    grids: Sequence[ArrayLike],
+    title: str,
+    boxes: Sequence[Sequence[float]] | None = None,
+    captions: Sequence[str] | None = None,
+    original: bool = True,
+) -> Image.Image:
+    """The image and, beside it, one panel per grid; dropped tokens are dark and hatched.
 
     Each of `grids` [rows, columns] says by True which tokens are kept, after one stage; `captions`
     name the stages, the counts are added. `boxes` (left, top, right, bottom) in pixels of `image`
@@ -60,9 +74,7 @@ def draw(
     for grid, name in zip(kept, names, strict=True):
         count = f"{grid.sum()} of {grid.size} tokens ({100 * grid.mean():.0f} %)"
         panels.append((_panel(picture, grid, outlines), f"{name}: {count}" if name else count))
-    content = io.BytesIO()
-    _sheet(panels, title).save(content, format="PNG")
-    return tables.write(path, content.getvalue())
+    return _sheet(panels, title)
 
 
 def _grid(grid: ArrayLike) -> NDArray[np.bool_]:
