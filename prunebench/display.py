@@ -86,7 +86,7 @@ def frame(rows: Sequence[StageRow]) -> pd.DataFrame:
 
 
 def html(title: str, rows: Sequence[StageRow], pictures: Mapping[int, bytes]) -> str:
-    """The rows as an HTML table under a title; `pictures` are PNGs by the number of their sample."""
+    """The rows as an HTML table under a title; `pictures` are PNGs by their sample's number."""
     columns = ("sample", "site", "available", "entered", "kept", "share", "tokens_mean")
     head = "".join(f"<th>{name}</th>" for name in columns)
     body = ""
@@ -124,7 +124,7 @@ class Mask:
 
 
 def mask(layout: Layout, kept: Tensor, number: int = 0) -> Mask:
-    """The tokens of one picture, of which those at the original visual indices `kept` [K] are alive.
+    """The tokens of one picture, of which those in `kept` [K] (original visual indices) are alive.
 
     `number` counts the prompt's images and frames from 0. An image that comes as a thumbnail and
     crops is shown by its crops, stitched together. Raises ValueError where there is no such

@@ -68,7 +68,8 @@ def test_a_trace_lists_its_samples() -> None:
     trace.reset([sample(Layout((Tile(1, 2),)), {INPUT: [1]}), sample(Layout((Tile(2, 2),)), {})])
     first, *others = repr(trace).splitlines()
     assert first == "Trace of 2 samples, 0.0 ms in the method:"
-    assert others[0].startswith("  0: SampleTrace(2 visual") and "input keeps 1 (50%)" in others[0]
+    assert others[0].startswith("  0: SampleTrace(2 visual")
+    assert "input keeps 1 (50%)" in others[0]
     assert others[1].startswith("  1: SampleTrace(4 visual")
 
 
@@ -101,9 +102,9 @@ def test_a_mask_stitches_crops_and_leaves_newlines_and_the_thumbnail_out() -> No
         )
     )
     # the thumbnail, then token and newline by turns
-    drawn = mask(layout, torch.tensor([0, 1, 4, 7, 10]))
-    assert drawn.cells.tolist() == [[True, False], [False, True]]
-    assert drawn.region == (0.0, 0.0, 1.0, 1.0)
+    stitched = mask(layout, torch.tensor([0, 1, 4, 7, 10]))
+    assert stitched.cells.tolist() == [[True, False], [False, True]]
+    assert stitched.region == (0.0, 0.0, 1.0, 1.0)
     assert mask(layout, torch.tensor([0, 10]), number=1).cells.tolist() == [[False, True]]
     with pytest.raises(ValueError, match="no picture 2; this sample has 2, from 0"):
         mask(layout, torch.tensor([0]), number=2)

@@ -175,13 +175,13 @@ class Trace:
         return rows
 
     def to_frame(self) -> pd.DataFrame:
-        """A table with a row a stage of every sample, its columns the fields of display.StageRow."""
+        """A table with a row a stage of every sample; columns as in `SampleTrace.to_frame`."""
         return display.frame(self.rows())
 
     def show(
         self, image: Image.Image | str | Path | None = None, sample: int = 0, number: int = 0
     ) -> Image.Image:
-        """What `SampleTrace.show` draws of sample `sample`; raises ValueError where there is none."""
+        """What `SampleTrace.show` draws of sample `sample`; raises ValueError for no such sample."""
         if not 0 <= sample < len(self.samples):
             raise ValueError(
                 f"there is no sample {sample}; the latest prefill had {len(self.samples)}, from 0"
@@ -210,8 +210,10 @@ class Trace:
 
 
 def _pictures(samples: list[SampleTrace]) -> dict[int, bytes]:
-    """Drawings of the first samples, as PNGs by number; those that cannot be drawn are left out, for
-    a notebook asks without being asked to.
+    """Drawings of the first samples, as PNGs by number.
+
+    What cannot be drawn is left out: a notebook displays its last value whether one wants a picture
+    or not, and the table is there all the same. `show` says why.
     """
     pictures = {}
     for number, sample in enumerate(samples[: display.MOST_PICTURES]):
