@@ -67,6 +67,7 @@ class Guard:
         self._settings = {name: read() for name, (read, _) in _SETTINGS.items()}
         self._environment = dict(os.environ)
         self._hooks = {name: dict(hooks) for name, hooks in _global_hooks()}
+        self._kernels = _attention_functions()
         of_model = (
             () if model is None else sorted({type(module).__module__ for module in model.modules()})
         )
@@ -81,6 +82,10 @@ class Guard:
         for name, hooks in _global_hooks():
             if _foreign(hooks, self._hooks[name]):
                 changed.append(f"torch's hooks on every module ({name.strip('_')})")
+        # of a library that was loaded since then nothing is known to compare with
+        kernels = _attention_functions()
+        if any(kernels.get(place) != functions for place, functions in self._kernels.items()):
+            changed.append("the registered attention functions")
         for variable, value in self._environment.items():
             if os.environ.get(variable) != value:
                 changed.append(f"the environment variable {variable}")
@@ -101,6 +106,7 @@ class Guard:
                     write(self._settings[name])
         for name, hooks in _global_hooks():
             _put_hooks_back(hooks, self._hooks[name])
+        _set_attention_functions(self._kernels)
         for variable, value in self._environment.items():
             os.environ[variable] = value
         for _, holder, name, value in self._replaced(""):
@@ -369,25 +375,32 @@ def _deterministic(state: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(state[0], warn_only=state[1])
 
 
-def _registries() -> list[Any]:
-    """Where transformers looks up what runs an attention or makes its mask, where it is loaded."""
-    places = {"transformers.modeling_utils": "ALL_ATTENTION_FUNCTIONS"}
-    places["transformers.masking_utils"] = "ALL_MASK_ATTENTION_FUNCTIONS"
-    return [
-        getattr(sys.modules[module], name)
-        for module, name in places.items()
-        if module in sys.modules
-    ]
+def _registries() -> dict[str, Any]:
+    """Where transformers looks up what runs an attention or makes its mask, by module; of those
+    modules that are loaded.
+    """
+    places = {
+        "transformers.modeling_utils": "ALL_ATTENTION_FUNCTIONS",
+        "transformers.masking_utils": "ALL_MASK_ATTENTION_FUNCTIONS",
+    }
+    loaded = {module: name for module, name in places.items() if module in sys.modules}
+    return {module: getattr(sys.modules[module], name) for module, name in loaded.items()}
 
 
-def _attention_functions() -> list[dict[str, Any]]:
-    return [{name: registry.get(name) for name in KERNELS} for registry in _registries()]
+def _attention_functions() -> dict[str, dict[str, Any]]:
+    """What the registries hold for the kernels that models ask for, by module."""
+    functions = {}
+    for module, registry in _registries().items():
+        functions[module] = {name: registry.get(name) for name in KERNELS}
+    return functions
 
 
-def _set_attention_functions(before: list[dict[str, Any]]) -> None:
-    for registry, functions in zip(_registries(), before, strict=False):
+def _set_attention_functions(before: dict[str, dict[str, Any]]) -> None:
+    registries = _registries()
+    for module, functions in before.items():
+        registry = registries[module]
         for name, function in functions.items():
-            if function is not None:
+            if function is not None and registry.get(name) is not function:
                 type(registry).register(name, function)
                 registry[name] = function
 
@@ -450,7 +463,6 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda value: torch.set_autocast_enabled("cpu", value),
     ),
     "torch's backends": (_backends, _set_backends),
-    "the registered attention functions": (_attention_functions, _set_attention_functions),
     "the working directory": (_folder, os.chdir),
     "the umask": (_umask, os.umask),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),

@@ -181,7 +181,7 @@ class Trace:
     def show(
         self, image: Image.Image | str | Path | None = None, sample: int = 0, number: int = 0
     ) -> Image.Image:
-        """What `SampleTrace.show` draws of sample `sample`; raises ValueError for no such sample."""
+        """What `SampleTrace.show` draws of that sample; raises ValueError where there is none."""
         if not 0 <= sample < len(self.samples):
             raise ValueError(
                 f"there is no sample {sample}; the latest prefill had {len(self.samples)}, from 0"
