@@ -1,4 +1,4 @@
-"""prunebench: the comparative benchmark for visual-token pruning in large vision-language models."""
+"""prunebench: the comparative benchmark for visual-token pruning in vision-language models."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.engine.session import prune
+    from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.registry import build, register
     from prunebench.select import fill, pooled, require_finite, share, top, windows
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "engine.session": ("prune",),
+    "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "registry": ("build", "register"),
     "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
@@ -39,6 +41,8 @@ __all__ = [
     "Facts",
     "Keep",
     "Layout",
+    "LoadError",
+    "Loaded",
     "Pruner",
     "ScorePruner",
     "Signal",
@@ -54,6 +58,7 @@ __all__ = [
     "fill",
     "late_layer",
     "llm",
+    "load",
     "pooled",
     "prune",
     "register",

@@ -15,7 +15,7 @@ from prunebench.budget import Budget, Stage, alive, cached, spent
 from prunebench.contract import Step, breach
 from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.trace import SampleTrace
-from prunebench.models.base import DecoderParts, Unsupported
+from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import Pruner, contained
 from prunebench.sites import INPUT, Part
 from prunebench.tokens import PROBE, Keep, Signal, VisualTokens
@@ -31,7 +31,7 @@ ATTENTION = BEFORE | PROBE | {Signal.NEXT_QUERY_ATTENTION}
 
 
 def refusal(
-    pruner: Pruner, parts: DecoderParts, known: frozenset[Signal] = frozenset()
+    pruner: Pruner, parts: Family, known: frozenset[Signal] = frozenset()
 ) -> str | None:
     """Why a family cannot serve a method, whatever the budget; None where it can. Signals that are
     `known` need no family.
@@ -51,8 +51,8 @@ def refusal(
         part = pruner.site().part
     if part is Part.VISION:
         return f"{name} prunes at {pruner.site()}, inside the vision encoder, which no engine seam serves yet"
-    if part is Part.PIXELS and not getattr(parts, "resizes", False):
-        return f"{name} shrinks the image, and {getattr(parts, 'name', 'this model')} scales every image to its own resolution"
+    if part is Part.PIXELS and not parts.resizes:
+        return f"{name} shrinks the image, and {parts.name} scales every image to its own resolution"
     return None
 
 

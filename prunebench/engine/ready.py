@@ -11,7 +11,7 @@ from torch import nn
 
 from prunebench.border.text import one_line
 from prunebench.engine.checks import refusal
-from prunebench.models.base import DecoderParts, Family, Unsupported
+from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained
 from prunebench.registry import build, name_of
 from prunebench.tokens import CLIP, ENCODER, Signal
@@ -60,7 +60,7 @@ def needs_of(pruner: Pruner) -> frozenset[Signal]:
 
 
 def make_ready(
-    parts: DecoderParts,
+    parts: Family,
     model: nn.Module,
     pruner: Pruner | str,
     known: frozenset[Signal] = frozenset(),
@@ -81,8 +81,6 @@ def make_ready(
     if reason is not None:
         raise Unsupported(reason)
     asked = needs_of(prepared) - known
-    if not isinstance(parts, Family):
-        return Ready(prepared)
     clip = _clip(parts, model, prepared) if asked & CLIP else None
     reads: dict[Signal, Blocks] = {}
     for signal in sorted(asked & SEEN):

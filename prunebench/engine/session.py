@@ -39,7 +39,8 @@ from prunebench.engine.trace import SampleTrace, Trace
 from prunebench.engine.window import check_window, window_of
 from prunebench.engine.wrappers import chain_of
 from prunebench.models import family_of
-from prunebench.models.base import DecoderParts, EncoderRows, Family, Unsupported
+from prunebench.models.bare import BareDecoder
+from prunebench.models.base import EncoderRows, Family, Unsupported
 from prunebench.pruner import Positions, Pruner, contained
 from prunebench.registry import name_of
 from prunebench.sites import INPUT, Part, Site, llm
@@ -139,7 +140,7 @@ def prune_embeds(
     they are.
     """
     known = frozenset(signal for row in signals for signal in row)
-    parts = DecoderParts()
+    parts = BareDecoder()
     session = Session(
         parts, decoder, make_ready(parts, decoder, pruner, known), budget, positions, plan, Trace()
     )
@@ -155,7 +156,7 @@ class Session:
 
     def __init__(
         self,
-        parts: DecoderParts,
+        parts: Family,
         model: nn.Module,
         ready: Ready,
         budget: Budget | int | float | str | None,
@@ -187,7 +188,7 @@ class Session:
         self.config, self.window = config, window_of(config)
         self.reads, self.clip = ready.reads, ready.clip
         self.observer: Observer | None = None
-        if isinstance(parts, Family) and self.reads:
+        if self.reads:
             self.observer = Observer(parts, model, self.reads, count=trace.count_flops)
         self.finite = Finite()
         self.prompt: Call | None = None

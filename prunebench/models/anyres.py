@@ -7,18 +7,18 @@ every token's place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from math import ceil
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.image_processing_utils import select_best_resolution
 
-from prunebench.models import crops as vit
-from prunebench.models.base import EncoderRows
+from prunebench.models.base import EncoderRows, Originals, config_of, stock
+from prunebench.models.crops import CropFamily, patches_a_side
 from prunebench.tokens import Layout, Region, Tile
 
 NEWLINE = torch.full((2,), -1.0, dtype=torch.float64)
@@ -39,6 +39,51 @@ class View:
     video: bool = False
 
 
+class AnyresFamily(CropFamily):
+    """A family whose images come as a thumbnail and crops. What is left to it is `views`: what its
+    prompts show.
+    """
+
+    tiled = True
+
+    @abstractmethod
+    def views(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[list[View]]:
+        """Per prompt, its images and videos in its order; raises ValueError where the ids disagree
+        with the sizes.
+        """
+
+    @abstractmethod
+    def packing(self, config: Any) -> dict[str, Any]:
+        """The arguments by which the model's own packing is told how to do it."""
+
+    def layouts(
+        self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None
+    ) -> list[Layout]:
+        self.check_encoder(config_of(model))
+        return [layout(views) for views in self.views(model, inputs)]
+
+    def encoder_rows(
+        self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
+    ) -> list[EncoderRows]:
+        """Where images shrink and videos are pooled, a token lies between up to four patches, and
+        its neighbours may share them.
+        """
+        patches = patches_a_side(config_of(model).vision_config) ** 2
+        return encoder_rows(self.views(model, inputs), patches, self.cls)
+
+    def cut(self, model: nn.Module, height: int, width: int) -> View:
+        """An image of this size as a thumbnail and crops, the way the model packs them."""
+        config = config_of(model)
+        side = patches_a_side(config.vision_config)
+        (packed,), _ = stock(model).model.pack_image_features(
+            [places(side, *grid(config, height, width))],
+            torch.tensor([[height, width]]),
+            image_newline=NEWLINE,
+            **self.packing(config),
+        )
+        return stitched(config, packed, height, width)
+
+
 def grid(config: Any, height: int, width: int) -> tuple[int, int]:
     """Crops down and across that an image of this size is cut into."""
     best = select_best_resolution((height, width), config.image_grid_pinpoints)
@@ -50,17 +95,11 @@ def places(side: int, down: int, across: int) -> Tensor:
     """[1 + down * across, side * side, 2] row and column of every patch: in the thumbnail, and in
     the grid of all crops.
     """
-    row, column = torch.meshgrid(
-        torch.arange(down * side), torch.arange(across * side), indexing="ij"
-    )
-    cut = (
-        torch.stack([row, column])
-        .view(2, down, side, across, side)
-        .permute(1, 3, 2, 4, 0)
-        .reshape(-1, side * side, 2)
-    )
-    thumbnail = torch.stack([row[:side, :side], column[:side, :side]], dim=2).view(1, -1, 2)
-    return torch.cat([thumbnail, cut]).double()
+    rows, columns = torch.arange(down * side), torch.arange(across * side)
+    canvas = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=2)
+    thumbnail = canvas[:side, :side].reshape(1, -1, 2)
+    crops = canvas.view(down, side, across, side, 2).transpose(1, 2)
+    return torch.cat([thumbnail, crops.reshape(-1, side * side, 2)]).double()
 
 
 def stitched(config: Any, packed: Tensor, height: int, width: int) -> View:
@@ -70,46 +109,29 @@ def stitched(config: Any, packed: Tensor, height: int, width: int) -> View:
     The crops' tokens are one grid, each row closed by a newline; a token belongs to the crop in
     which its centre lies.
     """
-    down, across = grid(config, height, width)
     vision = config.vision_config
-    side = vit.side(vision)
+    side = patches_a_side(vision)
+    down, across = grid(config, height, width)
     packed = packed.round(decimals=6)  # interpolation leaves dust
     newline = packed[:, 0] < 0
-    thumbnail, crops = packed[: side**2], packed[side**2 :].view(int(newline.sum()), -1, 2)
-    y, x = crops[:, 0, 0], crops[0, :-1, 1]
-    above, left = ((axis + 0.5).floor().long() // side for axis in (y, x))
-    scale = min(down * vision.image_size / height, across * vision.image_size / width)
-    rows, columns = (
-        _spans(vision, y, above, down, height * scale),
-        _spans(vision, x, left, across, width * scale),
-    )
-    tiles = [Tile(side, side, "thumbnail", region=whole(vision))]
-    for (high, top, bottom), (number, (wide, start, end)) in product(rows, enumerate(columns)):
-        if high and wide:
-            tiles.append(
-                Tile(
-                    high,
-                    wide,
-                    "crop",
-                    newlines=number == int(left[-1]),
-                    region=(start, top, end, bottom),
-                )
-            )
-        else:  # nothing but padding
-            tiles.append(Tile(0, 0, "crop", region=None))
+    thumbnail, crops = packed[: side**2], packed[side**2 :]
+    canvas = crops.view(int(newline.sum()), -1, 2)  # every row ends with one newline
+    rows = _Axis.of(canvas[:, 0, 0], side)
+    columns = _Axis.of(canvas[0, :-1, 1], side)
 
-    left = torch.cat([left, left[-1:]])  # a newline belongs to the crop on its left
-    tile = 1 + above[:, None] * across + left
-    row = torch.arange(len(above)) - torch.searchsorted(above, above)
-    column = torch.arange(len(left)) - torch.searchsorted(left, left)
-    where = torch.stack([tile, row[:, None].expand_as(tile), column.expand_as(tile)], dim=2).view(
-        -1, 3
-    )
-    where = torch.cat([torch.cat([torch.zeros(side**2, 1), thumbnail], dim=1).long(), where])
+    # the image fills the grid of crops in one direction and is padded in the other
+    scale = min(down * vision.image_size / height, across * vision.image_size / width)
+    high = rows.spans(vision, down, height * scale)
+    wide = columns.spans(vision, across, width * scale)
+    tiles = [Tile(side, side, "thumbnail", region=whole(vision))]
+    tiles += _crop_tiles(high, wide, last=int(columns.crop[-1]))
+
+    of_thumbnail = torch.cat([torch.zeros(side**2, 1), thumbnail], dim=1).long()
+    tokens = torch.cat([of_thumbnail, _crop_tokens(rows, columns, across)])
     patches = neighbours(packed, side, across)
-    patches[side**2 :] += side**2
+    patches[side**2 :] += side**2  # the thumbnail is the encoder's first sequence
     patches[newline] = -1
-    return View(Layout(tuple(tiles), where), patches, len(tiles))
+    return View(Layout(tuple(tiles), tokens), patches, len(tiles))
 
 
 def neighbours(places: Tensor, side: int, across: int) -> Tensor:
@@ -117,31 +139,36 @@ def neighbours(places: Tensor, side: int, across: int) -> Tensor:
     each lies on one.
     """
     low, high = places.floor().long(), places.ceil().long()
-    row = torch.stack([low[:, 0], low[:, 0], high[:, 0], high[:, 0]], dim=1)
-    column = torch.stack([low[:, 1], high[:, 1], low[:, 1], high[:, 1]], dim=1)
-    patches: Tensor = (
-        (row // side * across + column // side) * side**2 + row % side * side + column % side
-    )
-    return patches[:, :1] if torch.equal(low, high) else patches
+    top, left = low.unbind(1)
+    bottom, right = high.unbind(1)
+    row = torch.stack([top, top, bottom, bottom], dim=1)
+    column = torch.stack([left, right, left, right], dim=1)
+    if torch.equal(low, high):
+        row, column = row[:, :1], column[:, :1]
+    crop = row // side * across + column // side
+    within = row % side * side + column % side
+    patches: Tensor = crop * side**2 + within
+    return patches
 
 
 def whole(vision_config: Any) -> Region:
     """What the patches cover of an image that fills its crop: not a last strip that is narrower
     than a patch.
     """
-    covered = vit.side(vision_config) * vision_config.patch_size / vision_config.image_size
+    pixels = patches_a_side(vision_config) * vision_config.patch_size
+    covered = pixels / vision_config.image_size
     return (0.0, 0.0, covered, covered)
 
 
 def layout(views: Sequence[View]) -> Layout:
     """The layout of one prompt, whose images and videos count in its order."""
     tiles: list[Tile] = []
-    found = [torch.empty(0, 3, dtype=torch.int64)]
+    tokens = [torch.empty(0, 3, dtype=torch.int64)]
     for image, view in enumerate(views):
-        one = view.layout
-        found.append(torch.stack([one.tile + len(tiles), one.row, one.column], dim=1))
-        tiles += [replace(tile, image=image) for tile in one.tiles]
-    return Layout(tuple(tiles), torch.cat(found))
+        own = view.layout
+        tokens.append(torch.stack([own.tile + len(tiles), own.row, own.column], dim=1))
+        tiles += [replace(tile, image=image) for tile in own.tiles]
+    return Layout(tuple(tiles), torch.cat(tokens))
 
 
 def encoder_rows(batch: Sequence[Sequence[View]], patches: int, cls: bool) -> list[EncoderRows]:
@@ -149,60 +176,114 @@ def encoder_rows(batch: Sequence[Sequence[View]], patches: int, cls: bool) -> li
     `cls`.
     """
     length = patches + cls
-    at = {False: 0, True: sum(view.crops for views in batch for view in views if not view.video)}
-    rows = []
+    images = 0
     for views in batch:
-        found = [torch.empty(0, 1, dtype=torch.int64)]
-        firsts = [torch.empty(0, dtype=torch.int64)]
+        images += sum(view.crops for view in views if not view.video)
+    # the encoder takes the crops of all images first, then those of all videos
+    start = {False: 0, True: images}
+    batch_rows = []
+    for views in batch:
+        rows = [torch.empty(0, 1, dtype=torch.int64)]
+        summaries = [torch.empty(0, dtype=torch.int64)]
         for view in views:
-            crop = at[view.video] + view.patches // patches
-            found.append(
-                torch.where(view.patches < 0, -1, crop * length + cls + view.patches % patches)
-            )
-            firsts.append((at[view.video] + torch.arange(view.crops)) * length)
-            at[view.video] += view.crops
-        most = max(one.shape[1] for one in found)
-        same = [one.expand(-1, most) if one.shape[1] == 1 else one for one in found]
-        rows.append(EncoderRows(torch.cat(same), torch.cat(firsts) if cls else None))
-    return rows
+            crops = start[view.video] + torch.arange(view.crops)
+            start[view.video] += view.crops
+            first = crops * length
+            row = first[view.patches // patches] + cls + view.patches % patches
+            rows.append(torch.where(view.patches < 0, -1, row))
+            summaries.append(first)
+        patch_rows = _equally_wide(rows)
+        batch_rows.append(EncoderRows(patch_rows, torch.cat(summaries) if cls else None))
+    return batch_rows
 
 
-def taken(images: Iterator[View], count: int) -> list[View]:
+def next_images(images: Iterator[View], count: int) -> list[View]:
     """The next images, whose tokens are `count` together; raises ValueError where they are not."""
-    found = []
+    views = []
     while count > 0:
         image = next(images, None)
         if image is None or len(image.layout) > count:
             raise ValueError(
-                f"{count} visual tokens of the prompt are left over, which image_sizes do not add up to"
+                f"{count} visual tokens of the prompt are left over, "
+                "which image_sizes do not add up to"
             )
-        found.append(image)
+        views.append(image)
         count -= len(image.layout)
-    return found
+    return views
 
 
-def _spans(
-    vision_config: Any, places: Tensor, crop: Tensor, crops: int, shown: float
-) -> list[tuple[int, float, float]]:
-    """For each of `crops` crops in a row or column, how many tokens it has there and from where to
-    where these reach.
+Span = tuple[int, float, float]
+"""How many tokens a crop has in one direction, and from where to where they reach, in shares of the
+image's side.
+"""
 
-    `places` are the tokens' in patches, `crop` says which each is in; the answer is in shares of
-    the image's side, which is `shown` pixels long and lies in the middle of the crops.
+
+@dataclass(frozen=True)
+class _Axis:
+    """One direction of the stitched crops: the places of the tokens there, in patches, and the crop
+    that each lies in.
     """
-    size, side = vision_config.image_size, vit.side(vision_config)
-    apart = float(places[-1] - places[0]) / (len(places) - 1) if len(places) > 1 else 1.0
-    padding = (crops * size - shown) / 2
-    spans = []
-    for number in range(crops):
-        mine = places[crop == number]
-        edges = (
-            (float(mine[0]) + 0.5 - apart / 2, float(mine[-1]) + 0.5 + apart / 2)
-            if len(mine)
-            else (0.0, 0.0)
-        )
-        start, end = (
-            number * size + (edge - number * side) * vision_config.patch_size for edge in edges
-        )
-        spans.append((len(mine), (start - padding) / shown, (end - padding) / shown))
-    return spans
+
+    places: Tensor
+    crop: Tensor
+
+    @classmethod
+    def of(cls, places: Tensor, side: int) -> _Axis:
+        """The axis of tokens at these places, where crops are `side` patches long."""
+        return cls(places, (places + 0.5).floor().long() // side)
+
+    def spans(self, vision_config: Any, crops: int, image_pixels: float) -> list[Span]:
+        """Of each of `crops` crops its span; the image is `image_pixels` long and lies in the
+        middle of them.
+        """
+        size, side = vision_config.image_size, patches_a_side(vision_config)
+        count = len(self.places)
+        apart = 1.0
+        if count > 1:  # tokens of a shrunk image are further apart than patches
+            apart = float(self.places[-1] - self.places[0]) / (count - 1)
+        padding = (crops * size - image_pixels) / 2
+        spans = []
+        for number in range(crops):
+            inside = self.places[self.crop == number]
+            edges = (0.0, 0.0)
+            if len(inside):
+                first, last = float(inside[0]), float(inside[-1])
+                edges = (first + 0.5 - apart / 2, last + 0.5 + apart / 2)
+            shares = []
+            for edge in edges:
+                pixel = number * size + (edge - number * side) * vision_config.patch_size
+                shares.append((pixel - padding) / image_pixels)
+            spans.append((len(inside), shares[0], shares[1]))
+        return spans
+
+
+def _crop_tiles(rows: Sequence[Span], columns: Sequence[Span], last: int) -> Iterator[Tile]:
+    """The tiles of all crops, row by row; those in the `last` column of crops end with newlines."""
+    for high, top, bottom in rows:
+        for number, (wide, left, right) in enumerate(columns):
+            if high and wide:
+                region = (left, top, right, bottom)
+                yield Tile(high, wide, "crop", newlines=number == last, region=region)
+            else:  # nothing but padding
+                yield Tile(0, 0, "crop", region=None)
+
+
+def _crop_tokens(rows: _Axis, columns: _Axis, across: int) -> Tensor:
+    """[n, 3] tile, row and column of every token behind the thumbnail, newlines among them."""
+    # a newline belongs to the crop on its left
+    left = torch.cat([columns.crop, columns.crop[-1:]])
+    above = rows.crop
+    tile = 1 + above[:, None] * across + left
+    # crops ascend along an axis: where a crop's number appears first, its own count starts
+    row = torch.arange(len(above)) - torch.searchsorted(above, above)
+    column = torch.arange(len(left)) - torch.searchsorted(left, left)
+    token = [tile, row[:, None].expand_as(tile), column.expand_as(tile)]
+    return torch.stack(token, dim=2).view(-1, 3)
+
+
+def _equally_wide(patches: Sequence[Tensor]) -> Tensor:
+    """The tensors [n, G] one below the other; a token of one patch names it as often as another
+    token names patches.
+    """
+    most = max(part.shape[1] for part in patches)
+    return torch.cat([part.expand(-1, most) for part in patches])

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunebench.models.arithmetic import encoder_block
-from prunebench.models.grids import Grid, GridAdapter, embedding_flops, frame_patches, merger_flops
+from prunebench.models.grids import Grid, GridFamily, embedding_flops, frame_patches, merger_flops
 
 
-class Qwen2VL(GridAdapter):
+class Qwen2VL(GridFamily):
     """`Qwen2VLForConditionalGeneration`."""
 
     name = "Qwen2-VL"
@@ -26,7 +26,8 @@ class Qwen2VL(GridAdapter):
     def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
         # here `embed_dim` is the encoder's width and `hidden_size` the language model's
         vision = vision_config
-        frames, width = frame_patches(vision, grids), vision.embed_dim
+        width = vision.embed_dim
+        frames = frame_patches(vision, grids)
         block = encoder_block(frames, width, int(width * vision.mlp_ratio), gated=False)
         encoder = embedding_flops(vision, sum(frames), width) + vision.depth * block
         return encoder, merger_flops(vision, sum(frames), width, vision.hidden_size)

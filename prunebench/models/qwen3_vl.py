@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunebench.models.arithmetic import encoder_block
 from prunebench.models.base import KNOWN_GOOD, Unsupported
-from prunebench.models.grids import Grid, GridAdapter, embedding_flops, frame_patches, merger_flops
+from prunebench.models.grids import Grid, GridFamily, embedding_flops, frame_patches, merger_flops
 
 DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
 """The decoder's arguments that say where it adds visual features, and what it adds, one tensor a
@@ -19,7 +19,7 @@ layer.
 """
 
 
-class Qwen3VL(GridAdapter):
+class Qwen3VL(GridFamily):
     """`Qwen3VLForConditionalGeneration` and, with experts in the language model,
     `Qwen3VLMoeForConditionalGeneration`.
 
@@ -41,20 +41,25 @@ class Qwen3VL(GridAdapter):
     }
 
     def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
-        """Raises Unsupported where the decoder is no longer given the visual features by that name."""
+        """Raises Unsupported where the decoder is no longer given the visual features by that
+        name.
+        """
         missing = [name for name in DEEPSTACK if name not in kwargs]
         if missing:
             raise Unsupported(
-                f"the decoder of {self.name} got no {missing[0]}; prunebench is known to work with {KNOWN_GOOD}"
+                f"the decoder of {self.name} got no {missing[0]}; "
+                f"prunebench is known to work with {KNOWN_GOOD}"
             )
-        return {**kwargs, **dict.fromkeys(DEEPSTACK)}, list(kwargs["deepstack_visual_embeds"] or [])
+        features = kwargs["deepstack_visual_embeds"] or []
+        return {**kwargs, **dict.fromkeys(DEEPSTACK)}, list(features)
 
     def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
         """Deepstack's mergers count with the projector: they are projectors of other blocks'
         outputs.
         """
         vision = vision_config
-        frames, width = frame_patches(vision, grids), vision.hidden_size
+        width = vision.hidden_size
+        frames = frame_patches(vision, grids)
         block = encoder_block(frames, width, vision.intermediate_size, gated=False)
         encoder = embedding_flops(vision, sum(frames), width) + vision.depth * block
         mergers = 1 + len(vision.deepstack_visual_indexes)

@@ -16,13 +16,16 @@ from torch import Tensor
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.budget import Budget, BudgetError
 from prunebench.models.base import Originals, Unsupported
+from prunebench.models.inputs import Message
+from prunebench.models.inputs import image_parts as _images
+from prunebench.models.inputs import parts_of as _parts
+from prunebench.models.inputs import process as process
 from prunebench.pruner import Pruner
 from prunebench.tokens import Layout, Signal
 
 if TYPE_CHECKING:
     from prunebench.models import Loaded
 
-Message = dict[str, Any]
 Size = tuple[int, int]
 
 
@@ -111,30 +114,6 @@ def resized(loaded: Loaded, prompt: Samples, pruner: Pruner, budget: Budget | No
     return replace(prompt, messages=tuple(messages), inputs=inputs, layouts=layouts)
 
 
-def process(loaded: Loaded, messages: Sequence[list[Message]]) -> dict[str, Any]:
-    """The model's inputs on its device, left-padded."""
-    processor = loaded.processor
-    text = processor.apply_chat_template(
-        [_placeholders(message) for message in messages], add_generation_prompt=True, tokenize=False
-    )
-    images = [[part["url"] for part in _images(message)] for message in messages]
-    videos = [part for message in messages for part in _parts(message) if part["type"] == "video"]
-    if videos:
-        made = processor.apply_chat_template(
-            list(messages),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-        )
-    else:
-        made = processor(
-            text=text, images=images if any(images) else None, padding=True, return_tensors="pt"
-        )
-    return dict(made.to(loaded.model.device))
-
-
 def seed_of(request: Request, seed: int) -> int:
     """A number that belongs to the sample and the study's seed, whatever else is in the batch."""
     return int.from_bytes(sha256(f"{seed}:{request.sample_id}".encode()).digest()[:6])
@@ -172,16 +151,6 @@ def _all(values: list[Any]) -> list[Any] | None:
     return None if any(value is None for value in values) else values
 
 
-def _parts(message: list[Message]) -> list[Message]:
-    return [
-        part for turn in message if not isinstance(turn["content"], str) for part in turn["content"]
-    ]
-
-
-def _images(message: list[Message]) -> list[Message]:
-    return [part for part in _parts(message) if part["type"] == "image"]
-
-
 def _with_images(message: list[Message], sizes: Sequence[Size]) -> list[Message]:
     """The message with its images scaled to `sizes`, in order."""
     following = iter(sizes)
@@ -197,21 +166,5 @@ def _with_images(message: list[Message], sizes: Sequence[Size]) -> list[Message]
         turn
         if isinstance(turn["content"], str)
         else {**turn, "content": [scaled(part) for part in turn["content"]]}
-        for turn in message
-    ]
-
-
-def _placeholders(message: list[Message]) -> list[Message]:
-    """The message as a chat template wants it: images are named, not held."""
-    return [
-        turn
-        if isinstance(turn["content"], str)
-        else {
-            **turn,
-            "content": [
-                part if part["type"] == "text" else {"type": part["type"]}
-                for part in turn["content"]
-            ],
-        }
         for turn in message
     ]

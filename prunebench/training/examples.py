@@ -21,8 +21,8 @@ from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
 from prunebench.models import Loaded
 from prunebench.models.base import Originals
+from prunebench.models.inputs import process
 from prunebench.pruner import Pruner
-from prunebench.run import samples as prompts
 from prunebench.select import pooled
 from prunebench.sites import INPUT, Site
 from prunebench.tokens import PROBE, Keep, Layout, Signal, VisualTokens
@@ -126,7 +126,7 @@ def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> dict[str, Any]:
         ]
         for one in lessons
     ]
-    return prompts.process(loaded, messages)
+    return process(loaded, messages)
 
 
 def layouts_of(loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson]) -> list[Layout]:
