@@ -68,7 +68,7 @@ CHANGES = {
     ),
     "ours": (
         "import prunebench.benchmarks as b; b.Benchmark.value = lambda *_: 1.0",
-        "prunebench.benchmarks.Benchmark.value",
+        "prunebench.benchmarks.benchmark.Benchmark.value",
     ),
     "modelling": (
         "import sys; sys.modules['transformers.models.qwen2_5_vl.modeling_qwen2_5_vl'].rotate_half = lambda x: x",

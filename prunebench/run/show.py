@@ -13,7 +13,7 @@ import torch
 from prunebench import models, registry
 from prunebench.benchmarks import Benchmark, Request, expand, load_task
 from prunebench.border import images
-from prunebench.border.text import message, one_line
+from prunebench.border.text import message, one_line, short_path
 from prunebench.engine.session import prune
 from prunebench.models import Loaded
 from prunebench.models.base import Originals
@@ -21,7 +21,6 @@ from prunebench.run import grid as grids
 from prunebench.run import options, quality
 from prunebench.run import samples as prompts
 from prunebench.run.cell import Cell
-from prunebench.run.grid import short_path
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
 from prunebench.run.samples import Samples, seed_of
