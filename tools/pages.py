@@ -23,7 +23,10 @@ from prunebench.budget import Budget
 from prunebench.models import families
 from prunebench.models.base import Family
 from prunebench.pruner import Pruner
+from prunebench.report import leaderboard
+from prunebench.run import grid
 from prunebench.sites import Part, Site
+from prunebench.study import columns
 from prunebench.testbed import MODELS
 from prunebench.testing import matrix as support
 from prunebench.testing import verify
@@ -382,7 +385,8 @@ def family_page(family: Family) -> str:
             method_rows.append([link, pair.reason or "runs"])
     return "\n".join(
         [
-            f"# {family.name}\n\n{sentence(family_idea(family))}\n\n{inspect.getdoc(type(family)) or ''}\n",
+            f"# {family.name}\n\n{sentence(family_idea(family))}\n",
+            f"{inspect.getdoc(type(family)) or ''}\n",
             table(["", ""], rows),
             "## Checkpoints\n\nShort names; any other checkpoint of these classes works by its hub "
             "id or folder.\n",
@@ -393,19 +397,101 @@ def family_page(family: Family) -> str:
     )
 
 
+# the grid and the numbers
+
+
+def grid_page() -> str:
+    """Every key of a grid."""
+    rows = []
+    for key in grid.keys():
+        what = key.what.replace("<", "&lt;")
+        rows.append([f"`{key.name}`", key.type, f"`{key.default}`", what, f"`{key.example}`"])
+    intro = (
+        "# A grid's keys\n\n"
+        "A grid is a YAML file, key=value words on the command line, or both: what stands on the "
+        "command line holds. A key with a dot is one of a section: `cost.pairs=30`, or `cost: "
+        "{pairs: 30}` in the file. A setting of a method is named with it: `fastv.layer=3`.\n\n"
+    )
+    return intro + table(["key", "takes", "default", "what it says", "example"], rows)
+
+
+ENDS = {
+    "_low": "its 95 % interval's lower end",
+    "_high": "its 95 % interval's upper end",
+    "_p": "the probability of a difference at least as large where there is none",
+    "_share": "over the visual tokens that are available",
+    "_ratio": "over that of the unpruned model",
+    "_random": "that of random tokens at the same budget",
+}
+"""What the columns beside a number are, by what their names end in."""
+
+
+def numbers_page() -> str:
+    """Every column of every table of a study."""
+    rows = []
+    for heading in leaderboard.HEAD:
+        rows += column_rows(heading.names, heading.about)
+    for column, board in columns.on_board():
+        rows += column_rows(board.names, column.about, column.unit, column.better)
+    for heading in leaderboard.TAIL:
+        rows += column_rows(heading.names, heading.about)
+    head = ["column", "what it is", "unit", "better"]
+    text = f"# The numbers\n\n{NUMBERS}\n## leaderboard.csv\n\n" + table(head, rows)
+    for name, about in (("samples", "a row a sample"), ("pairs", "a row a phase of a timed run")):
+        rows = []
+        for column in columns.TABLES[name]:
+            rows += column_rows([column.name], column.about, column.unit, column.better)
+        text += f"\n## {name}.parquet: {about}\n\n" + table(head, rows)
+    rows = []
+    for column in (*columns.SAMPLES, *columns.COST):
+        if column.metric:
+            rows += column_rows([column.metric], column.about, column.unit, column.better)
+    text += "\n## metrics.csv and cell.json\n\nBeside the task's own metrics.\n\n"
+    return text + table(head, rows)
+
+
+NUMBERS = """A number that was not measured is empty, never 0. Where a method or the unpruned model
+did not answer every sample, shares and ratios are taken over the samples that both answered, and
+the reason says so. Where a model was run on several tasks, the row of task `all` holds the mean
+over tasks.
+"""
+
+
+def column_rows(
+    names: Sequence[str], about: str, unit: str = "", better: str | None = None
+) -> list[Row]:
+    """A row for a number and one for each of those beside it."""
+    first, *others = names
+    rows = [[f"`{first}`", about, unit, better or ""]]
+    for other in others:
+        rows.append([f"`{other}`", ENDS[other.removeprefix(first)], "", ""])
+    return rows
+
+
 # the reference
 
 
-REFERENCE = {
-    "Prune": ["prunebench.engine.session.prune", "prunebench.engine.trace.Trace",
-              "prunebench.engine.trace.SampleTrace", "prunebench.display.StageRow"],
+REFERENCE: Mapping[str, Sequence[str]] = {
+    "Prune": [
+        "prunebench.engine.session.prune",
+        "prunebench.engine.trace.Trace",
+        "prunebench.engine.trace.SampleTrace",
+        "prunebench.display.StageRow",
+    ],
+    "Load a model": ["prunebench.models.loading.load", "prunebench.models.loaded.Loaded"],
     "Budgets and places": ["prunebench.budget", "prunebench.sites"],
-    "Methods": ["prunebench.pruner.Pruner", "prunebench.pruner.ScorePruner", "prunebench.pruner.Facts",
-                "prunebench.pruner.Unsupported", "prunebench.trained.Trained", "prunebench.trained.Example"],
+    "Methods": [
+        "prunebench.pruner.Pruner",
+        "prunebench.pruner.ScorePruner",
+        "prunebench.pruner.Facts",
+        "prunebench.pruner.Unsupported",
+        "prunebench.trained.Trained",
+        "prunebench.trained.Example",
+    ],
     "What a method is shown, and what it answers": ["prunebench.tokens"],
     "Helpers for methods": ["prunebench.select"],
-    "Registry": ["prunebench.registry"],
-}  # fmt: skip
+    "The registry": ["prunebench.registry"],
+}
 """Sections of the reference, and what stands in each."""
 
 
