@@ -403,7 +403,8 @@ def family_page(family: Family) -> str:
 def grid_page() -> str:
     """Every key of a grid."""
     rows = []
-    for key in grid.keys():
+    keys = grid.keys()
+    for key in keys:
         what = key.what.replace("<", "&lt;")
         rows.append([f"`{key.name}`", key.type, f"`{key.default}`", what, f"`{key.example}`"])
     intro = (
