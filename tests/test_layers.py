@@ -39,7 +39,7 @@ MAY: dict[str, set[str]] = {
     "models": TRUNK | {"testbed"},
     "display": {"report", "tokens"},
     "engine": TRUNK | {"display", "models", "testbed"},
-    "measure": TRUNK | {"models", "engine"},
+    "measure": TRUNK | {"models", "engine", "study"},
     "study": BORDER,
     "report": {"study"} | BORDER,
     "benchmarks": TRUNK,

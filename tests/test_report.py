@@ -110,7 +110,7 @@ def cell(
         })  # fmt: skip
     table = "pairs" if content["kind"] == "cost" else "samples"
     parquet.write_table(
-        pyarrow.Table.from_pylist(rows, schema=schema(table, rows)), folder / f"{table}.parquet"
+        pyarrow.Table.from_pylist(rows, schema=schema(table)), folder / f"{table}.parquet"
     )
     write_facts(folder, content)
     return folder
@@ -629,7 +629,7 @@ def test_join_refuses_different_samples() -> None:
         statistics.SampleMismatch, match=r"2 stand in only one of the two, such as 'b'"
     ):
         statistics.join(left, other)
-    assert len(statistics.join(left, other, asked=3)[0]) == 1
+    assert len(statistics.join(left, other, total=3)[0]) == 1
 
 
 # ---- terminal and figures ------------------------------------------------------------------------

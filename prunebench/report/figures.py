@@ -19,9 +19,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from prunebench.border.text import one_line
 from prunebench.report import labels, tables
+from prunebench.report.board import budget_kind, budget_label, overall, records
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import Look, looks
-from prunebench.report.screen import budget_kind, budget_label, overall, records
 from prunebench.study.cells import ReportError
 from prunebench.study.record import BASELINE
 

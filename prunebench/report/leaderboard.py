@@ -1,36 +1,17 @@
 """Leaderboard: one row per model, method, budget and task, folded from the cells of all seeds.
 
 Where a model was run on several tasks, a row with task "all" holds the mean over tasks of every
-number. Columns:
+number. A number that was not measured is empty. Where a method or the unpruned model did not answer
+every sample, shares and ratios are taken over the samples that both answered, and the reason says
+so. Rows are sorted by model, task ("all" first), budget (largest first), accuracy.
 
-model, method, settings, control    what ran; a control stands in the study only to be compared with
-budget_kind, budget, task           what was asked, as written in the grid seeds, n, n_asked
-seeds pooled; samples behind the accuracy (of all tasks in row "all"); samples asked accuracy, _low,
-_high               the task's primary metric, mean over seeds, with its 95 % interval
-relative_accuracy, _low, _high      accuracy over that of "none" on the same samples
-difference_to_none, _low, _high, _p accuracy minus that of "none": paired difference of per-sample
-scores n_paired                            samples that both answered: those behind the two
-comparisons with "none" tokens_available                    visual tokens the unpruned model has
-tokens_mean, _input, _kv, _share    tokens achieved per sample: entering an LLM layer (mean), layer
-0, and in the cache flops, flops_ratio                  prefill FLOPs per sample, selector included,
-and over those of "none" kv_bytes, peak_memory_mib           KV cache after prefill; peak memory of
-the cost pass prefill_ratio, total_ratio, ...     time over the unpruned model's, median over
-interleaved pairs, with 95 % interval evidence_recall, _random            share of the evidence
-box's tokens alive, mean over layers; that of "random" at this budget difference_to_random, ..., _p
-accuracy minus that of "random" at this budget, paired n_paired_random                     samples
-that both answered better_than_random                  yes | no at 95 %, empty where there is no
-random to compare with status, reason                      ok | failed | oom | unsupported |
-infeasible | partial (some seeds or tasks only) hardware, dtype, commit             where the
-numbers come from
-
-A number that was not measured is empty. Where a method or the unpruned model did not answer every
-sample, shares and ratios are taken over the samples that both answered, and the reason says so.
-Rows are sorted by model, task ("all" first), budget (largest first), accuracy.
+What the columns are stands in HEAD and TAIL, and for what was measured in study/columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,39 +23,83 @@ from prunebench.border.text import one_line
 from prunebench.report import tables
 from prunebench.report.comparison import Group, Warn, average
 from prunebench.study import statistics
-from prunebench.study.cells import CONTROL, Cell, ReportError, joined
-from prunebench.study.record import BASELINE
+from prunebench.study.cells import ReportError, StoredCell, joined
+from prunebench.study.columns import INTERVAL, Board, Column, on_board
+from prunebench.study.record import BASELINE, CONTROL
 from prunebench.study.statistics import Difference, Interval, Pair
 
 T = TypeVar("T")
+Row = dict[str, Any]
+
 ALL = "all"
 PARTIAL = "partial"
-INTERVAL = ("", "_low", "_high")
 DIFFERENCE = (*INTERVAL, "_p")
-TEXTS = ("model", "method", "settings", "control", "budget_kind", "budget", "task", "better_than_random", "status",
-         "reason", "hardware", "dtype", "commit")  # fmt: skip
-COLUMNS = (
-    "model", "method", "settings", "control", "budget_kind", "budget", "task", "seeds", "n", "n_asked",
-    *(f"accuracy{end}" for end in INTERVAL),
-    *(f"relative_accuracy{end}" for end in INTERVAL),
-    *(f"difference_to_none{end}" for end in DIFFERENCE), "n_paired",
-    "tokens_available", "tokens_mean", "tokens_mean_share", "tokens_input", "tokens_input_share", "tokens_kv",
-    "tokens_kv_share", "flops", "flops_ratio", "kv_bytes", "peak_memory_mib",
-    *(f"prefill_ratio{end}" for end in INTERVAL),
-    *(f"total_ratio{end}" for end in INTERVAL),
-    "evidence_recall", "evidence_recall_random",
-    *(f"difference_to_random{end}" for end in DIFFERENCE),
-    "n_paired_random", "better_than_random", "status", "reason", "hardware", "dtype", "commit",
-)  # fmt: skip
 
 Key = tuple[str, str, str, str]
 """Model, method, budget kind, budget: what has a row per task."""
 
 
-def fold(cells: Sequence[Cell], warn: Warn) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Heading:
+    """A column of the leaderboard's own, or several whose names end in `ends`."""
+
+    name: str
+    about: str
+    text: bool = False
+    ends: tuple[str, ...] = ("",)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of leaderboard.csv."""
+        return [self.name + end for end in self.ends]
+
+
+HEAD = (
+    Heading("model", "what was run", text=True),
+    Heading("method", "its label in the grid", text=True),
+    Heading("settings", "its settings, as JSON", text=True),
+    Heading("control", "true where it is there only to be compared with", text=True),
+    Heading("budget_kind", "what the budget counts", text=True),
+    Heading("budget", "as written in the grid", text=True),
+    Heading("task", "as written in the grid, or all", text=True),
+    Heading("seeds", "how many are pooled"),
+    Heading("n", "samples behind the accuracy, of all tasks in row all"),
+    Heading("n_asked", "samples that the tasks have"),
+    Heading("accuracy", "the task's primary metric, mean over seeds", ends=INTERVAL),
+    Heading("relative_accuracy", "accuracy over that of none, same samples", ends=INTERVAL),
+    Heading("difference_to_none", "accuracy less that of none, paired", ends=DIFFERENCE),
+    Heading("n_paired", "samples that both answered, behind the two comparisons with none"),
+)
+TAIL = (
+    Heading("difference_to_random", "accuracy less that of random, paired", ends=DIFFERENCE),
+    Heading("n_paired_random", "samples that both answered"),
+    Heading("better_than_random", "yes or no at 95 %; empty where there is none", text=True),
+    Heading("status", "ok, failed, oom, unsupported, infeasible, or partial", text=True),
+    Heading("reason", "why it is not ok, or speaks for fewer samples", text=True),
+    Heading("hardware", "where the numbers come from", text=True),
+    Heading("dtype", "of the model's weights", text=True),
+    Heading("commit", "of the code", text=True),
+)
+
+
+def _names() -> Iterator[str]:
+    for heading in HEAD:
+        yield from heading.names
+    for _, board in on_board():
+        yield from board.names
+    for heading in TAIL:
+        yield from heading.names
+
+
+COLUMNS = tuple(_names())
+TEXTS = tuple(heading.name for heading in (*HEAD, *TAIL) if heading.text)
+
+
+def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The leaderboard as text; `warn` hears of cells that are damaged or cannot be compared."""
-    models = sorted({c.model for c in cells})
-    rows = [row for model in models for row in _rows([c for c in cells if c.model == model], warn)]
+    rows: list[Row] = []
+    for model in sorted({cell.model for cell in cells}):
+        rows += _rows([cell for cell in cells if cell.model == model], warn)
     return tables.texts(sorted(rows, key=_order), COLUMNS)
 
 
@@ -82,13 +107,14 @@ def load(path: Path) -> pd.DataFrame:
     """leaderboard.csv with numbers as floats (NaN where empty) and texts as texts; raises
     ReportError.
     """
+    numbers = [name for name in COLUMNS if name not in TEXTS]
     try:
         with opened(path) as file:
             board = pd.read_csv(
                 file,
                 keep_default_na=False,  # a method is called "none"
-                dtype={name: str if name in TEXTS else float for name in COLUMNS},
-                na_values={name: [""] for name in COLUMNS if name not in TEXTS},
+                dtype=dict.fromkeys(TEXTS, str) | dict.fromkeys(numbers, float),
+                na_values={name: [""] for name in numbers},
             )[list(COLUMNS)]
     except FileNotFoundError:
         raise ReportError(
@@ -107,7 +133,7 @@ def load(path: Path) -> pd.DataFrame:
     return board
 
 
-def asked(budget: str, available: float | None) -> float:
+def budget_share(budget: str, available: float | None) -> float:
     """A budget's text as a share of the available tokens, for sorting; -1 where it is a method's
     own.
     """
@@ -118,19 +144,26 @@ def asked(budget: str, available: float | None) -> float:
     return amount / (available or 1.0) if budget.isdigit() else amount
 
 
-def _rows(cells: Sequence[Cell], warn: Warn) -> Iterable[dict[str, Any]]:
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
     """All rows of one model."""
-    tasks = sorted({c.task for c in cells if c.kind == "quality"} or {c.task for c in cells})
-    for key in sorted({_key(c) for c in cells}):
-        groups = [_group(key, task, tasks, cells) for task in tasks]
-        first = next(c for c in cells if _key(c) == key)
-        facts = {
-            "model": key[0],
-            "method": key[1],
-            "settings": first.settings,
-            "control": first.control,
+    tasks = sorted({cell.task for cell in cells if cell.kind == "quality"})
+    tasks = tasks or sorted({cell.task for cell in cells})
+    by_key: dict[Key, StoredCell] = {}
+    for cell in cells:
+        by_key.setdefault(_key(cell), cell)
+    for key, first in sorted(by_key.items(), key=lambda item: item[0]):
+        facts: Row = {
+            "model": first.model,
+            "method": first.method,
+            "settings": first.settings_line,
+            "control": first.is_control,
+            "budget_kind": first.budget_kind,
+            "budget": first.budget,
         }
-        facts |= {"budget_kind": key[2], "budget": key[3]}
+        groups = [_group(key, task, tasks, cells) for task in tasks]
         for group in groups:
             if group.cells or group.cost:
                 yield facts | {"task": group.task} | _row([group], warn)
@@ -138,85 +171,109 @@ def _rows(cells: Sequence[Cell], warn: Warn) -> Iterable[dict[str, Any]]:
             yield facts | {"task": ALL} | _row(groups, warn)
 
 
-def _key(cell: Cell) -> Key:
+def _key(cell: StoredCell) -> Key:
     return cell.model, cell.method, cell.budget_kind, cell.budget
 
 
-def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[Cell]) -> Group:
-    """Cost that was measured on no task of the study's belongs to every task."""
-    same = [c for c in cells if c.kind == "quality" and c.task == task]
+def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell]) -> Group:
+    """The cells of one task; cost that was measured on no task of the study's belongs to every
+    task.
+    """
+    model, _, *budget = key
+    control = (model, CONTROL, *budget)
+    quality = [cell for cell in cells if cell.kind == "quality" and cell.task == task]
+    cost = []
+    for cell in cells:
+        on_task = cell.task == task or cell.task not in tasks
+        if cell.kind == "cost" and _key(cell) == key and on_task:
+            cost.append(cell)
     return Group(
         task=task,
-        cells=tuple(c for c in same if _key(c) == key),
-        cost=tuple(
-            c
-            for c in cells
-            if c.kind == "cost" and _key(c) == key and (c.task == task or c.task not in tasks)
-        ),
-        baseline=tuple(c for c in same if c.method == BASELINE),
-        control=tuple(c for c in same if _key(c) == (key[0], CONTROL, *key[2:])),
+        cells=tuple(cell for cell in quality if _key(cell) == key),
+        cost=tuple(cost),
+        baseline=tuple(cell for cell in quality if cell.method == BASELINE),
+        control=tuple(cell for cell in quality if _key(cell) == control),
     )
 
 
-def _row(groups: Sequence[Group], warn: Warn) -> dict[str, Any]:
-    """The numbers of one row: the mean over its tasks."""
-    cells = [c for g in groups for c in g.cells] or [c for g in groups for c in g.cost]
-    method = cells[0].method if cells else BASELINE
-    row: dict[str, Any] = {"seeds": len({c.seed for c in cells})}
-    accuracies = [g.accuracy(warn) for g in groups]
-    whole = [a for a in accuracies if a is not None]
-    if len(whole) == len(groups):
-        accuracy = whole[0] if len(whole) == 1 else statistics.pool(whole)
-        row |= {"n": accuracy.n} | _ends("accuracy", accuracy)
-    row |= {"n_asked": _asked(groups, accuracies)}
-    quality, notes = _quality(groups, method, warn)
-    row |= quality | _tokens(groups) | _cost(groups) | _status(groups, notes)
-    every = [c for g in groups for c in (*g.cells, *g.cost)]
-    return row | {
-        name: joined(getattr(c, name) for c in every) for name in ("hardware", "dtype", "commit")
-    }
+def _row(groups: Sequence[Group], warn: Warn) -> Row:
+    """The columns of one row behind its task, a group of columns at a time."""
+    cells = _every([group.cells for group in groups])
+    cost = _every([group.cost for group in groups])
+    first = (cells or cost)[:1]
+    method = first[0].method if first else BASELINE
+    row: Row = {"seeds": len({cell.seed for cell in cells or cost})}
+    row |= _accuracy(groups, warn)
+    baseline = _all([group.against_baseline(warn) for group in groups])
+    row |= _relative(groups, baseline)
+    notes: list[str] = []
+    if method != BASELINE and baseline is not None:
+        row |= _against_none(groups, baseline, warn, notes)
+    if method not in (BASELINE, CONTROL):
+        control = _all([group.against_control(warn) for group in groups])
+        if control is not None:
+            row |= _against_random(groups, control, warn, notes)
+    for column, board in on_board():
+        row |= FOLDS[board.fold](groups, column, board)
+    return row | _status(groups, notes) | _origin(groups)
 
 
-def _asked(groups: Sequence[Group], accuracies: Sequence[Interval | None]) -> int | None:
-    """Samples asked, over all tasks: those behind the accuracy where a cell does not say."""
-    counts = []
-    for group, accuracy in zip(groups, accuracies, strict=True):
-        asked = group.asked()
-        counts.append(asked if asked is not None or accuracy is None else accuracy.n)
+def _accuracy(groups: Sequence[Group], warn: Warn) -> Row:
+    """The primary metric, and for how many samples of how many it speaks."""
+    row: Row = {}
+    accuracies = [group.accuracy(warn) for group in groups]
+    counts: list[int | None] = []
+    for group, own in zip(groups, accuracies, strict=True):
+        total = group.asked()
+        # a cell that does not say speaks for all that it has
+        counts.append(own.n if total is None and own is not None else total)
     present = _all(counts)
-    return None if present is None else sum(present)
+    row["n_asked"] = None if present is None else sum(present)
+    whole = _all(accuracies)
+    if whole:
+        accuracy = _pooled(whole)
+        row |= {"n": accuracy.n} | _ends("accuracy", accuracy)
+    return row
 
 
-def _quality(groups: Sequence[Group], method: str, warn: Warn) -> tuple[dict[str, Any], list[str]]:
-    """The numbers that compare accuracy, and what is to be said of them."""
-    row: dict[str, Any] = {"evidence_recall": _over(groups, lambda g: g.value("evidence_recall"))}
-    row["evidence_recall_random"] = _over(groups, lambda g: average(g.control, "evidence_recall"))
-    baseline = _all([g.against_baseline(warn) for g in groups])
-    if baseline is None:
-        row["relative_accuracy"] = _over(groups, Group.relative)
-    else:
-        row |= _ends("relative_accuracy", statistics.relative(baseline))
-    if method == BASELINE:
-        return row, []
-    notes = []
-    if baseline is not None:
-        gap = statistics.difference(baseline)
-        row |= _ends("difference_to_none", gap) | {"n_paired": gap.n}
-        notes += _compared(groups, [g.baseline for g in groups], baseline, warn)
-    control = _all([g.against_control(warn) for g in groups])
-    if control is None or method == CONTROL:
-        return row, notes
-    gap = statistics.difference(control)
-    row |= _ends("difference_to_random", gap) | {"n_paired_random": gap.n}
-    notes += _compared(groups, [g.control for g in groups], control, warn)
-    directions = {c.higher_is_better for g in groups for c in g.cells}
+def _relative(groups: Sequence[Group], pairs: Sequence[Pair] | None) -> Row:
+    """Accuracy over that of the unpruned model; without an interval where the metric is no mean of
+    samples.
+    """
+    if pairs is None:
+        return {"relative_accuracy": _over(groups, Group.relative)}
+    return _ends("relative_accuracy", statistics.relative(pairs))
+
+
+def _against_none(
+    groups: Sequence[Group], pairs: Sequence[Pair], warn: Warn, notes: list[str]
+) -> Row:
+    """Accuracy less that of the unpruned model; what is to be said of it goes to `notes`."""
+    gap = statistics.difference(pairs)
+    notes += _on_fewer_samples(groups, [group.baseline for group in groups], pairs, warn)
+    return _ends("difference_to_none", gap) | {"n_paired": gap.n}
+
+
+def _against_random(
+    groups: Sequence[Group], pairs: Sequence[Pair], warn: Warn, notes: list[str]
+) -> Row:
+    """Accuracy less that of the random control, and whether the method is better."""
+    gap = statistics.difference(pairs)
+    notes += _on_fewer_samples(groups, [group.control for group in groups], pairs, warn)
+    row: Row = _ends("difference_to_random", gap) | {"n_paired_random": gap.n}
+    cells = _every([group.cells for group in groups])
+    directions = {cell.more_is_better for cell in cells}
     if len(directions) == 1:  # tasks that disagree on what is better have no pooled answer
-        row["better_than_random"] = "yes" if gap.sure and (gap.value > 0) in directions else "no"
-    return row, notes
+        better = gap.sure and (gap.value > 0) in directions
+        row["better_than_random"] = "yes" if better else "no"
+    return row
 
 
-def _compared(
-    groups: Sequence[Group], others: Sequence[Sequence[Cell]], pairs: Sequence[Pair], warn: Warn
+def _on_fewer_samples(
+    groups: Sequence[Group],
+    others: Sequence[Sequence[StoredCell]],
+    pairs: Sequence[Pair],
+    warn: Warn,
 ) -> list[str]:
     """For every task whose pair is smaller than what one of the two answered, on how many samples
     it stands.
@@ -229,89 +286,151 @@ def _compared(
     return notes
 
 
-def _tokens(groups: Sequence[Group]) -> dict[str, Any]:
-    row: dict[str, Any] = {"tokens_available": _over(groups, Group.available)}
-    for name in ("tokens_mean", "tokens_input", "tokens_kv"):
-        row[name] = _over(groups, partial(Group.value, name=name))
-        row[f"{name}_share"] = _over(groups, partial(Group.share, name=name))
-    row["flops"] = _over(groups, lambda g: g.value("flops_total"))
-    row["flops_ratio"] = _over(groups, lambda g: g.over_baseline("flops_total"))
-    row["kv_bytes"] = _over(groups, lambda g: g.value("kv_bytes"))
+# ---- what was measured: one function a fold ------------------------------------------------------
+
+
+def _mean(groups: Sequence[Group], column: Column, board: Board) -> Row:
+    row: Row = {board.name: _over(groups, partial(Group.value, name=column.metric))}
+    if board.beside is not None:
+        beside = partial(BESIDE[board.beside], name=column.metric)
+        row[board.names[1]] = _over(groups, beside)
     return row
 
 
-def _cost(groups: Sequence[Group]) -> dict[str, Any]:
-    """Over the tasks on which cost was measured."""
-    peaks = [p for p in (average(g.cost, "peak_memory_mib") for g in groups) if p is not None]
-    row: dict[str, Any] = {"peak_memory_mib": sum(peaks) / len(peaks) if peaks else None}
-    for phase in ("prefill", "total"):
-        ratios = [r for r in (g.ratio(phase) for g in groups) if r is not None]
-        if ratios:
-            row |= _ends(
-                f"{phase}_ratio", ratios[0] if len(ratios) == 1 else statistics.pool(ratios)
-            )
-    return row
+def _available(groups: Sequence[Group], column: Column, board: Board) -> Row:
+    return {board.name: _over(groups, partial(Group.offered, name=column.metric))}
 
 
-def _status(groups: Sequence[Group], notes: Sequence[str]) -> dict[str, str]:
+def _measured(groups: Sequence[Group], column: Column, board: Board) -> Row:
+    values = [average(group.cost, column.metric) for group in groups]
+    present = [value for value in values if value is not None]
+    return {board.name: sum(present) / len(present) if present else None}
+
+
+def _interval(groups: Sequence[Group], column: Column, board: Board) -> Row:
+    intervals = [group.interval(column.metric) for group in groups]
+    present = [interval for interval in intervals if interval is not None]
+    return _ends(board.name, _pooled(present)) if present else {}
+
+
+FOLDS: Mapping[str, Callable[[Sequence[Group], Column, Board], Row]] = {
+    "mean": _mean,
+    "available": _available,
+    "measured": _measured,
+    "interval": _interval,
+}
+BESIDE: Mapping[str, Callable[..., float | None]] = {
+    "share": Group.share,
+    "ratio": Group.over_baseline,
+    "random": Group.of_control,
+}
+
+
+# ---- status and origin ---------------------------------------------------------------------------
+
+
+def _status(groups: Sequence[Group], notes: Sequence[str]) -> Row:
     """Quality's status, or cost's where there is no quality; a reason also where only the cost pass
     went wrong.
 
     A cell that is ok may have a reason, too: it speaks for fewer samples than the task has.
     """
-    quality = [c for g in groups for c in g.cells]
-    cost = [c for g in groups for c in g.cost]
+    quality = _every([group.cells for group in groups])
+    cost = _every([group.cost for group in groups])
     cells = quality or cost
-    missing = [g.task for g in groups if not (g.cells if quality else g.cost)]
-    statuses = {c.status for c in cells}
+    missing = _missing_tasks(groups, bool(quality))
+    statuses = {cell.status for cell in cells}
     mixed = len(statuses) > 1 or (bool(missing) and statuses == {"ok"})
-    reasons = [_reason(c, mixed, len(groups) > 1) for c in cells]
+    reasons = [_reason(cell, mixed, len(groups) > 1) for cell in cells]
     if missing:
         reasons.append(f"not run on {', '.join(missing)}")
     if quality:
-        reasons += _cost_reasons(cost, {c.reason for c in quality})
-    return {"status": PARTIAL if mixed else statuses.pop(), "reason": joined([*reasons, *notes])}
+        reasons += _cost_reasons(cost, {cell.first_reason for cell in quality})
+    status = PARTIAL if mixed else statuses.pop()
+    return {"status": status, "reason": joined([*reasons, *notes])}
 
 
-def _reason(cell: Cell, mixed: bool, several: bool) -> str:
+def _missing_tasks(groups: Sequence[Group], quality: bool) -> list[str]:
+    """Tasks on which there is no cell of the kind that the row speaks of."""
+    missing = []
+    for group in groups:
+        cells = group.cells if quality else group.cost
+        if not cells:
+            missing.append(group.task)
+    return missing
+
+
+def _reason(cell: StoredCell, mixed: bool, several: bool) -> str:
     """A cell's reason, with what it is of where that does not go without saying."""
+    reason = cell.first_reason
     if mixed and not cell.ok:
-        return f"{cell.task} seed {cell.seed} {cell.status}: {cell.reason}"
-    if several and cell.ok and cell.reason:
-        return f"{cell.task}: {cell.reason}"
-    return cell.reason
+        return f"{cell.task} seed {cell.seed} {cell.status}: {reason}"
+    if several and cell.ok and reason:
+        return f"{cell.task}: {reason}"
+    return reason
 
 
-def _cost_reasons(cost: Sequence[Cell], known: set[str]) -> list[str]:
+def _cost_reasons(cost: Sequence[StoredCell], quality_reasons: set[str]) -> list[str]:
     """What only the cost pass has to say."""
-    bad = [c for c in cost if not c.ok and c.reason not in known]
-    return [f"cost {c.status}: {c.reason}" for c in bad]
+    reasons = []
+    for cell in cost:
+        if not cell.ok and cell.first_reason not in quality_reasons:
+            reasons.append(f"cost {cell.status}: {cell.first_reason}")
+    return reasons
+
+
+def _origin(groups: Sequence[Group]) -> Row:
+    """Where the numbers come from, quality and cost, task by task."""
+    cells = _every([(*group.cells, *group.cost) for group in groups])
+    return {
+        "hardware": joined(cell.hardware for cell in cells),
+        "dtype": joined(cell.dtype for cell in cells),
+        "commit": joined(cell.commit for cell in cells),
+    }
+
+
+# ---- over tasks ----------------------------------------------------------------------------------
+
+
+def _every(parts: Sequence[Sequence[StoredCell]]) -> list[StoredCell]:
+    cells: list[StoredCell] = []
+    for part in parts:
+        cells += part
+    return cells
 
 
 def _over(groups: Sequence[Group], number: Callable[[Group], float | None]) -> float | None:
     """The mean over tasks; None where a task has none, for a mean over fewer tasks is another
     number.
     """
-    values = _all([number(g) for g in groups])
+    values = _all([number(group) for group in groups])
     return None if values is None else sum(values) / len(values)
 
 
 def _all(values: Sequence[T | None]) -> list[T] | None:
+    """The values, None where one of them is missing."""
     present = [value for value in values if value is not None]
     return present if len(present) == len(values) else None
 
 
-def _ends(name: str, interval: Interval) -> dict[str, float]:
+def _pooled(intervals: Sequence[Interval]) -> Interval:
+    """The one interval, or the mean of several."""
+    return intervals[0] if len(intervals) == 1 else statistics.pool(intervals)
+
+
+def _ends(name: str, interval: Interval) -> Row:
     row = {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return row | {f"{name}_p": interval.p} if isinstance(interval, Difference) else row
+    if isinstance(interval, Difference):
+        row[f"{name}_p"] = interval.p
+    return row
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    share = asked(row["budget"], row.get("tokens_available"))
-    task = (row["task"] != ALL, row["task"])
+    share = budget_share(row["budget"], row.get("tokens_available"))
     return (
         row["model"],
-        *task,
+        row["task"] != ALL,
+        row["task"],
         -share,
         row["budget_kind"],
         -row.get("accuracy", -1.0),

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from prunebench.border.text import one_line
 from prunebench.report import leaderboard
+from prunebench.report.board import budget_kind, budget_label, overall, records
 from prunebench.report.leaderboard import ALL
 from prunebench.study.record import BASELINE
 
@@ -100,36 +101,6 @@ def _table(study: Path, board: pd.DataFrame, headings: Sequence[str]) -> Table:
             table.add_section()
     table.caption = Text(_caption(board, kind, notes), style="table.caption")
     return table
-
-
-def budget_kind(board: pd.DataFrame) -> str:
-    """The kind of tokens that a study's budgets count: that of its rows where they agree, else the
-    mean over layers.
-    """
-    kinds = set(board.loc[board["method"] != BASELINE, "budget_kind"])
-    return kinds.pop() if len(kinds) == 1 and kinds <= set(TOKENS) else "mean"
-
-
-def overall(board: pd.DataFrame) -> pd.DataFrame:
-    """The rows that stand for a whole model: its "all" rows, or those of its only task."""
-    pooled = set(board.loc[board["task"] == ALL, "model"])
-    return board[(board["task"] == ALL) | ~board["model"].isin(pooled)]
-
-
-def records(board: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as dictionaries."""
-    return [{str(name): value for name, value in row.items()} for row in board.to_dict("records")]
-
-
-def budget_label(row: dict[str, Any]) -> str:
-    """The budget as it was asked: "25%", "64", with its kind where that is not the mean."""
-    kind = row["budget_kind"]
-    prefix = f"{one_line(kind, NAME)}:" if kind not in ("", "mean") else ""
-    try:
-        amount = float(row["budget"])
-    except ValueError:
-        return prefix + one_line(row["budget"], NAME)
-    return prefix + (row["budget"] if row["budget"].isdigit() else f"{100 * amount:.3g}%")
 
 
 def _notes(row: dict[str, Any], several: bool) -> list[Note]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from prunebench.benchmarks import Benchmark, MediaError
 from prunebench.engine.ready import Ready
-from prunebench.measure import Metric
 from prunebench.measure.latency import PairRow, measure_pairs, summarize
 from prunebench.run import samples as prompts
 from prunebench.run.cell import Cell
@@ -18,6 +17,7 @@ from prunebench.run.grid import Cost
 from prunebench.run.quality import on_pixels
 from prunebench.run.samples import Samples, resized, seed_of
 from prunebench.run.store import Row
+from prunebench.study.record import Metric
 
 if TYPE_CHECKING:
     from prunebench.models import Loaded

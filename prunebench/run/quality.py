@@ -22,6 +22,7 @@ from prunebench.run.cell import Cell
 from prunebench.run.samples import Samples, resized, seed_of
 from prunebench.run.store import Row
 from prunebench.sites import Part
+from prunebench.study.columns import FLOPS_PARTS
 from prunebench.study.record import SampleStatus
 from prunebench.tokens import Layout
 
@@ -200,5 +201,4 @@ def _evidence(
 
 def _flops(loaded: Loaded, prompt: Samples, number: int, sample: SampleTrace) -> Row:
     found = sample_flops(loaded.model, loaded.family, prompt.single(loaded, number), sample)
-    parts = ("vision", "projector", "llm", "head", "selector", "total")
-    return {f"flops_{part}": int(getattr(found, part)) for part in parts}
+    return {f"flops_{part}": int(getattr(found, part)) for part in FLOPS_PARTS}

@@ -23,7 +23,6 @@ from prunebench.border.text import one_line
 from prunebench.engine.clip import load_clip
 from prunebench.engine.ready import Ready, make_ready
 from prunebench.identity import identity
-from prunebench.measure import Metric
 from prunebench.run import cost, provenance, quality
 from prunebench.run import samples as prompts
 from prunebench.run.active import Run
@@ -34,7 +33,13 @@ from prunebench.run.limits import Overdue, limited
 from prunebench.run.progress import Silent, Watcher
 from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
 from prunebench.run.summary import scored
-from prunebench.study.record import BASELINE, SampleStatus, Status
+from prunebench.study.record import (
+    BASELINE,
+    CellRecord,
+    Metric,
+    SampleStatus,
+    Status,
+)
 
 T = TypeVar("T")
 
@@ -192,10 +197,10 @@ class _Sweep:
             torch.set_num_threads(threads)
 
     def _done(self, cell: Cell) -> bool:
-        facts = self.study.result(cell, self.fingerprints[cell.id])
-        if facts is None:
+        record = self.study.result(cell, self.fingerprints[cell.id])
+        if record is None:
             return False
-        self.statuses[cell.id] = facts["status"]
+        self.statuses[cell.id] = record.status
         return True
 
     def _units(self, run: Run) -> int:
@@ -425,39 +430,39 @@ class _Sweep:
         tables: dict[str, list[Row]],
     ) -> None:
         benchmark = self.benchmarks[cell.task]
-        facts: dict[str, Any] = {
-            "id": cell.id,
-            "fingerprint": self.fingerprints[cell.id],
-            "kind": cell.kind,
-            "model": shown(cell.model),
-            "method": cell.variant.label,
-            "pruner": cell.variant.name,
-            "pruner_source": cell.variant.source(),
-            "settings": cell.variant.settings(),
-            "control": cell.variant.name in CONTROLS,
-            "budget": cell.amount,
-            "budget_kind": cell.budget_kind,
-            "task": shown(cell.task),
-            "seed": cell.seed,
-            "status": status,
-            "reason": reason,
-            **self._counts(benchmark, tables),
-            "metric": benchmark.primary,
-            "higher_is_better": benchmark.higher_is_better(benchmark.primary),
-            "metrics": [asdict(metric) for metric in metrics],
-            "provenance": self.provenance,
-        }
+        record = CellRecord(
+            id=cell.id,
+            fingerprint=self.fingerprints[cell.id],
+            kind=cell.kind,
+            model=shown(cell.model),
+            method=cell.variant.label,
+            pruner=cell.variant.name,
+            pruner_source=cell.variant.source(),
+            settings=cell.variant.settings(),
+            control=cell.variant.name in CONTROLS,
+            budget=cell.amount,
+            budget_kind=cell.budget_kind,
+            task=shown(cell.task),
+            seed=cell.seed,
+            status=status,
+            reason=reason,
+            samples=self._counts(benchmark, tables),
+            metric=benchmark.primary,
+            higher_is_better=benchmark.higher_is_better(benchmark.primary),
+            metrics=tuple(metrics),
+            provenance=self.provenance,
+        )
         # numbers that are none make a cell fail where it is written
-        written = self.study.finish(cell, facts, tables)
-        self.statuses[cell.id] = str(written["status"])
-        self.watch.finished(cell.id, str(written["status"]), str(written["reason"]))
+        written = self.study.finish(cell, record, tables)
+        self.statuses[cell.id] = written.status
+        self.watch.finished(cell.id, written.status, written.reason)
 
-    def _counts(self, benchmark: Benchmark, tables: dict[str, list[Row]]) -> dict[str, Any]:
+    def _counts(self, benchmark: Benchmark, tables: dict[str, list[Row]]) -> dict[str, int] | None:
         """For how many samples a quality cell speaks, of how many it was asked for."""
         if "samples" not in tables:
-            return {}
+            return None
         answered = sum(row["error"] is None for row in tables["samples"])
-        return {"samples": {"asked": len(benchmark.requests), "answered": answered}}
+        return {"asked": len(benchmark.requests), "answered": answered}
 
 
 def _groups(requests: Sequence[Request], size: int) -> list[list[Request]]:
