@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from prunebench.methods.glimpseprune import GlimpsePrune
 
@@ -29,7 +28,6 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     too.
     """
 
-    vectors: ClassVar[tuple[str, ...]] = ()
     lora: str = ""
 
     @property

@@ -294,7 +294,13 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("name", metavar="NAME")
     verify = command("verify", _verify, "Compare the methods with vectors from official code.")
     verify.add_argument(
-        "folder", type=Path, nargs="?", default=Path("tests/golden"), metavar="FOLDER"
+        "folder", type=Path, nargs="?", metavar="FOLDER", help="vectors; else the checkout's own"
+    )
+    verify.add_argument(
+        "--translators",
+        type=Path,
+        metavar="FOLDER",
+        help="METHOD.py files that translate them; else the checkout's own",
     )
     verify.add_argument("--json", action="store_true")
     verify.add_argument(
@@ -422,7 +428,7 @@ def _models() -> list[dict[str, Any]]:
 
 def _methods() -> list[dict[str, Any]]:
     from prunebench import registry
-    from prunebench.testing import verify
+    from prunebench.testing import verified
 
     rows = []
     for name in registry.names():
@@ -448,7 +454,7 @@ def _methods() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "status": verify.status(name),
+                "status": verified.status(name),
                 "settings": shown,
                 "paper": card.paper,
                 "code": card.code,
@@ -521,11 +527,11 @@ def _new(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from prunebench.testing import verify
+    from prunebench.testing import verified, verify
 
-    found = verify.verify(arguments.folder)
+    found = verify.verify(arguments.folder, translators=arguments.translators)
     if arguments.record:
-        verify.write_verified(found)
+        verified.write_verified(found)
     if arguments.json:
         print(json.dumps([asdict(comparison) for comparison in found], indent=2))
     else:
