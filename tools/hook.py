@@ -62,5 +62,10 @@ def made_pages() -> dict[str, Callable[[], str]]:
     for family in pages.families_in_order():
         texts[f"families/{pages.family_slug(family)}.md"] = partial(pages.family_page, family)
     for name in AT_ROOT:
-        texts[name.lower()] = (ROOT / name).read_text
+        texts[name.lower()] = partial(from_root, name)
     return texts
+
+
+def from_root(name: str) -> str:
+    """A page of the repository as one of the site, whose root is docs/."""
+    return (ROOT / name).read_text().replace("](docs/", "](")

@@ -29,7 +29,7 @@ from prunebench.sites import Part, Site
 from prunebench.study import columns
 from prunebench.testbed import MODELS
 from prunebench.testing import matrix as support
-from prunebench.testing import verify
+from prunebench.testing import verified
 
 ROOT = Path(__file__).parents[1]
 
@@ -145,7 +145,7 @@ def reads(name: str) -> list[str]:
 
 def verification(name: str) -> str:
     """How a method's faithfulness was checked, in a few words."""
-    record = verify.read_verified().get(name)
+    record = verified.read_verified().get(name)
     if record is not None:
         return f"{record['agree']} of {record['files']} official vectors"
     card = registry.card(registry.get(name))
