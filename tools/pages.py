@@ -16,8 +16,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
+import prunebench
 from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.models import families
@@ -472,37 +474,27 @@ def column_rows(
 # the reference
 
 
-REFERENCE: Mapping[str, Sequence[str]] = {
-    "Prune": [
-        "prunebench.engine.session.prune",
-        "prunebench.engine.trace.Trace",
-        "prunebench.engine.trace.SampleTrace",
-        "prunebench.display.StageRow",
-    ],
-    "Load a model": ["prunebench.models.loading.load", "prunebench.models.loaded.Loaded"],
-    "Budgets and places": ["prunebench.budget", "prunebench.sites"],
-    "Methods": [
-        "prunebench.pruner.Pruner",
-        "prunebench.pruner.ScorePruner",
-        "prunebench.pruner.Facts",
-        "prunebench.pruner.Unsupported",
-        "prunebench.trained.Trained",
-        "prunebench.trained.Example",
-    ],
-    "What a method is shown, and what it answers": ["prunebench.tokens"],
-    "Helpers for methods": ["prunebench.select"],
-    "The registry": ["prunebench.registry"],
+FIRST = ("engine.session", "models")
+"""The modules that the reference begins with; the others follow by name."""
+
+BESIDE = {
+    "engine.session": ("engine.trace.Trace", "engine.trace.SampleTrace", "display.StageRow"),
 }
-"""Sections of the reference, and what stands in each."""
+"""What public names of a module answer with, by module."""
 
 
 def reference_page() -> str:
-    """The public interface, from its docstrings."""
-    text = "# Reference\n\nWhat `import prunebench` offers, and what it returns.\n"
-    for section, names in REFERENCE.items():
-        text += f"\n## {section}\n"
-        for name in names:
-            text += f"\n::: {name}\n"
+    """The public interface, from its docstrings: each module that is the home of public names."""
+    text = "# Reference\n\nWhat `import prunebench` offers, and what it answers with.\n"
+    homes: dict[str, list[str]] = {}
+    for name, home in prunebench._HOME.items():
+        homes.setdefault(home, []).append(name)
+    for home in sorted(homes, key=lambda home: (home not in FIRST, home)):
+        names = homes[home]
+        title, idea = heading(import_module(f"prunebench.{home}"))
+        text += f"\n## {title}\n\n{sentence(idea)}\n"
+        for path in (*(f"{home}.{name}" for name in names), *BESIDE.get(home, ())):
+            text += f"\n::: prunebench.{path}\n"
     return text
 
 
