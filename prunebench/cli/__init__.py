@@ -17,14 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import prunebench
 from prunebench.border.interruption import Interruption, raises_interruption
 from prunebench.border.text import clean, message, one_line
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 DENIED = (errno.EACCES, errno.EPERM)
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, *DENIED)
@@ -356,10 +353,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
     )
     _quiet()
     from prunebench import report
+    from prunebench.run.progress import Bar
     from prunebench.run.runner import sweep
 
     console = Console(stderr=True)
-    with _Progress(console, arguments.check) as progress:
+    with Bar(console, arguments.check) as progress:
         outcome = sweep(grid, progress)
         progress.doing("folding tables and figures")
         built = report.build(outcome.folder)
@@ -701,90 +699,3 @@ def _quiet() -> None:
     )  # a failed fetch ends in one line, not in its retries
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-class _Progress:
-    """A bar with cells done, running and failed and the time left on a terminal; a line per cell
-    elsewhere.
-    """
-
-    def __init__(self, console: Any, check: Callable[[], None]) -> None:
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self.console = console
-        self.check = check
-        self.live: bool = console.is_terminal
-        self.bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not self.live,
-        )
-        self.task: TaskID = self.bar.add_task("starting", total=None)
-        self.cells = self.done = self.bad = self.now = self.tenth = 0
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def doing(self, what: str) -> None:
-        self.check()
-        self.bar.update(self.task, description=one_line(what))
-        if not self.live:
-            self._say(what)
-
-    def begin(self, cells: int, done: int, units: int) -> None:
-        self.cells, self.done = cells, done
-        self.bar.reset(self.task, total=units)
-        self._describe()
-        if not self.live:
-            self._say(f"{cells} cells, {done} of them done before, {units} calls of generate to go")
-
-    def running(self, cells: int) -> None:
-        self.now = cells
-        self._describe()
-
-    def advance(self, units: int) -> None:
-        self.check()
-        self.bar.advance(self.task, units)
-        task = self.bar.tasks[0]
-        tenth = int(10 * task.completed / task.total) if task.total else 0
-        if not self.live and tenth > self.tenth:
-            self.tenth = tenth
-            self._say(f"{10 * tenth} %: {task.completed:.0f} of {task.total:.0f} calls")
-
-    def finished(self, cell: str, status: str, reason: str) -> None:
-        self.done, self.now = self.done + 1, self.now - 1
-        failed = status in ("failed", "oom")
-        self.bad += failed
-        self._describe()
-        first = reason.strip().partition("\n")[0]
-        if failed or not self.live:
-            self._say(f"[{self.done}/{self.cells}] {cell} {status} {first}".rstrip())
-
-    def note(self, text: str) -> None:
-        self._say(f"note: {text}")
-
-    def _say(self, line: str) -> None:
-        self.console.print(one_line(line), highlight=False, markup=False, soft_wrap=True)
-
-    def _describe(self) -> None:
-        self.bar.update(
-            self.task,
-            description=f"cells: {self.done} of {self.cells} done, {self.now} running, {self.bad} failed",
-        )

@@ -30,9 +30,7 @@ ATTENTION = BEFORE | PROBE | {Signal.NEXT_QUERY_ATTENTION}
 """Signals that exist only where an LLM layer's attention does."""
 
 
-def refusal(
-    pruner: Pruner, parts: Family, known: frozenset[Signal] = frozenset()
-) -> str | None:
+def refusal(pruner: Pruner, parts: Family, known: frozenset[Signal] = frozenset()) -> str | None:
     """Why a family cannot serve a method, whatever the budget; None where it can. Signals that are
     `known` need no family.
     """
@@ -52,7 +50,9 @@ def refusal(
     if part is Part.VISION:
         return f"{name} prunes at {pruner.site()}, inside the vision encoder, which no engine seam serves yet"
     if part is Part.PIXELS and not parts.resizes:
-        return f"{name} shrinks the image, and {parts.name} scales every image to its own resolution"
+        return (
+            f"{name} shrinks the image, and {parts.name} scales every image to its own resolution"
+        )
     return None
 
 

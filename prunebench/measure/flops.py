@@ -82,11 +82,11 @@ def decode(text_config: Any, cache_lengths: Sequence[int], steps: int) -> int:
     The LM head comes on top: `head(text_config, steps)`.
     """
     _check_layers(text_config, cache_lengths)
-    return sum(
-        _layer(text_config, number, 1, length + step)
-        for number, length in enumerate(cache_lengths)
-        for step in range(1, steps + 1)
-    )
+    total = 0
+    for number, length in enumerate(cache_lengths):
+        for step in range(1, steps + 1):
+            total += _layer(text_config, number, 1, length + step)
+    return total
 
 
 def head(text_config: Any, positions: int = 1) -> int:
@@ -109,15 +109,15 @@ def _mlp(config: Any, number: int, tokens: int) -> int:
     each of them.
     """
     experts = getattr(config, "num_experts", None) or 0
-    dense = number in (getattr(config, "mlp_only_layers", None) or ()) or (number + 1) % getattr(
-        config, "decoder_sparse_step", 1
-    )
+    dense_layers = getattr(config, "mlp_only_layers", None) or ()
+    sparse_step = getattr(config, "decoder_sparse_step", 1)
+    dense = number in dense_layers or (number + 1) % sparse_step
     if not experts or dense:
         return 3 * linear(tokens, config.hidden_size, config.intermediate_size)
-    chosen = linear(
-        tokens * config.num_experts_per_tok, config.hidden_size, config.moe_intermediate_size
-    )
-    return linear(tokens, config.hidden_size, experts) + 3 * chosen
+    router = linear(tokens, config.hidden_size, experts)
+    expert_tokens = tokens * config.num_experts_per_tok
+    expert = linear(expert_tokens, config.hidden_size, config.moe_intermediate_size)
+    return router + 3 * expert
 
 
 def _check_layers(config: Any, lengths: Sequence[int]) -> None:

@@ -18,6 +18,7 @@ from prunebench.models.loaded import Loaded
 from prunebench.models.processors import check_processor, check_prompt
 from prunebench.testbed import Embedded
 
+Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "bfloat16", "float16"]
 Kernel = Literal["sdpa", "eager", "flash_attention_2"]
 """The attention kernels that are tested; others that transformers has go by their names."""
@@ -31,7 +32,7 @@ ELSEWHERE = (
 def load(
     name: Embedded | str,
     *,
-    device: str = "cpu",
+    device: Device | str = "cpu",
     dtype: DType | str = "float32",
     attention: Kernel | str = "sdpa",
     weights: Weights = "pretrained",

@@ -57,14 +57,14 @@ def is_number(value: Any) -> bool:
     """A finite number that a mean can take; true and false are none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return -LARGEST <= value <= LARGEST
+    return bool(-LARGEST <= value <= LARGEST)
 
 
 def is_whole(value: Any) -> bool:
     """A whole number of either sign."""
     if isinstance(value, bool) or not isinstance(value, int):
         return False
-    return abs(value) <= 2**MOST_BITS
+    return bool(abs(value) <= 2**MOST_BITS)
 
 
 def is_count(value: Any) -> bool:

@@ -230,5 +230,6 @@ class CellRecord:
 def _is_counts(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    total, answered = value.get("asked"), value.get("answered")
-    return facts.is_count(total) and facts.is_count(answered) and bool(answered <= total)
+    if not (facts.is_count(value.get("asked")) and facts.is_count(value.get("answered"))):
+        return False
+    return bool(value["answered"] <= value["asked"])

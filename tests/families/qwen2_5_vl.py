@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from families import Family
+from families import Miniature
 from prunebench.testbed.processor import IMAGE, VIDEO, VISION_END, VISION_START, build_processor
 from prunebench.testbed.tiny_qwen import TinyQwenConfig, build_model
 
@@ -11,10 +11,10 @@ SIZES = TinyQwenConfig(
 )
 
 
-def build() -> Family:
+def build() -> Miniature:
     image, video = (f"{VISION_START} {kind} {VISION_END} " for kind in (IMAGE, VIDEO))
     # wide enough for windows of unequal size
-    return Family(
+    return Miniature(
         "Qwen2.5-VL",
         build_model(SIZES, 0),
         build_processor(),
