@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
+    from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.registry import build, register
     from prunebench.select import fill, pooled, require_finite, share, top, windows
-    from prunebench.sites import INPUT, PIXELS, Site, late_layer, llm, vision
-    from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
+    from prunebench.signals import Signal
+    from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.words import FUNCTION_WORDS
 
@@ -19,13 +21,15 @@ if TYPE_CHECKING:
 # torch
 _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
+    "depth": ("late_layer",),
     "engine.session": ("prune",),
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "registry": ("build", "register"),
     "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
-    "sites": ("INPUT", "PIXELS", "Site", "late_layer", "llm", "vision"),
-    "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
+    "signals": ("Signal",),
+    "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
 }

@@ -19,7 +19,7 @@ import torch
 from test_benchmarks import UTILS
 
 from prunebench.cli import main
-from prunebench.testing import TEMPLATE
+from prunebench.testing import new_file
 
 HEAD = '''"""A method."""
 from dataclasses import dataclass
@@ -405,7 +405,7 @@ def test_a_sample_that_takes_too_long_is_a_row(tmp_path: Path):
 
 def test_a_library_that_is_loaded_later_is_no_trace(tmp_path: Path) -> None:
     """In a fresh process the checks themselves load transformers, with its registry of kernels."""
-    (tmp_path / "mine.py").write_text(TEMPLATE.format(title="Mine"))
+    new_file("mine", tmp_path)
     command = [sys.executable, "-m", "prunebench.cli", "check", "mine.py"]
     checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "FAIL" not in checked.stdout

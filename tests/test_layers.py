@@ -13,8 +13,10 @@ ROOT = Path(__file__).parents[1]
 BORDER = {"border"}
 TRUNK = {
     "words",
+    "depth",
     "sites",
     "budget",
+    "signals",
     "tokens",
     "select",
     "pruner",
@@ -26,12 +28,14 @@ TRUNK = {
 MAY: dict[str, set[str]] = {
     "border": set(),
     "words": set(),
+    "depth": set(),
     "sites": set(),
     "budget": {"sites"},
-    "tokens": {"sites"},
+    "signals": {"sites"},
+    "tokens": {"signals", "sites"},
     "select": {"sites", "tokens"},
-    "pruner": {"budget", "select", "sites", "tokens"} | BORDER,
-    "contract": {"budget", "pruner", "tokens"},
+    "pruner": {"budget", "select", "signals", "sites", "tokens"} | BORDER,
+    "contract": {"budget", "pruner", "signals", "tokens"},
     "identity": {"pruner"},
     "registry": {"identity", "pruner"} | BORDER,
     "trained": {"pruner", "registry", "tokens"} | BORDER,

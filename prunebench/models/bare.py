@@ -9,7 +9,8 @@ from torch import nn
 
 from prunebench.models.base import EncoderRows, Family, Originals, Unsupported
 from prunebench.pruner import Facts
-from prunebench.tokens import CLIP, ENCODER, Layout, Signal
+from prunebench.signals import CLIP, ENCODER, Signal
+from prunebench.tokens import Layout
 
 REASON = "a decoder by itself has no vision encoder"
 
@@ -51,4 +52,10 @@ class BareDecoder(Family):
         raise Unsupported(REASON)
 
     def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
+        raise Unsupported(REASON)
+
+    def stretches(self, config: Any, inputs: Mapping[str, Any], block: int) -> list[int]:
+        raise Unsupported(REASON)
+
+    def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
         raise Unsupported(REASON)

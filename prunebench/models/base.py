@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from prunebench.pruner import Facts
 from prunebench.pruner import Unsupported as Unsupported  # most who need a family need it
-from prunebench.tokens import CLIP, Layout, Signal
+from prunebench.signals import CLIP, Signal
+from prunebench.tokens import Layout
 
 KNOWN_GOOD = "transformers 5.6 to 5.23"
 """Before 5.6 the temporal positions of Qwen2.5-VL's images are wrong wherever text stands before
@@ -50,6 +51,16 @@ class EncoderRows:
 
     patches: Tensor
     summaries: Tensor | None = None
+
+    def live(self, total: int, alive: Tensor) -> Tensor:
+        """[total] bool: of so many rows of this sample alone, those that its tokens `alive` [n] are
+        made of, and those that no token is made of.
+        """
+        live = torch.ones(total, dtype=torch.bool)
+        live[self.patches[self.patches >= 0]] = False
+        patches = self.patches[alive]
+        live[patches[patches >= 0]] = True
+        return live
 
 
 class Family(ABC):
@@ -145,6 +156,12 @@ class Family(ABC):
         """
         return len(self.blocks(model)) - 1
 
+    def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
+        """All vision blocks, counted from 0, whose output the projector or the language model
+        reads; the others are read by the next block alone.
+        """
+        return (self.feature_block(model),)
+
     def clip(self, model: nn.Module) -> str | None:
         """The CLIP whose vision encoder the model's began as, a hub id or a miniature's name; None
         where that is not known.
@@ -162,6 +179,16 @@ class Family(ABC):
         """FLOPs of the vision encoder and of the projector behind it, for all images and videos of
         `inputs`.
         """
+
+    @abstractmethod
+    def stretches(self, config: Any, inputs: Mapping[str, Any], block: int) -> list[int]:
+        """How many rows stand in each stretch (crop, frame, window) whose rows attend to each other
+        in a vision block, for all images and videos of `inputs`, in the order of the rows.
+        """
+
+    @abstractmethod
+    def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
+        """FLOPs of one vision block over stretches of these lengths."""
 
     # ---- visual tokens ---------------------------------------------------------------------------
 

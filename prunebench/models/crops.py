@@ -67,15 +67,18 @@ class CropFamily(Family):
         Where several layers are concatenated, the deepest. Raises Unsupported where no block's
         output is read.
         """
-        config = config_of(model)
-        states = len(self.blocks(model)) + 1
-        deepest = max(int(layer) % states for layer in feature_layers(config))
-        if deepest == 0:
+        deepest = max(self.feature_blocks(model))
+        if deepest < 0:
             raise Unsupported(
-                f"vision_feature_layer {config.vision_feature_layer} is the patch embedding; "
-                "there is no block behind which to look"
+                f"vision_feature_layer {config_of(model).vision_feature_layer} is the patch "
+                "embedding; there is no block behind which to look"
             )
-        return deepest - 1
+        return deepest
+
+    def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
+        """Those whose outputs are concatenated before the projector; -1 is the embedding."""
+        states = len(self.blocks(model)) + 1
+        return tuple(int(layer) % states - 1 for layer in feature_layers(config_of(model)))
 
     def clip(self, model: nn.Module) -> str | None:
         return clip_of(config_of(model)) if self.clipped else None
@@ -107,8 +110,21 @@ class CropFamily(Family):
     def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
         crops = self.crops(config, inputs)
         tokens = crops * self.tokens_a_side(config) ** 2
-        encoder = vit_flops(config.vision_config, crops, cls=self.cls)
+        vision = config.vision_config
+        encoder = embedding_flops(vision, crops)
+        # all blocks are alike
+        block = self.block_flops(config, self.stretches(config, inputs, 0))
+        encoder += vision.num_hidden_layers * block
         return encoder, self.projector_flops(config, tokens)
+
+    def stretches(self, config: Any, inputs: Mapping[str, Any], block: int) -> list[int]:
+        """Every crop is one, with its CLS token."""
+        rows = patches_a_side(config.vision_config) ** 2 + self.cls
+        return [rows] * self.crops(config, inputs)
+
+    def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
+        vision = config.vision_config
+        return encoder_block(stretches, vision.hidden_size, vision.intermediate_size, gated=False)
 
     def crops(self, config: Any, inputs: Mapping[str, Any]) -> int:
         """How many crops the encoder is given for all prompts of `inputs`: as many as their tokens
@@ -168,16 +184,11 @@ def clip_of(config: Any) -> str | None:
     return "openai/clip-vit-large-patch14-336" if sizes == (1024, 24, 14, 336) else None
 
 
-def vit_flops(vision_config: Any, crops: int, cls: bool) -> int:
-    """FLOPs of the patch embedding and all blocks over `crops` crops, each with a CLS token where
-    `cls`.
-    """
+def embedding_flops(vision_config: Any, crops: int) -> int:
+    """FLOPs of the convolution that embeds the patches of so many crops."""
     patches = patches_a_side(vision_config) ** 2
-    width = vision_config.hidden_size
     pixels = vision_config.num_channels * edge(vision_config.patch_size) ** 2
-    embedding = linear(patches, pixels, width)
-    block = encoder_block([patches + cls], width, vision_config.intermediate_size, gated=False)
-    return int(crops * (embedding + vision_config.num_hidden_layers * block))
+    return crops * linear(patches, pixels, vision_config.hidden_size)
 
 
 def mlp_flops(rows: int, *widths: int) -> int:

@@ -94,13 +94,24 @@ class GridFamily(Family):
         return encoded
 
     def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
-        return self.grid_flops(config.vision_config, all_grids(inputs, config.vision_config))
+        vision = config.vision_config
+        patches = sum(frame_patches(vision, all_grids(inputs, vision)))
+        encoder = embedding_flops(vision, patches, self.width(vision))
+        for block in range(vision.depth):
+            encoder += self.block_flops(config, self.stretches(config, inputs, block))
+        return encoder, self.projector_flops(vision, patches)
+
+    def stretches(self, config: Any, inputs: Mapping[str, Any], block: int) -> list[int]:
+        """Every frame is one, unless overridden."""
+        return frame_patches(config.vision_config, all_grids(inputs, config.vision_config))
+
+    def width(self, vision_config: Any) -> int:
+        """The encoder's channels."""
+        return int(vision_config.hidden_size)
 
     @abstractmethod
-    def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
-        """FLOPs of the vision encoder and of the projector behind it, for images and videos of
-        these grids.
-        """
+    def projector_flops(self, vision_config: Any, patches: int) -> int:
+        """FLOPs of the projector behind the encoder, over so many patches."""
 
 
 def all_grids(inputs: Mapping[str, Any], vision_config: Any) -> list[Grid]:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunebench.models.arithmetic import encoder_block
-from prunebench.models.grids import (
-    Grid,
-    GridFamily,
-    embedding_flops,
-    frame_grids,
-    frame_patches,
-    merger_flops,
-)
+from prunebench.models.grids import Grid, GridFamily, all_grids, frame_grids, merger_flops
 
 
 class Qwen25VL(GridFamily):
@@ -45,16 +38,20 @@ class Qwen25VL(GridFamily):
             start += rows * columns
         return torch.cat(orders)
 
-    def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
+    def stretches(self, config: Any, inputs: Mapping[str, Any], block: int) -> list[int]:
+        """Every window is one, but in a few blocks every frame."""
+        vision = config.vision_config
+        if block in vision.fullatt_block_indexes:
+            return super().stretches(config, inputs, block)
+        return _windows(vision, all_grids(inputs, vision))
+
+    def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
+        vision = config.vision_config
+        return encoder_block(stretches, vision.hidden_size, vision.intermediate_size, gated=True)
+
+    def projector_flops(self, vision_config: Any, patches: int) -> int:
         vision = vision_config
-        width = vision.hidden_size
-        frames, windows = frame_patches(vision, grids), _windows(vision, grids)
-        patches = sum(frames)
-        encoder = embedding_flops(vision, patches, width)
-        for block in range(vision.depth):
-            segments = frames if block in vision.fullatt_block_indexes else windows
-            encoder += encoder_block(segments, width, vision.intermediate_size, gated=True)
-        return encoder, merger_flops(vision, patches, width, vision.out_hidden_size)
+        return merger_flops(vision, patches, vision.hidden_size, vision.out_hidden_size)
 
 
 def _window_side(vision_config: Any) -> int:

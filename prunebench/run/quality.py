@@ -69,7 +69,8 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
         encoded, method = backend.encode(samples, []), plain
         conditions = Conditions(None, cell.positions, conditions.seeds, count_flops=True)
     else:
-        encoded, method = shared, cell.method
+        method = cell.method
+        encoded = Encoded(full, full.inputs) if method.inside_encoder() else shared
         _check_feasible(backend, cell, full)
     preparing = perf_counter() - start
     answers = backend.answer(encoded, method, conditions)

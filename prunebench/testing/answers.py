@@ -17,9 +17,11 @@ from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.contract import walk
 from prunebench.pruner import Pruner
+from prunebench.signals import NotShown
 from prunebench.testing.candidate import (
     DEPTHS,
     Candidate,
+    Fault,
     answers,
     expect,
     plans,
@@ -55,8 +57,8 @@ def signals(candidate: Candidate) -> str:
     """The method reads no signal that it does not declare."""
     try:
         contract(candidate)
-    except AttributeError as error:
-        expect("was not asked for" not in str(error), str(error))
+    except NotShown as error:
+        raise Fault(str(error)) from error
     except Exception:  # the check of the contract has reported it
         pass
     return ", ".join(sorted(candidate.ready.needs)) or "none"

@@ -12,8 +12,9 @@ import torch
 from prunebench.budget import Budget, BudgetError, Stage
 from prunebench.contract import walk
 from prunebench.pruner import Pruner
+from prunebench.signals import Signal
 from prunebench.testing.samples import QUESTION, cast, facts, tokens
-from prunebench.tokens import Keep, Signal, VisualTokens
+from prunebench.tokens import Keep, VisualTokens
 
 BUDGETS = (Budget(1.0), Budget(0.5), Budget(0.25), Budget(5), Budget(0.5, "kv"))
 """What the checks ask a method to plan for."""

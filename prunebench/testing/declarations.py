@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from prunebench import registry
 from prunebench.budget import Budget, Stage, alive, cached, spent
 from prunebench.pruner import Pruner
+from prunebench.signals import Signal
 from prunebench.sites import PIXELS, Part, Site
 from prunebench.testing.candidate import BUDGETS, DEPTHS, Candidate, expect, plans
 from prunebench.testing.samples import facts
-from prunebench.tokens import Signal
 
 HALF = 0.5 + 1e-6
 """By how many tokens a plan may miss its budget: counts are whole."""
@@ -101,9 +101,8 @@ def _check_stages(label: str, stages: Sequence[Stage], available: int, layers: i
     expect(counts == falling, f"{label}: the stages keep {counts}, which must fall")
     possible = counts[-1] >= 1 and counts[0] <= available
     expect(possible, f"{label}: the stages keep {counts}")
-    for site in sites:
-        deep = site.part is Part.LLM and site.layer >= layers
-        expect(not deep, f"{label}: no site {site}")
+    deep = [str(site) for site in sites if site.part is Part.LLM and site.layer >= layers]
+    expect(not deep, f"{label}: no site {', '.join(deep)}")
 
 
 def _sizes(pruner: Pruner) -> str:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from prunebench.budget import Stage
 from prunebench.pruner import Pruner
+from prunebench.signals import Signal
 from prunebench.testing.vectors import Vector, VerifyError
-from prunebench.tokens import Keep, Layout, Signal, VisualTokens
+from prunebench.tokens import Keep, Layout, VisualTokens
 
 WEIGHTS = "llm."
 """What the names of the language model's weights begin with."""

@@ -9,10 +9,10 @@ from prunebench.border.guard import Guard
 from prunebench.border.text import one_line
 from prunebench.budget import Budget, BudgetError
 from prunebench.pruner import Pruner, Unsupported
+from prunebench.signals import CLIP, GIVEN
 from prunebench.sites import PIXELS
 from prunebench.testing.candidate import Candidate, Fault, expect
 from prunebench.testing.samples import QUESTION, random_model, tokens
-from prunebench.tokens import CLIP, GIVEN
 
 ROWS, COLUMNS = 4, 6
 """Visual tokens of the image that the model is shown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunebench import registry
-from prunebench.engine.checks import refusal
+from prunebench.engine.ready import refusal
 from prunebench.models import families
 
 HEAD = """# Methods and models

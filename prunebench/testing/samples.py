@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from prunebench.pruner import Facts
-from prunebench.tokens import Layout, Signal, Tile, VisualTokens
+from prunebench.signals import Signal, Sizes
+from prunebench.tokens import Layout, Tile, VisualTokens
 
 QUESTION = "what digit is on that red square?"
 HEADS, ENCODER_WIDTH, CLIP_WIDTH = 4, 12, 10
@@ -51,17 +52,31 @@ def tokens(
     the others are crops of the same image, else every tile is an image of its own.
     """
     signals = frozenset(needs)
-    layout = _layout(rows, columns, tiles, newlines, of_one_image=Signal.TILES in signals)
-    draw = torch.Generator().manual_seed(seed)
-    features = torch.randn(len(layout), dim, generator=draw)  # first: the same whatever is asked
-    values = _values(layout, dim, blocks or {}, draw)
-    return VisualTokens(
-        features,
-        layout,
-        torch.arange(len(layout)),
+    of_one_image = Signal.TILES in signals
+    layout = _layout(rows, columns, tiles, newlines, of_one_image=of_one_image)
+    sizes = Sizes(
+        tokens=len(layout),
+        tiles=tiles,
+        images=1 if of_one_image else tiles,
+        image=(1, 8 * rows, 8 * columns, 3),
+        width=dim,
+        heads=HEADS,
+        encoder_width=ENCODER_WIDTH,
+        clip_width=CLIP_WIDTH,
         question=QUESTION,
         seed=seed,
-        signals={signal: values[signal] for signal in sorted(signals - {Signal.TILES})},
+    )
+    values: dict[Signal, Any] = {}
+    for signal in sorted(signals - {Signal.TILES}):
+        count = (blocks or {}).get(signal, 1)
+        values[signal] = signal.row.example(replace(sizes, blocks=count, texts=count))
+    return VisualTokens(
+        features=sizes.normal("features", len(layout), dim),
+        layout=layout,
+        index=torch.arange(len(layout)),
+        question=QUESTION,
+        seed=seed,
+        signals=values,
     )
 
 
@@ -69,7 +84,8 @@ def cast(sample: VisualTokens, dtype: torch.dtype) -> VisualTokens:
     """The sample with features and signals of that type; masks and pixels stay what they are."""
     signals: dict[Signal, Any] = {}
     for signal, value in sample.signals.items():
-        signals[signal] = value.to(dtype) if isinstance(value, Tensor) else value
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        signals[signal] = value.to(dtype) if is_float else value
     return replace(sample, features=sample.features.to(dtype), signals=signals)
 
 
@@ -83,56 +99,6 @@ def _layout(rows: int, columns: int, tiles: int, newlines: bool, *, of_one_image
         image = 0 if of_one_image else number
         grids.append(Tile(rows, columns, kind, image, newlines=newlines))
     return Layout(tuple(grids))
-
-
-def _values(
-    layout: Layout, dim: int, blocks: Mapping[Signal, int], draw: torch.Generator
-) -> dict[Signal, Any]:
-    """Values of every signal, drawn one after the other."""
-    count, tiles, text = len(layout), len(layout.tiles), 7
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw)
-
-    paid = (2 * normal(HEADS, text, count + text)).softmax(dim=-1)[..., :count]
-    values: dict[Signal, Any] = {
-        Signal.LAST_QUERY_ATTENTION: paid[:, -1],
-        Signal.NEXT_QUERY_ATTENTION: (2 * normal(HEADS, count + text)).softmax(dim=-1)[:, :count],
-        Signal.TEXT_ATTENTION: paid,
-        Signal.KEYS: normal(HEADS // 2, count, 8),
-        Signal.TEXT_FEATURES: normal(text, dim),
-        Signal.PROBE_LOGITS: 2 * normal(HEADS, count),
-        Signal.PROBE_LOG_ATTENTION: normal(HEADS, count + text).log_softmax(dim=-1)[:, :count],
-        Signal.CLIP_TEXT: normal(blocks.get(Signal.CLIP_TEXT, 1), CLIP_WIDTH),
-        Signal.CLIP_TILES: normal(tiles, CLIP_WIDTH),
-        Signal.CLIP_PATCHES: normal(count, CLIP_WIDTH),
-    }
-    shapes = {
-        Signal.CLS_ATTENTION: (HEADS, count),
-        Signal.CLS_FEATURES: (tiles, ENCODER_WIDTH),
-        Signal.ENCODER_FEATURES: (count, ENCODER_WIDTH),
-        Signal.ENCODER_KEYS: (HEADS, count, 8),
-        Signal.RECEIVED_ATTENTION: (HEADS, count),
-    }
-    for signal, shape in shapes.items():
-        drawn_values = normal(blocks.get(signal, 1), *shape)
-        is_attention = signal in (Signal.CLS_ATTENTION, Signal.RECEIVED_ATTENTION)
-        values[signal] = drawn_values.softmax(dim=-1) if is_attention else drawn_values
-    return values | _of_caller(layout, draw)
-
-
-def _of_caller(layout: Layout, draw: torch.Generator) -> dict[Signal, Any]:
-    """What the caller gives: the words of the question, and pictures with three masks each."""
-    tile = layout.tiles[0]
-    images = layout.tiles[-1].image + 1
-    shape = (images, 1, 8 * tile.rows, 8 * tile.columns, 3)
-    pixels = torch.randint(256, shape, generator=draw, dtype=torch.uint8)
-    bright = (pixels[:, 0, ..., :2] > 150).movedim(-1, 1)
-    return {
-        Signal.TEXT_PIECES: tuple(QUESTION.split()),
-        Signal.PICTURES: tuple(pixels),
-        Signal.MASKS: tuple(bright),
-    }
 
 
 def random_model(

@@ -24,8 +24,9 @@ from prunebench.models.base import Originals
 from prunebench.models.inputs import process
 from prunebench.pruner import Pruner
 from prunebench.select import pooled
+from prunebench.signals import PROBE
 from prunebench.sites import INPUT, Site
-from prunebench.tokens import PROBE, Keep, Layout, Signal, VisualTokens
+from prunebench.tokens import Keep, Layout, Signal, VisualTokens
 from prunebench.trained import Example, Trained
 from prunebench.training.data import Lesson
 

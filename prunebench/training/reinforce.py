@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from prunebench.border.bounds import BoundsError
 from prunebench.budget import Budget, Stage
+from prunebench.depth import late_layer
 from prunebench.engine.behind import aside
 from prunebench.engine.lora import PREFIX
 from prunebench.engine.session import prune
@@ -30,7 +31,7 @@ from prunebench.learning.loop import Course, learn, require_number, update
 from prunebench.learning.schedule import Tuning
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner
-from prunebench.sites import Site, late_layer, llm
+from prunebench.sites import Site, llm
 from prunebench.tokens import Keep, VisualTokens
 from prunebench.training.data import Lesson, TrainingData
 from prunebench.training.examples import Frozen, inputs_of, layouts_of, target

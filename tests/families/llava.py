@@ -27,7 +27,7 @@ VISION = {
     "model_type": "clip_vision_model",
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 4,
     "num_attention_heads": 2,
     "image_size": SIDE,
     "patch_size": 14,

@@ -7,7 +7,7 @@ from prunebench.testbed.processor import IMAGE, VIDEO, VISION_END, VISION_START,
 from prunebench.testbed.tiny_qwen import TinyQwenConfig, build_model
 
 SIZES = TinyQwenConfig(
-    vision_depth=2, vision_width=32, full_attention=(1,), layers=6, width=80, heads=4, kv_heads=2
+    vision_depth=3, vision_width=32, full_attention=(1,), layers=6, width=80, heads=4, kv_heads=2
 )
 
 

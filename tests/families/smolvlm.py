@@ -27,7 +27,7 @@ TIMES = ("\n", ":", "0", "1", "2", "3")  # the real tokenizer keeps newlines and
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 2,
     # the last 4 pixels of a tile are in no patch, as in the 2.2B model the last 6 of 384
     "image_size": 60,
