@@ -19,6 +19,8 @@ from torch import Tensor
 
 from prunebench import Budget, Facts, Keep, Pruner, Signal, Stage, VisualTokens, llm, prune
 from prunebench.engine import encoder as vision
+from prunebench.engine import prefill as prefills
+from prunebench.engine import reading as readings
 from prunebench.engine import session as sessions
 from prunebench.engine.finite import NotFinite
 from prunebench.engine.ready import make_ready
@@ -310,7 +312,7 @@ class Slow(Spy):
 def test_a_methods_time_is_its_own(
     model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = sessions.answered
+    check = prefills.answered
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.5)
@@ -320,9 +322,9 @@ def test_a_methods_time_is_its_own(
         def look(self, *arguments: Any, **options: Any) -> None:
             time.sleep(0.1)
 
-    monkeypatch.setattr(sessions, "answered", slow)
+    monkeypatch.setattr(prefills, "answered", slow)
     monkeypatch.setattr(sessions, "Finite", Looking)
-    monkeypatch.setattr(sessions, "_copied", lambda value: (time.sleep(0.1), value)[1])
+    monkeypatch.setattr(readings, "copied", lambda value: (time.sleep(0.1), value)[1])
     with prune(model, Slow(), 0.5) as trace, torch.no_grad():
         model(**PROMPTS["one image"](inputs_of))
     assert 0.05 <= trace.seconds["select"] < 0.3

@@ -17,10 +17,11 @@ import pytest
 from rich.console import Console
 from test_grid import MINE
 
+from prunebench.cli.bars import SweepBar
 from prunebench.run.active import PATIENCE
 from prunebench.run.backend import Setup
 from prunebench.run.grid import Cost, Grid
-from prunebench.run.progress import Bar, Silent
+from prunebench.run.progress import Silent
 from prunebench.run.runner import sweep
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import (
@@ -213,7 +214,7 @@ def test_answers_are_counted_while_no_cell_is_finished(tmp_path: Path):
 def test_the_bar_says_what_is_going_on_and_how_fast():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=160)
-    with Bar(console) as bar:
+    with SweepBar(console) as bar:
         bar.begin(cells=22, finished=0, answers=40)
         bar.working("scenes_mixed: sample 3 of 20 in 2 cells")
         for _ in range(5):

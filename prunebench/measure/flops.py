@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.engine.counter import counter
 from prunebench.models.arithmetic import attention, linear
+from prunebench.sites import Part
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import SampleTrace
@@ -45,13 +46,14 @@ def sample_flops(
 ) -> Flops:
     """The prefill of one sample: `inputs` are those of that sample alone, `sample` is its trace.
 
-    Every LLM layer counts at the length that really entered it. Raises ValueError for inputs of
-    several samples.
+    Every block of the vision encoder and every LLM layer counts at the length that really entered
+    it. Raises ValueError for inputs of several samples.
     """
     rows = inputs["input_ids"].shape[0]
     if rows != 1:
         raise ValueError(f"sample_flops got inputs of {rows} samples; give it one and its trace")
     vision, projector = family.vision_flops(model.config, inputs)
+    vision -= vision_saved(model, family, inputs, sample)
     text_config = model.config.get_text_config()
     lengths = [visual + sample.text for visual in sample.entering]
     return Flops(
@@ -61,6 +63,23 @@ def sample_flops(
         head(text_config),
         sample.selector_flops or 0,
     )
+
+
+def vision_saved(model: Any, family: Family, inputs: Mapping[str, Any], sample: SampleTrace) -> int:
+    """What the vision encoder does without because rows left it; 0 where none did."""
+    sites = sorted(site for site in sample.kept if site.part is Part.VISION)
+    if not sites:
+        return 0
+    (rows,) = family.encoder_rows(model, inputs, [sample.layout])
+    saved = 0
+    for block in range(sites[0].layer, len(family.blocks(model))):
+        full = family.stretches(model.config, inputs, block)
+        passed = [site for site in sites if site.layer <= block]
+        live = rows.live(sum(full), sample.kept[passed[-1]])
+        left = [int(part.sum()) for part in live.split(full)]
+        saved += family.block_flops(model.config, full)
+        saved -= family.block_flops(model.config, left)
+    return saved
 
 
 def llm_prefill(text_config: Any, lengths: Sequence[int]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from math import comb
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,19 +17,19 @@ from prunebench.engine.cache import live_bytes
 from prunebench.engine.call import CallerGives
 from prunebench.engine.ready import Ready, make_ready
 from prunebench.engine.session import prune
-from prunebench.measure import Metric
 from prunebench.measure.memory import peak
 from prunebench.pruner import Pruner
+from prunebench.study.columns import PHASES, Phase, declared
+from prunebench.study.record import Metric
+from prunebench.study.statistics import median_interval
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import Trace
     from prunebench.models.base import Family
 
 Variant = Literal["method", "baseline"]
-Phase = Literal["vision", "select", "prefill", "decode", "total"]
 
 VARIANTS: tuple[Variant, ...] = ("method", "baseline")
-PHASES: tuple[Phase, ...] = ("vision", "select", "prefill", "decode", "total")
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,7 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
     for phase in PHASES:
         method = [by_run["method", phase][pair].ms for pair in pairs]
         if phase == "select":
-            metrics.append(_median("latency_select_ms", method, "ms"))
+            metrics.append(_median("latency_select_ms", method))
             continue
         baseline = [by_run["baseline", phase][pair].ms for pair in pairs]
         metrics += _latency(phase, method, baseline)
@@ -231,12 +230,12 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
 def _latency(phase: Phase, method: Sequence[float], baseline: Sequence[float]) -> list[Metric]:
     """Milliseconds of both, and their ratios where the clock saw the baseline at all."""
     metrics = [
-        _median(f"latency_{phase}_ms", method, "ms"),
-        _median(f"latency_{phase}_baseline_ms", baseline, "ms"),
+        _median(f"latency_{phase}_ms", method),
+        _median(f"latency_{phase}_baseline_ms", baseline),
     ]
     if all(baseline):
         ratios = [ours / theirs for ours, theirs in zip(method, baseline, strict=True)]
-        metrics.append(_median(f"latency_{phase}_ratio", ratios, "ratio"))
+        metrics.append(_median(f"latency_{phase}_ratio", ratios))
     return metrics
 
 
@@ -247,26 +246,10 @@ def _memory(variant: Variant, totals: Sequence[PairRow]) -> list[Metric]:
     caches = [float(row.kv_bytes) for row in totals if row.kv_bytes is not None]
     metrics = []
     if peaks:
-        metrics.append(_median(f"peak_memory{suffix}_mib", peaks, "MiB"))
+        metrics.append(_median(f"peak_memory{suffix}_mib", peaks))
     if caches:
-        metrics.append(_median(f"kv_bytes{suffix}", caches, "bytes"))
+        metrics.append(_median(f"kv_bytes{suffix}", caches))
     return metrics
-
-
-def median_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float] | None:
-    """The narrowest symmetric pair of order statistics that covers the median at least so often, by
-    the binomial law.
-
-    None where even the smallest and the largest value do not (below 6 values for 95 %).
-    """
-    ranked, n = sorted(values), len(values)
-    outside, low = 0.0, -1
-    for place in range(n // 2):
-        outside += 2 * comb(n, place) / 2**n
-        if outside > 1 - coverage:
-            break
-        low = place
-    return None if low < 0 else (ranked[low], ranked[n - 1 - low])
 
 
 def timed_run(
@@ -357,7 +340,10 @@ def _now(device: torch.device) -> float:
     return perf_counter()
 
 
-def _median(name: str, values: Sequence[float], unit: str) -> Metric:
-    """Lower is better in everything measured here."""
+def _median(name: str, values: Sequence[float]) -> Metric:
+    """The median as a number of the cell, with the unit that the table of columns has for it."""
+    column = declared(name)
     low, high = median_interval(values) or (None, None)
-    return Metric(name, median(values), unit, None, low, high, len(values), False)
+    return Metric(
+        name, median(values), column.unit, None, low, high, len(values), column.higher_is_better
+    )

@@ -1,70 +1,96 @@
-"""Inputs: chat messages with their images, made a model's inputs by its own processor."""
+"""Inputs: conversations about images as what a model takes, and what it answers as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunebench.models import Loaded
-
-Part = dict[str, Any]
-"""A text, an image or a video of a message, as transformers' chat templates have it."""
+    from prunebench.models.loaded import Loaded
 
 Message = dict[str, Any]
-"""One turn of a chat: its content is a text, or a list of parts."""
+"""One turn of a conversation as transformers' chat templates take it: `role`, and `content`, which
+is a text or a list of parts. A part is {"type": "text", "text": ...}, {"type": "image", "url":
+IMAGE} with an open image, or {"type": "video", ...}.
+"""
 
 
-def process(loaded: Loaded, messages: Sequence[list[Message]]) -> dict[str, Any]:
-    """The model's inputs for several chats, on its device, left-padded."""
+def user_message(image: Any, text: str) -> list[Message]:
+    """A conversation of one turn: the user shows an open image and asks."""
+    content = [{"type": "image", "url": image}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
+
+
+def process(loaded: Loaded, conversations: Sequence[list[Message]]) -> dict[str, Any]:
+    """What the model's `generate` takes, a row a conversation, padded on the left and on the
+    model's device.
+    """
     processor = loaded.processor
-    if any(part["type"] == "video" for chat in messages for part in parts_of(chat)):
-        # frames of a video are read by the template's own loader
+    if any(_shows_video(conversation) for conversation in conversations):
+        # only the template reads videos: how many frames it takes is part of the text it makes
         batch = processor.apply_chat_template(
-            list(messages),
+            list(conversations),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             padding=True,
         )
-        return dict(batch.to(loaded.model.device))
-    text = processor.apply_chat_template(
-        [_named(chat) for chat in messages], add_generation_prompt=True, tokenize=False
-    )
-    images: list[list[Any]] = []
-    for chat in messages:
-        images.append([part["url"] for part in images_of(chat)])
-    batch = processor(
-        text=text, images=images if any(images) else None, padding=True, return_tensors="pt"
-    )
+    else:
+        texts = processor.apply_chat_template(
+            [_named(conversation) for conversation in conversations],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        images = [_images(conversation) for conversation in conversations]
+        batch = processor(
+            text=texts, images=images if any(images) else None, padding=True, return_tensors="pt"
+        )
     return dict(batch.to(loaded.model.device))
 
 
-def parts_of(chat: list[Message]) -> list[Part]:
-    """The parts of all turns, in order; a turn that is a mere text has none."""
-    parts: list[Part] = []
-    for turn in chat:
+def new_texts(loaded: Loaded, inputs: Mapping[str, Any], output: Any) -> list[str]:
+    """What `generate` wrote behind the prompts of `inputs`, a text a row of its output."""
+    sequences = getattr(output, "sequences", output)
+    answers = sequences[:, inputs["input_ids"].shape[1] :]
+    texts: list[str] = loaded.processor.batch_decode(
+        answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return texts
+
+
+def parts_of(conversation: Sequence[Message]) -> list[Message]:
+    """The parts of all turns, in order; turns that are a text have none."""
+    parts: list[Message] = []
+    for turn in conversation:
         if not isinstance(turn["content"], str):
             parts += turn["content"]
     return parts
 
 
-def images_of(chat: list[Message]) -> list[Part]:
-    """The parts of a chat that are images, in order."""
-    return [part for part in parts_of(chat) if part["type"] == "image"]
+def image_parts(conversation: Sequence[Message]) -> list[Message]:
+    """Those that are images."""
+    return [part for part in parts_of(conversation) if part["type"] == "image"]
 
 
-def _named(chat: list[Message]) -> list[Message]:
-    """The chat as a template wants it that only writes text: images are named, not held."""
+def _images(conversation: Sequence[Message]) -> list[Any]:
+    """The open images of a conversation, in order."""
+    return [part["url"] for part in image_parts(conversation)]
+
+
+def _shows_video(conversation: Sequence[Message]) -> bool:
+    return any(part["type"] == "video" for part in parts_of(conversation))
+
+
+def _named(conversation: Sequence[Message]) -> list[Message]:
+    """The conversation as a chat template wants it: images are named, not held."""
     turns = []
-    for turn in chat:
-        content = turn["content"]
-        if not isinstance(content, str):
-            content = [_bare(part) for part in content]
-        turns.append({**turn, "content": content})
+    for turn in conversation:
+        if not isinstance(turn["content"], str):
+            turn = {**turn, "content": [_named_part(part) for part in turn["content"]]}
+        turns.append(turn)
     return turns
 
 
-def _bare(part: Part) -> Part:
+def _named_part(part: Message) -> Message:
     return part if part["type"] == "text" else {"type": part["type"]}

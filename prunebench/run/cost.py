@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 from math import ceil
 
 from prunebench.benchmarks import Benchmark, MediaError
-from prunebench.measure import Metric
 from prunebench.measure.latency import PairRow, PairSettings, summarize
 from prunebench.run.backend import Backend
 from prunebench.run.quality import Bound
 from prunebench.run.question import Cost
 from prunebench.run.samples import Samples
 from prunebench.run.store import Row
+from prunebench.study.record import Metric
 
 
 def calls(cost: Cost) -> int:

@@ -20,14 +20,12 @@ from prunebench.run.backend import Backend, Conditions, Encoded
 from prunebench.run.samples import Samples, Size, seed_of
 from prunebench.run.store import Row
 from prunebench.sites import Part
+from prunebench.study.columns import FLOPS_PARTS
 from prunebench.study.record import SampleStatus
 from prunebench.tokens import Layout
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import SampleTrace
-
-FLOPS = ("vision", "projector", "llm", "head", "selector", "total")
-"""The parts of `Flops` that a row has."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
         encoded, method = backend.encode(samples, []), plain
         conditions = Conditions(None, cell.positions, conditions.seeds, count_flops=True)
     else:
-        encoded, method = shared, cell.method
+        method = cell.method
+        encoded = Encoded(full, full.inputs) if method.inside_encoder() else shared
         _check_feasible(backend, cell, full)
     preparing = perf_counter() - start
     answers = backend.answer(encoded, method, conditions)
@@ -160,4 +159,4 @@ def _evidence(request: Request, trace: SampleTrace, layout: Layout, sizes: Seque
 
 
 def _flops(flops: Flops) -> Row:
-    return {f"flops_{part}": int(getattr(flops, part)) for part in FLOPS}
+    return {f"flops_{part}": int(getattr(flops, part)) for part in FLOPS_PARTS}

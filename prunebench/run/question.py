@@ -17,7 +17,7 @@ from prunebench.budget import Budget
 from prunebench.run import plain
 from prunebench.run.keys import Key, key, keys_of
 from prunebench.run.names import expanded
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, Kind
 from prunebench.testbed import DEFAULT as DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Grid:
                 cells += self._cells("cost", task)
         return cells
 
-    def _cells(self, kind: str, task: str) -> list[Cell]:
+    def _cells(self, kind: Kind, task: str) -> list[Cell]:
         """Every method at every budget; the baseline, which ignores budgets, once."""
         from prunebench.run.cell import Cell
 

@@ -15,7 +15,6 @@ from typing import Any
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.border import images
 from prunebench.border.text import one_line
-from prunebench.measure import Metric
 from prunebench.run import cost, provenance, quality
 from prunebench.run.active import EXPECTED, Run
 from prunebench.run.backend import setup_of
@@ -29,7 +28,7 @@ from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
 from prunebench.run.summary import scored
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import CellPart, Result, TaskSource, Unit, Worker, load_benchmark
-from prunebench.study.record import Status
+from prunebench.study.record import CellRecord, Metric, Status
 
 
 @dataclass(frozen=True)
@@ -157,10 +156,10 @@ class _Sweep:
         return bound, [variant.positions, *backend.digests(method)]
 
     def _is_done(self, cell: Cell) -> bool:
-        facts = self.study.result(cell, self.fingerprints[cell.id])
-        if facts is None:
+        record = self.study.result(cell, self.fingerprints[cell.id])
+        if record is None:
             return False
-        self.statuses[cell.id] = facts["status"]
+        self.statuses[cell.id] = record.status
         return True
 
     def _open_journal(self, run: Run) -> None:
@@ -274,7 +273,7 @@ class _Sweep:
             else:
                 rows, metrics = outcome
         answered = sum(row["error"] is None for row in rows)
-        counts = {"samples": {"asked": len(benchmark.requests), "answered": answered}}
+        counts = {"asked": len(benchmark.requests), "answered": answered}
         self._write(run.cell, status, reason, metrics, {"samples": rows}, counts)
 
     # ---- cost ------------------------------------------------------------------------------------
@@ -297,10 +296,10 @@ class _Sweep:
             fault, rows = result.fault, list(result.rows)
         self.watch.advance(cost.calls(self.grid.cost))
         if fault is not None:
-            self._write(run.cell, fault.cell_status, fault.detail, [], {"pairs": []}, {})
+            self._write(run.cell, fault.cell_status, fault.detail, [], {"pairs": []}, None)
             return
         metrics = cost.metrics(rows)
-        self._write(run.cell, "ok", "", metrics, {"pairs": rows}, {})
+        self._write(run.cell, "ok", "", metrics, {"pairs": rows}, None)
 
     def _write(
         self,
@@ -309,36 +308,36 @@ class _Sweep:
         reason: str,
         metrics: list[Metric],
         tables: dict[str, list[Row]],
-        counts: Mapping[str, Any],
+        counts: dict[str, int] | None,
     ) -> None:
-        """Write a finished cell; `counts` say for how many samples it speaks."""
+        """Write a finished cell; `counts` say for how many samples a quality cell speaks."""
         benchmark, variant = self._benchmark(cell), cell.variant
-        facts: dict[str, Any] = {
-            "id": cell.id,
-            "fingerprint": self.fingerprints[cell.id],
-            "kind": cell.kind,
-            "model": shown(cell.model),
-            "method": variant.label,
-            "pruner": variant.name,
-            "pruner_source": variant.source(),
-            "settings": variant.settings(),
-            "control": variant.name in CONTROLS,
-            "budget": cell.amount,
-            "budget_kind": cell.budget_kind,
-            "task": shown(cell.task),
-            "seed": cell.seed,
-            "status": status,
-            "reason": reason,
-            **counts,
-            "metric": benchmark.primary,
-            "higher_is_better": benchmark.higher_is_better(benchmark.primary),
-            "metrics": [asdict(metric) for metric in metrics],
-            "provenance": self.provenance,
-        }
+        record = CellRecord(
+            id=cell.id,
+            fingerprint=self.fingerprints[cell.id],
+            kind=cell.kind,
+            model=shown(cell.model),
+            method=variant.label,
+            pruner=variant.name,
+            pruner_source=variant.source(),
+            settings=variant.settings(),
+            control=variant.name in CONTROLS,
+            budget=cell.amount,
+            budget_kind=cell.budget_kind,
+            task=shown(cell.task),
+            seed=cell.seed,
+            status=status,
+            reason=reason,
+            samples=counts,
+            metric=benchmark.primary,
+            higher_is_better=benchmark.higher_is_better(benchmark.primary),
+            metrics=tuple(metrics),
+            provenance=dict(self.provenance),
+        )
         # numbers that are none make a cell fail where it is written
-        stored = self.study.finish(cell, facts, tables)
-        self.statuses[cell.id] = str(stored["status"])
-        self.watch.finished(cell.id, str(stored["status"]), str(stored["reason"]))
+        stored = self.study.finish(cell, record, tables)
+        self.statuses[cell.id] = stored.status
+        self.watch.finished(cell.id, stored.status, stored.reason)
 
 
 def _part(run: Run, group: Sequence[Request]) -> CellPart:

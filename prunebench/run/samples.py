@@ -16,7 +16,7 @@ from torch import Tensor
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.budget import Budget, BudgetError
 from prunebench.models.base import Originals, Unsupported
-from prunebench.models.inputs import Message, images_of, parts_of, process
+from prunebench.models.inputs import Message, image_parts, parts_of, process
 from prunebench.pruner import Pruner
 from prunebench.tokens import Layout, Signal
 
@@ -94,7 +94,7 @@ def prepared(
     inputs = process(loaded, chats)
     sizes = []
     for chat in chats:
-        sizes.append(tuple(part["url"].size for part in images_of(chat)))
+        sizes.append(tuple(part["url"].size for part in image_parts(chat)))
     originals = Originals(tuple(sizes), loaded.processor)
     layouts = loaded.family.layouts(loaded.model, inputs, originals)
     return Samples(tuple(requests), tuple(chats), inputs, tuple(layouts), tuple(sizes), benchmark)

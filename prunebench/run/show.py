@@ -14,7 +14,7 @@ from prunebench import registry
 from prunebench.benchmarks import Benchmark, Request, expand, load_task
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
-from prunebench.models.inputs import images_of
+from prunebench.models.inputs import image_parts
 from prunebench.run import grid as grids
 from prunebench.run import options
 from prunebench.run.backend import Answer, Conditions, Encoded, Setup
@@ -22,33 +22,14 @@ from prunebench.run.cell import Cell
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
 from prunebench.run.quality import on_pixels
-from prunebench.run.question import DEFAULT_MODEL, DEFAULT_TASK
 from prunebench.run.samples import Samples, prepared, seed_of
 from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.run.view import View
 from prunebench.study.record import BASELINE
 from prunebench.tokens import Layout, Tile
 
 NEW_TOKENS = 16
 """Of an answer about an image of the user's own."""
-
-
-@dataclass
-class View:
-    """What to draw: one `method`, or several with commas between, on an `image` file or sample
-    number `sample` of `task`.
-    """
-
-    model: str = DEFAULT_MODEL
-    method: str = "random"
-    budget: str = "0.5"
-    image: str | None = None
-    question: str = ""
-    task: str = DEFAULT_TASK
-    sample: int = 0
-    out: str = "show.png"
-    seed: int = 0
-    max_image_pixels: int = images.MAX_PIXELS
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +108,7 @@ def _panel(backend: TransformersBackend, view: View, cell: Cell, full: Samples) 
     conditions = Conditions(budget, cell.variant.positions, seeds)
     encoded = Encoded(samples, samples.inputs)  # one method only, so nothing is shared
     answer = backend.answer(encoded, backend.ready(pruner), conditions)
-    image = images_of(samples.messages[0])[0]["url"]
+    image = image_parts(samples.messages[0])[0]["url"]
     stages, captions = _stages(answer, samples, resized=samples is not full)
     return _Panel(image, stages, captions, answer.texts[0].strip())
 

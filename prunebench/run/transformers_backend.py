@@ -127,8 +127,11 @@ class TransformersBackend:
         return group.resized(self.loaded, samples, pruner, budget)
 
     def encode(self, samples: Samples, methods: Sequence[Ready]) -> Encoded:
-        """Run the vision tower once, and read there what any of the methods wants to see."""
-        return Encoded(samples, encode(self.loaded.model, samples.inputs, methods))
+        """Run the vision tower once, and read there what any of the methods wants to see; those
+        that prune inside it run it themselves.
+        """
+        readers = [method for method in methods if not method.inside_encoder()]
+        return Encoded(samples, encode(self.loaded.model, samples.inputs, readers))
 
     def answer(self, encoded: Encoded, method: Ready, conditions: Conditions) -> Answer:
         """Generate an answer to every sample, with the generation settings of the first.

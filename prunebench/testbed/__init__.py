@@ -3,17 +3,19 @@ are asked about.
 """
 
 from pathlib import Path
+from typing import Literal, get_args
 
 from prunebench.testbed.scenes import KINDS, Question, Scene, SceneObject, ask, sample, scene
 
 _HERE = Path(__file__).parent
 
-DEFAULT = "tiny-qwen2.5-vl"
-"""The miniature that is taken where no model is named."""
+Embedded = Literal["tiny-qwen2.5-vl", "tiny-llava-1.5", "tiny-llava-next"]
+"""The names of the miniature LVLMs."""
 
-MODELS: dict[str, Path] = {
-    name: _HERE / name for name in (DEFAULT, "tiny-llava-1.5", "tiny-llava-next")
-}
+DEFAULT: Embedded = "tiny-qwen2.5-vl"
+"""The model that is meant where none is named."""
+
+MODELS: dict[str, Path] = {name: _HERE / name for name in get_args(Embedded)}
 """Name of each miniature LVLM and its `from_pretrained` folder."""
 
 TOWERS: dict[str, Path] = {"tiny-clip": _HERE / "tiny-clip"}
@@ -22,10 +24,10 @@ TOWERS: dict[str, Path] = {"tiny-clip": _HERE / "tiny-clip"}
 
 def model_path(name: str) -> Path:
     """The folder of a miniature; ValueError naming the known ones otherwise."""
-    known = MODELS | TOWERS
-    if name not in known:
-        raise ValueError(f"unknown testbed model {name!r}: known are {', '.join(sorted(known))}")
-    return known[name]
+    folders = MODELS | TOWERS
+    if name not in folders:
+        raise ValueError(f"unknown testbed model {name!r}: known are {', '.join(sorted(folders))}")
+    return folders[name]
 
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "KINDS",
     "MODELS",
     "TOWERS",
+    "Embedded",
     "Question",
     "Scene",
     "SceneObject",
