@@ -17,16 +17,12 @@ from prunebench.engine import encoder as vision
 from prunebench.engine.cache import live_bytes
 from prunebench.measure import memory
 from prunebench.measure.evidence import evidence_mask, recall
-from prunebench.measure.latency import (
-    PHASES,
-    PairRow,
-    PairSettings,
-    measure_pairs,
-    median_interval,
-    summarize,
-)
+from prunebench.measure.latency import measure_pairs
 from prunebench.measure.memory import peak
+from prunebench.measure.pairs import PairRow, PairSettings, summarize
 from prunebench.models.qwen2_5_vl import Qwen25VL
+from prunebench.study.columns import PHASES
+from prunebench.study.statistics import median_interval
 from prunebench.tokens import Layout, Tile
 
 ONE_PAIR = PairSettings(new_tokens=2, warmup=0, pairs=1)

@@ -105,6 +105,6 @@ class Run:
 
 
 def _common(rows: Sequence[Row]) -> Status:
-    """The cell status that samples without an answer have in common, "failed" where they have none."""
+    """The cell status that samples without an answer share, "failed" where they share none."""
     statuses = {cell_status(row["status"]) for row in rows}
     return statuses.pop() if len(statuses) == 1 else "failed"

@@ -1,13 +1,11 @@
-"""Runner: works through a grid. It cuts the cells into units of work, has them worked at, and writes
-what they come to; nobody else writes.
+"""Runner: works through a grid. It cuts the cells into units of work, has them worked at, and
+writes what they come to; nobody else writes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from prunebench.run.active import EXPECTED, Run
 from prunebench.run.backend import setup_of
 from prunebench.run.cell import Cell, shown
 from prunebench.run.fault import Fault, judged
+from prunebench.run.fingerprint import fingerprint
 from prunebench.run.grid import CONTROLS, Grid
 from prunebench.run.local import Executor, Local
 from prunebench.run.progress import Silent, Watcher
@@ -173,37 +172,10 @@ class _Sweep:
         return cost.calls(self.grid.cost) if run.opened is None else run.unasked
 
     def _fingerprint(self, cell: Cell, method: list[Any]) -> str:
-        """A hash over all that changes what the cell measures; `method` are the hashes of what
-        decides its answers.
-        """
-        grid, setup = self.grid, self.worker.backend.setup
-        versions = provenance.versions()
-        content = {
-            "kind": cell.kind,
-            "model": [self.worker.backend.revision, grid.weights],
-            "running": [
-                setup.device,
-                setup.dtype,
-                grid.attention,
-                grid.batch,
-                grid.trust_remote_code,
-            ],
-            "code": [
-                provenance.sources(),
-                {name: versions.get(name) for name in provenance.DECIDING},
-            ],
-            "method": [*method, cell.amount, cell.budget_kind],
-            "task": self._benchmark(cell).fingerprint,
-            "seed": grid.seed,
-        }
-        if cell.kind == "cost":
-            content["cost"] = [
-                asdict(grid.cost),
-                self.provenance["hardware"],
-                self.provenance["threads"],
-            ]
-        text = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """What makes the cell this one; `method` are hashes of what decides its answers."""
+        task = self._benchmark(cell).fingerprint
+        backend = self.worker.backend
+        return fingerprint(cell, self.grid, backend, task, method, self.provenance)
 
     # ---- quality ---------------------------------------------------------------------------------
 
