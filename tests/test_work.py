@@ -122,6 +122,18 @@ def test_samples_of_a_group_are_those_of_units_of_one(backend: TransformersBacke
         assert unpadded == [{**row, "kv_bytes_padded": None} for row in alone[cell]]
 
 
+def test_a_method_that_was_edited_is_bound_anew(tmp_path: Path, backend: TransformersBackend):
+    worker = worker_on(backend)
+    file = tmp_path / "mine.py"
+    tokens = []
+    for code in (MINE, MINE.replace("return tokens", "return -tokens")):
+        file.write_text(code)
+        cell = replace(part(str(file)), fingerprint=str(len(tokens)))
+        (result,) = work(Unit(SETUP, TASK, (cell,), SAMPLES[:1]), worker)
+        tokens.append(result.rows[0]["evidence_recall"])
+    assert tokens[0] != tokens[1]
+
+
 def test_results_come_as_they_are_had(tmp_path: Path, backend: TransformersBackend):
     worker = worker_on(backend)
     mark = tmp_path / "asked"
