@@ -137,7 +137,7 @@ class TransformersBackend:
     def answer(self, encoded: Encoded, method: Ready, conditions: Conditions) -> Answer:
         """Generate an answer to every sample, with the generation settings of the first.
 
-        Only the settings of the first count, so samples that go together have the same.
+        Samples that go together have the same settings, so it speaks for all.
         """
         samples, loaded = encoded.samples, self.loaded
         start = perf_counter()
