@@ -4,13 +4,13 @@ evidence's tokens alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from prunebench.methods.glimpseprune import GlimpsePrune
 
-from prunebench import register
+from prunebench import Reads, register
 
 
 @register(
@@ -33,7 +33,6 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     lora: str = ""
 
     @property
-    def lora_folder(self) -> Path | None:
-        if self.lora:
-            return Path(self.lora)
-        return None if self.folder is None else self.folder / "adapter"
+    def reads(self) -> Reads:
+        folder = None if self.folder is None else self.folder / "adapter"
+        return replace(super().reads, lora=Path(self.lora) if self.lora else folder)

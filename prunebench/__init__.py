@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.engine.session import prune
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
+    from prunebench.reads import Reads
     from prunebench.registry import build, register
     from prunebench.select import fill, pooled, require_finite, share, top, windows
     from prunebench.signals import Signal
@@ -21,6 +22,7 @@ _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "engine.session": ("prune",),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
+    "reads": ("Reads",),
     "registry": ("build", "register"),
     "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
     "sites": ("INPUT", "PIXELS", "Site", "late_layer", "llm", "vision"),
@@ -42,6 +44,7 @@ __all__ = [
     "Keep",
     "Layout",
     "Pruner",
+    "Reads",
     "ScorePruner",
     "Signal",
     "Site",

@@ -114,8 +114,9 @@ def identity(pruner: Pruner) -> str:
         held = list(_held(value))
         if held:
             about["holds"][field.name] = held
-    if pruner.lora_folder is not None:
-        about["adapter"] = folder_digest(Path(pruner.lora_folder))
+    adapter = pruner.reads.lora
+    if adapter is not None:
+        about["adapter"] = folder_digest(Path(adapter))
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 

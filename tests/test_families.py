@@ -25,6 +25,7 @@ from prunebench import (
     BudgetError,
     Keep,
     Pruner,
+    Reads,
     Signal,
     Site,
     Stage,
@@ -339,11 +340,8 @@ class Look(Pruner):
         object.__setattr__(self, "seen", [])
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        return frozenset(self.wants)
-
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return self.layers
+    def reads(self) -> Reads:
+        return Reads(frozenset(self.wants), blocks=dict.fromkeys(self.wants, self.layers))
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         self.seen.append(tokens)  # type: ignore[attr-defined]

@@ -91,8 +91,8 @@ class Setup:
             )
         self.window = window_of(self.config)
         self.observer: Observer | None = None
-        if isinstance(parts, Family) and ready.reads:
-            self.observer = Observer(parts, model, ready.reads, count=trace.count_flops)
+        if isinstance(parts, Family) and ready.blocks:
+            self.observer = Observer(parts, model, ready.blocks, count=trace.count_flops)
         self.tower: Tower | None = None
 
     @property

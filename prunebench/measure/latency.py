@@ -136,7 +136,7 @@ def _located(
             **{name: session.get(name) for name in ("pictures", "masks", "processor")}
         )
         located["layouts"] = family.layouts(model, inputs, told.originals())
-    if located.get("rows") is None and ready.reads:
+    if located.get("rows") is None and ready.blocks:
         located["rows"] = family.encoder_rows(model, inputs, located["layouts"])
     return located
 

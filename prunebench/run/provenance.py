@@ -30,6 +30,7 @@ COUNTED = (
     "measure",
     "models",
     "pruner.py",
+    "reads.py",
     "run/active.py",
     "run/cost.py",
     "run/fault.py",

@@ -255,8 +255,10 @@ def _sample(pruner: Pruner, **options: Any) -> VisualTokens:
     """Random tokens with the signals that the pruner asks for, for as many encoder blocks as it
     names.
     """
-    blocks = {signal: max(1, len(pruner.blocks(signal))) for signal in pruner.needs}
-    return tokens(needs=pruner.needs, blocks=blocks, texts=len(pruner.texts(QUESTION)), **options)
+    reads = pruner.reads
+    blocks = {signal: len(blocks) for signal, blocks in reads.blocks.items() if blocks}
+    texts = len(reads.texts(QUESTION))
+    return tokens(needs=reads.signals, blocks=blocks, texts=texts, **options)
 
 
 def _contract(pruner: Pruner, dtype: torch.dtype) -> str:

@@ -366,7 +366,9 @@ def _blocks(vector: Vector, pruner: Pruner, cls: Tensor) -> Tensor:
     if cls.dim() == 4:
         cls = cls.permute(1, 2, 0, 3).flatten(2)
     known = list(vector.case["cls_attention_layers"])
-    asked = pruner.blocks(Signal.CLS_ATTENTION) or (vector.case.get("score_layer", known[0]),)
+    asked = pruner.reads.blocks.get(Signal.CLS_ATTENTION) or (
+        vector.case.get("score_layer", known[0]),
+    )
     lacking = [str(block) for block in asked if block not in known]
     if lacking:
         raise VerifyError(

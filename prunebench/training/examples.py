@@ -22,6 +22,7 @@ from prunebench.engine.stream import Stream
 from prunebench.models import Loaded
 from prunebench.models.base import Originals
 from prunebench.pruner import Pruner
+from prunebench.reads import Reads
 from prunebench.run import samples as prompts
 from prunebench.select import pooled
 from prunebench.signals import PROBE
@@ -42,18 +43,9 @@ class _Look(Pruner):
     dynamic: ClassVar[bool] = True
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        return self.other.needs - PROBE
-
-    @property
-    def clip(self) -> str:
-        return self.other.clip
-
-    def texts(self, question: str) -> tuple[str, ...]:
-        return self.other.texts(question)
-
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return self.other.blocks(signal)
+    def reads(self) -> Reads:
+        reads = self.other.reads.without(PROBE)
+        return replace(reads, lora=None)  # training has put the adapter on
 
     def site(self) -> Site:
         return INPUT if self.other.needs & PROBE else self.other.site()
@@ -81,7 +73,8 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
     frozen = Frozen(loaded)
     with torch.no_grad(), frozen.watching(), prune(loaded.model, look, **told):
         out = loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
-    token = pruner.probe() if pruner.needs & PROBE else None
+    reads = pruner.reads
+    token = reads.probe() if reads.signals & PROBE and reads.probe is not None else None
     shown: list[tuple[dict[Signal, Tensor], Tensor | None]] = [({}, None)] * len(lessons)
     if token is not None:
         shown = _probe(loaded, pruner, token, batch, frozen, out.past_key_values)

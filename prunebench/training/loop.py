@@ -81,7 +81,7 @@ def train(
             }
             progress(int(row["step"]), plan.steps, figures)
 
-        with tuned(loaded.model, student.pruner.lora_folder):
+        with tuned(loaded.model, student.pruner.reads.lora):
             state = learn(
                 run,
                 course,
@@ -184,8 +184,8 @@ def _finish(run: Run, student: Student, state: State, figures: dict[str, float])
     with run.replaced(WEIGHTS) as folder:
         with blamed(student.name, "writing its weights", method):
             method.write(folder, student.sizes, student.module.cpu().eval(), about)
-        if student.pruner.lora_folder is not None:
-            shutil.copytree(student.pruner.lora_folder, folder / "adapter")
+        if student.pruner.reads.lora is not None:
+            shutil.copytree(student.pruner.reads.lora, folder / "adapter")
     return run.folder / WEIGHTS
 
 
