@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -91,13 +90,10 @@ class Pruner(ABC):
     `needs` are the signals it reads, a class attribute or, where a setting decides, a property; a
     method that says more of how it reads them overrides `reads`. `default_positions` says what its paper does with the survivors' position ids: "original" keeps
     them, gaps included, "compact" closes the gaps. A `dynamic` method may keep fewer than it may.
-    `vectors` name further sets of official vectors, beside the one of the method's own name, that
-    hold for it.
     """
 
     default_positions: ClassVar[Positions] = "original"
     dynamic: ClassVar[bool] = False
-    vectors: ClassVar[tuple[str, ...]] = ()
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -155,18 +151,6 @@ class Pruner(ABC):
         """
         return {}
 
-    @classmethod
-    def from_official(
-        cls, case: Mapping[str, Any], available: int
-    ) -> tuple[Self, tuple[Stage, ...]]:
-        """The settings and stages that stand for one vector of official code, from its metadata
-        (tests/golden/README.md).
-
-        `case["tensors"]` are the vector's tensors by name, for methods whose weights are among
-        them.
-        """
-        pruner = cls()
-        return pruner, (Stage(pruner.site(), int(case["expected_count"])),)
 
 
 @dataclass(frozen=True)

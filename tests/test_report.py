@@ -8,7 +8,10 @@ import ast
 import csv
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -110,7 +113,7 @@ def cell(
         })  # fmt: skip
     table = "pairs" if content["kind"] == "cost" else "samples"
     parquet.write_table(
-        pyarrow.Table.from_pylist(rows, schema=schema(table, rows)), folder / f"{table}.parquet"
+        pyarrow.Table.from_pylist(rows, schema=schema(table)), folder / f"{table}.parquet"
     )
     write_facts(folder, content)
     return folder
@@ -136,7 +139,7 @@ def change(folder: Path, **facts: Any) -> None:
     write_facts(folder, json.loads((folder / "cell.json").read_text()) | facts)
 
 
-def cost(study: Path, method: str, task: str, prefill: float, total: float) -> Path:
+def cost(study: Path, method: str, task: str, prefill: float, total: float, **facts: Any) -> Path:
     """Write a cost cell."""
     metrics = [
         {
@@ -150,7 +153,7 @@ def cost(study: Path, method: str, task: str, prefill: float, total: float) -> P
         for phase, v in (("prefill", prefill), ("total", total))
     ]
     metrics.append({"metric": "peak_memory_mib", "value": 120.5, "unit": "MiB", "n": 9})
-    return cell(study, method, task, None, kind="cost", metrics=metrics)
+    return cell(study, method, task, None, kind="cost", metrics=metrics, **facts)
 
 
 def golden_study(study: Path) -> Path:
@@ -629,7 +632,7 @@ def test_join_refuses_different_samples() -> None:
         statistics.SampleMismatch, match=r"2 stand in only one of the two, such as 'b'"
     ):
         statistics.join(left, other)
-    assert len(statistics.join(left, other, asked=3)[0]) == 1
+    assert len(statistics.join(left, other, total=3)[0]) == 1
 
 
 # ---- terminal and figures ------------------------------------------------------------------------
@@ -637,7 +640,7 @@ def test_join_refuses_different_samples() -> None:
 
 def printed(study: Path, width: int = 100) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(screen.terminal(study))
+    console.print(screen.terminal(study, width))
     return console.export_text()
 
 
@@ -651,6 +654,95 @@ def test_a_narrow_terminal_keeps_what_identifies_a_row(study: Path) -> None:
     assert "vs random" in heading
     assert "rel." not in heading
     assert "…" not in text
+
+
+PIPED = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from prunebench.report import terminal
+console = Console()
+console.print(terminal(Path(sys.argv[1]), console.width))
+"""
+
+
+def piped(study: Path, columns: int) -> list[str]:
+    """The lines that a process with COLUMNS in its environment writes into a pipe."""
+    done = subprocess.run(
+        [sys.executable, "-c", PIPED, str(study)],
+        env=os.environ | {"COLUMNS": str(columns)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def wide_study(study: Path) -> Path:
+    """Budgets of the cache, a method with a long name, and a cost cell for every column."""
+    for method in ("none", "random", "glimpseprune_plus"):
+        for task in ("color", "count"):
+            budget_kind = "" if method == "none" else "kv"
+            cell(study, method, task, [1, 1, 0, 1], budget_kind=budget_kind)
+    cost(study, "glimpseprune_plus", "color", 0.7, 0.8, budget_kind="kv")
+    cell(
+        study,
+        "glimpseprune_plus",
+        "color",
+        None,
+        budget="0.1",
+        budget_kind="kv",
+        status="unsupported",
+        reason="glimpseprune_plus needs a model that was trained for it",
+    )
+    fold(study)
+    return study
+
+
+@pytest.mark.parametrize("columns", [100, 80, 60, 40])
+def test_a_table_in_a_pipe_has_the_columns_that_are_asked_for_and_cuts_no_number(
+    tmp_path: Path, columns: int
+) -> None:
+    lines = piped(wide_study(tmp_path), columns)
+    assert max(map(len, lines)) <= columns
+    assert "…" not in "\n".join(lines)
+    numbers = [line for line in lines if "0.750 ±" in line]
+    assert len(numbers) == 3
+    assert all(("50%" in line) or ("100%" in line) for line in numbers)
+    assert any("unsupported" in line for line in lines[:15])
+
+
+def headings(study: Path, width: int) -> list[str]:
+    """The headings of the table at a width, in their order."""
+    return [str(column.header) for column in screen.terminal(study, width).columns]
+
+
+def test_a_table_that_narrows_loses_its_columns_in_the_stated_order(tmp_path: Path) -> None:
+    study = wide_study(tmp_path)
+    before = headings(study, 200)
+    assert len(before) == len(screen.HEADINGS), "nothing is missing"
+    lost = []
+    for width in range(120, 20, -1):
+        now = headings(study, width)
+        lost += [heading for heading in before if heading not in now]
+        before = now
+    assert lost == [*screen.LESSER, "vs random", "KV tokens"]
+    assert before == ["method", "budget", "accuracy"]
+
+
+def test_columns_without_a_number_go_first(tmp_path: Path) -> None:
+    cell(tmp_path, "none", "color", [1, 1])
+    cell(tmp_path, "fastv", "color", [1, 0])
+    fold(tmp_path)
+    assert headings(tmp_path, 100) == list(screen.HEADINGS)
+    narrow = headings(tmp_path, 78)
+    assert [name for name in screen.HEADINGS if name not in narrow] == [
+        "prefill",
+        "total",
+        "vs random",
+    ]
+    text = " ".join(printed(tmp_path, 78).split())
+    assert "without prefill, total, vs random: leaderboard.csv has all columns" in text
 
 
 def test_terminal_fits_and_flags(study: Path) -> None:

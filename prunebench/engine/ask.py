@@ -1,14 +1,14 @@
-"""Ask: one question to a method, at one stage and for one sample, and its answer, checked."""
+"""Ask: what a method answers for one sample at one stage, charged, contained and checked."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from prunebench.budget import Stage
 from prunebench.contract import Step, breach
 from prunebench.engine.finite import Finite
-from prunebench.engine.reading import Offer
 from prunebench.engine.ready import Ready
 from prunebench.engine.stream import EngineError
 from prunebench.engine.trace import Trace
@@ -16,41 +16,48 @@ from prunebench.pruner import Pruner, contained
 from prunebench.tokens import Keep, VisualTokens
 
 
-def ask(
-    ready: Ready,
-    trace: Trace,
-    finite: Finite,
-    offer: Offer,
-    features: Tensor,
-    tokens: VisualTokens,
-) -> Keep:
-    """The survivors among the offered tokens, ascending, as `answered` gives them.
+@dataclass(frozen=True)
+class Question:
+    """One sample, by its `row`, at one stage.
 
-    `tokens` is what the method is shown, copies all of it, and `features` what it was copied from.
-    The method's own time is charged to it, nothing else. Raises NotFinite for numbers that are
-    none, EngineError for an answer that breaks the contract.
+    `tokens` is what the method is shown, which are copies; `features` [N, D] and `index` [N] are
+    those that it has not had in its hands.
     """
-    site, row, device = offer.stage.site, offer.row, features.device
-    finite.look(features[None], f"features at {site}", [row])
+
+    row: int
+    stage: Stage
+    tokens: VisualTokens
+    features: Tensor
+    index: Tensor
+
+
+def ask(ready: Ready, question: Question, trace: Trace, finite: Finite) -> Keep:
+    """The survivors among the tokens, as `answered` gives them.
+
+    Raises NotFinite for tokens or signals that are no numbers, EngineError for an answer that
+    breaks the contract.
+    """
+    row, stage, tokens = question.row, question.stage, question.tokens
+    finite.look(question.features[None], f"features at {stage.site}", [row])
     for signal, value in tokens.signals.items():
         if isinstance(value, Tensor):
-            finite.look(value[None], f"{signal} at {site}", [row])
+            finite.look(value[None], f"{signal} at {stage.site}", [row])
     try:
-        with trace.selecting(device, [row]), contained(ready.name, "prune"):
-            keep = ready.pruner.prune(tokens, offer.stage)
+        with trace.selecting(question.features.device, [row]), contained(ready.name, "prune"):
+            keep = ready.pruner.prune(tokens, stage)
     except Exception:
         finite.settle()  # what the method stumbled over has a better name
         raise
-    # checked against tokens that the method has not had in its hands
-    untouched = replace(tokens, features=features, index=offer.live.ordinal)
-    return answered(ready.pruner, keep, Step(offer.stage, untouched, keep))
+    untouched = replace(tokens, features=question.features, index=question.index)
+    return answered(ready.pruner, Step(stage, untouched, keep))
 
 
-def answered(pruner: Pruner, keep: Keep, step: Step) -> Keep:
-    """The answer with its index [K] ascending, on the CPU, and the rest in the same order.
+def answered(pruner: Pruner, step: Step) -> Keep:
+    """A step's answer with its index [K] ascending, on the CPU, and the rest in the same order.
 
     Raises EngineError for an answer that breaks the contract, with method, stage and numbers.
     """
+    keep = step.keep
     if isinstance(keep, Keep) and isinstance(keep.index, Tensor):
         keep = replace(keep, index=keep.index.detach().cpu())
     fault = breach(pruner, replace(step, keep=keep))

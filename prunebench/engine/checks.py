@@ -18,7 +18,7 @@ from prunebench.engine.trace import SampleTrace
 from prunebench.models.base import Unsupported
 from prunebench.pruner import Pruner, contained
 from prunebench.signals import ATTENTION
-from prunebench.sites import Part
+from prunebench.sites import Part, Site
 
 
 def check_call(setup: Setup, call: Call, embeds: Tensor) -> None:
@@ -65,6 +65,8 @@ def planned(
         isinstance(stage, Stage) for stage in stages
     ):
         raise EngineError(one_line(f"{name} plans {stages!r}; a plan is a tuple of Stage"))
+    if not ready.inside_encoder(stages if given is not None else None):
+        _check_announced(name, ready, stages)
     for before, stage in zip((None, *stages), stages, strict=False):
         _check_stage(name, before, stage, available, layers)
     _check_signals(name, ready, stages)
@@ -82,10 +84,8 @@ def _check_stage(
     if stage.site.part is Part.PIXELS:
         raise Unsupported(f"{name} works on pixels, before the processor; run it through a sweep")
     if stage.site.part is Part.VISION:
-        raise Unsupported(
-            f"{name} prunes at {stage.site}, inside the vision encoder, which no engine seam serves yet"
-        )
-    if stage.site.layer >= layers:
+        _check_block(name, ready, stage.site)
+    elif stage.site.layer >= layers:
         raise Unsupported(
             f"{name} prunes at {stage.site}, but the model has layers 0..{layers - 1}"
         )
@@ -112,6 +112,33 @@ def _check_signals(name: str, ready: Ready, stages: Sequence[Stage]) -> None:
     if lost:
         places = " and ".join(map(str, sites))
         raise EngineError(f"{name} needs {', '.join(lost)} at {places}, {lost[0].whereabouts}")
+
+
+def _check_announced(name: str, ready: Ready, stages: Sequence[Stage]) -> None:
+    """Raise EngineError for a stage inside the vision encoder of a method whose site is elsewhere:
+    where to look decides what is set up before images are encoded.
+    """
+    for stage in stages:
+        if stage.site.part is Part.VISION:
+            raise EngineError(
+                f"{name} plans a stage at {stage.site}, but its site() says "
+                f"{ready.pruner.site()}; it must say where the first stage is"
+            )
+
+
+def _check_block(name: str, ready: Ready, site: Site) -> None:
+    """Raise Unsupported for a seam of the vision encoder at which nothing can be pruned."""
+    last = ready.feature_block
+    if last is None:
+        raise Unsupported(f"{name} prunes at {site}; a decoder by itself has no vision encoder")
+    if site.layer < 1:
+        raise Unsupported(
+            f"{name} prunes at {site}, before any block has run; shrink the image instead (pixels)"
+        )
+    if site.layer > last:
+        raise Unsupported(
+            f"{name} prunes at {site}, but the projector reads block {last}: no later one matters"
+        )
 
 
 def _check_spending(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunebench.budget import Stage
 from prunebench.contract import NOTHING
-from prunebench.engine.ask import ask
+from prunebench.engine.ask import Question, ask
 from prunebench.engine.attention import Heads, watch
 from prunebench.engine.cache import checked, live_bytes, pick
 from prunebench.engine.call import Call
@@ -152,7 +152,8 @@ class Prefill:
 
     def takes_over(self, features: Sequence[Tensor]) -> bool:
         """Whether a stage comes before the last of the layers behind which `features` are added."""
-        return any(site.layer < len(features) for site in self.sites)
+        layers = [site.layer if site.part is Part.LLM else 0 for site in self.sites]
+        return any(layer < len(features) for layer in layers)
 
     def with_injected(self, layer: int, features: Tensor, hidden: Tensor) -> Tensor:
         """What leaves a layer, with `features` added to the visual tokens that are alive in it.
@@ -366,7 +367,8 @@ class Prefill:
             signals = self.reading.signals(offer, hidden, self.now)
         features = hidden[row, offer.live.columns.to(device)]
         tokens = self.reading.tokens(offer, features, signals)
-        return ask(setup.ready, setup.trace, setup.finite, offer, features, tokens)
+        question = Question(row, offer.stage, tokens, features, offer.live.ordinal)
+        return ask(setup.ready, question, setup.trace, setup.finite)
 
     # ---- the end ---------------------------------------------------------------------------------
 

@@ -324,11 +324,13 @@ def begin_reading(setup: Setup, call: Call, memos: Sequence[dict[str, Any]] = ()
     if setup.observer is None:
         return Reading(setup, call, Observed(), memos)
     keys, fresh = setup.observer.keys, setup.observer.read()
+    if not keys:  # none of the batch's stages is shown anything of the encoder
+        return Reading(setup, call, Observed(), memos)
     observed = required(fresh if fresh is not None else call.observed, keys, setup.ready.name)
     seconds, flops = observed.cost(keys)
     setup.trace.charge(seconds, flops)
     # what was read before this call took none of its time
-    setup.trace.seconds["observe"] = seconds if fresh is not None else 0.0
+    setup.trace.seconds["observe"] += seconds if fresh is not None else 0.0
     return Reading(setup, call, observed, memos)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from prunebench.border.text import one_line
-from prunebench.models.base import DecoderParts, Family, Unsupported
+from prunebench.budget import Stage
+from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained
 from prunebench.reads import Reads
 from prunebench.registry import build, name_of
@@ -32,6 +34,8 @@ class Ready:
     reads: Reads = field(default_factory=Reads)
     blocks: Mapping[Signal, Blocks] = field(default_factory=dict)
     clip: str | None = None
+    feature_block: int | None = None
+    """The vision block whose output the projector reads; None where there is no encoder."""
 
     @property
     def name(self) -> str:
@@ -43,9 +47,19 @@ class Ready:
         """All signals that the method reads, wherever."""
         return self.reads.signals
 
+    def inside_encoder(self, plan: Sequence[Stage] | None = None) -> bool:
+        """Whether it prunes inside the vision encoder.
+
+        The caller's plan says so, or else where its site lies.
+        """
+        if plan is not None:
+            return any(stage.site.part is Part.VISION for stage in plan)
+        with contained(self.name, "site"):
+            return self.pruner.site().part is Part.VISION
+
 
 def make_ready(
-    parts: DecoderParts,
+    parts: Family,
     model: nn.Module,
     pruner: Pruner | str,
     known: frozenset[Signal] = frozenset(),
@@ -56,9 +70,9 @@ def make_ready(
     raises.
     """
     method = build(pruner) if isinstance(pruner, str) else pruner
-    name = name_of(method)
+    name, facts = name_of(method), parts.facts(model)
     with contained(name, "prepared"):
-        prepared = method.prepared(parts.facts(model))
+        prepared = method.prepared(facts)
     if not isinstance(prepared, Pruner):
         kind = type(prepared).__name__
         raise TypeError(f"{name}.prepared gave a {kind}; it must give the method, ready")
@@ -66,8 +80,6 @@ def make_ready(
     if reason is not None:
         raise Unsupported(reason)
     reads = reads_of(prepared)
-    if not isinstance(parts, Family):
-        return Ready(prepared, reads)
     signals = reads.signals - known
     clip = _clip_of(name, reads, parts, model) if signals & CLIP else None
     blocks: dict[Signal, Blocks] = {}
@@ -76,7 +88,7 @@ def make_ready(
             blocks[signal] = (str(clip),)
         else:
             blocks[signal] = _blocks_of(name, reads, signal, parts, model)
-    return Ready(prepared, reads, blocks, clip)
+    return Ready(prepared, reads, blocks, clip, facts.feature_block)
 
 
 def reads_of(pruner: Pruner) -> Reads:
@@ -100,16 +112,14 @@ def needs_of(pruner: Pruner) -> frozenset[Signal]:
     return frozenset(needs)
 
 
-def _check_signals(member: str, signals: object) -> None:
+def _check_signals(member: str, signals: Any) -> None:
     """Raise MethodError for what is no set of signals."""
     is_set = isinstance(signals, frozenset | set)
     if not is_set or not all(isinstance(signal, Signal) for signal in signals):
         raise MethodError(one_line(f"{member} is {signals!r}; it must be a frozenset of Signal"))
 
 
-def refusal(
-    pruner: Pruner, parts: DecoderParts, known: frozenset[Signal] = frozenset()
-) -> str | None:
+def refusal(pruner: Pruner, parts: Family, known: frozenset[Signal] = frozenset()) -> str | None:
     """Why a family cannot serve a method, whatever the budget; None where it can.
 
     Signals that are `known` need no family.
@@ -123,13 +133,12 @@ def refusal(
             return f"{name} needs {signal}; {reason}"
     with contained(name, "site"):
         site = pruner.site()
-    if site.part is Part.VISION:
+    if site.part is Part.VISION and parts.vision_inputs == ():
+        return f"{name} prunes at {site}; a decoder by itself has no vision encoder"
+    if site.part is Part.PIXELS and not parts.resizes:
         return (
-            f"{name} prunes at {site}, inside the vision encoder, which no engine seam serves yet"
+            f"{name} shrinks the image, and {parts.name} scales every image to its own resolution"
         )
-    if site.part is Part.PIXELS and not getattr(parts, "resizes", False):
-        family = getattr(parts, "name", "this model")
-        return f"{name} shrinks the image, and {family} scales every image to its own resolution"
     return None
 
 

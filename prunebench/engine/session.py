@@ -16,6 +16,7 @@ from prunebench.engine.attention import probed
 from prunebench.engine.cache import checked
 from prunebench.engine.call import Call, CallerGives
 from prunebench.engine.decode import Decoding, foreign_cache
+from prunebench.engine.early import EarlyStages
 from prunebench.engine.finite import Finite
 from prunebench.engine.frame import Kwargs
 from prunebench.engine.hooks import Hook, after, before
@@ -28,7 +29,8 @@ from prunebench.engine.stream import EngineError
 from prunebench.engine.trace import Trace
 from prunebench.engine.wrappers import chain_of
 from prunebench.models import family_of
-from prunebench.models.base import DecoderParts, EncoderRows, Unsupported
+from prunebench.models.bare import BareDecoder
+from prunebench.models.base import EncoderRows, Unsupported
 from prunebench.pruner import Positions, Pruner
 from prunebench.signals import ATTENTION, BEFORE, Signal
 from prunebench.sites import Part
@@ -91,6 +93,8 @@ def prune(
         )
     session = Session(setup)
     listener = Listener(family, setup, gives, session)
+    if ready.inside_encoder(plan):
+        setup.tower = EarlyStages(setup, listener.prompts)
     with session.attached(), listener.attached(chain):
         yield trace
     setup.finite.settle()
@@ -114,7 +118,7 @@ def prune_embeds(
     `signals`, a mapping a row, stand for those that a bare decoder cannot give; they are shown as
     they are.
     """
-    parts, trace = DecoderParts(), Trace()
+    parts, trace = BareDecoder(), Trace()
     ready = make_ready(parts, decoder, pruner, frozenset().union(*signals))
     setup = Setup(parts, decoder, ready, budget, positions, plan, trace, Finite())
     session = Session(setup)
@@ -160,6 +164,8 @@ class Session:
                 undo.callback(setup.unwatch)
             if setup.observer is not None:
                 undo.enter_context(setup.observer.attached())
+            if setup.tower is not None:
+                undo.enter_context(setup.tower.attached())
             undo.callback(self.inside.close)
             before(undo, setup.decoder, self._enter_decoder)
             after(undo, setup.decoder, self._leave_decoder)

@@ -12,6 +12,7 @@ from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.identity import Unhashable, plain, source_digest
 from prunebench.pruner import Pruner
+from prunebench.study.record import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class Cell:
     No budget: the baseline's.
     """
 
-    kind: str
+    kind: Kind
     model: str
     variant: Variant
     budget: Budget | None

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from prunebench.pruner import Facts
 from prunebench.signals import Signal, Sizes
-from prunebench.sites import INPUT, Site
 from prunebench.tokens import Layout, Tile, VisualTokens
 
 QUESTION = "what digit is on that red square?"
@@ -44,54 +43,62 @@ def tokens(
     seed: int = 0,
     needs: Iterable[Signal] = (),
     blocks: Mapping[Signal, int] | None = None,
-    texts: int = 1,
-    site: Site = INPUT,
-    dtype: torch.dtype = torch.float32,
 ) -> VisualTokens:
     """A sample of random features and plausible signals (attention rows sum to less than 1), equal
     for equal `seed`.
 
-    `blocks` says for how many encoder blocks a signal is made (1), `texts` of how many texts there
-    are CLIP embeddings. With TILES among the `needs` the first tile is a thumbnail and the others
-    are crops of the same image, else every tile is an image of its own.
+    `blocks` says for how many encoder blocks a signal has values, and for CLIP_TEXT for how many
+    texts; 1 where it says nothing. With TILES among the `needs` the first tile is a thumbnail and
+    the others are crops of the same image, else every tile is an image of its own.
     """
-    needs = frozenset(needs)
-    one = Signal.TILES in needs
-    kinds = ["thumbnail", *["crop"] * (tiles - 1)] if one else ["image"] * tiles
-    layout = Layout(
-        tuple(
-            Tile(rows, columns, kind, 0 if one else i, newlines=newlines)
-            for i, kind in enumerate(kinds)
-        )
-    )
+    signals = frozenset(needs)
+    of_one_image = Signal.TILES in signals
+    layout = _layout(rows, columns, tiles, newlines, of_one_image=of_one_image)
     sizes = Sizes(
         tokens=len(layout),
         tiles=tiles,
-        images=1 if one else tiles,
+        images=1 if of_one_image else tiles,
         image=(1, 8 * rows, 8 * columns, 3),
         width=dim,
         heads=HEADS,
         encoder_width=ENCODER_WIDTH,
         clip_width=CLIP_WIDTH,
-        texts=texts,
         question=QUESTION,
         seed=seed,
     )
-    signals: dict[Signal, Any] = {}
-    for signal in sorted(needs - {Signal.TILES}):
-        depth = (blocks or {}).get(signal, 1)
-        value = signal.row.example(replace(sizes, blocks=depth))
-        floating = isinstance(value, Tensor) and value.is_floating_point()
-        signals[signal] = value.to(dtype) if floating else value
+    values: dict[Signal, Any] = {}
+    for signal in sorted(signals - {Signal.TILES}):
+        count = (blocks or {}).get(signal, 1)
+        values[signal] = signal.row.example(replace(sizes, blocks=count, texts=count))
     return VisualTokens(
-        features=sizes.normal("features", len(layout), dim).to(dtype),
+        features=sizes.normal("features", len(layout), dim),
         layout=layout,
         index=torch.arange(len(layout)),
-        site=site,
         question=QUESTION,
         seed=seed,
-        signals=signals,
+        signals=values,
     )
+
+
+def cast(sample: VisualTokens, dtype: torch.dtype) -> VisualTokens:
+    """The sample with features and signals of that type; masks and pixels stay what they are."""
+    signals: dict[Signal, Any] = {}
+    for signal, value in sample.signals.items():
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        signals[signal] = value.to(dtype) if is_float else value
+    return replace(sample, features=sample.features.to(dtype), signals=signals)
+
+
+def _layout(rows: int, columns: int, tiles: int, newlines: bool, *, of_one_image: bool) -> Layout:
+    """Equal tiles: images, or a thumbnail and crops of one image."""
+    kinds = ["image"] * tiles
+    if of_one_image:
+        kinds = ["thumbnail", *["crop"] * (tiles - 1)]
+    grids = []
+    for number, kind in enumerate(kinds):
+        image = 0 if of_one_image else number
+        grids.append(Tile(rows, columns, kind, image, newlines=newlines))
+    return Layout(tuple(grids))
 
 
 def random_model(
@@ -105,16 +112,36 @@ def random_model(
     start, end, image, video = 60, 61, 62, 63
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [2, 1, 1],
+                "rope_theta": 10000.0,
+            },
         },
         vision_config={
-            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4, "window_size": 16,
-            "out_hidden_size": 32, "fullatt_block_indexes": [1],
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "patch_size": 4,
+            "window_size": 16,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
         },
-        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
-    )  # fmt: skip
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = Qwen2_5_VLForConditionalGeneration(config)
