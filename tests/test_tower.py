@@ -17,7 +17,7 @@ from encoder_oracle import HiddenRows
 from families import Miniature
 from oracle import logits
 from test_equivalence import Draw, run
-from test_families import PROMPTS, build, made, one, plain
+from test_families import PROMPTS, build, made, one, plain, told
 from test_families import miniature as miniature  # the fixture
 from torch import Tensor
 
@@ -432,6 +432,21 @@ def test_signals_of_later_blocks_do_not_exist_there(miniature: Miniature) -> Non
     with pytest.raises(AttributeError, match="encoder_keys"):
         _ = early.encoder_keys
     assert late.encoder_keys.shape[0] == 2
+
+
+def test_texts_and_clip_are_shown_there_too() -> None:
+    miniature = build("llava")
+    given = told(miniature, "one image")
+    wants = (Signal.CLIP_TEXT, Signal.CLIP_PATCHES, Signal.TEXT_PIECES, Signal.PICTURES)
+    inside = Look(sites=(vision(1),), wants=wants)
+    behind = Look(sites=(INPUT,), wants=wants)
+    for look in (inside, behind):
+        run(miniature.model, one(miniature), look, **given)
+    early, late = inside.seen[0], behind.seen[0]  # type: ignore[attr-defined]
+    for signal in (Signal.CLIP_TEXT, Signal.CLIP_PATCHES):
+        torch.testing.assert_close(early.signals[signal], late.signals[signal])
+    assert early.text_pieces == late.text_pieces
+    assert torch.equal(early.pictures[0], late.pictures[0])
 
 
 def test_a_memo_lives_through_all_stages(miniature: Miniature) -> None:

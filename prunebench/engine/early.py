@@ -12,6 +12,7 @@ from torch import Tensor
 from prunebench.engine.ask import Question, ask
 from prunebench.engine.call import Call
 from prunebench.engine.checks import planned
+from prunebench.engine.clip import load_clip
 from prunebench.engine.encoder import Key, Observed, Observer
 from prunebench.engine.finite import Finite
 from prunebench.engine.reading import Offer, Reading
@@ -152,13 +153,42 @@ class EarlyStages:
         """What the method is shown of the encoder at a stage."""
         assert self.reading is not None
         rows = self.reading.call.rows[candidates.number]
-        signals = {}
+        signals: dict[Signal, Any] = {}
         for signal, blocks in self._reads(candidates.stage.site).items():
             assert self.observer is not None
             observed = self.observer.read([(signal, block) for block in blocks])
             assert observed is not None
             signals[signal] = observed.of(signal, blocks, rows, candidates.index)
+        needs = self.setup.ready.needs
+        if Signal.CLIP_TEXT in needs:
+            signals[Signal.CLIP_TEXT] = self._clip_text(candidates)
+        if Signal.TEXT_PIECES in needs:
+            signals[Signal.TEXT_PIECES] = self._pieces(candidates.number)
         return signals
+
+    def _clip_text(self, candidates: Candidates) -> Tensor:
+        """[M, P] CLIP's embeddings of the method's texts; notes where CLIP could not read them
+        all.
+        """
+        assert self.reading is not None
+        ready, number = self.setup.ready, candidates.number
+        clip = load_clip(str(ready.clip), candidates.features.device, candidates.features.dtype)
+        with contained(ready.name, "texts"):
+            texts = ready.pruner.texts(self.reading.call.questions[number] or "")
+        embeddings, cut = clip.texts(texts)
+        if cut:
+            note = f"{cut} texts were longer than CLIP reads and were cut off"
+            self.trace.samples[number].notes.append(note)
+        return embeddings
+
+    def _pieces(self, number: int) -> tuple[str, ...]:
+        """What the tokens of a prompt's text say, all of them."""
+        assert self.reading is not None
+        call = self.reading.call
+        assert call.stream is not None
+        positions = call.stream.source[number]
+        text = positions[~call.visual[number][positions]]
+        return tuple(call.pieces[number][position] for position in text.tolist())
 
 
 def encoded_before(name: str, site: Site) -> EngineError:
