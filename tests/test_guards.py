@@ -19,10 +19,10 @@ from torch import Tensor
 
 from prunebench import Budget, Facts, Keep, Pruner, Reads, Signal, Stage, VisualTokens, llm, prune
 from prunebench.engine import ask as asks
-from prunebench.engine import encoder as vision
 from prunebench.engine import reading as readings
 from prunebench.engine import session as sessions
 from prunebench.engine.finite import NotFinite
+from prunebench.engine.readings import READINGS, Reading, received_attention
 from prunebench.engine.ready import make_ready
 from prunebench.engine.stream import EngineError
 from prunebench.measure.latency import PairSettings, measure_pairs
@@ -105,8 +105,8 @@ def test_features_that_are_no_numbers_are_not_offered(
 def test_signals_that_are_no_numbers_are_not_offered(
     model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = vision._READERS[Signal.RECEIVED_ATTENTION]
-    monkeypatch.setitem(vision._READERS, Signal.RECEIVED_ATTENTION, lambda heads: read(heads) / 0)
+    spoilt_reading = Reading(axis=1, from_heads=lambda heads: received_attention(heads) / 0)
+    monkeypatch.setitem(READINGS, Signal.RECEIVED_ATTENTION, spoilt_reading)
     with (
         torch.no_grad(),
         prune(model, Counting("llm:1"), 0.5),
