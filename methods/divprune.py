@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 import torch
 
@@ -37,10 +35,3 @@ class DivPrune(Pruner):
             pick = closest.argmin().view(1)
             order.append(pick)
         return Keep(torch.cat(order))
-
-    @classmethod
-    def from_official(
-        cls, case: Mapping[str, Any], available: int
-    ) -> tuple[Self, tuple[Stage, ...]]:
-        pruner = cls()
-        return pruner, (Stage(pruner.site(), round(available * case["ratio"])),)

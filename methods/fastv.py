@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 from torch import Tensor
 
-from prunebench import ScorePruner, Signal, Site, Stage, VisualTokens, llm, register
+from prunebench import ScorePruner, Signal, Site, VisualTokens, llm, register
 
 
 @register(paper="https://arxiv.org/abs/2403.06764", code="https://github.com/pkunlp-icler/FastV")
@@ -28,10 +26,3 @@ class FastV(ScorePruner):
 
     def score(self, tokens: VisualTokens) -> Tensor:
         return tokens.last_query_attention.mean(dim=0)
-
-    @classmethod
-    def from_official(
-        cls, case: Mapping[str, Any], available: int
-    ) -> tuple[Self, tuple[Stage, ...]]:
-        pruner = cls(layer=case["K"])
-        return pruner, (Stage(pruner.site(), round(available * (1 - case["R"]))),)

@@ -60,7 +60,6 @@ class GlimpsePrune(Trained):
     """
 
     dynamic: ClassVar[bool] = True
-    vectors: ClassVar[tuple[str, ...]] = ("glimpseprune_llm",)
     layer: int = -1
     threshold: float = 0.5
     floor: int = 1
@@ -223,42 +222,8 @@ class GlimpsePrune(Trained):
         }
         return location + answer, figures
 
-    @classmethod
-    def from_official(
-        cls, case: Mapping[str, Any], available: int
-    ) -> tuple[Self, tuple[Stage, ...]]:
-        tensors = case["tensors"]
-        vip, state = (
-            case["vip_config"],
-            {name: value for name, value in tensors.items() if name.split(".")[0] in _PARTS},
-        )
-        sizes = {
-            "layers": len(state["learnable_embeddings"]),
-            "width": state["learnable_embeddings"].shape[-1],
-            "heads": case["heads"],
-            "eps": case["le_norm_eps"],
-            "vision_width": vip["vision_hidden_size"],
-            "blocks": list(range(BLOCKS)),
-            "layer": case.get("prune_after_layer", 0),
-            "attention": "log_attention" if case["attention_value"].startswith("log") else "logits",
-            "stream": vip["attn_fuse_size"],
-            "condition": vip["visual_cond_size"],
-            "fuser_heads": vip["attn_fuse_num_heads"],
-        }
-        module = cls.build(sizes)
-        module.load_state_dict(state)
-        pruner = replace(
-            cls(threshold=case["threshold"], floor=case["min_remain_num"]).adapted(sizes),
-            module=module.eval().requires_grad_(False),
-        )
-        cap = case.get("max_remain_ratio")
-        keep = available if cap is None else int(cap * available)
-        return pruner, (Stage(llm(pruner.layer + 1), keep, compact=True),)
-
 
 # ---- the modules, named as in the released checkpoints -------------------------------------------
-
-_PARTS = ("attn_fuser", "learnable_embeddings", "le_proj", "le_norm")
 
 
 class _Modules(nn.Module):

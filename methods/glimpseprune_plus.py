@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from prunebench.methods.glimpseprune import GlimpsePrune
 
@@ -24,16 +23,15 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     """GlimpsePrune with an adapter of the language model, trained by `prunebench reinforce`, and a
     glimpse trained on top.
 
-    `lora` is the adapter's folder in peft's layout; "" is `adapter` beside the weights. Its
+    `lora` is the adapter's folder in peft's layout; "" is `lora` beside the weights. Its
     accuracy is that of the tuned model: compare it with an unpruned model that wears the adapter,
     too.
     """
 
-    vectors: ClassVar[tuple[str, ...]] = ()
     lora: str = ""
 
     @property
     def lora_folder(self) -> Path | None:
         if self.lora:
             return Path(self.lora)
-        return None if self.folder is None else self.folder / "adapter"
+        return None if self.folder is None else self.folder / "lora"

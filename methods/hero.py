@@ -4,9 +4,9 @@ in the thumbnail.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -197,20 +197,6 @@ class HERO(ScorePruner):
             for image, part in zip(found, share(total, sizes), strict=True)
             if part > 0
         )
-
-    @classmethod
-    def from_official(
-        cls, case: Mapping[str, Any], available: int
-    ) -> tuple[Self, tuple[Stage, ...]]:
-        pruner = cls(
-            alpha=case["alpha"],
-            saliency_temperature=case["T_cls"],
-            relevance_temperature=case["T_clip"],
-            density=case["density_weight"],
-            low=tuple(case["low_layers"]),
-            high=tuple(case["high_layers"]),
-        )
-        return pruner, (Stage(pruner.site(), sum(case["budget"].values())),)
 
 
 def _patches(tokens: VisualTokens, number: int) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 from torch import Tensor
 
@@ -78,10 +76,3 @@ class PyramidDrop(ScorePruner):
 
     def score(self, tokens: VisualTokens) -> Tensor:
         return tokens.next_query_attention.mean(dim=0)
-
-    @classmethod
-    def from_official(
-        cls, case: Mapping[str, Any], available: int
-    ) -> tuple[Self, tuple[Stage, ...]]:
-        pruner = cls(layers=tuple(case["layer_list"]), ratios=tuple(case["ratios"]))
-        return pruner, pruner.plan(None, available, case["llm_config"]["num_hidden_layers"])

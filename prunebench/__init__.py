@@ -1,16 +1,19 @@
-"""prunebench: the comparative benchmark for visual-token pruning in large vision-language models."""
+"""prunebench: the comparative benchmark for visual-token pruning in vision-language models."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
+    from prunebench.depth import late_layer
     from prunebench.engine.session import prune
+    from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.registry import build, register
     from prunebench.select import fill, pooled, require_finite, share, top, windows
-    from prunebench.sites import INPUT, PIXELS, Site, late_layer, llm, vision
-    from prunebench.tokens import Keep, Layout, Signal, Tile, VisualTokens
+    from prunebench.signals import Signal
+    from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.words import FUNCTION_WORDS
 
@@ -18,12 +21,15 @@ if TYPE_CHECKING:
 # torch
 _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
+    "depth": ("late_layer",),
     "engine.session": ("prune",),
+    "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "registry": ("build", "register"),
     "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
-    "sites": ("INPUT", "PIXELS", "Site", "late_layer", "llm", "vision"),
-    "tokens": ("Keep", "Layout", "Signal", "Tile", "VisualTokens"),
+    "signals": ("Signal",),
+    "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
 }
@@ -39,6 +45,8 @@ __all__ = [
     "Facts",
     "Keep",
     "Layout",
+    "LoadError",
+    "Loaded",
     "Pruner",
     "ScorePruner",
     "Signal",
@@ -54,6 +62,7 @@ __all__ = [
     "fill",
     "late_layer",
     "llm",
+    "load",
     "pooled",
     "prune",
     "register",

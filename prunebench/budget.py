@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 from prunebench.sites import Part, Site
@@ -29,13 +30,15 @@ class Budget:
     kind: Kind = "mean"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
+        kinds = get_args(Kind)
+        if self.kind not in kinds:
             raise BudgetError(
-                f"budget kind {self.kind!r} is unknown; it is one of {', '.join(get_args(Kind))}"
+                f"budget kind {self.kind!r} is unknown; it is one of {', '.join(kinds)}"
             )
         if isinstance(self.amount, bool) or not isinstance(self.amount, int | float):
             raise BudgetError(
-                f"budget {self.amount!r} is no number; write a count such as 64 or a share such as 0.25"
+                f"budget {self.amount!r} is no number; "
+                "write a count such as 64 or a share such as 0.25"
             )
         if isinstance(self.amount, int) and self.amount < 1:
             raise BudgetError(f"budget {self.amount} is no count of tokens; it starts at 1")
@@ -60,14 +63,9 @@ class Budget:
                 f"budget {value!r} names no kind before its colon; write 0.25 or kv:0.25"
             )
         try:
-            number: int | float = int(amount)
+            number = _number(amount)
         except ValueError:
-            try:
-                number = float(amount)
-            except ValueError:
-                raise BudgetError(
-                    f"budget {value!r} is no number; write 64, 0.25 or kv:0.25"
-                ) from None
+            raise BudgetError(f"budget {value!r} is no number; write 64, 0.25 or kv:0.25") from None
         return cls(number, kind or "mean")  # type: ignore[arg-type]  # checked in __post_init__
 
     def tokens(self, available: int) -> float:
@@ -85,8 +83,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Stage:
-    """From `site` on at most `keep` visual tokens are alive; `compact` also removes the dropped
-    from earlier caches.
+    """From `site` on at most `keep` visual tokens are alive.
+
+    `compact` says that what a stage drops leaves the caches of the layers before it, too.
     """
 
     site: Site
@@ -96,15 +95,17 @@ class Stage:
 
 def alive(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
     """[layers] visual tokens entering each LLM layer when every stage keeps what it may."""
-    return [
-        min([available, *(s.keep for s in stages if _entered(s, layer))]) for layer in range(layers)
-    ]
+    counts = []
+    for layer in range(layers):
+        limits = [stage.keep for stage in stages if _is_before(stage, layer)]
+        counts.append(min([available, *limits]))
+    return counts
 
 
 def cached(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
     """[layers] visual tokens in each LLM layer's cache after prefill."""
-    compacted = [s.keep for s in stages if s.compact]
-    return [min([count, *compacted]) for count in alive(stages, available, layers)]
+    limits = [stage.keep for stage in stages if stage.compact]
+    return [min([count, *limits]) for count in alive(stages, available, layers)]
 
 
 def spent(kind: Kind, entering: Sequence[float], caches: Sequence[float]) -> float:
@@ -139,64 +140,122 @@ def solve(
         raise BudgetError(
             f"{', '.join(outside)} lies outside the model, which has layers 0..{layers - 1}"
         )
-    ladder = shares if shares is not None else lambda t: [t ** (i + 1) for i in range(len(sites))]
+    if shares is None:
+        shares = partial(_staircase, len(sites))
+    search = _Search(budget.kind, tuple(sites), available, layers, shares, compact)
+    search.check_reach(budget, target)
+    return search.stages(search.closest(target))
 
-    def stages(counts: Sequence[int]) -> tuple[Stage, ...]:
-        return tuple(Stage(site, count, compact) for site, count in zip(sites, counts, strict=True))
 
-    def cost(counts: Sequence[int]) -> float:
-        plan = stages(counts)
-        return spent(budget.kind, alive(plan, available, layers), cached(plan, available, layers))
+@dataclass(frozen=True)
+class _Search:
+    """How many tokens every stage keeps, and what that costs; what `solve` looks for.
 
-    def counts_at(t: float) -> list[int]:
-        return [min(available, max(1, round(share * available))) for share in ladder(t)]
+    `counts` are whole tokens, one for every site.
+    """
 
-    least, most = cost(counts_at(0.0)), cost(counts_at(1.0))
-    if target < least - 0.5 * _slope(cost, counts_at(0.0), available):
-        raise BudgetError(
-            f"budget {budget} ({target:g} of {available} visual tokens) is out of reach at "
-            f"{', '.join(map(str, sites))}: with a single token kept there the run still spends {least:g}"
-        )
-    if target > most + 0.5:
-        raise BudgetError(
-            f"budget {budget} ({target:g} of {available} visual tokens) is above what this method ever spends, {most:g}"
-        )
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        if sum(counts_at(high)) - sum(counts_at(low)) <= 1:
-            break  # nothing lies between
-        middle = (low + high) / 2
-        low, high = (middle, high) if cost(counts_at(middle)) <= target else (low, middle)
+    kind: Kind
+    sites: tuple[Site, ...]
+    available: int
+    layers: int
+    shares: Callable[[float], Sequence[float]]
+    compact: bool
 
-    def refined(counts: list[int]) -> list[int]:
+    def stages(self, counts: Sequence[int]) -> tuple[Stage, ...]:
+        """The counts at their sites."""
+        pairs = zip(self.sites, counts, strict=True)
+        return tuple(Stage(site, count, self.compact) for site, count in pairs)
+
+    def cost(self, counts: Sequence[int]) -> float:
+        """What a run with these counts spends, in tokens."""
+        stages = self.stages(counts)
+        entering = alive(stages, self.available, self.layers)
+        caches = cached(stages, self.available, self.layers)
+        return spent(self.kind, entering, caches)
+
+    def slope(self, counts: Sequence[int]) -> float:
+        """What one token more or less at the last stage costs; 0 where it has room for neither."""
+        *others, last = counts
+        ceiling = others[-1] if others else self.available
+        neighbour = last + 1 if last < min(ceiling, self.available) else last - 1
+        if neighbour < 1:
+            return 0.0
+        return abs(self.cost([*others, neighbour]) - self.cost(counts))
+
+    def counts_at(self, t: float) -> list[int]:
+        """The counts at one point of the ladder of shares, at least one token each."""
+        counts = []
+        for share in self.shares(t):
+            whole = max(1, round(share * self.available))
+            counts.append(min(self.available, whole))
+        return counts
+
+    def check_reach(self, budget: Budget, target: float) -> None:
+        """Raises BudgetError where no point of the ladder costs about as much as the target."""
+        fewest = self.counts_at(0.0)
+        least, most = self.cost(fewest), self.cost(self.counts_at(1.0))
+        label = f"budget {budget} ({target:g} of {self.available} visual tokens)"
+        if target < least - 0.5 * self.slope(fewest):
+            listed = ", ".join(map(str, self.sites))
+            raise BudgetError(
+                f"{label} is out of reach at {listed}: "
+                f"with a single token kept there the run still spends {least:g}"
+            )
+        if target > most + 0.5:
+            raise BudgetError(f"{label} is above what this method ever spends, {most:g}")
+
+    def closest(self, target: float) -> list[int]:
+        """The counts whose cost is closest to the target."""
+        most = self.counts_at(1.0)
+        if self.cost(most) <= target:
+            return self.refined(most, target)
+        low, high = self.bracket(target)
+        below = self.refined(self.counts_at(low), target)
+        if abs(self.cost(below) - target) <= 0.5 * self.slope(below):
+            return below
+        # the last stage cannot make up for the others: just above, these have a token more
+        above = self.refined(self.counts_at(high), target)
+        return min(below, above, key=lambda counts: abs(self.cost(counts) - target))
+
+    def bracket(self, target: float) -> tuple[float, float]:
+        """Two points of the ladder, one on each side of the target, with no counts between."""
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            if sum(self.counts_at(high)) - sum(self.counts_at(low)) <= 1:
+                break
+            middle = (low + high) / 2
+            if self.cost(self.counts_at(middle)) <= target:
+                low = middle
+            else:
+                high = middle
+        return low, high
+
+    def refined(self, counts: list[int], target: float) -> list[int]:
         """The counts with the last stage moved as near to the target as the stage before it lets
         it.
         """
-        step = _slope(cost, counts, available)
+        step = self.slope(counts)
         if step == 0:
             return counts
-        ceiling = counts[-2] if len(counts) > 1 else available
-        last = counts[-1] + (target - cost(counts)) / step
-        return [*counts[:-1], min(ceiling, max(1, round(last)))]
-
-    if most <= target:
-        return stages(refined(counts_at(1.0)))
-    below = refined(counts_at(low))
-    if abs(cost(below) - target) <= 0.5 * _slope(cost, below, available):
-        return stages(below)
-    # the last stage cannot make up for the others: just above, these have a token more
-    above = refined(counts_at(high))
-    return stages(min(below, above, key=lambda counts: abs(cost(counts) - target)))
+        *others, last = counts
+        ceiling = others[-1] if others else self.available
+        moved = round(last + (target - self.cost(counts)) / step)
+        return [*others, min(ceiling, max(1, moved))]
 
 
-def _entered(stage: Stage, layer: int) -> bool:
+def _is_before(stage: Stage, layer: int) -> bool:
+    """Whether the stage lies before that LLM layer."""
     return stage.site.part is not Part.LLM or stage.site.layer <= layer
 
 
-def _slope(cost: Callable[[Sequence[int]], float], counts: Sequence[int], available: int) -> float:
-    """What one token more or less at the last stage costs."""
-    last = counts[-1]
-    other = last + 1 if last < available and (len(counts) == 1 or last < counts[-2]) else last - 1
-    if other < 1:
-        return 0.0
-    return abs(cost([*counts[:-1], other]) - cost(counts))
+def _staircase(steps: int, t: float) -> list[float]:
+    """t, t^2, ...: every stage keeps the same share of what the one before it left."""
+    return [t ** (step + 1) for step in range(steps)]
+
+
+def _number(text: str) -> int | float:
+    """An int where the text is one, else a float; raises ValueError."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

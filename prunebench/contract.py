@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prunebench.budget import Stage
 from prunebench.pruner import Pruner
-from prunebench.tokens import TOKEN_AXIS, Keep, Signal, VisualTokens
+from prunebench.signals import TOKEN_AXIS, Signal
+from prunebench.tokens import Keep, VisualTokens
 
 Observe = Callable[[int, Tensor, Tensor], tuple[Tensor, Mapping[Signal, Tensor]]]
 """(stage number, index [n] alive, their features [n, D]) -> the features and signals that the

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -111,9 +112,9 @@ def identity(pruner: Pruner) -> str:
         value = getattr(pruner, field.name)
         if field.compare:
             about["settings"][field.name] = plain(value, f"setting {field.name}")
-        held = list(_held(value))
-        if held:
-            about["holds"][field.name] = held
+        parts = list(_parts_in(value))
+        if parts:
+            about["holds"][field.name] = parts
     if pruner.lora_folder is not None:
         about["adapter"] = folder_digest(Path(pruner.lora_folder))
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
@@ -126,7 +127,8 @@ def plain(value: Any, name: str) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else repr(value)
+        # JSON has no NaN and no infinity
+        return value if math.isfinite(value) else repr(value)
     if isinstance(value, Enum):
         return plain(value.value, name)
     if isinstance(value, Path):
@@ -138,6 +140,11 @@ def plain(value: Any, name: str) -> Any:
         return {"tensor": [str(value.dtype), list(value.shape), digest]}
     if isinstance(value, nn.Module):
         return {"module": weights_digest(value)}
+    return _plain_parts(value, name)
+
+
+def _plain_parts(value: Any, name: str) -> Any:
+    """The same of what holds other values; sets and mappings in an order of their own."""
     if is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: plain(getattr(value, field.name), name) for field in fields(value)}
         return {type(value).__qualname__: parts}
@@ -150,11 +157,12 @@ def plain(value: Any, name: str) -> Any:
         return [plain(part, name) for part in value]
     kind = type(value).__qualname__
     raise Unhashable(
-        f"{name} is a {kind}, of which no stable text can be made; settings are numbers, texts and lists of them"
+        f"{name} is a {kind}, of which no stable text can be made; "
+        "settings are numbers, texts and lists of them"
     )
 
 
-def _held(value: Any) -> Iterator[str]:
+def _parts_in(value: Any) -> Iterator[str]:
     """The identities of the methods, modules and tensors in a field's value."""
     if isinstance(value, Pruner):
         yield identity(value)
@@ -164,40 +172,43 @@ def _held(value: Any) -> Iterator[str]:
         yield sha256(_content(value)).hexdigest()
     elif isinstance(value, Mapping):
         for part in value.values():
-            yield from _held(part)
+            yield from _parts_in(part)
     elif isinstance(value, list | tuple | set | frozenset):
         for part in value:
-            yield from _held(part)
+            yield from _parts_in(part)
 
 
 def _content(tensor: Tensor) -> bytes:
     """The bytes of a tensor's values."""
-    values = (
-        tensor.detach().cpu().contiguous().flatten()
-    )  # a view as bytes wants a dimension, and scalars have none
+    # a view as bytes wants a dimension, and scalars have none
+    values = tensor.detach().cpu().contiguous().flatten()
     return values.view(torch.uint8).numpy().tobytes()
 
 
 def helpers(path: Path, source: bytes, package: str = "") -> list[Path]:
     """The files in a module's own folder that its imports name, with those that these import in
-    turn.
+    turn. Nothing is imported for it; a source that is no Python has none.
     """
     return list(_helpers(path, source, package, set()))
 
 
 def _helpers(path: Path, source: bytes, package: str, visited: set[Path]) -> Iterator[Path]:
+    for name in _imported_names(source, package):
+        for candidate in _places(path.parent, name):
+            if candidate == path or candidate in visited or not candidate.is_file():
+                continue
+            visited.add(candidate)
+            yield candidate
+            yield from _helpers(candidate, candidate.read_bytes(), package, visited)
+
+
+def _imported_names(source: bytes, package: str) -> Iterator[str]:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return
     for node in ast.walk(tree):
-        for name in _imported(node, package):
-            for candidate in _places(path.parent, name):
-                if candidate == path or candidate in visited or not candidate.is_file():
-                    continue
-                visited.add(candidate)
-                yield candidate
-                yield from _helpers(candidate, candidate.read_bytes(), package, visited)
+        yield from _imported(node, package)
 
 
 def _imported(node: ast.AST, package: str) -> list[str]:
@@ -233,8 +244,9 @@ def _places(folder: Path, module: str) -> list[Path]:
 def _code_of(kind: type) -> bytes:
     """The compiled code of a class's functions, for a class that has no file."""
     functions = [value for _, value in sorted(vars(kind).items()) if inspect.isfunction(value)]
-    parts = [
-        f"{f.__qualname__} {f.__code__.co_consts!r}".encode() + f.__code__.co_code
-        for f in functions
-    ]
+    parts = []
+    for function in functions:
+        code = function.__code__
+        head = f"{function.__qualname__} {code.co_consts!r}"
+        parts.append(head.encode() + code.co_code)
     return b"\n".join(parts)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -90,13 +89,10 @@ class Pruner(ABC):
     `needs` are the signals it reads, a class attribute or, where a setting decides, a property;
     `default_positions` says what its paper does with the survivors' position ids: "original" keeps
     them, gaps included, "compact" closes the gaps. A `dynamic` method may keep fewer than it may.
-    `vectors` name further sets of official vectors, beside the one of the method's own name, that
-    hold for it.
     """
 
     default_positions: ClassVar[Positions] = "original"
     dynamic: ClassVar[bool] = False
-    vectors: ClassVar[tuple[str, ...]] = ()
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -184,19 +180,6 @@ class Pruner(ABC):
         works; None for none.
         """
         return None
-
-    @classmethod
-    def from_official(
-        cls, case: Mapping[str, Any], available: int
-    ) -> tuple[Self, tuple[Stage, ...]]:
-        """The settings and stages that stand for one vector of official code, from its metadata
-        (tests/golden/README.md).
-
-        `case["tensors"]` are the vector's tensors by name, for methods whose weights are among
-        them.
-        """
-        pruner = cls()
-        return pruner, (Stage(pruner.site(), int(case["expected_count"])),)
 
 
 @dataclass(frozen=True)

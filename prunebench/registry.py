@@ -67,15 +67,15 @@ def register(
 def names() -> list[str]:
     """The installed methods, sorted."""
     package = importlib.import_module(PACKAGE)
-    return sorted(
-        module.name
-        for module in pkgutil.iter_modules(package.__path__)
-        if not module.name.startswith("_")
-    )
+    modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return sorted(name for name in modules if not name.startswith("_"))
 
 
 def get(name: str) -> type[Pruner]:
-    """The class of a method, by name or by the path of a file ("./mine.py"); raises RegistryError."""
+    """The class of a method, by name or by the path of a file ("./mine.py").
+
+    Raises RegistryError where there is none, or none that can be used.
+    """
     if name.endswith(".py") or "/" in name:
         return _only_pruner(_load(Path(name)), name)
     if name not in names():
@@ -84,23 +84,23 @@ def get(name: str) -> type[Pruner]:
         with contained(name, "its file"):
             module = importlib.import_module(f"{PACKAGE}.{name}")
     except Exception as error:
-        raise RegistryError(f"method {name} cannot be imported: {_said(error)}") from error
+        raise RegistryError(f"method {name} cannot be imported: {_reason(error)}") from error
     note_source(module)
     return _only_pruner(module, name)
 
 
 def card(method: type[Pruner]) -> Card:
-    """The declarations of a registered class; raises RegistryError where it was never registered."""
-    found = method.__dict__.get("card")
-    if not isinstance(found, Card):
+    """The declarations of a class; raises RegistryError where it was never registered."""
+    declared = _own_card(method)
+    if declared is None:
         raise RegistryError(f"{method.__name__} is not registered: decorate it with @register(...)")
-    return found
+    return declared
 
 
 def name_of(pruner: Pruner) -> str:
     """What a method is called: its file's stem where it is registered, its class else."""
-    found = type(pruner).__dict__.get("card")
-    return found.name if isinstance(found, Card) else type(pruner).__name__
+    declared = _own_card(type(pruner))
+    return type(pruner).__name__ if declared is None else declared.name
 
 
 def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
@@ -108,50 +108,50 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
     not fit.
     """
     method = get(name)
-    given = dict(settings or {})
     try:
         hints = get_type_hints(method)
     except Exception as error:  # an annotation may be any text
         raise RegistryError(
-            f"{name}: the types of its settings cannot be read: {_said(error)}"
+            f"{name}: the types of its settings cannot be read: {_reason(error)}"
         ) from error
-    known = [f.name for f in fields(method) if f.compare]
-    for key, value in given.items():
-        if key not in known:
-            listed = f"; {name} has {', '.join(known) if known else 'no settings'}"
-            raise RegistryError(f"unknown setting {name}.{key}{suggest(key, known, listed)}")
-        given[key] = _fit(f"{name}.{key}", value, hints[key])
+    options = [option.name for option in fields(method) if option.compare]
+    values: dict[str, Any] = {}
+    for key, value in (settings or {}).items():
+        if key not in options:
+            listed = f"; {name} has {', '.join(options) or 'no settings'}"
+            raise RegistryError(f"unknown setting {name}.{key}{suggest(key, options, listed)}")
+        values[key] = _fit(f"{name}.{key}", value, hints[key])
     try:
         with contained(name, "__init__"):
-            return method(**given)
+            return method(**values)
     except Exception as error:  # a method may check its settings in any way
-        raise RegistryError(f"{name}: {_said(error)}") from error
+        raise RegistryError(f"{name}: {_reason(error)}") from error
 
 
 def settings(pruner: Pruner) -> dict[str, Any]:
-    """All settings of a pruner, defaults included; a field that is left out of comparisons is none."""
-    return {f.name: getattr(pruner, f.name) for f in fields(pruner) if f.compare}
+    """All settings of a pruner, defaults included. A field that is left out of comparisons is no
+    setting.
+    """
+    options = [option.name for option in fields(pruner) if option.compare]
+    return {name: getattr(pruner, name) for name in options}
 
 
-def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """The tail of an error about an unknown name: the nearest known one, or all of them."""
-    options = list(known)
+def suggest(name: str, choices: Iterable[str], otherwise: str | None = None) -> str:
+    """The tail of an error about an unknown name: the nearest of the choices; where none is near,
+    `otherwise` or all of them.
+    """
+    options = list(choices)
     near = difflib.get_close_matches(name, options, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return otherwise if otherwise is not None else f"; known: {', '.join(options)}"
+    if otherwise is not None:
+        return otherwise
+    return f"; known: {', '.join(options)}"
 
 
 def _load(path: Path) -> ModuleType:
-    """Import a file outside the package; twice gives the same module unless the file changed."""
-    try:
-        there = path.is_file()
-    except (OSError, ValueError):  # too long a name, or one with a zero byte
-        there = False
-    if not there:
-        raise RegistryError(f"no method file {one_line(str(path), 120)}")
-    if path.stem in names() and path.resolve().parent not in _package_folders():
-        raise RegistryError(f"{path}: a method named {path.stem!r} is built in; rename the file")
+    """Import a file outside the package, with a module name of its own for every path."""
+    _check_file(path)
     name = f"_prunebench_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -170,7 +170,7 @@ def _load(path: Path) -> ModuleType:
         if before is not None:
             sys.modules[name] = before
         guard.restore()
-        raise RegistryError(f"{path} cannot be imported: {_said(error)}") from error
+        raise RegistryError(f"{path} cannot be imported: {_reason(error)}") from error
     changes = guard.changes(owner=name)
     if changes:
         guard.restore()
@@ -181,19 +181,30 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
+def _check_file(path: Path) -> None:
+    """Raises RegistryError for a path that is no file, or whose stem names a built-in method."""
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # too long a name, or one with a zero byte
+        is_file = False
+    if not is_file:
+        raise RegistryError(f"no method file {one_line(str(path), 120)}")
+    if path.stem in names() and path.resolve().parent not in _package_folders():
+        raise RegistryError(f"{path}: a method named {path.stem!r} is built in; rename the file")
+
+
 def _let_import_helpers(path: Path, source: bytes) -> None:
     """Let a method import modules from its own folder, behind all others; raises RegistryError
     where a name is taken.
     """
     folder = path.resolve().parent
     for helper in helpers(path, source):
-        name = ".".join(helper.resolve().relative_to(folder).with_suffix("").parts).removesuffix(
-            ".__init__"
-        )
-        there = getattr(sys.modules.get(name), "__file__", None)
-        if name in sys.stdlib_module_names or (
-            there is not None and Path(there).resolve() != helper.resolve()
-        ):
+        file = helper.resolve()
+        parts = file.relative_to(folder).with_suffix("").parts
+        name = ".".join(parts).removesuffix(".__init__")
+        other = getattr(sys.modules.get(name), "__file__", None)
+        is_other = other is not None and Path(other).resolve() != file
+        if is_other or name in sys.stdlib_module_names:
             raise RegistryError(
                 f"{path} imports {name}, but another module has that name; rename {helper.name}"
             )
@@ -202,43 +213,50 @@ def _let_import_helpers(path: Path, source: bytes) -> None:
         sys.path.append(str(folder))
 
 
-def _said(error: BaseException) -> str:
-    """An exception's type and text in one line; that of a method that tried to end the program says
-    both itself.
+def _reason(error: BaseException) -> str:
+    """An exception's type and text in one line; our own errors name what is wrong without their
+    type.
     """
     text = message(error)
-    return one_line(
-        text
-        if isinstance(error, MethodError | RegistryError)
-        else f"{type(error).__name__}: {text}",
-        200,
-    )
+    if not isinstance(error, MethodError | RegistryError):
+        text = f"{type(error).__name__}: {text}"
+    return one_line(text, 200)
 
 
 def _package_folders() -> list[Path]:
     return [Path(p).resolve() for p in importlib.import_module(PACKAGE).__path__]
 
 
+def _own_card(kind: type) -> Card | None:
+    """The declarations of a class itself; those of a class it inherits from are not its own."""
+    declared = kind.__dict__.get("card")
+    return declared if isinstance(declared, Card) else None
+
+
 def _only_pruner(module: ModuleType, name: str) -> type[Pruner]:
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Pruner)
-        and value.__module__ == module.__name__
-        and isinstance(value.__dict__.get("card"), Card)
-    ]
-    if len(found) != 1:
-        listed = ", ".join(c.__name__ for c in found) or "none"
+    """The one method that a module registers; raises RegistryError for none, several or an
+    unfinished one.
+    """
+    methods = [value for value in vars(module).values() if _is_method_of(module, value)]
+    if len(methods) != 1:
+        listed = ", ".join(method.__name__ for method in methods) or "none"
         raise RegistryError(
             f"{name} must register exactly one Pruner with @register(...), found {listed}"
         )
-    missing: frozenset[str] = getattr(found[0], "__abstractmethods__", frozenset())
+    method: type[Pruner] = methods[0]
+    missing: frozenset[str] = getattr(method, "__abstractmethods__", frozenset())
     if missing:
         raise RegistryError(
-            f"{name}: {found[0].__name__} does not implement {', '.join(sorted(missing))}"
+            f"{name}: {method.__name__} does not implement {', '.join(sorted(missing))}"
         )
-    return found[0]
+    return method
+
+
+def _is_method_of(module: ModuleType, value: Any) -> bool:
+    """Whether it is a registered class that the module itself defines."""
+    if not isinstance(value, type) or not issubclass(value, Pruner):
+        return False
+    return value.__module__ == module.__name__ and _own_card(value) is not None
 
 
 def _fit(label: str, value: Any, hint: Any) -> Any:

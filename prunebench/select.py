@@ -4,12 +4,12 @@ brought to tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from prunebench.tokens import Layout, VisualTokens
+from prunebench.tokens import Layout, Region, VisualTokens
 
 
 def top(scores: Tensor, count: int) -> Tensor:
@@ -18,9 +18,9 @@ def top(scores: Tensor, count: int) -> Tensor:
 
     Raises ValueError for NaN, which has no place in an order.
     """
-    count_nan = int(scores.isnan().sum())
-    if count_nan:
-        raise ValueError(f"{count_nan} of {scores.numel()} scores are NaN, which cannot be ranked")
+    unranked = int(scores.isnan().sum())
+    if unranked:
+        raise ValueError(f"{unranked} of {scores.numel()} scores are NaN, which cannot be ranked")
     return torch.sort(scores.float(), descending=True, stable=True).indices[:count]
 
 
@@ -31,24 +31,25 @@ def require_finite(values: Tensor, name: str) -> None:
     bad = int((~values.isfinite()).sum())
     if bad:
         raise ValueError(
-            f"{bad} of {values.numel()} values of the {name} are not finite, so nothing can be chosen by them"
+            f"{bad} of {values.numel()} values of the {name} are not finite, "
+            "so nothing can be chosen by them"
         )
 
 
 def share(total: int, weights: Tensor) -> list[int]:
-    """Split `total` into whole parts proportional to `weights` [T] by largest remainder (ties:
-    first); sums to `total`.
+    """Split `total` into whole parts that sum to it, proportional to `weights` [T].
 
-    Raises ValueError for weights that are negative, not finite or all zero.
+    Every part is rounded down, and what is left goes, one each, to the largest remainders; of equal
+    ones to the first. Raises ValueError for weights that are negative, not finite or all zero.
     """
     values = _weighed(weights)
     if values.sum() <= 0:
         raise ValueError(f"weights {values.tolist()} cannot be shared: they must not all be 0")
     exact = total * values / values.sum()
     parts = exact.floor().long()
-    for i in top(exact - parts, total - int(parts.sum())).tolist():
-        parts[i] += 1
-    return [int(p) for p in parts]
+    missing = total - int(parts.sum())
+    parts[top(exact - parts, missing)] += 1
+    return [int(part) for part in parts]
 
 
 def fill(total: int, weights: Tensor, limits: Tensor) -> list[int]:
@@ -60,19 +61,21 @@ def fill(total: int, weights: Tensor, limits: Tensor) -> list[int]:
     """
     values, limits = _weighed(weights), limits.cpu()
     left = min(total, int(limits.sum()))
-    parts, open_ = torch.zeros_like(limits), limits > 0
+    parts = torch.zeros_like(limits)
+    has_room = limits > 0
     while left > 0:
-        wanted = torch.where(open_, values, 0.0)
-        wanted = wanted if wanted.sum() > 0 else open_.double()
-        full = open_ & (left * wanted / wanted.sum() >= limits)
-        if not full.any():
+        claims = torch.where(has_room, values, 0.0)
+        if claims.sum() == 0:
+            claims = has_room.double()
+        overflows = has_room & (left * claims / claims.sum() >= limits)
+        if not overflows.any():
             # rounded once, when nothing overflows any more: rounding in every round adds up
-            parts += torch.tensor(share(left, wanted))
+            parts += torch.tensor(share(left, claims))
             break
-        parts[full] = limits[full]
-        left -= int(limits[full].sum())
-        open_ = open_ & ~full
-    return [int(p) for p in parts]
+        parts[overflows] = limits[overflows]
+        left -= int(limits[overflows].sum())
+        has_room = has_room & ~overflows
+    return [int(part) for part in parts]
 
 
 def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
@@ -82,10 +85,8 @@ def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
     video, a token that stands for several frames gets their average. Raises ValueError where an
     image has no map, or a tile no known place.
     """
-    found = torch.zeros(len(layout))
-    frames = {tile.image: 0 for tile in layout.tiles}
-    for tile in layout.tiles:
-        frames[tile.image] = max(frames[tile.image], tile.frame + 1)
+    averages = torch.zeros(len(layout))
+    frames = _frame_counts(layout)
     if frames and max(frames) >= len(maps):
         raise ValueError(f"{len(maps)} maps for {max(frames) + 1} images")
     for number, tile in enumerate(layout.tiles):
@@ -93,26 +94,44 @@ def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
             continue
         if tile.region is None:
             raise ValueError(f"the place of tile {number}, a {tile.kind}, in its image is unknown")
-        values = maps[tile.image].float()
-        count, several = len(values), frames[tile.image]
-        # models that merge pairs of frames show an odd one at the end twice
-        even = count + (count + 1 == 2 * several)
-        first = tile.frame * even // several
-        shown = values[first : max(first + 1, (tile.frame + 1) * even // several)].mean(0).cpu()
-        height, width = shown.shape
-        left, top, right, bottom = tile.region
-        down, across = (
-            _edges(tile.rows, top, bottom, height),
-            _edges(tile.columns, left, right, width),
-        )
-        # the integral of a map of pixels is linear between their edges, so that this is exact
-        total = torch.nn.functional.pad(shown.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-        sums = _between(_between(total, down).mT, across).mT.diff(dim=0).diff(dim=1)
-        area = down.diff()[:, None] * across.diff()
-        found[layout.grid(number)[:, : tile.columns]] = torch.where(
-            area > 0, sums / area.clamp(min=1e-12), 0.0
-        ).float()
-    return found
+        picture = _of_frame(maps[tile.image].float(), tile.frame, frames[tile.image])
+        cells = _cell_means(picture, tile.rows, tile.columns, tile.region)
+        averages[layout.grid(number)[:, : tile.columns]] = cells.float()
+    return averages
+
+
+def _frame_counts(layout: Layout) -> dict[int, int]:
+    """By image, how many frames the model sees of it."""
+    counts = {tile.image: 0 for tile in layout.tiles}
+    for tile in layout.tiles:
+        counts[tile.image] = max(counts[tile.image], tile.frame + 1)
+    return counts
+
+
+def _of_frame(values: Tensor, frame: int, frames: int) -> Tensor:
+    """[H, W] the average of those of `values` [F, H, W] that the model's frame stands for."""
+    count = len(values)
+    # models that merge pairs of frames show an odd one at the end twice
+    even = count + 1 if count + 1 == 2 * frames else count
+    first = frame * even // frames
+    end = (frame + 1) * even // frames
+    return values[first : max(first + 1, end)].mean(0).cpu()
+
+
+def _cell_means(picture: Tensor, rows: int, columns: int, region: Region) -> Tensor:
+    """[rows, columns] the average of `picture` [H, W] over the cells of a grid on `region`; 0 where
+    a cell lies outside the image.
+    """
+    left, top, right, bottom = region
+    height, width = picture.shape
+    down = _edges(rows, top, bottom, height)
+    across = _edges(columns, left, right, width)
+    # the integral of a map of pixels is linear between their edges, so that this is exact
+    integral = torch.nn.functional.pad(picture.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    corners = _between(_between(integral, down).mT, across).mT
+    sums = corners.diff(dim=0).diff(dim=1)
+    area = down.diff()[:, None] * across.diff()
+    return torch.where(area > 0, sums / area.clamp(min=1e-12), 0.0)
 
 
 def _weighed(weights: Tensor) -> Tensor:
@@ -150,22 +169,30 @@ def windows(tokens: VisualTokens, count: int) -> list[Tensor]:
     """
     if len(tokens) != len(tokens.layout):
         raise ValueError(
-            f"windows need whole tiles, but {len(tokens)} of {len(tokens.layout)} visual tokens are alive"
+            f"windows need whole tiles, "
+            f"but {len(tokens)} of {len(tokens.layout)} visual tokens are alive"
         )
-    found = []
     sizes = torch.tensor([len(tile) for tile in tokens.tiles])
-    for number, (tile, part) in enumerate(zip(tokens.tiles, share(count, sizes), strict=True)):
-        if part == 0:
-            continue
-        width = tile.columns + tile.newlines
-        place = tokens.layout.grid(number)
-        bands = min(
-            tile.rows, part, max(-(-part // width), round((part * tile.rows / width) ** 0.5))
-        )
-        for i in range(bands):
-            band = place[i * tile.rows // bands : (i + 1) * tile.rows // bands]
-            pieces = (i + 1) * part // bands - i * part // bands
-            for j in range(pieces):
-                left, right = j * width // pieces, (j + 1) * width // pieces
-                found.append(band[:, left : max(left + 1, min(right, tile.columns))])
-    return found
+    cut_windows = []
+    for number, count_of_tile in enumerate(share(count, sizes)):
+        if count_of_tile > 0:
+            cut_windows += _windows_of(tokens.layout, number, count_of_tile)
+    return cut_windows
+
+
+def _windows_of(layout: Layout, number: int, count: int) -> Iterator[Tensor]:
+    """Cut one tile into that many windows: bands of rows, each into pieces of about equal width."""
+    tile, place = layout.tiles[number], layout.grid(number)
+    width = tile.columns + tile.newlines
+    # as many bands as make the windows about as wide for their height as the tile is, and enough
+    # that no piece is narrower than a token
+    shapely = round((count * tile.rows / width) ** 0.5)
+    enough = -(-count // width)
+    bands = min(tile.rows, count, max(enough, shapely))
+    for i in range(bands):
+        band = place[i * tile.rows // bands : (i + 1) * tile.rows // bands]
+        pieces = (i + 1) * count // bands - i * count // bands
+        for j in range(pieces):
+            left, right = j * width // pieces, (j + 1) * width // pieces
+            # a window of the newline alone is the newline
+            yield band[:, left : max(left + 1, min(right, tile.columns))]

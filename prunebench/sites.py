@@ -56,13 +56,6 @@ INPUT = Site(Part.INPUT)
 """Behind the projector, where visual tokens enter the language model."""
 
 
-def late_layer(layers: int) -> int:
-    """The layer behind which late methods prune, counted from 0: GlimpsePrune's released 18 of 28,
-    23 of 36, 21 of 32 and 26 of 40; in between about as deep.
-    """
-    return {28: 18, 36: 23, 32: 21, 40: 26}.get(layers, max(0, round(0.65 * layers) - 1))
-
-
 def vision(before: int) -> Site:
     """The seam before block `before` of the vision encoder."""
     return Site(Part.VISION, before)

@@ -103,12 +103,12 @@ class Trained(Pruner):
         """
         stored = _stored(folder / STATE)
         sizes = _sizes(folder / CONFIG, stored)
-        with torch.random.fork_rng(devices=[]):
-            due = _outline(cls, sizes, len(stored))
-            wrong = weights.compared(due, stored) if due is not None else None
-            if wrong is not None:
+        with torch.random.fork_rng(devices=[]):  # building draws weights, which are overwritten
+            outline = _outline(cls, sizes, len(stored))
+            misfit = None if outline is None else weights.compared(outline, stored)
+            if misfit is not None:
                 raise ValueError(
-                    f"the weights in {STATE} do not fit the sizes in {CONFIG}: they {wrong}"
+                    f"the weights in {STATE} do not fit the sizes in {CONFIG}: they {misfit}"
                 )
             module = cls.build(sizes)
         module.load_state_dict(stored)
@@ -116,19 +116,18 @@ class Trained(Pruner):
 
     @classmethod
     def write(
-        cls, folder: Path, sizes: Mapping[str, Any], module: nn.Module, told: Mapping[str, Any]
+        cls, folder: Path, sizes: Mapping[str, Any], module: nn.Module, notes: Mapping[str, Any]
     ) -> None:
-        """Write the module to a folder that exists; `told` is what else is known, such as how it
-        was trained.
+        """Write the module to a folder that exists; `notes` are what else belongs beside the sizes,
+        such as how it was trained.
         """
         from safetensors.torch import save_file
 
-        save_file(
-            {name: value.contiguous() for name, value in module.state_dict().items()},
-            folder / STATE,
-        )
+        state = {name: value.contiguous() for name, value in module.state_dict().items()}
+        save_file(state, folder / STATE)
         (folder / STATE).chmod(0o644)  # safetensors writes files that only their owner can read
-        (folder / CONFIG).write_text(json.dumps({"sizes": dict(sizes), **told}, indent=2) + "\n")
+        content = {"sizes": dict(sizes), **notes}
+        (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
 
     def adapted(self, sizes: Mapping[str, Any]) -> Self:
         """The method with the settings that its weights were trained for."""
@@ -174,13 +173,10 @@ def _ready(method: type[Trained], weights_name: str, facts: Facts) -> _Ready:
     Unsupported.
     """
     name = card(method).name
-    with _plainly(
-        f"{name} cannot draw weights"
-        if weights_name == RANDOM
-        else f"{name}'s weights cannot be had"
-    ):
-        if weights_name == RANDOM:
+    if weights_name == RANDOM:
+        with _plainly(f"{name} cannot draw weights"):
             return _drawn(method, facts)
+    with _plainly(f"{name}'s weights cannot be had"):
         folder = _folder(method, weights_name, facts)
     with _plainly(f"{name}'s weights in {one_line(str(folder), 80)} cannot be read"):
         return _read(method, folder, facts, weights.stamp(folder))
@@ -196,9 +192,8 @@ def _drawn(method: type[Trained], facts: Facts) -> _Ready:
 def _read(method: type[Trained], folder: Path, facts: Facts, _stamp: weights.Stamp) -> _Ready:
     sizes, module = method.read(folder)
     if not isinstance(module, nn.Module) or not isinstance(sizes, Mapping):
-        raise TypeError(
-            f"read gave a {type(sizes).__name__} and a {type(module).__name__}; it gives the sizes and the module"
-        )
+        kinds = f"a {type(sizes).__name__} and a {type(module).__name__}"
+        raise TypeError(f"read gave {kinds}; it gives the sizes and the module")
     _check_sizes(sizes, method.sizes(facts))
     empty = next((name for name, tensor in module.state_dict().items() if tensor.is_meta), None)
     if empty is not None:
@@ -215,13 +210,16 @@ def _check_sizes(sizes: Mapping[str, Any], fitting: Mapping[str, Any]) -> None:
     model.
     """
     for key in sizes.keys() & fitting.keys():
-        value, due = sizes[key], fitting[key]
-        if _kind(value) != _kind(due) and not (type(value) is int and type(due) is float):
+        value, own = sizes[key], fitting[key]
+        kind = _kind(own)
+        widens = type(value) is int and kind is float
+        if _kind(value) != kind and not widens:
+            shortened = one_line(repr(value), 40)
             raise ValueError(
-                f"{one_line(key, 60)} is {one_line(repr(value), 40)}; it is {_kind(due).__name__} like {due!r}"
+                f"{one_line(key, 60)} is {shortened}; it is {kind.__name__} like {own!r}"
             )
-        if key in FITTING and value != due:
-            raise ValueError(f"they are for a model with {key} {value}; this one's is {due}")
+        if key in FITTING and value != own:
+            raise ValueError(f"they are for a model with {key} {value}; this one's is {own}")
 
 
 def _kind(value: Any) -> type:
@@ -234,8 +232,8 @@ def _frozen(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def _plainly(what: str) -> Iterator[None]:
-    """Whatever a method's own code or files raise in the block as Unsupported in one line, so that
-    this method alone stops.
+    """Turns whatever a method's own code or files raise in the block into BrokenWeights, in one
+    line that begins with `what`, so that this method alone stops.
 
     Lack of memory stays what it is, and so does a person's Ctrl-C; that a plug-in exits is an error
     of its own.
@@ -245,12 +243,10 @@ def _plainly(what: str) -> Iterator[None]:
     except (Unsupported, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        kind = (
-            ""
-            if type(error) in (OSError, ValueError, RuntimeError)
-            else f"{type(error).__name__}: "
-        )
-        raise BrokenWeights(one_line(f"{what}: {kind}{message(error)}")) from error
+        reason = message(error)
+        if type(error) not in (OSError, ValueError, RuntimeError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise BrokenWeights(one_line(f"{what}: {reason}")) from error
 
 
 def _stored(file: Path) -> dict[str, Tensor]:
@@ -277,15 +273,18 @@ def _sizes(file: Path, stored: Mapping[str, Tensor]) -> dict[str, Any]:
     sizes = content.get("sizes") if isinstance(content, dict) else None
     if not isinstance(sizes, dict):
         raise ValueError(
-            f"{file.name} names no sizes; it holds an object with 'sizes', as prunebench train writes it"
+            f"{file.name} names no sizes; "
+            "it holds an object with 'sizes', as prunebench train writes it"
         )
     # a module of any kind has at least as many values as its largest size; this bounds how long
     # building one takes
-    most = max(1_000_000, sum(tensor.numel() for tensor in stored.values()))
+    count = sum(tensor.numel() for tensor in stored.values())
+    most = max(1_000_000, count)
     for name, value in sizes.items():
         if isinstance(value, int) and value > most:
             raise ValueError(
-                f"{file.name} says {one_line(name, 60)} is above {most:,}, more than the weights have values"
+                f"{file.name} says {one_line(name, 60)} is above {most:,}, "
+                "more than the weights have values"
             )
     return sizes
 
@@ -297,32 +296,33 @@ def _outline(
 
     Raises ValueError once it has many more than are `stored`: sizes may ask for a million layers.
     """
+    # some are made and thrown away while a module is put together
+    most = 4 * stored + 1000
     count = 0
 
-    def counted(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
+    def count_up(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
         nonlocal count
         count += 1
-        if (
-            count > 4 * stored + 1000
-        ):  # some are made and thrown away while a module is put together
+        if count > most:
             raise ValueError(
-                f"the sizes in {CONFIG} ask for more than {count - 1:,} tensors, and {stored} are stored"
+                f"the sizes in {CONFIG} ask for more than {most:,} tensors, and {stored} are stored"
             )
 
-    hook = register_module_parameter_registration_hook(counted)
+    hook = register_module_parameter_registration_hook(count_up)
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return dict(method.build(sizes).state_dict())
-    except (
-        NotImplementedError
-    ):  # what torch raises where the values of a tensor without any are asked for
+    except NotImplementedError:  # of torch, where `build` asks for values that a tensor lacks
         return None
     finally:
         hook.remove()
 
 
 def _folder(method: type[Trained], weights_name: str, facts: Facts) -> Path:
+    """Where the weights lie that `weights=` names, fetched from the hub where need be; raises
+    NoWeights or Unsupported.
+    """
     name = card(method).name
     if weights_name:
         folder = Path(weights_name).expanduser()
@@ -331,23 +331,27 @@ def _folder(method: type[Trained], weights_name: str, facts: Facts) -> Path:
     if facts.name and own.is_dir():
         return own
     public = own.parent / "hub.json"
-    known = json.loads(public.read_text()) if public.is_file() else {}
-    if facts.name in known:
-        return _fetched(name, known[facts.name])
-    have = sorted([*(folder.name for folder in own.parent.glob("*/")), *known])
+    hub_ids: dict[str, str] = json.loads(public.read_text()) if public.is_file() else {}
+    if facts.name in hub_ids:
+        return _fetched(name, hub_ids[facts.name])
+    built_in = [folder.name for folder in own.parent.glob("*/")]
+    served = ", ".join(sorted([*built_in, *hub_ids])) or "no model"
     raise NoWeights(
-        f"{name} has no weights for {facts.name or 'a bare decoder'}; there are some for {', '.join(have) or 'no model'}: "
-        f"train them (prunebench train {name} model=...), give a folder (weights=FOLDER), or look at cost alone (weights=random)"
+        f"{name} has no weights for {facts.name or 'a bare decoder'}; "
+        f"there are some for {served}: train them (prunebench train {name} model=...), "
+        "give a folder (weights=FOLDER), or look at cost alone (weights=random)"
     )
 
 
 def _fetched(name: str, hub_id: str) -> Path:
+    """The folder of a repository on the hub; raises Unsupported where it cannot be had."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(hub_id))
     except Exception as error:  # hub, network and name errors alike
-        shown = one_line(hub_id, 80)
+        shortened, reason = one_line(hub_id, 80), one_line(message(error), 120)
         raise Unsupported(
-            f"{name}: weights {shown!r} are no folder and could not be fetched from the hub ({one_line(message(error), 120)})"
+            f"{name}: weights {shortened!r} are no folder "
+            f"and could not be fetched from the hub ({reason})"
         ) from error

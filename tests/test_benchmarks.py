@@ -10,6 +10,7 @@ import pytest
 
 from prunebench import benchmarks
 from prunebench.benchmarks import Benchmark, MediaError, TaskError
+from prunebench.benchmarks.quiet import quiet
 
 UTILS = """
 def visual(doc):
@@ -101,7 +102,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     YAML.
     """
     file = write_task(tmp_path_factory.mktemp("task"))
-    with benchmarks._quiet():
+    with quiet():
         from lmms_eval.evaluator import evaluate
         from lmms_eval.tasks import TaskManager, get_task_dict
 

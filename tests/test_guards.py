@@ -19,12 +19,13 @@ from torch import Tensor
 
 from prunebench import Budget, Facts, Keep, Pruner, Signal, Stage, VisualTokens, llm, prune
 from prunebench.engine import encoder as vision
+from prunebench.engine import prefill as prefills
+from prunebench.engine import reading as readings
 from prunebench.engine import session as sessions
 from prunebench.engine.finite import NotFinite
 from prunebench.engine.ready import make_ready
 from prunebench.engine.stream import EngineError
-from prunebench.measure.latency import measure_pairs
-from prunebench.measure.memory import kv_bytes
+from prunebench.measure.latency import PairSettings, measure_pairs
 from prunebench.models import family_of
 from prunebench.pruner import MethodError, contained
 
@@ -311,7 +312,7 @@ class Slow(Spy):
 def test_a_methods_time_is_its_own(
     model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = sessions.answered
+    check = prefills.answered
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.5)
@@ -321,9 +322,9 @@ def test_a_methods_time_is_its_own(
         def look(self, *arguments: Any, **options: Any) -> None:
             time.sleep(0.1)
 
-    monkeypatch.setattr(sessions, "answered", slow)
+    monkeypatch.setattr(prefills, "answered", slow)
     monkeypatch.setattr(sessions, "Finite", Looking)
-    monkeypatch.setattr(sessions, "_copied", lambda value: (time.sleep(0.1), value)[1])
+    monkeypatch.setattr(readings, "copied", lambda value: (time.sleep(0.1), value)[1])
     with prune(model, Slow(), 0.5) as trace, torch.no_grad():
         model(**PROMPTS["one image"](inputs_of))
     assert 0.05 <= trace.seconds["select"] < 0.3
@@ -373,14 +374,14 @@ def test_what_is_ready_is_not_prepared_again(
 
 def test_timed_calls_look_for_nothing(model: Any, inputs_of: Any, counted: list[str]) -> None:
     inputs, method, adapter = PROMPTS["one image"](inputs_of), Counting(), family_of(model)
-    rows = measure_pairs(model, adapter, inputs, method, 0.5, new_tokens=2, warmup=0, pairs=2)
+    two = PairSettings(new_tokens=2, warmup=0, pairs=2)
+    rows = measure_pairs(model, adapter, inputs, method, 0.5, two)
     assert (method.calls, counted) == (["prepared"], ["layouts", "encoder_rows"])
     counted.clear()
     ready, layouts = make_ready(adapter, model, method), adapter.layouts(model, inputs)
     counted.clear()
-    again = measure_pairs(
-        model, adapter, inputs, ready, 0.5, new_tokens=2, warmup=0, pairs=1, layouts=layouts
-    )
+    one = PairSettings(new_tokens=2, warmup=0, pairs=1)
+    again = measure_pairs(model, adapter, inputs, ready, 0.5, one, layouts=layouts)
     assert (method.calls, counted) == (["prepared"] * 2, ["encoder_rows"])
     held = [{row.variant: row.kv_bytes for row in kind if row.kv_bytes} for kind in (rows, again)]
     assert held[0] == held[1]
@@ -401,7 +402,8 @@ def test_bytes_are_those_of_live_keys_and_values(model: Any, inputs_of: Any, com
     for sample, text in zip(trace.samples, texts.tolist(), strict=True):
         before = 6 if compact else sample.available
         assert sample.kv_bytes == 320 * (6 * text + 3 * before + 3 * 6)
-    assert sum(sample.kv_bytes_padded for sample in trace.samples) == kv_bytes(cache)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert sum(sample.kv_bytes_padded for sample in trace.samples) == held
     assert (
         trace.samples[0].kv_bytes
         < trace.samples[0].kv_bytes_padded

@@ -7,6 +7,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from test_benchmarks import UTILS
 
 from prunebench.cli import main
+from prunebench.testing import new_file
 
 HEAD = '''"""A method."""
 from dataclasses import dataclass
@@ -65,7 +68,7 @@ CHANGES = {
     ),
     "ours": (
         "import prunebench.benchmarks as b; b.Benchmark.value = lambda *_: 1.0",
-        "prunebench.benchmarks.Benchmark.value",
+        "prunebench.benchmarks.benchmark.Benchmark.value",
     ),
     "modelling": (
         "import sys; sys.modules['transformers.models.qwen2_5_vl.modeling_qwen2_5_vl'].rotate_half = lambda x: x",
@@ -398,3 +401,12 @@ def test_a_sample_that_takes_too_long_is_a_row(tmp_path: Path):
     assert cells["slow"]["status"] == "failed"
     assert "timeout=1.5" in cells["slow"]["reason"]
     assert "timeout" in set(rows(tmp_path / "study", "slow")["status"])
+
+
+def test_a_library_that_is_loaded_later_is_no_trace(tmp_path: Path) -> None:
+    """In a fresh process the checks themselves load transformers, with its registry of kernels."""
+    new_file("mine", tmp_path)
+    command = [sys.executable, "-m", "prunebench.cli", "check", "mine.py"]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "FAIL" not in checked.stdout
+    assert checked.returncode == 0, checked.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from mmap import mmap
 from typing import Any
 
@@ -14,12 +14,22 @@ from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditiona
 
 from prunebench import Keep, Pruner, Signal, Stage, VisualTokens
 from prunebench.engine import encoder as vision
+from prunebench.engine.cache import live_bytes
 from prunebench.measure import memory
 from prunebench.measure.evidence import evidence_mask, recall
-from prunebench.measure.latency import PHASES, PairRow, measure_pairs, median_interval, summarize
-from prunebench.measure.memory import kv_bytes, peak
+from prunebench.measure.latency import (
+    PHASES,
+    PairRow,
+    PairSettings,
+    measure_pairs,
+    median_interval,
+    summarize,
+)
+from prunebench.measure.memory import peak
 from prunebench.models.qwen2_5_vl import Qwen25VL
 from prunebench.tokens import Layout, Tile
+
+ONE_PAIR = PairSettings(new_tokens=2, warmup=0, pairs=1)
 
 GRID = Layout((Tile(2, 3),))
 """Six tokens; on 300 x 200 pixels every cell is 100 x 100."""
@@ -120,24 +130,22 @@ def test_recall() -> None:
         recall(torch.tensor([0]), torch.zeros(6, dtype=torch.bool))
 
 
-def test_kv_bytes_counts_every_layer_at_its_own_length() -> None:
+def test_live_bytes_count_every_layer_at_its_own_length() -> None:
     cache = DynamicCache()
-    assert kv_bytes(cache) == 0
+    assert live_bytes(cache, []) == 0
     cache.update(torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 10, 8), 0)
-    cache.update(
-        torch.zeros(2, 3, 4, 8, dtype=torch.float16),
-        torch.zeros(2, 3, 4, 8, dtype=torch.float16),
-        1,
-    )
-    assert kv_bytes(cache) == 2 * (2 * 3 * 10 * 8 * 4) + 2 * (2 * 3 * 4 * 8 * 2)
+    half = torch.zeros(2, 3, 4, 8, dtype=torch.float16)
+    cache.update(half, half, 1)
+    assert live_bytes(cache, [10, 4]) == 2 * (3 * 10 * 8 * 4) + 2 * (3 * 4 * 8 * 2)
+    assert live_bytes(cache, [7, 0]) == 2 * (3 * 7 * 8 * 4)
 
 
-def test_kv_bytes_refuses_other_caches() -> None:
+def test_live_bytes_refuse_other_caches() -> None:
     class Odd:
         layers = [object()]
 
     with pytest.raises(ValueError, match="layer 0 of the cache, a object"):
-        kv_bytes(Odd())
+        live_bytes(Odd(), [1])
 
 
 @pytest.mark.parametrize("kernel_mark", [True, False])
@@ -264,7 +272,8 @@ def hooks(model: Any) -> int:
 def test_pairs_on_a_miniature(model: Any) -> None:
     before = hooks(model)
     inputs = image(16, 16)
-    rows = measure_pairs(model, Qwen25VL(), inputs, "fastv", 0.75, new_tokens=4, warmup=1, pairs=4)
+    settings = PairSettings(new_tokens=4, warmup=1, pairs=4)
+    rows = measure_pairs(model, Qwen25VL(), inputs, "fastv", 0.75, settings)
     assert hooks(model) == before
     assert len(rows) == 4 * (len(PHASES) + len(PHASES) - 1)
     firsts = [row.variant for row in rows if row.phase == "total" and row.order == 0]
@@ -292,9 +301,7 @@ def test_a_method_on_pixels_runs_without_the_engine(model: Any) -> None:
         image(4, 4),
         None,
         None,
-        new_tokens=2,
-        warmup=0,
-        pairs=1,
+        ONE_PAIR,
         baseline_inputs=image(8, 8),
     )
     caches = {row.variant: row.kv_bytes for row in rows if row.phase == "total"}
@@ -303,25 +310,29 @@ def test_a_method_on_pixels_runs_without_the_engine(model: Any) -> None:
 
 
 def test_pairs_go_on_for_the_time_asked(model: Any) -> None:
-    rows = measure_pairs(
-        model,
-        Qwen25VL(),
-        image(4, 4),
-        "none",
-        1.0,
-        new_tokens=2,
-        warmup=0,
-        pairs=1,
-        min_seconds=0.3,
-    )
+    settings = replace(ONE_PAIR, min_seconds=0.3)
+    rows = measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, settings)
     assert len({row.pair for row in rows}) > 1
 
 
-def test_pairs_refuse_what_cannot_be_timed(model: Any) -> None:
+def test_pairs_refuse_what_cannot_be_timed() -> None:
     with pytest.raises(ValueError, match="new_tokens is 1"):
-        measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, new_tokens=1)
+        PairSettings(new_tokens=1)
     with pytest.raises(ValueError, match="pairs is 0"):
-        measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, pairs=0)
+        PairSettings(pairs=0)
+    with pytest.raises(ValueError, match="warmup -1"):
+        PairSettings(warmup=-1)
+
+
+def test_a_model_that_stops_early_is_not_timed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate = model.generate
+
+    def short(**options: Any) -> Any:
+        return generate(**{**options, "max_new_tokens": 1, "min_new_tokens": 1})
+
+    monkeypatch.setattr(model, "generate", short)
+    with pytest.raises(ValueError, match="made 1 tokens in 1 forwards where 2 were asked for"):
+        measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, ONE_PAIR)
 
 
 def test_what_is_observed_in_the_encoder_counts_once(model: Any) -> None:
@@ -344,9 +355,7 @@ def test_what_is_observed_in_the_encoder_counts_once(model: Any) -> None:
 
     vision._READERS[Signal.RECEIVED_ATTENTION] = slow
     try:
-        rows = measure_pairs(
-            model, Qwen25VL(), image(4, 4), Slow(), 0.5, new_tokens=2, warmup=0, pairs=1
-        )
+        rows = measure_pairs(model, Qwen25VL(), image(4, 4), Slow(), 0.5, ONE_PAIR)
     finally:
         vision._READERS[Signal.RECEIVED_ATTENTION] = read
     spent = {row.phase: row.ms for row in rows if row.variant == "method"}

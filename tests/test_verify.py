@@ -1,4 +1,4 @@
-"""Verification: our methods agree with vectors of official code, and what does not agree is told."""
+"""Verification: our methods agree with vectors of official code; what does not agree is told."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import pytest
 import torch
 
 from prunebench import Keep, Pruner, Stage, VisualTokens, registry
-from prunebench.testing import verify as public
-from prunebench.testing.verify import (
-    Comparison,
-    VerifyError,
-    read_verified,
-    status,
-    summary,
-    verify,
-    write_verified,
-)
+from prunebench.testing import translators
+from prunebench.testing.translators import load_translator
+from prunebench.testing.vectors import VerifyError
+from prunebench.testing.verified import read_verified, status, write_verified
+from prunebench.testing.verify import Comparison, summary, verify
 
 GOLDEN = Path(__file__).parent / "golden"
+TRANSLATORS = Path(__file__).parent / "vectors"
 OURS = [name for name in registry.names() if (GOLDEN / f"{name}-1.safetensors").exists()]
 
 
 def first(_self: Pruner, _tokens: VisualTokens, stage: Stage) -> Keep:
     return Keep(torch.arange(stage.keep))
+
+
+def sets_of(method: str) -> tuple[str, ...]:
+    translator = load_translator(method)
+    assert translator is not None
+    return translator.sets
 
 
 def disagreeing(found: list[Comparison]) -> set[str]:
@@ -37,7 +39,7 @@ def disagreeing(found: list[Comparison]) -> set[str]:
 def test_agrees_with_official_code(method: str) -> None:
     found = verify(GOLDEN, [method])
     assert [c for c in found if not c.agree] == []
-    files = 3 * (1 + len(registry.get(method).vectors))
+    files = 3 * len(sets_of(method))
     assert summary(found) == {method: (files, files)}
     assert {"keep"} <= {c.field for c in found}
 
@@ -118,12 +120,61 @@ def test_a_file_outside_the_package_is_verified_by_its_stem(tmp_path: Path) -> N
     source = Path(__import__("prunebench.methods.divprune", fromlist=["x"]).__file__)
     shutil.copy(source, tmp_path / "mine.py")
     shutil.copy(GOLDEN / "divprune-1.safetensors", tmp_path / "mine-1.safetensors")
-    assert summary(verify(tmp_path, [str(tmp_path / "mine.py")])) == {"mine": (1, 1)}
+    own = tmp_path / "translators"
+    own.mkdir()
+    shutil.copy(TRANSLATORS / "divprune.py", own / "mine.py")
+    found = verify(tmp_path, [str(tmp_path / "mine.py")], translators=own)
+    assert summary(found) == {"mine": (1, 1)}
+
+
+def test_vectors_without_a_translator_are_told(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "divprune-1.safetensors", tmp_path / "uniform-1.safetensors")
+    shutil.copy(GOLDEN / "divprune-1.safetensors", tmp_path)
+    found = verify(tmp_path)
+    assert summary(found) == {"divprune": (1, 1), "uniform": (0, 1)}
+    (told,) = [c for c in found if not c.agree]
+    assert (told.file, told.field) == ("uniform-1.safetensors", "translator")
+    assert told.difference == "there is no uniform.py that translates its vectors"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def cases(:", "cannot be imported: SyntaxError"),
+        ("import no_such_module", "cannot be imported: ModuleNotFoundError"),
+        ("SETS = ('divprune',)", "has no function cases"),
+    ],
+)
+def test_a_broken_translator_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "divprune.py").write_text(text)
+    with pytest.raises(VerifyError, match=message):
+        verify(GOLDEN, ["divprune"], translators=tmp_path)
+
+
+def test_the_checkout_brings_both_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # wherever the command is started
+    assert summary(verify(methods=["divprune"])) == {"divprune": (3, 3)}
+
+
+def test_an_installed_package_says_that_it_brings_no_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site-packages"
+    (site / "tests" / "golden").mkdir(parents=True)  # some other package's
+    monkeypatch.setattr(translators.prunebench, "__file__", str(site / "prunebench/__init__.py"))
+    with pytest.raises(VerifyError, match="brings no vectors; run it in a checkout"):
+        verify(methods=["divprune"])
+    with pytest.raises(VerifyError, match="brings no translators of vectors; give a folder"):
+        verify(GOLDEN, ["divprune"])
+    found = verify(GOLDEN, ["divprune"], translators=TRANSLATORS)
+    assert summary(found) == {"divprune": (3, 3)}
 
 
 def test_nothing_to_verify_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VerifyError, match="no folder"):
         verify(tmp_path / "absent")
+    with pytest.raises(VerifyError, match="no folder"):
+        verify(GOLDEN, translators=tmp_path / "absent")
     with pytest.raises(VerifyError, match="has no vectors"):
         verify(tmp_path)
     with pytest.raises(VerifyError, match=r"has no vectors METHOD-i\.safetensors for uniform"):
@@ -132,23 +183,22 @@ def test_nothing_to_verify_is_refused(tmp_path: Path) -> None:
         verify(GOLDEN, ["divprun"])
 
 
-def test_the_record_notices_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_notices_a_change(tmp_path: Path) -> None:
     path = tmp_path / "verified.json"
-    monkeypatch.setattr(public, "_record", lambda: path)
-    assert status("fastv") == "no vectors"
-    write_verified(verify(GOLDEN, ["divprune", "fastv"]))
-    assert status("fastv") == status("divprune") == "verified 3/3"
-    assert status("random") == "no vectors"
-    record = read_verified()
+    assert status("fastv", path) == "no vectors"
+    write_verified(verify(GOLDEN, ["divprune", "fastv"]), path)
+    assert status("fastv", path) == status("divprune", path) == "verified 3/3"
+    assert status("random", path) == "no vectors"
+    record = read_verified(path)
     record["fastv"]["source"] = "another"
     path.write_text(json.dumps(record))
-    assert status("fastv") == "verified 3/3 (before its last change)"
-    write_verified(verify(GOLDEN, ["fastv"]))
-    assert status("fastv") == "verified 3/3"
-    assert set(read_verified()) == {"divprune", "fastv"}
+    assert status("fastv", path) == "verified 3/3 (before its last change)"
+    write_verified(verify(GOLDEN, ["fastv"]), path)
+    assert status("fastv", path) == "verified 3/3"
+    assert set(read_verified(path)) == {"divprune", "fastv"}
 
 
 def test_the_installed_record_is_current() -> None:
     for method in OURS:
-        files = 3 * (1 + len(registry.get(method).vectors))
+        files = 3 * len(sets_of(method))
         assert status(method).partition(";")[0] == f"verified {files}/{files}"

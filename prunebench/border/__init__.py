@@ -1,1 +1,1 @@
-"""What crosses the border of the program: text, files, images, weights, and code that is not ours."""
+"""What crosses the border of the program: text, files, images, weights, and code of others."""

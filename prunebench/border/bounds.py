@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +38,29 @@ class Bound:
         """Whether the option may have the value; NaN, infinity and booleans it never may."""
         if self.choices:
             return value in self.choices
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+        kinds = int if self.whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds):
             return False
-        low = -float("inf") if self.least is None else self.least
-        high = float("inf") if self.most is None else self.most
-        inside = low <= value <= high and abs(value) != float("inf")
-        return (
-            inside
-            and not (self.open_below and value == low)
-            and not (self.open_above and value == high)
-        )
+        if self.open_below and value == self.least:
+            return False
+        if self.open_above and value == self.most:
+            return False
+        low = -inf if self.least is None else self.least
+        high = inf if self.most is None else self.most
+        return low <= value <= high and abs(value) != inf
 
     def __str__(self) -> str:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         parts = ["a whole number" if self.whole else "a number"]
         if self.least is not None:
-            parts.append(f"{'above' if self.open_below else 'from'} {self.least:,}")
+            word = "above" if self.open_below else "from"
+            parts.append(f"{word} {self.least:,}")
         if self.most is not None:
-            parts.append(
-                f"{'below' if self.open_above else 'to' if not self.open_below else 'up to'} {self.most:,}"
-            )
+            word = "up to" if self.open_below else "to"
+            if self.open_above:
+                word = "below"
+            parts.append(f"{word} {self.most:,}")
         return " ".join(parts)
 
 
@@ -110,5 +113,6 @@ def path(option: str, text: str) -> Path:
 def shown(value: Any, limit: int = 60) -> str:
     """A value for a message, on one short line."""
     if isinstance(value, int) and abs(value) >= 10**limit:
-        return f"a whole number of more than {limit} digits"  # Python refuses to write out the longest ones
+        # Python refuses to write out the longest ones
+        return f"a whole number of more than {limit} digits"
     return one_line(repr(value), limit)

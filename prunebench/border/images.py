@@ -73,9 +73,8 @@ def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
                 _check(image.size, max_pixels, name)
                 with strictly(max_pixels):
                     image.load()
-                _check(
-                    image.size, max_pixels, name
-                )  # a container's header does not bind the image inside
+                # a container's header does not bind the image inside
+                _check(image.size, max_pixels, name)
                 return _upright(image)
         except (ImageError, MemoryError):
             raise
@@ -146,21 +145,22 @@ def _from_wide(image: Image.Image) -> Image.Image:
     white = next((value for value in usual if high <= value), None)
     if white is None or not low >= 0:
         raise ImageError(
-            f"the image has values from {low:g} to {high:g}, of which none is black or white; save it with 8 bits"
+            f"the image has values from {low:g} to {high:g}, of which none is black or white; "
+            "save it with 8 bits"
         )
     return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def _converted(image: Image.Image, name: str) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # that a palette's transparency is dropped is what `load` says
+        # that a palette's transparency is dropped is what `load` says
+        warnings.simplefilter("ignore")
         try:
             return image.convert("RGB")
         except (ValueError, OSError) as error:
+            reason = one_line(str(error), 120)
             raise ImageError(
-                f"{name} has colours of mode {image.mode}, which are not RGB: {one_line(str(error), 120)}"
+                f"{name} has colours of mode {image.mode}, which are not RGB: {reason}"
             ) from None
 
 
@@ -178,12 +178,13 @@ def _check(size: tuple[int, int], max_pixels: int | None, name: str) -> None:
         raise ImageError(f"{name} has no pixels: it is {width} x {height}")
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
-            f"{name} has {width} x {height} = {width * height:,} pixels, and at most {max_pixels:,} are decoded; "
-            "scale it down, or raise max_image_pixels"
+            f"{name} has {width} x {height} = {width * height:,} pixels, "
+            f"and at most {max_pixels:,} are decoded; scale it down, or raise max_image_pixels"
         )
     if max(size) > MAX_ASPECT * min(size):
         raise ImageError(
-            f"{name} is {width} x {height}; one side may be at most {MAX_ASPECT} times the other, so cut it"
+            f"{name} is {width} x {height}; "
+            f"one side may be at most {MAX_ASPECT} times the other, so cut it"
         )
 
 
@@ -198,7 +199,8 @@ def _opened(source: Source) -> Iterator[Image.Image]:
         content = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if not isinstance(content, bytes | str | os.PathLike):
         raise ImageError(
-            f"a {type(content).__name__} is no image; give a file, its content or an image of Pillow"
+            f"a {type(content).__name__} is no image; "
+            "give a file, its content or an image of Pillow"
         )
     stream: BinaryIO = io.BytesIO(content) if isinstance(content, bytes) else _file(Path(content))
     with stream, _lazily(stream) as image:
@@ -236,11 +238,9 @@ def _own_limit_only() -> Iterator[None]:
 
 def _name(source: Source) -> str:
     path = source.get("path") if isinstance(source, Mapping) else source
-    return (
-        f"image {one_line(os.fspath(path), 100)}"
-        if isinstance(path, str | os.PathLike)
-        else "the image"
-    )
+    if isinstance(path, str | os.PathLike):
+        return f"image {one_line(os.fspath(path), 100)}"
+    return "the image"
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,8 @@ REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u
 
 
 def clean(text: str) -> str:
-    """The text without characters that a terminal or a file would act upon; each stands as its escape, such as \\x1b.
+    """The text without characters that a terminal or a file would act upon; each stands as its
+    escape, such as \\x1b.
 
     Lone surrogates, which no file can hold, are escaped as well. Line breaks and tabs stay.
     """
@@ -25,8 +26,9 @@ def one_line(text: str, limit: int = 300, tail: int = 0) -> str:
 
     With `tail` the last so many characters stay, where a message says the way out.
     """
-    if len(text) > 20 * limit:
-        text = text[: 10 * limit] + (text[-10 * limit :] if tail else "")
+    if len(text) > 20 * limit:  # cleaning a text of any length would take as long
+        end = text[-10 * limit :] if tail else ""
+        text = text[: 10 * limit] + end
     line = " ".join(clean(text).split())
     if len(line) <= limit:
         return line
@@ -38,14 +40,22 @@ def message(error: BaseException) -> str:
     had.
     """
     try:
-        said = str(error)
+        text = str(error)
     except Exception as fault:  # a plug-in's exception may fail to say what it is
         return f"{type(error).__name__}, whose text cannot be shown ({type(fault).__name__})"
-    return clean(said).strip() or type(error).__name__
+    return clean(text).strip() or type(error).__name__
+
+
+def short_path(name: object, limit: int = 80) -> str:
+    """A path or a name for a message, on one line; of a long one the end."""
+    text = one_line(str(name), 1000)
+    return text if len(text) <= limit else "…" + text[1 - limit :]
 
 
 def _escaped(character: str) -> str:
     category = unicodedata.category(character)
-    if category == "Cs" or character in REORDERING or (category == "Cc" and character not in KEPT):
-        return ascii(character)[1:-1]
+    is_surrogate = category == "Cs"
+    is_control = category == "Cc" and character not in KEPT
+    if is_surrogate or is_control or character in REORDERING:
+        return ascii(character)[1:-1]  # without the quotes
     return character

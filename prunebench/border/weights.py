@@ -1,4 +1,4 @@
-"""Weights: whether stored tensors are those that a module is made of, and whether they are numbers."""
+"""Weights: whether stored tensors are those a module is made of, and whether all are finite."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def misfit(
     `missing` are the names that the module has and the file has not, `unexpected` the other way
     round; `resized` are the shapes of the rest that differ, as stored and as due.
     """
-    changed = [
-        f"{name} {list(stored)} for {list(due)}" for name, (stored, due) in sorted(resized.items())
-    ]
+    changed = []
+    for name, (stored, due) in sorted(resized.items()):
+        changed.append(f"{name} {list(stored)} for {list(due)}")
     parts = [
         _some("lack {} tensor{}", sorted(missing)),
         _some("hold {} unexpected tensor{}", sorted(unexpected)),
@@ -45,15 +45,16 @@ def compared(due: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> str | N
     too.
     """
     shared = due.keys() & stored.keys()
-    shapes = {name: (tuple(stored[name].shape), tuple(due[name].shape)) for name in shared}
-    resized = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    resized: dict[str, tuple[Shape, Shape]] = {}
+    for name in shared:
+        shapes = tuple(stored[name].shape), tuple(due[name].shape)
+        if shapes[0] != shapes[1]:
+            resized[name] = shapes
     wrong = misfit(due.keys() - shared, stored.keys() - shared, resized)
     if wrong is not None:
         return wrong
-    return _some(
-        "hold {} tensor{} of whole numbers",
-        sorted(name for name in shared if _rounded(due[name], stored[name])),
-    )
+    whole = sorted(name for name in shared if _rounded(due[name], stored[name]))
+    return _some("hold {} tensor{} of whole numbers", whole)
 
 
 def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
@@ -66,7 +67,9 @@ def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
         if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
             continue
         values = tensor.detach()
-        low, high = torch.aminmax(values if values.element_size() > 1 else values.float())
+        if values.element_size() == 1:  # torch has no extremes of eight-bit floats
+            values = values.float()
+        low, high = torch.aminmax(values)
         if not (torch.isfinite(low) and torch.isfinite(high)):
             return name
     return None
@@ -76,19 +79,19 @@ def stamp(folder: Path) -> Stamp:
     """The state of a folder's files and of those in its folders; raises OSError, also for a pipe or
     device among them.
     """
-    paths = [path for path in folder.iterdir() if path.exists()]
-    paths += [
-        inner for path in paths if path.is_dir() for inner in path.iterdir() if inner.exists()
-    ]
-    states = [(path, path.stat()) for path in paths if not path.is_dir()]
-    odd = next((path for path, state in states if not S_ISREG(state.st_mode)), None)
-    if odd is not None:
-        raise OSError(f"{one_line(odd.name, 80)} is no file but a pipe or device")
-    return tuple(
-        sorted(
-            (str(path), state.st_mtime_ns, state.st_size, state.st_ino) for path, state in states
-        )
-    )
+    paths = list(folder.iterdir())
+    for inner in list(paths):
+        if inner.is_dir():
+            paths += inner.iterdir()
+    entries = []
+    for path in paths:
+        if path.is_dir() or not path.exists():  # a link may lead nowhere
+            continue
+        state = path.stat()
+        if not S_ISREG(state.st_mode):
+            raise OSError(f"{one_line(path.name, 80)} is no file but a pipe or device")
+        entries.append((str(path), state.st_mtime_ns, state.st_size, state.st_ino))
+    return tuple(sorted(entries))
 
 
 def _rounded(due: Tensor, stored: Tensor) -> bool:
@@ -99,6 +102,9 @@ def _some(what: str, names: list[str]) -> str | None:
     """`what` with the count in it, and the first names; None for none."""
     if not names:
         return None
-    shown = ", ".join(one_line(name, 90) for name in names[:NAMED])
-    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{what.format(len(names), 's' if len(names) > 1 else '')} ({shown}{rest})"
+    count = len(names)
+    listed = ", ".join(one_line(name, 90) for name in names[:NAMED])
+    if count > NAMED:
+        listed += f" and {count - NAMED} more"
+    plural = "s" if count > 1 else ""
+    return f"{what.format(count, plural)} ({listed})"

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.engine.attention import Heads, implementation, unwatch, watch
-from prunebench.engine.stream import Stream, attention_mask
-from prunebench.models.base import DecoderParts
+from prunebench.engine.masks import attention_mask
+from prunebench.engine.stream import Stream
+from prunebench.models.base import Family
 
 
 def aside(
-    parts: DecoderParts,
+    parts: Family,
     model: nn.Module,
     hidden: Tensor,
     *,

@@ -1,59 +1,46 @@
-"""The contract: what a plan must promise, what a pruner must answer, what a prefill must leave
-behind.
-"""
+"""Checks: what a call must be, what a plan must promise, what a prefill must leave behind."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from prunebench import registry
 from prunebench.border.text import one_line
 from prunebench.budget import Budget, Stage, alive, cached, spent
 from prunebench.contract import Step, breach
+from prunebench.engine.attention import check_kernel
+from prunebench.engine.call import Call
+from prunebench.engine.ready import Ready
+from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.trace import SampleTrace
-from prunebench.models.base import DecoderParts, Unsupported
+from prunebench.models.base import Unsupported
 from prunebench.pruner import Pruner, contained
-from prunebench.sites import INPUT, Part
-from prunebench.tokens import PROBE, Keep, Signal, VisualTokens
-
-if TYPE_CHECKING:
-    from prunebench.engine.ready import Ready
-
-BEFORE = frozenset({Signal.LAST_QUERY_ATTENTION, Signal.TEXT_ATTENTION, Signal.KEYS})
-"""Signals read in the layer before the site."""
-
-ATTENTION = BEFORE | PROBE | {Signal.NEXT_QUERY_ATTENTION}
-"""Signals that exist only where an LLM layer's attention does."""
+from prunebench.signals import ATTENTION
+from prunebench.sites import INPUT, Part, Site
+from prunebench.tokens import Keep, VisualTokens
 
 
-def refusal(
-    pruner: Pruner, parts: DecoderParts, known: frozenset[Signal] = frozenset()
-) -> str | None:
-    """Why a family cannot serve a method, whatever the budget; None where it can. Signals that are
-    `known` need no family.
-    """
-    name = registry.name_of(pruner)
-    with contained(name, "needs"):
-        needs = pruner.needs
-    for signal in (
-        Signal
-    ):  # in the order of their declaration, so that the reason does not depend on spelling
-        if signal not in needs or signal in known:
-            continue
-        reason = parts.lacks(signal)
-        if reason is not None:
-            return f"{name} needs {signal}; {reason}"
-    with contained(name, "site"):
-        part = pruner.site().part
-    if part is Part.VISION:
-        return f"{name} prunes at {pruner.site()}, inside the vision encoder, which no engine seam serves yet"
-    if part is Part.PIXELS and not getattr(parts, "resizes", False):
-        return f"{name} shrinks the image, and {getattr(parts, 'name', 'this model')} scales every image to its own resolution"
-    return None
+def check_call(setup: Setup, call: Call, embeds: Tensor) -> None:
+    """Raise EngineError for a prefill that no seam serves, before it fails as something else."""
+    shape = tuple(embeds.shape[:2])
+    if shape != tuple(call.visual.shape):
+        raise EngineError(
+            f"the decoder got {shape} embeddings for a prompt of {tuple(call.visual.shape)}; "
+            "prompts in chunks (chunked prefill) and tokens that a wrapper adds to the prompt "
+            "(prompt tuning) are not supported"
+        )
+    check_kernel(setup.config, setup.kernel, probes=bool(setup.ready.needs & ATTENTION))
+    if setup.observer is not None:
+        setup.observer.check_kernels()
+    parts = [setup.decoder, *setup.layers] if setup.decoder.training else []
+    if any(getattr(part, "gradient_checkpointing", False) for part in parts):
+        raise EngineError(
+            "gradient checkpointing is on, which drops the cache while training: call "
+            "model.gradient_checkpointing_disable() or model.eval()"
+        )
 
 
 def planned(
@@ -80,6 +67,8 @@ def planned(
         isinstance(stage, Stage) for stage in stages
     ):
         raise EngineError(one_line(f"{name} plans {stages!r}; a plan is a tuple of Stage"))
+    if not ready.inside_encoder(stages if given is not None else None):
+        _check_announced(name, ready, stages)
     for before, stage in zip((None, *stages), stages, strict=False):
         _check_stage(name, ready, before, stage, available, layers)
     if budget is not None and given is None:
@@ -96,10 +85,8 @@ def _check_stage(
     if stage.site.part is Part.PIXELS:
         raise Unsupported(f"{name} works on pixels, before the processor; run it through a sweep")
     if stage.site.part is Part.VISION:
-        raise Unsupported(
-            f"{name} prunes at {stage.site}, inside the vision encoder, which no engine seam serves yet"
-        )
-    if stage.site.layer >= layers:
+        _check_block(name, ready, stage.site)
+    elif stage.site.layer >= layers:
         raise Unsupported(
             f"{name} prunes at {stage.site}, but the model has layers 0..{layers - 1}"
         )
@@ -124,6 +111,33 @@ def _check_stage(
         )
 
 
+def _check_announced(name: str, ready: Ready, stages: Sequence[Stage]) -> None:
+    """Raise EngineError for a stage inside the vision encoder of a method whose site is elsewhere:
+    where to look decides what is set up before images are encoded.
+    """
+    for stage in stages:
+        if stage.site.part is Part.VISION:
+            raise EngineError(
+                f"{name} plans a stage at {stage.site}, but its site() says "
+                f"{ready.pruner.site()}; it must say where the first stage is"
+            )
+
+
+def _check_block(name: str, ready: Ready, site: Site) -> None:
+    """Raise Unsupported for a seam of the vision encoder at which nothing can be pruned."""
+    last = ready.feature_block
+    if last is None:
+        raise Unsupported(f"{name} prunes at {site}; a decoder by itself has no vision encoder")
+    if site.layer < 1:
+        raise Unsupported(
+            f"{name} prunes at {site}, before any block has run; shrink the image instead (pixels)"
+        )
+    if site.layer > last:
+        raise Unsupported(
+            f"{name} prunes at {site}, but the projector reads block {last}: no later one matters"
+        )
+
+
 def _check_spending(
     name: str, budget: Budget, stages: Sequence[Stage], available: int, layers: int
 ) -> None:
@@ -141,35 +155,34 @@ def _check_spending(
 def answered(
     pruner: Pruner, keep: Keep, tokens: VisualTokens, stage: Stage
 ) -> tuple[Tensor, Tensor | None]:
-    """The survivors [K] in ascending order, on the CPU, with their merged rows [K, D] where the
-    pruner merges.
+    """The survivors [K] in ascending order, on the CPU, with their merged rows [K, D] if any.
 
     Raises EngineError for an answer that breaks the contract, with method, stage and numbers.
     """
-    tensor = isinstance(keep, Keep) and isinstance(keep.index, Tensor)
-    seen = Keep(keep.index.detach().cpu(), keep.features) if tensor else keep
-    fault = breach(pruner, Step(stage, tokens, seen))
+    is_answer = isinstance(keep, Keep) and isinstance(keep.index, Tensor)
+    answer = Keep(keep.index.detach().cpu(), keep.features) if is_answer else keep
+    fault = breach(pruner, Step(stage, tokens, answer))
     if fault:
         raise EngineError(f"{type(pruner).__name__} at {stage.site}: {fault}")
-    order = seen.index.argsort()
-    return seen.index[order], None if keep.features is None else keep.features[
-        order.to(keep.features.device)
-    ]
+    order = answer.index.argsort()
+    features = answer.features
+    if features is not None:
+        features = features[order.to(features.device)]
+    return answer.index[order], features
 
 
 def settled(
     pruner: Pruner,
     samples: Sequence[SampleTrace],
-    visual: Tensor,
+    call: Call,
     live: Sequence[Stream],
     lengths: Sequence[int],
-    drafts: int = 0,
 ) -> None:
     """After a prefill: every stage ran, all text is there, every layer's cache is as long as
     planned.
 
-    `live` and `lengths` are per layer and hold `drafts` behind the prompt; fills in the samples'
-    `cached`. Raises EngineError.
+    `live` and `lengths` are per layer and hold the call's drafts behind the prompt; fills in the
+    samples' `cached`. Raises EngineError.
     """
     name = type(pruner).__name__
     for row, sample in enumerate(samples):
@@ -177,14 +190,16 @@ def settled(
             if stage.site not in sample.kept:
                 raise EngineError(f"{name} at {stage.site} never ran for sample {row}")
         for number, stream in enumerate(live):
-            seen = visual[row][stream.source[row]]
-            if len(seen) - int(seen.sum()) != sample.text + drafts:
+            visual = call.visual[row][stream.source[row]]
+            count = int(visual.sum())
+            if len(visual) - count != sample.text + call.drafts:
                 raise EngineError(
                     f"sample {row} lost text before layer {number}: {sample.text} tokens were there"
                 )
-            sample.cached.append(int(seen.sum()))
+            sample.cached.append(count)
     for number, (stream, length) in enumerate(zip(live, lengths, strict=True)):
         if length != stream.width:
             raise EngineError(
-                f"{name}: the cache of layer {number} holds {length} entries, {stream.width} were planned"
+                f"{name}: the cache of layer {number} holds {length} entries, {stream.width} were "
+                "planned"
             )

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from prunebench.border.text import one_line
-from prunebench.engine.checks import refusal
-from prunebench.models.base import DecoderParts, Family, Unsupported
+from prunebench.budget import Stage
+from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained
 from prunebench.registry import build, name_of
-from prunebench.tokens import CLIP, ENCODER, Signal
-
-SEEN = ENCODER | (CLIP - {Signal.CLIP_TEXT})
-"""Signals that exist once the vision encoder has run."""
+from prunebench.signals import CLIP, SEEN, Signal
+from prunebench.sites import Part
 
 Blocks = tuple[int | str, ...]
 """Encoder blocks counted from 0, or the name of a CLIP."""
@@ -35,6 +33,8 @@ class Ready:
     pruner: Pruner
     reads: Mapping[Signal, Blocks] = field(default_factory=dict)
     clip: str | None = None
+    feature_block: int | None = None
+    """The vision block whose output the projector reads; None where there is no encoder."""
     needs: frozenset[Signal] = field(init=False)
     """The signals that the method reads, asked once."""
 
@@ -45,6 +45,15 @@ class Ready:
     def name(self) -> str:
         """What the method is called."""
         return name_of(self.pruner)
+
+    def inside_encoder(self, plan: Sequence[Stage] | None = None) -> bool:
+        """Whether it prunes inside the vision encoder: where the caller's plan says so, or else
+        where its site lies.
+        """
+        if plan is not None:
+            return any(stage.site.part is Part.VISION for stage in plan)
+        with contained(self.name, "site"):
+            return self.pruner.site().part is Part.VISION
 
 
 def needs_of(pruner: Pruner) -> frozenset[Signal]:
@@ -60,7 +69,7 @@ def needs_of(pruner: Pruner) -> frozenset[Signal]:
 
 
 def make_ready(
-    parts: DecoderParts,
+    parts: Family,
     model: nn.Module,
     pruner: Pruner | str,
     known: frozenset[Signal] = frozenset(),
@@ -71,8 +80,9 @@ def make_ready(
     raises.
     """
     method = build(pruner) if isinstance(pruner, str) else pruner
+    facts = parts.facts(model)
     with contained(name_of(method), "prepared"):
-        prepared = method.prepared(parts.facts(model))
+        prepared = method.prepared(facts)
     if not isinstance(prepared, Pruner):
         raise TypeError(
             f"{name_of(method)}.prepared gave a {type(prepared).__name__}; it must give the method, ready"
@@ -81,13 +91,37 @@ def make_ready(
     if reason is not None:
         raise Unsupported(reason)
     asked = needs_of(prepared) - known
-    if not isinstance(parts, Family):
-        return Ready(prepared)
     clip = _clip(parts, model, prepared) if asked & CLIP else None
     reads: dict[Signal, Blocks] = {}
     for signal in sorted(asked & SEEN):
         reads[signal] = (str(clip),) if signal in CLIP else _blocks(parts, model, prepared, signal)
-    return Ready(prepared, reads, clip)
+    return Ready(prepared, reads, clip, facts.feature_block)
+
+
+def refusal(pruner: Pruner, parts: Family, known: frozenset[Signal] = frozenset()) -> str | None:
+    """Why a family cannot serve a method, whatever the budget; None where it can. Signals that are
+    `known` need no family.
+    """
+    name = name_of(pruner)
+    with contained(name, "needs"):
+        needs = pruner.needs
+    for signal in (
+        Signal
+    ):  # in the order of their declaration, so that the reason does not depend on spelling
+        if signal not in needs or signal in known:
+            continue
+        reason = parts.lacks(signal)
+        if reason is not None:
+            return f"{name} needs {signal}; {reason}"
+    with contained(name, "site"):
+        part = pruner.site().part
+    if part is Part.VISION and parts.vision_inputs == ():
+        return f"{name} prunes at {pruner.site()}; a decoder by itself has no vision encoder"
+    if part is Part.PIXELS and not parts.resizes:
+        return (
+            f"{name} shrinks the image, and {parts.name} scales every image to its own resolution"
+        )
+    return None
 
 
 def union(methods: Sequence[Ready]) -> dict[Signal, Blocks]:

@@ -1,9 +1,8 @@
-"""Stream: which prompt positions are alive at one point of the decoder, and the tensors that follow
-from it.
-"""
+"""Stream: which prompt positions are alive at one point of the decoder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,11 +15,33 @@ class EngineError(ValueError):
 
 
 @dataclass(frozen=True)
-class Stream:
-    """The live sequence of a batch: `source` lists, per sample, the prompt positions alive [n_b],
-    ascending, on the CPU.
+class LiveTokens:
+    """Where one sample's N live visual tokens are, counted in three ways; all on the CPU.
 
-    In tensors the samples are padded on the left to `width` columns.
+    `places` [N] in its live sequence of n positions, `ordinal` [N] among its original visual
+    tokens, `columns` [N] in the tensors of the stream, where padding comes first. `text` [n] bool
+    marks what of the live sequence is no visual token.
+    """
+
+    places: Tensor
+    ordinal: Tensor
+    columns: Tensor
+    text: Tensor
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def without_last(self) -> LiveTokens:
+        """The same without the last visual token, which is no text for that."""
+        return LiveTokens(self.places[:-1], self.ordinal[:-1], self.columns[:-1], self.text)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The live sequence of a batch.
+
+    `source` lists, per sample, the prompt positions alive [n_b], ascending, on the CPU. In tensors
+    the samples are padded on the left to `width` columns.
     """
 
     source: tuple[Tensor, ...]
@@ -33,13 +54,14 @@ class Stream:
             return cls((torch.arange(width),) * batch, width)
         if mask.shape != (batch, width):
             raise EngineError(
-                f"attention_mask is {tuple(mask.shape)}, the prompt {(batch, width)}: pass a 2-D mask over the prompt "
-                "(static caches bring their own masks and are not supported)"
+                f"attention_mask is {tuple(mask.shape)}, the prompt {(batch, width)}: pass a 2-D "
+                "mask over the prompt (static caches bring their own masks and are not supported)"
             )
         live = mask.cpu()
         if not bool(((live == 0) | (live == 1)).all()):
             raise EngineError(
-                "attention_mask holds other values than 0 and 1; pass 1 for every token and 0 for padding"
+                "attention_mask holds other values than 0 and 1; pass 1 for every token and 0 for "
+                "padding"
             )
         live = live.bool()
         for row, alive in enumerate(live):
@@ -49,15 +71,14 @@ class Stream:
     @cached_property
     def padded(self) -> bool:
         """Whether any sample is shorter than the tensors."""
-        return any(len(s) < self.width for s in self.source)
+        return any(len(positions) < self.width for positions in self.source)
 
     def without(self, last: int) -> Stream:
         """The stream that lacks the last so many positions, which are alive in every sample."""
-        return (
-            self
-            if last == 0
-            else Stream(tuple(s[: len(s) - last] for s in self.source), self.width - last)
-        )
+        if last == 0:
+            return self
+        source = tuple(positions[: len(positions) - last] for positions in self.source)
+        return Stream(source, self.width - last)
 
     def start(self, sample: int) -> int:
         """The first column of a sample."""
@@ -65,23 +86,38 @@ class Stream:
 
     def valid(self, device: torch.device) -> Tensor:
         """[B, width] bool: columns that are no padding."""
-        starts = torch.tensor([self.start(b) for b in range(len(self.source))])
+        starts = torch.tensor([self.start(row) for row in range(len(self.source))])
         return (torch.arange(self.width) >= starts[:, None]).to(device)
 
-    def narrowed(self, source: list[Tensor]) -> Stream:
+    def visual(self, sample: int, marks: Tensor) -> LiveTokens:
+        """Where a sample's visual tokens are; `marks` [S] bool says which prompt positions are.
+
+        This is the one place that counts from original visual tokens to columns of the stream.
+        """
+        source = self.source[sample]
+        live = marks[source]
+        places = live.nonzero()[:, 0]
+        ordinal = (marks.cumsum(0) - 1)[source[places]]
+        return LiveTokens(places, ordinal, places + self.start(sample), ~live)
+
+    def narrowed(self, source: Sequence[Tensor]) -> Stream:
         """The stream of the survivors `source`, as narrow as its longest sample."""
-        return Stream(tuple(source), max(len(s) for s in source))
+        return Stream(tuple(source), max(len(positions) for positions in source))
 
     def columns(self, to: Stream, device: torch.device) -> Tensor:
-        """[B, to.width] for every column of the narrower stream `to` its column here; padding
-        repeats the first live one.
+        """[B, to.width] for every column of the narrower stream `to` its column here.
+
+        Padding repeats the first live one.
         """
         index = torch.zeros(len(to.source), to.width, dtype=torch.int64)
-        for b, (old, new) in enumerate(zip(self.source, to.source, strict=True)):
-            places = torch.searchsorted(old, new) + self.start(b)
-            index[b] = self.start(b)
-            index[b, to.start(b) :] = places
+        for row, survivors in enumerate(to.source):
+            index[row] = self.start(row)
+            index[row, to.start(row) :] = self.column_of(row, survivors)
         return index.to(device)
+
+    def column_of(self, sample: int, positions: Tensor) -> Tensor:
+        """[n] the columns of a sample's prompt `positions` [n], which are alive."""
+        return torch.searchsorted(self.source[sample], positions) + self.start(sample)
 
 
 def _check_padding(row: int, alive: Tensor) -> None:
@@ -99,63 +135,3 @@ def _check_padding(row: int, alive: Tensor) -> None:
     raise EngineError(
         "the prompt is padded on the right; set processor.tokenizer.padding_side = 'left'"
     )
-
-
-def gather(values: Tensor, index: Tensor) -> Tensor:
-    """Columns `index` [B, n] of position-like `values` [..., B or 1, S]."""
-    values = values.expand(*values.shape[:-2], index.shape[0], values.shape[-1])
-    return values.gather(-1, index.expand(*values.shape[:-1], index.shape[1]))
-
-
-def closed_up(ids: Tensor, stream: Stream) -> Tensor:
-    """Position ids [B, n] or [axes, B, n] with unused values closed up: "compact" positions.
-
-    1-D ids become consecutive. On M-RoPE's axes a value goes when no live token uses it on any
-    axis, so rows and columns keep their order and text stays behind the image. A fourth leading row
-    holds plain text positions, ranked by itself.
-    """
-    if ids.ndim == 3 and ids.shape[0] == 4:
-        return torch.cat([closed_up(ids[0], stream)[None], closed_up(ids[1:], stream)])
-    result = ids.clone()
-    for b in range(len(stream.source)):
-        live = ids[..., b, stream.start(b) :]
-        values = torch.unique(live)
-        result[..., b, stream.start(b) :] = (
-            torch.searchsorted(values, live.contiguous()) + values[0]
-        )
-    return result
-
-
-def attention_mask(
-    stream: Stream, queries: int, fresh: int, implementation: str, like: Tensor
-) -> Tensor | None:
-    """The mask a layer's kernel needs for `queries` rows over the stream's columns and `fresh`
-    decoded ones behind them.
-
-    None wherever the kernel's own causal rule says the same. `like` gives device and dtype.
-    """
-    if "flash" in implementation:
-        # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
-        return _keys(stream, fresh, like.device).long() if stream.padded or queries > 1 else None
-    # without a mask sdpa lets the first query see the first key alone: right only where there is
-    # nothing before it
-    causal = implementation == "sdpa" and queries == stream.width + fresh
-    if not stream.padded and (causal or queries == 1):
-        return None
-    keys = _keys(stream, fresh, like.device)
-    total = keys.shape[1]
-    place = torch.arange(total, device=like.device)
-    rows = place[total - queries :, None]
-    # a padding row sees itself: a row that sees nothing is NaN, and NaN spreads through the values
-    visible = (place <= rows) & keys[:, None, :] | (place == rows)
-    mask = visible[:, None]
-    if implementation == "sdpa":
-        return mask
-    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(
-        ~mask, torch.finfo(like.dtype).min
-    )
-
-
-def _keys(stream: Stream, fresh: int, device: torch.device) -> Tensor:
-    valid = stream.valid(device)
-    return torch.cat([valid, valid.new_ones(valid.shape[0], fresh)], dim=1)

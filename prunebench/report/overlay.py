@@ -75,8 +75,22 @@ def draw(
     captions: Sequence[str] | None = None,
     original: bool = True,
 ) -> Path:
-    """Write a PNG of the image and, beside it, one panel per grid; dropped tokens are dark and
-    hatched.
+    """Write the drawing of the same arguments as a PNG; raises ReportError."""
+    sheet = drawing(image, grids, title, boxes, captions, original)
+    content = io.BytesIO()
+    sheet.save(content, format="PNG")
+    return tables.write(path, content.getvalue())
+
+
+def drawing(
+    image: Image.Image,
+    grids: Sequence[ArrayLike],
+    title: str,
+    boxes: Sequence[Sequence[float]] | None = None,
+    captions: Sequence[str] | None = None,
+    original: bool = True,
+) -> Image.Image:
+    """The image and, beside it, one panel per grid; dropped tokens are dark and hatched.
 
     Each of `grids` [rows, columns] says by True which tokens are kept, after one stage; `captions`
     name the stages, the counts are added. `boxes` (left, top, right, bottom) in pixels of `image`
@@ -98,9 +112,7 @@ def draw(
         if name:
             caption = f"{name}: {caption}"
         panels.append(Panel(_panel(picture, mask, outlines), caption))
-    content = io.BytesIO()
-    _sheet(panels, title).save(content, format="PNG")
-    return tables.write(path, content.getvalue())
+    return _sheet(panels, title)
 
 
 def _mask(grid: ArrayLike) -> Mask:

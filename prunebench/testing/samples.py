@@ -5,14 +5,15 @@ checks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunebench.pruner import Facts
-from prunebench.sites import INPUT, Site
-from prunebench.tokens import ENCODER, Layout, Signal, Tile, VisualTokens
+from prunebench.signals import Signal, Sizes
+from prunebench.tokens import Layout, Tile, VisualTokens
 
 QUESTION = "what digit is on that red square?"
 HEADS, ENCODER_WIDTH, CLIP_WIDTH = 4, 12, 10
@@ -42,75 +43,62 @@ def tokens(
     seed: int = 0,
     needs: Iterable[Signal] = (),
     blocks: Mapping[Signal, int] | None = None,
-    texts: int = 1,
-    site: Site = INPUT,
-    dtype: torch.dtype = torch.float32,
 ) -> VisualTokens:
     """A sample of random features and plausible signals (attention rows sum to less than 1), equal
     for equal `seed`.
 
-    `blocks` says for how many encoder blocks a signal is made (1), `texts` of how many texts there
-    are CLIP embeddings. With TILES among the `needs` the first tile is a thumbnail and the others
-    are crops of the same image, else every tile is an image of its own.
+    `blocks` says for how many encoder blocks a signal has values, and for CLIP_TEXT for how many
+    texts; 1 where it says nothing. With TILES among the `needs` the first tile is a thumbnail and
+    the others are crops of the same image, else every tile is an image of its own.
     """
-    needs = frozenset(needs)
-    one = Signal.TILES in needs
-    kinds = ["thumbnail", *["crop"] * (tiles - 1)] if one else ["image"] * tiles
-    layout = Layout(
-        tuple(
-            Tile(rows, columns, kind, 0 if one else i, newlines=newlines)
-            for i, kind in enumerate(kinds)
-        )
-    )
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw)
-
-    count, heads, text = len(layout), HEADS, 7
-    features = normal(count, dim)  # first: the same whatever is asked for
-    paid = (2 * normal(heads, text, count + text)).softmax(dim=-1)[..., :count]
-    signals = {
-        Signal.LAST_QUERY_ATTENTION: paid[:, -1],
-        Signal.NEXT_QUERY_ATTENTION: (2 * normal(heads, count + text)).softmax(dim=-1)[:, :count],
-        Signal.TEXT_ATTENTION: paid,
-        Signal.KEYS: normal(heads // 2, count, 8),
-        Signal.TEXT_FEATURES: normal(text, dim),
-        Signal.PROBE_LOGITS: 2 * normal(heads, count),
-        Signal.PROBE_LOG_ATTENTION: normal(heads, count + text).log_softmax(dim=-1)[:, :count],
-        Signal.CLIP_TEXT: normal(texts, CLIP_WIDTH),
-        Signal.CLIP_TILES: normal(tiles, CLIP_WIDTH),
-        Signal.CLIP_PATCHES: normal(count, CLIP_WIDTH),
-    }
-    depth = {signal: (blocks or {}).get(signal, 1) for signal in ENCODER & needs}
-    shapes = {
-        Signal.CLS_ATTENTION: (heads, count),
-        Signal.RECEIVED_ATTENTION: (heads, count),
-        Signal.ENCODER_FEATURES: (count, ENCODER_WIDTH),
-        Signal.ENCODER_KEYS: (heads, count, 8),
-        Signal.CLS_FEATURES: (tiles, ENCODER_WIDTH),
-    }
-    for signal in sorted(depth):
-        made = normal(depth[signal], *shapes[signal])
-        signals[signal] = made.softmax(dim=-1) if "attention" in signal else made
-    pixels = torch.randint(
-        256, (tiles, 1, 8 * rows, 8 * columns, 3), generator=draw, dtype=torch.uint8
-    )
-    given: dict[Signal, Any] = {
-        Signal.TEXT_PIECES: tuple(QUESTION.split()),
-        Signal.PICTURES: tuple(pixels[:1] if one else pixels),
-        Signal.MASKS: tuple((pixels[:1] if one else pixels)[:, 0, ..., :2].movedim(-1, 1) > 150),
-    }
-    needs = needs - {Signal.TILES}
-    return VisualTokens(
-        features=features.to(dtype),
-        layout=layout,
-        index=torch.arange(count),
-        site=site,
+    signals = frozenset(needs)
+    of_one_image = Signal.TILES in signals
+    layout = _layout(rows, columns, tiles, newlines, of_one_image=of_one_image)
+    sizes = Sizes(
+        tokens=len(layout),
+        tiles=tiles,
+        images=1 if of_one_image else tiles,
+        image=(1, 8 * rows, 8 * columns, 3),
+        width=dim,
+        heads=HEADS,
+        encoder_width=ENCODER_WIDTH,
+        clip_width=CLIP_WIDTH,
         question=QUESTION,
         seed=seed,
-        signals={s: given[s] if s in given else signals[s].to(dtype) for s in sorted(needs)},
     )
+    values: dict[Signal, Any] = {}
+    for signal in sorted(signals - {Signal.TILES}):
+        count = (blocks or {}).get(signal, 1)
+        values[signal] = signal.row.example(replace(sizes, blocks=count, texts=count))
+    return VisualTokens(
+        features=sizes.normal("features", len(layout), dim),
+        layout=layout,
+        index=torch.arange(len(layout)),
+        question=QUESTION,
+        seed=seed,
+        signals=values,
+    )
+
+
+def cast(sample: VisualTokens, dtype: torch.dtype) -> VisualTokens:
+    """The sample with features and signals of that type; masks and pixels stay what they are."""
+    signals: dict[Signal, Any] = {}
+    for signal, value in sample.signals.items():
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        signals[signal] = value.to(dtype) if is_float else value
+    return replace(sample, features=sample.features.to(dtype), signals=signals)
+
+
+def _layout(rows: int, columns: int, tiles: int, newlines: bool, *, of_one_image: bool) -> Layout:
+    """Equal tiles: images, or a thumbnail and crops of one image."""
+    kinds = ["image"] * tiles
+    if of_one_image:
+        kinds = ["thumbnail", *["crop"] * (tiles - 1)]
+    grids = []
+    for number, kind in enumerate(kinds):
+        image = 0 if of_one_image else number
+        grids.append(Tile(rows, columns, kind, image, newlines=newlines))
+    return Layout(tuple(grids))
 
 
 def random_model(
@@ -124,16 +112,36 @@ def random_model(
     start, end, image, video = 60, 61, 62, 63
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [2, 1, 1],
+                "rope_theta": 10000.0,
+            },
         },
         vision_config={
-            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4, "window_size": 16,
-            "out_hidden_size": 32, "fullatt_block_indexes": [1],
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "patch_size": 4,
+            "window_size": 16,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
         },
-        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
-    )  # fmt: skip
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = Qwen2_5_VLForConditionalGeneration(config)

@@ -13,7 +13,7 @@ import families
 import pytest
 import torch
 from conftest import picture
-from families import Family
+from families import Miniature
 from torch import Tensor
 
 from prunebench import (
@@ -211,7 +211,7 @@ def test_a_mean_budget_below_the_layers_before_is_out_of_reach() -> None:
 FAMILIES = ("qwen2_5_vl", "llava", "llava_next", "internvl", "qwen3_vl")
 
 
-def prompt(family: Family) -> dict[str, Any]:
+def prompt(family: Miniature) -> dict[str, Any]:
     return family.inputs(
         ([picture(*family.sizes[0])], "color of 5"),
         ([picture(*family.sizes[1], 1)], "digit on red square"),
@@ -219,7 +219,7 @@ def prompt(family: Family) -> dict[str, Any]:
 
 
 def answers(
-    family: Family, inputs: dict[str, Any], pruner: Pruner | None, budget: Any = None
+    family: Miniature, inputs: dict[str, Any], pruner: Pruner | None, budget: Any = None
 ) -> tuple[Tensor, Any, Any]:
     options = {
         "max_new_tokens": 4,

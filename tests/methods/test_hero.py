@@ -28,6 +28,8 @@ from prunebench import (
     registry,
 )
 from prunebench.testing import check_pruner
+from prunebench.testing.translators import load_translator
+from prunebench.testing.vectors import Vector
 from prunebench.testing.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -202,7 +204,11 @@ def test_hands_over_what_official_code_does(number: int) -> None:
         ]
     )
     paid = given["cls_attention"].permute(1, 2, 0, 3).flatten(2)
-    pruner, (stage,) = registry.get("hero").from_official(case, 0)
+    path = GOLDEN / f"hero-{number}.safetensors"
+    translator = load_translator("hero")
+    assert translator is not None
+    (of_vector,) = translator.cases(registry.get("hero"), Vector.read(path))
+    pruner, (stage,) = of_vector.pruner, of_vector.stages
     blocks = [
         case["cls_attention_layers"].index(block) for block in pruner.blocks(Signal.CLS_ATTENTION)
     ]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prunebench import INPUT, Layout, Signal, Stage, Tile, VisualTokens, registry
 from prunebench.testing import check_pruner, tokens
+from prunebench.testing.samples import cast
 
 TAGGER = pytest.mark.skipif(find_spec("HanTa") is None, reason="HanTa is not installed")
 
@@ -98,7 +99,7 @@ def test_takes_what_is_left_unexplained() -> None:
 
 
 def test_bfloat16_is_computed_in_float32() -> None:
-    image = tokens(rows=16, columns=16, dim=64, seed=3, dtype=torch.bfloat16)
+    image = cast(tokens(rows=16, columns=16, dim=64, seed=3), torch.bfloat16)
     assert order(image, 48, nouns="none") == by_projector(
         image.features.double(), torch.ones(256).double(), 48
     )

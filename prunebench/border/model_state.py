@@ -1,0 +1,155 @@
+"""Model state: hooks, parts, settings and contents of a model at one moment, to compare and to put
+back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.border import hooks
+
+FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType)
+
+PLAIN = (str, int, float, bool, type(None))
+"""Kinds of settings whose values are compared."""
+
+
+class ModelState:
+    """A model as it was when this was made."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = [_ModuleState(name, module) for name, module in model.named_modules()]
+        unique = {id(config): config for config in _configs(model)}  # parts share them
+        self.configs = [(config, _settings_of(config)) for config in unique.values()]
+        self.sums = checksums(model)
+
+    def changes(self) -> list[str]:
+        """What is different in the model, in words."""
+        changes: list[str] = []
+        for module in self.modules:
+            changes += module.changes()
+        if any(_settings_of(config) != settings for config, settings in self.configs):
+            changes.append("the model's configuration")
+        # other parts have other weights: nothing is gained by saying that, too
+        if not any("parts" in change for change in changes):
+            names = _differing(self.sums, checksums(self.model))
+            if names:
+                listed = ", ".join(names[:3])
+                changes.append(f"the model's weights ({listed})")
+        return changes
+
+    def restore(self, reload: Callable[[], nn.Module] | None) -> None:
+        """Put everything back; weights where `reload` gives a fresh copy of the model."""
+        for module in self.modules:
+            module.restore()
+        for config, settings in self.configs:
+            for name, value in settings.items():
+                if getattr(config, name, None) != value:
+                    setattr(config, name, value)
+        overwritten = _differing(checksums(self.model), self.sums)
+        if overwritten and reload is not None:
+            fresh = reload().state_dict()
+            with torch.no_grad():
+                for name, tensor in self.model.state_dict().items():
+                    tensor.data.copy_(fresh[name])
+
+
+class _ModuleState:
+    """One module of the model: its hooks, and what it is made of."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.label = name or "the model"
+        self.module = module
+        self.hooks = {kind: dict(getattr(module, kind)) for kind in hooks.OF_MODULE}
+        self.parts = _parts(module)
+        self.functions = _functions(module)
+        self.training = module.training
+
+    def changes(self) -> list[str]:
+        """What is different, in words."""
+        changes = []
+        if any(hooks.changed_keys(*pair) for pair in self._hooks_now_and_before()):
+            changes.append(f"hooks on {self.label}")
+        before = self.parts, self.functions, self.training
+        now = _parts(self.module), _functions(self.module), self.module.training
+        if now != before:
+            changes.append(f"parts of {self.label}")
+        return changes
+
+    def restore(self) -> None:
+        """Put back hooks, functions that hide those of the class, and the mode. A submodule that
+        was replaced stays replaced, and is named again.
+        """
+        for present, before in self._hooks_now_and_before():
+            hooks.put_back(present, before)
+        for name in _functions(self.module).keys() - self.functions.keys():
+            delattr(self.module, name)
+        for name, value in self.functions.items():
+            setattr(self.module, name, value)
+        self.module.training = self.training
+
+    def _hooks_now_and_before(self) -> list[tuple[hooks.Hooks, hooks.Hooks]]:
+        return [(getattr(self.module, kind), before) for kind, before in self.hooks.items()]
+
+
+def checksums(model: nn.Module) -> dict[str, str]:
+    """By name, how often every parameter and lasting buffer was written to in place, and its sum.
+
+    Torch's count misses what is written behind its back (`weight.data`), which the sum sees unless
+    the order alone changed.
+    """
+    counts: dict[str, int] = {}
+    sums: list[Tensor] = []
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        values = tensor.detach()
+        wide = torch.float32 if values.is_floating_point() else torch.int64
+        counts[name] = -1 if values.is_inference() else tensor._version
+        sums.append(values.sum(dtype=wide))
+    if not sums:
+        return {}
+    # read together: on a GPU every single number that is read waits for all that was asked before
+    device = sums[0].device
+    doubles = [total.double().to(device) for total in sums]
+    totals = torch.stack(doubles).tolist()
+    texts: dict[str, str] = {}
+    for (name, count), total in zip(counts.items(), totals, strict=True):
+        texts[name] = f"{count} {total!r}"
+    return texts
+
+
+def _differing(sums: dict[str, str], others: dict[str, str]) -> list[str]:
+    """The names of `sums` that have another value among the others, or none."""
+    return [name for name, total in sums.items() if others.get(name) != total]
+
+
+def _parts(module: nn.Module) -> dict[str, int]:
+    """The module's submodules and parameters by identity."""
+    parts: dict[str, int] = {}
+    for name, child in module._modules.items():
+        parts[f"module {name}"] = id(child)
+    for name, weight in module._parameters.items():
+        parts[f"parameter {name}"] = id(weight)
+    return parts
+
+
+def _functions(module: nn.Module) -> dict[str, Any]:
+    """Functions that hide those of the module's class."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, FUNCTIONS)}
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The configurations of a model and of its parts, and its generation settings."""
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    configs.append(getattr(model, "generation_config", None))
+    return [config for config in configs if config is not None]
+
+
+def _settings_of(config: Any) -> dict[str, Any]:
+    """The plain settings of a configuration."""
+    return {name: value for name, value in vars(config).items() if isinstance(value, PLAIN)}

@@ -1,0 +1,149 @@
+"""Decode: how an answer goes on behind a prompt of which tokens were dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.engine.frame import Frame, Kwargs
+from prunebench.engine.masks import attention_mask
+from prunebench.engine.prefill import Prefill
+from prunebench.engine.setup import Setup
+from prunebench.engine.stream import EngineError
+from prunebench.engine.window import check_window
+
+
+class Decoding:
+    """The steps behind one prefill, which go on from the `cache` that it filled.
+
+    `whole` and `live` are the prefill's streams, without drafts: from here on these are an answer's
+    tokens like others, and may be taken back. `ids` are the position ids of the step in flight.
+    """
+
+    def __init__(self, setup: Setup, prefill: Prefill, cache: Any) -> None:
+        call, drafts = prefill.call, prefill.call.drafts
+        self.setup, self.cache = setup, cache
+        shortened = {id(stream): stream.without(drafts) for stream in prefill.live}
+        self.live = [shortened[id(stream)] for stream in prefill.live]
+        self.whole = shortened.get(id(prefill.whole), prefill.whole.without(drafts))
+        self.frames = prefill.frames
+        self.drops, self.generated = prefill.drops, call.generated
+        # by hand a model counts positions from the cache, which is shorter than the prompt now
+        self.end = prefill.input_end if prefill.input_end is not None else prefill.end
+        self.mapped_logits = call.kept_logits is not None
+        self.drafting = drafts > 0
+        self.step = 0
+        self.ids: Tensor | None = None
+        self.tables: dict[Frame, Any] = {}
+
+    # ---- what decoding needs ---------------------------------------------------------------------
+
+    @property
+    def uneven(self) -> bool:
+        """Whether layers hold different positions."""
+        return any(stream is not self.live[0] for stream in self.live)
+
+    @property
+    def steered(self) -> bool:
+        """Whether a layer needs other arguments than the first.
+
+        That is a mask of its length, or positions that have moved.
+        """
+        masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.live)
+        moved = any(frame is not None and frame.shift is not None for frame in self.frames)
+        return (self.uneven and masked) or moved
+
+    def check_cache(self, cache: Any) -> None:
+        """Raise EngineError unless this is the cache that the prefill filled."""
+        if cache is None or cache is not self.cache:
+            raise foreign_cache(cache)
+
+    def look_at(self, logits: Tensor) -> None:
+        """Check the logits of a step; raises NotFinite, here or when the call or the block ends."""
+        place, spared = f"the logits of decoding step {self.step}", None
+        if not self.step:
+            place, count, stream = "the logits of the prefill", logits.shape[1], self.live[-1]
+            if not self.mapped_logits and stream.padded and count <= stream.width:
+                spared = ~stream.valid(logits.device)[:, -count:]
+        self.step += 1
+        self.setup.finite.look(logits, place, list(range(len(logits))), spared)
+
+    # ---- a step ----------------------------------------------------------------------------------
+
+    def at_decoder(self, embeds: Tensor, kwargs: Kwargs) -> Kwargs:
+        """The decoder's arguments for a step of as many tokens as `embeds` [B, n, D] has."""
+        cache = kwargs.get("past_key_values")
+        self.check_cache(cache)
+        count = embeds.shape[1]
+        self.drafting = self.drafting or count > 1
+        if self.drafting:
+            self._take_back(kwargs.get("attention_mask"), count)
+        first = self.live[0]
+        step = self.cache.get_seq_length() - first.width
+        if self.drops and self.setup.window is not None:
+            check_window(self.setup.window, self.whole.width + step + count)
+        self.tables = {}
+        if first is self.whole:
+            return kwargs
+        changed = {**kwargs, "attention_mask": None}  # one query sees every key
+        if first.padded or self.setup.kernel != "sdpa" or count > 1:
+            valid = first.valid(embeds.device).long()
+            fresh = valid.new_ones(valid.shape[0], step + count)
+            changed["attention_mask"] = torch.cat([valid, fresh], dim=1)
+        if self.end is not None:
+            ahead = torch.arange(count, device=self.end.device)
+            changed["position_ids"] = self.end + 1 + step + ahead
+        return changed
+
+    def at_layer(self, number: int, hidden: Tensor, kwargs: Kwargs) -> Kwargs:
+        """A layer's arguments for the step in flight."""
+        changed, stream, frame = dict(kwargs), self.live[number], self.frames[number]
+        if stream is not self.live[0]:
+            count = hidden.shape[1]
+            fresh = self.cache.layers[number].get_seq_length() - stream.width + count
+            kernel = self.setup.kernel
+            changed["attention_mask"] = attention_mask(stream, count, fresh, kernel, hidden)
+        if frame is not None and frame.shift is not None and self.ids is not None:
+            if frame not in self.tables:
+                ids = self.ids - frame.shift
+                self.tables[frame] = self.setup.rotary.forward(hidden, ids)
+            changed["position_embeddings"] = self.tables[frame]
+        return changed
+
+    def _take_back(self, mask: Any, count: int) -> None:
+        """Cut rejected drafts out of the layers.
+
+        Newer versions of transformers have done so; older ones cut every layer to the prompt's full
+        length, which a pruned layer never reaches. `generate` says how far the answer is by `mask`
+        [B, prompt and answer], which covers `count` new tokens. Raises EngineError where the layers
+        disagree on how far the answer is.
+        """
+        layers, fresh = self.cache.layers, []
+        for part, stream in zip(self.cache.layers, self.live, strict=True):
+            fresh.append(part.get_seq_length() - stream.width)
+        if self.generated and isinstance(mask, Tensor) and mask.dim() == 2:
+            due = mask.shape[1] - self.whole.width - count
+            for number, part in enumerate(layers):
+                if 0 <= due < fresh[number]:
+                    part.crop(due - fresh[number])
+                    fresh[number] = due
+        if len({*fresh}) > 1:
+            raise EngineError(
+                f"the layers' caches hold {min(fresh)} to {max(fresh)} tokens of the answer; they "
+                "must agree"
+            )
+
+
+def foreign_cache(cache: Any) -> EngineError:
+    """What is wrong with going on from a cache that no prefill of the session filled."""
+    if cache is not None and getattr(cache, "get_seq_length", int)() > 0:
+        return EngineError(
+            f"past_key_values holds {cache.get_seq_length()} tokens that were read outside this "
+            "prune(...) block: give the whole prompt and no past_key_values"
+        )
+    return EngineError(
+        "the decoder was called by itself; call the whole model inside prune(...), not a part or "
+        "its forward"
+    )

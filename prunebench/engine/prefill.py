@@ -1,0 +1,360 @@
+"""Prefill: one batch on its way through the decoder, with the stages that thin it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.budget import Stage
+from prunebench.engine.ask import Question, ask
+from prunebench.engine.attention import watch
+from prunebench.engine.cache import checked, live_bytes, pick
+from prunebench.engine.call import Call
+from prunebench.engine.checks import check_call, planned, settled
+from prunebench.engine.frame import Frame, Kwargs
+from prunebench.engine.masks import attention_mask
+from prunebench.engine.positions import closed_up, gather, highest_position, last_position
+from prunebench.engine.reading import Offer, begin_reading
+from prunebench.engine.setup import Setup
+from prunebench.engine.stream import EngineError, Stream
+from prunebench.engine.trace import SampleTrace
+from prunebench.engine.window import check_window
+from prunebench.signals import BEFORE, PROBE, Signal
+from prunebench.sites import INPUT, Part, Site, llm
+from prunebench.tokens import Layout
+
+
+class Prefill:
+    """The state of one batch from the decoder's entry to its end.
+
+    `whole` is the prompt as it came, `now` what is alive of it where the batch is, and `live` says
+    the same of every layer. `frames` hold what each layer is given in place of the whole
+    sequence's arguments, None where these still fit. `samples` are the trace's records, `sites`
+    the seams at which any of them has a stage, in order, and `drops` says whether a stage may drop
+    anything. `ids` are the position ids of the decoder's rotary module; `input_end` and `end` are
+    the positions behind which the answer goes on, as the decoder and its rotary module count them.
+    All three are None until they are known. `early` is what stages inside the vision encoder left,
+    a sample each; the stages behind it know nothing more of them.
+    """
+
+    def __init__(self, setup: Setup, call: Call, embeds: Tensor, mask: Any) -> None:
+        check_call(setup, call, embeds)
+        batch, width = embeds.shape[:2]
+        self.setup, self.call = setup, call
+        self.whole = call.stream or Stream.of_prompt(batch, width, mask)
+        self.now = self.whole
+        self.live = [self.whole] * setup.depth
+        self.frames: list[Frame | None] = [None] * setup.depth
+        self.ids: Tensor | None = None
+        self.end: Tensor | None = None
+        self.input_end: Tensor | None = None
+        # an answer starts from the prompt's last position, which therefore survives
+        self.pinned: list[bool] = call.visual[:, width - call.drafts - 1].tolist()
+        self.samples = [self._sample(row, layout) for row, layout in enumerate(call.layouts)]
+        setup.trace.reset(self.samples)
+        setup.finite.forget()
+        self.early = setup.tower.read(call) if setup.tower is not None else ()
+        self.reading = begin_reading(setup, call, [early.memo for early in self.early])
+        stages = [stage for sample in self.samples for stage in sample.stages]
+        self.sites = sorted({stage.site for stage in stages})
+        self.drops = any(self._may_drop(sample) for sample in self.samples)
+        if self.drops:
+            check_window(setup.window, self.whole.width)
+
+    def _sample(self, row: int, layout: Layout) -> SampleTrace:
+        """The record of one sample, with its stages planned."""
+        setup, available = self.setup, len(layout)
+        stages = planned(setup.ready, setup.budget, setup.plan, available, setup.depth)
+        text = len(self.whole.source[row]) - available - self.call.drafts
+        return SampleTrace(layout, available, text, stages)
+
+    def _may_drop(self, sample: SampleTrace) -> bool:
+        """Whether any stage of a sample may drop a token."""
+        if self.setup.ready.pruner.dynamic:
+            return bool(sample.stages)
+        return any(stage.keep < sample.available for stage in sample.stages)
+
+    # ---- positions -------------------------------------------------------------------------------
+
+    def note_positions(self, ids: Tensor | None) -> None:
+        """The decoder's rotary module was given these position ids, those of its first layer."""
+        self.ids = ids
+        if ids is not None:
+            self.end = self.end_of(ids, self.live[0])
+
+    def end_of(self, ids: Tensor, stream: Stream) -> Tensor:
+        """[.., B, 1] the position behind which the answer goes on, of a stream's `ids` [.., B, n].
+
+        It is the prompt's last; behind an image models themselves take the highest on any of
+        M-RoPE's axes, while transformers' `generate` goes on from the last on each, and neither is
+        corrected here. A fourth leading row of ids holds plain text positions and stands by itself.
+        """
+        drafts = self.call.drafts
+        ids = ids[..., : ids.shape[-1] - drafts]
+        if not any(self.pinned) or self.call.generated:
+            return last_position(ids)
+        return highest_position(ids, stream.without(drafts))
+
+    def _thinned_ids(self, ids: Tensor, index: Tensor, stream: Stream) -> Tensor:
+        """The position ids of a narrower stream, whose columns are the columns `index` of `ids`."""
+        ids = gather(ids, index)
+        ids = closed_up(ids, stream) if self.setup.compact_ids else ids
+        self.setup.trace.positions.append(ids)
+        return ids
+
+    # ---- the decoder's entry ---------------------------------------------------------------------
+
+    def at_input(self, embeds: Tensor, kwargs: Kwargs) -> Kwargs:
+        """The decoder's arguments behind the stage at its input; unchanged where there is none."""
+        hidden = self._without_early(embeds)
+        if INPUT in self.sites:
+            hidden = self._apply(INPUT, hidden)
+        stream = self.now
+        if stream is self.whole:
+            return kwargs if hidden is embeds else {**kwargs, "inputs_embeds": hidden}
+        ids = kwargs.get("position_ids")
+        if ids is None:
+            ids = torch.arange(self.whole.width, device=embeds.device)[None]
+        ids = self._thinned_ids(ids, self.whole.columns(stream, embeds.device), stream)
+        self.input_end = self.end_of(ids, stream)
+        self.live = [stream] * self.setup.depth
+        # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
+        mask = stream.valid(embeds.device).long()
+        return {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
+
+    def _without_early(self, embeds: Tensor) -> Tensor:
+        """The rows [B, n, D] that the stages inside the vision encoder left, and note of these.
+
+        Every placeholder of the prompt has a row, also of what the encoder no longer had; those rows
+        are dropped here. A pinned token stays, whatever a stage left.
+        """
+        source = list(self.whole.source)
+        for row, early in enumerate(self.early):
+            live = self.whole.visual(row, self.call.visual[row])
+            for site, ordinals in sorted(early.kept.items()):
+                kept = torch.isin(live.ordinal, ordinals)
+                if self.pinned[row]:
+                    kept[-1] = True
+                self.samples[row].kept[site] = live.ordinal[kept]
+                alive = live.text.clone()
+                alive[live.places[kept]] = True
+                source[row] = self.whole.source[row][alive]
+        return self._narrow(source, embeds)
+
+    def takes_over(self, features: Sequence[Tensor]) -> bool:
+        """Whether a stage comes before the last of the layers behind which `features` are added."""
+        layers = [site.layer if site.part is Part.LLM else 0 for site in self.sites]
+        return any(layer < len(features) for layer in layers)
+
+    def with_injected(self, layer: int, features: Tensor, hidden: Tensor) -> Tensor:
+        """What leaves a layer, with `features` added to the visual tokens that are alive in it.
+
+        `features` has a row for every visual token of the batch, in prompt order.
+        """
+        hidden, start = hidden.clone(), 0
+        for row, layout in enumerate(self.call.layouts):
+            live = self.live[layer].visual(row, self.call.visual[row])
+            columns = live.columns.to(hidden.device)
+            added = features[(live.ordinal + start).to(features.device)].to(hidden)
+            hidden[row, columns] = hidden[row, columns] + added
+            start += len(layout)
+        return hidden
+
+    # ---- layers ----------------------------------------------------------------------------------
+
+    def at_layer(self, number: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
+        """What layer `number` is given in place of what the decoder's loop hands it."""
+        frame = self.frames[number - 1] if number else None
+        self.frames[number] = frame
+        if frame is not None:
+            kwargs = frame.fitted(kwargs)
+        if number and llm(number) in self.sites:
+            hidden, kwargs = self._at_site(llm(number), hidden, kwargs)
+        if llm(number + 1) in self.sites and self.setup.ready.needs & BEFORE:
+            self._watch(llm(number + 1))
+        return hidden, kwargs
+
+    def _watch(self, site: Site) -> None:
+        """Let the attention of the layer before a site be read."""
+        rows, stream = self._rows_at(site), self.now
+        watch(
+            self.setup.attention(site.layer - 1),
+            lambda heads: self.reading.read_before(rows, stream, heads),
+        )
+
+    def _at_site(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
+        """Run the stage before a layer: what enters that layer, and the layer's arguments."""
+        entered = self.now
+        self._look_around(site, hidden, kwargs)
+        rows = self._apply(site, hidden)
+        stream = self.now
+        if self._compacts(site):
+            self._compact(site.layer, stream, kwargs.get("past_key_values"))
+        if stream is entered:
+            return rows, kwargs
+        frame = self._frame(site, entered, rows, kwargs)
+        self.frames[site.layer] = frame
+        self.live[site.layer :] = [stream] * (self.setup.depth - site.layer)
+        return rows, frame.fitted(kwargs)
+
+    def _look_around(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
+        """Read what only the layers around the site can tell."""
+        rows, needs = self._rows_at(site), self.setup.ready.needs
+        if needs & PROBE:
+            frame = self.frames[site.layer]
+            end = self.end if frame is None else self.end_of(frame.ids, self.now)
+            streams = self.live[: site.layer + 1]
+            self.reading.read_probe(site, rows, streams, self._due(end), hidden, kwargs)
+        if Signal.NEXT_QUERY_ATTENTION in needs:
+            self.reading.read_behind(site, rows, self.now, hidden, kwargs)
+
+    def _frame(self, site: Site, entered: Stream, hidden: Tensor, kwargs: Kwargs) -> Frame:
+        """The arguments of the layers behind a site that was entered with that stream.
+
+        `hidden` [B, n, D] are the rows that were left.
+        """
+        setup, stream = self.setup, self.now
+        index = entered.columns(stream, hidden.device)
+        frame = self.frames[site.layer]
+        ids = self._due(self.ids) if frame is None else frame.ids
+        ids = self._thinned_ids(ids, index, stream)
+        own = kwargs.get("position_ids")
+        shift = self._due(self.end) - self.end_of(ids, stream) if setup.compact_ids else None
+        return Frame(
+            ids=ids,
+            shift=shift,
+            tables=setup.rotary.forward(hidden, ids),
+            own=None if own is None else gather(own, index),
+            mask=attention_mask(stream, stream.width, 0, setup.kernel, hidden),
+        )
+
+    def _due(self, ids: Tensor | None) -> Tensor:
+        """Position ids that the decoder must have been given by now; raises EngineError if not."""
+        if ids is None:
+            raise EngineError("the decoder's rotary module was not given position ids")
+        return ids
+
+    def _compacts(self, site: Site) -> bool:
+        """Whether the dropped go from earlier layers' caches, too; one cache has one answer."""
+        answers = {stage.compact for _, stage in self._stages_at(site)}
+        if len(answers) > 1:
+            name = type(self.setup.ready.pruner).__name__
+            raise EngineError(f"{name} compacts at {site} for some samples of the batch only")
+        return True in answers
+
+    def _compact(self, layer: int, stream: Stream, cache: Any) -> None:
+        """Remove what died at `layer` from the caches of the layers before it."""
+        for number, part in enumerate(checked(cache).layers[:layer]):
+            pick(part, self.live[number].columns(stream, part.keys.device))
+            self.live[number] = stream
+
+    # ---- stages ----------------------------------------------------------------------------------
+
+    def _stages_at(self, site: Site) -> list[tuple[int, Stage]]:
+        """The samples that have a stage at a site, and these stages."""
+        stages = []
+        for row, sample in enumerate(self.samples):
+            stages += [(row, stage) for stage in sample.stages if stage.site == site]
+        return stages
+
+    def _rows_at(self, site: Site) -> list[int]:
+        """The samples that have a stage at a site."""
+        return [row for row, _ in self._stages_at(site)]
+
+    def _apply(self, site: Site, hidden: Tensor) -> Tensor:
+        """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on."""
+        entered = self.now
+        source = list(entered.source)
+        merged: dict[int, tuple[Tensor, Tensor]] = {}
+        for row, stage in self._stages_at(site):
+            live = entered.visual(row, self.call.visual[row])
+            index, features = self._choose(Offer(row, stage, live), hidden)
+            if features is not None:
+                merged[row] = entered.source[row][live.places[index]], features
+            if self.pinned[row]:
+                index = torch.cat([index, index.new_tensor([len(live) - 1])])
+            alive = live.text.clone()
+            alive[live.places[index]] = True
+            source[row] = entered.source[row][alive]
+            self.samples[row].kept[site] = live.ordinal[index]
+        self.reading.forget_attention()
+        rows = self._narrow(source, hidden)
+        if merged:
+            rows = rows.clone()
+        for row, (survivors, features) in merged.items():
+            columns = self.now.column_of(row, survivors)
+            rows[row, columns.to(hidden.device)] = features.to(rows)
+        return rows
+
+    def _narrow(self, source: Sequence[Tensor], hidden: Tensor) -> Tensor:
+        """Go on with the positions `source` of every sample; their rows [B, n, D]."""
+        entered = self.now
+        lengths = [len(positions) for positions in entered.source]
+        if [len(positions) for positions in source] == lengths:
+            return hidden
+        self.now = entered.narrowed(source)
+        index = entered.columns(self.now, hidden.device)[..., None]
+        return hidden.gather(1, index.expand(-1, -1, hidden.shape[-1]))
+
+    def _choose(self, offer: Offer, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The survivors [K] among the offered tokens, ascending, with their merged rows [K, D].
+
+        A pinned token is not offered and not among them. Only the signals and the method are
+        charged to it, and whatever it is shown is a copy.
+        """
+        setup, row, device = self.setup, offer.row, hidden.device
+        if self.pinned[row]:
+            stage = replace(offer.stage, keep=offer.stage.keep - 1)
+            offer = Offer(row, stage, offer.live.without_last())
+            if not stage.keep or not len(offer.live):
+                return torch.empty(0, dtype=torch.int64), None
+        stage = offer.stage
+        with setup.trace.selecting(device, [row]):
+            signals = self.reading.signals(offer, hidden, self.now)
+        features = hidden[row, offer.live.columns.to(device)]
+        tokens = self.reading.tokens(offer, features, signals)
+        question = Question(row, stage, tokens, features, offer.live.ordinal)
+        return ask(setup.ready, question, setup.trace, setup.finite)
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    def finish(self, cache: Any) -> None:
+        """Check what the decoder left behind, and note it.
+
+        Raises EngineError where text, caches or counts are not as planned.
+        """
+        for sample in self.samples:
+            sample.entering = [len(sample.alive(number)) for number in range(self.setup.depth)]
+        lengths = [part.get_seq_length() for part in cache.layers]
+        settled(self.setup.ready.pruner, self.samples, self.call, self.live, lengths)
+        self._map_logits()
+        prompts = [stream.without(self.call.drafts) for stream in self.live]
+        padded = [stream.width for stream in prompts]
+        for row, sample in enumerate(self.samples):
+            sample.kv_bytes = live_bytes(cache, [len(stream.source[row]) for stream in prompts])
+            sample.kv_bytes_padded = live_bytes(cache, padded)
+
+    def _map_logits(self) -> None:
+        """Change the positions whose logits are asked for to the columns where they are now."""
+        kept, stream = self.call.kept_logits, self.live[-1]
+        if kept is None:
+            return
+        positions, columns = kept.cpu(), []
+        for row, source in enumerate(stream.source):
+            dropped = positions[~torch.isin(positions, source)]
+            if len(dropped):
+                raise EngineError(
+                    f"logits_to_keep asks for position {int(dropped[0])}, which is pruned or "
+                    f"padding in sample {row}; ask for positions of text"
+                )
+            columns.append(stream.column_of(row, positions))
+        if any(not torch.equal(columns[0], other) for other in columns):
+            raise EngineError(
+                "logits_to_keep means other places in each pruned sample; call the model for one "
+                "at a time"
+            )
+        kept.copy_(columns[0])

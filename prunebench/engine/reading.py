@@ -1,0 +1,348 @@
+"""Reading: what a pruner is shown of one batch, and where each signal of the decoder comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.budget import Stage
+from prunebench.engine.attention import Heads, dry_run
+from prunebench.engine.behind import aside
+from prunebench.engine.cache import checked
+from prunebench.engine.call import Call
+from prunebench.engine.clip import load_clip
+from prunebench.engine.encoder import Observed, required
+from prunebench.engine.frame import Kwargs
+from prunebench.engine.setup import Setup
+from prunebench.engine.stream import EngineError, LiveTokens, Stream
+from prunebench.pruner import contained
+from prunebench.registry import name_of
+from prunebench.signals import TOKEN_AXIS, Origin, Signal, signals_of
+from prunebench.sites import Site
+from prunebench.tokens import Layout, VisualTokens
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One sample's visual tokens at a stage, which the method chooses from."""
+
+    row: int
+    stage: Stage
+    live: LiveTokens
+
+
+@dataclass(frozen=True)
+class HeadsView:
+    """One layer's queries and keys as they concern one sample.
+
+    `stream` is what the keys belong to; a probe's heads have one key more, its own. `marks` [S]
+    bool says which prompt positions are visual.
+    """
+
+    heads: Heads
+    row: int
+    stream: Stream
+    marks: Tensor
+
+    def attention(self, places: Tensor) -> Tensor:
+        """[H, R, S] what the query columns `places` [R] pay to all columns."""
+        device = self.heads.key.device
+        columns = torch.arange(self.stream.width, device=device)
+        valid = self.stream.valid(device)[self.row]
+        return self.heads.rows(self.row, places.to(device), valid, columns)
+
+    def text_behind(self) -> Tensor:
+        """[Q] the columns of the text behind the first visual token."""
+        visual = self.marks[self.stream.source[self.row]]
+        text = (visual.cumsum(0) > 0) & ~visual
+        return text.nonzero()[:, 0] + self.stream.start(self.row)
+
+
+def _last_query(view: HeadsView) -> Tensor:
+    """[H, S] attention of the prompt's last position."""
+    return view.attention(torch.tensor([view.stream.width - 1]))[:, 0]
+
+
+def _text_rows(view: HeadsView) -> Tensor:
+    """[H, Q, S] attention of the text positions behind the first visual one."""
+    return view.attention(view.text_behind())
+
+
+def _keys(view: HeadsView) -> Tensor:
+    """[H_kv, S, d_h] keys."""
+    return view.heads.key[view.row]
+
+
+def _probe_logits(view: HeadsView) -> Tensor:
+    """[H, S + 1] scaled products of the probe's query and all keys, its own the last."""
+    return view.heads.logits(view.row)[:, 0]
+
+
+def _probe_log_attention(view: HeadsView) -> Tensor:
+    """[H, S + 1] log of the attention that the probe pays."""
+    valid = view.stream.valid(view.heads.key.device)[view.row]
+    visible = torch.cat([valid, valid.new_ones(1)])
+    return _probe_logits(view).masked_fill(~visible, float("-inf")).log_softmax(-1)
+
+
+FROM_HEADS: Mapping[Signal, Callable[[HeadsView], Tensor]] = {
+    Signal.LAST_QUERY_ATTENTION: _last_query,
+    Signal.NEXT_QUERY_ATTENTION: _last_query,
+    Signal.TEXT_ATTENTION: _text_rows,
+    Signal.KEYS: _keys,
+    Signal.PROBE_LOGITS: _probe_logits,
+    Signal.PROBE_LOG_ATTENTION: _probe_log_attention,
+}
+"""How each signal of an LLM layer's attention is read, over all columns of the stream.
+
+Its origin says which layer's: the one before the site, the one behind it, or the probe's.
+"""
+
+
+@dataclass(frozen=True)
+class RowsView:
+    """What enters a site, as it concerns one sample: `text` [M] are its text's places."""
+
+    reading: Reading
+    offer: Offer
+    hidden: Tensor
+    stream: Stream
+    text: Tensor
+
+
+def _text_features(view: RowsView) -> Tensor:
+    """[M, D] the text's rows of the stream."""
+    row = view.offer.row
+    columns = view.text + view.stream.start(row)
+    return view.hidden[row, columns.to(view.hidden.device)]
+
+
+def _text_pieces(view: RowsView) -> tuple[str, ...]:
+    """M strings: what each of these rows says."""
+    row = view.offer.row
+    pieces = view.reading.call.pieces[row]
+    positions = view.stream.source[row][view.text]
+    return tuple(pieces[position] for position in positions.tolist())
+
+
+def _clip_text(view: RowsView) -> Tensor:
+    """[M, P] CLIP's embeddings of the method's texts; notes where CLIP could not read them all."""
+    setup, row = view.reading.setup, view.offer.row
+    clip = load_clip(str(setup.ready.clip), view.hidden.device, view.hidden.dtype)
+    with contained(setup.ready.name, "texts"):
+        texts = setup.ready.pruner.texts(view.reading.call.questions[row] or "")
+    embeddings, cut = clip.texts(texts)
+    if cut:
+        note = f"{cut} texts were longer than CLIP reads and were cut off"
+        setup.trace.samples[row].notes.append(note)
+    return embeddings
+
+
+FROM_ROWS: Mapping[Signal, Callable[[RowsView], Any]] = {
+    Signal.TEXT_FEATURES: _text_features,
+    Signal.TEXT_PIECES: _text_pieces,
+    Signal.CLIP_TEXT: _clip_text,
+}
+"""How each signal that needs no layer's attention is read at a site."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What may be shown of one batch.
+
+    `observed` is what was read in the vision encoder. `memos` are a dict a sample, which its stages
+    share; `over_columns` holds, until the stage, what was read of the layers' attention: by signal
+    and sample a tensor over all columns of the stream.
+    """
+
+    setup: Setup
+    call: Call
+    observed: Observed
+    memos: Sequence[dict[str, Any]]
+    over_columns: dict[Signal, dict[int, Tensor]] = field(default_factory=dict)
+
+    # ---- attention -------------------------------------------------------------------------------
+
+    def read_before(self, rows: list[int], stream: Stream, heads: Heads) -> None:
+        """Keep of a layer's attention what the method reads, for the samples `rows`."""
+        self.setup.unwatch()
+        with self.setup.trace.selecting(heads.key.device, rows):
+            self._keep(Origin.BEFORE, rows, stream, heads.without(self.call.drafts))
+
+    def read_behind(
+        self, site: Site, rows: list[int], stream: Stream, hidden: Tensor, kwargs: Kwargs
+    ) -> None:
+        """Run the norm and projections of the layer behind the site, and keep what is read there."""
+        with self.setup.trace.selecting(hidden.device, rows):
+            layer = self.setup.layers[site.layer]
+            heads = dry_run(layer, self.setup.attention(site.layer), hidden, kwargs)
+            self._keep(Origin.BEHIND, rows, stream, heads.without(self.call.drafts))
+
+    def read_probe(
+        self,
+        site: Site,
+        rows: list[int],
+        streams: Sequence[Stream],
+        end: Tensor,
+        hidden: Tensor,
+        kwargs: Kwargs,
+    ) -> None:
+        """Run the method's probe token behind the prompt, through the layers before the site.
+
+        `streams` are those of these layers, the last one that of the site; `end` [.., B, 1] is the
+        position that the probe stands behind.
+        """
+        token = self._probe_token(hidden)
+        setup, drafts, batch = self.setup, self.call.drafts, len(hidden)
+        cache = checked(kwargs.get("past_key_values"))
+        prompts = [stream.without(drafts) for stream in streams]
+        with (
+            _without_drafts(cache, drafts),
+            setup.trace.selecting(hidden.device, rows),
+        ):
+            _, heads = aside(
+                setup.parts,
+                setup.model,
+                token[0].to(hidden).expand(batch, 1, -1),
+                added=token,
+                ids=end.expand(*end.shape[:-2], batch, 1) + 1,
+                streams=prompts[:-1],
+                cache=cache,
+                kwargs=kwargs,
+                watched=site.layer - 1,
+            )
+            if heads is None:
+                raise EngineError(f"layer {site.layer - 1} never called its attention function")
+            self._keep(Origin.PROBE, rows, streams[-1], heads)
+
+    def _probe_token(self, hidden: Tensor) -> Tensor:
+        """[L, D] the method's probe; raises EngineError where it has none or one that fits not."""
+        pruner, name = self.setup.ready.pruner, name_of(self.setup.ready.pruner)
+        with contained(name, "probe"):
+            token = pruner.probe()
+        if token is None:
+            raise EngineError(
+                f"{name} reads the attention of a probe token, but its probe() gives none"
+            )
+        shape = (self.setup.depth, hidden.shape[-1])
+        if token.shape != shape:
+            raise EngineError(
+                f"{name}'s probe is {list(token.shape)}; this model takes {list(shape)}"
+            )
+        return token
+
+    def _keep(self, origin: Origin, rows: list[int], stream: Stream, heads: Heads) -> None:
+        """Read the signals of that origin; `heads` lack the drafts that may be in the stream."""
+        prompt = stream.without(self.call.drafts)
+        for signal in self.setup.ready.needs & signals_of(origin):
+            read = FROM_HEADS[signal]
+            self.over_columns[signal] = {
+                row: read(HeadsView(heads, row, prompt, self.call.visual[row])) for row in rows
+            }
+
+    def forget_attention(self) -> None:
+        """Drop what was kept for a stage that has run."""
+        self.over_columns.clear()
+
+    # ---- what a stage is shown -------------------------------------------------------------------
+
+    def signals(self, offer: Offer, hidden: Tensor, stream: Stream) -> dict[Signal, Any]:
+        """The declared observations of the offered tokens, but for those that the caller gives."""
+        row, ready = offer.row, self.setup.ready
+        columns = offer.live.columns.to(hidden.device)
+        signals: dict[Signal, Any] = {}
+        for signal, values in self.over_columns.items():
+            signals[signal] = values[row].index_select(TOKEN_AXIS[signal], columns)
+        for signal, blocks in ready.reads.items():
+            origin_rows = self.call.rows[row]
+            signals[signal] = self.observed.of(signal, blocks, origin_rows, offer.live.ordinal)
+        prompt = offer.live.text[: len(offer.live.text) - self.call.drafts]
+        view = RowsView(self, offer, hidden, stream, prompt.nonzero()[:, 0])
+        for signal, read in FROM_ROWS.items():
+            if signal in ready.needs:
+                signals[signal] = read(view)
+        return signals
+
+    def tokens(self, offer: Offer, features: Tensor, signals: dict[Signal, Any]) -> VisualTokens:
+        """What the method is shown, with what the caller gave.
+
+        All of it are copies, so that what a method changes in place reaches neither the engine nor
+        another method.
+        """
+        call, row = self.call, offer.row
+        shown = dict(signals)
+        if call.given:
+            for signal, value in call.given[row].items():
+                if signal in self.setup.ready.needs:
+                    shown[signal] = copied(value)
+        return VisualTokens(
+            features=features.clone(),
+            layout=copied(call.layouts[row]),
+            index=offer.live.ordinal.clone(),
+            site=offer.stage.site,
+            question=call.questions[row],
+            seed=call.seeds[row],
+            memo=self.memos[row],
+            signals=shown,
+        )
+
+
+def begin_reading(setup: Setup, call: Call, memos: Sequence[dict[str, Any]] = ()) -> Reading:
+    """Take what was read in the vision encoder, and charge what reading took.
+
+    `memos` are the samples' own where stages have run already.
+    """
+    memos = memos or [{} for _ in call.layouts]
+    if setup.observer is None:
+        return Reading(setup, call, Observed(), memos)
+    keys, fresh = setup.observer.keys, setup.observer.read()
+    if not keys:  # none of the batch's stages is shown anything of the encoder
+        return Reading(setup, call, Observed(), memos)
+    observed = required(fresh if fresh is not None else call.observed, keys, setup.ready.name)
+    seconds, flops = observed.cost(keys)
+    setup.trace.charge(seconds, flops)
+    # what was read before this call took none of its time
+    setup.trace.seconds["observe"] += seconds if fresh is not None else 0.0
+    return Reading(setup, call, observed, memos)
+
+
+@contextmanager
+def _without_drafts(cache: Any, drafts: int) -> Iterator[None]:
+    """The cache as the prompt alone left it.
+
+    What a probe sees does not depend on the guesses behind the prompt.
+    """
+    if not drafts:
+        yield
+        return
+    layers = [layer for layer in cache.layers if layer.keys is not None]
+    whole = [(layer.keys, layer.values) for layer in layers]
+    for layer in layers:
+        layer.keys = layer.keys[:, :, :-drafts]
+        layer.values = layer.values[:, :, :-drafts]
+    try:
+        yield
+    finally:
+        for layer, (keys, values) in zip(layers, whole, strict=True):
+            layer.keys, layer.values = keys, values
+
+
+def copied(value: Any) -> Any:
+    """A copy that shares no tensor with `value`: a tensor, a layout, or a tuple of such."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, tuple):
+        return tuple(copied(entry) for entry in value)
+    if isinstance(value, Layout):
+        twin = copy(value)
+        for name, part in vars(value).items():
+            if isinstance(part, Tensor):
+                setattr(twin, name, part.clone())
+        return twin
+    return value

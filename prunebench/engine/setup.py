@@ -1,0 +1,130 @@
+"""Setup: what stays the same for as long as a method is at work in a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from prunebench.budget import Budget, Stage
+from prunebench.engine.attention import implementation, unwatch
+from prunebench.engine.call import Call
+from prunebench.engine.encoder import Observer
+from prunebench.engine.finite import Finite
+from prunebench.engine.ready import Ready
+from prunebench.engine.stream import EngineError
+from prunebench.engine.trace import Trace
+from prunebench.engine.window import window_of
+from prunebench.models.base import Family, Unsupported
+from prunebench.pruner import Positions
+from prunebench.sites import Site
+
+
+@dataclass(frozen=True)
+class Early:
+    """What the stages inside the vision encoder left of one sample, before the decoder ran.
+
+    `kept` maps each of these sites to the original visual ordinals [K] alive behind it, ascending,
+    on the CPU; `memo` is the dict that all stages of the sample share.
+    """
+
+    kept: Mapping[Site, Tensor] = field(default_factory=dict)
+    memo: dict[str, Any] = field(default_factory=dict)
+
+
+class Tower(Protocol):
+    """The seam inside the vision encoder: it runs the stages of a plan that lie there.
+
+    The encoder runs before the decoder, and before `Prefill` exists: under `generate` even before
+    the model's own `forward`. So whoever serves these stages plans them by itself, sample by sample,
+    with `planned(ready, budget, plan, available, layers)`, `available` being the length of the
+    sample's layout; asks the method at every stage of Part.VISION, in order; and keeps what was
+    left, without changing how many features leave the projector. When the decoder is called, the
+    prefill reads it: it notes the survivors in the trace, drops the others where the language model
+    begins, and goes on with the plan's later stages as if they had been dropped by any other.
+    """
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Install the hooks; on leaving, the encoder is as it was."""
+
+    def reset(self) -> None:
+        """Forget the batch: another is about to be encoded."""
+
+    def read(self, call: Call) -> Sequence[Early]:
+        """What is left of each of the call's samples, one a row.
+
+        It charges `trace.charge(seconds, flops)` with the time and work that the method took, once
+        a prefill. Raises EngineError where the encoder did not run since the last prefill.
+        """
+
+
+class Setup:
+    """The model's parts, the method bound to it, and how it is to work.
+
+    `plan` sets the stages and leaves the `budget` aside; `observer` reads the vision encoder, None
+    where the method reads nothing there; `tower` runs stages inside it, None where no
+    stage can lie there. Raises EngineError for positions of another name,
+    Unsupported for an attention kernel that no seam serves.
+    """
+
+    def __init__(
+        self,
+        parts: Family,
+        model: nn.Module,
+        ready: Ready,
+        budget: Budget | int | float | str | None,
+        positions: Positions | None,
+        plan: tuple[Stage, ...] | None,
+        trace: Trace,
+        finite: Finite,
+    ) -> None:
+        if positions not in (None, "original", "compact"):
+            raise EngineError(f"positions is {positions!r}; it is 'original' or 'compact'")
+        self.parts, self.model, self.ready = parts, model, ready
+        self.plan, self.trace, self.finite = plan, trace, finite
+        self.budget = None if budget is None else Budget.parse(budget)
+        self.compact_ids = (positions or ready.pruner.default_positions) == "compact"
+        self.decoder = parts.decoder(model)
+        self.layers = parts.layers(model)
+        self.rotary: Any = parts.rotary(model)
+        self.config: Any = self.decoder.config
+        self.kernel = implementation(self.config)
+        if self.kernel not in ("sdpa", "eager") and "flash" not in self.kernel:
+            raise Unsupported(
+                f"attention {self.kernel!r} is not supported; use sdpa, eager or flash attention"
+            )
+        self.window = window_of(self.config)
+        self.observer: Observer | None = None
+        if ready.reads:
+            self.observer = Observer(
+                parts,
+                model,
+                ready.reads,
+                count=trace.count_flops,
+                everywhere=ready.inside_encoder(plan),
+            )
+        self.tower: Tower | None = None
+
+    @property
+    def depth(self) -> int:
+        """How many layers the decoder has."""
+        return len(self.layers)
+
+    def forget_encoder(self) -> None:
+        """Images are about to be encoded: what is known of others is not theirs."""
+        if self.observer is not None:
+            self.observer.reset()
+        if self.tower is not None:
+            self.tower.reset()
+
+    def attention(self, layer: int) -> nn.Module:
+        """The self-attention module of a layer."""
+        return self.parts.attention(self.layers[layer])
+
+    def unwatch(self) -> None:
+        """Let no probe look at any layer's attention."""
+        for layer in range(self.depth):
+            unwatch(self.attention(layer))
