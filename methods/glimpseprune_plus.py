@@ -23,7 +23,7 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     """GlimpsePrune with an adapter of the language model, trained by `prunebench reinforce`, and a
     glimpse trained on top.
 
-    `lora` is the adapter's folder in peft's layout; "" is `adapter` beside the weights. Its
+    `lora` is the adapter's folder in peft's layout; "" is `lora` beside the weights. Its
     accuracy is that of the tuned model: compare it with an unpruned model that wears the adapter,
     too.
     """
@@ -34,4 +34,4 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     def lora_folder(self) -> Path | None:
         if self.lora:
             return Path(self.lora)
-        return None if self.folder is None else self.folder / "adapter"
+        return None if self.folder is None else self.folder / "lora"

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from prunebench.measure.latency import PHASES, PairRow, summarize
-from prunebench.report import leaderboard
+from prunebench.report import headings, leaderboard
 from prunebench.study import columns
 from prunebench.study.cells import read_cell
 from prunebench.study.columns import Column, declared
@@ -129,7 +129,7 @@ def test_names_of_the_table_are_unique() -> None:
 def test_every_column_says_what_it_is() -> None:
     rows: list[Column] = [*columns.SAMPLES, *columns.PAIRS, *columns.COST]
     assert all(column.about for column in rows)
-    assert all(heading.about for heading in (*leaderboard.HEAD, *leaderboard.TAIL))
+    assert all(heading.about for heading in (*headings.HEAD, *headings.TAIL))
 
 
 def test_a_column_of_nothing_but_nulls_has_its_type() -> None:

@@ -37,7 +37,8 @@ class Key:
     """One key in words, for a help page.
 
     `name` is dotted where the key is part of a section; `default` is what one would write to get
-    it, and `example` a whole option of the command line, such as "seed=1".
+    it, and `example` a whole option of the command line, such as "seed=1". `choices` are its only
+    values, empty where there are many.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Key:
     default: str
     what: str
     example: str
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ def keys_of(kind: type, section: str = "") -> list[Key]:
             continue
         meaning: Meaning = one.metadata[MEANING]
         default = one.default if one.default_factory is MISSING else one.default_factory()
-        words = _type(hint, one.metadata[BOUND])
-        keys.append(Key(name, words, _written(default), meaning.what, meaning.example))
+        bound: Bound | None = one.metadata[BOUND]
+        words = (_type(hint, bound), _written(default), meaning.what, meaning.example)
+        keys.append(Key(name, *words, choices_of(hint, bound)))
     return keys
 
 
@@ -97,6 +100,13 @@ def check_values(settings: Any, section: str = "") -> None:
             raise GridError(f"{name} is {value}; it starts at {bound.least}")
         if bound.most is not None and value > bound.most:
             raise GridError(f"{name} is {value}; it ends at {bound.most}")
+
+
+def choices_of(hint: Any, bound: Bound | None) -> tuple[str, ...]:
+    """The only values of a key of that type, as one types them; empty where there are many."""
+    if plainest(hint) is bool:
+        return ("true", "false")
+    return () if bound is None else bound.choices
 
 
 def hint_of(kind: Any, name: str) -> Any:

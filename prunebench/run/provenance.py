@@ -93,6 +93,7 @@ UNCOUNTED = (
     "run/show.py",
     "run/store.py",
     "run/variants.py",
+    "run/view.py",
     "start.py",
     "study/__init__.py",
     "study/cells.py",

@@ -22,34 +22,14 @@ from prunebench.run.cell import Cell
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
 from prunebench.run.quality import on_pixels
-from prunebench.run.question import DEFAULT_TASK
 from prunebench.run.samples import Samples, prepared, seed_of
 from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.run.view import View
 from prunebench.study.record import BASELINE
-from prunebench.testbed import DEFAULT as DEFAULT_MODEL
 from prunebench.tokens import Layout, Tile
 
 NEW_TOKENS = 16
 """Of an answer about an image of the user's own."""
-
-
-@dataclass
-class View:
-    """What to draw: one `method`, or several with commas between, on an `image` file or sample
-    number `sample` of `task`.
-    """
-
-    model: str = DEFAULT_MODEL
-    method: str = "random"
-    budget: str = "0.5"
-    image: str | None = None
-    question: str = ""
-    task: str = DEFAULT_TASK
-    sample: int = 0
-    out: str = "show.png"
-    seed: int = 0
-    max_image_pixels: int = images.MAX_PIXELS
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ TOWERS: dict[str, Path] = {"tiny-clip": _HERE / "tiny-clip"}
 
 def model_path(name: str) -> Path:
     """The folder of a miniature; ValueError naming the known ones otherwise."""
-    known = MODELS | TOWERS
-    if name not in known:
-        raise ValueError(f"unknown testbed model {name!r}: known are {', '.join(sorted(known))}")
-    return known[name]
+    folders = MODELS | TOWERS
+    if name not in folders:
+        raise ValueError(f"unknown testbed model {name!r}: known are {', '.join(sorted(folders))}")
+    return folders[name]
 
 
 __all__ = [
