@@ -13,8 +13,8 @@ import torch
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from prunebench import Keep, Pruner, Signal, Stage, VisualTokens
-from prunebench.engine import encoder as vision
 from prunebench.engine.cache import live_bytes
+from prunebench.engine.readings import READINGS, Reading, received_attention
 from prunebench.measure import memory
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.latency import measure_pairs
@@ -340,7 +340,9 @@ def test_a_model_that_stops_early_is_not_timed(model: Any, monkeypatch: pytest.M
         measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, ONE_PAIR)
 
 
-def test_what_is_observed_in_the_encoder_counts_once(model: Any) -> None:
+def test_what_is_observed_in_the_encoder_counts_once(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A method that takes long to look into the encoder makes neither vision longer nor prefill
     shorter than nothing.
     """
@@ -352,17 +354,12 @@ def test_what_is_observed_in_the_encoder_counts_once(model: Any) -> None:
         def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
             return Keep(torch.arange(stage.keep))
 
-    read = vision._READERS[Signal.RECEIVED_ATTENTION]
-
     def slow(heads: Any) -> Any:
         time.sleep(0.3)
-        return read(heads)
+        return received_attention(heads)
 
-    vision._READERS[Signal.RECEIVED_ATTENTION] = slow
-    try:
-        rows = measure_pairs(model, Qwen25VL(), image(4, 4), Slow(), 0.5, ONE_PAIR)
-    finally:
-        vision._READERS[Signal.RECEIVED_ATTENTION] = read
+    monkeypatch.setitem(READINGS, Signal.RECEIVED_ATTENTION, Reading(axis=1, from_heads=slow))
+    rows = measure_pairs(model, Qwen25VL(), image(4, 4), Slow(), 0.5, ONE_PAIR)
     spent = {row.phase: row.ms for row in rows if row.variant == "method"}
     assert spent["select"] >= 300
     assert min(spent.values()) > 0

@@ -146,7 +146,7 @@ def _located(
         originals = {name: session.get(name) for name in ("pictures", "masks", "processor")}
         caller = CallerGives(**originals)
         located["layouts"] = family.layouts(model, inputs, caller.originals())
-    if located.get("rows") is None and ready.reads:
+    if located.get("rows") is None and ready.blocks:
         located["rows"] = family.encoder_rows(model, inputs, located["layouts"])
     return located
 

@@ -34,6 +34,7 @@ COUNTED = (
     "measure",
     "models",
     "pruner.py",
+    "reads.py",
     "run/active.py",
     "run/backend.py",
     "run/cost.py",
