@@ -149,7 +149,7 @@ class TransformersBackend:
             positions=conditions.positions,
             seeds=conditions.seeds,
             count_flops=conditions.count_flops,
-            **samples.caller_gives(loaded, method.pruner),
+            **samples.caller_gives(loaded, method.needs),
         )
         options = options_of(samples.requests[0], loaded)
         with session as trace, torch.inference_mode():
@@ -179,7 +179,7 @@ class TransformersBackend:
             settings,
             positions=conditions.positions,
             seeds=conditions.seeds,
-            **samples.caller_gives(self.loaded, method.pruner),
+            **samples.caller_gives(self.loaded, method.needs),
         )
 
     def time_smaller(self, small: Samples, full: Samples, settings: PairSettings) -> list[PairRow]:
