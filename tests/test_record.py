@@ -11,11 +11,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from prunebench.measure.latency import PHASES, PairRow, summarize
+from prunebench.measure.pairs import PairRow, summarize
 from prunebench.report import headings, leaderboard
 from prunebench.study import columns
 from prunebench.study.cells import read_cell
-from prunebench.study.columns import Column, declared
+from prunebench.study.columns import PHASES, Column, declared
 from prunebench.study.facts import Damaged, to_json
 from prunebench.study.record import CellRecord, Metric
 from prunebench.study.seal import sealed
