@@ -66,8 +66,8 @@ class GSWA(Trained):
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it is above 0")
-        chosen = self.inner
-        if Signal.CLS_FEATURES in chosen.needs and chosen.blocks(
+        scorer = self.inner
+        if Signal.CLS_FEATURES in scorer.needs and scorer.blocks(
             Signal.CLS_FEATURES
         ) != self.blocks(Signal.CLS_FEATURES):
             raise ValueError(
@@ -79,12 +79,13 @@ class GSWA(Trained):
         """The method that scores tokens."""
         if self.scoring is not None:
             return self.scoring
-        made = build(self.scorer)
-        if not isinstance(made, ScorePruner):
+        scorer = build(self.scorer)
+        if not isinstance(scorer, ScorePruner):
             raise ValueError(
-                f"scorer {self.scorer!r} gives tokens no scores; it is a method that ranks them, like 'fastervlm'"
+                f"scorer {self.scorer!r} gives tokens no scores; "
+                "it is a method that ranks them, like 'fastervlm'"
             )
-        return made
+        return scorer
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -111,20 +112,23 @@ class GSWA(Trained):
         return Trained.prepared(ready, facts)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        scores, kept = self.inner.score(tokens), list[Tensor]()
+        scores = self.inner.score(tokens)
         tile = tokens.layout.tile[tokens.index]
         room = torch.bincount(tile, minlength=len(tokens.tiles))
-        for number, count in enumerate(fill(stage.keep, self.parts(tokens), room)):
+        counts = fill(stage.keep, self.parts(tokens), room)
+        kept = []
+        for number, count in enumerate(counts):
             place = (tile == number).nonzero()[:, 0].to(scores.device)
             kept.append(place[top(scores[place], count)])
         return Keep(torch.cat(kept))
 
     def parts(self, tokens: VisualTokens) -> Tensor:
         """[T] the budget of every tile as a multiple of the average over its image."""
-        found = torch.ones(len(tokens.tiles))
+        parts = torch.ones(len(tokens.tiles))
         for thumbnail, crops in _images(tokens):
-            found[crops] = self.weigh(tokens, thumbnail, crops).detach().float().cpu() * len(crops)
-        return found
+            weights = self.weigh(tokens, thumbnail, crops).detach().float().cpu()
+            parts[crops] = weights * len(crops)
+        return parts
 
     def weigh(self, tokens: VisualTokens, thumbnail: int, crops: list[int]) -> Tensor:
         """[K] the weights of an image's crops, which add up to 1."""
@@ -169,19 +173,23 @@ class GSWA(Trained):
             )
         tokens = example.tokens
         tile = tokens.layout.tile[tokens.index]
-        shown = torch.zeros(len(tokens.tiles)).index_add(0, tile, example.target.float().cpu())
-        losses, hits, even = list[Tensor](), list[float](), list[float]()
+        evidence = torch.zeros(len(tokens.tiles))  # tokens of every tile that show some
+        evidence = evidence.index_add(0, tile, example.target.float().cpu())
+        losses: list[Tensor] = []
+        hits: list[float] = []
+        even: list[float] = []
         for thumbnail, crops in _images(tokens):
-            if shown[crops].sum() > 0:
-                weights = self.weigh(tokens, thumbnail, crops)
-                wanted = (shown[crops] / shown[crops].sum()).to(weights)
-                losses.append(-(wanted * weights.clamp(min=1e-9).log()).sum())
-                hits.append(float(wanted[weights.argmax()] == wanted.max()))
-                even.append(float(torch.tensor(len(crops)).log()))
+            total = evidence[crops].sum()
+            if total == 0:
+                continue
+            weights = self.weigh(tokens, thumbnail, crops)
+            target = (evidence[crops] / total).to(weights)
+            losses.append(-(target * weights.clamp(min=1e-9).log()).sum())
+            hits.append(float(target[weights.argmax()] == target.max()))
+            even.append(float(torch.tensor(len(crops)).log()))
         if not losses:  # nothing to learn from, but something to differentiate
-            return torch.stack(
-                [weight.sum() for weight in self.module.parameters()]
-            ).sum() * 0.0, {}
+            sums = [weight.sum() for weight in self.module.parameters()]
+            return torch.stack(sums).sum() * 0.0, {}
         loss = torch.stack(losses).mean()
         figures = {
             "tile_loss": float(loss.detach()),
@@ -193,15 +201,13 @@ class GSWA(Trained):
 
 def _images(tokens: VisualTokens) -> Iterator[tuple[int, list[int]]]:
     """Of every image that comes as a thumbnail and crops, the numbers of these tiles."""
+    crops_of: dict[int, list[int]] = {}
     for number, tile in enumerate(tokens.tiles):
-        if tile.kind == "thumbnail":
-            crops = [
-                i
-                for i, other in enumerate(tokens.tiles)
-                if other.kind == "crop" and other.image == tile.image
-            ]
-            if crops:
-                yield number, crops
+        if tile.kind == "crop":
+            crops_of.setdefault(tile.image, []).append(number)
+    for number, tile in enumerate(tokens.tiles):
+        if tile.kind == "thumbnail" and tile.image in crops_of:
+            yield number, crops_of[tile.image]
 
 
 class _Allocator(nn.Module):
@@ -209,11 +215,8 @@ class _Allocator(nn.Module):
 
     def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
-        width, channels, self.heads = (
-            int(sizes["vision_width"]),
-            int(sizes["channels"]),
-            int(sizes["attention_heads"]),
-        )
+        width, channels = int(sizes["vision_width"]), int(sizes["channels"])
+        self.heads = int(sizes["attention_heads"])
         if self.heads < 1 or channels % self.heads:
             raise ValueError(f"attention_heads is {self.heads}; it divides the {channels} channels")
         self.enter = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
@@ -221,7 +224,8 @@ class _Allocator(nn.Module):
             _Block(channels, self.heads) for _ in range(int(sizes["blocks"]))
         )
         self.norm = nn.LayerNorm(channels)
-        self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
 
     def forward(self, cls: Tensor) -> Tensor:
         """[K] weights from [1 + K, D_v], the thumbnail first."""
@@ -229,13 +233,11 @@ class _Allocator(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         hidden = self.norm(hidden)
-        query, key = (
-            _split(self.query(hidden[:1]), self.heads),
-            _split(self.key(hidden), self.heads),
-        )
-        paid: Tensor = (
-            (query @ key.transpose(1, 2) * key.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=0)[0, 1:]
-        )
+        query = _split(self.query(hidden[:1]), self.heads)
+        key = _split(self.key(hidden), self.heads)
+        logits = query @ key.transpose(1, 2) * key.shape[-1] ** -0.5  # [heads, 1, 1 + K]
+        attention: Tensor = logits.softmax(dim=-1).mean(dim=0)
+        paid = attention[0, 1:]
         return paid / paid.sum().clamp(min=1e-9)
 
 
@@ -245,17 +247,16 @@ class _Block(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.attend, self.leave = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
-        self.widen, self.narrow = (
-            nn.Linear(channels, 4 * channels),
-            nn.Linear(4 * channels, channels),
-        )
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attend = nn.Linear(channels, 3 * channels)
+        self.leave = nn.Linear(channels, channels)
+        self.widen = nn.Linear(channels, 4 * channels)
+        self.narrow = nn.Linear(4 * channels, channels)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        query, key, value = (
-            _split(part, self.heads) for part in self.attend(self.norm1(hidden)).chunk(3, dim=-1)
-        )
+        parts = self.attend(self.norm1(hidden)).chunk(3, dim=-1)
+        query, key, value = (_split(part, self.heads) for part in parts)
         attended = scaled_dot_product_attention(query[None], key[None], value[None])[0]
         hidden = hidden + self.leave(attended.transpose(0, 1).flatten(1))
         after: Tensor = hidden + self.narrow(gelu(self.widen(self.norm2(hidden))))

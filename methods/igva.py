@@ -93,8 +93,9 @@ class IGVA(Trained, ScorePruner):
 
     def maps(self, tokens: VisualTokens) -> Tensor:
         """[K, N] what each group attends to; every tile's sums to 1."""
-        seen = tokens.cls_attention if self.attention == "cls" else tokens.received_attention
-        maps = grouped(seen.float().mean(1))
+        of_cls = self.attention == "cls"
+        attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
+        maps = grouped(attention.float().mean(1))
         tile = tokens.layout.tile[tokens.index].to(maps.device)
         whole = maps.new_zeros(len(maps), len(tokens.tiles)).index_add(1, tile, maps)
         return maps / whole[:, tile].clamp(min=1e-12)
@@ -103,11 +104,12 @@ class IGVA(Trained, ScorePruner):
         """[T, K] the weights of the groups in every tile, which add up to 1."""
         count = min(GROUPS, self.depth)
         if self.module is None:
-            return torch.full((len(tokens.tiles), count), 1 / count, device=tokens.features.device)
+            shape = len(tokens.tiles), count
+            return torch.full(shape, 1 / count, device=tokens.features.device)
         summaries = grouped(self._summaries(tokens))
-        weights: Tensor = self.module.to(summaries.device)(
-            tokens.clip_text[0].float().to(summaries.device), summaries
-        )
+        device = summaries.device
+        text = tokens.clip_text[0].float().to(device)
+        weights: Tensor = self.module.to(device)(text, summaries)
         return weights
 
     def _summaries(self, tokens: VisualTokens) -> Tensor:
@@ -115,13 +117,13 @@ class IGVA(Trained, ScorePruner):
         if self.attention == "cls":
             return tokens.cls_features.float()
         features = tokens.encoder_features.float()
+        tiles = len(tokens.tiles)
         tile = tokens.layout.tile[tokens.index].to(features.device)
-        real = (~tokens.layout.newline[tokens.index]).to(features)
-        sums = features.new_zeros(len(features), len(tokens.tiles), features.shape[-1])
-        sums = sums.index_add(1, tile, features * real[:, None])
-        return (
-            sums / real.new_zeros(len(tokens.tiles)).index_add(0, tile, real).clamp(min=1)[:, None]
-        )
+        is_patch = (~tokens.layout.newline[tokens.index]).to(features)
+        sums = features.new_zeros(len(features), tiles, features.shape[-1])
+        sums = sums.index_add(1, tile, features * is_patch[:, None])
+        counts = is_patch.new_zeros(tiles).index_add(0, tile, is_patch)
+        return sums / counts.clamp(min=1)[:, None]
 
     # ---- weights ---------------------------------------------------------------------------------
 
@@ -145,7 +147,8 @@ class IGVA(Trained, ScorePruner):
         return replace(self, depth=int(sizes["vision_blocks"]))
 
     def loss(self, example: Example) -> tuple[Tensor, dict[str, float]]:
-        """-log of the score's share on the evidence, averaged over the tiles that show some, less the weights' entropy.
+        """-log of the score's share on the evidence, averaged over the tiles that show some, less
+        the weights' entropy.
 
         `uniform_loss` is the same of equal weights; `weight_k` the weights, averaged over tiles.
         """
@@ -155,22 +158,23 @@ class IGVA(Trained, ScorePruner):
             )
         tokens = example.tokens
         weights, maps = self.weigh(tokens), self.maps(tokens)
+        tiles = len(tokens.tiles)
         tile = tokens.layout.tile[tokens.index].to(maps.device)
         target = example.target.to(maps)
-        mass = maps.new_zeros(len(maps), len(tokens.tiles)).index_add(1, tile, maps * target).mT
-        shown = torch.bincount(tile, target, minlength=len(tokens.tiles)) > 0
-        location = _surprise((weights * mass).sum(1)[shown])
-        filled = torch.bincount(tile, minlength=len(tokens.tiles)) > 0
-        entropy = -(weights * weights.clamp(min=1e-9).log()).sum(1)[filled].mean()
+        mass = maps.new_zeros(len(maps), tiles)  # [K, T] a group's attention on the evidence
+        mass = mass.index_add(1, tile, maps * target).mT
+        has_evidence = torch.bincount(tile, target, minlength=tiles) > 0
+        location = _surprise((weights * mass).sum(1)[has_evidence])
+        has_tokens = torch.bincount(tile, minlength=tiles) > 0
+        surprise = -weights.clamp(min=1e-9).log()
+        entropy = (weights * surprise).sum(1)[has_tokens].mean()
         figures = {
             "location_loss": float(location.detach()),
-            "uniform_loss": float(_surprise(mass.mean(1)[shown])),
+            "uniform_loss": float(_surprise(mass.mean(1)[has_evidence])),
             "entropy": float(entropy.detach()),
-            **{
-                f"weight_{k}": float(weight)
-                for k, weight in enumerate(weights[filled].mean(0).detach())
-            },
         }
+        for group, weight in enumerate(weights[has_tokens].mean(0).detach()):
+            figures[f"weight_{group}"] = float(weight)
         return location - self.balance * entropy, figures
 
 
@@ -178,7 +182,8 @@ def grouped(blocks: Tensor) -> Tensor:
     """[K, ...] means over quarters of the encoder's [B, ...] blocks; of fewer than four, each by
     itself.
     """
-    return torch.stack([part.mean(0) for part in blocks.tensor_split(min(GROUPS, len(blocks)))])
+    parts = blocks.tensor_split(min(GROUPS, len(blocks)))
+    return torch.stack([part.mean(0) for part in parts])
 
 
 def _surprise(mass: Tensor) -> Tensor:
@@ -202,10 +207,12 @@ class _Allocator(nn.Module):
         room = self.text_width - len(text)
         if room < 0:
             raise ValueError(
-                f"CLIP's text embedding has {len(text)} channels; igva's weights are for up to {self.text_width}"
+                f"CLIP's text embedding has {len(text)} channels; "
+                f"igva's weights are for up to {self.text_width}"
             )
-        memory = self.summary(summaries.transpose(0, 1))
-        query = self.sentence(pad(normalize(text, dim=0), (0, room))).expand(len(memory), 1, -1)
+        memory = self.summary(summaries.transpose(0, 1))  # [T, K, channels]
+        sentence = pad(normalize(text, dim=0), (0, room))
+        query = self.sentence(sentence).expand(len(memory), 1, -1)
         for block in self.blocks:
             query = block(query, memory)
         weights: Tensor = self.weigh(query[:, 0]).softmax(dim=-1)
@@ -218,12 +225,14 @@ class _Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.attend = nn.MultiheadAttention(channels, HEADS, batch_first=True)
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(
             nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels)
         )
 
     def forward(self, query: Tensor, memory: Tensor) -> Tensor:
-        query = self.norm1(query + self.attend(query, memory, memory, need_weights=False)[0])
+        attended, _ = self.attend(query, memory, memory, need_weights=False)
+        query = self.norm1(query + attended)
         after: Tensor = self.norm2(query + self.mlp(query))
         return after

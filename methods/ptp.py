@@ -81,24 +81,24 @@ class PTP(ScorePruner):
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] saliency and importance mixed; 0 for newlines."""
-        seen = tokens.cls_attention if self.attention == "cls" else tokens.received_attention
-        paid = tokens.text_attention.float().mean(dim=0)
+        of_cls = self.attention == "cls"
+        attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
+        saliency = _stretched(tokens, attention.float().mean(dim=(0, 1)))
+        paid = tokens.text_attention.float().mean(dim=0)  # [Q, N]
         # text between images is blind to the last of them, and would stand out for the one it
         # follows
-        asked = torch.where(paid[:, -1:] > 0, paid, 0.0).amax(dim=0)
-        salient, asked = (
-            _stretched(tokens, seen.float().mean(dim=(0, 1))),
-            _stretched(tokens, asked),
-        )
-        return (1 - self.alpha) * salient + self.alpha * asked.to(salient.device)
+        paid = torch.where(paid[:, -1:] > 0, paid, 0.0)
+        importance = _stretched(tokens, paid.amax(dim=0)).to(saliency.device)
+        return (1 - self.alpha) * saliency + self.alpha * importance
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         scores = self.score(tokens)
-        kept = [
-            region[top(scores[region], count)] for region, count in self.regions(tokens, stage.keep)
-        ]
-        ends = tokens.layout.newline[tokens.index].nonzero()[:, 0].to(scores.device)
-        return Keep(torch.cat([*kept, ends[: stage.keep - sum(map(len, kept))]]))
+        kept = []
+        for region, count in self.regions(tokens, stage.keep):
+            kept.append(region[top(scores[region], count)])
+        rest = stage.keep - sum(len(places) for places in kept)
+        newlines = tokens.layout.newline[tokens.index].nonzero()[:, 0].to(scores.device)
+        return Keep(torch.cat([*kept, newlines[:rest]]))
 
     def regions(self, tokens: VisualTokens, total: int) -> Iterator[tuple[Tensor, int]]:
         """Places of tokens that are ranked together, and how many of them stay."""
@@ -106,31 +106,30 @@ class PTP(ScorePruner):
         views: dict[tuple[int, str], list[int]] = {}
         for number, tile in enumerate(tokens.tiles):
             views.setdefault((tile.image, tile.kind), []).append(number)
-        sizes = torch.tensor([sum(len(patches[i]) for i in view) for view in views.values()])
-        for ((image, kind), view), count in zip(
-            views.items(), fill(total, sizes, sizes), strict=True
-        ):
-            if kind == "crop":
-                limits = torch.tensor([len(patches[i]) for i in view])
-                yield from zip(
-                    (patches[i] for i in view),
-                    fill(count, self.saliency(tokens, image, view), limits),
-                    strict=True,
-                )
-            else:
-                yield torch.cat([patches[i] for i in view]), count
+        sizes = []
+        for view in views.values():
+            sizes.append(sum(len(patches[number]) for number in view))
+        limits = torch.tensor(sizes)
+        counts = fill(total, limits, limits)
+        for ((image, kind), view), count in zip(views.items(), counts, strict=True):
+            regions = [patches[number] for number in view]
+            if kind != "crop":
+                yield torch.cat(regions), count
+                continue
+            limits = torch.tensor([len(region) for region in regions])
+            parts = fill(count, self.saliency(tokens, image, view), limits)
+            yield from zip(regions, parts, strict=True)
 
     def saliency(self, tokens: VisualTokens, image: int, crops: list[int]) -> Tensor:
         """[K] the shares rho of an image's crops."""
-        whole = [
-            i
-            for i, tile in enumerate(tokens.tiles)
-            if tile.kind == "thumbnail" and tile.image == image
-        ]
-        if not whole:
-            return torch.tensor([float(len(tokens.tiles[i])) for i in crops])
+        thumbnail = None
+        for number, tile in enumerate(tokens.tiles):
+            if thumbnail is None and tile.kind == "thumbnail" and tile.image == image:
+                thumbnail = number
+        if thumbnail is None:  # nothing to compare with: crops share by size
+            return torch.tensor([float(len(tokens.tiles[number])) for number in crops])
         unit = normalize(self.summaries(tokens), dim=-1)
-        return (unit[crops] @ unit[whole[0]] / self.temperature).softmax(dim=0)
+        return (unit[crops] @ unit[thumbnail] / self.temperature).softmax(dim=0)
 
     def summaries(self, tokens: VisualTokens) -> Tensor:
         """[T, D_v] what stands for a tile."""
@@ -142,23 +141,23 @@ class PTP(ScorePruner):
 
 def _patches(tokens: VisualTokens) -> list[Tensor]:
     """Per tile, the places of its tokens that have a patch."""
-    tile, newline = (of[tokens.index] for of in (tokens.layout.tile, tokens.layout.newline))
-    device = tokens.features.device
-    return [
-        ((tile == number) & ~newline).nonzero()[:, 0].to(device)
-        for number in range(len(tokens.tiles))
-    ]
+    tile = tokens.layout.tile[tokens.index]
+    newline = tokens.layout.newline[tokens.index]
+    patches = []
+    for number in range(len(tokens.tiles)):
+        is_patch = (tile == number) & ~newline
+        patches.append(is_patch.nonzero()[:, 0].to(tokens.features.device))
+    return patches
 
 
 def _stretched(tokens: VisualTokens, values: Tensor) -> Tensor:
     """[N] `values` min-max scaled over the patches of every tile; 0 where these are all equal, and
     for newlines.
     """
-    found = torch.zeros_like(values)
+    stretched = torch.zeros_like(values)
+    tiny = torch.finfo(torch.float32).tiny
     for place in _patches(tokens):
         if len(place):
             low, high = values[place].aminmax()
-            found[place] = (values[place] - low) / (high - low).clamp(
-                min=torch.finfo(torch.float32).tiny
-            )
-    return found
+            stretched[place] = (values[place] - low) / (high - low).clamp(min=tiny)
+    return stretched

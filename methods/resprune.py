@@ -5,7 +5,7 @@ nouns weighing the residuals.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from prunebench import (
     FUNCTION_WORDS,
@@ -101,23 +102,28 @@ class ResPrune(Pruner):
     def placed(self, features: Tensor) -> Tensor:
         """[N, D] the vectors whose span is to be covered."""
         if self.space == "unit":
-            return torch.nn.functional.normalize(features, dim=-1)
-        return features - features.mean(0) if self.space == "centred" else features
+            return normalize(features, dim=-1)
+        if self.space == "centred":
+            return features - features.mean(0)
+        return features
 
     def relevance(self, features: Tensor, tokens: VisualTokens) -> Tensor:
         """[N] r in `floor`..1; ones where the question has no words to ask for."""
         rows = [] if self.nouns == "none" else self.rows(tokens)
         if not rows:
             return torch.ones_like(features[:, 0])
-        unit = torch.nn.functional.normalize(features, dim=-1)
-        words = torch.nn.functional.normalize(tokens.text_features[rows].float(), dim=-1)
+        unit = normalize(features, dim=-1)
+        words = normalize(tokens.text_features[rows].float(), dim=-1)
         closest = (unit @ words.T).amax(1)
         low, high = closest.aminmax()
-        return (closest - low) / (high - low).clamp(min=1e-12) * (1 - self.floor) + self.floor
+        stretched = (closest - low) / (high - low).clamp(min=1e-12)
+        return stretched * (1 - self.floor) + self.floor
 
     def rows(self, tokens: VisualTokens) -> list[int]:
         """The rows of `text_features` that the chosen words are made of."""
-        pieces = ["" if MARKER.fullmatch(piece) else piece for piece in tokens.text_pieces]
+        pieces = []
+        for piece in tokens.text_pieces:
+            pieces.append("" if MARKER.fullmatch(piece) else piece)
         # without the question the whole prompt is read, a word a piece
         text = " ".join(pieces) if tokens.question is None else tokens.question
         return rows_of(chosen(text, self.nouns), text, pieces)
@@ -131,15 +137,18 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
     spanned = energy * RESIDUE
     # in (-1, 0): behind every token that has a residual
     last = -1 / (1 + energy * weights)
-    factor, order = vectors.new_zeros(count, len(vectors)), []
+    factor = vectors.new_zeros(count, len(vectors))  # rows of the Cholesky factor
+    order = []
     for number in range(count):
         # picks stay one-element tensors: an int would wait for the GPU in every round
         pick = torch.where(energy > spanned, energy * weights, last).argmax().view(1)
-        known = factor[:number]
-        inner = vectors @ vectors[pick][0] - known.T @ known[:, pick][:, 0]
-        alive = energy[pick] > spanned[pick]
-        factor[number] = torch.where(alive, inner / energy[pick].clamp(min=1e-30).sqrt(), 0.0)
-        energy = (energy - factor[number].square()).index_fill(0, pick, -torch.inf)
+        above = factor[:number]
+        inner = vectors @ vectors[pick][0] - above.T @ above[:, pick][:, 0]
+        has_residual = energy[pick] > spanned[pick]
+        length = energy[pick].clamp(min=1e-30).sqrt()
+        factor[number] = torch.where(has_residual, inner / length, 0.0)
+        energy = energy - factor[number].square()
+        energy = energy.index_fill(0, pick, -torch.inf)
         last = last.index_fill(0, pick, -torch.inf)
         order.append(pick)
     return torch.cat(order)
@@ -147,33 +156,29 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
 
 def chosen(text: str, which: str) -> list[tuple[int, int]]:
     """From where to where in `text` the words lie that `which` names."""
-    words = [
-        (match.start(), match.end()) for match in WORD.finditer(text) if match[0][-1].isalnum()
-    ]
+    matches = list(WORD.finditer(text))
     if which == "tagger":
-        spoken = [match[0] for match in WORD.finditer(text)]
-        found = [
-            match.span()
-            for match, noun in zip(WORD.finditer(text), tagged(spoken), strict=True)
-            if noun
-        ]
-        if found:
-            return found
+        is_noun = tagged([match[0] for match in matches])
+        nouns = [match.span() for match, noun in zip(matches, is_noun, strict=True) if noun]
+        if nouns:
+            return nouns
+    words = [match.span() for match in matches if match[0][-1].isalnum()]
     if which == "all":
         return words
-    return [
-        span
-        for span in words
-        if text[slice(*span)].strip("'\u2019").casefold() not in FUNCTION_WORDS
-    ]
+    return [span for span in words if _is_content(text[slice(*span)])]
 
 
-def tagged(words: Sequence[str]) -> Iterator[bool]:
+def _is_content(word: str) -> bool:
+    """Whether it is no function word."""
+    return word.strip("'\u2019").casefold() not in FUNCTION_WORDS
+
+
+def tagged(words: Sequence[str]) -> list[bool]:
     """Whether each of a sentence's words is a noun, by the C5 tags NN0, NN1, NN2 and NP0."""
-    return (
-        tag.startswith(("NN", "NP"))
-        for _, _, tag in (_tagger().tag_sent(list(words)) if words else [])
-    )
+    if not words:
+        return []
+    tags = [tag for _, _, tag in _tagger().tag_sent(list(words))]
+    return [tag.startswith(("NN", "NP")) for tag in tags]
 
 
 @lru_cache(maxsize=1)
@@ -191,15 +196,18 @@ def rows_of(spans: Sequence[tuple[int, int]], text: str, pieces: Sequence[str]) 
     one of the words.
     """
     letters = [bare(piece) for piece in pieces]
-    owner = [row for row, some in enumerate(letters) for _ in some]
+    owners: list[int] = []  # of every letter of the prompt, the piece that it stands in
+    for row, of_piece in enumerate(letters):
+        owners += [row] * len(of_piece)
     start = "".join(letters).rfind(bare(text))
     if start < 0:
         words = {bare(text[slice(*span)]) for span in spans}
-        return [row for row, some in enumerate(letters) if some in words]
-    found = set()
+        return [row for row, of_piece in enumerate(letters) if of_piece in words]
+    rows: set[int] = set()
     for first, end in spans:
-        found.update(owner[start + len(bare(text[:first])) : start + len(bare(text[:end]))])
-    return sorted(found)
+        before, up_to = len(bare(text[:first])), len(bare(text[:end]))
+        rows.update(owners[start + before : start + up_to])
+    return sorted(rows)
 
 
 def bare(text: str) -> str:

@@ -4,6 +4,7 @@ stay.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,7 +30,8 @@ a 200th of the frame.
 @register(
     paper="https://arxiv.org/abs/2310.09016",
     reconstruction=True,
-    variant="nothing is learned, and the map ranks tokens; the paper trains a detector that prunes nothing",
+    variant="nothing is learned, and the map ranks tokens; "
+    "the paper trains a detector that prunes nothing",
 )
 @dataclass(frozen=True)
 class STDMMF(ScorePruner):
@@ -74,45 +76,46 @@ class STDMMF(ScorePruner):
         ]
         if unknown:
             raise Unsupported(
-                f"stdmmf looks at the image, and where in it this model's tokens lie ({unknown[0]}) is unknown"
+                "stdmmf looks at the image, "
+                f"and where in it this model's tokens lie ({unknown[0]}) is unknown"
             )
-        return pooled(tokens.layout, [self.saliency(picture) for picture in tokens.pictures])[
-            tokens.index
-        ]
+        maps = [self.saliency(picture) for picture in tokens.pictures]
+        return pooled(tokens.layout, maps)[tokens.index]
 
     def saliency(self, video: Tensor) -> Tensor:
         """[F, h, w] how much every pixel of `video` [F, H, W, 3] stands out, at the resolution it
         is looked at.
         """
         frames = shrunk(video, self.side)
-        moving = (flow(frames) if self.motion == "flow" else difference(frames))[:, None]
-        levels = [_halved(opponent(frames), level) for level in range(self.levels)]
-        space = [contrast(level) for level in levels]
-        time = [interpolate(moving, level.shape[-2:], mode="area")[:, 0] for level in levels]
-        most = [max(float(level.max()) for level in stream) for stream in (space, time)]
-        fused = [
-            gated(r / max(most[0], 1e-9), o / max(most[1], STILL[self.motion]))
-            for r, o in zip(space, time, strict=True)
-        ]
+        moving = flow(frames) if self.motion == "flow" else difference(frames)
+        space, time = [], []  # R and O, [F, h, w] a level
+        for octave in range(self.levels):
+            level = _halved(opponent(frames), octave)
+            space.append(contrast(level))
+            time.append(_resized(moving, level.shape[-2:], "area"))
+        most_space = max(_largest(space), 1e-9)
+        most_time = max(_largest(time), STILL[self.motion])
+        fused = []
+        for stands_out, moves in zip(space, time, strict=True):
+            fused.append(gated(stands_out / most_space, moves / most_time))
         weights = torch.stack([level.mean(dim=(1, 2)) for level in fused]).softmax(dim=0)
-        size = frames.shape[-2:]
-        grown = [interpolate(level[:, None], size, mode="bilinear")[:, 0] for level in fused]
-        return sum(
-            (w[:, None, None] * level for w, level in zip(weights, grown, strict=True)),
-            torch.zeros(len(video), *size),
-        )
+        saliency = torch.zeros(len(video), *frames.shape[-2:])
+        for weight, level in zip(weights, fused, strict=True):
+            whole = _resized(level, frames.shape[-2:], "bilinear")
+            saliency = saliency + weight[:, None, None] * whole
+        return saliency
 
 
 def shrunk(video: Tensor, side: int) -> Tensor:
-    """[F, 3, h, w] in 0..1, the longer side at most `side`; a frame at a time, for a film is large."""
+    """[F, 3, h, w] in 0..1, the longer side at most `side`."""
     height, width = video.shape[1:3]
     scale = min(1.0, side / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = [
-        interpolate(frame.movedim(-1, 0)[None], size, mode="bilinear", antialias=True)
-        for frame in video.cpu()
-    ]
-    return torch.cat(small).float() / 255
+    frames = []
+    for frame in video.cpu():  # one at a time, for a film is large
+        colours = frame.movedim(-1, 0)[None]
+        frames.append(interpolate(colours, size, mode="bilinear", antialias=True))
+    return torch.cat(frames).float() / 255
 
 
 def opponent(frames: Tensor) -> Tensor:
@@ -123,7 +126,8 @@ def opponent(frames: Tensor) -> Tensor:
 
 def contrast(colours: Tensor) -> Tensor:
     """[F, h, w] distance of every colour to that around it."""
-    around = interpolate(_halved(colours, SURROUND), colours.shape[-2:], mode="bilinear")
+    coarse = _halved(colours, SURROUND)
+    around = interpolate(coarse, colours.shape[-2:], mode="bilinear")
     return _length(colours - around)
 
 
@@ -131,10 +135,14 @@ def difference(frames: Tensor) -> Tensor:
     """[F, h, w] change of colour since both of the nearest two frames, so far as there are two
     others.
     """
-    colours, count, here = opponent(frames), len(frames), torch.arange(len(frames))
+    colours = opponent(frames)
+    count, here = len(frames), torch.arange(len(frames))
+    # the first and the last frame look at two on their one side
     before = torch.where(here > 0, here - 1, min(2, count - 1))
     after = torch.where(here < count - 1, here + 1, max(0, count - 3))
-    return torch.minimum(_length(colours - colours[before]), _length(colours - colours[after]))
+    since_before = _length(colours - colours[before])
+    until_after = _length(colours - colours[after])
+    return torch.minimum(since_before, until_after)
 
 
 def flow(frames: Tensor) -> Tensor:
@@ -146,14 +154,14 @@ def flow(frames: Tensor) -> Tensor:
     cv2: Any = import_module("cv2")  # its own types lack what it makes at run time
     grey = (frames.mean(dim=1) * 255).round().byte().numpy()
     finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    found = []
+    distances = []
     for number, frame in enumerate(grey):
-        moved = torch.from_numpy(
-            finder.calc(frame, grey[number + 1 if number + 1 < len(grey) else number - 1], None)
-        )
+        is_last = number + 1 == len(grey)
+        other = grey[number - 1] if is_last else grey[number + 1]
+        moved = torch.from_numpy(finder.calc(frame, other, None))  # [h, w, 2] pixels
         camera = moved.flatten(0, 1).median(dim=0).values
-        found.append((moved - camera).norm(dim=-1) / max(frame.shape))
-    return torch.stack(found)
+        distances.append((moved - camera).norm(dim=-1) / max(frame.shape))
+    return torch.stack(distances)
 
 
 def gated(space: Tensor, time: Tensor) -> Tensor:
@@ -162,7 +170,19 @@ def gated(space: Tensor, time: Tensor) -> Tensor:
 
 
 def _gate(values: Tensor) -> Tensor:
-    return ((values - values.mean()) / values.std(correction=0).clamp(min=1e-6)).sigmoid()
+    """s(X): above a half where X is above its average."""
+    deviation = values.std(correction=0).clamp(min=1e-6)
+    return ((values - values.mean()) / deviation).sigmoid()
+
+
+def _largest(levels: Sequence[Tensor]) -> float:
+    """The largest value on any level."""
+    return max(float(level.max()) for level in levels)
+
+
+def _resized(maps: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    """[F, h, w] maps at another size."""
+    return interpolate(maps[:, None], tuple(size), mode=mode)[:, 0]
 
 
 def _length(vectors: Tensor) -> Tensor:

@@ -48,7 +48,9 @@ class Budget:
             )
 
     def __str__(self) -> str:
-        return str(self.amount) if self.kind == "mean" else f"{self.kind}:{self.amount}"
+        if self.kind == "mean":
+            return str(self.amount)
+        return f"{self.kind}:{self.amount}"
 
     @classmethod
     def parse(cls, value: Budget | int | float | str) -> Budget:
@@ -176,11 +178,11 @@ class _Search:
     def slope(self, counts: Sequence[int]) -> float:
         """What one token more or less at the last stage costs; 0 where it has room for neither."""
         *others, last = counts
-        ceiling = others[-1] if others else self.available
-        neighbour = last + 1 if last < min(ceiling, self.available) else last - 1
+        ceiling = min([self.available, *others[-1:]])
+        neighbour = last + 1 if last < ceiling else last - 1
         if neighbour < 1:
             return 0.0
-        return abs(self.cost([*others, neighbour]) - self.cost(counts))
+        return self.distance([*others, neighbour], self.cost(counts))
 
     def counts_at(self, t: float) -> list[int]:
         """The counts at one point of the ladder of shares, at least one token each."""
@@ -193,7 +195,8 @@ class _Search:
     def check_reach(self, budget: Budget, target: float) -> None:
         """Raises BudgetError where no point of the ladder costs about as much as the target."""
         fewest = self.counts_at(0.0)
-        least, most = self.cost(fewest), self.cost(self.counts_at(1.0))
+        least = self.cost(fewest)
+        most = self.cost(self.counts_at(1.0))
         label = f"budget {budget} ({target:g} of {self.available} visual tokens)"
         if target < least - 0.5 * self.slope(fewest):
             listed = ", ".join(map(str, self.sites))
@@ -211,11 +214,17 @@ class _Search:
             return self.refined(most, target)
         low, high = self.bracket(target)
         below = self.refined(self.counts_at(low), target)
-        if abs(self.cost(below) - target) <= 0.5 * self.slope(below):
+        if self.distance(below, target) <= 0.5 * self.slope(below):
             return below
         # the last stage cannot make up for the others: just above, these have a token more
         above = self.refined(self.counts_at(high), target)
-        return min(below, above, key=lambda counts: abs(self.cost(counts) - target))
+        if self.distance(above, target) < self.distance(below, target):
+            return above
+        return below
+
+    def distance(self, counts: Sequence[int], target: float) -> float:
+        """How far their cost is from the target."""
+        return abs(self.cost(counts) - target)
 
     def bracket(self, target: float) -> tuple[float, float]:
         """Two points of the ladder, one on each side of the target, with no counts between."""

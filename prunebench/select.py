@@ -5,9 +5,11 @@ brought to tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from prunebench.tokens import Layout, Region, VisualTokens
 
@@ -94,17 +96,20 @@ def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
             continue
         if tile.region is None:
             raise ValueError(f"the place of tile {number}, a {tile.kind}, in its image is unknown")
-        picture = _of_frame(maps[tile.image].float(), tile.frame, frames[tile.image])
+        values = maps[tile.image].float()
+        picture = _of_frame(values, tile.frame, frames[tile.image])
         cells = _cell_means(picture, tile.rows, tile.columns, tile.region)
-        averages[layout.grid(number)[:, : tile.columns]] = cells.float()
+        patches = layout.grid(number)[:, : tile.columns]
+        averages[patches] = cells.float()
     return averages
 
 
 def _frame_counts(layout: Layout) -> dict[int, int]:
     """By image, how many frames the model sees of it."""
-    counts = {tile.image: 0 for tile in layout.tiles}
+    counts: dict[int, int] = {}
     for tile in layout.tiles:
-        counts[tile.image] = max(counts[tile.image], tile.frame + 1)
+        before = counts.get(tile.image, 0)
+        counts[tile.image] = max(before, tile.frame + 1)
     return counts
 
 
@@ -127,7 +132,7 @@ def _cell_means(picture: Tensor, rows: int, columns: int, region: Region) -> Ten
     down = _edges(rows, top, bottom, height)
     across = _edges(columns, left, right, width)
     # the integral of a map of pixels is linear between their edges, so that this is exact
-    integral = torch.nn.functional.pad(picture.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    integral = pad(picture.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
     corners = _between(_between(integral, down).mT, across).mT
     sums = corners.diff(dim=0).diff(dim=1)
     area = down.diff()[:, None] * across.diff()
@@ -148,7 +153,8 @@ def _weighed(weights: Tensor) -> Tensor:
 
 def _edges(cells: int, start: float, end: float, size: int) -> Tensor:
     """[cells + 1] edges in pixels of `cells` equal cells, cut off at the image's own."""
-    return (torch.linspace(start, end, cells + 1, dtype=torch.float64) * size).clamp(0, size)
+    shares = torch.linspace(start, end, cells + 1, dtype=torch.float64)
+    return (shares * size).clamp(0, size)
 
 
 def _between(values: Tensor, places: Tensor) -> Tensor:
@@ -173,7 +179,7 @@ def windows(tokens: VisualTokens, count: int) -> list[Tensor]:
             f"but {len(tokens)} of {len(tokens.layout)} visual tokens are alive"
         )
     sizes = torch.tensor([len(tile) for tile in tokens.tiles])
-    cut_windows = []
+    cut_windows: list[Tensor] = []
     for number, count_of_tile in enumerate(share(count, sizes)):
         if count_of_tile > 0:
             cut_windows += _windows_of(tokens.layout, number, count_of_tile)
@@ -189,10 +195,16 @@ def _windows_of(layout: Layout, number: int, count: int) -> Iterator[Tensor]:
     shapely = round((count * tile.rows / width) ** 0.5)
     enough = -(-count // width)
     bands = min(tile.rows, count, max(enough, shapely))
-    for i in range(bands):
-        band = place[i * tile.rows // bands : (i + 1) * tile.rows // bands]
-        pieces = (i + 1) * count // bands - i * count // bands
-        for j in range(pieces):
-            left, right = j * width // pieces, (j + 1) * width // pieces
+    rows, pieces = _cuts(tile.rows, bands), _cuts(count, bands)
+    for (upper, lower), (first, end) in zip(rows, pieces, strict=True):
+        band = place[upper:lower]
+        for left, right in _cuts(width, end - first):
             # a window of the newline alone is the newline
-            yield band[:, left : max(left + 1, min(right, tile.columns))]
+            right = max(left + 1, min(right, tile.columns))
+            yield band[:, left:right]
+
+
+def _cuts(length: int, parts: int) -> list[tuple[int, int]]:
+    """Where `parts` parts of about equal length begin and end."""
+    edges = [part * length // parts for part in range(parts + 1)]
+    return list(pairwise(edges))
