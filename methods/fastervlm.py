@@ -39,6 +39,7 @@ class FasterVLM(ScorePruner):
         )
 
     def score(self, tokens: VisualTokens) -> Tensor:
+        """[N] what CLS, or all patches, paid in the block that the projector reads."""
         of_cls = self.attention == "cls"
         attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
         return attention.mean(dim=(0, 1))

@@ -55,9 +55,13 @@ class GlimpsePrune(Trained):
     `layer` see every token, so that a mean budget below their share is out of reach: give a "kv"
     budget, which is the paper's retention. Without a budget there is no cap.
 
-    `layer` -1 is the weights' own: about 2/3 of the depth, as released. `attention` is what of the
-    logits is read: "logits" as for the released Qwen2.5-VL, "log_attention" as for LLaVA-1.5; "" is
-    the weights' own.
+    Settings:
+
+    - `layer`: counted from 0; -1 is the weights' own, about 2/3 of the depth, as released;
+    - `threshold`: the least importance, as a probability, that a token needs to stay;
+    - `floor`: tokens that stay at least;
+    - `attention`: what of the logits is read: "logits" as for the released Qwen2.5-VL,
+      "log_attention" as for LLaVA-1.5; "" is the weights' own.
     """
 
     dynamic = True
@@ -89,6 +93,9 @@ class GlimpsePrune(Trained):
         return llm(before=max(1, self.layer + 1))
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        """One stage behind the layer of the weights, or about as deep as released where there are
+        none yet; it compacts the caches before it.
+        """
         layer = self.layer if self.layer >= 0 else late_layer(layers)
         site = llm(before=layer + 1)
         if budget is None:
@@ -96,6 +103,7 @@ class GlimpsePrune(Trained):
         return solve(budget, [site], available, layers, compact=True)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        """Those above the threshold, no more than the stage keeps and no fewer than the floor."""
         chances = self.predict(tokens).sigmoid()
         likely = int((chances > self.threshold).sum())
         count = max(min(likely, stage.keep), min(self.floor, stage.keep))
@@ -104,13 +112,13 @@ class GlimpsePrune(Trained):
     def predict(self, tokens: VisualTokens) -> Tensor:
         """[N] logit of every token's importance."""
         predictor: Any = self._module(tokens.features.device).attn_fuser
-        attention, layout = self._attention(tokens), tokens.layout
-        newline, tile = layout.newline[tokens.index], layout.tile[tokens.index]
-        row, column = layout.row[tokens.index], layout.column[tokens.index]
+        attention = self._attention(tokens)
+        newline, tile, row = tokens.newline, tokens.tile, tokens.row
         patch = (~newline).nonzero()[:, 0].to(attention.device)
-        places = torch.stack([tile, row, column], dim=1).to(attention.device)
-        maps = tokens.encoder_features.float()
-        of_patches = predictor(attention.float().mT[patch], maps[:, patch], places[patch])
+        places = torch.stack([tile, row, tokens.column], dim=1).to(patch)
+        maps = tokens.encoder_features.float()[:, patch]
+        evidence = attention.float().mT[patch]  # [patches, H]
+        of_patches = predictor(evidence, maps, places[patch])
         logits = attention.new_full((len(tokens),), float("-inf"), dtype=torch.float32)
         logits = logits.index_copy(0, patch, of_patches)
         # a newline is no image token: it goes with its row
@@ -120,6 +128,9 @@ class GlimpsePrune(Trained):
         return logits
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
+        """[N] logits of the predictor, [N, H] what it reads, and [L, D] the glimpse token, by the
+        names of the official vectors.
+        """
         return {
             "logits": self.predict(tokens),
             "glimpse_attention": self._attention(tokens).mT,
@@ -140,6 +151,7 @@ class GlimpsePrune(Trained):
         return self._module(None).blocks  # type: ignore[no-any-return]
 
     def _module(self, device: torch.device | None) -> Any:
+        """The module on that device, or where it is; raises ValueError before it was prepared."""
         if self.module is None:
             raise ValueError("glimpseprune has no weights yet: prepared() finds them")
         return self.module if device is None else self.module.to(device)
@@ -175,6 +187,7 @@ class GlimpsePrune(Trained):
         return _Modules(sizes)
 
     def adapted(self, sizes: Mapping[str, Any]) -> Self:
+        """Layer and kind of attention of the weights, where no setting says otherwise."""
         return replace(
             self,
             layer=self.layer if self.layer >= 0 else int(sizes["layer"]),
@@ -208,18 +221,20 @@ class GlimpsePrune(Trained):
         glimpse token.
         """
         logits = self.predict(example.tokens)
-        newline = example.tokens.layout.newline[example.tokens.index]
-        is_patch = ~newline.to(logits.device)
-        logits, target = logits[is_patch], example.target.to(logits)[is_patch]
+        is_patch = ~example.tokens.newline.to(logits.device)
+        logits = logits[is_patch]
+        target = example.target.to(logits)[is_patch]
         chances = logits.sigmoid()
         overlap = 2 * (chances * target).sum()
-        dice = 1 - (overlap + 1e-6) / (chances.sum() + target.sum() + 1e-6)
+        total = chances.sum() + target.sum()
+        dice = 1 - (overlap + 1e-6) / (total + 1e-6)
         location = dice + 0.1 * binary_cross_entropy_with_logits(logits, target)
         answer = example.answer_loss
         if answer is None:
             answer = location.new_zeros(())
         kept, evident = chances > self.threshold, target > 0
-        both, either = (kept & evident).sum(), (kept | evident).sum()
+        both = (kept & evident).sum()
+        either = (kept | evident).sum()
         figures = {
             "location_loss": float(location.detach()),
             "answer_loss": float(answer.detach()),
@@ -326,6 +341,11 @@ class _Block(nn.Module):
     def forward(
         self, hidden: Tensor, condition: Tensor, places: Tensor, together: Tensor | None
     ) -> Tensor:
+        """[N, stream] after one block.
+
+        `hidden` [N, stream], `condition` [N, condition], `places` [N, 2] rows and columns;
+        `together` [1, 1, N, N] bool says which tokens may see each other, None that all may.
+        """
         normed = self.norm1(hidden)
         both = torch.cat([normed, condition], dim=-1)
         query = _rotated(self._split(self.attn["q_proj"](both)), places)
@@ -454,7 +474,9 @@ def _is_layer(value: Any, layers: int) -> bool:
 
 
 def _divides(value: Any, stream: int, joint: int) -> bool:
-    return type(value) is int and value > 0 and stream % value == joint % value == 0
+    if type(value) is not int or value < 1:
+        return False
+    return stream % value == 0 and joint % value == 0
 
 
 def _is_small(value: Any) -> bool:

@@ -27,7 +27,8 @@ from prunebench import (
     build,
     fill,
     register,
-    top,
+    tile_places,
+    top_of_each,
 )
 
 BLOCKS, HEADS, CHANNELS = 2, 4, 256
@@ -46,15 +47,24 @@ class GSWA(Trained):
 
     The paper's idea: crops that are closer to the whole image in meaning hold more of what is
     needed. Its Global Semantic-guided Weight Allocator is a linear map and transformer blocks over
-    the tiles' CLS tokens, whose self-attention is read as weights; there is neither code nor a
-    formula. Ours are its sizes, the read-out (what the thumbnail pays the crops in a last
-    attention, averaged over heads, normalised over the crops), the use of the weights for budgets,
-    with what a crop cannot hold going to the others, and training on where the evidence lies. The
-    question is not asked.
+    the tiles' CLS tokens, whose self-attention is read as weights. The question is not asked.
 
-    Without weights, w is the softmax over the crops of their CLS tokens' cosine to the thumbnail's,
-    by `temperature`: what `weights` "none" asks for, and what "" falls back on where a model has
-    none. `scorer` is any method that scores tokens, with its own defaults and site.
+    There is neither code nor a formula. Ours are:
+
+    - the allocator's sizes;
+    - the read-out: what the thumbnail pays the crops in a last attention, averaged over heads and
+      normalised over the crops;
+    - the use of the weights for budgets, with what a crop cannot hold going to the others;
+    - training on where the evidence lies;
+    - weights without training: the softmax over the crops of their CLS tokens' cosine to the
+      thumbnail's.
+
+    Settings:
+
+    - `scorer`: any method that scores tokens, with its own defaults and site;
+    - `temperature`: of the softmax without training;
+    - `weights`: "none" asks for the form without training, and "" falls back on it where a model
+      has no weights.
     """
 
     default_positions = "compact"
@@ -95,6 +105,7 @@ class GSWA(Trained):
         return self.inner.site()
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        """That of the scorer, which decides where tokens leave."""
         return self.inner.plan(budget, available, layers)
 
     def blocks(self, signal: Signal) -> tuple[int, ...]:
@@ -108,19 +119,16 @@ class GSWA(Trained):
         return self.inner.clip
 
     def prepared(self, facts: Facts) -> Self:
+        """The scorer is made ready, too."""
         ready = replace(self, scoring=self.inner.prepared(facts))
         return Trained.prepared(ready, facts)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        """The scorer's highest in every tile, as many as the tile's part of the budget."""
         scores = self.inner.score(tokens)
-        tile = tokens.layout.tile[tokens.index]
-        room = torch.bincount(tile, minlength=len(tokens.tiles))
+        room = torch.bincount(tokens.tile, minlength=len(tokens.tiles))
         counts = fill(stage.keep, self.parts(tokens), room)
-        kept = []
-        for number, count in enumerate(counts):
-            place = (tile == number).nonzero()[:, 0].to(scores.device)
-            kept.append(place[top(scores[place], count)])
-        return Keep(torch.cat(kept))
+        return Keep(top_of_each(scores, tile_places(tokens), counts))
 
     def parts(self, tokens: VisualTokens) -> Tensor:
         """[T] the budget of every tile as a multiple of the average over its image."""
@@ -134,18 +142,21 @@ class GSWA(Trained):
         """[K] the weights of an image's crops, which add up to 1."""
         cls = tokens.cls_features[0].float()
         if self.module is not None:
-            weights: Tensor = self.module.to(cls.device)(cls[[thumbnail, *crops]])
+            allocator = self.module.to(cls.device)
+            weights: Tensor = allocator(cls[[thumbnail, *crops]])
             return weights
         unit = normalize(cls, dim=-1)
         return (unit[crops] @ unit[thumbnail] / self.temperature).softmax(dim=0)
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
+        """[N] the scorer's scores, and [T] the parts of the tiles."""
         return {"scores": self.inner.score(tokens), "tile_parts": self.parts(tokens)}
 
     # ---- weights ---------------------------------------------------------------------------------
 
     @classmethod
     def sizes(cls, facts: Facts) -> dict[str, Any]:
+        """Small encoders bound the channels, which the heads divide."""
         if facts.vision_width is None:
             raise Unsupported("gswa reads the vision encoder; a bare decoder has none")
         channels = max(HEADS, min(CHANNELS, facts.vision_width // HEADS * HEADS))
@@ -172,9 +183,8 @@ class GSWA(Trained):
                 "gswa has no weights to train: prepared() brings them, weights='random' fresh ones"
             )
         tokens = example.tokens
-        tile = tokens.layout.tile[tokens.index]
         evidence = torch.zeros(len(tokens.tiles))  # tokens of every tile that show some
-        evidence = evidence.index_add(0, tile, example.target.float().cpu())
+        evidence = evidence.index_add(0, tokens.tile, example.target.float().cpu())
         losses: list[Tensor] = []
         hits: list[float] = []
         even: list[float] = []
@@ -259,7 +269,8 @@ class _Block(nn.Module):
         query, key, value = (_split(part, self.heads) for part in parts)
         attended = scaled_dot_product_attention(query[None], key[None], value[None])[0]
         hidden = hidden + self.leave(attended.transpose(0, 1).flatten(1))
-        after: Tensor = hidden + self.narrow(gelu(self.widen(self.norm2(hidden))))
+        wide = gelu(self.widen(self.norm2(hidden)))
+        after: Tensor = hidden + self.narrow(wide)
         return after
 
 

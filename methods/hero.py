@@ -32,18 +32,25 @@ class HERO(ScorePruner):
     """Give the thumbnail as much as an average crop, and the crops the rest by weight; in each keep
     the highest scores.
 
-    Weight of a crop: `density` * its share of what is no padding + (1 - `density`) * (`alpha` *
-    saliency + (1 - `alpha`) * relevance). Saliency compares its CLS token with the thumbnail's,
-    relevance CLIP's embedding of it with the question's; both are softmaxes over the crops at their
-    temperatures. With `alpha` 1 no CLIP is asked. Score of a token: the CLS attention it gets,
-    softmaxed once more over its crop, averaged over heads and blocks: `low` ones in crops, `high`
-    ones in the thumbnail. Two shares stand for all blocks between these parts of the depth, whole
-    numbers for single blocks.
+    The weight of a crop is `density` * its share of what is no padding + (1 - `density`) *
+    (`alpha` * saliency + (1 - `alpha`) * relevance). Saliency compares its CLS token with the
+    thumbnail's, relevance CLIP's embedding of it with the question's; both are softmaxes over the
+    crops. The score of a token is the CLS attention it gets, softmaxed once more over its crop,
+    averaged over heads and blocks.
 
-    The paper's code brings 0.2, the formulas and the rounding: down, and what a crop cannot hold is
-    lost, so that fewer tokens than allowed survive. Blocks, temperatures and alpha are published
-    nowhere; the defaults are ours. So is `fill`, which hands out everything: largest remainders,
-    overflow to crops with room, then to the thumbnail.
+    The paper's code brings a `density` of 0.2, the formulas and the rounding: down, and what a crop
+    cannot hold is lost, so that fewer tokens than allowed survive. Blocks, temperatures and `alpha`
+    are published nowhere; the defaults are ours.
+
+    Settings:
+
+    - `alpha`: how much saliency counts against relevance; with 1 no CLIP is asked;
+    - `saliency_temperature`, `relevance_temperature`: of the two softmaxes;
+    - `density`: how much it counts that a crop shows more of the image and less padding;
+    - `low`, `high`: the encoder blocks that rank tokens in crops, and those in the thumbnail; two
+      shares stand for all blocks between these parts of the depth, whole numbers for single blocks;
+    - `fill`: hand out everything, which is ours: largest remainders, overflow to crops with room,
+      then to the thumbnail.
     """
 
     default_positions = "compact"
@@ -65,9 +72,7 @@ class HERO(ScorePruner):
             temperatures = f"{self.saliency_temperature} and {self.relevance_temperature}"
             raise ValueError(f"temperatures are {temperatures}; they are above 0")
         for name, blocks in (("low", self.low), ("high", self.high)):
-            is_part = len(blocks) == 2 and 0 <= blocks[0] < blocks[1] <= 1
-            is_whole = bool(blocks) and _are_numbers(blocks)
-            if not is_part and not is_whole:
+            if not _is_part(blocks) and not (blocks and _are_numbers(blocks)):
                 raise ValueError(
                     f"{name} is {list(blocks)}; "
                     "it is blocks, [6, 9], or the part of the depth between two shares"
@@ -79,6 +84,7 @@ class HERO(ScorePruner):
         return frozenset({Signal.TILES, Signal.CLS_ATTENTION, Signal.CLS_FEATURES, *asked})
 
     def prepared(self, facts: Facts) -> Self:
+        """Shares of the depth become numbers of blocks; a bare decoder has none to count."""
         if facts.vision_blocks is None:
             return self
         return replace(
@@ -91,8 +97,11 @@ class HERO(ScorePruner):
         return (-1,) if signal is Signal.CLS_FEATURES else (*_whole(self.low), *_whole(self.high))
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        """Newlines at equal distances take at most half of what the stage keeps; images, and their
+        tiles by `budgets`, share the rest.
+        """
         scores, visible = self.score(tokens), self.visible(tokens)
-        newlines = tokens.layout.newline[tokens.index].nonzero()[:, 0]
+        newlines = tokens.newline.nonzero()[:, 0]
         most = min(len(newlines), stage.keep // 2)
         every = torch.arange(most) * len(newlines) // max(1, most)  # at equal distances
         kept = [newlines[every].to(scores.device)]
@@ -117,16 +126,14 @@ class HERO(ScorePruner):
 
     def visible(self, tokens: VisualTokens) -> Tensor:
         """[N] bool, on the CPU: False for tokens of a crop that lie in the padding."""
-        layout = tokens.layout
         visible = torch.ones(len(tokens), dtype=torch.bool)
         for number, tile in enumerate(tokens.tiles):
             if tile.kind != "crop" or tile.region is None:
                 continue
             left, upper, right, lower = tile.region
             place = _patches(tokens, number)
-            row, column = layout.row[tokens.index[place]], layout.column[tokens.index[place]]
-            row_shows = _inside(row, tile.rows, upper, lower)
-            column_shows = _inside(column, tile.columns, left, right)
+            row_shows = _inside(tokens.row[place], tile.rows, upper, lower)
+            column_shows = _inside(tokens.column[place], tile.columns, left, right)
             visible[place] = row_shows & column_shows
         return visible
 
@@ -135,27 +142,31 @@ class HERO(ScorePruner):
     ) -> list[int]:
         """How many of an image's `count` tokens each of its tiles gets, the thumbnail first."""
         room = _counts(tokens, image, visible)
-        own = min(max(1, count // len(image)), int(room[0]))
+        average = max(1, count // len(image))
+        own = min(average, int(room[0]))
         if len(image) == 1:
             return [count]
         weights = self.weigh(tokens, image, visible)["tile_weights"].double().cpu()
         if self.fill:
             parts = filled(count - own, weights, room[1:])
             return [count - sum(parts), *parts]
-        parts = torch.minimum((weights * (count - own)).long(), room[1:]).tolist()
-        return [own, *parts]
+        whole = (weights * (count - own)).long()  # rounded down
+        parts = torch.minimum(whole, room[1:])
+        return [own, *parts.tolist()]
 
     def weigh(self, tokens: VisualTokens, image: list[int], visible: Tensor) -> dict[str, Tensor]:
         """[K] the weights of an image's crops, and by name what they are made of."""
         thumbnail, *crops = image
         cls = normalize(tokens.cls_features[0].float(), dim=-1)
-        saliency = (cls[crops] @ cls[thumbnail] / self.saliency_temperature).softmax(dim=0)
+        likeness = cls[crops] @ cls[thumbnail]
+        saliency = (likeness / self.saliency_temperature).softmax(dim=0)
         values = {"tile_saliency": saliency}
         meaning = self.alpha * saliency
         if self.alpha < 1:
             pictures = normalize(tokens.clip_tiles.float(), dim=-1)
             text = normalize(tokens.clip_text.float(), dim=-1)[0]
-            relevance = (pictures[crops] @ text / self.relevance_temperature).softmax(dim=0)
+            likeness = pictures[crops] @ text
+            relevance = (likeness / self.relevance_temperature).softmax(dim=0)
             values["tile_relevance"] = relevance
             meaning = meaning + (1 - self.alpha) * relevance
         counts = _counts(tokens, crops, visible).to(cls.device)
@@ -167,6 +178,9 @@ class HERO(ScorePruner):
         return values
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
+        """Scores, and of every image with crops what their budgets come from, one image behind the
+        other; newlines do not count here, as the official vectors have none.
+        """
         visible = self.visible(tokens)
         of_images: dict[str, list[Tensor]] = {}
         for image, count in self._shared(tokens, stage.keep):
@@ -174,7 +188,8 @@ class HERO(ScorePruner):
             if not crops:
                 continue
             values = self.weigh(tokens, image, visible)
-            values["budgets"] = torch.tensor(self.budgets(tokens, image, visible, count)[1:])
+            budgets = self.budgets(tokens, image, visible, count)
+            values["budgets"] = torch.tensor(budgets[1:])
             valid = [visible[_patches(tokens, number)] for number in crops]
             values["tile_valid"] = torch.cat(valid)
             for name, value in values.items():
@@ -202,12 +217,16 @@ class HERO(ScorePruner):
 
 def _patches(tokens: VisualTokens, number: int) -> Tensor:
     """[N] bool: the tokens of a tile, without newlines."""
-    return (tokens.layout.tile[tokens.index] == number) & ~tokens.layout.newline[tokens.index]
+    return (tokens.tile == number) & ~tokens.newline
 
 
 def _counts(tokens: VisualTokens, tiles: Sequence[int], visible: Tensor) -> Tensor:
     """[len(tiles)] how many tokens of each show the image."""
-    return torch.tensor([int((_patches(tokens, number) & visible).sum()) for number in tiles])
+    counts = []
+    for number in tiles:
+        shows_image = _patches(tokens, number) & visible
+        counts.append(int(shows_image.sum()))
+    return torch.tensor(counts)
 
 
 def _inside(line: Tensor, lines: int, start: float, end: float) -> Tensor:
@@ -237,6 +256,11 @@ def _between(blocks: Blocks, depth: int) -> Blocks:
 def _are_numbers(blocks: Blocks) -> bool:
     """Whether these are numbers of blocks, and no shares of the depth."""
     return all(type(block) is int for block in blocks)
+
+
+def _is_part(blocks: Blocks) -> bool:
+    """Whether these are two shares of the depth, the lower one first."""
+    return len(blocks) == 2 and 0 <= blocks[0] < blocks[1] <= 1
 
 
 def _whole(blocks: Blocks) -> tuple[int, ...]:

@@ -42,19 +42,28 @@ class IGVA(Trained, ScorePruner):
     """Rank by sum_k w_k A_k: A_k is the CLS token's attention in the k-th quarter of the encoder's
     blocks, w the instruction's.
 
-    The paper's, as in its code: the groups; the allocator, in which a sentence embedding of the
-    instruction queries the groups' mean CLS tokens through 4 blocks of cross-attention and a
-    softmax gives w; the weight 0.02 of the entropy in its loss, which keeps w from collapsing.
-    There P* = sum_k w_k P_k are features for a retrained model. Ours: that w mixes attention
-    instead, averaged over heads and a group's blocks and normalised in every tile, each of which
-    gets its own w and its share of the budget; CLIP's text embedding of the question, of length 1,
-    in the place of all-mpnet-base-v2's; the loss, -log of the score on the evidence, and the
-    entropy of w itself (the code takes a softmax of w before).
+    The paper's, as in its code:
 
-    Without weights w is uniform, as in the paper's first stage: what `weights` "none" asks for, and
-    what "" falls back on where a model has none. `attention="received"` reads the attention that
-    patches receive and averages patches in the place of CLS tokens: ours, for encoders that have
-    none.
+    - the groups of blocks;
+    - the allocator, in which a sentence embedding of the instruction queries the groups' mean CLS
+      tokens through 4 blocks of cross-attention, and a softmax gives w;
+    - the weight 0.02 of the entropy in its loss, which keeps w from collapsing;
+    - a uniform w without weights, as in its first stage.
+
+    There P* = sum_k w_k P_k are features for a retrained model. Ours:
+
+    - w mixes attention instead, averaged over heads and a group's blocks and normalised in every
+      tile, each of which gets its own w and its share of the budget;
+    - CLIP's text embedding of the question, of length 1, stands for all-mpnet-base-v2's;
+    - the loss is -log of the score on the evidence, with the entropy of w itself (the code takes a
+      softmax of w before).
+
+    Settings:
+
+    - `attention`: "received" reads the attention that patches receive and averages patches in the
+      place of CLS tokens, which is ours, for encoders that have none;
+    - `balance`: the weight of the entropy;
+    - `weights`: "none" asks for a uniform w, and "" falls back on it where a model has no weights.
     """
 
     default_positions = "compact"
@@ -82,23 +91,27 @@ class IGVA(Trained, ScorePruner):
         return tuple(range(self.depth))
 
     def prepared(self, facts: Facts) -> Self:
+        """Every block of the encoder is read, so that their number must be known."""
         if facts.vision_blocks is None:
             raise Unsupported("igva reads the vision encoder; a bare decoder has none")
         ready = replace(self, depth=facts.vision_blocks)
         return Trained.prepared(ready, facts)
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        tile = tokens.layout.tile[tokens.index].to(tokens.features.device)
-        return (self.weigh(tokens)[tile].mT * self.maps(tokens)).sum(0)
+        """[N] the mix of its tile's weights of what the groups attend to."""
+        tile = tokens.tile.to(tokens.features.device)
+        weights = self.weigh(tokens)[tile].mT  # [K, N]
+        return (weights * self.maps(tokens)).sum(0)
 
     def maps(self, tokens: VisualTokens) -> Tensor:
         """[K, N] what each group attends to; every tile's sums to 1."""
         of_cls = self.attention == "cls"
         attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
         maps = grouped(attention.float().mean(1))
-        tile = tokens.layout.tile[tokens.index].to(maps.device)
-        whole = maps.new_zeros(len(maps), len(tokens.tiles)).index_add(1, tile, maps)
-        return maps / whole[:, tile].clamp(min=1e-12)
+        tile = tokens.tile.to(maps.device)
+        sums = maps.new_zeros(len(maps), len(tokens.tiles))  # [K, T]
+        sums = sums.index_add(1, tile, maps)
+        return maps / sums[:, tile].clamp(min=1e-12)
 
     def weigh(self, tokens: VisualTokens) -> Tensor:
         """[T, K] the weights of the groups in every tile, which add up to 1."""
@@ -118,8 +131,8 @@ class IGVA(Trained, ScorePruner):
             return tokens.cls_features.float()
         features = tokens.encoder_features.float()
         tiles = len(tokens.tiles)
-        tile = tokens.layout.tile[tokens.index].to(features.device)
-        is_patch = (~tokens.layout.newline[tokens.index]).to(features)
+        tile = tokens.tile.to(features.device)
+        is_patch = (~tokens.newline).to(features)
         sums = features.new_zeros(len(features), tiles, features.shape[-1])
         sums = sums.index_add(1, tile, features * is_patch[:, None])
         counts = is_patch.new_zeros(tiles).index_add(0, tile, is_patch)
@@ -144,6 +157,7 @@ class IGVA(Trained, ScorePruner):
         return _Allocator(sizes)
 
     def adapted(self, sizes: Mapping[str, Any]) -> Self:
+        """The depth of the encoder that the weights belong to."""
         return replace(self, depth=int(sizes["vision_blocks"]))
 
     def loss(self, example: Example) -> tuple[Tensor, dict[str, float]]:
@@ -159,7 +173,7 @@ class IGVA(Trained, ScorePruner):
         tokens = example.tokens
         weights, maps = self.weigh(tokens), self.maps(tokens)
         tiles = len(tokens.tiles)
-        tile = tokens.layout.tile[tokens.index].to(maps.device)
+        tile = tokens.tile.to(maps.device)
         target = example.target.to(maps)
         mass = maps.new_zeros(len(maps), tiles)  # [K, T] a group's attention on the evidence
         mass = mass.index_add(1, tile, maps * target).mT
@@ -196,7 +210,8 @@ class _Allocator(nn.Module):
 
     def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
-        self.text_width, channels = int(sizes["text_width"]), int(sizes["channels"])
+        self.text_width = int(sizes["text_width"])
+        channels = int(sizes["channels"])
         self.sentence = nn.Linear(self.text_width, channels)
         self.summary = nn.Linear(int(sizes["vision_width"]), channels)
         self.blocks = nn.ModuleList(_Block(channels) for _ in range(BLOCKS))

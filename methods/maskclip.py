@@ -46,18 +46,30 @@ class MaskCLIP(Trained, ScorePruner):
 
     An oracle: the masks are the caller's, on the built-in scenes the true ones.
 
-    The paper's: mask embeddings v_q = sum_j m_q(j) f_j / (sum_j m_q(j) + 1e-6) (its form for
-    convolutional CLIPs), the logits a C + b of C[q, n] = `scale` cos(v_q, e_n) with one `template`,
-    which cannot re-order what CLIP ranks right, and the largest of a mask's names. Ours: f_j are
-    CLIP's final norm and projection of the patches behind a token, thumbnail and crops together;
-    the CLIP is the encoder's own, without the paper's fine-tuning; names are the question's runs of
-    words between function words, or the whole question; rho is the softmax over the masks and a
-    "none of them" of logit 0, trained by cross-entropy with the masks that mostly show the
-    evidence. Tokens of no mask come last, by their own cosine to the names, newlines behind them.
-    `cover` tokens of every mask come first, those that it covers most.
+    The paper's:
 
-    Without weights a is 1 and b 0: what `weights` "none" asks for, and what "" falls back on where
-    a model has none. `clip` is a hub id or folder, "" the CLIP that the model's encoder came from.
+    - the mask embeddings v_q = sum_j m_q(j) f_j / (sum_j m_q(j) + 1e-6), its form for convolutional
+      CLIPs;
+    - the logits a C + b of C[q, n] = `scale` cos(v_q, e_n) with one `template`, which cannot
+      re-order what CLIP ranks right, and the largest of a mask's names.
+
+    Ours:
+
+    - f_j are CLIP's final norm and projection of the patches behind a token, thumbnail and crops
+      together; the CLIP is the encoder's own, without the paper's fine-tuning;
+    - names are the question's runs of words between function words, or the whole question;
+    - rho is the softmax over the masks and a "none of them" of logit 0, trained by cross-entropy
+      with the masks that mostly show the evidence;
+    - tokens of no mask come last, by their own cosine to the names, newlines behind them.
+
+    Settings:
+
+    - `template`: the text about a name that CLIP is asked about;
+    - `scale`: what cosines are multiplied by;
+    - `cover`: so many tokens of every mask come first, those that it covers most;
+    - `clip`: a hub id or folder, "" the CLIP that the model's encoder came from;
+    - `weights`: "none" asks for a = 1 and b = 0, and "" falls back on it where a model has no
+      weights.
     """
 
     default_positions = "compact"
@@ -73,12 +85,16 @@ class MaskCLIP(Trained, ScorePruner):
             raise ValueError(f"template is {self.template!r}; it needs a {{}} for the name")
 
     def texts(self, question: str) -> tuple[str, ...]:
+        """One text a name in the question, else one of the question as it stands."""
         return tuple(self.template.format(name) for name in named(question) or (question,))
 
     def score(self, tokens: VisualTokens) -> Tensor:
+        """[N] log probability of the best mask that covers a token, by how much it does; below
+        0.9 `UNCOVERED` for tokens of no mask, -inf for newlines.
+        """
         names = normalize(tokens.clip_text.float(), dim=-1)
         patches = normalize(tokens.clip_patches.float(), dim=-1)
-        newline = tokens.layout.newline[tokens.index].to(patches.device)
+        newline = tokens.newline.to(patches.device)
         scores = UNCOVERED + (patches @ names.mT).amax(1)
         scores = scores.masked_fill(newline, -torch.inf)
         coverage = covered(tokens).to(patches)  # [Q, N]
@@ -88,7 +104,10 @@ class MaskCLIP(Trained, ScorePruner):
         of_masks = coverage.log() + self.matches(tokens, coverage)[:-1, None]
         of_best = of_masks.amax(0).clamp(min=0.9 * UNCOVERED)
         scores = torch.where(coverage.amax(0) > 0, of_best, scores)
-        first = [top(mask, min(self.cover, int((mask > 0).sum()))) for mask in coverage]
+        first = []
+        for mask in coverage:
+            count = min(self.cover, int((mask > 0).sum()))
+            first.append(top(mask, count))
         return scores + torch.zeros_like(scores).index_fill(0, torch.cat(first), FIRST)
 
     def matches(self, tokens: VisualTokens, coverage: Tensor) -> Tensor:
@@ -107,6 +126,7 @@ class MaskCLIP(Trained, ScorePruner):
 
     @classmethod
     def sizes(cls, facts: Facts) -> dict[str, Any]:
+        """As in the paper, for one template; nothing depends on the model."""
         return {"templates": 1, "channels": 768}
 
     @classmethod
@@ -136,7 +156,8 @@ class MaskCLIP(Trained, ScorePruner):
         none_is_right = ~right.any()[None]
         loss = -matches[torch.cat([right, none_is_right])].logsumexp(0)
         ends: Tensor = self.module(loss.new_tensor([[0.0], [1.0]]))
-        figures = {"mask_loss": float(loss.detach()), "slope": float(ends.detach().diff(dim=0))}
+        slope = ends.detach().diff(dim=0)
+        figures = {"mask_loss": float(loss.detach()), "slope": float(slope)}
         if right.any():
             figures |= {
                 "hit": float(right[matches[:-1].argmax()]),

@@ -20,6 +20,7 @@ class Pool(Pruner):
     """
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        """[K, D] means, one a window, in the order of the windows."""
         features = tokens.features
         middles, members = [], []
         for window in windows(tokens, stage.keep):  # [h, w] places

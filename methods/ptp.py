@@ -21,6 +21,7 @@ from prunebench import (
     fill,
     llm,
     register,
+    tile_places,
     top,
 )
 
@@ -32,20 +33,27 @@ class PTP(ScorePruner):
     rank within regions.
 
     b_j is the attention the tile's CLS token pays to j in the block the projector reads, averaged
-    over heads; I_j the most that any text token behind the last image pays to it in layer `layer`,
-    averaged over heads. Tokens leave behind that layer. The thumbnail keeps the same share as the
-    crops together; crop k of these gets its share rho_k, the softmax over the crops of cos(CLS_k,
-    CLS_thumbnail) / `temperature`, and what it cannot hold goes to the others.
+    over heads. I_j is the most that any text token behind the last image pays to it in layer
+    `layer`, averaged over heads. Tokens leave behind that layer. The thumbnail keeps the same share
+    as the crops together; crop k of these gets its share rho_k, the softmax over the crops of
+    cos(CLS_k, CLS_thumbnail) / `temperature`, and what it cannot hold goes to the others.
 
-    The paper's are the three signals and that salient regions keep more; no code is published.
-    `layer` 2 (from 0), the maximum over text tokens and `alpha` 0.5 are known second hand; the
-    formula of rho, its `temperature`, the scaling, the thumbnail's share and the place of removal
-    are reconstructed. Ours: an image without crops, and a video as a whole, is one region and so a
-    plain ranking; images share by size; newline tokens have no patch and survive only behind all
-    that have.
+    No code is published. What of this is known, and how:
 
-    `attention="received"`, for encoders without a CLS token, takes for b the attention that j's
-    patches receive from all others, and for CLS the mean of a tile's patches behind the encoder.
+    - the paper's are the three signals and that salient regions keep more;
+    - `layer` 2, the maximum over text tokens and `alpha` 0.5 are known second hand;
+    - reconstructed are the formula of rho, its `temperature`, the scaling, the thumbnail's share
+      and the place of removal;
+    - ours: an image without crops, and a video as a whole, is one region and so a plain ranking;
+      images share by size; newline tokens have no patch and survive only behind all that have.
+
+    Settings:
+
+    - `layer`: counted from 0, the one whose text attention is read;
+    - `alpha`: how much the question counts against the encoder;
+    - `temperature`: of the shares of the crops;
+    - `attention`: "received", for encoders without a CLS token, takes for b the attention that j's
+      patches receive from all others, and for CLS the mean of a tile's patches behind the encoder.
     """
 
     layer: int = 2
@@ -92,17 +100,18 @@ class PTP(ScorePruner):
         return (1 - self.alpha) * saliency + self.alpha * importance
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        """The highest in every region; newlines fill what regions cannot hold."""
         scores = self.score(tokens)
         kept = []
         for region, count in self.regions(tokens, stage.keep):
             kept.append(region[top(scores[region], count)])
         rest = stage.keep - sum(len(places) for places in kept)
-        newlines = tokens.layout.newline[tokens.index].nonzero()[:, 0].to(scores.device)
+        newlines = tokens.newline.nonzero()[:, 0].to(scores.device)
         return Keep(torch.cat([*kept, newlines[:rest]]))
 
     def regions(self, tokens: VisualTokens, total: int) -> Iterator[tuple[Tensor, int]]:
         """Places of tokens that are ranked together, and how many of them stay."""
-        patches = _patches(tokens)
+        patches = tile_places(tokens, newlines=False)
         views: dict[tuple[int, str], list[int]] = {}
         for number, tile in enumerate(tokens.tiles):
             views.setdefault((tile.image, tile.kind), []).append(number)
@@ -136,18 +145,8 @@ class PTP(ScorePruner):
         if self.attention == "cls":
             return tokens.cls_features[0].float()
         features = tokens.encoder_features[0].float()
-        return torch.stack([features[place].sum(dim=0) for place in _patches(tokens)])
-
-
-def _patches(tokens: VisualTokens) -> list[Tensor]:
-    """Per tile, the places of its tokens that have a patch."""
-    tile = tokens.layout.tile[tokens.index]
-    newline = tokens.layout.newline[tokens.index]
-    patches = []
-    for number in range(len(tokens.tiles)):
-        is_patch = (tile == number) & ~newline
-        patches.append(is_patch.nonzero()[:, 0].to(tokens.features.device))
-    return patches
+        patches = tile_places(tokens, newlines=False)
+        return torch.stack([features[place].sum(dim=0) for place in patches])
 
 
 def _stretched(tokens: VisualTokens, values: Tensor) -> Tensor:
@@ -156,8 +155,9 @@ def _stretched(tokens: VisualTokens, values: Tensor) -> Tensor:
     """
     stretched = torch.zeros_like(values)
     tiny = torch.finfo(torch.float32).tiny
-    for place in _patches(tokens):
+    for place in tile_places(tokens, newlines=False):
         if len(place):
-            low, high = values[place].aminmax()
-            stretched[place] = (values[place] - low) / (high - low).clamp(min=tiny)
+            own = values[place]
+            low, high = own.aminmax()
+            stretched[place] = (own - low) / (high - low).clamp(min=tiny)
     return stretched

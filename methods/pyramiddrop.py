@@ -56,6 +56,9 @@ class PyramidDrop(ScorePruner):
         return [llm(before=number) for number in numbers]
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        """A staircase that meets the budget, or `ratios` of the tokens without one; raises
+        BudgetError where both are given.
+        """
         sites = self.sites(layers)
         if budget is not None:
             if self.ratios is not None:
@@ -75,6 +78,7 @@ class PyramidDrop(ScorePruner):
         return tuple(stages)
 
     def score(self, tokens: VisualTokens) -> Tensor:
+        """[N] what the last prompt token would pay in the layer behind the site."""
         return tokens.next_query_attention.mean(dim=0)
 
 

@@ -38,6 +38,9 @@ class Resize(Pruner):
         return Keep(torch.arange(len(tokens)))
 
     def resize(self, size: tuple[int, int], cell: int, budget: Budget | None) -> tuple[int, int]:
+        """The grid that is nearest to the image's shape and fills the budget best; the image as it
+        is where that is its own. Raises BudgetError for a budget of no token.
+        """
         if budget is None:
             raise BudgetError("resize has no budget of its own; give one, such as 0.25 or 64")
         columns, rows = (max(1, round(side / cell)) for side in size)

@@ -33,6 +33,9 @@ WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|[^\w\s]")
 MARKER = re.compile(r"\s*(<[^<>]*>|\[[A-Z_]+\])\s*")
 """What chat templates and tokenizers put between words."""
 
+Span = tuple[int, int]
+"""Where in a text a word begins and ends."""
+
 
 @register(paper="https://arxiv.org/abs/2603.21105", reconstruction=True)
 @dataclass(frozen=True)
@@ -40,20 +43,28 @@ class ResPrune(Pruner):
     """Greedy pivoting: take argmax_j e_j r_j^alpha, e_j the squared part of token j that the tokens
     taken do not span.
 
-    The paper's: selection by residual energy, weighed by r^alpha, r the largest cosine between a
-    token and the nouns' rows of the language model's input embeddings, behind the projector. There
-    is no official code, and what the paper leaves open is ours: `alpha`, which it tunes by hand;
-    the min-max scaling of r to `floor`..1, without which negative cosines have no power; raw
-    features (`space`: "raw", "unit" or "centred") of all crops together; newline tokens last, and
-    before them, once everything is spanned, the rest by e_j r_j^alpha as it was at first.
+    The paper's is the selection by residual energy, weighed by r^alpha: r is the largest cosine
+    between a token and the nouns' rows of the language model's input embeddings, behind the
+    projector. There is no official code, and what the paper leaves open is ours:
 
-    `nouns` says which of the question's words count: "tagger", the nouns by HanTa's tagger;
-    "content", all but function words; "all", every word; "none", r = 1. "auto" becomes "tagger"
-    where HanTa is installed, else "content", and is recorded as that. A question without nouns
-    falls back on its content words, without those on r = 1.
+    - `alpha`, which it tunes by hand;
+    - the min-max scaling of r to `floor`..1, without which negative cosines have no power;
+    - raw features of all crops together;
+    - newline tokens last, and before them, once everything is spanned, the rest by e_j r_j^alpha as
+      it was at first.
 
-    Update and selection run in float32, as a pivoted Cholesky factorisation of the Gram matrix, O(k
-    N (D + k)).
+    A question without nouns falls back on its content words, without those on r = 1. Update and
+    selection run in float32, as a pivoted Cholesky factorisation of the Gram matrix, O(k N (D +
+    k)).
+
+    Settings:
+
+    - `alpha`: how much relevance counts;
+    - `floor`: the least relevance, above 0, so that no token is out of reach;
+    - `space`: "raw" features, "unit" ones of length 1, or "centred" ones, less their mean;
+    - `nouns`: which of the question's words count. "tagger": the nouns by HanTa's tagger;
+      "content": all but function words; "all": every word; "none": r = 1. "auto" becomes "tagger"
+      where HanTa is installed, else "content", and is recorded as that.
     """
 
     default_positions = "compact"
@@ -89,14 +100,17 @@ class ResPrune(Pruner):
         )
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        newline = tokens.layout.newline[tokens.index]
-        places = (~newline).nonzero()[:, 0].to(tokens.features.device)
+        """The pivots among the patches; newlines fill what is left. Raises ValueError for features
+        or weights that are not finite.
+        """
+        places = (~tokens.newline).nonzero()[:, 0].to(tokens.features.device)
         features = tokens.features[places].float()
         weights = self.relevance(features, tokens) ** self.alpha
         require_finite(features, "features")
         require_finite(weights, "relevance")
         picks = pivots(self.placed(features), weights, min(stage.keep, len(places)))
-        rest = newline.nonzero()[:, 0].to(places)[: stage.keep - len(picks)]
+        newlines = tokens.newline.nonzero()[:, 0].to(places)
+        rest = newlines[: stage.keep - len(picks)]
         return Keep(torch.cat([places[picks], rest]))
 
     def placed(self, features: Tensor) -> Tensor:
@@ -143,7 +157,9 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
         # picks stay one-element tensors: an int would wait for the GPU in every round
         pick = torch.where(energy > spanned, energy * weights, last).argmax().view(1)
         above = factor[:number]
-        inner = vectors @ vectors[pick][0] - above.T @ above[:, pick][:, 0]
+        # the inner products with the pick, less what earlier picks span of them
+        inner = vectors @ vectors[pick][0]
+        inner = inner - above.T @ above[:, pick][:, 0]
         has_residual = energy[pick] > spanned[pick]
         length = energy[pick].clamp(min=1e-30).sqrt()
         factor[number] = torch.where(has_residual, inner / length, 0.0)
@@ -154,7 +170,7 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
     return torch.cat(order)
 
 
-def chosen(text: str, which: str) -> list[tuple[int, int]]:
+def chosen(text: str, which: str) -> list[Span]:
     """From where to where in `text` the words lie that `which` names."""
     matches = list(WORD.finditer(text))
     if which == "tagger":
@@ -188,7 +204,7 @@ def _tagger() -> Any:
     return HanoverTagger("morphmodel_en.pgz")
 
 
-def rows_of(spans: Sequence[tuple[int, int]], text: str, pieces: Sequence[str]) -> list[int]:
+def rows_of(spans: Sequence[Span], text: str, pieces: Sequence[str]) -> list[int]:
     """The pieces of a prompt in which the parts `spans` of `text` stand, where it stands last;
     letters and digits count alone.
 
@@ -205,8 +221,9 @@ def rows_of(spans: Sequence[tuple[int, int]], text: str, pieces: Sequence[str]) 
         return [row for row, of_piece in enumerate(letters) if of_piece in words]
     rows: set[int] = set()
     for first, end in spans:
-        before, up_to = len(bare(text[:first])), len(bare(text[:end]))
-        rows.update(owners[start + before : start + up_to])
+        first_letter = start + len(bare(text[:first]))
+        end_letter = start + len(bare(text[:end]))
+        rows.update(owners[first_letter:end_letter])
     return sorted(rows)
 
 

@@ -40,17 +40,24 @@ class STDMMF(ScorePruner):
 
     STDMMF-Net finds salient objects in panoramic video with a spatial and a temporal stream. The
     paper's are the two streams, the weighing of levels (ILW) and the attention between the streams
-    (BMA); formulas and code were not to be had, and those here are placeholders. On every level l
-    of a pyramid of `levels` octaves, of a frame whose longer side is `side` pixels: R is the
-    distance of a pixel's colour, in Itti's opponent channels, to that of its surround three octaves
-    coarser; O is how much moves; both are shares of their largest value in the video. BMA: (R s(O)
-    + R + O s(R) + O) / 2 with s(X) = sigmoid((X - mean X) / std X). ILW: the levels are averaged by
-    the softmax of their means. ILA, which needs learned features, is left out. In a still image O
-    is 0, so that R alone ranks.
+    (BMA); formulas and code were not to be had, and those here are placeholders. On every level of
+    a pyramid of octaves:
 
-    `motion` "difference" is the smaller of the changes towards two other frames, the nearest
-    (double differencing), which marks where a thing is and not where it was. "flow" is DIS optical
-    flow beside the frame's median flow, which follows a moving camera; it needs OpenCV.
+    - R is the distance of a pixel's colour, in Itti's opponent channels, to that of its surround
+      three octaves coarser;
+    - O is how much moves, 0 in a still image, so that R alone ranks there;
+    - both are shares of their largest value in the video;
+    - BMA: (R s(O) + R + O s(R) + O) / 2 with s(X) = sigmoid((X - mean X) / std X);
+    - ILW: the levels are averaged by the softmax of their means;
+    - ILA, which needs learned features, is left out.
+
+    Settings:
+
+    - `levels`: octaves of the pyramid;
+    - `side`: pixels of a frame's longer side on the first level;
+    - `motion`: "difference" is the smaller of the changes towards two other frames, the nearest
+      (double differencing), which marks where a thing is and not where it was. "flow" is DIS
+      optical flow beside the frame's median flow, which follows a moving camera; it needs OpenCV.
     """
 
     needs = frozenset({Signal.PICTURES})
@@ -71,14 +78,14 @@ class STDMMF(ScorePruner):
             )
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        unknown = [
-            tile.kind for tile in tokens.tiles if tile.region is None and tile.rows * tile.columns
-        ]
-        if unknown:
-            raise Unsupported(
-                "stdmmf looks at the image, "
-                f"and where in it this model's tokens lie ({unknown[0]}) is unknown"
-            )
+        """[N] the average of the saliency map over what each token shows."""
+        for tile in tokens.tiles:
+            has_patches = tile.rows * tile.columns > 0
+            if has_patches and tile.region is None:
+                raise Unsupported(
+                    "stdmmf looks at the image, "
+                    f"and where in it this model's tokens lie ({tile.kind}) is unknown"
+                )
         maps = [self.saliency(picture) for picture in tokens.pictures]
         return pooled(tokens.layout, maps)[tokens.index]
 
@@ -98,7 +105,8 @@ class STDMMF(ScorePruner):
         fused = []
         for stands_out, moves in zip(space, time, strict=True):
             fused.append(gated(stands_out / most_space, moves / most_time))
-        weights = torch.stack([level.mean(dim=(1, 2)) for level in fused]).softmax(dim=0)
+        means = [level.mean(dim=(1, 2)) for level in fused]
+        weights = torch.stack(means).softmax(dim=0)  # [levels, F]
         saliency = torch.zeros(len(video), *frames.shape[-2:])
         for weight, level in zip(weights, fused, strict=True):
             whole = _resized(level, frames.shape[-2:], "bilinear")
@@ -110,18 +118,22 @@ def shrunk(video: Tensor, side: int) -> Tensor:
     """[F, 3, h, w] in 0..1, the longer side at most `side`."""
     height, width = video.shape[1:3]
     scale = min(1.0, side / max(height, width))
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    rows = max(1, round(height * scale))
+    columns = max(1, round(width * scale))
     frames = []
     for frame in video.cpu():  # one at a time, for a film is large
         colours = frame.movedim(-1, 0)[None]
-        frames.append(interpolate(colours, size, mode="bilinear", antialias=True))
+        small = interpolate(colours, (rows, columns), mode="bilinear", antialias=True)
+        frames.append(small)
     return torch.cat(frames).float() / 255
 
 
 def opponent(frames: Tensor) -> Tensor:
     """[F, 3, h, w] intensity, red against green, blue against yellow."""
     red, green, blue = frames.unbind(dim=1)
-    return torch.stack([(red + green + blue) / 3, red - green, blue - (red + green) / 2], dim=1)
+    intensity = (red + green + blue) / 3
+    yellow = (red + green) / 2
+    return torch.stack([intensity, red - green, blue - yellow], dim=1)
 
 
 def contrast(colours: Tensor) -> Tensor:
@@ -160,7 +172,8 @@ def flow(frames: Tensor) -> Tensor:
         other = grey[number - 1] if is_last else grey[number + 1]
         moved = torch.from_numpy(finder.calc(frame, other, None))  # [h, w, 2] pixels
         camera = moved.flatten(0, 1).median(dim=0).values
-        distances.append((moved - camera).norm(dim=-1) / max(frame.shape))
+        pixels = (moved - camera).norm(dim=-1)
+        distances.append(pixels / max(frame.shape))
     return torch.stack(distances)
 
 
@@ -193,4 +206,6 @@ def _length(vectors: Tensor) -> Tensor:
 def _halved(frames: Tensor, times: int) -> Tensor:
     """The frames so many octaves down; a side is never shorter than a pixel."""
     height, width = frames.shape[-2:]
-    return interpolate(frames, (max(1, height >> times), max(1, width >> times)), mode="area")
+    rows = max(1, height >> times)
+    columns = max(1, width >> times)
+    return interpolate(frames, (rows, columns), mode="area")

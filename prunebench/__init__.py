@@ -9,7 +9,16 @@ if TYPE_CHECKING:
     from prunebench.engine.session import prune
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.registry import build, register
-    from prunebench.select import fill, pooled, require_finite, share, top, windows
+    from prunebench.select import (
+        fill,
+        pooled,
+        require_finite,
+        share,
+        tile_places,
+        top,
+        top_of_each,
+        windows,
+    )
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
@@ -24,7 +33,16 @@ _HOMES = {
     "engine.session": ("prune",),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "registry": ("build", "register"),
-    "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
+    "select": (
+        "fill",
+        "pooled",
+        "require_finite",
+        "share",
+        "tile_places",
+        "top",
+        "top_of_each",
+        "windows",
+    ),
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
@@ -64,7 +82,9 @@ __all__ = [
     "require_finite",
     "share",
     "solve",
+    "tile_places",
     "top",
+    "top_of_each",
     "vision",
     "windows",
 ]

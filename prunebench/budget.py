@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
-from prunebench.sites import Part, Site
+from prunebench.sites import Site
 
 Kind = Literal["mean", "input", "kv"]
 
@@ -35,16 +35,16 @@ class Budget:
             raise BudgetError(
                 f"budget kind {self.kind!r} is unknown; it is one of {', '.join(kinds)}"
             )
-        if isinstance(self.amount, bool) or not isinstance(self.amount, int | float):
+        amount = self.amount
+        if isinstance(amount, bool) or not isinstance(amount, int | float):
             raise BudgetError(
-                f"budget {self.amount!r} is no number; "
-                "write a count such as 64 or a share such as 0.25"
+                f"budget {amount!r} is no number; write a count such as 64 or a share such as 0.25"
             )
-        if isinstance(self.amount, int) and self.amount < 1:
-            raise BudgetError(f"budget {self.amount} is no count of tokens; it starts at 1")
-        if isinstance(self.amount, float) and not 0 < self.amount <= 1:
+        if isinstance(amount, int) and amount < 1:
+            raise BudgetError(f"budget {amount} is no count of tokens; it starts at 1")
+        if isinstance(amount, float) and not 0 < amount <= 1:
             raise BudgetError(
-                f"budget {self.amount} is no share; shares lie in (0, 1], counts are whole numbers"
+                f"budget {amount} is no share; shares lie in (0, 1], counts are whole numbers"
             )
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ def alive(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
     """[layers] visual tokens entering each LLM layer when every stage keeps what it may."""
     counts = []
     for layer in range(layers):
-        limits = [stage.keep for stage in stages if _is_before(stage, layer)]
+        limits = [stage.keep for stage in stages if stage.site.is_before(layer)]
         counts.append(min([available, *limits]))
     return counts
 
@@ -137,11 +137,10 @@ def solve(
     Raises BudgetError where the layers before the first site alone spend more than the budget.
     """
     target = budget.tokens(available)
-    outside = [str(site) for site in sites if site.part is Part.LLM and site.layer >= layers]
+    outside = [str(site) for site in sites if not site.exists_in(layers)]
     if outside:
-        raise BudgetError(
-            f"{', '.join(outside)} lies outside the model, which has layers 0..{layers - 1}"
-        )
+        listed = ", ".join(outside)
+        raise BudgetError(f"{listed} lies outside the model, which has layers 0..{layers - 1}")
     if shares is None:
         shares = partial(_staircase, len(sites))
     search = _Search(budget.kind, tuple(sites), available, layers, shares, compact)
@@ -230,7 +229,8 @@ class _Search:
         """Two points of the ladder, one on each side of the target, with no counts between."""
         low, high = 0.0, 1.0
         for _ in range(60):
-            if sum(self.counts_at(high)) - sum(self.counts_at(low)) <= 1:
+            between = sum(self.counts_at(high)) - sum(self.counts_at(low))
+            if between <= 1:
                 break
             middle = (low + high) / 2
             if self.cost(self.counts_at(middle)) <= target:
@@ -250,11 +250,6 @@ class _Search:
         ceiling = others[-1] if others else self.available
         moved = round(last + (target - self.cost(counts)) / step)
         return [*others, min(ceiling, max(1, moved))]
-
-
-def _is_before(stage: Stage, layer: int) -> bool:
-    """Whether the stage lies before that LLM layer."""
-    return stage.site.part is not Part.LLM or stage.site.layer <= layer
 
 
 def _staircase(steps: int, t: float) -> list[float]:

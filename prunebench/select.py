@@ -26,6 +26,30 @@ def top(scores: Tensor, count: int) -> Tensor:
     return torch.sort(scores.float(), descending=True, stable=True).indices[:count]
 
 
+def top_of_each(scores: Tensor, groups: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """The places of the highest `scores` [N] in every group of places, as many as its count; group
+    after group, best first.
+    """
+    kept = []
+    for places, count in zip(groups, counts, strict=True):
+        own = places.to(scores.device)
+        kept.append(own[top(scores[own], count)])
+    return torch.cat(kept)
+
+
+def tile_places(tokens: VisualTokens, newlines: bool = True) -> list[Tensor]:
+    """Per tile, the places of its live tokens, on the device of their features; without `newlines`
+    those of patches alone.
+    """
+    eligible = torch.ones_like(tokens.newline) if newlines else ~tokens.newline
+    places = []
+    for number in range(len(tokens.tiles)):
+        is_member = (tokens.tile == number) & eligible
+        of_tile = is_member.nonzero()[:, 0]
+        places.append(of_tile.to(tokens.features.device))
+    return places
+
+
 def require_finite(values: Tensor, name: str) -> None:
     """Raise ValueError, saying how many, where `values` of any shape hold NaN or infinity: no
     method may choose by those.
@@ -117,7 +141,8 @@ def _of_frame(values: Tensor, frame: int, frames: int) -> Tensor:
     """[H, W] the average of those of `values` [F, H, W] that the model's frame stands for."""
     count = len(values)
     # models that merge pairs of frames show an odd one at the end twice
-    even = count + 1 if count + 1 == 2 * frames else count
+    is_odd = count + 1 == 2 * frames
+    even = count + 1 if is_odd else count
     first = frame * even // frames
     end = (frame + 1) * even // frames
     return values[first : max(first + 1, end)].mean(0).cpu()
@@ -188,14 +213,16 @@ def windows(tokens: VisualTokens, count: int) -> list[Tensor]:
 
 def _windows_of(layout: Layout, number: int, count: int) -> Iterator[Tensor]:
     """Cut one tile into that many windows: bands of rows, each into pieces of about equal width."""
-    tile, place = layout.tiles[number], layout.grid(number)
+    tile = layout.tiles[number]
+    place = layout.grid(number)
     width = tile.columns + tile.newlines
     # as many bands as make the windows about as wide for their height as the tile is, and enough
     # that no piece is narrower than a token
     shapely = round((count * tile.rows / width) ** 0.5)
     enough = -(-count // width)
     bands = min(tile.rows, count, max(enough, shapely))
-    rows, pieces = _cuts(tile.rows, bands), _cuts(count, bands)
+    rows = _cuts(tile.rows, bands)
+    pieces = _cuts(count, bands)
     for (upper, lower), (first, end) in zip(rows, pieces, strict=True):
         band = place[upper:lower]
         for left, right in _cuts(width, end - first):
