@@ -34,9 +34,8 @@ class FasterVLM(ScorePruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        return frozenset(
-            {Signal.CLS_ATTENTION if self.attention == "cls" else Signal.RECEIVED_ATTENTION}
-        )
+        of_cls = self.attention == "cls"
+        return frozenset({Signal.CLS_ATTENTION if of_cls else Signal.RECEIVED_ATTENTION})
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] what CLS, or all patches, paid in the block that the projector reads."""

@@ -19,6 +19,7 @@ from prunebench import (
     Example,
     Facts,
     Keep,
+    Reads,
     Signal,
     Site,
     Stage,
@@ -84,10 +85,10 @@ class GlimpsePrune(Trained):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        read = (
-            Signal.PROBE_LOG_ATTENTION if self.attention == "log_attention" else Signal.PROBE_LOGITS
-        )
-        return frozenset({read, Signal.ENCODER_FEATURES})
+        attention = Signal.PROBE_LOGITS
+        if self.attention == "log_attention":
+            attention = Signal.PROBE_LOG_ATTENTION
+        return frozenset({attention, Signal.ENCODER_FEATURES})
 
     def site(self) -> Site:
         return llm(before=max(1, self.layer + 1))
@@ -134,7 +135,7 @@ class GlimpsePrune(Trained):
         return {
             "logits": self.predict(tokens),
             "glimpse_attention": self._attention(tokens).mT,
-            "glimpse_embeds": self.probe(),
+            "glimpse_embeds": self._module(None).glimpse(),
         }
 
     def _attention(self, tokens: VisualTokens) -> Tensor:
@@ -143,12 +144,12 @@ class GlimpsePrune(Trained):
             return tokens.probe_log_attention
         return tokens.probe_logits
 
-    def probe(self) -> Tensor:
-        """[L, D] the glimpse's embeddings: RMSNorm(W E_l + b)."""
-        return self._module(None).glimpse()  # type: ignore[no-any-return]
-
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return self._module(None).blocks  # type: ignore[no-any-return]
+    @property
+    def reads(self) -> Reads:
+        """The probe is the glimpse, [L, D] RMSNorm(W E_l + b)."""
+        module = self._module(None)
+        blocks = {Signal.ENCODER_FEATURES: module.blocks}
+        return Reads(self.needs, blocks=blocks, probe=module.glimpse)
 
     def _module(self, device: torch.device | None) -> Any:
         """The module on that device, or where it is; raises ValueError before it was prepared."""

@@ -4,12 +4,12 @@ evidence's tokens alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunebench.methods.glimpseprune import GlimpsePrune
 
-from prunebench import register
+from prunebench import Reads, register
 
 
 @register(
@@ -24,7 +24,7 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     """GlimpsePrune with an adapter of the language model, trained by `prunebench reinforce`, and a
     glimpse trained on top.
 
-    `lora` is the adapter's folder in peft's layout; "" is `adapter` beside the weights. Its
+    `lora` is the adapter's folder in peft's layout; "" is `lora` beside the weights. Its
     accuracy is that of the tuned model: compare it with an unpruned model that wears the adapter,
     too.
     """
@@ -32,7 +32,6 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     lora: str = ""
 
     @property
-    def lora_folder(self) -> Path | None:
-        if self.lora:
-            return Path(self.lora)
-        return None if self.folder is None else self.folder / "adapter"
+    def reads(self) -> Reads:
+        folder = None if self.folder is None else self.folder / "lora"
+        return replace(super().reads, lora=Path(self.lora) if self.lora else folder)

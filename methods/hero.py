@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from prunebench import Facts, Keep, ScorePruner, Signal, Stage, VisualTokens, register, share, top
+from prunebench import (
+    Facts,
+    Keep,
+    Reads,
+    ScorePruner,
+    Signal,
+    Stage,
+    VisualTokens,
+    register,
+    share,
+    top,
+)
 from prunebench import fill as filled
 
 Blocks = tuple[int | float, ...]
@@ -80,8 +91,10 @@ class HERO(ScorePruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        asked = {Signal.CLIP_TEXT, Signal.CLIP_TILES} if self.alpha < 1 else set()
-        return frozenset({Signal.TILES, Signal.CLS_ATTENTION, Signal.CLS_FEATURES, *asked})
+        signals = {Signal.TILES, Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
+        if self.alpha < 1:
+            signals |= {Signal.CLIP_TEXT, Signal.CLIP_TILES}
+        return frozenset(signals)
 
     def prepared(self, facts: Facts) -> Self:
         """Shares of the depth become numbers of blocks; a bare decoder has none to count."""
@@ -93,8 +106,10 @@ class HERO(ScorePruner):
             high=_between(self.high, facts.vision_blocks),
         )
 
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return (-1,) if signal is Signal.CLS_FEATURES else (*_whole(self.low), *_whole(self.high))
+    @property
+    def reads(self) -> Reads:
+        ranking = (*_whole(self.low), *_whole(self.high))
+        return Reads(self.needs, blocks={Signal.CLS_FEATURES: (-1,), Signal.CLS_ATTENTION: ranking})
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """Newlines at equal distances take at most half of what the stage keeps; images, and their

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from prunebench import (
     Keep,
+    Reads,
     ScorePruner,
     Signal,
     Site,
@@ -73,19 +74,19 @@ class PTP(ScorePruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        cls = self.attention == "cls"
-        seen = (
-            {Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
-            if cls
-            else {Signal.RECEIVED_ATTENTION, Signal.ENCODER_FEATURES}
-        )
-        return frozenset({Signal.TEXT_ATTENTION, *seen})
+        signals = {Signal.TEXT_ATTENTION}
+        if self.attention == "cls":
+            signals |= {Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
+        else:
+            signals |= {Signal.RECEIVED_ATTENTION, Signal.ENCODER_FEATURES}
+        return frozenset(signals)
 
     def site(self) -> Site:
         return llm(before=self.layer + 1)
 
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return (-1,) if signal is Signal.CLS_FEATURES else ()
+    @property
+    def reads(self) -> Reads:
+        return Reads(self.needs, blocks={Signal.CLS_FEATURES: (-1,)})
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] saliency and importance mixed; 0 for newlines."""

@@ -1,4 +1,4 @@
-"""prunebench: the comparative benchmark for visual-token pruning in large vision-language models."""
+"""prunebench: the comparative benchmark for visual-token pruning in vision-language models."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -7,7 +7,9 @@ if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
+    from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
+    from prunebench.reads import Reads
     from prunebench.registry import build, register
     from prunebench.select import (
         fill,
@@ -31,7 +33,9 @@ _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
+    "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
+    "reads": ("Reads",),
     "registry": ("build", "register"),
     "select": (
         "fill",
@@ -61,7 +65,10 @@ __all__ = [
     "Facts",
     "Keep",
     "Layout",
+    "LoadError",
+    "Loaded",
     "Pruner",
+    "Reads",
     "ScorePruner",
     "Signal",
     "Site",
@@ -76,6 +83,7 @@ __all__ = [
     "fill",
     "late_layer",
     "llm",
+    "load",
     "pooled",
     "prune",
     "register",

@@ -122,8 +122,9 @@ def identity(pruner: Pruner) -> str:
         "settings": settings,
         "holds": holds,
     }
-    if pruner.lora_folder is not None:
-        about["adapter"] = folder_digest(Path(pruner.lora_folder))
+    adapter = pruner.reads.lora
+    if adapter is not None:
+        about["adapter"] = folder_digest(Path(adapter))
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 

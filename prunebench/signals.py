@@ -49,8 +49,8 @@ PARTS: Mapping[Origin, frozenset[Part]] = {
     Origin.BEHIND: frozenset({Part.LLM}),
     Origin.PROBE: frozenset({Part.LLM}),
     Origin.STREAM: frozenset({Part.INPUT, Part.LLM}),
-    Origin.ENCODER: frozenset({Part.INPUT, Part.LLM}),
-    Origin.CLIP_CROPS: frozenset({Part.INPUT, Part.LLM}),
+    Origin.ENCODER: frozenset({Part.VISION, Part.INPUT, Part.LLM}),
+    Origin.CLIP_CROPS: frozenset({Part.VISION, Part.INPUT, Part.LLM}),
     Origin.CLIP_TEXTS: EVERYWHERE,
     Origin.CALLER: EVERYWHERE,
     Origin.FAMILY: EVERYWHERE,
@@ -296,6 +296,9 @@ def signals_of(*origins: Origin) -> frozenset[Signal]:
 
 BEFORE = signals_of(Origin.BEFORE)
 """Signals read in the layer before the site."""
+
+BEHIND = signals_of(Origin.BEHIND)
+"""Signals read in the layer behind the site."""
 
 PROBE = signals_of(Origin.PROBE)
 """Signals of the token that `Reads.probe` adds behind the prompt."""

@@ -1,6 +1,7 @@
 """Start: the program's first steps, so that control-C before the command line is there ends in a
 line as well.
 """
+# PYTHON_ARGCOMPLETE_OK: shells that complete every such program may ask this one
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks: the scores are lmms-eval's own, and a task that cannot be asked says why in one line."""
+"""Benchmarks: scores are lmms-eval's own, and a task that cannot be asked says why in one line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from prunebench import benchmarks
 from prunebench.benchmarks import Benchmark, MediaError, TaskError
+from prunebench.benchmarks.quiet import quiet
 
 UTILS = """
 def visual(doc):
@@ -24,7 +25,9 @@ def results(doc, answers):
 
 def f1(pairs):
     hits = sum(pair["said"] == pair["right"] == "yes" for pair in pairs)
-    return 2 * hits / (sum(pair["said"] == "yes" for pair in pairs) + sum(pair["right"] == "yes" for pair in pairs) or 1)
+    said = sum(pair["said"] == "yes" for pair in pairs)
+    right = sum(pair["right"] == "yes" for pair in pairs)
+    return 2 * hits / (said + right or 1)
 
 
 def submit(pairs, args):
@@ -101,7 +104,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     YAML.
     """
     file = write_task(tmp_path_factory.mktemp("task"))
-    with benchmarks._quiet():
+    with quiet():
         from lmms_eval.evaluator import evaluate
         from lmms_eval.tasks import TaskManager, get_task_dict
 

@@ -1,4 +1,6 @@
-"""The command line: lists, new files and checks, and one line with an exit code for every mistake."""
+"""The command line: help, completion, lists, new files and checks, and one line with an exit
+code for every mistake.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +8,180 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from test_grid import MINE
 
-from prunebench.cli import main
+from prunebench.cli import main, names
+from prunebench.run import grid
+
+COMMANDS = (
+    *("sweep", "report", "list", "show", "check"),
+    *("new", "verify", "train", "reinforce", "testbed"),
+)
+
+
+@pytest.fixture
+def without_torch(tmp_path: Path) -> dict[str, str]:
+    """The environment of a program in which torch cannot be imported, with no terminal."""
+    (tmp_path / "torch.py").write_text("raise ImportError('this has to do without torch')")
+    kept = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    return {**kept, "PYTHONPATH": str(tmp_path)}
+
+
+def program(words: Sequence[str], environment: dict[str, str]) -> str:
+    """What the program prints into a pipe."""
+    command = [sys.executable, "-m", "prunebench.cli", *words]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    return process.stdout
+
+
+def test_the_program_alone_prints_its_help(capsys: pytest.CaptureFixture[str]):
+    assert main([]) == 0
+    alone = capsys.readouterr()
+    assert alone.err == ""
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    assert alone.out == capsys.readouterr().out
+    for command in COMMANDS:
+        assert f"\n    {command}" in alone.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_in_its_help_without_torch(
+    without_torch: dict[str, str], command: str
+):
+    text = program([command, "--help"], {**without_torch, "COLUMNS": "80"})
+    assert f"\n  prunebench {command} " in text.partition("\nexample")[2]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_help_of_sweep_lists_every_key_with_type_default_and_example(
+    without_torch: dict[str, str],
+):
+    text = " ".join(program(["sweep", "--help"], without_torch).split())
+    every_key = grid.keys()
+    for key in every_key:
+        facts = f"{key.type}; default {key.default or 'none'}; such as {key.example}"
+        assert f" {key.name} {key.what} {' '.join(facts.split())}" in text
+
+
+def test_help_of_training_lists_what_the_schedule_declares(without_torch: dict[str, str]):
+    text = program(["reinforce", "--help"], {**without_torch, "COLUMNS": "100"})
+    assert "\n  steps               a whole number from 1 to 1,000,000; default 200\n" in text
+    assert "\n  penalty             a number from 0; default 0.04\n" in text
+    assert "\n  dtype               one of float32, bfloat16, float16; default float32\n" in text
+
+
+def completions(line: str, environment: dict[str, str], tmp_path: Path) -> list[str]:
+    """What a shell would offer for the end of a line, by argcomplete's protocol."""
+    output = tmp_path / "completions"
+    asked_by_shell = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(output),
+        "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "COMP_WORDBREAKS": " ",
+    }
+    program([], {**environment, **asked_by_shell})
+    return output.read_text().split("\n")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("line", "word"),
+    [
+        ("prunebench sw", "sweep"),
+        ("prunebench list m", "methods"),
+        ("prunebench sweep mod", "model="),
+        ("prunebench sweep cost.pa", "cost.pairs="),
+        ("prunebench sweep model=qwen2.5-vl-", "model=qwen2.5-vl-3b"),
+        ("prunebench sweep methods=fas", "methods=fastv"),
+        ("prunebench sweep methods=fastv,div", "methods=fastv,divprune"),
+        ("prunebench sweep tasks=scenes_", "tasks=scenes_fine"),
+        ("prunebench sweep controls=", "controls=false"),
+        ("prunebench sweep weights=r", "weights=random"),
+        ("prunebench show image=x.png meth", "method="),
+        ("prunebench show task=read", "task=reading"),
+        ("prunebench train glimpse", "glimpseprune"),
+        ("prunebench train glimpseprune dtype=b", "dtype=bfloat16"),
+        ("prunebench reinforce pen", "penalty="),
+        ("prunebench testbed train x model=tiny-l", "model=tiny-llava-next"),
+    ],
+)
+def test_words_are_completed_without_torch(
+    without_torch: dict[str, str], tmp_path: Path, line: str, word: str
+):
+    offers = completions(line, without_torch, tmp_path)
+    assert word in offers
+    assert all(offer.startswith(line.split()[-1]) for offer in offers)
+
+
+def test_files_are_completed_where_a_file_is_due(
+    without_torch: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_study.yaml", "my_method.py"):
+        (tmp_path / name).write_text("")
+    assert completions("prunebench sweep my_", without_torch, tmp_path) == ["my_study.yaml"]
+    assert completions("prunebench check my_", without_torch, tmp_path) == ["my_method.py"]
+
+
+def test_names_that_are_read_from_files_are_those_of_the_registries():
+    from prunebench import benchmarks, models, registry
+
+    assert names.methods() == registry.names()
+    assert names.models() == models.aliases()
+    assert names.tasks() == [task.name for task in benchmarks.listed()]
+
+
+def test_models_are_listed_without_torch_and_fit_80_columns(without_torch: dict[str, str]):
+    text = program(["list", "models"], {**without_torch, "COLUMNS": "80"})
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.split()[:2] == ["name", "source"]
+    rows = [line.split(maxsplit=1) for line in text.splitlines()[1:]]
+    ids = {name: source.strip() for name, source in rows}
+    assert ids["llava-onevision-0.5b"] == "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+    assert ids["tiny-llava-next"] == "in the package"
+
+
+def test_lists_fit_the_columns_of_a_pipe_and_cut_no_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Without COLUMNS whoever reads the pipe gets a line a row."""
+    for words in (["methods"], ["methods", "--models"], ["tasks"]):
+        monkeypatch.delenv("COLUMNS", raising=False)
+        assert main(["list", *words]) == 0
+        wide = capsys.readouterr().out
+        assert main(["list", *words, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        lines = wide.splitlines()
+        assert len(lines) >= len(rows) + 1
+        for row, line in zip(rows, lines[1:], strict=False):
+            assert line.startswith(next(iter(row.values())))
+        for columns in (80, 120):
+            monkeypatch.setenv("COLUMNS", str(columns))
+            assert main(["list", *words]) == 0
+            table = capsys.readouterr().out.partition("\n(1)")[0]
+            assert max(map(len, table.splitlines())) <= columns
+            narrow_words = set(table.replace(";", " ").replace(",", " ").split())
+            for row in rows:
+                assert str(next(iter(row.values()))) in narrow_words
+                if words == ["methods"] and row["paper"]:
+                    assert row["paper"] in narrow_words
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
     [
         (["sweep", "metods=fastv"], "unknown key metods; did you mean 'methods'?"),
         (["sweep", "model=qwen9"], "unknown model 'qwen9'"),
@@ -37,7 +202,6 @@ from prunebench.cli import main
         (["sweep", "--limit", "3"], "unrecognized arguments: --limit;"),
         (["lst"], "invalid choice: 'lst'"),
         (["list", "x" * 5000], "(choose from"),
-        ([], "required: COMMAND"),
         (["show", "methd=fastv"], "unknown key methd; did you mean 'method'?"),
         (["show", "sample=-1"], "sample is -1; it starts at 0"),
         (
@@ -68,7 +232,7 @@ def test_mistakes_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
-    said: str,
+    reason: str,
 ):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
@@ -82,7 +246,7 @@ def test_mistakes_are_one_line(
     assert out == ""
     line = err.strip().splitlines()[-1]
     assert line.startswith("prunebench: error: ")
-    assert said in line
+    assert reason in line
     assert len(line) <= 300
     assert "Traceback" not in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.py", "file"]
@@ -125,8 +289,8 @@ def test_show_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = tmp_path / "show.png"
     assert main(["show", "method=divprune", "budget=0.25", f"out={out}"]) == 0
     assert capsys.readouterr().out.strip() == str(out)
-    with Image.open(out) as drawn:
-        assert drawn.width > drawn.height
+    with Image.open(out) as picture:
+        assert picture.width > picture.height
 
 
 def test_show_puts_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -136,8 +300,8 @@ def test_show_puts_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
     for methods in ("random", "none,divprune,fastv"):
         out = tmp_path / "side.png"
         assert main(["show", f"method={methods}", "budget=0.5", f"out={out}"]) == 0
-        with Image.open(out) as drawn:
-            widths.append(drawn.width)
+        with Image.open(out) as picture:
+            widths.append(picture.width)
     assert widths[1] > 1.8 * widths[0]
     assert main(["show", "method=random,resize"]) == 2
     assert "show that one alone" in capsys.readouterr().err
@@ -162,15 +326,15 @@ def test_a_full_disk_is_one_line(
 
     monkeypatch.setattr("prunebench.benchmarks.listed", full)
     assert main(["list", "tasks"]) == 1
-    said = capsys.readouterr().err.strip()
-    assert (
-        said
-        == "prunebench: error: cannot write study/cell.json: No space left on device; what is finished is kept"
+    line = capsys.readouterr().err.strip()
+    assert line.startswith(
+        "prunebench: error: cannot write study/cell.json: No space left on device"
     )
+    assert line.endswith("; what is finished is kept")
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "said"),
+    ("name", "code", "line"),
     [
         ("SIGINT", 130, "prunebench: interrupted"),
         ("SIGTERM", 143, "prunebench: stopped by SIGTERM"),
@@ -183,7 +347,7 @@ def test_a_signal_ends_the_command_in_one_line(
     capsys: pytest.CaptureFixture[str],
     name: str,
     code: int,
-    said: str,
+    line: str,
     swallowed: BaseException | None,
 ):
     """Also where it arrives while a library is imported, which makes another error of it."""
@@ -200,7 +364,7 @@ def test_a_signal_ends_the_command_in_one_line(
     monkeypatch.setattr("prunebench.benchmarks.listed", signalled)
     before = signal.getsignal(number)
     assert main(["list", "tasks"]) == code
-    assert capsys.readouterr().err == said + "\n"
+    assert capsys.readouterr().err == line + "\n"
     assert signal.getsignal(number) is before
 
 

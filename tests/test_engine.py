@@ -165,11 +165,12 @@ def test_a_broken_pruner_is_named(model: Any, inputs_of: Any, answer: Any, messa
     ("plan", "error", "message"),
     [
         ((Stage(PIXELS, 4),), Unsupported, "before the processor"),
-        ((Stage(vision(1), 4),), Unsupported, "vision encoder"),
+        ((Stage(vision(0), 4),), Unsupported, "before any block has run"),
+        ((Stage(vision(2), 4),), Unsupported, "the projector reads block 1"),
         ((Stage(llm(6), 4),), Unsupported, r"layers 0\.\.5"),
         ((Stage(llm(2), 4), Stage(llm(1), 4)), EngineError, "forward"),
         ((Stage(llm(2), 4), Stage(llm(3), 5)), EngineError, "never grow"),
-        ((Stage(INPUT, 0),), EngineError, "plans to keep 0"),
+        ((Stage(INPUT, -1),), EngineError, "plans to keep -1"),
         ((Stage(INPUT, 13),), EngineError, "plans to keep 13 of 12"),
     ],
 )

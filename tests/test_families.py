@@ -1,9 +1,11 @@
-"""Every family keeps the promises that the engine makes, shown on miniatures of the stock classes."""
+"""Every family keeps the promises that the engine makes, on miniatures of the stock classes."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import counted, picture
-from families import Family
+from families import Miniature
 from oracle import logits
 from PIL import Image
 from test_equivalence import PLANS, Draw, dead_columns, run
@@ -25,40 +27,47 @@ from prunebench import (
     BudgetError,
     Keep,
     Pruner,
+    Reads,
     Signal,
     Site,
     Stage,
     VisualTokens,
     alive,
     llm,
+    models,
     prune,
     registry,
 )
 from prunebench.engine.counter import counter
 from prunebench.engine.encode import encode
+from prunebench.engine.session import prune_embeds
 from prunebench.measure.evidence import evidence_mask
 from prunebench.measure.flops import head, llm_prefill
 from prunebench.models import family_of
+from prunebench.models.bare import BareDecoder
 from prunebench.models.base import Originals, Unsupported
 from prunebench.sites import Part
 from prunebench.testing import matrix as support
 from prunebench.testing.samples import facts
+from prunebench.tokens import Layout, Tile
 
 FAMILIES = families.names()
 build = cache(families.build)
 
 
 @pytest.fixture(params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> Family:
+def miniature(request: pytest.FixtureRequest) -> Miniature:
     return build(request.param)
 
 
-def one(family: Family, size: tuple[int, int] | None = None, **options: Any) -> dict[str, Any]:
+def one(
+    miniature: Miniature, size: tuple[int, int] | None = None, **options: Any
+) -> dict[str, Any]:
     """The inputs of one image and a question."""
-    return family.inputs(([picture(*(size or family.sizes[0]))], "color of 5"), **options)
+    return miniature.inputs(([picture(*(size or miniature.sizes[0]))], "color of 5"), **options)
 
 
-PROMPTS: dict[str, Callable[[Family], dict[str, Any]]] = {
+PROMPTS: dict[str, Callable[[Miniature], dict[str, Any]]] = {
     "one image": one,
     "two images": lambda f: f.inputs(
         ([picture(*f.sizes[0]), picture(*f.sizes[1], 1)], "color of 5")
@@ -74,10 +83,10 @@ PROMPTS: dict[str, Callable[[Family], dict[str, Any]]] = {
 }
 
 
-def made(family: Family, prompt: str) -> dict[str, Any]:
-    if prompt == "video" and family.video is None:
-        pytest.skip(f"{family.name} has no video")
-    return PROMPTS[prompt](family)
+def made(miniature: Miniature, prompt: str) -> dict[str, Any]:
+    if prompt == "video" and miniature.video is None:
+        pytest.skip(f"{miniature.name} has no video")
+    return PROMPTS[prompt](miniature)
 
 
 def plain(model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -93,31 +102,33 @@ def plain(model: Any, inputs: dict[str, Any]) -> Tensor:
 
 @pytest.mark.parametrize("site", [INPUT, llm(2)], ids=str)
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_keep_all_is_bit_identical(family: Family, prompt: str, site: Site) -> None:
-    inputs = made(family, prompt)
+def test_keep_all_is_bit_identical(miniature: Miniature, prompt: str, site: Site) -> None:
+    inputs = made(miniature, prompt)
 
     class All(Draw):
         def plan(self, budget: Any, available: int, layers: int) -> tuple[Stage, ...]:
             return (Stage(site, available),)
 
-    _, got, _ = run(family.model, inputs, All())
-    assert torch.equal(got, plain(family.model, inputs))
+    _, got, _ = run(miniature.model, inputs, All())
+    assert torch.equal(got, plain(miniature.model, inputs))
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("plan", PLANS)
-def test_dropping_equals_hiding(family: Family, plan: str, prompt: str, positions: Any) -> None:
+def test_dropping_equals_hiding(
+    miniature: Miniature, plan: str, prompt: str, positions: Any
+) -> None:
     """Kept tokens, positions, masks and caches are right at every decode step; cache lengths are
     those of the trace.
     """
-    inputs = made(family, prompt)
-    tokens, got, trace = run(family.model, inputs, Draw(), plan=PLANS[plan], positions=positions)
+    inputs = made(miniature, prompt)
+    tokens, got, trace = run(miniature.model, inputs, Draw(), plan=PLANS[plan], positions=positions)
     want = logits(
-        family.model,
+        miniature.model,
         inputs,
         tokens,
-        dead_columns(family.model, inputs, trace),
+        dead_columns(miniature.model, inputs, trace),
         positions == "compact",
     )
     torch.testing.assert_close(got, want, atol=5e-4, rtol=2e-4)
@@ -128,27 +139,29 @@ def test_dropping_equals_hiding(family: Family, plan: str, prompt: str, position
         ]
 
 
-def test_the_oracle_can_tell(family: Family) -> None:
+def test_the_oracle_can_tell(miniature: Miniature) -> None:
     """Hiding one other token changes the logits by far more than the tolerance."""
-    inputs = one(family)
-    tokens, got, trace = run(family.model, inputs, Draw(), plan=PLANS["llm:2"])
-    dead = dead_columns(family.model, inputs, trace)
+    inputs = one(miniature)
+    tokens, got, trace = run(miniature.model, inputs, Draw(), plan=PLANS["llm:2"])
+    dead = dead_columns(miniature.model, inputs, trace)
     revived = dead[2][0].nonzero()[0, 0]
     for mask in dead[2:]:
         mask[0, revived] = False
-    assert (logits(family.model, inputs, tokens, dead) - got).abs().max() > 5e-3
+    assert (logits(miniature.model, inputs, tokens, dead) - got).abs().max() > 5e-3
 
 
-def test_batch_equals_one_by_one(family: Family) -> None:
+def test_batch_equals_one_by_one(miniature: Miniature) -> None:
     prompts = [
-        ([picture(*family.sizes[0])], "color of 5"),
-        ([picture(*family.sizes[1], 1)], "digit on red square"),
+        ([picture(*miniature.sizes[0])], "color of 5"),
+        ([picture(*miniature.sizes[1], 1)], "digit on red square"),
     ]
     plan = PLANS["input and llm"]
-    _, together, both = run(family.model, family.inputs(*prompts), Draw(), plan=plan, seeds=[3, 4])
+    _, together, both = run(
+        miniature.model, miniature.inputs(*prompts), Draw(), plan=plan, seeds=[3, 4]
+    )
     for row, prompt in enumerate(prompts):
         _, alone, trace = run(
-            family.model, family.inputs(prompt), Draw(), plan=plan, seeds=[3 + row]
+            miniature.model, miniature.inputs(prompt), Draw(), plan=plan, seeds=[3 + row]
         )
         torch.testing.assert_close(together[row], alone[0], atol=5e-4, rtol=2e-4)
         for site, kept in trace.samples[0].kept.items():
@@ -156,16 +169,16 @@ def test_batch_equals_one_by_one(family: Family) -> None:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_encode_once_equals_encode_each(family: Family, prompt: str) -> None:
-    inputs = made(family, prompt)
-    encoded = encode(family.model, inputs)
+def test_encode_once_equals_encode_each(miniature: Miniature, prompt: str) -> None:
+    inputs = made(miniature, prompt)
+    encoded = encode(miniature.model, inputs)
     if "mm_encoder_outputs" not in encoded:
         assert encoded == inputs
         pytest.skip("this transformers takes no encodings; every call encodes")
-    assert not set(family_of(family.model).vision_inputs) & set(encoded)
+    assert not set(family_of(miniature.model).vision_inputs) & set(encoded)
     for plan in ("input", "three stages"):
-        _, each, _ = run(family.model, inputs, Draw(), plan=PLANS[plan], seeds=[1])
-        _, once, _ = run(family.model, encoded, Draw(), plan=PLANS[plan], seeds=[1])
+        _, each, _ = run(miniature.model, inputs, Draw(), plan=PLANS[plan], seeds=[1])
+        _, once, _ = run(miniature.model, encoded, Draw(), plan=PLANS[plan], seeds=[1])
         assert torch.equal(each, once)
 
 
@@ -173,6 +186,7 @@ def test_encode_once_equals_encode_each(family: Family, prompt: str) -> None:
 class Spy(Pruner):
     """Keeps the tokens that the layer before attends to most, and notes all that it is shown."""
 
+    seen: list[VisualTokens] = field(default_factory=list, compare=False)
     needs = frozenset(
         {
             Signal.LAST_QUERY_ATTENTION,
@@ -183,14 +197,11 @@ class Spy(Pruner):
         }
     )
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "seen", [])
-
     def site(self) -> Site:
         return llm(2)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        self.seen.append(tokens)  # type: ignore[attr-defined]
+        self.seen.append(tokens)
         return Keep(tokens.last_query_attention.mean(0).topk(stage.keep).indices)
 
 
@@ -198,10 +209,10 @@ class Spy(Pruner):
 def test_signals_and_selection_do_not_depend_on_the_kernel(name: str) -> None:
     sdpa, eager = build(name), build(name, "eager")
     spies = [Spy(), Spy()]
-    for spy, family in zip(spies, (sdpa, eager), strict=True):
-        with prune(family.model, spy, plan=(Stage(llm(2), 7),)):
-            family.model.generate(**PROMPTS["padded batch"](family), max_new_tokens=1)
-    for ours, theirs in zip(list(spies[0].seen), list(spies[1].seen), strict=True):  # type: ignore[attr-defined]
+    for spy, miniature in zip(spies, (sdpa, eager), strict=True):
+        with prune(miniature.model, spy, plan=(Stage(llm(2), 7),)):
+            miniature.model.generate(**PROMPTS["padded batch"](miniature), max_new_tokens=1)
+    for ours, theirs in zip(list(spies[0].seen), list(spies[1].seen), strict=True):
         for signal in Spy.needs:
             torch.testing.assert_close(
                 ours.signals[signal], theirs.signals[signal], atol=1e-4, rtol=1e-3
@@ -212,9 +223,9 @@ def test_signals_and_selection_do_not_depend_on_the_kernel(name: str) -> None:
         )
 
 
-def test_signals_are_what_eager_attention_puts_out(family: Family) -> None:
+def test_signals_are_what_eager_attention_puts_out(miniature: Miniature) -> None:
     """The row of the last query, from the model's own attention weights."""
-    eager = build(next(n for n in FAMILIES if build(n) is family), "eager")
+    eager = build(next(n for n in FAMILIES if build(n) is miniature), "eager")
     inputs, spy = one(eager), Spy()
     with torch.no_grad():
         weights = eager.model(**inputs, output_attentions=True).attentions[1][0]
@@ -223,24 +234,24 @@ def test_signals_are_what_eager_attention_puts_out(family: Family) -> None:
     visual = family_of(eager.model).visual(eager.model, inputs["input_ids"])[0]
     torch.testing.assert_close(
         spy.seen[0].last_query_attention, weights[:, -1, visual], atol=1e-5, rtol=1e-4
-    )  # type: ignore[attr-defined]
+    )
 
 
-def test_layouts_say_where_every_token_lies(family: Family) -> None:
+def test_layouts_say_where_every_token_lies(miniature: Miniature) -> None:
     """A patch of another colour changes the pixels of the tokens that the layout and the encoder's
     rows put there.
     """
-    lvlm = family_of(family.model)
-    for size in family.sizes:
+    family = family_of(miniature.model)
+    for size in miniature.sizes:
         box = (size[0] // 4, size[1] // 4, 3 * size[0] // 4, 3 * size[1] // 4)
         image = picture(*size)
         painted = image.copy()
         painted.paste((255, 0, 0), box)
-        first, second = (family.inputs(([one_of], "color of 5")) for one_of in (image, painted))
-        (layout,) = lvlm.layouts(family.model, first, Originals([[size]], family.processor))
-        assert int(lvlm.visual(family.model, first["input_ids"]).sum()) == len(layout)
-        (rows,) = lvlm.encoder_rows(family.model, first, [layout])
-        before, after = (patch_embeddings(family, inputs) for inputs in (first, second))
+        first, second = (miniature.inputs(([one_of], "color of 5")) for one_of in (image, painted))
+        (layout,) = family.layouts(miniature.model, first, Originals([[size]], miniature.processor))
+        assert int(family.visual(miniature.model, first["input_ids"]).sum()) == len(layout)
+        (rows,) = family.encoder_rows(miniature.model, first, [layout])
+        before, after = (patch_embeddings(miniature, inputs) for inputs in (first, second))
         changed = ((before - after).abs().amax(-1) > 1e-4)[rows.patches.clamp(min=0)].any(-1) & (
             rows.patches[:, 0] >= 0
         )
@@ -256,15 +267,15 @@ def test_layouts_say_where_every_token_lies(family: Family) -> None:
         assert not layout.newline[evidence].any()
 
 
-def patch_embeddings(family: Family, inputs: dict[str, Any]) -> Tensor:
+def patch_embeddings(miniature: Miniature, inputs: dict[str, Any]) -> Tensor:
     """[R, D] what enters the first vision block, all sequences one after the other."""
     entered: list[Tensor] = []
-    block = family_of(family.model).blocks(family.model)[0]
+    block = family_of(miniature.model).blocks(miniature.model)[0]
     handle = block.register_forward_pre_hook(
         lambda _, args, kw: entered.append((args or (kw["hidden_states"],))[0]), with_kwargs=True
     )
     with torch.no_grad():
-        family.model(**inputs)
+        miniature.model(**inputs)
     handle.remove()
     return torch.cat([hidden.reshape(-1, hidden.shape[-1]) for hidden in entered])
 
@@ -275,14 +286,14 @@ def grown(mask: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_tokens_come_from_their_patches(family: Family, prompt: str) -> None:
+def test_tokens_come_from_their_patches(miniature: Miniature, prompt: str) -> None:
     """Changing one token's rows behind the block that the projector reads changes the tokens that
     share one, and no other.
     """
-    inputs, lvlm = made(family, prompt), family_of(family.model)
-    layouts = lvlm.layouts(family.model, inputs)
-    rows = lvlm.encoder_rows(family.model, inputs, layouts)
-    block = lvlm.blocks(family.model)[lvlm.feature_block(family.model)]
+    inputs, family = made(miniature, prompt), family_of(miniature.model)
+    layouts = family.layouts(miniature.model, inputs)
+    rows = family.encoder_rows(miniature.model, inputs, layouts)
+    block = family.blocks(miniature.model)[family.feature_block(miniature.model)]
 
     def features(changed: Tensor | None) -> Tensor:
         start = 0
@@ -305,17 +316,17 @@ def test_tokens_come_from_their_patches(family: Family, prompt: str) -> None:
         # not a hook: transformers takes hidden states in hooks of its own, which come first
         stock, block.forward = block.forward, push
         entered: list[Tensor] = []
-        watch = family.model.get_decoder().register_forward_pre_hook(
+        watch = miniature.model.get_decoder().register_forward_pre_hook(
             lambda _, __, kw: entered.append(kw["inputs_embeds"]), with_kwargs=True
         )
         with torch.no_grad():
-            family.model(**inputs)
+            miniature.model(**inputs)
         del block.forward
         watch.remove()
         return entered[0]
 
     before = features(None)
-    visual = lvlm.visual(family.model, inputs["input_ids"])
+    visual = family.visual(miniature.model, inputs["input_ids"])
     for row, (layout, found) in enumerate(zip(layouts, rows, strict=True)):
         assert len(found.patches) == len(layout)
         patches = (found.patches[:, 0] >= 0).nonzero()[:, 0]
@@ -334,23 +345,18 @@ class Look(Pruner):
 
     wants: tuple[Signal, ...] = ()
     layers: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "seen", [])
+    seen: list[VisualTokens] = field(default_factory=list, compare=False)
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        return frozenset(self.wants)
-
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return self.layers
+    def reads(self) -> Reads:
+        return Reads(frozenset(self.wants), blocks=dict.fromkeys(self.wants, self.layers))
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        self.seen.append(tokens)  # type: ignore[attr-defined]
+        self.seen.append(tokens)
         return Keep(torch.arange(stage.keep))
 
 
-def encoder_signals(family: Family) -> tuple[Signal, ...]:
+def encoder_signals(miniature: Miniature) -> tuple[Signal, ...]:
     every = (
         Signal.CLS_ATTENTION,
         Signal.RECEIVED_ATTENTION,
@@ -358,14 +364,16 @@ def encoder_signals(family: Family) -> tuple[Signal, ...]:
         Signal.ENCODER_KEYS,
         Signal.CLS_FEATURES,
     )
-    return tuple(signal for signal in every if family_of(family.model).lacks(signal) is None)
+    return tuple(signal for signal in every if family_of(miniature.model).lacks(signal) is None)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_encoder_signals_are_the_same_however_the_encoder_runs(family: Family, prompt: str) -> None:
+def test_encoder_signals_are_the_same_however_the_encoder_runs(
+    miniature: Miniature, prompt: str
+) -> None:
     """In generate, in a plain call, encoded before, and one by one."""
-    inputs, model = made(family, prompt), family.model
-    looks = [Look(encoder_signals(family), (0, -1)) for _ in range(3)]
+    inputs, model = made(miniature, prompt), miniature.model
+    looks = [Look(encoder_signals(miniature), (0, -1)) for _ in range(3)]
     stage = (Stage(INPUT, 5),)
     with torch.no_grad():
         with prune(model, looks[0], plan=stage):
@@ -375,8 +383,8 @@ def test_encoder_signals_are_the_same_however_the_encoder_runs(family: Family, p
         encoded = encode(model, inputs, [looks[2]])
         with prune(model, looks[2], plan=stage):
             model.generate(**encoded, max_new_tokens=1)
-    for first, second, third in zip(*(look.seen for look in looks), strict=True):  # type: ignore[attr-defined]
-        assert set(first.signals) == set(encoder_signals(family))
+    for first, second, third in zip(*(look.seen for look in looks), strict=True):
+        assert set(first.signals) == set(encoder_signals(miniature))
         for signal, value in first.signals.items():
             assert value.shape[0] == 2
             assert torch.equal(value, second.signals[signal])
@@ -386,16 +394,17 @@ def test_encoder_signals_are_the_same_however_the_encoder_runs(family: Family, p
         assert not first.encoder_features[:, first.layout.newline].any()
 
 
-def test_encoder_attention_is_what_eager_puts_out(family: Family) -> None:
+def test_encoder_attention_is_what_eager_puts_out(miniature: Miniature) -> None:
     """CLS and received attention, from the weights of the model's own eager kernel, spied on from
     outside.
     """
-    name = next(n for n in FAMILIES if build(n) is family)
-    eager, lvlm = build(name, "eager"), family_of(family.model)
+    name = next(n for n in FAMILIES if build(n) is miniature)
+    eager, family = build(name, "eager"), family_of(miniature.model)
     inputs = PROMPTS["two images"](eager)
-    attention = lvlm.block_attention(lvlm.blocks(eager.model)[1])
-    module = __import__(type(attention).__module__, fromlist=["x"])
-    kernel, weights = module.eager_attention_forward, []
+    attention = family.block_attention(family.blocks(eager.model)[1])
+    module: Any = importlib.import_module(type(attention).__module__)
+    kernel = module.eager_attention_forward
+    weights: list[Tensor] = []
 
     def spied(called: Any, *args: Any, **kwargs: Any) -> Any:
         out = kernel(called, *args, **kwargs)
@@ -403,15 +412,15 @@ def test_encoder_attention_is_what_eager_puts_out(family: Family) -> None:
             weights.append(out[1])
         return out
 
-    look = Look(encoder_signals(family), (1,))
+    look = Look(encoder_signals(miniature), (1,))
     module.eager_attention_forward = spied
     try:
         with torch.no_grad(), prune(eager.model, look, plan=(Stage(INPUT, 5),)):
             eager.model(**inputs)
     finally:
         module.eager_attention_forward = kernel
-    seen = look.seen[0]  # type: ignore[attr-defined]
-    (rows,) = lvlm.encoder_rows(eager.model, inputs, lvlm.layouts(eager.model, inputs))
+    seen = look.seen[0]
+    (rows,) = family.encoder_rows(eager.model, inputs, family.layouts(eager.model, inputs))
     shown = rows.patches[:, 0] >= 0
     received = torch.cat([w.mean(2).transpose(0, 1).flatten(1) for w in weights], dim=1)[
         :, rows.patches
@@ -428,36 +437,36 @@ def test_encoder_attention_is_what_eager_puts_out(family: Family) -> None:
         )
 
 
-def test_a_block_that_does_not_exist(family: Family) -> None:
+def test_a_block_that_does_not_exist(miniature: Miniature) -> None:
     with (
         pytest.raises(Unsupported, match="encoder has blocks 0"),
-        prune(family.model, Look((Signal.ENCODER_KEYS,), (99,))),
+        prune(miniature.model, Look((Signal.ENCODER_KEYS,), (99,))),
     ):
         pass
 
 
 @pytest.mark.parametrize("prompt", ["one image", "two images", "video"])
-def test_flops_equal_torchs_counter(family: Family, prompt: str) -> None:
-    inputs, lvlm, model = made(family, prompt), family_of(family.model), family.model
+def test_flops_equal_torchs_counter(miniature: Miniature, prompt: str) -> None:
+    inputs, family, model = made(miniature, prompt), family_of(miniature.model), miniature.model
     with torch.no_grad(), counter() as flops:
         model(**inputs, logits_to_keep=1)
-    vision, projector = lvlm.vision_flops(model.config, inputs)
+    vision, projector = family.vision_flops(model.config, inputs)
     text = model.config.get_text_config()
     language = llm_prefill(text, [inputs["input_ids"].shape[1]] * 6) + head(text)
     assert vision + projector + language == counted(flops)
     with torch.no_grad(), counter() as flops:
-        lvlm.encode(model, inputs)
+        family.encode(model, inputs)
     assert vision + projector == counted(flops)
 
 
-def test_no_trace_is_left(family: Family) -> None:
-    inputs, model = one(family), family.model
+def test_no_trace_is_left(miniature: Miniature) -> None:
+    inputs, model = one(miniature), miniature.model
 
     def hooks() -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
     before, count = plain(model, inputs), hooks()
-    with prune(model, Look(encoder_signals(family)), plan=(Stage(INPUT, 5),)):
+    with prune(model, Look(encoder_signals(miniature)), plan=(Stage(INPUT, 5),)):
         model.generate(**inputs, max_new_tokens=2)
     assert hooks() == count
     assert {m.config._attn_implementation for m in model.modules() if hasattr(m, "config")} == {
@@ -484,13 +493,13 @@ def ready(method: str) -> Pruner:
     return pruner
 
 
-def told(family: Family, prompt: str) -> dict[str, Any]:
+def told(miniature: Miniature, prompt: str) -> dict[str, Any]:
     """What the caller of `prune` knows of one of the prompts."""
     frames = {
-        "one image": [[[picture(*family.sizes[0])]]],
+        "one image": [[[picture(*miniature.sizes[0])]]],
         "padded batch": [
-            [[picture(*family.sizes[0])]],
-            [[picture(*family.sizes[1], 1)], [picture(*family.sizes[2], 2)]],
+            [[picture(*miniature.sizes[0])]],
+            [[picture(*miniature.sizes[1], 1)], [picture(*miniature.sizes[2], 2)]],
         ],
         "video": [[[picture(112, 84, i) for i in range(4)]]],
     }[prompt]
@@ -505,7 +514,7 @@ def told(family: Family, prompt: str) -> dict[str, Any]:
             [torch.stack([one[0, ..., 0] > 128, one[0, ..., 1] > 128]) for one in row]
             for row in pictures
         ],
-        "processor": family.processor,
+        "processor": miniature.processor,
     }
 
 
@@ -522,33 +531,33 @@ def budget_of(pruner: Pruner, available: int) -> Budget:
 
 
 @pytest.mark.parametrize("method", registry.names())
-def test_the_matrix_says_what_runs(family: Family, method: str) -> None:
+def test_the_matrix_says_what_runs(miniature: Miniature, method: str) -> None:
     """A method meets its budget exactly, or is refused with the reason that the documentation
     gives.
     """
     (place,) = [
         one
         for one in support.matrix()
-        if (one.method, one.family) == (method, family_of(family.model).name)
+        if (one.method, one.family) == (method, family_of(miniature.model).name)
     ]
-    pruner, lvlm, model = ready(method), family_of(family.model), family.model
+    pruner, family, model = ready(method), family_of(miniature.model), miniature.model
     for prompt in ("one image", "padded batch", "video"):
-        if prompt == "video" and family.video is None:
+        if prompt == "video" and miniature.video is None:
             continue
-        inputs = PROMPTS[prompt](family)
+        inputs = PROMPTS[prompt](miniature)
         if place.reason:
             with (
                 pytest.raises(Unsupported) as refused,
-                prune(model, pruner, 0.5, **told(family, prompt)),
+                prune(model, pruner, 0.5, **told(miniature, prompt)),
             ):
                 pass
             assert str(refused.value) == place.reason
         elif pruner.site().part is Part.PIXELS:
-            resizes(family, pruner)
+            resizes(miniature, pruner)
         else:
-            available = [len(layout) for layout in lvlm.layouts(model, inputs)]
+            available = [len(layout) for layout in family.layouts(model, inputs)]
             budget = budget_of(pruner, min(available))
-            with prune(model, pruner, budget, **told(family, prompt)) as trace:
+            with prune(model, pruner, budget, **told(miniature, prompt)) as trace:
                 model.generate(**inputs, max_new_tokens=2, min_new_tokens=2)
             for sample, count in zip(trace.samples, available, strict=True):
                 assert sample.available == count
@@ -560,14 +569,14 @@ def test_the_matrix_says_what_runs(family: Family, method: str) -> None:
                 assert pruner.dynamic or over >= -0.5 - 1e-6
 
 
-def resizes(family: Family, pruner: Pruner) -> None:
+def resizes(miniature: Miniature, pruner: Pruner) -> None:
     """A smaller image comes out of the processor with as many tokens as the method planned."""
-    lvlm, size = family_of(family.model), family.sizes[0]
-    cell = lvlm.token_pixels(family.model)
+    family, size = family_of(miniature.model), miniature.sizes[0]
+    cell = family.token_pixels(miniature.model)
     assert cell is not None
-    (before,) = lvlm.layouts(family.model, one(family))
+    (before,) = family.layouts(miniature.model, one(miniature))
     width, height = pruner.resize(size, cell, Budget(0.5))
-    (after,) = lvlm.layouts(family.model, one(family, (width, height)))
+    (after,) = family.layouts(miniature.model, one(miniature, (width, height)))
     assert len(after) == (width // cell) * (height // cell) <= 0.5 * len(before)
 
 
@@ -577,3 +586,81 @@ def test_the_documentation_shows_the_matrix() -> None:
     assert {family_of(build(name).model).name for name in FAMILIES} >= {
         place.family for place in support.matrix()
     }
+
+
+# ---- what is true of every family, whatever it is ------------------------------------------------
+
+
+def test_a_model_with_another_vision_encoder_is_refused(
+    miniature: Miniature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Facts about one encoder are no facts about another; families that name theirs say so."""
+    family, model = family_of(miniature.model), miniature.model
+    inputs = one(miniature)
+    monkeypatch.setattr(model.config.vision_config, "model_type", "other_vision_model")
+    if getattr(family, "encoders", ()):
+        with pytest.raises(Unsupported, match="'other_vision_model' encoder is not known"):
+            family.layouts(model, inputs)
+    else:
+        assert len(family.layouts(model, inputs)) == 1
+
+
+def test_a_bare_decoder_answers_like_any_family() -> None:
+    """That there is no vision encoder is an answer, not an attribute that is missing."""
+    bare, decoder = BareDecoder(), build("llava").model.get_decoder()
+    assert len(bare.layers(decoder)) == bare.facts(decoder).layers == 6
+    assert bare.facts(decoder).vision_blocks is None
+    assert not bare.resizes
+    assert bare.clip(decoder) is None
+    for ask in (bare.vision, bare.blocks, bare.feature_block, bare.placeholders):
+        with pytest.raises(Unsupported, match="has no vision encoder"):
+            ask(decoder)
+    for signal in Signal:
+        reason = bare.lacks(signal)
+        assert reason is None or "has no vision encoder" in reason
+    assert bare.lacks(Signal.CLS_ATTENTION) is not None
+    assert bare.lacks(Signal.KEYS) is None
+
+
+def test_a_bare_decoder_has_no_image_to_shrink() -> None:
+    decoder = build("llava").model.get_decoder()
+    visual, layout = torch.ones(1, 4, dtype=torch.bool), Layout((Tile(2, 2),))
+    session = prune_embeds(decoder, registry.build("resize"), visual=visual, layouts=[layout])
+    with pytest.raises(Unsupported, match="this model scales every image"), session:
+        pass
+
+
+MINE = '''"""Mine: LLaVA-1.5 whose projector has one layer."""
+
+from prunebench.models.arithmetic import linear
+from prunebench.models.llava import Llava
+
+
+class Mine(Llava):
+    name = "Mine"
+    model_types = frozenset({"mine"})
+    aliases = {"mine-7b": "somebody/mine-7b"}
+
+    def projector_flops(self, config, tokens):
+        return linear(tokens, config.vision_config.hidden_size, config.text_config.hidden_size)
+'''
+
+
+def test_a_new_family_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    models.families.cache_clear()
+    try:
+        assert models.aliases()["mine-7b"] == "somebody/mine-7b"
+        config = type("Config", (), {"model_type": "mine"})()
+        assert family_of(type("Model", (), {"config": config})()).name == "Mine"
+        assert [family.name for family in models.families()].count("LLaVA-1.5") == 1
+    finally:
+        models.families.cache_clear()
+        sys.modules.pop("prunebench.models.mine", None)
+
+
+def test_a_bare_decoder_is_no_family_that_is_loaded() -> None:
+    assert all(family.model_types for family in models.families())
+    with pytest.raises(Unsupported, match="no family for model type 'llama'"):
+        family_of(build("llava").model.get_decoder())

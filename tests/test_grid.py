@@ -4,6 +4,8 @@ asked.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from prunebench.run.grid import (
     build,
     differences,
     dump,
+    keys,
     load,
     stored_differences,
 )
@@ -85,7 +88,8 @@ def test_a_cost_pass_that_is_off_still_takes_its_parts():
 def test_variants_of_one_method(tmp_path: Path):
     file = tmp_path / "wide.yaml"
     file.write_text(
-        "methods: [{name: fastv, label: fastv-3, layer: 3}, {name: fastv, positions: compact}]\nbudgets: 0.5\ncontrols: false\n"
+        "methods: [{name: fastv, label: fastv-3, layer: 3}, {name: fastv, positions: compact}]\n"
+        "budgets: 0.5\ncontrols: false\n"
     )
     grid = load(file)
     assert [(v.label, v.settings()) for v in grid.variants()] == [
@@ -155,6 +159,7 @@ def test_the_default_folder_is_named_after_the_question():
             "no task ../../etc/passwd; a task of your own is a file that ends in .yaml",
         ),
         (["limit=3", "limit.x=1"], "limit has no part 'x'; write limit=value"),
+        (["limit=true", "limit.x=1"], "limit has no part 'x'; write limit=value"),
         (["methods=[{name: fastv, label: a/b}]"], "label 'a/b' of method fastv is no file name"),
         (
             ["methods=[{name: fastv, label: x}, {name: divprune, label: x}]"],
@@ -473,3 +478,39 @@ def test_new_keys_leave_the_default_folder_its_name():
         == grid.folder()
     )
     assert build({"methods": ["none"], "controls": False, "timeout": 5}).folder() != grid.folder()
+
+
+def test_every_key_says_what_it_is_and_its_example_can_be_asked(mine: Path):
+    names = [key.name for key in keys()]
+    assert len(set(names)) == len(names)
+    question = Grid(methods=["none"]).question()
+    sections = {name.partition(".")[0] for name in names}
+    assert sections == set(question) | {"out"}
+    for key in keys():
+        assert key.type
+        assert key.what.endswith(".")
+        assert key.example.partition("=")[0] in (key.name, key.name.partition(".")[0])
+        example = key.example.replace("./mine.py", str(mine))
+        assert load(None, [example]) != load(None, [])
+
+
+def test_a_default_in_words_is_the_default():
+    for key in keys():
+        grid = load(None, [f"{key.name}={key.default}"])
+        assert differences(load(None, []), grid) == []
+        assert grid.folder() == load(None, []).folder()
+
+
+def test_the_bounds_of_a_key_are_those_of_its_dataclass():
+    words = {key.name: key for key in keys()}
+    assert words["limit"].type == "a whole number, or null"
+    assert words["device"].type == "one of auto, cpu, cuda"
+    assert words["cost.pairs"].default == "10"
+    assert words["budgets"].default == "0.75,0.5,0.25,0.1"
+
+
+def test_the_keys_are_listed_without_torch():
+    code = "import sys; from prunebench.run.grid import keys; keys(); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "False"

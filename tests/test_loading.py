@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunebench import models
+from prunebench.budget import Budget, Stage
 from prunebench.engine.clip import load_clip
 from prunebench.models import LoadError
-from prunebench.pruner import Budget, Facts, Stage, Unsupported
+from prunebench.pruner import Facts, Unsupported
 from prunebench.registry import Card, build
 from prunebench.sites import INPUT
 from prunebench.testbed import MODELS, TOWERS
@@ -320,7 +321,8 @@ def test_the_checks_cost_milliseconds() -> None:
 CODE = """
 import os
 open(os.environ["MARKER"], "w").close()
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import PreTrainedTokenizerFast
 class Config(LlavaConfig):
     model_type = "foreign"
 class Model(LlavaForConditionalGeneration): ...
@@ -515,8 +517,9 @@ def test_a_model_that_has_no_room_is_refused_before_it_takes_any(
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "/", "/dev/zero", "/etc/passwd", "~/nothing", "./nothing", "a/b/c", "a" * 300, "a/" + "b" * 5000, "a\0b", "\udcff",
-     "[red]/x", "x\x1b[31m/y", "org/na me", "https://huggingface.co/a/b", "tiny-llava-1.6"],
+    ["", ".", "/", "/dev/zero", "/etc/passwd", "~/nothing", "./nothing", "a/b/c", "a" * 300,
+     "a/" + "b" * 5000, "a\0b", "\udcff", "[red]/x", "x\x1b[31m/y", "org/na me",
+     "https://huggingface.co/a/b", "tiny-llava-1.6"],
 )  # fmt: skip
 def test_a_name_that_is_no_model_is_a_line(name: str) -> None:
     refusal(name)
@@ -633,14 +636,16 @@ def unsupported(folder: object, method: type[Trained] = Learned) -> str:
     return text
 
 
+def piped(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+
+
 WRONG: dict[str, tuple[Edit, str]] = {
     "empty": (content("model.safetensors", b""), "no whole safetensors file"),
     "garbage": (content("model.safetensors", os.urandom(2000)), "no whole safetensors file"),
     "gone": (gone("model.safetensors"), "there is no file model.safetensors"),
-    "a pipe": (
-        lambda f: [(f / "model.safetensors").unlink(), os.mkfifo(f / "model.safetensors")],
-        "pipe",
-    ),
+    "a pipe": (piped, "pipe"),
     "a tensor gone": (
         tensors(lambda state: {"0.weight": state["0.weight"]}),
         r"lack 1 tensor \(0.bias\)",

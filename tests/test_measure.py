@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from mmap import mmap
 from typing import Any
 
@@ -13,13 +13,19 @@ import torch
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from prunebench import Keep, Pruner, Signal, Stage, VisualTokens
-from prunebench.engine import encoder as vision
+from prunebench.engine.cache import live_bytes
+from prunebench.engine.readings import READINGS, Reading, received_attention
 from prunebench.measure import memory
 from prunebench.measure.evidence import evidence_mask, recall
-from prunebench.measure.latency import PHASES, PairRow, measure_pairs, median_interval, summarize
-from prunebench.measure.memory import kv_bytes, peak
+from prunebench.measure.latency import measure_pairs
+from prunebench.measure.memory import peak
+from prunebench.measure.pairs import PairRow, PairSettings, summarize
 from prunebench.models.qwen2_5_vl import Qwen25VL
+from prunebench.study.columns import PHASES
+from prunebench.study.statistics import median_interval
 from prunebench.tokens import Layout, Tile
+
+ONE_PAIR = PairSettings(new_tokens=2, warmup=0, pairs=1)
 
 GRID = Layout((Tile(2, 3),))
 """Six tokens; on 300 x 200 pixels every cell is 100 x 100."""
@@ -120,24 +126,22 @@ def test_recall() -> None:
         recall(torch.tensor([0]), torch.zeros(6, dtype=torch.bool))
 
 
-def test_kv_bytes_counts_every_layer_at_its_own_length() -> None:
+def test_live_bytes_count_every_layer_at_its_own_length() -> None:
     cache = DynamicCache()
-    assert kv_bytes(cache) == 0
+    assert live_bytes(cache, []) == 0
     cache.update(torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 10, 8), 0)
-    cache.update(
-        torch.zeros(2, 3, 4, 8, dtype=torch.float16),
-        torch.zeros(2, 3, 4, 8, dtype=torch.float16),
-        1,
-    )
-    assert kv_bytes(cache) == 2 * (2 * 3 * 10 * 8 * 4) + 2 * (2 * 3 * 4 * 8 * 2)
+    half = torch.zeros(2, 3, 4, 8, dtype=torch.float16)
+    cache.update(half, half, 1)
+    assert live_bytes(cache, [10, 4]) == 2 * (3 * 10 * 8 * 4) + 2 * (3 * 4 * 8 * 2)
+    assert live_bytes(cache, [7, 0]) == 2 * (3 * 7 * 8 * 4)
 
 
-def test_kv_bytes_refuses_other_caches() -> None:
+def test_live_bytes_refuse_other_caches() -> None:
     class Odd:
         layers = [object()]
 
     with pytest.raises(ValueError, match="layer 0 of the cache, a object"):
-        kv_bytes(Odd())
+        live_bytes(Odd(), [1])
 
 
 @pytest.mark.parametrize("kernel_mark", [True, False])
@@ -230,6 +234,9 @@ def test_summarize_takes_ratios_within_pairs() -> None:
         summarize([row for row in rows if row.variant == "method"])
 
 
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+
+
 @pytest.fixture(scope="module")
 def model() -> Any:
     """Every token ends the sequence, so that only a run that ignores the end reaches its length."""
@@ -237,10 +244,13 @@ def model() -> Any:
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None, "pad_token_id": 0,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+            "num_attention_heads": 4, "num_key_value_heads": 2,
+            "bos_token_id": None, "pad_token_id": 0, "rope_parameters": ROPE,
         },
-        vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64},
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
+            "out_hidden_size": 64,
+        },
         image_token_id=90, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93,
     )  # fmt: skip
     model = Qwen2_5_VLForConditionalGeneration(config).eval()
@@ -252,9 +262,12 @@ def image(height: int, width: int) -> dict[str, Any]:
     """The inputs of one image of height x width patches."""
     ids = torch.tensor([[5, 92, *[90] * (height * width // 4), 93, 7, 8]])
     return {
-        "input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == 90).int(),
-        "pixel_values": torch.randn(height * width, 1176), "image_grid_thw": torch.tensor([[1, height, width]]),
-    }  # fmt: skip
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == 90).int(),
+        "pixel_values": torch.randn(height * width, 1176),
+        "image_grid_thw": torch.tensor([[1, height, width]]),
+    }
 
 
 def hooks(model: Any) -> int:
@@ -264,7 +277,8 @@ def hooks(model: Any) -> int:
 def test_pairs_on_a_miniature(model: Any) -> None:
     before = hooks(model)
     inputs = image(16, 16)
-    rows = measure_pairs(model, Qwen25VL(), inputs, "fastv", 0.75, new_tokens=4, warmup=1, pairs=4)
+    settings = PairSettings(new_tokens=4, warmup=1, pairs=4)
+    rows = measure_pairs(model, Qwen25VL(), inputs, "fastv", 0.75, settings)
     assert hooks(model) == before
     assert len(rows) == 4 * (len(PHASES) + len(PHASES) - 1)
     firsts = [row.variant for row in rows if row.phase == "total" and row.order == 0]
@@ -292,9 +306,7 @@ def test_a_method_on_pixels_runs_without_the_engine(model: Any) -> None:
         image(4, 4),
         None,
         None,
-        new_tokens=2,
-        warmup=0,
-        pairs=1,
+        ONE_PAIR,
         baseline_inputs=image(8, 8),
     )
     caches = {row.variant: row.kv_bytes for row in rows if row.phase == "total"}
@@ -303,28 +315,34 @@ def test_a_method_on_pixels_runs_without_the_engine(model: Any) -> None:
 
 
 def test_pairs_go_on_for_the_time_asked(model: Any) -> None:
-    rows = measure_pairs(
-        model,
-        Qwen25VL(),
-        image(4, 4),
-        "none",
-        1.0,
-        new_tokens=2,
-        warmup=0,
-        pairs=1,
-        min_seconds=0.3,
-    )
+    settings = replace(ONE_PAIR, min_seconds=0.3)
+    rows = measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, settings)
     assert len({row.pair for row in rows}) > 1
 
 
-def test_pairs_refuse_what_cannot_be_timed(model: Any) -> None:
+def test_pairs_refuse_what_cannot_be_timed() -> None:
     with pytest.raises(ValueError, match="new_tokens is 1"):
-        measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, new_tokens=1)
+        PairSettings(new_tokens=1)
     with pytest.raises(ValueError, match="pairs is 0"):
-        measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, pairs=0)
+        PairSettings(pairs=0)
+    with pytest.raises(ValueError, match="warmup -1"):
+        PairSettings(warmup=-1)
 
 
-def test_what_is_observed_in_the_encoder_counts_once(model: Any) -> None:
+def test_a_model_that_stops_early_is_not_timed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate = model.generate
+
+    def short(**options: Any) -> Any:
+        return generate(**{**options, "max_new_tokens": 1, "min_new_tokens": 1})
+
+    monkeypatch.setattr(model, "generate", short)
+    with pytest.raises(ValueError, match="made 1 tokens in 1 forwards where 2 were asked for"):
+        measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, ONE_PAIR)
+
+
+def test_what_is_observed_in_the_encoder_counts_once(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A method that takes long to look into the encoder makes neither vision longer nor prefill
     shorter than nothing.
     """
@@ -336,19 +354,12 @@ def test_what_is_observed_in_the_encoder_counts_once(model: Any) -> None:
         def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
             return Keep(torch.arange(stage.keep))
 
-    read = vision._READERS[Signal.RECEIVED_ATTENTION]
-
     def slow(heads: Any) -> Any:
         time.sleep(0.3)
-        return read(heads)
+        return received_attention(heads)
 
-    vision._READERS[Signal.RECEIVED_ATTENTION] = slow
-    try:
-        rows = measure_pairs(
-            model, Qwen25VL(), image(4, 4), Slow(), 0.5, new_tokens=2, warmup=0, pairs=1
-        )
-    finally:
-        vision._READERS[Signal.RECEIVED_ATTENTION] = read
+    monkeypatch.setitem(READINGS, Signal.RECEIVED_ATTENTION, Reading(axis=1, from_heads=slow))
+    rows = measure_pairs(model, Qwen25VL(), image(4, 4), Slow(), 0.5, ONE_PAIR)
     spent = {row.phase: row.ms for row in rows if row.variant == "method"}
     assert spent["select"] >= 300
     assert min(spent.values()) > 0

@@ -3,6 +3,7 @@ model that sees.
 """
 
 import csv
+import itertools
 import os
 import shutil
 import signal
@@ -20,23 +21,37 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
-from prunebench.learning.checkpoint import RunError
-from prunebench.testbed import KINDS, MODELS, Question, Scene, ask, model_path, sample, scene
-from prunebench.testbed.batches import SceneBatch, batch, box_tokens, cells, token_labels
+from prunebench.learning.folder import RunError
+from prunebench.learning.loop import Pace
+from prunebench.testbed import (
+    KINDS,
+    MODELS,
+    TOWERS,
+    Question,
+    Scene,
+    ask,
+    model_path,
+    sample,
+    scene,
+)
+from prunebench.testbed.batches import SceneBatch, WordIds, batch, box_tokens, cells, token_labels
 from prunebench.testbed.dataset import write_parquet
 from prunebench.testbed.drawing import PALETTE, SHAPES
 from prunebench.testbed.evaluate import evaluate
-from prunebench.testbed.miniatures import miniature
+from prunebench.testbed.miniatures import MINIATURES, miniature
+from prunebench.testbed.options import MiniatureOptions
 from prunebench.testbed.processor import build_processor, build_tokenizer
-from prunebench.testbed.recipe import LLAVA, Recipe
+from prunebench.testbed.recipe import LLAVA, LvlmRecipe
 from prunebench.testbed.scenes import RESOLUTIONS, words
 from prunebench.testbed.tiny_qwen import FastQwen, TinyQwenConfig, build_model
-from prunebench.testbed.train import train
+from prunebench.testbed.train import train_miniature
 
 SMALL = TinyQwenConfig(
     vision_depth=2, vision_width=32, full_attention=(1,), layers=4, width=40, heads=2, kv_heads=1
 )
-SHORT = Recipe(vision_steps=4, joint_steps=8, tokens=128, questions=2, warmup=2, sizes=SMALL)
+SHORT = LvlmRecipe(vision_steps=4, joint_steps=8, tokens=128, questions=2, warmup=2, sizes=SMALL)
+QUICK = MiniatureOptions(held_out=5)
+OFTEN = Pace(log_every=2, checkpoint_seconds=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +70,8 @@ def processor() -> Any:
 
 def test_a_scene_is_a_function_of_seed_and_index() -> None:
     for index in range(20):
-        (first, asked), (second, again) = sample(5, index), sample(5, index)
-        assert (first, asked) == (second, again)
+        (first, question), (second, again) = sample(5, index), sample(5, index)
+        assert (first, question) == (second, again)
         assert np.array_equal(first.render(), second.render())
     assert scene(5, 0) != scene(6, 0)
     assert scene(5, 0) != scene(5, 1)
@@ -85,17 +100,13 @@ def test_scenes_vary_in_resolution_number_and_complexity() -> None:
     assert all(64 <= about.width * about.height // 784 <= 256 for about in scenes)
     assert {len(about.objects) for about in scenes} == {1, 2, 3, 4, 5, 6}
     assert all((len(about.objects) + 1) // 2 == about.complexity for about in scenes)
-    assert {thing.box[2] - thing.box[0] for about in scenes for thing in about.objects} == {
-        26,
-        44,
-        56,
-        72,
-    }
+    things = itertools.chain.from_iterable(about.objects for about in scenes)
+    assert {thing.box[2] - thing.box[0] for thing in things} == {26, 44, 56, 72}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_scene_answers_every_type_and_the_answer_follows_from_the_scene(kind: str) -> None:
-    said = set()
+    answers = set()
     for index in range(300):
         about = scene(3, index)
         question = ask(about, kind, np.random.default_rng(index))
@@ -104,8 +115,8 @@ def test_every_scene_answers_every_type_and_the_answer_follows_from_the_scene(ki
         assert question.evidence is None or question.evidence in [
             thing.box for thing in about.objects
         ]
-        said.add(question.answer)
-    assert len(said) == {"color": 8, "shape": 6, "digit": 10, "count": 6, "exist": 2}[kind]
+        answers.add(question.answer)
+    assert len(answers) == {"color": 8, "shape": 6, "digit": 10, "count": 6, "exist": 2}[kind]
 
 
 def _solve(about: Scene, question: Question) -> str:
@@ -132,6 +143,11 @@ def test_bad_requests_are_refused_by_name() -> None:
         model_path("huge")
     with pytest.raises(ValueError, match=r"huge.*tiny-clip"):
         miniature("huge")
+
+
+def test_every_miniature_has_a_recipe_and_a_folder() -> None:
+    """What the command line offers is read without the recipes, which bring torch."""
+    assert set(MINIATURES) == {*MODELS, *TOWERS}
 
 
 def test_tokens_are_labelled_with_what_lies_there() -> None:
@@ -207,7 +223,8 @@ def test_prompts_hold_as_many_image_tokens_as_cells_and_pad_on_the_left(
     text = loaded.apply_chat_template(
         [_ask("color of 5", len(images)) for images in sizes], add_generation_prompt=True
     )
-    images = [[Image.new("RGB", size) for size in group] for group in sizes]
+    first, second = (Image.new("RGB", size) for size in sizes[1])
+    images = [[Image.new("RGB", sizes[0][0])], [first, second]]
     inputs = loaded(text=text, images=images, padding=True, return_tensors="pt")
     image_tokens = (
         inputs["input_ids"] == loaded.tokenizer.convert_tokens_to_ids("<|image_pad|>")
@@ -218,23 +235,16 @@ def test_prompts_hold_as_many_image_tokens_as_cells_and_pad_on_the_left(
 
 
 def _ask(text: str, images: int = 1) -> list[dict[str, Any]]:
-    return [
-        {
-            "role": "user",
-            "content": [
-                *({"type": "image"} for _ in range(images)),
-                {"type": "text", "text": text},
-            ],
-        }
-    ]
+    content = [*[{"type": "image"}] * images, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
 
 
 def test_a_padded_batch_answers_like_its_rows_alone(stock: Any, processor: Any) -> None:
-    asked = [sample(8, index) for index in range(3)]
+    pairs = [sample(8, index) for index in range(3)]
     text = processor.apply_chat_template(
-        [_ask(question.text) for _, question in asked], add_generation_prompt=True
+        [_ask(question.text) for _, question in pairs], add_generation_prompt=True
     )
-    images = [[Image.fromarray(about.render())] for about, _ in asked]
+    images = [[Image.fromarray(about.render())] for about, _ in pairs]
     with torch.inference_mode():
         together = stock(
             **processor(text=text, images=images, padding=True, return_tensors="pt")
@@ -273,9 +283,11 @@ def _batch(step: int) -> SceneBatch:
         tokens=200,
         questions=7,
         colour_keyed=2,
-        encode=lambda text: tokenizer(text)["input_ids"],
-        end=tokenizer.eos_token_id,
-        pad=tokenizer.pad_token_id,
+        ids=WordIds(
+            lambda text: tokenizer(text)["input_ids"],
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        ),
     )
 
 
@@ -323,10 +335,11 @@ def test_evidence_attention_is_that_of_the_model(stock: Any, processor: Any) -> 
 
 def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(whole, recipe=SHORT, log_every=2, checkpoint_seconds=0, held_out=5)
+    train_miniature(whole, QUICK, recipe=SHORT, pace=OFTEN)
     program = (
-        "import sys; from pathlib import Path\nfrom test_testbed import SHORT; from prunebench.testbed.train import train; "
-        "train(Path(sys.argv[1]), recipe=SHORT, log_every=2, checkpoint_seconds=0, held_out=5)"
+        "import sys; from pathlib import Path\n"
+        "from test_testbed import OFTEN, QUICK, SHORT, train_miniature\n"
+        "train_miniature(Path(sys.argv[1]), QUICK, recipe=SHORT, pace=OFTEN)"
     )
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     process = subprocess.Popen(
@@ -343,15 +356,15 @@ def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
     process.wait()
     with (cut / "log.csv").open("a") as file:
         file.write("11,1.0,0.001\n")  # logged after the last checkpoint: must not stay
-    train(cut, recipe=SHORT, log_every=2, checkpoint_seconds=0, held_out=5)
+    train_miniature(cut, QUICK, recipe=SHORT, pace=OFTEN)
     assert _log(cut) == _log(whole)
     first, second = (
         torch.load(run / "checkpoint.pt", weights_only=True)["weights"] for run in (whole, cut)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(ValueError, match="seed 0, not 1"):
-        train(cut, seed=1, recipe=SHORT)
-    model = train(cut, recipe=replace(SHORT, joint_steps=10), log_every=2, held_out=5)
+        train_miniature(cut, MiniatureOptions(seed=1), recipe=SHORT)
+    model = train_miniature(cut, QUICK, recipe=replace(SHORT, joint_steps=10), pace=OFTEN)
     assert (
         "Until step 12, what was then changed: joint_steps 8." in (model / "README.md").read_text()
     )
@@ -366,7 +379,8 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_export")
 def test_a_run_begins_with_one_model_and_goes_on_with_no_other(tmp_path: Path) -> None:
     recipe = replace(LLAVA, joint_steps=1, tokens=64, questions=1)
-    train(tmp_path / "run", model="tiny-llava-1.5", recipe=recipe)
+    llava = MiniatureOptions("tiny-llava-1.5")
+    train_miniature(tmp_path / "run", llava, recipe=recipe)
     other = Path(shutil.copytree(model_path("tiny-clip"), tmp_path / "clip"))
     state = load_file(other / "model.safetensors")
     save_file(
@@ -376,40 +390,40 @@ def test_a_run_begins_with_one_model_and_goes_on_with_no_other(tmp_path: Path) -
     )
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     with pytest.raises(RunError, match=r"start .*, not .*: choose another folder, or resume=False"):
-        train(tmp_path / "run", model="tiny-llava-1.5", recipe=recipe, start=other)
+        train_miniature(tmp_path / "run", replace(llava, start=str(other)), recipe=recipe)
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
     (other / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(RunError, match="the model cannot begin with start"):
-        train(tmp_path / "new", model="tiny-llava-1.5", recipe=recipe, start=other)
+        train_miniature(tmp_path / "new", replace(llava, start=str(other)), recipe=recipe)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.usefixtures("no_export")
 def test_a_damaged_run_starts_over_only_where_that_is_asked_for(tmp_path: Path) -> None:
-    train(tmp_path, recipe=SHORT)
+    train_miniature(tmp_path, recipe=SHORT)
     whole = _log(tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:-100])
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged .*resume=False to start over"):
-        train(tmp_path, recipe=SHORT)
-    train(tmp_path, recipe=SHORT, resume=False)
+        train_miniature(tmp_path, recipe=SHORT)
+    train_miniature(tmp_path, MiniatureOptions(resume=False), recipe=SHORT)
     assert _log(tmp_path) == whole
     with pytest.raises(RunError, match="stands at step 12, and this run has 8"):
-        train(tmp_path, recipe=replace(SHORT, joint_steps=4))
+        train_miniature(tmp_path, recipe=replace(SHORT, joint_steps=4))
 
 
 @pytest.mark.usefixtures("no_export")
 def test_values_that_are_no_numbers_stop_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"step \d: .* is (nan|inf) at a learning rate"):
-        train(tmp_path, recipe=replace(SHORT, learning_rate=1e30))
+        train_miniature(tmp_path, recipe=replace(SHORT, learning_rate=1e30))
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def _log(run: Path) -> list[dict[str, str]]:
     with (run / "log.csv").open(newline="") as file:
-        return [
-            {name: value for name, value in row.items() if name != "seconds"}
-            for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.pop("seconds")
+    return rows
 
 
 # The shipped checkpoint

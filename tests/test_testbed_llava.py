@@ -16,8 +16,8 @@ from prunebench.testbed.batches import coverage
 from prunebench.testbed.captions import Caption, caption, object_words, view_batch
 from prunebench.testbed.evaluate import fine
 from prunebench.testbed.evaluate_clip import evaluate_clip
-from prunebench.testbed.lessons import Answering
 from prunebench.testbed.miniatures import miniature
+from prunebench.testbed.objectives import Answering
 from prunebench.testbed.scenes import FINE_SIZE, RESOLUTIONS, words
 from prunebench.testbed.tiny_clip import (
     TinyClipConfig,
@@ -52,10 +52,10 @@ def _inputs(processor: Any, pixels: torch.Tensor, text: str) -> Any:
     return processor(text=[prompt], images=[[Image.fromarray(pixels.numpy())]], return_tensors="pt")
 
 
-def _lesson(name: str) -> Answering:
-    made = miniature(name)
-    lesson: Any = made.lesson(made.build(SMALL, 3).eval(), made.recipe, 0)
-    return lesson  # type: ignore[no-any-return]
+def _objective(name: str) -> Answering:
+    kind = miniature(name)
+    objective: Any = kind.objective(kind.build(SMALL, 3).eval(), kind.recipe, 0)
+    return objective  # type: ignore[no-any-return]
 
 
 # Views
@@ -65,15 +65,16 @@ def _lesson(name: str) -> Answering:
 def test_views_are_the_pixels_of_the_stock_processors(size: tuple[int, int]) -> None:
     pixels = _pixels(size)
     images = [Image.fromarray(image.numpy()) for image in pixels]
-    seen = miniature("tiny-clip").processor()(images=images, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(normal(thumbnails(pixels)), seen)
-    seen = (
+    clip = miniature("tiny-clip").processor()
+    stock_thumbnails = clip(images=images, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(normal(thumbnails(pixels)), stock_thumbnails)
+    stock_views = (
         miniature("tiny-llava-next")
         .processor()
         .image_processor(images, return_tensors="pt")["pixel_values"]
     )
     views = torch.cat([thumbnails(pixels)[:, None], tiles(pixels)], dim=1)
-    torch.testing.assert_close(normal(views), seen)
+    torch.testing.assert_close(normal(views), stock_views)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -83,8 +84,8 @@ def test_patches_see_what_their_boxes_say(size: tuple[int, int]) -> None:
     box = (width // 3, height // 2, width // 3 + 40, height // 2 + 30)
     canvas[box[1] : box[3], box[0] : box[2]] = 255
     pixels = torch.from_numpy(canvas)[None]
-    shown = torch.cat([thumbnails(pixels)[:, None], tiles(pixels)], dim=1)[0, :, 0].float() / 255
-    bright = shown.view(-1, 8, 14, 8, 14).mean((2, 4)).flatten(1)
+    views = torch.cat([thumbnails(pixels)[:, None], tiles(pixels)], dim=1)[0, :, 0].float() / 255
+    bright = views.view(-1, 8, 14, 8, 14).mean((2, 4)).flatten(1)
     for view, boxes in zip(bright, [thumbnail_boxes(*size), *tile_boxes(*size)], strict=True):
         assert np.abs(view.numpy() - coverage(box, boxes)).max() < 0.12
 
@@ -148,9 +149,9 @@ def test_captions_are_true_of_their_view() -> None:
     rng = np.random.default_rng(0)
     for index in range(100):
         things = list(scene(6, index).objects)
-        said = caption(things, rng)
-        assert said.true_of([object_words(thing) for thing in things])
-        assert set(said.text.split()) <= set(words())
+        text = caption(things, rng)
+        assert text.true_of([object_words(thing) for thing in things])
+        assert set(text.text.split()) <= set(words())
     red = frozenset({"red", "square", "5"})
     assert Caption("any red", (frozenset({"red"}),)).true_of([red])
     assert not Caption("red 4", (frozenset({"red", "4"}),)).true_of([red])
@@ -190,7 +191,7 @@ def test_a_batch_of_views_is_a_function_of_seed_and_step(crowded: int) -> None:
 def test_prompts_hold_as_many_image_tokens_as_the_learner_has_boxes(
     name: str, tmp_path: Path
 ) -> None:
-    lesson, processor = _lesson(name), miniature(name).processor()
+    objective, processor = _objective(name), miniature(name).processor()
     processor.save_pretrained(tmp_path)
     loaded: Any = AutoProcessor.from_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     assert type(loaded) is type(processor)
@@ -198,9 +199,9 @@ def test_prompts_hold_as_many_image_tokens_as_the_learner_has_boxes(
     for size in SIZES:
         inputs = _inputs(loaded, _pixels(size, 1)[0], "color of 5")
         counts[size] = int(
-            (inputs["input_ids"] == lesson.learner.model.config.image_token_id).sum()
+            (inputs["input_ids"] == objective.learner.model.config.image_token_id).sum()
         )
-        assert counts[size] == len(lesson.learner.boxes(*size))
+        assert counts[size] == len(objective.learner.boxes(*size))
         assert loaded.tokenizer.decode(inputs["input_ids"][0, -3:]) == "color of 5"
         assert inputs["input_ids"][0, 0] == loaded.tokenizer.bos_token_id
     assert counts[224, 224] == {"tiny-llava-1.5": 64, "tiny-llava-next": 336}[name]
@@ -209,12 +210,12 @@ def test_prompts_hold_as_many_image_tokens_as_the_learner_has_boxes(
 @pytest.mark.parametrize("step", range(6))
 @pytest.mark.parametrize("name", LLAVAS)
 def test_the_training_pass_equals_the_stock_forward(name: str, step: int) -> None:
-    lesson, processor = _lesson(name), miniature(name).processor()
-    model: Any = lesson.learner.module
-    data = lesson.batch(step)
+    objective, processor = _objective(name), miniature(name).processor()
+    model: Any = objective.learner.module
+    data = objective.batch(step)
     with torch.inference_mode():
-        features = lesson.learner.see(data.pixels[:2])
-        logits = lesson.learner.answer(lesson.learner.see(data.pixels), data).logits
+        features = objective.learner.see(data.pixels[:2])
+        logits = objective.learner.answer(objective.learner.see(data.pixels), data).logits
         for number in (0, 2, 3):
             length = int(data.last[0, number]) + 1
             text = processor.tokenizer.decode(data.words[0, number, :length])
@@ -235,10 +236,10 @@ def test_the_training_pass_equals_the_stock_forward(name: str, step: int) -> Non
 
 @pytest.mark.parametrize("name", LLAVAS)
 def test_evidence_lies_in_every_view_that_shows_it(name: str) -> None:
-    lesson = _lesson(name)
+    objective = _objective(name)
     about, question = sample(3, 2)
     assert question.evidence is not None
-    boxes = lesson.learner.boxes(about.width, about.height)
+    boxes = objective.learner.boxes(about.width, about.height)
     share = coverage(question.evidence, boxes)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     x0, y0, x1, y1 = question.evidence
@@ -249,10 +250,10 @@ def test_evidence_lies_in_every_view_that_shows_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", LLAVAS)
 def test_the_tower_stays_as_it_is(name: str) -> None:
-    lesson = _lesson(name)
-    loss, _ = lesson.loss(lesson.batch(0), 0)
+    objective = _objective(name)
+    loss, _ = objective.loss(objective.batch(0), 0)
     loss.backward()  # type: ignore[no-untyped-call]
-    model: Any = lesson.learner.module
+    model: Any = objective.learner.module
     without = {
         part.split(".")[1] for part, weight in model.named_parameters() if weight.grad is None
     }

@@ -12,6 +12,7 @@ import pickle
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,12 +25,23 @@ from PIL import Image
 from prunebench import Budget, Keep, Stage, VisualTokens, models, prune, registry
 from prunebench.cli import main
 from prunebench.engine.lora import tuned
-from prunebench.learning.checkpoint import Log, RunError, open_run
+from prunebench.learning.folder import RunError
+from prunebench.learning.log import Log
+from prunebench.learning.run import open_run
 from prunebench.models.base import Originals, Unsupported
 from prunebench.testbed import Scene, scene
-from prunebench.training import DataError, TrainSchedule, loop, open_data, train
-from prunebench.training.data import Lesson
-from prunebench.training.examples import examples, inputs_of, target
+from prunebench.training import (
+    DataError,
+    Pace,
+    Start,
+    TrainSchedule,
+    loop,
+    open_data,
+    train,
+)
+from prunebench.training.batch import inputs_of, target
+from prunebench.training.examples import examples
+from prunebench.training.lesson import Lesson
 from prunebench.training.reinforce import Tuning, exact_match, reinforce
 
 MODELS = ("tiny-qwen2.5-vl", "tiny-llava-next")
@@ -51,20 +63,20 @@ def test_what_is_learnt_from_is_what_is_seen_at_work(loaded: models.Loaded) -> N
     ready: Any = registry.build("glimpseprune", {"weights": "random"}).prepared(
         loaded.family.facts(loaded.model)
     )
-    seen: list[VisualTokens] = []
+    views: list[VisualTokens] = []
 
     def watch(tokens: VisualTokens, _: Stage) -> Keep:
-        seen.append(tokens)
+        views.append(tokens)
         return Keep(torch.arange(len(tokens)))
 
-    watched = replace(ready)
-    object.__setattr__(watched, "prune", watch)
+    watcher = replace(ready)
+    object.__setattr__(watcher, "prune", watch)
     batch = lessons()
     with torch.no_grad():
-        with prune(loaded.model, watched):
+        with prune(loaded.model, watcher):
             loaded.model(**inputs_of(loaded, batch))
-        shown = examples(loaded, ready, batch)
-    for work, example in zip(seen, shown, strict=True):
+        lesson_examples = examples(loaded, ready, batch)
+    for work, example in zip(views, lesson_examples, strict=True):
         assert work.signals.keys() <= example.tokens.signals.keys()
         for name, value in work.signals.items():
             torch.testing.assert_close(value, example.tokens.signals[name], atol=1e-4, rtol=1e-4)
@@ -118,13 +130,17 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    out: Path, plan: TrainSchedule = SHORT, *, seed: int = 0, data: str = "scenes", **options: Any
+    out: Path,
+    schedule: TrainSchedule = SHORT,
+    *,
+    seed: int = 0,
+    data: str = "scenes",
+    start: Start | None = None,
 ) -> Path:
-    """A short run of glimpseprune."""
+    """A short run of glimpseprune that saves after every step."""
     method: Any = registry.build("glimpseprune")
-    return train(
-        method, frozen(), open_data(data, seed), out, plan, checkpoint_seconds=0.0, **options
-    )
+    pace = Pace(checkpoint_seconds=0.0)
+    return train(method, frozen(), open_data(data, seed), out, schedule, start=start, pace=pace)
 
 
 @lru_cache
@@ -223,7 +239,7 @@ def test_a_finished_run_says_how_it_was_made_and_draws_its_curves(
     about = json.loads((copy / "weights" / "config.json").read_text())["trained"]
     assert about["held_out"]["lessons"] == 1
     assert about["data"]["seed"] == 0
-    assert about["plan"]["steps"] == 4
+    assert about["schedule"]["steps"] == 4
 
 
 @pytest.mark.parametrize(
@@ -231,10 +247,10 @@ def test_a_finished_run_says_how_it_was_made_and_draws_its_curves(
     [
         ({"data": "scenes+fine"}, "data.fine 0.0, not 0.25"),
         ({"seed": 1}, "data.seed 0, not 1"),
-        ({"plan": replace(SHORT, learning_rate=1e-3)}, "plan.learning_rate 0.0001, not 0.001"),
-        ({"plan": replace(SHORT, steps=5)}, "plan.steps 4, not 5"),
-        ({"sizes": {"stream": 32}}, "sizes.stream 64, not 32"),
-        ({"start": "weights"}, "start drawn from the seed, not"),
+        ({"schedule": replace(SHORT, learning_rate=1e-3)}, "learning_rate 0.0001, not 0.001"),
+        ({"schedule": replace(SHORT, steps=5)}, "schedule.steps 4, not 5"),
+        ({"start": Start({"stream": 32})}, "sizes.stream 64, not 32"),
+        ({"start": Start(folder=Path("weights"))}, "start drawn from the seed, not"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -242,9 +258,11 @@ def test_a_folder_with_another_run_is_refused_and_stays_as_it_was(
     copy: Path, change: dict[str, Any], named: str
 ) -> None:
     before = content(copy)
-    start = {"start": copy / change["start"]} if "start" in change else {}
+    start = change.get("start")
+    if start is not None and start.folder is not None:
+        change = {"start": Start(folder=copy / start.folder)}
     with pytest.raises(RunError, match=re.escape(named)) as refused:
-        run(copy, **{**change, **start})
+        run(copy, **change)
     assert "choose another folder" in str(refused.value)
     assert content(copy) == before
 
@@ -257,10 +275,11 @@ def test_data_that_changed_in_place_are_other_data(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_model_are_another_run(copy: Path) -> None:
+    method: Any = registry.build("glimpseprune")
     with torch.no_grad():
         other = models.load(LLAVA, weights="random")
     with pytest.raises(RunError, match="model_weights"):
-        train(registry.build("glimpseprune"), other, open_data("scenes", 0), copy, SHORT)  # type: ignore[arg-type]
+        train(method, other, open_data("scenes", 0), copy, SHORT)
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -271,76 +290,64 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-def damage(kind: str, path: Path) -> None:
-    """Do that to a checkpoint."""
+def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Save a checkpoint anew, changed."""
+    state = torch.load(path, weights_only=True)
+    changed = change(state)
+    torch.save(state if changed is None else changed, path)
+
+
+def flip_a_bit(path: Path) -> None:
+    """Of the largest weight: between the records of the archive lies padding, which is not read."""
     data = path.read_bytes()
-    if kind == "truncated":
-        path.write_bytes(data[:5000])
-    elif kind == "a bit flipped":
-        largest = max(
-            torch.load(path, weights_only=True)["weights"].values(), key=torch.Tensor.numel
-        )
-        place = (
-            data.index(largest.numpy().tobytes()) + 100
-        )  # between the records of the archive lies padding
-        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-    elif kind == "garbage":
-        path.write_bytes(bytes(range(256)) * 40)
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "a pickle":
-        path.write_bytes(pickle.dumps({"weights": Path("x")}))
-    elif kind == "a folder":
-        path.unlink()
-        path.mkdir()
-    elif kind == "a link":
-        path.rename(path.with_name("real.pt"))
-        path.symlink_to("real.pt")
-    elif kind == "a pipe":
-        path.unlink()
-        os.mkfifo(path)
-    else:
-        state = torch.load(path, weights_only=True)
-        name = next(iter(state["weights"]))
-        if kind == "weights edited":
-            state["weights"][name][0] = float("nan")
-        elif kind == "a later step":
-            state["step"] = 99
-        elif kind == "another seal":
-            state["seal"] = "0" * 64
-        elif kind == "no seal":
-            del state["seal"]
-        elif kind == "a key more":
-            state["more"] = 1
-        elif kind == "a key less":
-            del state["optimizer"]
-        elif kind == "a list":
-            state = [state]
-        torch.save(state, path)
+    weights = torch.load(path, weights_only=True)["weights"]
+    largest = max(weights.values(), key=torch.Tensor.numel)
+    place = data.index(largest.numpy().tobytes()) + 100
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "truncated",
-        "a bit flipped",
-        "garbage",
-        "empty",
-        "a pickle",
-        "a folder",
-        "a link",
-        "a pipe",
-        "weights edited",
-        "a later step",
-        "another seal",
-        "no seal",
-        "a key more",
-        "a key less",
-        "a list",
-    ],
-)
+def edit_a_weight(state: dict[str, Any]) -> None:
+    next(iter(state["weights"].values()))[0] = float("nan")
+
+
+def make_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def make_a_link(path: Path) -> None:
+    path.rename(path.with_name("real.pt"))
+    path.symlink_to("real.pt")
+
+
+def make_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    "a bit flipped": flip_a_bit,
+    "garbage": lambda path: path.write_bytes(bytes(range(256)) * 40),
+    "empty": lambda path: path.write_bytes(b""),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps({"weights": Path("x")})),
+    "a folder": make_a_folder,
+    "a link": make_a_link,
+    "a pipe": make_a_pipe,
+    "weights edited": lambda path: rewrite(path, edit_a_weight),
+    "a later step": lambda path: rewrite(path, lambda state: state.update(step=99)),
+    "another seal": lambda path: rewrite(path, lambda state: state.update(seal="0" * 64)),
+    "no seal": lambda path: rewrite(path, lambda state: state.pop("seal") and None),
+    "a key more": lambda path: rewrite(path, lambda state: state.update(more=1)),
+    "a key less": lambda path: rewrite(path, lambda state: state.pop("optimizer") and None),
+    "a list": lambda path: rewrite(path, lambda state: [state]),
+}
+"""What may happen to a checkpoint."""
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_checkpoint_is_named_and_nothing_is_written(copy: Path, kind: str) -> None:
-    damage(kind, copy / "checkpoint.pt")
+    DAMAGE[kind](copy / "checkpoint.pt")
     weights = content(copy / "weights")
     with pytest.raises(
         RunError, match=r"checkpoint\.pt.*remove it, or choose another folder \(out=\)"
@@ -559,11 +566,12 @@ def test_a_method_that_holds_another_one_is_trained_with_it_made_ready(tmp_path:
 
 
 def test_weights_to_begin_with_bring_their_sizes(copy: Path, tmp_path: Path) -> None:
-    run(tmp_path / "small", replace(SHORT, steps=1), sizes={"stream": 32})
-    folder = run(tmp_path / "next", replace(SHORT, steps=1), start=tmp_path / "small" / "weights")
+    short = replace(SHORT, steps=1)
+    small = run(tmp_path / "small", short, start=Start({"stream": 32}))
+    folder = run(tmp_path / "next", short, start=Start(folder=small))
     assert json.loads((folder / "config.json").read_text())["attn_fuse_size"] == 32
     with pytest.raises(RunError, match=r"sizes\.stream is 64, but start .* has 32"):
-        run(tmp_path / "third", sizes={"stream": 64}, start=tmp_path / "small" / "weights")
+        run(tmp_path / "third", start=Start({"stream": 64}, small))
     gswa: Any = registry.build("gswa")
     with pytest.raises(RunError, match="gswa: reading start"):
         train(
@@ -572,7 +580,7 @@ def test_weights_to_begin_with_bring_their_sizes(copy: Path, tmp_path: Path) -> 
             open_data("scenes", 0),
             tmp_path / "x",
             SHORT,
-            start=copy / "weights",
+            start=Start(folder=copy / "weights"),
         )
 
 
@@ -598,11 +606,11 @@ def visual_cot(folder: Path, count: int = 3, **changes: Any) -> Path:
 
 def test_visual_cot_is_read_from_disk(tmp_path: Path) -> None:
     data = open_data(str(visual_cot(tmp_path, 45)), 0)
-    held = [lesson.name for lesson in data.held_out(10)]
-    assert held == ["gqa.jsonl:1", "gqa.jsonl:21", "gqa.jsonl:41"]
+    held_out = [lesson.name for lesson in data.held_out(10)]
+    assert held_out == ["gqa.jsonl:1", "gqa.jsonl:21", "gqa.jsonl:41"]
     epoch = [lesson.name for lesson in data.batch(0, 42)]
     assert len({*epoch}) == 42
-    assert not {*epoch} & {*held}
+    assert not {*epoch} & {*held_out}
     assert [lesson.name for lesson in data.batch(1, 42)] == epoch
     lesson = data.batch(0, 1)[0]
     assert (lesson.question, lesson.answer, lesson.boxes, lesson.image.size) == (
@@ -714,16 +722,11 @@ def test_it_learns_from_visual_cot(tmp_path: Path) -> None:
         )
     (folder / "scenes.jsonl").write_text("\n".join(lines))
     method: Any = registry.build("glimpseprune")
-    plan = TrainSchedule(steps=2, batch=2, held_out=1)
-    weights = train(
-        method, models.load("tiny-llava-1.5"), open_data(str(folder), 0), tmp_path / "run", plan
-    )
-    assert (
-        registry.build("glimpseprune", {"weights": str(weights)})
-        .plan(Budget(0.1, "kv"), 64, 6)[0]
-        .keep
-        == 6
-    )
+    schedule = TrainSchedule(steps=2, batch=2, held_out=1)
+    data = open_data(str(folder), 0)
+    weights = train(method, models.load("tiny-llava-1.5"), data, tmp_path / "run", schedule)
+    learned = registry.build("glimpseprune", {"weights": str(weights)})
+    assert learned.plan(Budget(0.1, "kv"), 64, 6)[0].keep == 6
 
 
 # ---- tuning with an adapter ----------------------------------------------------------------------
@@ -751,9 +754,9 @@ def test_tuning_gives_an_adapter_that_sessions_wear(tmp_path: Path) -> None:
         weights = [weight.data_ptr() for weight in plain.model.parameters()]
         with tuned(plain.model, folder):
             worn = plain.model(**inputs).logits
-        wanted = fresh.model(**inputs).logits  # still wears peft's own layers
+        tuned_logits = fresh.model(**inputs).logits  # still wears peft's own layers
         after = plain.model(**inputs).logits
-    torch.testing.assert_close(worn, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(worn, tuned_logits, atol=1e-4, rtol=1e-4)
     assert (worn - before).abs().max() > 1e-3
     assert torch.equal(before, after)
     assert weights == [weight.data_ptr() for weight in plain.model.parameters()]

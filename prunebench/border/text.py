@@ -46,6 +46,12 @@ def message(error: BaseException) -> str:
     return clean(text).strip() or type(error).__name__
 
 
+def short_path(name: object, limit: int = 80) -> str:
+    """A path or a name for a message, on one line; of a long one the end."""
+    text = one_line(str(name), 1000)
+    return text if len(text) <= limit else "…" + text[1 - limit :]
+
+
 def _escaped(character: str) -> str:
     category = unicodedata.category(character)
     is_surrogate = category == "Cs"

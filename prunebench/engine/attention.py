@@ -5,7 +5,7 @@ only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -37,18 +37,17 @@ class Heads:
     mask: Tensor | None = None
     lengths: Tensor | None = None
 
-    def rows(self, sample: int, rows: Tensor, valid: Tensor, columns: Tensor) -> Tensor:
-        """[H, R, C] post-softmax attention of the query places `rows` on the key places `columns`,
-        in float32.
+    def rows(self, sample: int, rows: Tensor, valid: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[H, R, S] post-softmax attention of the query places `rows` on all keys, in float32.
 
-        The softmax runs over all keys a query may see: `valid` [S] ones up to its own place.
+        The softmax runs over the keys a query may see: `valid` [S] ones up to its own place; `bias`
+        [S] is added to their scores.
         """
         visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
-        return (
-            self.logits(sample, rows)
-            .masked_fill(~visible, float("-inf"))
-            .softmax(dim=-1)[:, :, columns]
-        )
+        scores = self.logits(sample, rows)
+        if bias is not None:
+            scores = scores + bias
+        return scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
 
     def logits(self, sample: int, rows: Tensor | slice = slice(None)) -> Tensor:
         """[H, R, S] scaled products of the queries `rows` and all keys, in float32, nothing masked."""
@@ -71,6 +70,8 @@ class Heads:
 Probe = Callable[[Heads], None]
 
 _PROBES: WeakKeyDictionary[nn.Module, Probe] = WeakKeyDictionary()
+_LENGTHS: WeakKeyDictionary[nn.Module, Sequence[int]] = WeakKeyDictionary()
+"""Modules whose one row of a batch is several sequences, and how long these are."""
 
 
 class _Captured(Exception):
@@ -135,6 +136,18 @@ def check_kernel(config: Any, expected: str, probes: bool) -> None:
         )
 
 
+@contextmanager
+def packed(attention: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
+    """Let one attention module, which `probed` reaches, take its single row of a batch for
+    sequences of these lengths, one behind the other.
+    """
+    _LENGTHS[attention] = lengths
+    try:
+        yield
+    finally:
+        del _LENGTHS[attention]
+
+
 def watch(attention: nn.Module, probe: Probe) -> None:
     """Call `probe` with the heads of every call of one attention module, until `unwatch`."""
     _PROBES[attention] = probe
@@ -176,7 +189,9 @@ def implementation(config: Any) -> str:
 
 
 def _beside(base: str) -> Callable[..., Any]:
-    def attend(
+    """The kernel of that name, which lets probes see first and keeps packed sequences apart."""
+
+    def run(
         module: nn.Module,
         query: Tensor,
         key: Tensor,
@@ -194,4 +209,33 @@ def _beside(base: str) -> Callable[..., Any]:
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(base, eager)
         return kernel(module, query, key, value, attention_mask, **kwargs)
 
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,
+    ) -> Any:
+        lengths = _LENGTHS.get(module)
+        if lengths is None:
+            return run(module, query, key, value, attention_mask, **kwargs)
+        outputs = [
+            run(module, *sequences, None, **kwargs)[0].flatten(0, 1)
+            for sequences in _sequences((query, key, value), lengths)
+        ]
+        return torch.cat(outputs)[None], None
+
     return attend
+
+
+def _sequences(parts: Sequence[Tensor], lengths: Sequence[int]) -> Iterator[Sequence[Tensor]]:
+    """Packed queries, keys and values [1, H, R, d], sequence by sequence [1, H, n, d]; all in one
+    batch where they are equally long.
+    """
+    if len(set(lengths)) == 1:
+        count = len(lengths)
+        yield [part[0].unflatten(1, (count, -1)).transpose(0, 1) for part in parts]
+        return
+    cuts = [part.split(list(lengths), dim=2) for part in parts]
+    yield from zip(*cuts, strict=True)

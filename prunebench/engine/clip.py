@@ -25,7 +25,7 @@ ELSEWHERE = "Give a folder, or a hub id that can be fetched: clip=..."
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A stock CLIPModel with its tokenizer."""
+    """A stock CLIPModel with its tokenizer, by the name it was asked for."""
 
     name: str
     model: Any
@@ -38,18 +38,22 @@ class Clip:
         return sha256(f"{weights_digest(self.model)} {words}".encode()).hexdigest()
 
     def rows(self, crops: Tensor) -> Tensor:
-        """[C * (1 + patches), P] final norm and projection of CLS and patches of normalised [C, 3,
-        H, W] crops, crop by crop.
+        """[C * (1 + patches), P] what CLIP makes of [C, 3, H, W] crops that are normalised already.
+
+        These are the CLS token and the patches of every crop, one crop behind the other, behind
+        CLIP's final norm and projection.
         """
         tower = self.model.vision_model
         size = self.model.config.vision_config.image_size
         if crops.dim() != 4 or crops.shape[-2:] != (size, size):
             raise Unsupported(
-                f"CLIP {self.name} takes crops of {size} px; the model's encoder was given {list(crops.shape)}"
+                f"CLIP {self.name} takes crops of {size} px; "
+                f"the model's encoder was given {list(crops.shape)}"
             )
-        weight = self.model.visual_projection.weight
-        hidden = tower(pixel_values=crops.to(weight)).last_hidden_state
-        rows: Tensor = self.model.visual_projection(tower.post_layernorm(hidden)).flatten(0, 1)
+        projection = self.model.visual_projection
+        hidden = tower(pixel_values=crops.to(projection.weight)).last_hidden_state
+        # stock CLIP norms and projects its CLS token alone; methods compare patches with texts too
+        rows: Tensor = projection(tower.post_layernorm(hidden)).flatten(0, 1)
         return rows
 
     def texts(self, texts: tuple[str, ...]) -> tuple[Tensor, int]:
@@ -57,12 +61,12 @@ class Clip:
         off.
         """
         limit = self.model.config.text_config.max_position_embeddings
-        made = self.tokenizer(
+        tokens = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
         )
-        whole = self.tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
-        found = self.model.get_text_features(**made.to(self.model.device))
-        return found.pooler_output, sum(len(ids) > limit for ids in whole)
+        uncut = self.tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
+        features = self.model.get_text_features(**tokens.to(self.model.device))
+        return features.pooler_output, sum(len(ids) > limit for ids in uncut)
 
 
 def load_clip(name: str, device: torch.device, dtype: torch.dtype) -> Clip:
@@ -87,9 +91,8 @@ def _read(
         values, _ = CLIPConfig.get_config_dict(source)
         checkpoint.check_config(values)
         if values.get("model_type") != "clip":
-            raise checkpoint.LoadError(
-                f"its config.json describes no CLIP but a {one_line(str(values.get('model_type')), 60)!r}"
-            )
+            kind = one_line(str(values.get("model_type")), 60)
+            raise checkpoint.LoadError(f"its config.json describes no CLIP but a {kind!r}")
         stored = checkpoint.header(Path(source))
         with torch.device("meta"):
             empty = CLIPModel(CLIPConfig.from_pretrained(source))

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
@@ -28,13 +30,10 @@ from prunebench.engine.attention import (
 from prunebench.engine.clip import load_clip
 from prunebench.engine.counter import counter
 from prunebench.engine.hooks import Hook, before
-from prunebench.engine.ready import Ready, union
+from prunebench.engine.readings import READINGS
 from prunebench.engine.stream import EngineError
 from prunebench.models.base import EncoderRows, Family, Unsupported
 from prunebench.signals import CLIP, Signal
-
-HIDDEN = (Signal.ENCODER_FEATURES, Signal.CLS_FEATURES)
-"""Signals that are rows of a block's output."""
 
 Key = tuple[Signal, int | str]
 """A signal and the block it is read in, or the CLIP."""
@@ -42,11 +41,11 @@ Key = tuple[Signal, int | str]
 
 @dataclass
 class Observed:
-    """What was read in one pass: for every signal and block a tensor whose rows are the encoder's,
-    and what reading cost.
+    """What was read in one pass over a batch, and what reading cost.
 
-    Attention is [H, R], hidden states [R, D], keys [H, R, d], CLIP's projections [R, P], over the R
-    rows of all sequences.
+    `values` holds, for every signal and block, a tensor whose rows are those of all the encoder's
+    sequences one behind the other: R of them. Attention is [H, R], hidden states are [R, D], keys
+    [H, R, d], CLIP's projections [R, P].
     """
 
     values: dict[Key, Tensor] = field(default_factory=dict)
@@ -55,15 +54,20 @@ class Observed:
 
     def cost(self, keys: Sequence[Key]) -> tuple[float, int]:
         """Seconds and FLOPs that reading these took; a CLIP runs once for all its signals."""
-        once = {key[1] if key[0] in CLIP else key: key for key in keys}.values()
-        return sum(self.seconds.get(key, 0.0) for key in once), sum(
-            self.flops.get(key, 0) for key in once
-        )
+        paid: dict[object, Key] = {}
+        for key in keys:
+            signal, source = key
+            paid[source if signal in CLIP else key] = key
+        seconds = sum(self.seconds.get(key, 0.0) for key in paid.values())
+        flops = sum(self.flops.get(key, 0) for key in paid.values())
+        return seconds, flops
 
     def charge(self, key: Key, seconds: float, flops: int) -> None:
         """Note what reading took."""
-        self.seconds[key] = self.seconds.get(key, 0.0) + seconds
-        self.flops[key] = self.flops.get(key, 0) + flops
+        seconds_before = self.seconds.get(key, 0.0)
+        flops_before = self.flops.get(key, 0)
+        self.seconds[key] = seconds_before + seconds
+        self.flops[key] = flops_before + flops
 
     def of(
         self, signal: Signal, blocks: Sequence[int | str], rows: EncoderRows, index: Tensor
@@ -71,28 +75,86 @@ class Observed:
         """A signal as `VisualTokens` gives it, for the tokens `index` [n] of the sample that `rows`
         belongs to.
         """
-        found = [self._rows(signal, block, rows, index) for block in blocks]
-        return found[0] if signal in CLIP else torch.stack(found)
+        values = [self._select(signal, block, rows, index) for block in blocks]
+        return values[0] if signal in CLIP else torch.stack(values)
 
-    def _rows(self, signal: Signal, block: int | str, rows: EncoderRows, index: Tensor) -> Tensor:
-        values = self.values[signal, block]
-        axis = 1 if signal in _READERS else 0
-        if signal in (Signal.CLS_FEATURES, Signal.CLIP_TILES):
+    def _select(self, signal: Signal, block: int | str, rows: EncoderRows, index: Tensor) -> Tensor:
+        """The rows of one block: those of the tiles' CLS tokens, or means over tokens' patches."""
+        values, reading = self.values[signal, block], READINGS[signal]
+        if reading.of_tiles:
             assert rows.summaries is not None
             return values[rows.summaries.to(values.device)].float()
-        patches = rows.patches[index].to(values.device)
-        found = values.index_select(axis, patches.clamp(min=0).flatten()).float()
-        found = found.view(*values.shape[:axis], *patches.shape, *values.shape[axis + 1 :])
-        known = (patches >= 0).view(*patches.shape, *[1] * (found.dim() - axis - 2))
-        mean: Tensor = (found * known).mean(dim=axis + 1)
-        return mean
+        return _means(values, reading.axis, rows.patches[index].to(values.device))
+
+
+def _means(values: Tensor, axis: int, patches: Tensor) -> Tensor:
+    """`values` with their axis of R rows replaced by one of N tokens: the mean over the rows
+    `patches` [N, G] that each was made of.
+    """
+    # a newline has no patch (-1): it reads any row, which then counts as zero
+    entries = values.index_select(axis, patches.clamp(min=0).flatten())
+    entries = entries.float().unflatten(axis, patches.shape)
+    real = patches >= 0
+    while real.dim() < entries.dim() - axis:
+        real = real[..., None]
+    mean: Tensor = (entries * real).mean(dim=axis + 1)
+    return mean
+
+
+class Encodings(dict[str, Any]):
+    """The encoder's output by modality, as a model takes it for `mm_encoder_outputs`, with what was
+    read while it was made.
+
+    A dict of our own carries the observations because it is handed on as it is: `dict(inputs)` and
+    `generate(**inputs)` pass this very object, and the engine hears the call before transformers
+    can rebuild it.
+    """
+
+    def __init__(self, outputs: Mapping[str, Any], observed: Observed | None = None) -> None:
+        super().__init__(outputs)
+        self.observed = observed
+
+
+def observed_in(encodings: Any) -> Observed | None:
+    """What was read when `encode` made these encodings; None for those of other origin."""
+    return encodings.observed if isinstance(encodings, Encodings) else None
+
+
+def required(observed: Observed | None, keys: Sequence[Key], name: str) -> Observed:
+    """What was observed; raises EngineError where a signal that the method reads is not in it."""
+    if observed is None or any(key not in observed.values for key in keys):
+        raise EngineError(
+            f"{name} reads the vision encoder, which ran before prune(...): "
+            "pass pruners=[...] to encode(...)"
+        )
+    return observed
+
+
+@dataclass(frozen=True, eq=False)
+class Survivors:
+    """The rows [n] of one pass that are still in the encoder, of `total` that entered it."""
+
+    rows: Tensor
+    total: int
+
+    def spread(self, values: Tensor, axis: int) -> Tensor:
+        """`values` with their rows in their places along an axis, zeros where others had left."""
+        shape = list(values.shape)
+        shape[axis] = self.total
+        zeros = values.new_zeros(shape)
+        return zeros.index_copy(axis, self.rows.to(values.device), values)
+
+
+Piece = tuple[Survivors | None, Tensor]
+"""What one call gave, and the rows that the block at work had been given."""
 
 
 class Observer:
-    """Reads the signals `wants`, each in its blocks, in every pass of the vision encoder while
-    attached.
+    """Reads signals in every pass of the vision encoder while attached.
 
-    What reading costs in FLOPs is known where it is to `count` them, which takes time of its own.
+    `wants` names the blocks in which each signal is read. `everywhere` hooks all blocks instead of
+    these, for a method that asks batch by batch (`ask`) what to read. What reading costs in FLOPs
+    is known where it is to `count` them, which takes time of its own.
     """
 
     def __init__(
@@ -101,66 +163,71 @@ class Observer:
         model: nn.Module,
         wants: Mapping[Signal, Sequence[int | str]],
         count: bool = True,
+        everywhere: bool = False,
     ) -> None:
-        self.family, self.model, self.blocks, self.count = (
-            family,
-            model,
-            list(family.blocks(model)),
-            count,
-        )
-        self.keys: list[Key] = [
-            (signal, block) for signal, blocks in wants.items() for block in blocks
-        ]
+        self.family = family
+        self.model = model
+        self.count = count
+        self.everywhere = everywhere
+        self.blocks = list(family.blocks(model))
+        self.keys: list[Key] = []
+        """What is read."""
+        for signal, places in wants.items():
+            self.keys += [(signal, place) for place in places]
+        self.survivors: Survivors | None = None
+        """Which rows the block at work has been given; None for all of the pass."""
         self._kernels: list[tuple[Any, str]] = []
-        self._parts: dict[Key, list[Tensor]] = {}
-        self._spent = Observed()
+        """Every configuration of the encoder's attention, and the kernel that it named."""
+        self.reset()
+
+    def ask(self, keys: Sequence[Key]) -> None:
+        """From here on read these and nothing else."""
+        self.keys = list(keys)
 
     def reset(self) -> None:
         """Forget what was read: another batch is about to be encoded."""
-        self._parts = {}
+        self._parts: dict[Key, list[Piece]] = {}
         self._spent = Observed()
+        self.survivors = None
 
-    def read(self) -> Observed | None:
-        """What the passes since `reset` gave, None where the encoder did not run."""
-        if not self._parts:
+    def read(self, keys: Sequence[Key] | None = None) -> Observed | None:
+        """What the passes since `reset` gave, of all keys or of some; None where nothing was read.
+
+        Rows that had left the encoder before they could be read are zero.
+        """
+        parts = self._parts
+        if keys is not None:
+            parts = {key: self._parts[key] for key in keys if key in self._parts}
+        if not parts:
             return None
-        join = {
-            key: torch.cat(parts, dim=1 if key[0] in _READERS else 0)
-            for key, parts in self._parts.items()
-        }
-        return Observed(join, self._spent.seconds, self._spent.flops)
+        values = {}
+        for (signal, block), pieces in parts.items():
+            values[signal, block] = _joined(pieces, READINGS[signal].axis)
+        return Observed(values, self._spent.seconds, self._spent.flops)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Install the hooks; on leaving, the encoder is as it was."""
+        heads, outputs, clips = self._places()
         with ExitStack() as undo:
-            attended = {block for signal, block in self.keys if signal in _READERS}
-            modules = {
-                block: self.family.block_attention(self.blocks[int(block)]) for block in attended
-            }
-            for config in {
-                id(c): c for c in (getattr(m, "config", None) for m in modules.values())
-            }.values():
-                if config is None:
-                    raise Unsupported(
-                        f"the vision attention of {self.family.name} does not say which kernel it uses"
-                    )
+            modules = {number: self._attention(number) for number in sorted(heads)}
+            for config in vision_configs(self.family, list(modules.values())):
                 undo.enter_context(probed(config))
                 self._kernels.append((config, implementation(config)))
             undo.callback(self._kernels.clear)
-            for block, module in modules.items():
+            for number, module in modules.items():
                 if watched(module):
                     raise EngineError(
-                        "the vision encoder is read by another prune(...) block; leave that one first"
+                        "the vision encoder is read by another prune(...) block; "
+                        "leave that one first"
                     )
-                watch(module, partial(self._attend, block))
+                watch(module, partial(self._attend, number))
                 undo.callback(unwatch, module)
-            for block in {block for signal, block in self.keys if signal in HIDDEN}:
-                hook = Hook(partial(self._leave, block))
-                undo.callback(self.blocks[int(block)].register_forward_hook(hook).remove)
-            for name in {name for signal, name in self.keys if signal in CLIP}:
-                tower = self.family.vision(self.model)
-                before(undo, tower, partial(self._enter, str(name)))
+            for number in sorted(outputs):
+                hook = Hook(partial(self._leave, number))
+                undo.callback(self.blocks[number].register_forward_hook(hook).remove)
+            for name in sorted(clips):
+                before(undo, self.family.vision(self.model), partial(self._enter, name))
             yield
 
     def check_kernels(self) -> None:
@@ -170,118 +237,96 @@ class Observer:
         for config, kernel in self._kernels:
             check_kernel(config, kernel, probes=True)
 
+    def _places(self) -> tuple[set[int], set[int], set[str]]:
+        """The blocks whose attention is read, those whose output is, and the CLIPs' names."""
+        heads: set[int] = set()
+        outputs: set[int] = set()
+        clips: set[str] = set()
+        for signal, place in self.keys:
+            if signal in CLIP:
+                clips.add(str(place))
+                continue
+            blocks = range(len(self.blocks)) if self.everywhere else [int(place)]
+            if READINGS[signal].from_heads is None:
+                outputs.update(blocks)
+            else:
+                heads.update(blocks)
+        return heads, outputs, clips
+
+    def _attention(self, number: int) -> nn.Module:
+        return self.family.block_attention(self.blocks[number])
+
+    def _note(self, key: Key, value: Tensor) -> None:
+        """Keep what one call gave."""
+        pieces = self._parts.setdefault(key, [])
+        pieces.append((self.survivors, value))
+
     def _enter(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Show the crops that the encoder is about to see to the CLIP of that name, once for all
         its signals.
         """
         crops = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
-        keys = [key for key in self.keys if key[1] == name]
         clip = load_clip(name, crops.device, crops.dtype)
+        keys = [key for key in self.keys if key[1] == name]
+        with self._charged(keys):
+            rows = clip.rows(crops)
+        for key in keys:
+            self._note(key, rows)
+
+    def _leave(self, number: int, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Keep what a block put out."""
+        hidden = output[0] if isinstance(output, tuple) else output
+        rows = hidden.detach().reshape(-1, hidden.shape[-1])
+        for key in self.keys:
+            signal, block = key
+            reading = READINGS[signal]
+            if block == number and reading.from_heads is None:
+                self._note(key, rows)
+
+    def _attend(self, number: int, heads: Heads) -> None:
+        """Keep what is made of the queries and keys of a block's attention."""
+        for key in self.keys:
+            signal, block = key
+            reading = READINGS[signal]
+            if block == number and reading.from_heads is not None:
+                with self._charged([key]):
+                    self._note(key, reading.from_heads(heads))
+
+    @contextmanager
+    def _charged(self, keys: Sequence[Key]) -> Iterator[None]:
+        """Note what the block takes as the cost of each key, without gradients."""
         start = perf_counter()
         with counter() if self.count else nullcontext() as flops, torch.no_grad():
-            rows = clip.rows(crops)
-        took = perf_counter() - start
+            yield
+        seconds = perf_counter() - start
+        spent = flops.get_total_flops() if flops is not None else 0
         for key in keys:
-            self._parts.setdefault(key, []).append(rows)
-            self._spent.charge(key, took, flops.get_total_flops() if flops is not None else 0)
-
-    def _leave(self, block: int | str, _module: nn.Module, _args: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        for signal in HIDDEN:
-            if (signal, block) in self.keys:
-                self._parts.setdefault((signal, block), []).append(
-                    hidden.detach().reshape(-1, hidden.shape[-1])
-                )
-
-    def _attend(self, block: int | str, heads: Heads) -> None:
-        for key in self.keys:
-            if key[1] == block and key[0] in _READERS:
-                start = perf_counter()
-                with counter() if self.count else nullcontext() as flops, torch.no_grad():
-                    self._parts.setdefault(key, []).append(_READERS[key[0]](heads))
-                self._spent.charge(
-                    key, perf_counter() - start, flops.get_total_flops() if flops is not None else 0
-                )
+            self._spent.charge(key, seconds, spent)
 
 
-def _keys(heads: Heads) -> Tensor:
-    """[H, R, d]."""
-    return heads.key.detach().transpose(0, 1).flatten(1, 2)
+def vision_configs(family: Family, modules: Sequence[nn.Module]) -> list[Any]:
+    """The configurations that say which kernel these attention modules use, each once.
 
-
-def _cls(heads: Heads) -> Tensor:
-    """[H, R] attention of every sequence's first row."""
-    logits = heads.query[:, :, :1].float() @ heads.key.float().transpose(2, 3) * heads.scaling
-    return _masked(logits, heads.mask).softmax(dim=-1)[:, :, 0].transpose(0, 1).flatten(1)
-
-
-def _received(heads: Heads) -> Tensor:
-    """[H, R] attention received, averaged over the queries of the same sequence; one head at a
-    time, for it is square.
+    Raises Unsupported where a module has none.
     """
-    packed = heads.lengths is not None and len(heads.lengths) > 2
-    pieces = []
-    for start, end in (
-        zip(heads.lengths.tolist(), heads.lengths.tolist()[1:], strict=False)
-        if packed
-        else [(0, None)]
-    ):  # type: ignore[union-attr]
-        query, key = heads.query[:, :, start:end].float(), heads.key[:, :, start:end].float()
-        rows = [
-            _masked(
-                query[:, head] @ key[:, head].transpose(1, 2) * heads.scaling,
-                heads.mask,
-                squeeze=True,
+    configs: dict[int, Any] = {}
+    for module in modules:
+        config = getattr(module, "config", None)
+        if config is None:
+            raise Unsupported(
+                f"the vision attention of {family.name} does not say which kernel it uses"
             )
-            .softmax(-1)
-            .mean(1)
-            for head in range(query.shape[1])
-        ]
-        pieces.append(torch.stack(rows).flatten(1))
-    return torch.cat(pieces, dim=1)
+        configs[id(config)] = config
+    return list(configs.values())
 
 
-_READERS = {
-    Signal.ENCODER_KEYS: _keys,
-    Signal.CLS_ATTENTION: _cls,
-    Signal.RECEIVED_ATTENTION: _received,
-}
-
-
-def _masked(logits: Tensor, mask: Tensor | None, squeeze: bool = False) -> Tensor:
-    if mask is None:
-        return logits
-    mask = mask[:, 0] if squeeze else mask[:, :, :1]
-    return logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
-
-
-def found_in(encodings: Mapping[str, Any] | None) -> Observed | None:
-    """What `encode` read beside the encodings it made; None for encodings of other origin."""
-    for output in (encodings or {}).values():
-        observed = getattr(output, "observed", None)
-        if isinstance(observed, Observed):
-            return observed
-    return None
-
-
-def observed_encoding(
-    family: Family, model: nn.Module, inputs: Mapping[str, Any], methods: Sequence[Ready]
-) -> dict[str, Any]:
-    """The encodings of the family, with what the methods read in the encoder kept beside the first."""
-    wants = union(methods)
-    observer = Observer(family, model, wants)
-    with observer.attached() if wants else nullcontext():
-        encodings = family.encode(model, inputs)
-    for output in encodings.values():
-        output.observed = observer.read() if wants else None
-        break
-    return encodings
-
-
-def required(observed: Observed | None, keys: Sequence[Key], name: str) -> Observed:
-    """What was observed; raises EngineError where a signal that the method reads is not in it."""
-    if observed is None or any(key not in observed.values for key in keys):
-        raise EngineError(
-            f"{name} reads the vision encoder, which ran before prune(...): pass pruners=[...] to encode(...)"
-        )
-    return observed
+def _joined(pieces: Sequence[Piece], axis: int) -> Tensor:
+    """What several calls gave, one behind the other along the axis of the rows."""
+    runs = []
+    for survivors, group in groupby(pieces, key=itemgetter(0)):
+        values = torch.cat([value for _, value in group], dim=axis)
+        # a block hands out all rows again where others than the next block read its output
+        if survivors is not None and values.shape[axis] != survivors.total:
+            values = survivors.spread(values, axis)
+        runs.append(values)
+    return torch.cat(runs, dim=axis)

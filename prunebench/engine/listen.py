@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prunebench.engine.cache import checked
 from prunebench.engine.call import Call, CallerGives
-from prunebench.engine.encoder import found_in
+from prunebench.engine.encoder import observed_in
 from prunebench.engine.hooks import after, before, overheard
 from prunebench.engine.options import check_options, prompt_of
 from prunebench.engine.setup import Setup
@@ -84,6 +84,8 @@ class Listener:
     ) -> None:
         self.family, self.setup, self.gives, self.audience = family, setup, gives, audience
         self.generation: Generation | None = None
+        self.call: Call | None = None
+        """The prompts whose images the encoder is given, as far as they are known."""
         self.turn = Turn()
 
     @contextmanager
@@ -123,12 +125,12 @@ class Listener:
             inputs = dict(zip(("inputs", "generation_config"), args, strict=False)) | kwargs
             check_options(self.setup.model, inputs)
             self.generation = Generation({**inputs, "input_ids": prompt_of(inputs)})
-            if self.setup.observer is not None:
-                self.setup.observer.reset()
+            self.setup.forget_encoder()
+            self.call = None
             try:
                 answer = stock(*args, **kwargs)
             finally:
-                self.generation = None
+                self.generation = self.call = None
             self.audience.end()
             return answer
         finally:
@@ -151,7 +153,10 @@ class Listener:
             return None
         drafts = self._drafts(ids)
         kept, changed = _kept_logits(ids, kwargs)
-        self.audience.expect(self._call(ids, drafts, kwargs, kept))
+        if self.generation is None:
+            self.setup.forget_encoder()  # which has yet to run
+        self.call = self._call(ids, drafts, kwargs, kept)
+        self.audience.expect(self.call)
         return None if changed is kwargs else (args, changed)
 
     def _leave(self, _args: Any, output: Any) -> None:
@@ -203,6 +208,26 @@ class Listener:
 
     # ---- what is known of a prompt ---------------------------------------------------------------
 
+    def prompts(self) -> Call:
+        """What is known of the prompts whose images are being encoded.
+
+        `generate` encodes before it calls the model, and then repeats every prompt for as many
+        answers as it is asked for. Raises EngineError where it repeats them first.
+        """
+        if self.generation is None:
+            if self.call is None:
+                raise EngineError("the vision encoder was called by itself; call the whole model")
+            return self.call
+        prompts = self.generation.inputs["input_ids"]
+        if self.call is None:
+            self.call = self._call(prompts, 0, self.generation.inputs, None)
+        if len(self.call.layouts) != len(prompts):
+            raise EngineError(
+                "this version of transformers encodes images once an answer, which cannot be "
+                "pruned inside the encoder: ask for one answer a prompt"
+            )
+        return self.call
+
     def _call(
         self, ids: Tensor, drafts: int, kwargs: Mapping[str, Any], kept: Tensor | None
     ) -> Call:
@@ -217,8 +242,6 @@ class Listener:
         if layouts is None:
             layouts = self.family.layouts(self.setup.model, inputs, gives.originals())
         rows = self._encoder_rows(inputs, layouts)
-        if self.setup.observer is not None and self.generation is None:
-            self.setup.observer.reset()  # called without generate: the encoder has yet to run
         mask = kwargs.get("attention_mask")
         if mask is not None and not isinstance(mask, Tensor):
             raise EngineError(
@@ -233,7 +256,7 @@ class Listener:
             seeds=_a_row(seeds, batch),
             questions=_a_row(gives.questions or [None], batch),
             rows=_a_row(rows, batch) if rows is not None else (),
-            observed=found_in(kwargs.get("mm_encoder_outputs")),
+            observed=observed_in(inputs.get("mm_encoder_outputs")),
             pieces=self._pieces(ids),
             given=_a_row(gives.signals(self.setup.ready.needs), batch),
             drafts=drafts,
@@ -245,8 +268,8 @@ class Listener:
     def _encoder_rows(
         self, inputs: Mapping[str, Any], layouts: Sequence[Any]
     ) -> Sequence[EncoderRows] | None:
-        """Where the tokens come from in the vision encoder; None where nothing is read there."""
-        if self.setup.observer is None:
+        """Where the tokens come from in the vision encoder; None where nobody needs to know."""
+        if self.setup.observer is None and self.setup.tower is None:
             return None
         if self.gives.rows is not None:
             return self.gives.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from prunebench.engine.ready import Ready
 from prunebench.engine.stream import EngineError
 from prunebench.engine.trace import Trace
 from prunebench.engine.window import window_of
-from prunebench.models.base import DecoderParts, Family, Unsupported
+from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import Positions
 from prunebench.sites import Site
 
@@ -46,6 +47,12 @@ class Tower(Protocol):
     begins, and goes on with the plan's later stages as if they had been dropped by any other.
     """
 
+    def attached(self) -> AbstractContextManager[None]:
+        """Install the hooks; on leaving, the encoder is as it was."""
+
+    def reset(self) -> None:
+        """Forget the batch: another is about to be encoded."""
+
     def read(self, call: Call) -> Sequence[Early]:
         """What is left of each of the call's samples, one a row.
 
@@ -65,7 +72,7 @@ class Setup:
 
     def __init__(
         self,
-        parts: DecoderParts,
+        parts: Family,
         model: nn.Module,
         ready: Ready,
         budget: Budget | int | float | str | None,
@@ -91,14 +98,27 @@ class Setup:
             )
         self.window = window_of(self.config)
         self.observer: Observer | None = None
-        if isinstance(parts, Family) and ready.reads:
-            self.observer = Observer(parts, model, ready.reads, count=trace.count_flops)
+        if ready.blocks:
+            self.observer = Observer(
+                parts,
+                model,
+                ready.blocks,
+                count=trace.count_flops,
+                everywhere=ready.inside_encoder(plan),
+            )
         self.tower: Tower | None = None
 
     @property
     def depth(self) -> int:
         """How many layers the decoder has."""
         return len(self.layers)
+
+    def forget_encoder(self) -> None:
+        """Images are about to be encoded: what is known of others is not theirs."""
+        if self.observer is not None:
+            self.observer.reset()
+        if self.tower is not None:
+            self.tower.reset()
 
     def attention(self, layer: int) -> nn.Module:
         """The self-attention module of a layer."""

@@ -1,1 +1,1 @@
-"""What every training run shares: its loop, its checkpoint, its schedule."""
+"""Learning: what every training run has, whatever it trains: folder, log, schedule, loop."""

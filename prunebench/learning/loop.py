@@ -1,6 +1,4 @@
-"""Learning: the loop that every training run goes through, which stops at the first value that is
-no number.
-"""
+"""Loop: what every training run goes through, which stops at the first value that is no number."""
 
 from __future__ import annotations
 
@@ -13,10 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunebench.learning.checkpoint import Row, Run, RunError, State
+from prunebench.learning.checkpoint import State
+from prunebench.learning.folder import RunError
+from prunebench.learning.log import Row
+from prunebench.learning.run import Run
 
-Report = Callable[[Row], None]
-"""Called with every line of the log: step, seconds, rate and the figures since the last one."""
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Called with a step, all steps and the latest figures."""
+
+
+def no_progress(step: int, steps: int, figures: dict[str, float]) -> None:
+    """For runs that nobody watches."""
 
 
 @dataclass
@@ -36,14 +41,21 @@ class Course:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How often a run writes a line of its log, says how far it is, and saves.
+
+    The log has a line every `log_every` steps, of which those that `report_every` divides are
+    reported. A checkpoint is written when the last one is `checkpoint_seconds` old.
+    """
+
+    log_every: int = 10
+    report_every: int = 1
+    checkpoint_seconds: float = 60.0
+
+
 def learn(
-    run: Run,
-    course: Course,
-    begin: State | None,
-    *,
-    log_every: int,
-    checkpoint_seconds: float,
-    report: Report,
+    run: Run, course: Course, begin: State | None, pace: Pace, progress: Progress = no_progress
 ) -> State:
     """All steps that are left after `begin`, which `run.resume` gave; returns the run's state after
     its last step.
@@ -55,27 +67,29 @@ def learn(
     if begin is not None:
         _take_up(course, begin, run)
     run.log.restore(state.log)
-    totals = defaultdict[str, list[float]](
-        list, {name: list(values) for name, values in state.totals.items()}
-    )
-    began = saved = time.monotonic()
+    totals = defaultdict[str, list[float]](list)
+    for name, values in state.totals.items():
+        totals[name] = list(values)
+    start = saved_at = time.monotonic()
     for step in range(state.step + 1, course.steps + 1):
         for group in course.optimizer.param_groups:
             group["lr"] = course.rate(step - 1)
         for name, value in course.step(step - 1).items():
             totals[name].append(float(value))
-        now, last = time.monotonic(), step == course.steps
-        seconds = state.seconds + now - began
-        if step % log_every == 0 or last:
-            row: Row = {"step": step, "seconds": round(seconds, 1), "rate": course.rate(step - 1)}
-            row |= {name: sum(values) / len(values) for name, values in totals.items()}
+        now = time.monotonic()
+        last = step == course.steps
+        seconds = state.seconds + now - start
+        if step % pace.log_every == 0 or last:
+            figures = {name: sum(values) / len(values) for name, values in totals.items()}
             totals.clear()
-            run.log.add(row)
-            report(row)
-        if last or now - saved >= checkpoint_seconds:
+            row: Row = {"step": step, "seconds": round(seconds, 1), "rate": course.rate(step - 1)}
+            run.log.add(row | figures)
+            if step % pace.report_every == 0 or last:
+                progress(step, course.steps, figures)
+        if last or now - saved_at >= pace.checkpoint_seconds:
             latest = _state(run, course, step, seconds, totals)
             run.save(latest)
-            saved = now
+            saved_at = now
             if last:
                 return latest
     return state
@@ -92,9 +106,9 @@ def update(
 
     Raises RunError where a gradient or an updated weight is no number.
     """
-    learnt = [weight for weight in weights if weight.grad is not None]
+    moving = [weight for weight in weights if weight.grad is not None]
     # an infinite bound leaves every gradient as it is, and still says whether all are numbers
-    norm = nn.utils.clip_grad_norm_(learnt, clip)
+    norm = nn.utils.clip_grad_norm_(moving, clip)
     require_number(float(norm), "the gradient's norm", step, optimizer)
     try:
         optimizer.step()
@@ -102,7 +116,7 @@ def update(
         if "overflow" not in str(error):
             raise
         require_number(float("inf"), "the update", step, optimizer)
-    finite = [weight.detach().isfinite().all() for weight in learnt]
+    finite = [weight.detach().isfinite().all() for weight in moving]
     if finite and not bool(torch.stack(finite).all()):
         require_number(float("nan"), "a weight", step, optimizer)
 
@@ -113,12 +127,12 @@ def require_number(
     """The value; raises RunError naming the step and the figure where it is NaN or infinite."""
     if abs(value) < float("inf"):
         return value
-    rate = (
-        "" if optimizer is None else f" at a learning rate of {optimizer.param_groups[0]['lr']:g}"
-    )
+    rate = ""
+    if optimizer is not None:
+        rate = f" at a learning rate of {optimizer.param_groups[0]['lr']:g}"
     raise RunError(
-        f"step {step + 1}: {name} is {value}{rate}; the run stops and nothing of this step is kept: "
-        "choose a lower learning_rate or other data, in another folder"
+        f"step {step + 1}: {name} is {value}{rate}; the run stops and nothing of this step is "
+        "kept: choose a lower learning_rate or other data, in another folder"
     )
 
 
@@ -128,19 +142,17 @@ def _take_up(course: Course, state: State, run: Run) -> None:
     """
     weights = course.weights()
     shapes = {name: list(weight.shape) for name, weight in weights.items()}
-    stored = {name: list(weight.shape) for name, weight in state.weights.items()}
-    for name in dict.fromkeys([*shapes, *stored]):
-        if shapes.get(name) != stored.get(name):
-            differ = f"{name} of shape {stored.get(name)}, not {shapes.get(name)}"
-            raise RunError(
-                f"the checkpoint in {run.folder} holds weights {differ}: remove it, or {run.way_out}"
-            )
+    saved_shapes = {name: list(weight.shape) for name, weight in state.weights.items()}
+    for name in dict.fromkeys([*shapes, *saved_shapes]):
+        shape, saved_shape = shapes.get(name), saved_shapes.get(name)
+        if shape != saved_shape:
+            holds = f"holds weights {name} of shape {saved_shape}, not {shape}"
+            raise RunError(f"the checkpoint in {run.folder} {holds}: remove it, or {run.way_out}")
     try:
         course.optimizer.load_state_dict(state.optimizer)
     except (ValueError, KeyError, RuntimeError) as error:
-        raise RunError(
-            f"the optimizer's state in {run.folder} cannot be taken up ({error}): {run.way_out}"
-        ) from error
+        what = f"the optimizer's state in {run.folder} cannot be taken up ({error})"
+        raise RunError(f"{what}: {run.way_out}") from error
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(state.weights[name])
@@ -149,7 +161,13 @@ def _take_up(course: Course, state: State, run: Run) -> None:
 def _state(
     run: Run, course: Course, step: int, seconds: float, totals: Mapping[str, list[float]]
 ) -> State:
-    weights = {name: weight.detach() for name, weight in course.weights().items()}
-    optimizer: dict[str, Any] = course.optimizer.state_dict()
-    kept = {name: list(values) for name, values in totals.items()}
-    return State(weights, optimizer, step, seconds, list(run.log.rows), kept, dict(course.facts))
+    """Where the run stands after a step."""
+    return State(
+        weights={name: weight.detach() for name, weight in course.weights().items()},
+        optimizer=course.optimizer.state_dict(),
+        step=step,
+        seconds=seconds,
+        log=list(run.log.rows),
+        totals={name: list(values) for name, values in totals.items()},
+        facts=dict(course.facts),
+    )

@@ -1,8 +1,9 @@
-"""Schedule: how long a method or an adapter learns, and how fast."""
+"""Schedule: how long a run learns, and how fast."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunebench.border.bounds import check, number, whole
@@ -17,10 +18,10 @@ SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Schedule:
-    """A linear warm-up, then a cosine; `warmup` is a share of the steps, `held_out` how many
-    lessons are asked in the end.
+    """How a method or an adapter learns: a linear warm-up, then a cosine.
 
-    Raises BoundsError for a value that cannot be.
+    `warmup` is a share of the steps, `held_out` how many lessons are asked in the end. Raises
+    BoundsError for a value that cannot be.
     """
 
     steps: int = whole(1250, 1, STEPS)
@@ -38,11 +39,24 @@ class Schedule:
         warm = max(1, round(self.warmup * self.steps))
         if step < warm:
             return self.learning_rate * (step + 1) / warm
-        return (
-            self.learning_rate
-            * 0.5
-            * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
-        )
+        progress = math.pi * (step - warm) / max(1, self.steps - warm)
+        return self.learning_rate * 0.5 * (1 + math.cos(progress))
+
+
+def staged_rate(step: int, stages: Sequence[int], warmup: int, decay: float) -> float:
+    """The share of the highest learning rate at a step of several stages.
+
+    A linear warm-up of `warmup` steps begins every stage, for the weights that it adds have no
+    history; over the last `decay` (0..1) of all steps the rate falls linearly, to a fiftieth.
+    """
+    since = step  # steps since the stage began
+    for steps in stages:
+        if since < steps:
+            break
+        since -= steps
+    every = sum(stages)
+    left = (every - step) / max(1.0, decay * every)
+    return min(1.0, (since + 1) / warmup, 0.02 + 0.98 * left)
 
 
 @dataclass(frozen=True)

@@ -26,26 +26,23 @@ def evidence_mask(layout: Layout, box: Box, size: tuple[int, int], image: int = 
     """
     left, top, right, bottom = box
     width, height = size
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+    inside_across = 0 <= left < right <= width
+    inside_down = 0 <= top < bottom <= height
+    if not (inside_across and inside_down):
         raise ValueError(f"evidence box {box} does not lie in an image of {width}x{height} pixels")
     mask = torch.zeros(len(layout), dtype=torch.bool)
-    views: dict[tuple[str, int], list[int]] = {}
-    for number, tile in enumerate(layout.tiles):
-        if tile.image == image and tile.rows * tile.columns:
-            views.setdefault((tile.kind, tile.frame), []).append(number)
-    if not views:
-        raise ValueError(
-            f"image {image} has no visual tokens; the layout's {len(layout.tiles)} tiles show others"
-        )
-    for view in views.values():
-        shares = [_shares(layout.tiles[number], number, box, size) for number in view]
-        most = max(float(share.max()) for share in shares)
-        if most == 0:  # the view does not reach this part of the image
-            continue
+    for tiles in _views(layout, image):
+        shares = {number: _shares(layout.tiles[number], number, box, size) for number in tiles}
+        most = max(float(share.max()) for share in shares.values())
+        if most == 0:
+            continue  # the view does not reach this part of the image
         # a cell that is cut exactly in half counts, whatever the rounding
         least = min(0.5, most) - TOLERANCE
-        for number, share in zip(view, shares, strict=True):
-            mask[layout.grid(number)[:, : share.shape[1]][share >= least]] = True
+        for number, share in shares.items():
+            # a newline behind a row shows nothing
+            columns = share.shape[1]
+            places = layout.grid(number)[:, :columns]
+            mask[places[share >= least]] = True
     return mask
 
 
@@ -62,15 +59,33 @@ def recall(kept: Tensor, mask: Tensor) -> float:
     return int(mask[kept].sum()) / evidence
 
 
+def _views(layout: Layout, image: int) -> list[list[int]]:
+    """The numbers of an image's tiles, those of one view together; raises ValueError where it has
+    none.
+    """
+    views: dict[tuple[str, int], list[int]] = {}
+    for number, tile in enumerate(layout.tiles):
+        if tile.image == image and tile.rows * tile.columns:
+            views.setdefault((tile.kind, tile.frame), []).append(number)
+    if not views:
+        count = len(layout.tiles)
+        raise ValueError(
+            f"image {image} has no visual tokens; the layout's {count} tiles show others"
+        )
+    return list(views.values())
+
+
 def _shares(tile: Tile, number: int, box: Box, size: tuple[int, int]) -> Tensor:
     """[rows, columns] how much of every cell the box covers."""
     if tile.region is None:
         raise ValueError(
-            f"the place of tile {number}, a {tile.kind}, in its image is unknown; evidence cannot be placed on it"
+            f"the place of tile {number}, a {tile.kind}, in its image is unknown; "
+            "evidence cannot be placed on it"
         )
     left, top, right, bottom = tile.region
-    across = _overlap(tile.columns, left * size[0], right * size[0], box[0], box[2])
-    down = _overlap(tile.rows, top * size[1], bottom * size[1], box[1], box[3])
+    width, height = size
+    across = _overlap(tile.columns, left * width, right * width, box[0], box[2])
+    down = _overlap(tile.rows, top * height, bottom * height, box[1], box[3])
     return down[:, None] * across[None, :]
 
 
@@ -79,5 +94,6 @@ def _overlap(cells: int, start: float, end: float, low: float, high: float) -> T
     equal cells.
     """
     edges = torch.linspace(start, end, cells + 1, dtype=torch.float64)
-    shared = edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)
-    return shared.clamp(min=0) * cells / (end - start)
+    lefts, rights = edges[:-1], edges[1:]
+    overlaps = rights.clamp(max=high) - lefts.clamp(min=low)
+    return overlaps.clamp(min=0) * cells / (end - start)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.engine.counter import counter
 from prunebench.models.arithmetic import attention, linear
+from prunebench.sites import Part
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import SampleTrace
@@ -45,13 +46,14 @@ def sample_flops(
 ) -> Flops:
     """The prefill of one sample: `inputs` are those of that sample alone, `sample` is its trace.
 
-    Every LLM layer counts at the length that really entered it. Raises ValueError for inputs of
-    several samples.
+    Every block of the vision encoder and every LLM layer counts at the length that really entered
+    it. Raises ValueError for inputs of several samples.
     """
     rows = inputs["input_ids"].shape[0]
     if rows != 1:
         raise ValueError(f"sample_flops got inputs of {rows} samples; give it one and its trace")
     vision, projector = family.vision_flops(model.config, inputs)
+    vision -= vision_saved(model, family, inputs, sample)
     text_config = model.config.get_text_config()
     lengths = [visual + sample.text for visual in sample.entering]
     return Flops(
@@ -61,6 +63,23 @@ def sample_flops(
         head(text_config),
         sample.selector_flops or 0,
     )
+
+
+def vision_saved(model: Any, family: Family, inputs: Mapping[str, Any], sample: SampleTrace) -> int:
+    """What the vision encoder does without because rows left it; 0 where none did."""
+    sites = sorted(site for site in sample.kept if site.part is Part.VISION)
+    if not sites:
+        return 0
+    (rows,) = family.encoder_rows(model, inputs, [sample.layout])
+    saved = 0
+    for block in range(sites[0].layer, len(family.blocks(model))):
+        full = family.stretches(model.config, inputs, block)
+        passed = [site for site in sites if site.layer <= block]
+        live = rows.live(sum(full), sample.kept[passed[-1]])
+        left = [int(part.sum()) for part in live.split(full)]
+        saved += family.block_flops(model.config, full)
+        saved -= family.block_flops(model.config, left)
+    return saved
 
 
 def llm_prefill(text_config: Any, lengths: Sequence[int]) -> int:
@@ -82,11 +101,11 @@ def decode(text_config: Any, cache_lengths: Sequence[int], steps: int) -> int:
     The LM head comes on top: `head(text_config, steps)`.
     """
     _check_layers(text_config, cache_lengths)
-    return sum(
-        _layer(text_config, number, 1, length + step)
-        for number, length in enumerate(cache_lengths)
-        for step in range(1, steps + 1)
-    )
+    total = 0
+    for number, length in enumerate(cache_lengths):
+        for step in range(1, steps + 1):
+            total += _layer(text_config, number, 1, length + step)
+    return total
 
 
 def head(text_config: Any, positions: int = 1) -> int:
@@ -109,15 +128,15 @@ def _mlp(config: Any, number: int, tokens: int) -> int:
     each of them.
     """
     experts = getattr(config, "num_experts", None) or 0
-    dense = number in (getattr(config, "mlp_only_layers", None) or ()) or (number + 1) % getattr(
-        config, "decoder_sparse_step", 1
-    )
+    dense_layers = getattr(config, "mlp_only_layers", None) or ()
+    sparse_step = getattr(config, "decoder_sparse_step", 1)
+    dense = number in dense_layers or (number + 1) % sparse_step
     if not experts or dense:
         return 3 * linear(tokens, config.hidden_size, config.intermediate_size)
-    chosen = linear(
-        tokens * config.num_experts_per_tok, config.hidden_size, config.moe_intermediate_size
-    )
-    return linear(tokens, config.hidden_size, experts) + 3 * chosen
+    router = linear(tokens, config.hidden_size, experts)
+    expert_tokens = tokens * config.num_experts_per_tok
+    expert = linear(expert_tokens, config.hidden_size, config.moe_intermediate_size)
+    return router + 3 * expert
 
 
 def _check_layers(config: Any, lengths: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""Memory: bytes in the KV cache, and the peak while a block runs."""
+"""Memory: the peak while a block runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-
-from prunebench.engine.cache import position_bytes
 
 MIB = 2**20
 SAMPLING_SECONDS = 0.005
@@ -31,21 +29,6 @@ class Peak:
 
     mib: float | None = None
     source: Source = "not measurable"
-
-
-def kv_bytes(cache: Any) -> int:
-    """Bytes of the keys and values in a transformers cache, over all layers and the whole batch,
-    padding included.
-
-    Raises ValueError for a layer that keeps no plain keys and values (a quantised or
-    linear-attention cache).
-    """
-    total = 0
-    for number, layer in enumerate(cache.layers):
-        bytes_each = position_bytes(layer, number)
-        if bytes_each:
-            total += bytes_each * layer.keys.shape[0] * layer.keys.shape[-2]
-    return total
 
 
 @contextmanager
@@ -71,9 +54,9 @@ def peak(device: torch.device | str = "cpu") -> Iterator[Peak]:
         yield result
         result.mib, result.source = _status_mib("VmHWM"), "resident set, high-water mark"
     elif (PROCESS / "status").exists():
-        with _sampled() as seen:
+        with _sampled() as resident_mib:
             yield result
-        result.mib, result.source = max(seen), "resident set, sampled"
+        result.mib, result.source = max(resident_mib), "resident set, sampled"
     else:
         yield result
 
@@ -90,20 +73,21 @@ def _reset_high_water() -> bool:
 @contextmanager
 def _sampled() -> Iterator[list[float]]:
     """Resident sets in MiB, read by a thread while the block runs and once more at each end."""
-    seen, done = [_status_mib("VmRSS")], threading.Event()
+    resident_mib = [_status_mib("VmRSS")]
+    over = threading.Event()
 
     def watch() -> None:
-        while not done.wait(SAMPLING_SECONDS):
-            seen.append(_status_mib("VmRSS"))
+        while not over.wait(SAMPLING_SECONDS):
+            resident_mib.append(_status_mib("VmRSS"))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield seen
+        yield resident_mib
     finally:
-        done.set()
+        over.set()
         thread.join()
-        seen.append(_status_mib("VmRSS"))
+        resident_mib.append(_status_mib("VmRSS"))
 
 
 def _status_mib(field: str) -> float:

@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from prunebench.pruner import Facts
 from prunebench.pruner import Unsupported as Unsupported  # most who need a family need it
-from prunebench.signals import CLIP, ENCODER, Signal
+from prunebench.signals import CLIP, Signal
 from prunebench.tokens import Layout
 
 KNOWN_GOOD = "transformers 5.6 to 5.23"
@@ -21,6 +21,7 @@ KNOWN_GOOD = "transformers 5.6 to 5.23"
 them.
 """
 
+Part = TypeVar("Part", bound=nn.Module)
 
 Size = tuple[int, int]
 """Width and height of an image in pixels."""
@@ -40,68 +41,42 @@ class Originals:
 class EncoderRows:
     """Where one sample's visual tokens come from in the vision encoder.
 
-    Rows count through the encoder's sequences one after the other, over all images of the batch and
-    then all videos. `patches` [N, G] are those of the patches that a token was made of, -1 in a
-    newline's; `summaries` [T] those of every tile's CLS token, None where there is none.
+    The encoder's sequences are counted through as if they stood one behind the other: those of all
+    images of the batch, then those of all videos. A row is one position of them.
+
+    `patches` [N, G] are the rows of the patches that each of N tokens was made of, -1 for a newline
+    token, which was made of none. `summaries` [T] are the rows of every tile's CLS token, None
+    where the encoder has no such token.
     """
 
     patches: Tensor
     summaries: Tensor | None = None
 
-
-class DecoderParts:
-    """Where a stock decoder keeps its parts; true of every Llama-like text model in transformers."""
-
-    def decoder(self, model: nn.Module) -> nn.Module:
-        """The text model that takes `inputs_embeds`."""
-        return model.get_decoder()  # type: ignore[operator, no-any-return]
-
-    def layers(self, model: nn.Module) -> nn.ModuleList:
-        """The decoder's layers in order."""
-        return _part(self.decoder(model), "layers", nn.ModuleList)  # type: ignore[return-value]
-
-    def rotary(self, model: nn.Module) -> nn.Module:
-        """The module that turns position ids into rotary tables."""
-        return _part(self.decoder(model), "rotary_emb", nn.Module)
-
-    def attention(self, layer: nn.Module) -> nn.Module:
-        """The self-attention module of one layer, as it is handed to the attention function."""
-        return _part(layer, "self_attn", nn.Module)
-
-    def facts(self, model: nn.Module) -> Facts:
-        """What methods are told of the model."""
-        config: Any = self.decoder(model).config
-        return Facts(
-            name=None,
-            layers=len(self.layers(model)),
-            width=config.hidden_size,
-            heads=config.num_attention_heads,
-            eps=config.rms_norm_eps,
-        )
-
-    def lacks(self, signal: Signal) -> str | None:
-        """Why the model cannot give a signal, with what is used in its stead; None where it can."""
-        return "a decoder by itself has no vision encoder" if signal in ENCODER | CLIP else None
-
-    def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
-        """The decoder's arguments without the visual features it adds after its first layers, and
-        those features.
-
-        One tensor [visual tokens of the whole batch, D] a layer, in prompt order; none unless the
-        family injects them.
+    def live(self, total: int, alive: Tensor) -> Tensor:
+        """[total] bool: of so many rows of this sample alone, those that its tokens `alive` [n] are
+        made of, and those that no token is made of.
         """
-        return kwargs, []
+        live = torch.ones(total, dtype=torch.bool)
+        live[self.patches[self.patches >= 0]] = False
+        patches = self.patches[alive]
+        live[patches[patches >= 0]] = True
+        return live
 
 
-class Family(DecoderParts, ABC):
-    """Facts about one family; one subclass a file, found by `model_types`."""
+class Family(ABC):
+    """Facts about one family of models; one subclass a file, found by `model_types`.
+
+    The parts of the language model are named alike in every Llama-like text model of transformers,
+    so those methods rarely need an override. What a family has to say is how its prompts, its
+    images and its vision encoder hang together.
+    """
 
     name: ClassVar[str]
-    """What the family is called."""
+    """What the family is called in tables and messages."""
     model_types: ClassVar[frozenset[str]]
     """`config.model_type` values of the family."""
     aliases: ClassVar[Mapping[str, str]]
-    """Short names of public checkpoints."""
+    """Short names of public checkpoints, with their hub ids."""
     vision_inputs: ClassVar[tuple[str, ...]]
     """Names of the model's inputs that only the vision encoder reads; encodings take their place.
     """
@@ -114,15 +89,46 @@ class Family(DecoderParts, ABC):
     shown what it is shown.
     """
     blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
-    """Where the vision encoder keeps its blocks; the first path that exists, versions of
-    transformers differ.
+    """Where the vision encoder keeps its blocks: the first of these paths that exists, because
+    versions of transformers differ.
     """
     attention_at: ClassVar[str] = "self_attn"
     """Where such a block keeps the module that calls the attention function."""
 
+    # ---- the language model ----------------------------------------------------------------------
+
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """The text model that takes `inputs_embeds`."""
+        decoder: nn.Module = stock(model).get_decoder()
+        return decoder
+
+    def layers(self, model: nn.Module) -> nn.ModuleList:
+        """The decoder's layers in order."""
+        return _part(self.decoder(model), "layers", nn.ModuleList)
+
+    def rotary(self, model: nn.Module) -> nn.Module:
+        """The module that turns position ids into rotary tables."""
+        return _part(self.decoder(model), "rotary_emb", nn.Module)
+
+    def attention(self, layer: nn.Module) -> nn.Module:
+        """The self-attention module of one layer, as it is handed to the attention function."""
+        return _part(layer, "self_attn", nn.Module)
+
+    def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+        """The decoder's arguments without the visual features it adds behind its first layers, and
+        those features.
+
+        One tensor [visual tokens of the whole batch, D] a layer, in prompt order; none unless the
+        family injects them.
+        """
+        return kwargs, []
+
+    # ---- the vision encoder ----------------------------------------------------------------------
+
     def vision(self, model: nn.Module) -> nn.Module:
-        """The vision encoder; some families project inside it, others behind."""
-        return model.get_encoder(modality="image")  # type: ignore[operator, no-any-return]
+        """The vision encoder; some families project inside it, others behind it."""
+        encoder: nn.Module = stock(model).get_encoder(modality="image")
+        return encoder
 
     def blocks(self, model: nn.Module) -> nn.ModuleList:
         """The vision encoder's transformer blocks in order."""
@@ -130,15 +136,18 @@ class Family(DecoderParts, ABC):
         for path in self.blocks_at:
             owner, _, last = path.rpartition(".")
             try:
-                return _part(tower.get_submodule(owner), last, nn.ModuleList)  # type: ignore[return-value]
+                return _part(tower.get_submodule(owner), last, nn.ModuleList)
             except (AttributeError, Unsupported):
                 continue
         raise Unsupported(
-            f"{type(tower).__name__} has no {' or '.join(self.blocks_at)}; known to work: {KNOWN_GOOD}"
+            f"{type(tower).__name__} has no {' or '.join(self.blocks_at)}; "
+            f"known to work: {KNOWN_GOOD}"
         )
 
     def block_attention(self, block: nn.Module) -> nn.Module:
-        """The self-attention module of one vision block, as it is handed to the attention function."""
+        """The self-attention module of one vision block, as it is handed to the attention
+        function.
+        """
         return _part(block, self.attention_at, nn.Module)
 
     def feature_block(self, model: nn.Module) -> int:
@@ -147,14 +156,11 @@ class Family(DecoderParts, ABC):
         """
         return len(self.blocks(model)) - 1
 
-    def lacks(self, signal: Signal) -> str | None:
-        if signal in (Signal.CLS_ATTENTION, Signal.CLS_FEATURES) and not self.cls:
-            return f"the vision encoder of {self.name} has no CLS token ({Signal.RECEIVED_ATTENTION} is the usual substitute)"
-        if signal in CLIP and not self.clipped:
-            return f"the vision encoder of {self.name} is no CLIP's"
-        if signal is Signal.TILES and not self.tiled:
-            return f"{self.name} has none"
-        return None
+    def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
+        """All vision blocks, counted from 0, whose output the projector or the language model
+        reads; the others are read by the next block alone.
+        """
+        return (self.feature_block(model),)
 
     def clip(self, model: nn.Module) -> str | None:
         """The CLIP whose vision encoder the model's began as, a hub id or a miniature's name; None
@@ -162,25 +168,37 @@ class Family(DecoderParts, ABC):
         """
         return None
 
-    def facts(self, model: nn.Module) -> Facts:
-        """What methods are told of the model."""
-        vision: Any = self.vision(model).config
-        return replace(
-            super().facts(model),
-            name=Path(str(getattr(model.config, "_name_or_path", ""))).name or None,
-            vision_blocks=len(self.blocks(model)),
-            vision_width=int(getattr(vision, "embed_dim", None) or vision.hidden_size),
-            feature_block=self.feature_block(model),
-        )
+    @abstractmethod
+    def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The encoder's output by modality ("image", "video"), in the form `mm_encoder_outputs`
+        takes.
+        """
 
-    @property
-    def resizes(self) -> bool:
-        """Whether a smaller image has fewer tokens."""
-        return type(self).token_pixels is not Family.token_pixels
+    @abstractmethod
+    def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
+        """FLOPs of the vision encoder and of the projector behind it, for all images and videos of
+        `inputs`.
+        """
+
+    @abstractmethod
+    def stretches(self, config: Any, inputs: Mapping[str, Any], block: int) -> list[int]:
+        """How many rows stand in each stretch (crop, frame, window) whose rows attend to each other
+        in a vision block, for all images and videos of `inputs`, in the order of the rows.
+        """
+
+    @abstractmethod
+    def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
+        """FLOPs of one vision block over stretches of these lengths."""
+
+    # ---- visual tokens ---------------------------------------------------------------------------
 
     @abstractmethod
     def placeholders(self, model: nn.Module) -> tuple[int, ...]:
         """The token ids that stand for visual features in `input_ids`."""
+
+    def visual(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        """[B, S] bool, on the CPU: which prompt positions are visual."""
+        return torch.isin(input_ids.cpu(), torch.tensor(self.placeholders(model)))
 
     @abstractmethod
     def layouts(
@@ -207,21 +225,64 @@ class Family(DecoderParts, ABC):
         """
         return None
 
-    @abstractmethod
-    def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The encoder's output by modality ("image", "video"), in the form `mm_encoder_outputs`
-        takes.
-        """
+    @property
+    def resizes(self) -> bool:
+        """Whether a smaller image has fewer tokens."""
+        return type(self).token_pixels is not Family.token_pixels
 
-    @abstractmethod
-    def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
-        """FLOPs of the vision encoder and of the projector behind it, for all images and videos of
-        `inputs`.
-        """
+    # ---- what methods are told -------------------------------------------------------------------
 
-    def visual(self, model: nn.Module, input_ids: Tensor) -> Tensor:
-        """[B, S] bool, on the CPU: which prompt positions are visual."""
-        return torch.isin(input_ids.cpu(), torch.tensor(self.placeholders(model)))
+    def facts(self, model: nn.Module) -> Facts:
+        """What methods are told of the model."""
+        vision = config_of(self.vision(model))
+        checkpoint = str(getattr(model.config, "_name_or_path", ""))
+        # Qwen2-VL's `hidden_size` is the language model's; the encoder's own is `embed_dim` there
+        vision_width = getattr(vision, "embed_dim", None) or vision.hidden_size
+        return replace(
+            self.decoder_facts(model),
+            name=Path(checkpoint).name or None,
+            vision_blocks=len(self.blocks(model)),
+            vision_width=int(vision_width),
+            feature_block=self.feature_block(model),
+        )
+
+    def decoder_facts(self, model: nn.Module) -> Facts:
+        """What they are told of the language model alone."""
+        text = config_of(self.decoder(model))
+        return Facts(
+            name=None,
+            layers=len(self.layers(model)),
+            width=text.hidden_size,
+            heads=text.num_attention_heads,
+            eps=text.rms_norm_eps,
+        )
+
+    def lacks(self, signal: Signal) -> str | None:
+        """Why the model cannot give a signal, with what is used in its stead; None where it can."""
+        if signal in (Signal.CLS_ATTENTION, Signal.CLS_FEATURES) and not self.cls:
+            return (
+                f"the vision encoder of {self.name} has no CLS token "
+                f"({Signal.RECEIVED_ATTENTION} is the usual substitute)"
+            )
+        if signal in CLIP and not self.clipped:
+            return f"the vision encoder of {self.name} is no CLIP's"
+        if signal is Signal.TILES and not self.tiled:
+            return f"{self.name} has none"
+        return None
+
+
+def config_of(module: nn.Module) -> Any:
+    """A stock module's configuration. transformers declares no types for its fields, and torch
+    takes any attribute of a module for a tensor or a module.
+    """
+    return module.config
+
+
+def stock(model: nn.Module) -> Any:
+    """The model as the class of transformers that it is, whose own methods torch's type does not
+    have.
+    """
+    return model
 
 
 def in_prompt_order(places: Tensor, layouts: Sequence[Layout]) -> list[Tensor]:
@@ -230,23 +291,27 @@ def in_prompt_order(places: Tensor, layouts: Sequence[Layout]) -> list[Tensor]:
     `places` has one for every token of the batch, those of all images before those of all videos; a
     prompt mixes them.
     """
-    frames = [
-        torch.tensor([tile.kind == "frame" for tile in one.tiles], dtype=torch.bool)[one.tile]
-        for one in layouts
-    ]
-    at = {False: 0, True: sum(int((~frame).sum()) for frame in frames)}
-    found = []
-    for frame in frames:
-        mine = torch.empty(len(frame), dtype=torch.int64)
+    of_video = [_of_video(layout) for layout in layouts]
+    images = sum(int((~mask).sum()) for mask in of_video)
+    start = {False: 0, True: images}
+    ordered = []
+    for mask in of_video:
+        own = torch.empty(len(mask), dtype=torch.int64)
         for kind in (False, True):
-            count = int((frame == kind).sum())
-            mine[frame == kind] = places[at[kind] : at[kind] + count]
-            at[kind] += count
-        found.append(mine)
-    return found
+            end = start[kind] + int((mask == kind).sum())
+            own[mask == kind] = places[start[kind] : end]
+            start[kind] = end
+        ordered.append(own)
+    return ordered
 
 
-def _part(owner: nn.Module, name: str, kind: type[nn.Module]) -> nn.Module:
+def _of_video(layout: Layout) -> Tensor:
+    """[N] bool: which of a sample's tokens are a video's."""
+    frames = [tile.kind == "frame" for tile in layout.tiles]
+    return torch.tensor(frames, dtype=torch.bool)[layout.tile]
+
+
+def _part(owner: nn.Module, name: str, kind: type[Part]) -> Part:
     part = getattr(owner, name, None)
     if not isinstance(part, kind):
         raise Unsupported(

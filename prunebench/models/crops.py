@@ -1,20 +1,148 @@
-"""Vision transformers that take square crops of one size, each a sequence of its own: what their
-families share.
+"""Crop encoders: vision transformers that take square crops of one size, each a sequence of its
+own.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from prunebench.models.arithmetic import encoder_block, linear
-from prunebench.models.base import KNOWN_GOOD, Unsupported
+from prunebench.models.base import (
+    KNOWN_GOOD,
+    EncoderRows,
+    Family,
+    Unsupported,
+    config_of,
+    stock,
+)
+from prunebench.tokens import Layout
 
 
-def side(vision_config: Any) -> int:
+class CropFamily(Family):
+    """A family whose vision encoder is such a transformer.
+
+    An image may be one crop or many, and so may a video: every crop is one sequence of the encoder.
+    A square of `merge` x `merge` of its patches becomes one token of the language model. What is
+    left to a family is `layouts`: which crops a prompt shows.
+    """
+
+    vision_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    encoders: ClassVar[tuple[str, ...]] = ()
+    """`vision_config.model_type` values for which the family's facts hold; any where none is named.
+    """
+    beside_pixels: ClassVar[tuple[str, ...]] = ()
+    """Inputs that the model's `get_image_features` takes besides the pixels."""
+
+    def placeholders(self, model: nn.Module) -> tuple[int, ...]:
+        return (config_of(model).image_token_id,)
+
+    def merge(self, config: Any) -> int:
+        """Patches along one side of the square that becomes one token."""
+        return 1
+
+    def tokens_a_side(self, config: Any) -> int:
+        """Tokens along one side of a crop."""
+        return patches_a_side(config.vision_config) // self.merge(config)
+
+    def check_encoder(self, config: Any) -> None:
+        """Raise Unsupported where the checkpoint pairs the model with a vision encoder that the
+        family does not know.
+        """
+        kind = config.vision_config.model_type
+        if self.encoders and kind not in self.encoders:
+            raise Unsupported(
+                f"{self.name} with a {kind!r} encoder is not known; "
+                f"{' or '.join(self.encoders)} is (with {KNOWN_GOOD})"
+            )
+
+    def feature_block(self, model: nn.Module) -> int:
+        """The block whose output is `hidden_states[config.vision_feature_layer]`, of which entry 0
+        is the embedding.
+
+        Where several layers are concatenated, the deepest. Raises Unsupported where no block's
+        output is read.
+        """
+        deepest = max(self.feature_blocks(model))
+        if deepest < 0:
+            raise Unsupported(
+                f"vision_feature_layer {config_of(model).vision_feature_layer} is the patch "
+                "embedding; there is no block behind which to look"
+            )
+        return deepest
+
+    def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
+        """Those whose outputs are concatenated before the projector; -1 is the embedding."""
+        states = len(self.blocks(model)) + 1
+        return tuple(int(layer) % states - 1 for layer in feature_layers(config_of(model)))
+
+    def clip(self, model: nn.Module) -> str | None:
+        return clip_of(config_of(model)) if self.clipped else None
+
+    def encoder_rows(
+        self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
+    ) -> list[EncoderRows]:
+        """Every tile is one sequence of the encoder, in the order of the prompts."""
+        config = config_of(model)
+        squares = merged_patches(self.tokens_a_side(config), self.merge(config))
+        length = squares.numel() + self.cls
+        rows = []
+        crops = 0
+        for layout in layouts:
+            first = (crops + torch.arange(len(layout.tiles))) * length
+            patches = first[:, None, None] + self.cls + squares
+            rows.append(EncoderRows(patches.flatten(0, 1), first if self.cls else None))
+            crops += len(layout.tiles)
+        return rows
+
+    def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        pixels = inputs.get("pixel_values")
+        if pixels is None:
+            return {}
+        beside = {name: inputs.get(name) for name in self.beside_pixels}
+        features = stock(model).get_image_features(pixel_values=pixels, return_dict=True, **beside)
+        return {"image": features}
+
+    def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
+        crops = self.crops(config, inputs)
+        tokens = crops * self.tokens_a_side(config) ** 2
+        vision = config.vision_config
+        encoder = embedding_flops(vision, crops)
+        # all blocks are alike
+        block = self.block_flops(config, self.stretches(config, inputs, 0))
+        encoder += vision.num_hidden_layers * block
+        return encoder, self.projector_flops(config, tokens)
+
+    def stretches(self, config: Any, inputs: Mapping[str, Any], block: int) -> list[int]:
+        """Every crop is one, with its CLS token."""
+        rows = patches_a_side(config.vision_config) ** 2 + self.cls
+        return [rows] * self.crops(config, inputs)
+
+    def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
+        vision = config.vision_config
+        return encoder_block(stretches, vision.hidden_size, vision.intermediate_size, gated=False)
+
+    def crops(self, config: Any, inputs: Mapping[str, Any]) -> int:
+        """How many crops the encoder is given for all prompts of `inputs`: as many as their tokens
+        come from, unless overridden.
+        """
+        tokens = int((inputs["input_ids"] == config.image_token_id).sum())
+        return tokens // self.tokens_a_side(config) ** 2
+
+    def projector_flops(self, config: Any, tokens: int) -> int:
+        """FLOPs of the projector over `tokens` squares of patches: two layers, before which the
+        outputs of several blocks may be concatenated.
+        """
+        channels = config.vision_config.hidden_size * self.merge(config) ** 2
+        width = config.text_config.hidden_size
+        return mlp_flops(tokens, channels * len(feature_layers(config)), width, width)
+
+
+def patches_a_side(vision_config: Any) -> int:
     """Patches along one side of a crop."""
     return edge(vision_config.image_size) // edge(vision_config.patch_size)
 
@@ -31,50 +159,18 @@ def edge(size: int | Sequence[int]) -> int:
     return sides.pop()
 
 
-def vit_flops(vision_config: Any, crops: int, cls: bool) -> int:
-    """FLOPs of the patch embedding and all blocks over `crops` crops, each with a CLS token where
-    `cls`.
+def feature_layers(config: Any) -> list[int]:
+    """The entries of the encoder's `hidden_states` that the projector reads; the last one where the
+    configuration names none.
     """
-    patches, width = side(vision_config) ** 2, vision_config.hidden_size
-    embedding = linear(
-        patches, vision_config.num_channels * edge(vision_config.patch_size) ** 2, width
-    )
-    block = encoder_block([patches + cls], width, vision_config.intermediate_size, gated=False)
-    return int(crops * (embedding + vision_config.num_hidden_layers * block))
+    layers = getattr(config, "vision_feature_layer", -1)
+    return list(layers) if isinstance(layers, list | tuple) else [layers]
 
 
-def mlp_flops(rows: int, *widths: int) -> int:
-    """FLOPs of linear layers one behind the other, from `widths[0]` to `widths[-1]`."""
-    return sum(linear(rows, before, after) for before, after in itertools.pairwise(widths))
-
-
-def feature_block(config: Any, depth: int) -> int:
-    """The block whose output is `hidden_states[config.vision_feature_layer]`, of which entry 0 is
-    the embedding.
-
-    Where several layers are concatenated, the deepest. Raises Unsupported where no block's output
-    is read.
-    """
-    asked = config.vision_feature_layer
-    index = max(
-        int(one) % (depth + 1) for one in (asked if isinstance(asked, list | tuple) else [asked])
-    )
-    if index == 0:
-        raise Unsupported(
-            f"vision_feature_layer {asked} is the patch embedding; there is no block behind which to look"
-        )
-    return index - 1
-
-
-def expect_encoder(config: Any, family: str, *kinds: str) -> None:
-    """Raise Unsupported where the checkpoint pairs a model with a vision encoder that its family
-    does not know.
-    """
-    kind = config.vision_config.model_type
-    if kind not in kinds:
-        raise Unsupported(
-            f"{family} with a {kind!r} encoder is not known; {' or '.join(kinds)} is (with {KNOWN_GOOD})"
-        )
+def merged_patches(side: int, merge: int) -> Tensor:
+    """[side * side, merge * merge] the patches of one crop that each of its tokens is made of."""
+    patches = torch.arange((side * merge) ** 2).view(side, merge, side, merge)
+    return patches.transpose(1, 2).reshape(side**2, merge**2)
 
 
 def clip_of(config: Any) -> str | None:
@@ -88,6 +184,18 @@ def clip_of(config: Any) -> str | None:
     return "openai/clip-vit-large-patch14-336" if sizes == (1024, 24, 14, 336) else None
 
 
+def embedding_flops(vision_config: Any, crops: int) -> int:
+    """FLOPs of the convolution that embeds the patches of so many crops."""
+    patches = patches_a_side(vision_config) ** 2
+    pixels = vision_config.num_channels * edge(vision_config.patch_size) ** 2
+    return crops * linear(patches, pixels, vision_config.hidden_size)
+
+
+def mlp_flops(rows: int, *widths: int) -> int:
+    """FLOPs of linear layers one behind the other, from `widths[0]` to `widths[-1]`."""
+    return sum(linear(rows, before, after) for before, after in pairwise(widths))
+
+
 def runs(ids: Sequence[int], placeholder: int) -> Iterator[int]:
     """Lengths of the unbroken runs of a placeholder in one prompt's ids."""
     length = 0
@@ -99,12 +207,7 @@ def runs(ids: Sequence[int], placeholder: int) -> Iterator[int]:
             length = 0
 
 
-def count(ids: Tensor, placeholder: int) -> int:
-    """How often the placeholder stands in one prompt's ids."""
-    return int((ids == placeholder).sum())
-
-
-def given(inputs: Mapping[str, Any], name: str) -> list[Any]:
+def rows_of(inputs: Mapping[str, Any], name: str) -> list[Any]:
     """An input tensor as lists, empty where it is missing."""
     value = inputs.get(name)
     return [] if value is None else value.tolist()

@@ -4,18 +4,17 @@ token that is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from prunebench.models import crops as vit
-from prunebench.models.base import EncoderRows, Family, Originals, Size, Unsupported
+from prunebench.models.base import Originals, Size, Unsupported, config_of
+from prunebench.models.crops import CropFamily, runs
 from prunebench.tokens import Layout, Region, Tile
 
 
-class InternVL(Family):
+class InternVL(CropFamily):
     """`InternVLForConditionalGeneration`: InternVL 2.5, 3 and 3.5 as converted for stock
     transformers.
     """
@@ -40,18 +39,14 @@ class InternVL(Family):
         "internvl3.5-14b": "OpenGVLab/InternVL3_5-14B-HF",
         "internvl3.5-38b": "OpenGVLab/InternVL3_5-38B-HF",
     }
-    vision_inputs = ("pixel_values",)
+    encoders = ("internvl_vision",)
     cls = True
     tiled = True
     blocks_at = ("encoder.layer",)
     attention_at = "attention"
 
-    def placeholders(self, model: nn.Module) -> tuple[int, ...]:
-        config: Any = model.config
-        return (config.image_token_id,)
-
-    def feature_block(self, model: nn.Module) -> int:
-        return vit.feature_block(model.config, len(self.blocks(model)))
+    def merge(self, config: Any) -> int:
+        return int(1 / config.downsample_ratio)
 
     def layouts(
         self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None
@@ -62,99 +57,57 @@ class InternVL(Family):
         Without them a crop's region is None, too. Raises Unsupported where images stand beside a
         video in one prompt.
         """
-        config: Any = model.config
-        vit.expect_encoder(config, self.name, "internvl_vision")
-        side = _side(config)
+        config = config_of(model)
+        self.check_encoder(config)
+        tile = self.tokens_a_side(config) ** 2
         layouts = []
         for row, ids in enumerate(inputs["input_ids"].tolist()):
-            runs = list(vit.runs(ids, config.image_token_id))
-            if any(run % side**2 for run in runs):
+            lengths = list(runs(ids, config.image_token_id))
+            if any(length % tile for length in lengths):
                 raise ValueError(
-                    f"the prompt's images have {runs} visual tokens; every tile has {side**2}"
+                    f"the prompt's images have {lengths} visual tokens; every tile has {tile}"
                 )
-            counts = [run // side**2 for run in runs]
-            sizes = [None] * len(counts) if originals is None else originals.sizes[row]
-            if len(sizes) == len(counts):
-                shown = zip(counts, sizes, strict=True)
-                tiles = [
-                    tile
-                    for image, (count, size) in enumerate(shown)
-                    for tile in _tiles(config, image, count, size)
-                ]
-            elif not sizes and set(counts) == {1}:
-                tiles = [Tile(side, side, "frame", frame=frame) for frame in range(len(counts))]
-            else:
-                raise Unsupported(
-                    f"the prompt shows {len(counts)} images or frames, {len(sizes)} of them images; "
-                    f"{self.name}'s inputs do not say which, so give images and videos in prompts of their own"
-                )
-            layouts.append(Layout(tuple(tiles)))
+            counts = [length // tile for length in lengths]
+            sizes = None if originals is None else originals.sizes[row]
+            layouts.append(Layout(tuple(self.tiles(config, counts, sizes))))
         return layouts
 
-    def encoder_rows(
-        self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
-    ) -> list[EncoderRows]:
-        """Pixel shuffle makes a token of a square of patches."""
-        config: Any = model.config
-        side, merge = _side(config), _merge(config)
-        patches = (
-            torch.arange(1, (side * merge) ** 2 + 1)
-            .view(side, merge, side, merge)
-            .transpose(1, 2)
-            .reshape(-1, merge**2)
-        )
-        length = patches.numel() + 1
-        rows, crops = [], 0
-        for layout in layouts:
-            first = (crops + torch.arange(len(layout.tiles))) * length
-            rows.append(EncoderRows((first[:, None, None] + patches).flatten(0, 1), first))
-            crops += len(layout.tiles)
-        return rows
-
-    def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        parts: Any = model
-        pixels = inputs.get("pixel_values")
-        return (
-            {}
-            if pixels is None
-            else {"image": parts.get_image_features(pixel_values=pixels, return_dict=True)}
+    def tiles(self, config: Any, counts: Sequence[int], sizes: Sequence[Size] | None) -> list[Tile]:
+        """The tiles of one prompt, of which every run holds as many as `counts` says; `sizes` are
+        those of its images, None where they are not known.
+        """
+        side = self.tokens_a_side(config)
+        if sizes is None or len(sizes) == len(counts):
+            tiles = []
+            for image, count in enumerate(counts):
+                size = None if sizes is None else sizes[image]
+                tiles += _image_tiles(config, side, image, count, size)
+            return tiles
+        if not sizes and set(counts) == {1}:
+            return [Tile(side, side, "frame", frame=frame) for frame in range(len(counts))]
+        raise Unsupported(
+            f"the prompt shows {len(counts)} images or frames, {len(sizes)} of them images; "
+            f"{self.name}'s inputs do not say which, so give images and videos in prompts of "
+            "their own"
         )
 
-    def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
-        tokens = vit.count(inputs["input_ids"], config.image_token_id)
-        merged, width = (
-            config.vision_config.hidden_size * _merge(config) ** 2,
-            config.text_config.hidden_size,
-        )
-        encoder = vit.vit_flops(config.vision_config, tokens // _side(config) ** 2, cls=True)
-        return encoder, vit.mlp_flops(tokens, merged, width, width)
 
-
-def _merge(config: Any) -> int:
-    """Patches along one side of a token."""
-    return int(1 / config.downsample_ratio)
-
-
-def _side(config: Any) -> int:
-    """Tokens along one side of a tile."""
-    return vit.side(config.vision_config) // _merge(config)
-
-
-def _tiles(config: Any, image: int, count: int, size: Size | None) -> list[Tile]:
+def _image_tiles(config: Any, side: int, image: int, count: int, size: Size | None) -> list[Tile]:
     """One image's `count` tiles: itself, or crops row by row and a thumbnail behind them."""
-    side = _side(config)
     if count == 1:
         return [Tile(side, side, image=image)]
     regions: list[Region | None] = [None] * (count - 1)
     if size is not None:
-        across, down = _canvas(config, count - 1, size)
-        regions = [
-            (x / across, y / down, (x + 1) / across, (y + 1) / down)
-            for y in range(down)
-            for x in range(across)
-        ]
+        regions = list(_regions(*_canvas(config, count - 1, size)))
     crops = [Tile(side, side, "crop", image, region=region) for region in regions]
     return [*crops, Tile(side, side, "thumbnail", image)]
+
+
+def _regions(across: int, down: int) -> Iterator[Region]:
+    """What the crops of a grid cover of their image, row by row."""
+    for y in range(down):
+        for x in range(across):
+            yield (x / across, y / down, (x + 1) / across, (y + 1) / down)
 
 
 def _canvas(config: Any, crops: int, size: Size) -> tuple[int, int]:

@@ -4,7 +4,7 @@ whole; videos pooled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import groupby
 from math import ceil
 from typing import Any
@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunebench.models import anyres
-from prunebench.models import crops as vit
-from prunebench.models.anyres import View
-from prunebench.models.base import EncoderRows, Family, Originals
-from prunebench.models.llava import projector_flops
+from prunebench.models import stitching
+from prunebench.models.anyres import AnyresFamily, next_images
+from prunebench.models.base import config_of, stock
+from prunebench.models.crops import patches_a_side, rows_of, runs
+from prunebench.models.stitching import View
 from prunebench.tokens import Layout, Region, Tile
 
 
-class LlavaOnevision(Family):
+class LlavaOnevision(AnyresFamily):
     """`LlavaOnevisionForConditionalGeneration` with a SigLIP encoder."""
 
     name = "LLaVA-OneVision"
@@ -31,150 +31,112 @@ class LlavaOnevision(Family):
         "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         "llava-onevision-72b": "llava-hf/llava-onevision-qwen2-72b-ov-hf",
     }
+    encoders = ("siglip_vision_model",)
     vision_inputs = ("pixel_values", "pixel_values_videos")
-    tiled = True
+    beside_pixels = ("image_sizes", "batch_num_images")
     blocks_at = ("encoder.layers", "vision_model.encoder.layers")
 
     def placeholders(self, model: nn.Module) -> tuple[int, ...]:
-        config: Any = model.config
+        config = config_of(model)
         return (config.image_token_id, config.video_token_id)
 
-    def feature_block(self, model: nn.Module) -> int:
-        return vit.feature_block(model.config, len(self.blocks(model)))
+    def packing(self, config: Any) -> dict[str, Any]:
+        """Beyond as many crops as `vision_aspect_ratio` says, they shrink together."""
+        return {"vision_aspect_ratio": config.vision_aspect_ratio}
 
-    def layouts(
-        self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None
-    ) -> list[Layout]:
-        config: Any = model.config
-        vit.expect_encoder(config, self.name, "siglip_vision_model")
-        return [anyres.layout(views) for views in _views(model, inputs)]
+    def views(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[list[View]]:
+        config = config_of(model)
+        images = (self.image(model, *size, cut) for size, cut in _images(inputs))
+        prompts = []
+        for ids in inputs["input_ids"].tolist():
+            views: list[View] = []
+            for token, run in groupby(ids):
+                length = len(list(run))
+                if token == config.image_token_id:
+                    views += next_images(images, length)
+                elif token == config.video_token_id:
+                    count, frames = _clips(config, length)
+                    views += [_video(model, frames)] * count
+            prompts.append(views)
+        return prompts
 
-    def encoder_rows(
-        self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
-    ) -> list[EncoderRows]:
-        """A token of a video, or of an image of many crops, is interpolated from up to four
-        patches; it may share them.
-        """
-        config: Any = model.config
-        return anyres.encoder_rows(
-            _views(model, inputs), vit.side(config.vision_config) ** 2, cls=False
-        )
+    def image(self, model: nn.Module, height: int, width: int, cut: bool) -> View:
+        """An image of this size, `cut` into crops or whole."""
+        if cut:
+            return self.cut(model, height, width)
+        return _whole(config_of(model), height, width)
 
     def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        parts: Any = model
-        encoded = {}
-        if inputs.get("pixel_values") is not None:
-            encoded["image"] = parts.get_image_features(
-                inputs["pixel_values"],
-                inputs["image_sizes"],
-                batch_num_images=inputs.get("batch_num_images"),
-                return_dict=True,
-            )
-        if inputs.get("pixel_values_videos") is not None:
-            encoded["video"] = parts.get_video_features(
-                inputs["pixel_values_videos"], return_dict=True
-            )
+        encoded = super().encode(model, inputs)
+        frames = inputs.get("pixel_values_videos")
+        if frames is not None:
+            encoded["video"] = stock(model).get_video_features(frames, return_dict=True)
         return encoded
 
-    def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
-        grids = [anyres.grid(config, *size) if cut else (0, 0) for size, cut in _images(inputs)]
-        crops = sum(1 + down * across for down, across in grids)
+    def crops(self, config: Any, inputs: Mapping[str, Any]) -> int:
+        total = 0
+        for size, cut in _images(inputs):
+            down, across = stitching.grid(config, *size) if cut else (0, 0)
+            total += 1 + down * across
         for ids in inputs["input_ids"].tolist():
-            crops += sum(
-                count * frames
-                for count, frames in (
-                    _clips(config, run) for run in vit.runs(ids, config.video_token_id)
-                )
-            )
-        rows = crops * vit.side(config.vision_config) ** 2
-        return vit.vit_flops(config.vision_config, crops, cls=False), projector_flops(config, rows)
-
-
-def _views(model: nn.Module, inputs: Mapping[str, Any]) -> list[list[View]]:
-    """Per prompt, its images and videos."""
-    config: Any = model.config
-    images = (_cut(model, *size) if cut else _whole(config, *size) for size, cut in _images(inputs))
-    batch = []
-    for ids in inputs["input_ids"].tolist():
-        views: list[View] = []
-        for token, run in groupby(ids):
-            if token == config.image_token_id:
-                views += anyres.taken(images, len(list(run)))
-            elif token == config.video_token_id:
-                count, frames = _clips(config, len(list(run)))
-                views += [_video(model, frames)] * count
-        batch.append(views)
-    return batch
+            for run in runs(ids, config.video_token_id):
+                count, frames = _clips(config, run)
+                total += count * frames
+        return total
 
 
 def _images(inputs: Mapping[str, Any]) -> list[tuple[tuple[int, int], bool]]:
     """Height and width of every image of the batch, and whether it is cut into crops: not where a
     prompt has several.
     """
-    sizes = [(height, width) for height, width in vit.given(inputs, "image_sizes")]
-    together = [count for count in vit.given(inputs, "batch_num_images") for _ in range(count)]
-    return [
-        (size, count == 1) for size, count in zip(sizes, together or [1] * len(sizes), strict=True)
-    ]
+    sizes = [(height, width) for height, width in rows_of(inputs, "image_sizes")]
+    alone: list[bool] = []
+    for count in rows_of(inputs, "batch_num_images"):
+        alone += [count == 1] * count
+    return list(zip(sizes, alone or [True] * len(sizes), strict=True))
 
 
 def _clips(config: Any, tokens: int) -> tuple[int, int]:
     """How many videos a run of video tokens holds, each closed by one newline, and of how many
     frames, the same for all.
     """
-    frame = ceil(vit.side(config.vision_config) / 2) ** 2
-    count, frames = tokens % frame, tokens // frame
+    frame = ceil(patches_a_side(config.vision_config) / 2) ** 2
+    # every video adds one to a multiple of a frame's tokens, so what is left over counts them
+    count = tokens % frame
+    frames = tokens // frame
     if count == 0 or frames % count:
         raise ValueError(
-            f"{tokens} video tokens are no videos of {frame} tokens a frame and a newline behind the last"
+            f"{tokens} video tokens are no videos of {frame} tokens a frame "
+            "and a newline behind the last"
         )
     return count, frames // count
 
 
-def _cut(model: nn.Module, height: int, width: int) -> View:
-    """A thumbnail and crops, which shrink together beyond as many as `vision_aspect_ratio` says."""
-    parts: Any = model
-    config = parts.config
-    (packed,), _ = parts.model.pack_image_features(
-        [anyres.places(vit.side(config.vision_config), *anyres.grid(config, height, width))],
-        torch.tensor([[height, width]]),
-        image_newline=anyres.NEWLINE,
-        vision_aspect_ratio=config.vision_aspect_ratio,
-    )
-    return anyres.stitched(config, packed, height, width)
-
-
 def _whole(config: Any, height: int, width: int) -> View:
     """One crop, padded to a square, and a newline."""
-    side = vit.side(config.vision_config)
-    left, top, right, bottom = anyres.whole(config.vision_config)
+    vision = config.vision_config
+    side = patches_a_side(vision)
+    # the image in the middle of a square: how many times the square is longer than it
     across, down = max(height, width) / width, max(height, width) / height
     x, y = 0.5 - across / 2, 0.5 - down / 2
+    left, top, right, bottom = stitching.whole(vision)
     region: Region = (x + left * across, y + top * down, x + right * across, y + bottom * down)
+    tiles = (Tile(side, side, region=region), Tile(1, 0, newlines=True))
     patches = torch.cat([torch.arange(side**2), torch.tensor([-1])])
-    return View(
-        Layout((Tile(side, side, region=region), Tile(1, 0, newlines=True))), patches[:, None], 1
-    )
+    return View(Layout(tiles), patches[:, None], crops=1)
 
 
 def _video(model: nn.Module, frames: int) -> View:
     """Frames, each as the model's own pooling shrinks it, and one newline behind the last."""
-    parts: Any = model
-    vision = parts.config.vision_config
-    side = vit.side(vision)
-    pooled = parts.model.apply_pooling(anyres.places(side, 1, 1)[1:])[0].round(decimals=6)
-    patches = anyres.neighbours(pooled, side, 1)
-    every = torch.cat(
-        [*(patches + frame * side**2 for frame in range(frames)), torch.full_like(patches[:1], -1)]
-    )
+    vision = config_of(model).vision_config
+    side = patches_a_side(vision)
+    frame_places = stitching.places(side, 1, 1)[1:]
+    pooled = stock(model).model.apply_pooling(frame_places)[0].round(decimals=6)
+    patches = stitching.neighbours(pooled, side, 1)
+    every = [patches + frame * side**2 for frame in range(frames)]
+    newline = torch.full_like(patches[:1], -1)
     rows = ceil(side / 2)
-    tiles = [
-        Tile(rows, rows, "frame", frame=frame, region=anyres.whole(vision))
-        for frame in range(frames)
-    ]
-    return View(
-        Layout((*tiles, Tile(1, 0, "frame", frame=frames - 1, newlines=True))),
-        every,
-        frames,
-        video=True,
-    )
+    region = stitching.whole(vision)
+    tiles = [Tile(rows, rows, "frame", frame=frame, region=region) for frame in range(frames)]
+    tiles.append(Tile(1, 0, "frame", frame=frames - 1, newlines=True))
+    return View(Layout(tuple(tiles)), torch.cat([*every, newline]), crops=frames, video=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunebench.models.arithmetic import encoder_block
-from prunebench.models.grids import Grid, GridAdapter, embedding_flops, frame_patches, merger_flops
+from prunebench.models.grids import Grid, GridFamily, all_grids, frame_grids, merger_flops
 
 
-class Qwen25VL(GridAdapter):
+class Qwen25VL(GridFamily):
     """`Qwen2_5_VLForConditionalGeneration`, whose encoder takes a frame window by window."""
 
     name = "Qwen2.5-VL"
@@ -25,43 +25,48 @@ class Qwen25VL(GridAdapter):
     }
 
     def order(self, vision_config: Any, grids: Sequence[Grid]) -> Tensor:
+        """Window by window, and row by row within each."""
         side = _window_side(vision_config)
-        orders, start = [torch.empty(0, dtype=torch.int64)], 0
-        for frames, rows, columns in grids:
-            for _ in range(frames):
-                row, column = torch.meshgrid(
-                    torch.arange(rows), torch.arange(columns), indexing="ij"
-                )
-                window = row // side * (columns // side + 1) + column // side
-                orders.append(window.flatten().sort(stable=True).indices.argsort() + start)
-                start += rows * columns
+        orders = [torch.empty(0, dtype=torch.int64)]
+        start = 0
+        for rows, columns in frame_grids(grids):
+            row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+            # numbers that ascend with the windows; that some are skipped does no harm
+            window = row // side * (columns // side + 1) + column // side
+            encoder_order = window.flatten().sort(stable=True).indices
+            orders.append(encoder_order.argsort() + start)
+            start += rows * columns
         return torch.cat(orders)
 
-    def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
+    def stretches(self, config: Any, inputs: Mapping[str, Any], block: int) -> list[int]:
+        """Every window is one, but in a few blocks every frame."""
+        vision = config.vision_config
+        if block in vision.fullatt_block_indexes:
+            return super().stretches(config, inputs, block)
+        return _windows(vision, all_grids(inputs, vision))
+
+    def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
+        vision = config.vision_config
+        return encoder_block(stretches, vision.hidden_size, vision.intermediate_size, gated=True)
+
+    def projector_flops(self, vision_config: Any, patches: int) -> int:
         vision = vision_config
-        frames, windows = frame_patches(vision, grids), _windows(vision, grids)
-        patches, width = sum(frames), vision.hidden_size
-        encoder = embedding_flops(vision, patches, width)
-        for block in range(vision.depth):
-            segments = frames if block in vision.fullatt_block_indexes else windows
-            encoder += encoder_block(segments, width, vision.intermediate_size, gated=True)
-        return encoder, merger_flops(vision, patches, width, vision.out_hidden_size)
+        return merger_flops(vision, patches, vision.hidden_size, vision.out_hidden_size)
 
 
 def _window_side(vision_config: Any) -> int:
     """LLM tokens along one side of an attention window."""
-    return int(
-        vision_config.window_size // vision_config.patch_size // vision_config.spatial_merge_size
-    )
+    patches = vision_config.window_size // vision_config.patch_size
+    return int(patches // vision_config.spatial_merge_size)
 
 
 def _windows(vision_config: Any, grids: Sequence[Grid]) -> list[int]:
     """Patches in each attention window; fewer at the right and lower edge."""
-    side, unit = _window_side(vision_config), vision_config.spatial_merge_size**2
-    return [
-        min(side, rows - top) * min(side, columns - left) * unit
-        for frames, rows, columns in grids
-        for _ in range(frames)
-        for top in range(0, rows, side)
-        for left in range(0, columns, side)
-    ]
+    side = _window_side(vision_config)
+    unit = vision_config.spatial_merge_size**2
+    windows = []
+    for rows, columns in frame_grids(grids):
+        for top in range(0, rows, side):
+            for left in range(0, columns, side):
+                windows.append(min(side, rows - top) * min(side, columns - left) * unit)
+    return windows

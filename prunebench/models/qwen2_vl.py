@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunebench.models.arithmetic import encoder_block
-from prunebench.models.grids import Grid, GridAdapter, embedding_flops, frame_patches, merger_flops
+from prunebench.models.grids import GridFamily, merger_flops
 
 
-class Qwen2VL(GridAdapter):
+class Qwen2VL(GridFamily):
     """`Qwen2VLForConditionalGeneration`."""
 
     name = "Qwen2-VL"
@@ -23,10 +23,15 @@ class Qwen2VL(GridAdapter):
         "qwen2-vl-72b": "Qwen/Qwen2-VL-72B-Instruct",
     }
 
-    def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
-        # here `embed_dim` is the encoder's width and `hidden_size` the language model's
-        vision = vision_config
-        frames, width = frame_patches(vision, grids), vision.embed_dim
-        block = encoder_block(frames, width, int(width * vision.mlp_ratio), gated=False)
-        encoder = embedding_flops(vision, sum(frames), width) + vision.depth * block
-        return encoder, merger_flops(vision, sum(frames), width, vision.hidden_size)
+    def width(self, vision_config: Any) -> int:
+        """Here `hidden_size` is the language model's."""
+        return int(vision_config.embed_dim)
+
+    def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
+        width = self.width(config.vision_config)
+        intermediate = int(width * config.vision_config.mlp_ratio)
+        return encoder_block(stretches, width, intermediate, gated=False)
+
+    def projector_flops(self, vision_config: Any, patches: int) -> int:
+        width = self.width(vision_config)
+        return merger_flops(vision_config, patches, width, vision_config.hidden_size)

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunebench.models.arithmetic import encoder_block
-from prunebench.models.base import KNOWN_GOOD, Unsupported
-from prunebench.models.grids import Grid, GridAdapter, embedding_flops, frame_patches, merger_flops
+from prunebench.models.base import KNOWN_GOOD, Unsupported, config_of
+from prunebench.models.grids import GridFamily, merger_flops
 
 DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
 """The decoder's arguments that say where it adds visual features, and what it adds, one tensor a
@@ -19,7 +19,7 @@ layer.
 """
 
 
-class Qwen3VL(GridAdapter):
+class Qwen3VL(GridFamily):
     """`Qwen3VLForConditionalGeneration` and, with experts in the language model,
     `Qwen3VLMoeForConditionalGeneration`.
 
@@ -41,21 +41,32 @@ class Qwen3VL(GridAdapter):
     }
 
     def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
-        """Raises Unsupported where the decoder is no longer given the visual features by that name."""
+        """Raises Unsupported where the decoder is no longer given the visual features by that
+        name.
+        """
         missing = [name for name in DEEPSTACK if name not in kwargs]
         if missing:
             raise Unsupported(
-                f"the decoder of {self.name} got no {missing[0]}; prunebench is known to work with {KNOWN_GOOD}"
+                f"the decoder of {self.name} got no {missing[0]}; "
+                f"prunebench is known to work with {KNOWN_GOOD}"
             )
-        return {**kwargs, **dict.fromkeys(DEEPSTACK)}, list(kwargs["deepstack_visual_embeds"] or [])
+        features = kwargs["deepstack_visual_embeds"] or []
+        return {**kwargs, **dict.fromkeys(DEEPSTACK)}, list(features)
 
-    def grid_flops(self, vision_config: Any, grids: Sequence[Grid]) -> tuple[int, int]:
+    def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
+        """The last one, and those whose outputs are added to the language model's layers."""
+        vision = config_of(model).vision_config
+        return (*vision.deepstack_visual_indexes, self.feature_block(model))
+
+    def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
+        vision = config.vision_config
+        return encoder_block(stretches, vision.hidden_size, vision.intermediate_size, gated=False)
+
+    def projector_flops(self, vision_config: Any, patches: int) -> int:
         """Deepstack's mergers count with the projector: they are projectors of other blocks'
         outputs.
         """
         vision = vision_config
-        frames, width = frame_patches(vision, grids), vision.hidden_size
-        block = encoder_block(frames, width, vision.intermediate_size, gated=False)
-        encoder = embedding_flops(vision, sum(frames), width) + vision.depth * block
         mergers = 1 + len(vision.deepstack_visual_indexes)
-        return encoder, mergers * merger_flops(vision, sum(frames), width, vision.out_hidden_size)
+        merger = merger_flops(vision, patches, vision.hidden_size, vision.out_hidden_size)
+        return mergers * merger

@@ -4,16 +4,15 @@ SigLIP, pixel shuffle.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, pairwise
 from typing import Any
 
-import torch
 from torch import nn
 
-from prunebench.models import crops as vit
 from prunebench.models.arithmetic import linear
-from prunebench.models.base import KNOWN_GOOD, EncoderRows, Family, Originals
+from prunebench.models.base import KNOWN_GOOD, Originals, config_of
+from prunebench.models.crops import CropFamily, patches_a_side
 from prunebench.tokens import Layout, Region, Tile
 
 Run = tuple[int, int]
@@ -25,7 +24,7 @@ the row.
 """
 
 
-class SmolVLM(Family):
+class SmolVLM(CropFamily):
     """`SmolVLMForConditionalGeneration`: images split or whole, or videos, whose frames are a tile
     each.
 
@@ -42,11 +41,11 @@ class SmolVLM(Family):
         "smolvlm2-2.2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
     }
     vision_inputs = ("pixel_values", "pixel_attention_mask")
+    beside_pixels = ("pixel_attention_mask",)
     tiled = True
 
-    def placeholders(self, model: nn.Module) -> tuple[int, ...]:
-        config: Any = model.config
-        return (config.image_token_id,)
+    def merge(self, config: Any) -> int:
+        return int(config.scale_factor)
 
     def layouts(
         self, model: nn.Module, inputs: Mapping[str, Any], originals: Originals | None = None
@@ -54,95 +53,58 @@ class SmolVLM(Family):
         """The prompt's ids tell it all: no `originals` are needed, for images are squeezed into
         their grid, never padded.
         """
-        config: Any = model.config
+        config = config_of(model)
+        side, covered = self.tokens_a_side(config), _covered(config.vision_config)
         layouts = []
         for ids in inputs["input_ids"].tolist():
-            runs = _runs(ids, config)
-            stamped = bool(runs) and all(_stamped(ids, start) for start, _ in runs)
-            layouts.append(
-                Layout(tuple(_frames(runs, config) if stamped else _images(ids, runs, config)))
-            )
+            runs = _runs(ids, config.image_token_id)
+            _check_runs(ids, runs, side**2)
+            if runs and all(_stamped(ids, start) for start, _ in runs):
+                tiles = _frames(runs, side, covered)
+            else:
+                tiles = _images(ids, runs, side, covered)
+            layouts.append(Layout(tuple(tiles)))
         return layouts
 
-    def encoder_rows(
-        self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
-    ) -> list[EncoderRows]:
-        """Every tile is a sequence; the empty ones that fill up a batch are dropped before the
-        encoder.
-        """
-        config: Any = model.config
-        side, scale = _side(config), config.scale_factor
-        patches = (side * scale) ** 2
-        shuffled = (
-            torch.arange(patches)
-            .view(side, scale, side, scale)
-            .transpose(1, 2)
-            .reshape(side**2, scale**2)
-        )
-        rows, first = [], 0
-        for layout in layouts:
-            tiles = torch.arange(first, first + len(layout.tiles))
-            rows.append(EncoderRows((tiles[:, None, None] * patches + shuffled).flatten(0, 1)))
-            first += len(tiles)
-        return rows
-
-    def encode(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        parts: Any = model
-        pixels = inputs.get("pixel_values")
-        if pixels is None:
-            return {}
-        return {
-            "image": parts.get_image_features(
-                pixels, inputs.get("pixel_attention_mask"), return_dict=True
-            )
-        }
-
-    def vision_flops(self, config: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
-        tokens = vit.count(inputs["input_ids"], config.image_token_id)
-        encoder = vit.vit_flops(config.vision_config, tokens // _side(config) ** 2, cls=False)
-        return encoder, linear(
-            tokens,
-            config.vision_config.hidden_size * config.scale_factor**2,
-            config.text_config.hidden_size,
-        )
+    def projector_flops(self, config: Any, tokens: int) -> int:
+        """One layer."""
+        channels = config.vision_config.hidden_size * config.scale_factor**2
+        return linear(tokens, channels, config.text_config.hidden_size)
 
 
-def _side(config: Any) -> int:
-    """Visual tokens along one side of a tile: pixel shuffle makes one of `scale_factor` x
-    `scale_factor` patches.
-    """
-    return int(vit.side(config.vision_config) // config.scale_factor)
-
-
-def _runs(ids: Sequence[int], config: Any) -> list[Run]:
-    """The tiles of one prompt; raises ValueError where one is not whole or its markers are not
-    those of the processor.
-    """
+def _runs(ids: Sequence[int], placeholder: int) -> list[Run]:
+    """The unbroken runs of visual tokens of one prompt."""
     runs, start = [], 0
-    for visual, group in itertools.groupby(ids, lambda token: token == config.image_token_id):
+    for visual, group in groupby(ids, lambda token: token == placeholder):
         end = start + len(list(group))
         if visual:
             runs.append((start, end))
         start = end
-    for start, end in runs:
-        if end - start != _side(config) ** 2:
-            raise ValueError(
-                f"the prompt has a run of {end - start} visual tokens; every tile has {_side(config) ** 2}"
-            )
-        # the model knows no ids of markers, but <fake_token_around_image> stands behind the last
-        # run too
-        if (
-            start < MARKERS
-            or ids[start - MARKERS : start - 1] != ids[runs[-1][1] : runs[-1][1] + 1]
-        ):
-            raise ValueError(
-                f"the tile at position {start} of the prompt is not marked the way SmolVLMProcessor does it "
-                f"(<fake_token_around_image>, then a marker that is one token); known to work: {KNOWN_GOOD}"
-            )
     return runs
 
 
-def _images(ids: Sequence[int], runs: Sequence[Run], config: Any) -> list[Tile]:
+def _check_runs(ids: Sequence[int], runs: Sequence[Run], tile: int) -> None:
+    """Raise ValueError where a run is not one whole `tile`, or its markers are not those of the
+    processor.
+    """
+    for start, end in runs:
+        if end - start != tile:
+            raise ValueError(
+                f"the prompt has a run of {end - start} visual tokens; every tile has {tile}"
+            )
+        # the model knows no ids of markers, but <fake_token_around_image> stands behind the last
+        # run too
+        behind_last = runs[-1][1]
+        fake = ids[behind_last : behind_last + 1]
+        if start < MARKERS or ids[start - MARKERS : start - 1] != fake:
+            raise ValueError(
+                f"the tile at position {start} of the prompt is not marked the way SmolVLMProcessor"
+                " does it (<fake_token_around_image>, then a marker that is one token); known to "
+                f"work: {KNOWN_GOOD}"
+            )
+
+
+def _images(ids: Sequence[int], runs: Sequence[Run], side: int, covered: float) -> list[Tile]:
     """The tiles of a prompt with images, from the markers and newlines that the processor writes
     around every run.
 
@@ -153,43 +115,42 @@ def _images(ids: Sequence[int], runs: Sequence[Run], config: Any) -> list[Tile]:
     """
     if not runs:
         return []
-    side, shown = _side(config), _shown(config)
-    whole = ids[runs[-1][0] - 1]
+    global_marker = ids[runs[-1][0] - 1]
     tiles: list[Tile] = []
     ends: list[bool] = []  # of every crop since the last whole view, whether it ends a row
     image = 0
-    for (start, end), (following, _) in itertools.pairwise([*runs, (len(ids), len(ids))]):
-        if ids[start - 1] != whole:
+    for (start, end), (following, _) in pairwise([*runs, (len(ids), len(ids))]):
+        if ids[start - 1] != global_marker:
             ends.append(following - end > MARKERS)
             continue
-        rows, columns = _grid(ends)
-        for row, column in itertools.product(range(rows), range(columns)):
-            region = (
-                column / columns,
-                row / rows,
-                (column + shown) / columns,
-                (row + shown) / rows,
-            )
+        for region in _regions(*_grid(ends), covered):
             tiles.append(Tile(side, side, "crop", image, region=region))
-        tiles.append(
-            Tile(side, side, "thumbnail" if ends else "image", image, region=_whole(shown))
-        )
+        kind = "thumbnail" if ends else "image"
+        tiles.append(Tile(side, side, kind, image, region=(0.0, 0.0, covered, covered)))
         ends, image = [], image + 1
     return tiles
 
 
-def _frames(runs: Sequence[Run], config: Any) -> list[Tile]:
+def _regions(rows: int, columns: int, covered: float) -> Iterator[Region]:
+    """What the crops of a grid show of their image, row by row."""
+    for row in range(rows):
+        for column in range(columns):
+            right, bottom = (column + covered) / columns, (row + covered) / rows
+            yield (column / columns, row / rows, right, bottom)
+
+
+def _frames(runs: Sequence[Run], side: int, covered: float) -> list[Tile]:
     """The tiles of a prompt with videos; the text that introduces a video stands before its first
     frame.
     """
-    between = [start - end for (_, end), (start, _) in itertools.pairwise(runs)]
+    region = (0.0, 0.0, covered, covered)
+    gaps = [start - end for (_, end), (start, _) in pairwise(runs)]
     video = frame = 0
-    tiles = [Tile(_side(config), _side(config), "frame", region=_whole(_shown(config)))]
-    for gap in between:
-        video, frame = (video, frame + 1) if gap == min(between) else (video + 1, 0)
-        tiles.append(
-            Tile(_side(config), _side(config), "frame", video, frame, region=_whole(_shown(config)))
-        )
+    tiles = [Tile(side, side, "frame", region=region)]
+    for gap in gaps:
+        # only where another video is introduced is there more than a timestamp between two frames
+        video, frame = (video, frame + 1) if gap == min(gaps) else (video + 1, 0)
+        tiles.append(Tile(side, side, "frame", video, frame, region=region))
     return tiles
 
 
@@ -209,18 +170,15 @@ def _grid(ends: Sequence[bool]) -> tuple[int, int]:
     columns = len(ends) // max(1, rows)
     if list(ends) != ([False] * (columns - 1) + [True]) * rows:
         raise ValueError(
-            f"{len(ends)} crops of an image do not form a grid by the newlines behind them; the tokenizer must keep them"
+            f"{len(ends)} crops of an image do not form a grid by the newlines behind them; "
+            "the tokenizer must keep them"
         )
     return rows, columns
 
 
-def _shown(config: Any) -> float:
+def _covered(vision_config: Any) -> float:
     """How much of a tile's side its patches cover: what is over at the right and lower edge does
     not enter the encoder.
     """
-    vision = config.vision_config
-    return float(vit.side(vision) * vision.patch_size / vision.image_size)
-
-
-def _whole(shown: float) -> Region:
-    return (0.0, 0.0, shown, shown)
+    pixels = patches_a_side(vision_config) * vision_config.patch_size
+    return float(pixels / vision_config.image_size)

@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 
 from prunebench.study import statistics
-from prunebench.study.cells import Cell, Metric, ReportError
-from prunebench.study.statistics import Array, Interval, Pair, SampleMismatch
+from prunebench.study.cells import ReportError, StoredCell
+from prunebench.study.columns import declared
+from prunebench.study.record import Metric
+from prunebench.study.statistics import NAN, Array, Interval, Pair, SampleMismatch
 
-NAN = float("nan")
+SCORE = "score"
 AVAILABLE = "tokens_available"
-COLUMNS = {AVAILABLE: "available"}
-"""Columns of samples.parquet that are not named like their metric."""
 
+Cells = Sequence[StoredCell]
 Warn = Callable[[str], None]
 
 
@@ -29,27 +30,33 @@ class Group:
     """
 
     task: str
-    cells: tuple[Cell, ...]
-    cost: tuple[Cell, ...]
-    baseline: tuple[Cell, ...]
-    control: tuple[Cell, ...]
+    cells: tuple[StoredCell, ...]
+    cost: tuple[StoredCell, ...]
+    baseline: tuple[StoredCell, ...]
+    control: tuple[StoredCell, ...]
 
     def accuracy(self, warn: Warn) -> Interval | None:
         """The primary metric, mean over seeds, with the interval of its samples, or else the cell's
         own.
         """
-        found = _metrics(self.cells, "score")
-        if not found:
+        value = average(self.cells, SCORE)
+        if value is None:
             return None
-        value = float(np.mean([m.value for m in found]))
-        scores = [_scores(c, warn) for c in self.cells if c.metric("score")]
-        known = [part.dropna() for part in scores if part is not None]
-        if len(known) == len(scores):
-            samples = _by_sample(known)
-            return replace(statistics.mean(samples), value=value)
-        count = sum(m.n or 0 for m in found)
-        ends = statistics.pool([_interval(m) for m in found])
-        return Interval(value, ends.low, ends.high, count)
+        answered: list[pd.Series[float]] = []
+        intervals: list[Interval] = []
+        for cell in self.cells:
+            metric = cell.number(SCORE)
+            if metric is None:
+                continue
+            intervals.append(_interval(metric))
+            scores = _scores(cell, warn)
+            if scores is not None:
+                answered.append(scores.dropna())
+        if len(answered) == len(intervals):
+            interval = statistics.mean(_by_sample(answered))
+        else:
+            interval = statistics.pool(intervals)
+        return replace(interval, value=value)
 
     def against_baseline(self, warn: Warn) -> Pair | None:
         """Scores of the method and of the unpruned model on the same samples; None where either is
@@ -68,12 +75,16 @@ class Group:
         own = average(self.cells, name)
         return average(self.cost, name) if own is None else own
 
+    def of_control(self, name: str) -> float | None:
+        """A metric of the random control at the same budget."""
+        return average(self.control, name)
+
     def asked(self) -> int | None:
         """Samples of the task; None where no cell says, which then speaks for all that it has."""
         counts = [cell.asked for cell in self.cells if cell.asked is not None]
         return max(counts, default=None)
 
-    def paired(self, others: Sequence[Cell], pair: Pair, warn: Warn) -> str:
+    def paired(self, others: Cells, pair: Pair, warn: Warn) -> str:
         """On how many samples a pair stands, where that is fewer than one of the two answered; else
         empty.
         """
@@ -88,63 +99,83 @@ class Group:
         """
         if not all(cell.whole for cell in (*self.cells, *self.baseline)):
             return None
-        return self.over_baseline("score")
+        return self.over_baseline(SCORE)
 
     def over_baseline(self, name: str) -> float | None:
         """A metric over the unpruned model's, on the samples that both answered."""
         return self._ratio(name, name, self.baseline)
 
-    def available(self) -> float | None:
-        """Visual tokens of the unpruned model; what the method itself was offered where that was
-        not run.
+    def offered(self, name: str) -> float | None:
+        """A metric of the unpruned model, such as its visual tokens; the method's own where that
+        was not run.
         """
-        own = average(self.baseline, AVAILABLE)
-        return average(self.cells, AVAILABLE) if own is None else own
+        unpruned = average(self.baseline, name)
+        return average(self.cells, name) if unpruned is None else unpruned
 
     def share(self, name: str) -> float | None:
         """Tokens over the available ones, on the samples that both answered."""
-        offered = self.baseline if average(self.baseline, AVAILABLE) is not None else self.cells
-        return self._ratio(name, AVAILABLE, offered)
+        unpruned = average(self.baseline, AVAILABLE)
+        return self._ratio(name, AVAILABLE, self.cells if unpruned is None else self.baseline)
 
-    def _ratio(self, above: str, below: str, others: Sequence[Cell]) -> float | None:
-        top, bottom = average(self.cells, above), average(others, below)
-        if top is not None and not all(cell.whole for cell in (*self.cells, *others)):
+    def interval(self, name: str) -> Interval | None:
+        """A metric of the cost pass with its interval, mean over seeds."""
+        metrics = _metrics(self.cost, name)
+        if not metrics:
+            return None
+        return statistics.pool([_interval(metric) for metric in metrics])
+
+    def _ratio(self, above: str, below: str, others: Cells) -> float | None:
+        """One metric of the method over another of the others; None where there is none, or it is
+        zero.
+        """
+        top = average(self.cells, above)
+        bottom = average(others, below)
+        partly = not all(cell.whole for cell in (*self.cells, *others))
+        if top is not None and partly:
             top, bottom = _on_common(self.cells, above, others, below)
-        return None if top is None or not bottom else top / bottom
-
-    def ratio(self, phase: str) -> Interval | None:
-        """Time of a phase over the unpruned model's, as the cost pass measured it in pairs."""
-        found = _metrics(self.cost, f"latency_{phase}_ratio")
-        return statistics.pool([_interval(m) for m in found]) if found else None
+        if top is None or not bottom:
+            return None
+        return top / bottom
 
 
-def average(cells: Sequence[Cell], name: str) -> float | None:
+def average(cells: Cells, name: str) -> float | None:
     """Mean of a metric over the cells that have it; None where none has."""
-    found = _metrics(cells, name)
-    return float(np.mean([m.value for m in found])) if found else None
+    metrics = _metrics(cells, name)
+    if not metrics:
+        return None
+    return float(np.mean([metric.value for metric in metrics]))
 
 
-def _metrics(cells: Sequence[Cell], name: str) -> list[Metric]:
-    found = [cell.metric(name) for cell in cells]
-    return [metric for metric in found if metric is not None]
+def _metrics(cells: Cells, name: str) -> list[Metric]:
+    """A metric of every cell that has it."""
+    metrics = []
+    for cell in cells:
+        metric = cell.number(name)
+        if metric is not None:
+            metrics.append(metric)
+    return metrics
 
 
 def _interval(metric: Metric) -> Interval:
-    value, low, high = (
-        NAN if end is None else end for end in (metric.value, metric.low, metric.high)
-    )
+    """A metric with the interval that its cell gives it."""
+    value, low, high = map(_or_nan, (metric.value, metric.ci_low, metric.ci_high))
     return Interval(value, low, high, metric.n or 0)
 
 
-def _pair(cells: Sequence[Cell], others: Sequence[Cell], warn: Warn) -> Pair | None:
+def _or_nan(number: float | None) -> float:
+    return NAN if number is None else number
+
+
+def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | None:
     """Seed by seed, joined on sample_id; then a sample's scores are averaged over the seeds both
     ran.
     """
-    references = {other.seed: other for other in others if other.metric("score")}
+    references = {other.seed: other for other in others if other.number(SCORE)}
     left, right = [], []
-    for cell, other in (
-        (c, references[c.seed]) for c in cells if c.metric("score") and c.seed in references
-    ):
+    for cell in cells:
+        other = references.get(cell.seed)
+        if other is None or not cell.number(SCORE):
+            continue
         scores, reference = _scores(cell, warn), _scores(other, warn)
         if scores is None or reference is None:
             return None
@@ -161,7 +192,7 @@ def _pair(cells: Sequence[Cell], others: Sequence[Cell], warn: Warn) -> Pair | N
 
 
 def _on_common(
-    cells: Sequence[Cell], above: str, others: Sequence[Cell], below: str
+    cells: Cells, above: str, others: Cells, below: str
 ) -> tuple[float | None, float | None]:
     """Means of two metrics over the samples that both answered, seed by seed; None where a cell has
     no such column.
@@ -173,45 +204,54 @@ def _on_common(
         if cell.seed not in references:
             continue
         try:
-            mine, theirs = cell.samples, references[cell.seed].samples
-            parts = (
-                mine[COLUMNS.get(above, above)].dropna(),
-                theirs[COLUMNS.get(below, below)].dropna(),
-            )
+            mine = cell.per_sample[_column(above)].dropna()
+            theirs = references[cell.seed].per_sample[_column(below)].dropna()
         except (KeyError, ReportError):
             return None, None
-        both = parts[0].index.intersection(parts[1].index)
-        top += parts[0].loc[both].tolist()
-        bottom += parts[1].loc[both].tolist()
-    return (float(np.mean(top)), float(np.mean(bottom))) if top else (None, None)
+        both = mine.index.intersection(theirs.index)
+        top += mine.loc[both].tolist()
+        bottom += theirs.loc[both].tolist()
+    if not top:
+        return None, None
+    return float(np.mean(top)), float(np.mean(bottom))
 
 
-def _asked(cell: Cell, other: Cell) -> int | None:
-    """How many samples both were asked; None where one does not say, or they say different numbers."""
+def _column(metric: str) -> str:
+    """The column of samples.parquet behind a metric."""
+    return SCORE if metric == SCORE else declared(metric).name
+
+
+def _asked(cell: StoredCell, other: StoredCell) -> int | None:
+    """How many samples both were asked; None where one does not say, or they say different
+    numbers.
+    """
     return cell.asked if cell.asked == other.asked else None
 
 
-def _answered(cells: Sequence[Cell], warn: Warn) -> int:
+def _answered(cells: Cells, warn: Warn) -> int:
     """Samples that some seed answered."""
-    parts = [
-        scores.dropna() for scores in (_scores(cell, warn) for cell in cells) if scores is not None
-    ]
-    return len(set().union(*(part.index for part in parts)))
+    names: set[str] = set()
+    for cell in cells:
+        scores = _scores(cell, warn)
+        if scores is not None:
+            names.update(scores.dropna().index)
+    return len(names)
 
 
-def _scores(cell: Cell, warn: Warn) -> pd.Series[float] | None:
+def _scores(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
     """Score of every sample, NaN where it has none; None where the metric is no mean of them, or
     the file is damaged.
     """
-    metric = cell.metric("score")
+    metric = cell.number(SCORE)
     try:
         scores = cell.scores
     except ReportError as error:
         warn(str(error))
         return None
-    if metric is None or scores.isna().all() or not np.isclose(scores.mean(), metric.value or 0.0):
+    if metric is None or scores.isna().all():
         return None
-    return scores
+    mean = metric.value or 0.0
+    return scores if np.isclose(scores.mean(), mean) else None
 
 
 def _by_sample(parts: Sequence[pd.Series[float]]) -> Array:

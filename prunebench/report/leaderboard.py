@@ -1,37 +1,17 @@
 """Leaderboard: one row per model, method, budget and task, folded from the cells of all seeds.
 
 Where a model was run on several tasks, a row with task "all" holds the mean over tasks of every
-number. Columns:
-
-model, method, settings, control    what ran; a control stands in the study only to be compared with
-budget_kind, budget, task           what was asked, as written in the grid seeds, n, n_asked
-seeds pooled; samples behind the accuracy (of all tasks in row "all"); samples asked accuracy, _low,
-_high               the task's primary metric, mean over seeds, with its 95 % interval
-relative_accuracy, _low, _high      accuracy over that of "none" on the same samples
-difference_to_none, _low, _high, _p accuracy minus that of "none": paired difference of per-sample
-scores n_paired                            samples that both answered: those behind the two
-comparisons with "none" tokens_available                    visual tokens the unpruned model has
-tokens_mean, _input, _kv, _share    tokens achieved per sample: entering an LLM layer (mean), layer
-0, and in the cache flops, flops_ratio                  prefill FLOPs per sample, selector included,
-and over those of "none" kv_bytes, peak_memory_mib           KV cache after prefill; peak memory of
-the cost pass prefill_ratio, total_ratio, ...     time over the unpruned model's, median over
-interleaved pairs, with 95 % interval evidence_recall, _random            share of the evidence
-box's tokens alive, mean over layers; that of "random" at this budget difference_to_random, ..., _p
-accuracy minus that of "random" at this budget, paired n_paired_random                     samples
-that both answered better_than_random                  yes | no at 95 %, empty where there is no
-random to compare with status, reason                      ok | failed | oom | unsupported |
-infeasible | partial (some seeds or tasks only) hardware, dtype, commit             where the
-numbers come from
-
-A number that was not measured is empty. Where a method or the unpruned model did not answer every
-sample, shares and ratios are taken over the samples that both answered, and the reason says so.
-Rows are sorted by model, task ("all" first), budget (largest first), accuracy.
+number. A number that was not measured is empty. Where a method or the unpruned model did not answer
+every sample, shares and ratios are taken over the samples that both answered, and the reason says
+so. Rows are sorted by model, task ("all" first), budget (largest first), accuracy. What the columns
+are stands in `headings`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,40 +21,31 @@ from prunebench.border.files import opened
 from prunebench.border.text import one_line
 from prunebench.report import tables
 from prunebench.report.comparison import Group, Warn, average
+from prunebench.report.headings import COLUMNS, TEXTS
 from prunebench.study import statistics
-from prunebench.study.cells import CONTROL, Cell, ReportError, joined
-from prunebench.study.record import BASELINE
+from prunebench.study.cells import ReportError, StoredCell, joined
+from prunebench.study.columns import Board, Column, on_board
+from prunebench.study.record import BASELINE, CONTROL
 from prunebench.study.statistics import Difference, Interval, Pair
 
+__all__ = ["ALL", "COLUMNS", "TEXTS", "budget_share", "fold", "load"]
+
 T = TypeVar("T")
+Row = dict[str, Any]
+
 ALL = "all"
 PARTIAL = "partial"
-INTERVAL = ("", "_low", "_high")
-DIFFERENCE = (*INTERVAL, "_p")
-TEXTS = ("model", "method", "settings", "control", "budget_kind", "budget", "task", "better_than_random", "status",
-         "reason", "hardware", "dtype", "commit")  # fmt: skip
-COLUMNS = (
-    "model", "method", "settings", "control", "budget_kind", "budget", "task", "seeds", "n", "n_asked",
-    *(f"accuracy{end}" for end in INTERVAL),
-    *(f"relative_accuracy{end}" for end in INTERVAL),
-    *(f"difference_to_none{end}" for end in DIFFERENCE), "n_paired",
-    "tokens_available", "tokens_mean", "tokens_mean_share", "tokens_input", "tokens_input_share", "tokens_kv",
-    "tokens_kv_share", "flops", "flops_ratio", "kv_bytes", "peak_memory_mib",
-    *(f"prefill_ratio{end}" for end in INTERVAL),
-    *(f"total_ratio{end}" for end in INTERVAL),
-    "evidence_recall", "evidence_recall_random",
-    *(f"difference_to_random{end}" for end in DIFFERENCE),
-    "n_paired_random", "better_than_random", "status", "reason", "hardware", "dtype", "commit",
-)  # fmt: skip
 
 Key = tuple[str, str, str, str]
 """Model, method, budget kind, budget: what has a row per task."""
 
 
-def fold(cells: Sequence[Cell], warn: Warn) -> pd.DataFrame:
+def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The leaderboard as text; `warn` hears of cells that are damaged or cannot be compared."""
-    models = sorted({c.model for c in cells})
-    rows = [row for model in models for row in _rows([c for c in cells if c.model == model], warn)]
+    rows: list[Row] = []
+    for model in sorted({cell.model for cell in cells}):
+        of_model = [cell for cell in cells if cell.model == model]
+        rows += _rows(of_model, warn)
     return tables.texts(sorted(rows, key=_order), COLUMNS)
 
 
@@ -82,13 +53,14 @@ def load(path: Path) -> pd.DataFrame:
     """leaderboard.csv with numbers as floats (NaN where empty) and texts as texts; raises
     ReportError.
     """
+    numbers = [name for name in COLUMNS if name not in TEXTS]
     try:
         with opened(path) as file:
             board = pd.read_csv(
                 file,
                 keep_default_na=False,  # a method is called "none"
-                dtype={name: str if name in TEXTS else float for name in COLUMNS},
-                na_values={name: [""] for name in COLUMNS if name not in TEXTS},
+                dtype=dict.fromkeys(TEXTS, str) | dict.fromkeys(numbers, float),
+                na_values={name: [""] for name in numbers},
             )[list(COLUMNS)]
     except FileNotFoundError:
         raise ReportError(
@@ -107,7 +79,7 @@ def load(path: Path) -> pd.DataFrame:
     return board
 
 
-def asked(budget: str, available: float | None) -> float:
+def budget_share(budget: str, available: float | None) -> float:
     """A budget's text as a share of the available tokens, for sorting; -1 where it is a method's
     own.
     """
@@ -118,200 +90,346 @@ def asked(budget: str, available: float | None) -> float:
     return amount / (available or 1.0) if budget.isdigit() else amount
 
 
-def _rows(cells: Sequence[Cell], warn: Warn) -> Iterable[dict[str, Any]]:
+# ---- what a row is folded from -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The cells behind one row: a group for its task, or one for each task of the model."""
+
+    parts: tuple[Group, ...]
+
+    @cached_property
+    def quality(self) -> list[StoredCell]:
+        """The method's quality cells of all tasks."""
+        return _joined([group.cells for group in self.parts])
+
+    @cached_property
+    def cost(self) -> list[StoredCell]:
+        """The method's cost cells of all tasks."""
+        return _joined([group.cost for group in self.parts])
+
+    @property
+    def cells(self) -> list[StoredCell]:
+        """The cells that the row's status and seeds are of: quality's, else cost's."""
+        return self.quality or self.cost
+
+    @property
+    def several(self) -> bool:
+        """Whether the row stands for several tasks."""
+        return len(self.parts) > 1
+
+    def each(self, number: Callable[[Group], T | None]) -> list[T] | None:
+        """What every task has; None where one lacks it."""
+        values = [number(group) for group in self.parts]
+        present = [value for value in values if value is not None]
+        return present if len(present) == len(values) else None
+
+    def some(self, number: Callable[[Group], T | None]) -> list[T]:
+        """What those tasks have that have it."""
+        values = [number(group) for group in self.parts]
+        return [value for value in values if value is not None]
+
+    def mean(self, number: Callable[[Group], float | None]) -> float | None:
+        """The mean over tasks; None where a task has none, for a mean over fewer tasks is another
+        number.
+        """
+        values = self.each(number)
+        return None if values is None else sum(values) / len(values)
+
+
+def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
     """All rows of one model."""
-    tasks = sorted({c.task for c in cells if c.kind == "quality"} or {c.task for c in cells})
-    for key in sorted({_key(c) for c in cells}):
+    tasks = _tasks(cells)
+    first_cells: dict[Key, StoredCell] = {}
+    for cell in cells:
+        first_cells.setdefault(_key(cell), cell)
+    for key in sorted(first_cells):
+        about = _about(first_cells[key])
         groups = [_group(key, task, tasks, cells) for task in tasks]
-        first = next(c for c in cells if _key(c) == key)
-        facts = {
-            "model": key[0],
-            "method": key[1],
-            "settings": first.settings,
-            "control": first.control,
-        }
-        facts |= {"budget_kind": key[2], "budget": key[3]}
         for group in groups:
             if group.cells or group.cost:
-                yield facts | {"task": group.task} | _row([group], warn)
+                numbers = _row(Groups((group,)), warn)
+                yield {**about, "task": group.task, **numbers}
         if len(tasks) > 1:
-            yield facts | {"task": ALL} | _row(groups, warn)
+            numbers = _row(Groups(tuple(groups)), warn)
+            yield {**about, "task": ALL, **numbers}
 
 
-def _key(cell: Cell) -> Key:
+def _tasks(cells: Sequence[StoredCell]) -> list[str]:
+    """The tasks of quality cells; those of cost where there is nothing else."""
+    quality = {cell.task for cell in cells if cell.kind == "quality"}
+    return sorted(quality or {cell.task for cell in cells})
+
+
+def _key(cell: StoredCell) -> Key:
     return cell.model, cell.method, cell.budget_kind, cell.budget
 
 
-def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[Cell]) -> Group:
-    """Cost that was measured on no task of the study's belongs to every task."""
-    same = [c for c in cells if c.kind == "quality" and c.task == task]
-    return Group(
-        task=task,
-        cells=tuple(c for c in same if _key(c) == key),
-        cost=tuple(
-            c
-            for c in cells
-            if c.kind == "cost" and _key(c) == key and (c.task == task or c.task not in tasks)
-        ),
-        baseline=tuple(c for c in same if c.method == BASELINE),
-        control=tuple(c for c in same if _key(c) == (key[0], CONTROL, *key[2:])),
-    )
-
-
-def _row(groups: Sequence[Group], warn: Warn) -> dict[str, Any]:
-    """The numbers of one row: the mean over its tasks."""
-    cells = [c for g in groups for c in g.cells] or [c for g in groups for c in g.cost]
-    method = cells[0].method if cells else BASELINE
-    row: dict[str, Any] = {"seeds": len({c.seed for c in cells})}
-    accuracies = [g.accuracy(warn) for g in groups]
-    whole = [a for a in accuracies if a is not None]
-    if len(whole) == len(groups):
-        accuracy = whole[0] if len(whole) == 1 else statistics.pool(whole)
-        row |= {"n": accuracy.n} | _ends("accuracy", accuracy)
-    row |= {"n_asked": _asked(groups, accuracies)}
-    quality, notes = _quality(groups, method, warn)
-    row |= quality | _tokens(groups) | _cost(groups) | _status(groups, notes)
-    every = [c for g in groups for c in (*g.cells, *g.cost)]
-    return row | {
-        name: joined(getattr(c, name) for c in every) for name in ("hardware", "dtype", "commit")
+def _about(cell: StoredCell) -> Row:
+    """What was run: the same for all cells of a key."""
+    return {
+        "model": cell.model,
+        "method": cell.method,
+        "settings": cell.settings_line,
+        "control": cell.is_control,
+        "budget_kind": cell.budget_kind,
+        "budget": cell.budget,
     }
 
 
-def _asked(groups: Sequence[Group], accuracies: Sequence[Interval | None]) -> int | None:
-    """Samples asked, over all tasks: those behind the accuracy where a cell does not say."""
-    counts = []
-    for group, accuracy in zip(groups, accuracies, strict=True):
-        asked = group.asked()
-        counts.append(asked if asked is not None or accuracy is None else accuracy.n)
-    present = _all(counts)
-    return None if present is None else sum(present)
+def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell]) -> Group:
+    """The cells of one task, and those that they are compared with.
 
-
-def _quality(groups: Sequence[Group], method: str, warn: Warn) -> tuple[dict[str, Any], list[str]]:
-    """The numbers that compare accuracy, and what is to be said of them."""
-    row: dict[str, Any] = {"evidence_recall": _over(groups, lambda g: g.value("evidence_recall"))}
-    row["evidence_recall_random"] = _over(groups, lambda g: average(g.control, "evidence_recall"))
-    baseline = _all([g.against_baseline(warn) for g in groups])
-    if baseline is None:
-        row["relative_accuracy"] = _over(groups, Group.relative)
-    else:
-        row |= _ends("relative_accuracy", statistics.relative(baseline))
-    if method == BASELINE:
-        return row, []
-    notes = []
-    if baseline is not None:
-        gap = statistics.difference(baseline)
-        row |= _ends("difference_to_none", gap) | {"n_paired": gap.n}
-        notes += _compared(groups, [g.baseline for g in groups], baseline, warn)
-    control = _all([g.against_control(warn) for g in groups])
-    if control is None or method == CONTROL:
-        return row, notes
-    gap = statistics.difference(control)
-    row |= _ends("difference_to_random", gap) | {"n_paired_random": gap.n}
-    notes += _compared(groups, [g.control for g in groups], control, warn)
-    directions = {c.higher_is_better for g in groups for c in g.cells}
-    if len(directions) == 1:  # tasks that disagree on what is better have no pooled answer
-        row["better_than_random"] = "yes" if gap.sure and (gap.value > 0) in directions else "no"
-    return row, notes
-
-
-def _compared(
-    groups: Sequence[Group], others: Sequence[Sequence[Cell]], pairs: Sequence[Pair], warn: Warn
-) -> list[str]:
-    """For every task whose pair is smaller than what one of the two answered, on how many samples
-    it stands.
+    Cost that was measured on no task of the study's belongs to every task.
     """
-    notes = []
-    for group, other, pair in zip(groups, others, pairs, strict=True):
-        note = group.paired(other, pair, warn)
-        if note:
-            notes.append(f"{group.task}: {note}" if len(groups) > 1 else note)
-    return notes
+    model, _, budget_kind, budget = key
+    control_key = (model, CONTROL, budget_kind, budget)
+    own, cost, baseline, control = [], [], [], []
+    for cell in cells:
+        if cell.kind == "cost":
+            on_task = cell.task == task or cell.task not in tasks
+            if on_task and _key(cell) == key:
+                cost.append(cell)
+            continue
+        if cell.task != task:
+            continue
+        if _key(cell) == key:
+            own.append(cell)
+        if cell.method == BASELINE:
+            baseline.append(cell)
+        if _key(cell) == control_key:
+            control.append(cell)
+    return Group(task, tuple(own), tuple(cost), tuple(baseline), tuple(control))
 
 
-def _tokens(groups: Sequence[Group]) -> dict[str, Any]:
-    row: dict[str, Any] = {"tokens_available": _over(groups, Group.available)}
-    for name in ("tokens_mean", "tokens_input", "tokens_kv"):
-        row[name] = _over(groups, partial(Group.value, name=name))
-        row[f"{name}_share"] = _over(groups, partial(Group.share, name=name))
-    row["flops"] = _over(groups, lambda g: g.value("flops_total"))
-    row["flops_ratio"] = _over(groups, lambda g: g.over_baseline("flops_total"))
-    row["kv_bytes"] = _over(groups, lambda g: g.value("kv_bytes"))
+def _row(groups: Groups, warn: Warn) -> Row:
+    """The columns of one row behind its task, a group of columns at a time."""
+    method = groups.cells[0].method if groups.cells else BASELINE
+    seeds = {cell.seed for cell in groups.cells}
+    notes: list[str] = []
+    row: Row = {"seeds": len(seeds)}
+    row |= _accuracy(groups, warn)
+    baseline = groups.each(partial(Group.against_baseline, warn=warn))
+    row |= _relative(groups, baseline)
+    if method != BASELINE and baseline is not None:
+        row |= _against_none(groups, baseline, warn, notes)
+    if method not in (BASELINE, CONTROL):
+        control = groups.each(partial(Group.against_control, warn=warn))
+        if control is not None:
+            row |= _against_random(groups, control, warn, notes)
+    for column, board in on_board():
+        fold_number = FOLDS[board.fold]
+        row |= fold_number(groups, column, board)
+    row |= _status(groups, notes)
+    return row | _origin(groups)
+
+
+# ---- accuracy ------------------------------------------------------------------------------------
+
+
+def _accuracy(groups: Groups, warn: Warn) -> Row:
+    """The primary metric, and for how many samples of how many it speaks."""
+    accuracies = groups.each(partial(Group.accuracy, warn=warn))
+    totals = groups.each(partial(_total, warn=warn))
+    row: Row = {"n_asked": None if totals is None else sum(totals)}
+    if accuracies is not None:
+        accuracy = _pooled(accuracies)
+        row["n"] = accuracy.n
+        row |= _ends("accuracy", accuracy)
     return row
 
 
-def _cost(groups: Sequence[Group]) -> dict[str, Any]:
-    """Over the tasks on which cost was measured."""
-    peaks = [p for p in (average(g.cost, "peak_memory_mib") for g in groups) if p is not None]
-    row: dict[str, Any] = {"peak_memory_mib": sum(peaks) / len(peaks) if peaks else None}
-    for phase in ("prefill", "total"):
-        ratios = [r for r in (g.ratio(phase) for g in groups) if r is not None]
-        if ratios:
-            row |= _ends(
-                f"{phase}_ratio", ratios[0] if len(ratios) == 1 else statistics.pool(ratios)
-            )
+def _total(group: Group, warn: Warn) -> int | None:
+    """Samples of the task; those behind the accuracy where no cell says."""
+    total = group.asked()
+    if total is not None:
+        return total
+    accuracy = group.accuracy(warn)
+    return None if accuracy is None else accuracy.n
+
+
+def _relative(groups: Groups, pairs: Sequence[Pair] | None) -> Row:
+    """Accuracy over that of the unpruned model; without an interval where the metric is no mean of
+    samples.
+    """
+    if pairs is None:
+        return {"relative_accuracy": groups.mean(Group.relative)}
+    return _ends("relative_accuracy", statistics.relative(pairs))
+
+
+def _against_none(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: list[str]) -> Row:
+    """Accuracy less that of the unpruned model; what is to be said of it goes to `notes`."""
+    gap = statistics.difference(pairs)
+    row = _ends("difference_to_none", gap)
+    row["n_paired"] = gap.n
+    for group, pair in zip(groups.parts, pairs, strict=True):
+        notes += _on_fewer_samples(groups, group, group.baseline, pair, warn)
     return row
 
 
-def _status(groups: Sequence[Group], notes: Sequence[str]) -> dict[str, str]:
+def _against_random(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: list[str]) -> Row:
+    """Accuracy less that of the random control, and whether the method is better."""
+    gap = statistics.difference(pairs)
+    row = _ends("difference_to_random", gap)
+    row["n_paired_random"] = gap.n
+    for group, pair in zip(groups.parts, pairs, strict=True):
+        notes += _on_fewer_samples(groups, group, group.control, pair, warn)
+    directions = {cell.more_is_better for cell in groups.quality}
+    if len(directions) == 1:  # tasks that disagree on what is better have no pooled answer
+        better = gap.sure and (gap.value > 0) in directions
+        row["better_than_random"] = "yes" if better else "no"
+    return row
+
+
+def _on_fewer_samples(
+    groups: Groups, group: Group, others: Sequence[StoredCell], pair: Pair, warn: Warn
+) -> list[str]:
+    """A note where a task's pair is smaller than what one of the two answered; else none."""
+    note = group.paired(others, pair, warn)
+    if not note:
+        return []
+    return [f"{group.task}: {note}" if groups.several else note]
+
+
+# ---- what was measured: one function a fold ------------------------------------------------------
+
+
+def _mean(groups: Groups, column: Column, board: Board) -> Row:
+    """The mean over tasks, and what stands beside it."""
+    row: Row = {board.name: groups.mean(partial(Group.value, name=column.metric))}
+    if board.beside is not None:
+        number = BESIDE[board.beside]
+        row[board.names[1]] = groups.mean(partial(number, name=column.metric))
+    return row
+
+
+def _available(groups: Groups, column: Column, board: Board) -> Row:
+    """The mean over tasks of what the unpruned model has."""
+    return {board.name: groups.mean(partial(Group.offered, name=column.metric))}
+
+
+def _measured(groups: Groups, column: Column, board: Board) -> Row:
+    """The mean over the tasks on which cost was measured."""
+    values = groups.some(lambda group: average(group.cost, column.metric))
+    return {board.name: sum(values) / len(values) if values else None}
+
+
+def _interval(groups: Groups, column: Column, board: Board) -> Row:
+    """The same, with the interval of the cells."""
+    intervals = groups.some(partial(Group.interval, name=column.metric))
+    return _ends(board.name, _pooled(intervals)) if intervals else {}
+
+
+FOLDS: Mapping[str, Callable[[Groups, Column, Board], Row]] = {
+    "mean": _mean,
+    "available": _available,
+    "measured": _measured,
+    "interval": _interval,
+}
+BESIDE: Mapping[str, Callable[..., float | None]] = {
+    "share": Group.share,
+    "ratio": Group.over_baseline,
+    "random": Group.of_control,
+}
+
+
+# ---- status and origin ---------------------------------------------------------------------------
+
+
+def _status(groups: Groups, notes: Sequence[str]) -> Row:
     """Quality's status, or cost's where there is no quality; a reason also where only the cost pass
     went wrong.
 
     A cell that is ok may have a reason, too: it speaks for fewer samples than the task has.
     """
-    quality = [c for g in groups for c in g.cells]
-    cost = [c for g in groups for c in g.cost]
-    cells = quality or cost
-    missing = [g.task for g in groups if not (g.cells if quality else g.cost)]
-    statuses = {c.status for c in cells}
+    missing = _missing_tasks(groups)
+    statuses = {cell.status for cell in groups.cells}
     mixed = len(statuses) > 1 or (bool(missing) and statuses == {"ok"})
-    reasons = [_reason(c, mixed, len(groups) > 1) for c in cells]
+    reasons = [_reason(cell, mixed, groups.several) for cell in groups.cells]
     if missing:
         reasons.append(f"not run on {', '.join(missing)}")
-    if quality:
-        reasons += _cost_reasons(cost, {c.reason for c in quality})
-    return {"status": PARTIAL if mixed else statuses.pop(), "reason": joined([*reasons, *notes])}
+    if groups.quality:
+        reasons += _cost_reasons(groups)
+    status = PARTIAL if mixed else statuses.pop()
+    return {"status": status, "reason": joined([*reasons, *notes])}
 
 
-def _reason(cell: Cell, mixed: bool, several: bool) -> str:
+def _missing_tasks(groups: Groups) -> list[str]:
+    """Tasks on which there is no cell of the kind that the row's status is of."""
+    missing = []
+    for group in groups.parts:
+        cells = group.cells if groups.quality else group.cost
+        if not cells:
+            missing.append(group.task)
+    return missing
+
+
+def _reason(cell: StoredCell, mixed: bool, several: bool) -> str:
     """A cell's reason, with what it is of where that does not go without saying."""
+    reason = cell.first_reason
     if mixed and not cell.ok:
-        return f"{cell.task} seed {cell.seed} {cell.status}: {cell.reason}"
-    if several and cell.ok and cell.reason:
-        return f"{cell.task}: {cell.reason}"
-    return cell.reason
+        return f"{cell.task} seed {cell.seed} {cell.status}: {reason}"
+    if several and cell.ok and reason:
+        return f"{cell.task}: {reason}"
+    return reason
 
 
-def _cost_reasons(cost: Sequence[Cell], known: set[str]) -> list[str]:
+def _cost_reasons(groups: Groups) -> list[str]:
     """What only the cost pass has to say."""
-    bad = [c for c in cost if not c.ok and c.reason not in known]
-    return [f"cost {c.status}: {c.reason}" for c in bad]
+    quality_reasons = {cell.first_reason for cell in groups.quality}
+    reasons = []
+    for cell in groups.cost:
+        if not cell.ok and cell.first_reason not in quality_reasons:
+            reasons.append(f"cost {cell.status}: {cell.first_reason}")
+    return reasons
 
 
-def _over(groups: Sequence[Group], number: Callable[[Group], float | None]) -> float | None:
-    """The mean over tasks; None where a task has none, for a mean over fewer tasks is another
-    number.
-    """
-    values = _all([number(g) for g in groups])
-    return None if values is None else sum(values) / len(values)
+def _origin(groups: Groups) -> Row:
+    """Where the numbers come from, quality and cost, task by task."""
+    cells = _joined([(*group.cells, *group.cost) for group in groups.parts])
+    return {
+        "hardware": joined(cell.hardware for cell in cells),
+        "dtype": joined(cell.dtype for cell in cells),
+        "commit": joined(cell.commit for cell in cells),
+    }
 
 
-def _all(values: Sequence[T | None]) -> list[T] | None:
-    present = [value for value in values if value is not None]
-    return present if len(present) == len(values) else None
+# ---- helpers -------------------------------------------------------------------------------------
 
 
-def _ends(name: str, interval: Interval) -> dict[str, float]:
-    row = {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return row | {f"{name}_p": interval.p} if isinstance(interval, Difference) else row
+def _joined(parts: Sequence[Sequence[StoredCell]]) -> list[StoredCell]:
+    """The cells of all parts in a row."""
+    cells: list[StoredCell] = []
+    for part in parts:
+        cells += part
+    return cells
+
+
+def _pooled(intervals: Sequence[Interval]) -> Interval:
+    """The one interval, or the mean of several."""
+    return intervals[0] if len(intervals) == 1 else statistics.pool(intervals)
+
+
+def _ends(name: str, interval: Interval) -> Row:
+    """The columns of a number with its interval; a difference also has its p-value."""
+    row: Row = {
+        name: interval.value,
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+    }
+    if isinstance(interval, Difference):
+        row[f"{name}_p"] = interval.p
+    return row
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    share = asked(row["budget"], row.get("tokens_available"))
-    task = (row["task"] != ALL, row["task"])
+    """Where a row stands among the others."""
+    share = budget_share(row["budget"], row.get("tokens_available"))
     return (
         row["model"],
-        *task,
+        row["task"] != ALL,
+        row["task"],
         -share,
         row["budget_kind"],
         -row.get("accuracy", -1.0),

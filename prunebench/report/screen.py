@@ -1,43 +1,48 @@
-"""Screen: the leaderboard as a terminal table of 100 columns."""
+"""Screen: the leaderboard as a table of the terminal, as wide as that is.
+
+A number is never cut off. What does not fit leaves the table in a stated order: columns that no row
+has a number for; the columns of LESSER, one by one; then names are wrapped; then the columns of
+LAST. The line below the table says what is not shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from prunebench.border.text import one_line
 from prunebench.report import leaderboard
+from prunebench.report.board import NAME, budget_kind, budget_label, overall, records
 from prunebench.report.leaderboard import ALL
 from prunebench.study.record import BASELINE
 
 MISSING = "-"
 NO_BETTER = "✗"
-HEADINGS = (
-    "method",
-    "budget",
-    "accuracy",
-    "rel.",
-    "tokens",
-    "FLOPs",
-    "prefill",
-    "total",
-    "evidence",
-    "vs random",
-)
+NUMBERS = ("accuracy", "rel.", "tokens", "FLOPs", "prefill", "total", "evidence", "vs random")
+HEADINGS = ("method", "budget", *NUMBERS)
 LESSER = ("rel.", "prefill", "FLOPs", "evidence", "total")
 """What a narrow screen does without, in this order."""
 
+LAST = ("vs random", "tokens")
+"""What goes where not even that is enough; method, budget and accuracy always stay."""
+
+NARROWEST_NAME = 12
+"""Characters on a line of a name that is wrapped."""
+
 REASON = 160
-NAME = 60
-"""Characters of a reason and of a name that a line of the terminal bears."""
+"""Characters of a reason that a line of the terminal bears."""
+
+UNBOUNDED = 10_000
+"""Columns of a console that squeezes nothing, for measuring."""
 
 ONCE = ("infeasible", "unsupported")
 """Statuses that are a method's at a budget and below: their reason differs in numbers alone, and is
@@ -51,6 +56,14 @@ TOKENS = {
 }
 """What the column of tokens counts, by the kind of budget that a study asks for."""
 
+Row = dict[str, Any]
+"""A row of the leaderboard."""
+
+Headings = tuple[str, ...]
+
+Cells = dict[str, Text]
+"""One line of the table, by heading."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -62,149 +75,284 @@ class Note:
     reason: str
 
 
-def terminal(study: Path, width: int = 100) -> Table:
-    """The study's leaderboard.csv, pooled over tasks; what did not run is listed below with its
-    reason.
+@dataclass(frozen=True)
+class Block:
+    """Lines that stand together: one budget of one model. `model` is its name where it begins a
+    model's part of a table of several.
+    """
 
-    On a screen of fewer than 100 columns the lesser headings go, one by one.
+    model: str
+    lines: list[Cells]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is shown, and how wide names may be before they are wrapped."""
+
+    headings: Headings
+    name_width: int
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that a table can show, before it is fitted to a width."""
+
+    title: str
+    kind: str
+    blocks: list[Block]
+    notes: list[Note]
+    some_no_better: bool
+
+    @property
+    def name_widths(self) -> tuple[int, int]:
+        """Columns of the longest name of a method, and of a model."""
+        methods = [line["method"].cell_len for line in self.lines]
+        models = [cell_len(block.model) for block in self.blocks]
+        return max(methods, default=0), max(models, default=0)
+
+    @property
+    def lines(self) -> list[Cells]:
+        """The lines of all blocks."""
+        lines: list[Cells] = []
+        for block in self.blocks:
+            lines += block.lines
+        return lines
+
+
+def terminal(study: Path, width: int = 100) -> Table:
+    """The study's leaderboard.csv, pooled over tasks, in at most `width` columns; what did not run
+    is listed below with its reason.
     """
     board = overall(leaderboard.load(study / "leaderboard.csv"))
-    table, headings = _table(study, board, HEADINGS), list(HEADINGS)
-    for lesser in LESSER:
-        if Console(width=1000).measure(table).maximum <= width:
+    content = _content(study, board)
+    console = Console(width=UNBOUNDED)
+    for layout in _layouts(content):
+        table = _table(content, layout)
+        if console.measure(table).maximum <= width:
             break
-        headings.remove(lesser)
-        table = _table(study, board, headings)
     return table
 
 
-def _table(study: Path, board: pd.DataFrame, headings: Sequence[str]) -> Table:
-    table = Table(title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
-    table.title = Text(_title(study, board), style="table.title")
-    table.pad_edge, table.padding = False, (0, 1, 0, 0)
+# ---- fitting -------------------------------------------------------------------------------------
+
+
+def _layouts(content: Content) -> Iterator[Layout]:
+    """Ways to show the table, the fullest first."""
+    methods, models = content.name_widths
+    yield Layout(HEADINGS, max(methods, models))
+    headings = _with_numbers(content)
+    yield Layout(headings, max(methods, models))
+    yield Layout(headings, methods)  # models' names stand on lines of their own
+    for lesser in LESSER:
+        headings = _without(headings, lesser)
+        yield Layout(headings, methods)
+    narrowest = min(methods, NARROWEST_NAME)
+    yield Layout(headings, narrowest)
+    for last in LAST:
+        headings = _without(headings, last)
+        yield Layout(headings, narrowest)
+
+
+def _without(headings: Headings, heading: str) -> Headings:
+    return tuple(other for other in headings if other != heading)
+
+
+def _with_numbers(content: Content) -> Headings:
+    """The headings under which some line has more than a dash."""
+    headings = []
+    for heading in HEADINGS:
+        texts = {line[heading].plain.strip() for line in content.lines}
+        if heading not in NUMBERS or texts - {MISSING, ""}:
+            headings.append(heading)
+    return tuple(headings)
+
+
+def _table(content: Content, layout: Layout) -> Table:
+    table = Table(
+        title=Text(content.title, style="table.title"),
+        caption=Text(_caption(content, layout.headings), style="table.caption"),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in layout.headings:
+        if heading == "method":
+            width = max(layout.name_width, len(heading))
+            table.add_column(heading, width=width, overflow="fold")
+        elif heading == "tokens" and content.kind == "kv":
+            table.add_column("KV tokens", justify="right", no_wrap=True)
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for block in content.blocks:
+        if block.model:
+            table.add_section()
+            table.add_row(Text(block.model, style="bold"))
+        for line in block.lines:
+            table.add_row(*(line[heading] for heading in layout.headings))
+        table.add_section()
+    return table
+
+
+# ---- content -------------------------------------------------------------------------------------
+
+
+def _content(study: Path, board: pd.DataFrame) -> Content:
     kind = budget_kind(board)
-    for heading in headings:
-        shown = "KV tokens" if heading == "tokens" and kind == "kv" else heading
-        table.add_column(shown, justify="left" if heading == "method" else "right", no_wrap=True)
+    several = board["model"].nunique() > 1
+    blocks: list[Block] = []
     notes: list[Note] = []
-    models = board["model"].unique()
     for model, of_model in board.groupby("model", sort=False):
-        if len(models) > 1:
-            table.add_section()
-            table.add_row(Text(one_line(str(model), NAME), style="bold"))
+        heading = one_line(str(model), NAME) if several else ""
         for _, group in of_model.groupby(["budget", "budget_kind"], sort=False):
+            block = Block(heading, [])
             for row in records(group):
-                notes += _notes(row, len(models) > 1)
-                line = dict(zip(HEADINGS, _line(row, kind), strict=True))
-                table.add_row(*(line[heading] for heading in headings))
-            table.add_section()
-    table.caption = Text(_caption(board, kind, notes), style="table.caption")
-    return table
+                block.lines.append(_line(row, kind))
+                notes += _notes(row, several)
+            blocks.append(block)
+            heading = ""
+    return Content(
+        title=_title(study, board),
+        kind=kind,
+        blocks=blocks,
+        notes=notes,
+        some_no_better=bool((board["better_than_random"] == "no").any()),
+    )
 
 
-def budget_kind(board: pd.DataFrame) -> str:
-    """The kind of tokens that a study's budgets count: that of its rows where they agree, else the
-    mean over layers.
-    """
-    kinds = set(board.loc[board["method"] != BASELINE, "budget_kind"])
-    return kinds.pop() if len(kinds) == 1 and kinds <= set(TOKENS) else "mean"
-
-
-def overall(board: pd.DataFrame) -> pd.DataFrame:
-    """The rows that stand for a whole model: its "all" rows, or those of its only task."""
-    pooled = set(board.loc[board["task"] == ALL, "model"])
-    return board[(board["task"] == ALL) | ~board["model"].isin(pooled)]
-
-
-def records(board: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as dictionaries."""
-    return [{str(name): value for name, value in row.items()} for row in board.to_dict("records")]
-
-
-def budget_label(row: dict[str, Any]) -> str:
-    """The budget as it was asked: "25%", "64", with its kind where that is not the mean."""
-    kind = row["budget_kind"]
-    prefix = f"{one_line(kind, NAME)}:" if kind not in ("", "mean") else ""
-    try:
-        amount = float(row["budget"])
-    except ValueError:
-        return prefix + one_line(row["budget"], NAME)
-    return prefix + (row["budget"] if row["budget"].isdigit() else f"{100 * amount:.3g}%")
-
-
-def _notes(row: dict[str, Any], several: bool) -> list[Note]:
+def _notes(row: Row, several: bool) -> list[Note]:
+    """What a row has to say, if anything."""
     if not row["reason"]:
         return []
-    who = one_line(f"{row['model']}: {row['method']}" if several else row["method"], 2 * NAME)
-    budget = "" if row["method"] == BASELINE else budget_label(row)
-    return [Note(who, one_line(row["status"], NAME), budget, one_line(row["reason"], REASON))]
-
-
-def _line(row: dict[str, Any], kind: str) -> list[Text]:
-    style = "dim" if row["control"] == "true" else ""
-    if row["method"] == BASELINE:
-        style = "bold"
-    cells: list[str | Text] = [one_line(row["method"], NAME), budget_label(row)]
-    if pd.isna(row["accuracy"]) and row["status"] != "ok":
-        cells += [Text(one_line(row["status"], NAME), style="red"), *[MISSING] * 6]
-    else:
-        cells += _numbers(row, kind)
-    line = [cell if isinstance(cell, Text) else Text(cell, style=style) for cell in cells]
-    return [*line, _against_random(row)]
-
-
-def _numbers(row: dict[str, Any], kind: str) -> list[str]:
-    half = (row["accuracy_high"] - row["accuracy_low"]) / 2
-    margin = "" if pd.isna(half) else f" ±{half:.3f}"[:6].replace("±0.", "±.")
-    recall = _number(row["evidence_recall"], "{:.2f}")
-    if recall != MISSING and not pd.isna(row["evidence_recall_random"]):
-        recall += f" ({row['evidence_recall_random']:.2f})".replace("(0.", "(.")
-    tokens, share = row[f"tokens_{kind}"], row[f"tokens_{kind}_share"]
-    form = "{:.0f}" if tokens >= 100 else "{:.3g}"
-    return [
-        _number(row["accuracy"], "{:.3f}") + margin,
-        _number(100 * row["relative_accuracy"], "{:.1f}%"),
-        _number(tokens, form) + _number(100 * share, " ({:.0f}%)", ""),
-        _number(row["flops_ratio"], "{:.2f}"),
-        _number(row["prefill_ratio"], "{:.2f}"),
-        _number(row["total_ratio"], "{:.2f}"),
-        recall,
-    ]
-
-
-def _against_random(row: dict[str, Any]) -> Text:
-    if pd.isna(row["difference_to_random"]):
-        return Text(MISSING if row["method"] != BASELINE else "", style="dim")
-    gap = f"{row['difference_to_random']:+.3f}"
-    return (
-        Text(f"{gap} {NO_BETTER}", style="bold red")
-        if row["better_than_random"] == "no"
-        else Text(gap + "  ")
+    method = row["method"]
+    budget = "" if method == BASELINE else budget_label(row)
+    if several:
+        method = f"{row['model']}: {method}"
+    note = Note(
+        method=one_line(method, 2 * NAME),
+        status=one_line(row["status"], NAME),
+        budget=budget,
+        reason=one_line(row["reason"], REASON),
     )
+    return [note]
+
+
+def _line(row: Row, kind: str) -> Cells:
+    """The line of a row: its numbers, or its status where it has none."""
+    style = _style(row)
+    line = {
+        "method": Text(one_line(row["method"], NAME), style=style),
+        "budget": Text(budget_label(row), style=style),
+    }
+    if pd.isna(row["accuracy"]) and row["status"] != "ok":
+        for heading in NUMBERS:
+            line[heading] = Text(MISSING, style=style)
+        line["accuracy"] = Text(one_line(row["status"], NAME), style="red")
+    else:
+        for heading, text in _numbers(row, kind).items():
+            line[heading] = Text(text, style=style)
+    line["vs random"] = _against_random(row)
+    return line
+
+
+def _style(row: Row) -> str:
+    if row["method"] == BASELINE:
+        return "bold"
+    return "dim" if row["control"] == "true" else ""
+
+
+def _numbers(row: Row, kind: str) -> dict[str, str]:
+    """What stands under the headings of numbers, but for the last."""
+    return {
+        "accuracy": _accuracy(row),
+        "rel.": _number(100 * row["relative_accuracy"], "{:.1f}%"),
+        "tokens": _tokens(row[f"tokens_{kind}"], row[f"tokens_{kind}_share"]),
+        "FLOPs": _number(row["flops_ratio"], "{:.2f}"),
+        "prefill": _number(row["prefill_ratio"], "{:.2f}"),
+        "total": _number(row["total_ratio"], "{:.2f}"),
+        "evidence": _evidence(row["evidence_recall"], row["evidence_recall_random"]),
+    }
+
+
+def _accuracy(row: Row) -> str:
+    """The accuracy with half its interval: "0.915 ±.03"."""
+    text = _number(row["accuracy"], "{:.3f}")
+    half = (row["accuracy_high"] - row["accuracy_low"]) / 2
+    if pd.isna(half):
+        return text
+    margin = f" ±{half:.3f}"[:6]
+    return text + margin.replace("±0.", "±.")
+
+
+def _tokens(tokens: float, share: float) -> str:
+    """The count with its share: "59.6 (75%)"."""
+    form = "{:.0f}" if tokens >= 100 else "{:.3g}"
+    return _number(tokens, form) + _number(100 * share, " ({:.0f}%)", "")
+
+
+def _evidence(recall: float, by_random: float) -> str:
+    """The recall, with that of the random control in brackets: "0.85 (.75)"."""
+    text = _number(recall, "{:.2f}")
+    if text == MISSING or pd.isna(by_random):
+        return text
+    return text + f" ({by_random:.2f})".replace("(0.", "(.")
+
+
+def _against_random(row: Row) -> Text:
+    """The difference, flagged where the method is not better."""
+    difference = row["difference_to_random"]
+    if pd.isna(difference):
+        own = "" if row["method"] == BASELINE else MISSING
+        return Text(own, style="dim")
+    if row["better_than_random"] == "no":
+        return Text(f"{difference:+.3f} {NO_BETTER}", style="bold red")
+    return Text(f"{difference:+.3f}  ")
+
+
+def _number(value: float, form: str, missing: str = MISSING) -> str:
+    return missing if pd.isna(value) else form.format(value)
+
+
+# ---- what stands around the table ----------------------------------------------------------------
 
 
 def _title(study: Path, board: pd.DataFrame) -> str:
-    models = ", ".join(one_line(model, NAME) for model in board["model"].unique())
-    tasks = ", ".join(
-        "all tasks" if task == ALL else one_line(task, NAME)
-        for task in board["task"].unique()
-        if task
-    )
+    """The study, its models, tasks and samples."""
+    models = [one_line(model, NAME) for model in board["model"].unique()]
+    tasks = []
+    for task in board["task"].unique():
+        tasks.append("all tasks" if task == ALL else one_line(task, NAME))
+    parts = [
+        one_line(study.name, NAME),
+        ", ".join(models),
+        ", ".join(filter(None, tasks)),
+    ]
     count = board["n"].max()
-    samples = "" if pd.isna(count) else f" · {count:.0f} samples"
-    return (
-        " · ".join(part for part in (one_line(study.name, NAME), models, tasks) if part) + samples
-    )
+    if not pd.isna(count):
+        parts.append(f"{count:.0f} samples")
+    return " · ".join(filter(None, parts))
 
 
-def _caption(board: pd.DataFrame, kind: str, notes: Sequence[Note]) -> str:
-    lines = [f"accuracy ± half its 95 % interval; {TOKENS[kind]}; FLOPs and times over unpruned"]
-    lines.append(
-        "evidence: share of its tokens alive, mean over LLM layers (by random at the same budget)"
-    )
-    if (board["better_than_random"] == "no").any():
+def _caption(content: Content, headings: Sequence[str]) -> str:
+    """What the numbers mean, what is not shown, and why rows have none."""
+    meanings = ["accuracy ± half its 95 % interval"]
+    if "tokens" in headings:
+        meanings.append(TOKENS[content.kind])
+    if {"FLOPs", "prefill", "total"} & set(headings):
+        meanings.append("FLOPs and times over unpruned")
+    lines = ["; ".join(meanings)]
+    if "evidence" in headings:
+        lines.append(
+            "evidence: share of its tokens alive, mean over LLM layers "
+            "(by random at the same budget)"
+        )
+    if content.some_no_better and "vs random" in headings:
         lines.append(f"{NO_BETTER} not better than random at 95 %")
-    return "\n".join([*lines, *_grouped(notes)])
+    hidden = [heading for heading in HEADINGS if heading not in headings]
+    if hidden:
+        lines.append(f"without {', '.join(hidden)}: leaderboard.csv has all columns")
+    return "\n".join([*lines, *_grouped(content.notes)])
 
 
 def _grouped(notes: Sequence[Note]) -> list[str]:
@@ -213,20 +361,19 @@ def _grouped(notes: Sequence[Note]) -> list[str]:
     """
     groups: dict[tuple[str, ...], list[Note]] = {}
     for note in notes:
-        key = (
-            (note.method, note.status)
-            if note.status in ONCE
-            else (note.method, note.status, note.reason)
-        )
-        groups.setdefault(key, []).append(note)
-    lines = []
-    for group in groups.values():
-        first = group[0]
-        budgets = ", ".join(dict.fromkeys(note.budget for note in group if note.budget))
-        where = f" at {budgets}" if budgets else ""
-        lines.append(f"{first.method}{where} {first.status}: {first.reason}")
-    return lines
+        groups.setdefault(_sameness(note), []).append(note)
+    return [_note_line(group) for group in groups.values()]
 
 
-def _number(value: float, form: str, missing: str = MISSING) -> str:
-    return missing if pd.isna(value) else form.format(value)
+def _sameness(note: Note) -> tuple[str, ...]:
+    """What notes have in common that say the same."""
+    if note.status in ONCE:
+        return note.method, note.status
+    return note.method, note.status, note.reason
+
+
+def _note_line(group: Sequence[Note]) -> str:
+    first = group[0]
+    budgets = dict.fromkeys(note.budget for note in group if note.budget)
+    where = f" at {', '.join(budgets)}" if budgets else ""
+    return f"{first.method}{where} {first.status}: {first.reason}"

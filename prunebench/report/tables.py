@@ -10,6 +10,7 @@ a row "status" without a value; its reason stands in leaderboard.csv and cell.js
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +18,30 @@ import pandas as pd
 
 from prunebench.border import files
 from prunebench.border.text import clean, one_line
-from prunebench.study.cells import Cell, Metric, ReportError
+from prunebench.study.cells import ReportError, StoredCell
+from prunebench.study.record import Metric
 
 QUOTE = "'"
 FORMULA = (QUOTE, "=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """How a text begins that a spreadsheet calculates instead of showing it, full-width signs included.
 """
 
-COLUMNS = (
-    "cell", "model", "method", "settings", "budget_kind", "budget", "task", "seed", "metric", "value", "unit", "stderr",
-    "ci_low", "ci_high", "n", "higher_is_better", "status", "hardware", "dtype", "commit",
-)  # fmt: skip
 
-
-def metrics(cells: Sequence[Cell]) -> pd.DataFrame:
-    """The tidy table, as text."""
-    rows = [
-        _row(cell, metric)
-        for cell in sorted(cells, key=lambda c: c.id)
-        for metric in _observations(cell)
-    ]
+def metrics(cells: Sequence[StoredCell]) -> pd.DataFrame:
+    """The tidy table, as text: a row a number of every cell, in the order of cell ids."""
+    rows: list[dict[str, Any]] = []
+    for cell in sorted(cells, key=lambda cell: cell.id):
+        observations = cell.metrics if cell.ok else (*cell.metrics, Metric("status"))
+        rows += [_row(cell, metric) for metric in observations]
     return texts(rows, COLUMNS)
 
 
 def texts(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     """Rows as a frame of texts with exactly these columns; what a row lacks is empty."""
-    return pd.DataFrame(
-        [[text(row.get(name)) for name in columns] for row in rows],
-        columns=list(columns),
-        dtype=str,
-    )
+    lines = []
+    for row in rows:
+        lines.append([text(row.get(name)) for name in columns])
+    return pd.DataFrame(lines, columns=list(columns), dtype=str)
 
 
 def text(value: Any) -> str:
@@ -64,8 +59,8 @@ def text(value: Any) -> str:
 
 def guarded(text: str) -> str:
     """A text that stays one in a spreadsheet; `unguarded` gives it back."""
-    shown = clean(text)
-    return QUOTE + shown if shown.startswith(FORMULA) else shown
+    cleaned = clean(text)
+    return QUOTE + cleaned if cleaned.startswith(FORMULA) else cleaned
 
 
 def unguarded(text: str) -> str:
@@ -90,30 +85,39 @@ def write(path: Path, content: bytes) -> Path:
         raise ReportError(f"cannot write {one_line(str(path), 120)}: {detail}") from error
 
 
-def _observations(cell: Cell) -> tuple[Metric, ...]:
-    return cell.metrics if cell.ok else (*cell.metrics, Metric("status", None))
-
-
-def _row(cell: Cell, metric: Metric) -> dict[str, Any]:
-    return {
+def _row(cell: StoredCell, metric: Metric) -> dict[str, Any]:
+    about = {
         "cell": cell.id,
         "model": cell.model,
         "method": cell.method,
-        "settings": cell.settings,
+        "settings": cell.settings_line,
         "budget_kind": cell.budget_kind,
         "budget": cell.budget,
         "task": cell.task,
         "seed": cell.seed,
-        "metric": metric.name,
-        "value": metric.value,
-        "unit": metric.unit,
-        "stderr": metric.stderr,
-        "ci_low": metric.low,
-        "ci_high": metric.high,
-        "n": metric.n,
-        "higher_is_better": metric.higher_is_better,
+    }
+    origin = {
         "status": cell.status,
         "hardware": cell.hardware,
         "dtype": cell.dtype,
         "commit": cell.commit,
     }
+    return about | asdict(metric) | origin
+
+
+COLUMNS = (
+    "cell",
+    "model",
+    "method",
+    "settings",
+    "budget_kind",
+    "budget",
+    "task",
+    "seed",
+    *(fact.name for fact in fields(Metric)),
+    "status",
+    "hardware",
+    "dtype",
+    "commit",
+)
+"""Of metrics.csv."""

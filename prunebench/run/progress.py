@@ -8,19 +8,21 @@ from typing import Protocol
 
 
 class Watcher(Protocol):
-    """Told of every step. A unit of work is one call of `generate`."""
+    """Told of every step. A unit of progress is one answer: one sample in one cell, or one timed
+    call.
+    """
 
     def doing(self, what: str) -> None:
         """A step outside the cells begins: loading a model, a task."""
 
-    def begin(self, cells: int, done: int, units: int) -> None:
-        """Of `cells` cells, `done` are there already, and `units` of work remain."""
+    def begin(self, cells: int, finished: int, answers: int) -> None:
+        """Of `cells` cells, `finished` are there already, and `answers` remain to be had."""
 
-    def running(self, cells: int) -> None:
-        """So many cells are at work now."""
+    def working(self, what: str) -> None:
+        """What the next answers are about: a sample in so many cells, a method that is timed."""
 
-    def advance(self, units: int) -> None:
-        """Work was done, or need not be done any more."""
+    def advance(self, answers: int) -> None:
+        """Answers came in, or need not be had any more."""
 
     def finished(self, cell: str, status: str, reason: str) -> None:
         """A cell is written."""
@@ -34,11 +36,11 @@ class Silent:
 
     def doing(self, what: str) -> None: ...
 
-    def begin(self, cells: int, done: int, units: int) -> None: ...
+    def begin(self, cells: int, finished: int, answers: int) -> None: ...
 
-    def running(self, cells: int) -> None: ...
+    def working(self, what: str) -> None: ...
 
-    def advance(self, units: int) -> None: ...
+    def advance(self, answers: int) -> None: ...
 
     def finished(self, cell: str, status: str, reason: str) -> None: ...
 

@@ -11,11 +11,14 @@ from functools import cache
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import prunebench
+
+if TYPE_CHECKING:
+    from prunebench.run.backend import Setup
 
 DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
@@ -31,17 +34,22 @@ COUNTED = (
     "measure",
     "models",
     "pruner.py",
+    "reads.py",
     "run/active.py",
+    "run/backend.py",
     "run/cost.py",
     "run/fault.py",
     "run/quality.py",
     "run/runner.py",
     "run/samples.py",
     "run/summary.py",
+    "run/transformers_backend.py",
+    "run/work.py",
     "select.py",
     "signals.py",
     "sites.py",
-    "study/interval.py",
+    "study/columns.py",
+    "study/statistics.py",
     "tokens.py",
     "trained.py",
     "words.py",
@@ -63,6 +71,7 @@ UNCOUNTED = (
     "border/process.py",
     "border/text.py",
     "cli",
+    "display.py",
     "identity.py",
     "learning",
     "methods",
@@ -70,23 +79,33 @@ UNCOUNTED = (
     "report",
     "run/__init__.py",
     "run/cell.py",
+    "run/difference.py",
+    "run/fingerprint.py",
     "run/grid.py",
+    "run/keys.py",
     "run/limits.py",
+    "run/lists.py",
+    "run/local.py",
     "run/names.py",
     "run/options.py",
     "run/plain.py",
     "run/progress.py",
     "run/provenance.py",
+    "run/question.py",
     "run/show.py",
     "run/store.py",
+    "run/variants.py",
+    "run/view.py",
     "start.py",
     "study/__init__.py",
     "study/cells.py",
-    "study/columns.py",
+    "study/facts.py",
+    "study/folder.py",
+    "study/journal.py",
     "study/lines.py",
     "study/record.py",
     "study/seal.py",
-    "study/statistics.py",
+    "study/tables.py",
     "tasks",
     "testbed",
     "testing",
@@ -110,25 +129,22 @@ PACKAGES = (
 
 
 def collect(
-    loaded: Any, device: str, dtype: str, attention: str, seeds: Mapping[str, int]
+    setup: Setup, model_facts: Mapping[str, Any], seeds: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Everything but the result; `loaded` is what `models.load` returned."""
+    """Everything but the result; `model_facts` are what the backend says of its model."""
     commit, dirty = git()
     return {
         "prunebench": prunebench.__version__,
         "commit": commit,
         "dirty": dirty,
         "versions": {"python": platform.python_version(), **versions()},
-        "hardware": hardware(device),
+        "hardware": hardware(setup.device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": device,
-        "dtype": dtype,
-        "attention": attention,
-        "model_id": loaded.id,
-        "model_revision": loaded.revision,
-        "trust_remote_code": loaded.trust_remote_code,
-        "resolution": resolution(loaded.processor),
+        "device": setup.device,
+        "dtype": setup.dtype,
+        "attention": setup.attention,
+        **model_facts,
         "seeds": dict(seeds),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -136,13 +152,13 @@ def collect(
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that outputs can depend on."""
-    found = {}
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @cache
@@ -167,12 +183,12 @@ def git() -> tuple[str | None, bool | None]:
 
     def ask(*words: str) -> str | None:
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        return process.stdout.strip() if process.returncode == 0 else None
 
     if ask("ls-files", "--error-unmatch", "__init__.py") is None:
         return None, None  # installed, perhaps inside somebody else's repository
@@ -193,12 +209,9 @@ def resolution(processor: Any) -> dict[str, int]:
     """Between how many pixels the processor scales images; empty where it does not say."""
     images = getattr(processor, "image_processor", None)
     size = getattr(images, "size", None) or {}
-    found = {
-        key: size[key]
-        for key in ("shortest_edge", "longest_edge", "height", "width")
-        if key in size
-    }
-    return {key: int(value) for key, value in found.items() if value is not None}
+    edges = ("shortest_edge", "longest_edge", "height", "width")
+    values = {key: size[key] for key in edges if key in size}
+    return {key: int(value) for key, value in values.items() if value is not None}
 
 
 def _cpu() -> str:

@@ -1,45 +1,33 @@
-"""Runner: works through a grid, sample by sample, so that one encoding serves every method and
-budget.
+"""Runner: works through a grid. It cuts the cells into units of work, has them worked at, and
+writes what they come to; nobody else writes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-
-from prunebench import models
-from prunebench.benchmarks import Benchmark, Request, load_task
+from prunebench.benchmarks import Benchmark, Request
 from prunebench.border import images
-from prunebench.border.guard import Guard, RandomState
-from prunebench.border.interruption import interrupts
 from prunebench.border.text import one_line
-from prunebench.engine.clip import load_clip
-from prunebench.engine.ready import Ready, make_ready
-from prunebench.identity import identity
-from prunebench.measure import Metric
 from prunebench.run import cost, provenance, quality
-from prunebench.run import samples as prompts
-from prunebench.run.active import Run
+from prunebench.run.active import EXPECTED, Run
+from prunebench.run.backend import setup_of
 from prunebench.run.cell import Cell, shown
 from prunebench.run.fault import Fault, judged
-from prunebench.run.grid import CONTROLS, Grid, GridError
-from prunebench.run.limits import Overdue, limited
+from prunebench.run.fingerprint import fingerprint
+from prunebench.run.grid import CONTROLS, Grid
+from prunebench.run.local import Executor, Local
 from prunebench.run.progress import Silent, Watcher
+from prunebench.run.quality import Bound
 from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
 from prunebench.run.summary import scored
-from prunebench.study.record import BASELINE, SampleStatus, Status
-
-T = TypeVar("T")
-
-MINIATURE = 100_000_000
-"""Parameters below which a model is one."""
+from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.run.work import CellPart, Result, TaskSource, Unit, Worker, load_benchmark
+from prunebench.study.record import CellRecord, Metric, Status
 
 
 @dataclass(frozen=True)
@@ -63,72 +51,65 @@ def sweep(grid: Grid, watcher: Watcher | None = None) -> Outcome:
     """
     watch = watcher if watcher is not None else Silent()
     with open_study(grid.folder()) as study:
-        return _Sweep(grid, study, watch).run()
+        watch.doing(f"loading {grid.model}")
+        backend = TransformersBackend.load(setup_of(grid))
+        tasks = _load_tasks(grid, watch)
+        study.begin(grid)
+        facts = provenance.collect(backend.setup, backend.facts(), {"grid": grid.seed})
+        worker = Worker(backend, tasks)
+        return _Sweep(grid, study, watch, worker, Local(worker), facts).run()
 
 
+def _load_tasks(grid: Grid, watch: Watcher) -> dict[TaskSource, Benchmark]:
+    """Every task of the grid, in its order."""
+    most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
+    benchmarks = {}
+    for task in grid.tasks:
+        watch.doing(f"loading {task}")
+        source = TaskSource(task, grid.limit, most)
+        benchmark = benchmarks[source] = load_benchmark(source)
+        count = len(benchmark.requests)
+        if grid.limit is not None and count < grid.limit:
+            watch.note(
+                f"{task} has {count} samples, fewer than limit={grid.limit}; all of them are asked"
+            )
+    return benchmarks
+
+
+@dataclass
 class _Sweep:
-    def __init__(self, grid: Grid, study: Study, watch: Watcher) -> None:
-        self.grid, self.study, self.watch = grid, study, watch
-        self.device = (
-            ("cuda" if torch.cuda.is_available() else "cpu")
-            if grid.device == "auto"
-            else grid.device
-        )
-        self.dtype = (
-            ("float32" if self.device == "cpu" else "bfloat16")
-            if grid.dtype == "auto"
-            else grid.dtype
-        )
-        self.statuses: dict[str, str] = {}
-        self.fingerprints: dict[str, str] = {}
-        self.notes = 0
+    """One sweep: what it has read and loaded, and what has become of its cells so far."""
+
+    grid: Grid
+    study: Study
+    watch: Watcher
+    worker: Worker
+    executor: Executor
+    provenance: Mapping[str, Any]
+    runs: dict[str, Run] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    statuses: dict[str, str] = field(default_factory=dict)
+    notes: int = 0
+    """Notes of the study that were passed on already."""
 
     def run(self) -> Outcome:
-        grid = self.grid
-        self.watch.doing(f"loading {grid.model}")
-        self.loaded = self._load()
-        self._set_threads()
-        self.benchmarks = {}
-        for task in grid.tasks:
-            self.watch.doing(f"loading {task}")
-            most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
-            self.benchmarks[task] = load_task(task, grid.limit, max_image_pixels=most)
-            count = len(self.benchmarks[task].requests)
-            if grid.limit is not None and count < grid.limit:
-                self.watch.note(
-                    f"{task} has {count} samples, fewer than limit={grid.limit}; all of them are asked"
-                )
-        self.study.begin(grid)
-        self.provenance = provenance.collect(
-            self.loaded, self.device, self.dtype, grid.attention, {"grid": grid.seed}
-        )
-        self.guard = Guard(self.loaded.model)
-        self.plain = make_ready(self.loaded.family, self.loaded.model, BASELINE)
-        cells = grid.cells(grid.tasks)
-        self.runs = {cell.id: self._bind(cell) for cell in cells}
-        waiting = [cell for cell in cells if not self._done(cell)]
-        for cell in waiting:
-            if cell.kind == "quality":
-                samples = {
-                    request.sample_id: request.doc_id
-                    for request in self.benchmarks[cell.task].requests
-                }
-                self.runs[cell.id].opened = self.study.journal(
-                    cell, self.fingerprints[cell.id], samples
-                )
+        """Work at every cell that is not done, the quality cells of a task at once."""
+        cells = self.grid.cells(self.grid.tasks)
+        for cell in cells:
+            self.runs[cell.id] = self._begun(cell)
+        waiting = [self.runs[cell.id] for cell in cells if not self._is_done(cell)]
+        for run in waiting:
+            if run.cell.kind == "quality":
+                self._open_journal(run)
         self._tell_notes()
-        units = sum(self._units(self.runs[cell.id]) for cell in waiting)
-        self.watch.begin(len(cells), len(cells) - len(waiting), units)
-        for task, benchmark in self.benchmarks.items():
-            self._quality(
-                benchmark,
-                [
-                    self.runs[cell.id]
-                    for cell in waiting
-                    if cell.kind == "quality" and cell.task == task
-                ],
-            )
-        self._cost([cell for cell in waiting if cell.kind == "cost"])
+        calls = sum(self._calls(run) for run in waiting)
+        self.watch.begin(len(cells), len(cells) - len(waiting), calls)
+        for source in self.worker.benchmarks:
+            here = [run for run in waiting if run.cell.task == source.name]
+            self._quality(source, [run for run in here if run.cell.kind == "quality"])
+        for run in waiting:
+            if run.cell.kind == "cost":
+                self._cost(run)
         self._tell_notes()
         return Outcome(self.study.folder, self.statuses)
 
@@ -138,283 +119,182 @@ class _Sweep:
             self.watch.note(note)
         self.notes = len(self.study.notes)
 
-    def _bind(self, cell: Cell) -> Run:
+    # ---- before the work -------------------------------------------------------------------------
+
+    def _benchmark(self, cell: Cell) -> Benchmark:
+        return self.worker.benchmarks[self._source(cell)]
+
+    def _source(self, cell: Cell) -> TaskSource:
+        """The task of a cell, as it was loaded."""
+        return next(one for one in self.worker.benchmarks if one.name == cell.task)
+
+    def _begun(self, cell: Cell) -> Run:
         """Bind the cell's method to the model, and note what decides its answers; a method that
         fails fails alone.
         """
-        run = Run(cell, requests=len(self.benchmarks[cell.task].requests))
-        bound = self._attempt(partial(self._ready, cell), run)
-        if isinstance(bound, Fault):
-            run.fault = replace(bound, ends=True)
-            decides: list[Any] = [cell.variant.source(), cell.variant.settings(), bound.reason]
+        run = Run(cell, requests=len(self._benchmark(cell).requests))
+        variant = cell.variant
+        module = type(variant.pruner).__module__
+        outcome = self.worker.attempt(
+            partial(self._bind, cell), self.grid.timeout, variant.label, module
+        )
+        bound: Bound | None = None
+        if isinstance(outcome, Fault):
+            run.standing.ended = replace(outcome, ends=True)
+            deciding = [variant.source(), variant.settings(), outcome.reason]
         else:
-            run.method, decides = bound
-        self.fingerprints[cell.id] = self._fingerprint(cell, decides)
+            bound, deciding = outcome
+        digest = self.fingerprints[cell.id] = self._fingerprint(cell, deciding)
+        if bound is not None:
+            self.worker.keep(cell.id, digest, bound)
         return run
 
-    def _ready(self, cell: Cell) -> tuple[Ready, list[Any]]:
-        """The method, ready, with hashes of all that decides its answers."""
-        method = make_ready(self.loaded.family, self.loaded.model, cell.variant.pruner)
-        decides: list[Any] = [identity(method.pruner), cell.variant.positions]
-        if method.clip is not None:
-            decides.append(
-                load_clip(method.clip, self.loaded.model.device, self.loaded.model.dtype).digest
-            )
-        return method, decides
+    def _bind(self, cell: Cell) -> tuple[Bound, list[Any]]:
+        """The method on the model, with hashes of all that decides its answers."""
+        backend, variant = self.worker.backend, cell.variant
+        method = backend.ready(variant.pruner)
+        bound = Bound(variant.pruner, method, cell.budget, cell.seed, variant.positions)
+        return bound, [variant.positions, *backend.digests(method)]
 
-    def _load(self) -> models.Loaded:
-        grid = self.grid
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise GridError("device is 'cuda', but torch sees no GPU here; use device=cpu")
-        try:
-            return models.load(
-                grid.model,
-                device=self.device,
-                dtype=self.dtype,
-                attention=grid.attention,
-                weights="random" if grid.weights == "random" else "pretrained",
-                seed=grid.seed,
-                revision=grid.revision,
-                trust_remote_code=grid.trust_remote_code,
-            )
-        except ImportError as error:  # an attention kernel, a processor's library
-            raise models.LoadError(
-                f"model {grid.model} needs a package that is missing: {error}"
-            ) from error
-
-    def _set_threads(self) -> None:
-        """A miniature gains nothing from a second thread, and on a busy machine threads that wait
-        for each other cost 25x.
-        """
-        miniature = self.device == "cpu" and self.loaded.model.num_parameters() < MINIATURE
-        threads = self.grid.threads or (1 if miniature else None)
-        if threads is not None:
-            torch.set_num_threads(threads)
-
-    def _done(self, cell: Cell) -> bool:
-        facts = self.study.result(cell, self.fingerprints[cell.id])
-        if facts is None:
+    def _is_done(self, cell: Cell) -> bool:
+        record = self.study.result(cell, self.fingerprints[cell.id])
+        if record is None:
             return False
-        self.statuses[cell.id] = facts["status"]
+        self.statuses[cell.id] = record.status
         return True
 
-    def _units(self, run: Run) -> int:
+    def _open_journal(self, run: Run) -> None:
+        samples = {}
+        for request in self._benchmark(run.cell).requests:
+            samples[request.sample_id] = request.doc_id
+        run.opened = self.study.journal(run.cell, self.fingerprints[run.cell.id], samples)
+
+    def _calls(self, run: Run) -> int:
+        """How often a cell still calls `generate`."""
         return cost.calls(self.grid.cost) if run.opened is None else run.unasked
 
     def _fingerprint(self, cell: Cell, method: list[Any]) -> str:
-        """A hash over all that changes what the cell measures; `method` are the hashes of what
-        decides its answers.
-        """
-        grid = self.grid
-        about = {
-            "kind": cell.kind,
-            "model": [self.loaded.revision, grid.weights],
-            "running": [
-                self.device,
-                self.dtype,
-                grid.attention,
-                grid.batch,
-                grid.trust_remote_code,
-            ],
-            "code": [
-                provenance.sources(),
-                {name: provenance.versions().get(name) for name in provenance.DECIDING},
-            ],
-            "method": [*method, cell.amount, cell.budget_kind],
-            "task": self.benchmarks[cell.task].fingerprint,
-            "seed": grid.seed,
-        }
-        if cell.kind == "cost":
-            about["cost"] = [
-                asdict(grid.cost),
-                self.provenance["hardware"],
-                self.provenance["threads"],
-            ]
-        return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+        """What makes the cell this one; `method` are hashes of what decides its answers."""
+        task = self._benchmark(cell).fingerprint
+        backend = self.worker.backend
+        return fingerprint(cell, self.grid, backend, task, method, self.provenance)
 
     # ---- quality ---------------------------------------------------------------------------------
 
-    def _quality(self, benchmark: Benchmark, runs: list[Run]) -> None:
-        self.watch.running(len(runs))
-        for group in _groups(benchmark.requests, self.grid.batch):
-            live = [run for run in runs if run.going and run.missing(group)]
-            if live:
-                self._ask(benchmark, group, live)
+    def _quality(self, source: TaskSource, runs: list[Run]) -> None:
+        """All quality cells of a task, sample by sample, so that one encoding serves them all."""
+        benchmark = self.worker.benchmarks[source]
+        requests = self.worker.requests(source)
+        by_cell = {run.cell.id: run for run in runs}
+        for result in self.executor.results(self._units(source, runs)):
+            run = by_cell[result.cell]
+            # a worker cannot know that a cell has ended because its row could not be stored
+            if run.going:
+                self._take(run, result, requests.get(result.sample))
         for run in runs:
             self._finish(benchmark, run)
 
-    def _ask(self, benchmark: Benchmark, group: Sequence[Request], live: list[Run]) -> None:
-        """One group of samples through every cell that misses one of them.
+    def _units(self, source: TaskSource, runs: list[Run]) -> Iterator[Unit]:
+        """One unit a group of samples, with the cells that are still going and miss one of them.
 
-        Where something goes wrong with a group of several, its samples are asked one by one: the
-        others are not to blame.
+        Each is made when it can be begun, from what became of those before it.
         """
-        prompt = self._attempt(lambda: prompts.read(self.loaded, benchmark, group))
-        if isinstance(prompt, Fault):
-            again = live
-            if len(group) == 1:
-                self._unreadable(benchmark, group[0], live, prompt)
-        else:
-            again = self._answers(prompt, live)
-        if len(group) > 1:
-            for request in group:
-                waiting = [run for run in again if run.going and run.missing([request])]
-                if waiting:
-                    self._ask(benchmark, [request], waiting)
-
-    def _answers(self, prompt: prompts.Samples, live: list[Run]) -> list[Run]:
-        """Ask a prompt in every cell; of one sample a fault is noted, the cells in which a group
-        failed are returned.
-        """
-        again = []
-        for run, shared in self._encodings(prompt, live):
-            rows = (
-                shared
-                if isinstance(shared, Fault)
-                else self._attempt(partial(self._answer, run, shared), run)
+        requests = self.worker.benchmarks[source].requests
+        number = 0
+        for group in _groups(requests, self.grid.batch):
+            number += len(group)
+            live = [run for run in runs if run.going and run.missing(group)]
+            if not live:
+                continue
+            cells = "1 cell" if len(live) == 1 else f"{len(live)} cells"
+            self.watch.working(f"{source.name}: sample {number} of {len(requests)} in {cells}")
+            yield Unit(
+                setup=self.worker.backend.setup,
+                task=source,
+                cells=tuple(self._part(run, group) for run in live),
+                samples=tuple(request.sample_id for request in group),
+                timeout=self.grid.timeout,
             )
-            if not isinstance(rows, Fault):
-                self._keep(run, rows)
-            elif len(prompt.requests) == 1 or rows.ends:
-                self._blame(run, prompt.requests[0], rows)
-            else:
-                again.append(run)
-        return again
 
-    def _answer(self, run: Run, shared: quality.Encoded) -> list[Row]:
-        assert run.method is not None
-        return quality.answer(self.loaded, run.cell, run.method, self.plain, shared)
-
-    def _encodings(
-        self, prompt: prompts.Samples, live: list[Run]
-    ) -> Iterator[tuple[Run, quality.Encoded | Fault]]:
-        """The prompt's encoding for every cell: one for all, or one each where what a method reads
-        there goes wrong.
-        """
-        methods = {run.cell.id: run.method for run in live if run.method is not None}
-        shared = self._attempt(lambda: quality.encoded(self.loaded, prompt, list(methods.values())))
-        if not isinstance(shared, Fault):
-            yield from ((run, shared) for run in live)
-            return
-        bare = self._attempt(lambda: quality.encoded(self.loaded, prompt, []))
-        for run in live:
-            if isinstance(bare, Fault):  # with nobody looking it goes wrong as well
-                yield run, bare
-            else:
-                yield (
-                    run,
-                    self._attempt(
-                        partial(quality.encoded, self.loaded, prompt, [methods[run.cell.id]]), run
-                    ),
-                )
-
-    def _attempt(self, work: Callable[[], T], run: Run | None = None) -> T | Fault:
-        """What the work gives, or what went wrong with it; no method's doing reaches another's."""
-        random = RandomState()
-        try:
-            with limited(self.grid.timeout):
-                outcome: T | Fault = work()
-        except Overdue as error:
-            outcome = Fault("timeout", str(error), str(error))
-        except BaseException as error:  # a method may raise anything, SystemExit included
-            if interrupts(error):
-                raise
-            outcome = judged(error)
-            if outcome.status == "oom" and torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        random.restore()
-        label = "" if run is None else run.cell.variant.label
-        changes = self.guard.changes(
-            "" if run is None else type(run.cell.variant.pruner).__module__
+    def _part(self, run: Run, group: Sequence[Request]) -> CellPart:
+        """What a cell wants of a unit, as plain data."""
+        cell = run.cell
+        return CellPart(
+            id=cell.id,
+            method=cell.variant.entry(),
+            budget=None if cell.budget is None else str(cell.budget),
+            seed=cell.seed,
+            fingerprint=self.fingerprints[cell.id],
+            missing=tuple(run.missing(group)) if group else (),
+            failures=run.standing.failures,
         )
-        if changes:
-            self.guard.restore(lambda: self._load().model)
-            culprit = label or "something"
-            reason = (
-                f"{culprit} changes {one_line(', '.join(changes), 200)}; a method leaves no trace"
-            )
-            return Fault("failed", reason, reason, ends=True)
-        return outcome
 
-    def _keep(self, run: Run, rows: list[Row]) -> None:
+    def _take(self, run: Run, result: Result, request: Request | None) -> None:
+        """Note what a unit came to in one cell; one that fails again and again is given up."""
+        fault = result.fault
+        if fault is None:
+            run.standing.answered()
+            self._keep(run, result.rows)
+        else:
+            assert request is not None
+            if not fault.ends:
+                self._keep(run, [quality.unanswered(request, fault.status, one_line(fault.reason))])
+            run.standing.failed(fault)
+            if fault.status not in EXPECTED:
+                run.details.append(fault)
+        if not run.going:
+            self.watch.advance(run.unasked)
+
+    def _keep(self, run: Run, rows: Sequence[Row]) -> None:
+        """Store the rows that are new; of a batch some may be there already."""
         new = [row for row in rows if row["sample_id"] not in run.journal.rows]
-        run.failures = 0
         try:
             run.journal.append(new)
         except Vanished:
             raise
         except StoreError as error:  # a number that is none
-            run.fault = replace(judged(error), ends=True)
+            run.standing.failed(replace(judged(error), ends=True))
         self.watch.advance(len(new))
 
-    def _unreadable(
-        self, benchmark: Benchmark, request: Request, live: list[Run], fault: Fault
-    ) -> None:
-        """A sample that cannot be made an input for any method."""
-        reason = fault.reason
-        if fault.status == "failed":
-            status: SampleStatus = "unreadable"
-            if not fault.media:
-                reason = f"sample {request.sample_id} of {benchmark.name} cannot be processed: {fault.reason}"
-        else:
-            status = fault.status
-        for run in live:
-            self._keep(run, [quality.unanswered(request, status, one_line(reason))])
-
-    def _blame(self, run: Run, request: Request, fault: Fault) -> None:
-        """A sample on which the method, or the model under it, failed; a cell that fails again and
-        again is given up.
-        """
-        failures = run.failures + 1
-        if fault.ends:
-            run.fault = fault
-        else:
-            self._keep(run, [quality.unanswered(request, fault.status, one_line(fault.reason))])
-        if fault.status not in ("infeasible", "unsupported"):
-            run.details.append(fault)
-            run.failures = failures
-        if not run.going:
-            self.watch.advance(run.unasked)
-
     def _finish(self, benchmark: Benchmark, run: Run) -> None:
+        """Score a quality cell, and write it."""
         rows = sorted(run.journal.rows.values(), key=lambda row: row["doc_id"])
         metrics: list[Metric] = []
         status, reason = run.verdict(rows, len(benchmark.requests))
         if status == "ok" and rows:
-            result = self._attempt(partial(scored, benchmark, rows))
-            if isinstance(result, Fault):
-                status, reason = "failed", result.detail
+            outcome = self.worker.attempt(partial(scored, benchmark, rows), self.grid.timeout)
+            if isinstance(outcome, Fault):
+                status, reason = "failed", outcome.detail
             else:
-                rows, metrics = result
-        self._write(run.cell, status, reason, metrics, {"samples": rows})
+                rows, metrics = outcome
+        answered = sum(row["error"] is None for row in rows)
+        counts = {"asked": len(benchmark.requests), "answered": answered}
+        self._write(run.cell, status, reason, metrics, {"samples": rows}, counts)
 
     # ---- cost ------------------------------------------------------------------------------------
 
-    def _cost(self, cells: list[Cell]) -> None:
-        if not cells:
+    def _cost(self, run: Run) -> None:
+        """Measure one cell, and write it."""
+        fault = run.standing.ended
+        rows: list[Row] = []
+        metrics: list[Metric] = []
+        if fault is None:
+            self.watch.working(f"timing {run.cell.variant.label} at {run.cell.amount}")
+            unit = Unit(
+                setup=self.worker.backend.setup,
+                task=self._source(run.cell),
+                cells=(self._part(run, []),),
+                timeout=self.grid.timeout,
+                cost=self.grid.cost,
+            )
+            (result,) = self.executor.results([unit])
+            fault, rows = result.fault, list(result.rows)
+        self.watch.advance(cost.calls(self.grid.cost))
+        if fault is not None:
+            self._write(run.cell, fault.cell_status, fault.detail, [], {"pairs": []}, None)
             return
-        benchmark = self.benchmarks[cells[0].task]
-        samples: list[prompts.Samples] = []
-        for cell in cells:
-            run = self.runs[cell.id]
-            outcome: tuple[list[Row], list[Metric]] | Fault = run.fault or ([], [])
-            self.watch.running(1)
-            if run.fault is None:
-                try:
-                    samples = samples or cost.inputs(self.loaded, benchmark, self.grid.cost)
-                except Exception as error:
-                    outcome = judged(error)
-                else:
-                    outcome = self._attempt(partial(self._measure, run, samples), run)
-            self.watch.advance(cost.calls(self.grid.cost))
-            if isinstance(outcome, Fault):
-                self._write(cell, outcome.cell_status, outcome.detail, [], {"pairs": []})
-            else:
-                self._write(cell, "ok", "", outcome[1], {"pairs": outcome[0]})
-
-    def _measure(self, run: Run, samples: list[prompts.Samples]) -> tuple[list[Row], list[Metric]]:
-        assert run.method is not None
-        return cost.measure(self.loaded, run.cell, run.method, samples, self.grid.cost)
+        metrics = cost.metrics(rows)
+        self._write(run.cell, "ok", "", metrics, {"pairs": rows}, None)
 
     def _write(
         self,
@@ -423,41 +303,36 @@ class _Sweep:
         reason: str,
         metrics: list[Metric],
         tables: dict[str, list[Row]],
+        counts: dict[str, int] | None,
     ) -> None:
-        benchmark = self.benchmarks[cell.task]
-        facts: dict[str, Any] = {
-            "id": cell.id,
-            "fingerprint": self.fingerprints[cell.id],
-            "kind": cell.kind,
-            "model": shown(cell.model),
-            "method": cell.variant.label,
-            "pruner": cell.variant.name,
-            "pruner_source": cell.variant.source(),
-            "settings": cell.variant.settings(),
-            "control": cell.variant.name in CONTROLS,
-            "budget": cell.amount,
-            "budget_kind": cell.budget_kind,
-            "task": shown(cell.task),
-            "seed": cell.seed,
-            "status": status,
-            "reason": reason,
-            **self._counts(benchmark, tables),
-            "metric": benchmark.primary,
-            "higher_is_better": benchmark.higher_is_better(benchmark.primary),
-            "metrics": [asdict(metric) for metric in metrics],
-            "provenance": self.provenance,
-        }
+        """Write a finished cell; `counts` say for how many samples a quality cell speaks."""
+        benchmark, variant = self._benchmark(cell), cell.variant
+        record = CellRecord(
+            id=cell.id,
+            fingerprint=self.fingerprints[cell.id],
+            kind=cell.kind,
+            model=shown(cell.model),
+            method=variant.label,
+            pruner=variant.name,
+            pruner_source=variant.source(),
+            settings=variant.settings(),
+            control=variant.name in CONTROLS,
+            budget=cell.amount,
+            budget_kind=cell.budget_kind,
+            task=shown(cell.task),
+            seed=cell.seed,
+            status=status,
+            reason=reason,
+            samples=counts,
+            metric=benchmark.primary,
+            higher_is_better=benchmark.higher_is_better(benchmark.primary),
+            metrics=tuple(metrics),
+            provenance=dict(self.provenance),
+        )
         # numbers that are none make a cell fail where it is written
-        written = self.study.finish(cell, facts, tables)
-        self.statuses[cell.id] = str(written["status"])
-        self.watch.finished(cell.id, str(written["status"]), str(written["reason"]))
-
-    def _counts(self, benchmark: Benchmark, tables: dict[str, list[Row]]) -> dict[str, Any]:
-        """For how many samples a quality cell speaks, of how many it was asked for."""
-        if "samples" not in tables:
-            return {}
-        answered = sum(row["error"] is None for row in tables["samples"])
-        return {"samples": {"asked": len(benchmark.requests), "answered": answered}}
+        stored = self.study.finish(cell, record, tables)
+        self.statuses[cell.id] = stored.status
+        self.watch.finished(cell.id, stored.status, stored.reason)
 
 
 def _groups(requests: Sequence[Request], size: int) -> list[list[Request]]:

@@ -16,14 +16,15 @@ from torch import Tensor
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.budget import Budget, BudgetError
 from prunebench.models.base import Originals, Unsupported
+from prunebench.models.inputs import Message, image_parts, parts_of, process
 from prunebench.pruner import Pruner
 from prunebench.tokens import Layout, Signal
 
 if TYPE_CHECKING:
     from prunebench.models import Loaded
 
-Message = dict[str, Any]
 Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Samples:
     """Samples that go through the model together; `inputs` is what the processor made of all of
     them.
 
-    `sizes` are the (width, height) of every sample's images in the data, `layouts` where the tokens
-    of `inputs` lie; `benchmark` is where the samples came from.
+    `messages` hold a chat a sample, `sizes` the size of every image in the data, `layouts` where
+    the tokens of `inputs` lie; `benchmark` is where the samples came from.
     """
 
     requests: tuple[Request, ...]
@@ -42,97 +43,89 @@ class Samples:
     sizes: tuple[tuple[Size, ...], ...]
     benchmark: Benchmark | None = None
 
-    def told(self, loaded: Loaded, pruner: Pruner) -> dict[str, Any]:
-        """What `prune` is told of the samples, as far as the method reads it and the data have it."""
-        told: dict[str, Any] = {
+    def caller_gives(self, loaded: Loaded, pruner: Pruner) -> dict[str, Any]:
+        """What `prune` is given beside the model, as far as the method reads it and the data have
+        it.
+        """
+        arguments: dict[str, Any] = {
             "questions": [request.question for request in self.requests],
             "processor": loaded.processor,
             "layouts": self.layouts,
         }
         if Signal.PICTURES in pruner.needs:
-            told["pictures"] = _all([_pictures(message) for message in self.messages])
+            arguments["pictures"] = _unless_missing([_pictures(chat) for chat in self.messages])
         if Signal.MASKS in pruner.needs:
-            told["masks"] = _all(
-                [
-                    _masks(self.benchmark and self.benchmark.masks(request))
-                    for request in self.requests
-                ]
-            )
-        return told
+            arguments["masks"] = _unless_missing([self._masks(one) for one in self.requests])
+        return arguments
 
     def single(self, loaded: Loaded, row: int) -> Mapping[str, Any]:
         """The inputs of one of its samples."""
-        return self.inputs if len(self.requests) == 1 else process(loaded, [self.messages[row]])
+        if len(self.requests) == 1:
+            return self.inputs
+        return process(loaded, [self.messages[row]])
+
+    def _masks(self, request: Request) -> list[Tensor] | None:
+        """[Q, H, W] bool of the one image whose things are numbered from 1; None where nothing is
+        known.
+        """
+        numbers = self.benchmark.masks(request) if self.benchmark is not None else None
+        if numbers is None:
+            return None
+        values = torch.from_numpy(np.array(numbers)).long()
+        things = torch.arange(1, int(values.max()) + 1)
+        return [values == things[:, None, None]]
 
 
 def read(loaded: Loaded, benchmark: Benchmark, requests: Sequence[Request]) -> Samples:
     """Read the samples' images and process them; raises MediaError where a file is missing or
     broken.
     """
-    messages = tuple(benchmark.messages(request) for request in requests)
-    inputs = process(loaded, messages)
-    sizes = tuple(tuple(part["url"].size for part in _images(message)) for message in messages)
-    return Samples(
-        tuple(requests),
-        messages,
-        inputs,
-        tuple(loaded.family.layouts(loaded.model, inputs, Originals(sizes, loaded.processor))),
-        sizes,
-        benchmark,
-    )
+    chats = [benchmark.messages(request) for request in requests]
+    return prepared(loaded, requests, chats, benchmark)
 
 
-def resized(loaded: Loaded, prompt: Samples, pruner: Pruner, budget: Budget | None) -> Samples:
+def prepared(
+    loaded: Loaded,
+    requests: Sequence[Request],
+    chats: Sequence[list[Message]],
+    benchmark: Benchmark | None = None,
+) -> Samples:
+    """Process chats whose images are read already."""
+    inputs = process(loaded, chats)
+    sizes = []
+    for chat in chats:
+        sizes.append(tuple(part["url"].size for part in image_parts(chat)))
+    originals = Originals(tuple(sizes), loaded.processor)
+    layouts = loaded.family.layouts(loaded.model, inputs, originals)
+    return Samples(tuple(requests), tuple(chats), inputs, tuple(layouts), tuple(sizes), benchmark)
+
+
+def resized(loaded: Loaded, samples: Samples, pruner: Pruner, budget: Budget | None) -> Samples:
     """The same samples, their images scaled the way `pruner` says.
 
     Raises Unsupported where the model has one resolution or the sample a video, BudgetError
     where the processor does not go so low.
     """
-    cell = loaded.family.token_pixels(loaded.model)
-    if cell is None:
+    pixels = loaded.family.token_pixels(loaded.model)
+    if pixels is None:
         raise Unsupported(
-            f"{loaded.name} scales every image to one resolution, so a smaller image has as many tokens"
+            f"{loaded.name} scales every image to one resolution, "
+            "so a smaller image has as many tokens"
         )
-    messages, planned = [], []
-    for message, layout in zip(prompt.messages, prompt.layouts, strict=True):
-        if any(tile.kind == "frame" for tile in layout.tiles):
-            raise Unsupported("a video is not resized, only images are")
-        grids = {tile.image: (tile.columns * cell, tile.rows * cell) for tile in layout.tiles}
-        sizes = [pruner.resize(grids[number], cell, budget) for number in sorted(grids)]
-        planned.append(sum(width * height for width, height in sizes) // cell**2)
-        messages.append(_with_images(message, sizes))
-    inputs = process(loaded, messages)
+    chats, counts = [], []
+    for chat, layout in zip(samples.messages, samples.layouts, strict=True):
+        sizes = _smaller(layout, pixels, pruner, budget)
+        counts.append(sum(width * height for width, height in sizes) // pixels**2)
+        chats.append(_with_sizes(chat, sizes))
+    inputs = process(loaded, chats)
     layouts = tuple(loaded.family.layouts(loaded.model, inputs))
-    for layout, count in zip(layouts, planned, strict=True):
+    for layout, count in zip(layouts, counts, strict=True):
         if len(layout) != count:
             raise BudgetError(
-                f"budget {budget}: an image of {count} visual tokens comes out of the processor with {len(layout)}"
+                f"budget {budget}: an image of {count} visual tokens comes out of the processor "
+                f"with {len(layout)}"
             )
-    return replace(prompt, messages=tuple(messages), inputs=inputs, layouts=layouts)
-
-
-def process(loaded: Loaded, messages: Sequence[list[Message]]) -> dict[str, Any]:
-    """The model's inputs on its device, left-padded."""
-    processor = loaded.processor
-    text = processor.apply_chat_template(
-        [_placeholders(message) for message in messages], add_generation_prompt=True, tokenize=False
-    )
-    images = [[part["url"] for part in _images(message)] for message in messages]
-    videos = [part for message in messages for part in _parts(message) if part["type"] == "video"]
-    if videos:
-        made = processor.apply_chat_template(
-            list(messages),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-        )
-    else:
-        made = processor(
-            text=text, images=images if any(images) else None, padding=True, return_tensors="pt"
-        )
-    return dict(made.to(loaded.model.device))
+    return replace(samples, messages=tuple(chats), inputs=inputs, layouts=layouts)
 
 
 def seed_of(request: Request, seed: int) -> int:
@@ -140,78 +133,51 @@ def seed_of(request: Request, seed: int) -> int:
     return int.from_bytes(sha256(f"{seed}:{request.sample_id}".encode()).digest()[:6])
 
 
-def _pictures(message: list[Message]) -> list[Tensor] | None:
+def _smaller(layout: Layout, pixels: int, pruner: Pruner, budget: Budget | None) -> list[Size]:
+    """The size that the method gives every image of a sample, whose tokens are `pixels` wide."""
+    if any(tile.kind == "frame" for tile in layout.tiles):
+        raise Unsupported("a video is not resized, only images are")
+    full = {tile.image: (tile.columns * pixels, tile.rows * pixels) for tile in layout.tiles}
+    return [pruner.resize(full[number], pixels, budget) for number in sorted(full)]
+
+
+def _pictures(chat: list[Message]) -> list[Tensor] | None:
     """[F, H, W, 3] uint8 of every image and video; None where a video is a file, whose frames only
     its reader knows.
     """
-    found = []
-    for part in _parts(message):
+    pictures = []
+    for part in parts_of(chat):
         if part["type"] == "text":
             continue
-        frames: Any = (
-            [part["url"]] if part["type"] == "image" else part.get("video", part.get("url"))
-        )
+        if part["type"] == "image":
+            frames: Any = [part["url"]]
+        else:
+            frames = part.get("video", part.get("url"))
         if frames is None or isinstance(frames, str):
             return None
-        found.append(torch.stack([torch.from_numpy(np.array(frame)) for frame in frames]))
-    return found
+        pictures.append(torch.stack([torch.from_numpy(np.array(frame)) for frame in frames]))
+    return pictures
 
 
-def _masks(numbers: Any) -> list[Tensor] | None:
-    """[Q, H, W] bool of the one image whose things are numbered from 1; None where nothing is
-    known.
-    """
-    if numbers is None:
-        return None
-    values = torch.from_numpy(np.array(numbers)).long()
-    return [values == torch.arange(1, int(values.max()) + 1)[:, None, None]]
-
-
-def _all(values: list[Any]) -> list[Any] | None:
+def _unless_missing(values: list[Any]) -> list[Any] | None:
     """The values, None where one is missing."""
     return None if any(value is None for value in values) else values
 
 
-def _parts(message: list[Message]) -> list[Message]:
-    return [
-        part for turn in message if not isinstance(turn["content"], str) for part in turn["content"]
-    ]
-
-
-def _images(message: list[Message]) -> list[Message]:
-    return [part for part in _parts(message) if part["type"] == "image"]
-
-
-def _with_images(message: list[Message], sizes: Sequence[Size]) -> list[Message]:
-    """The message with its images scaled to `sizes`, in order."""
+def _with_sizes(chat: list[Message], sizes: Sequence[Size]) -> list[Message]:
+    """The chat with its images scaled to `sizes`, in order."""
     following = iter(sizes)
-
-    def scaled(part: Message) -> Message:
-        return (
-            {**part, "url": part["url"].resize(next(following))}
-            if part["type"] == "image"
-            else part
-        )
-
-    return [
-        turn
-        if isinstance(turn["content"], str)
-        else {**turn, "content": [scaled(part) for part in turn["content"]]}
-        for turn in message
-    ]
+    turns = []
+    for turn in chat:
+        content = turn["content"]
+        if not isinstance(content, str):
+            content = [_scaled(part, following) for part in content]
+        turns.append({**turn, "content": content})
+    return turns
 
 
-def _placeholders(message: list[Message]) -> list[Message]:
-    """The message as a chat template wants it: images are named, not held."""
-    return [
-        turn
-        if isinstance(turn["content"], str)
-        else {
-            **turn,
-            "content": [
-                part if part["type"] == "text" else {"type": part["type"]}
-                for part in turn["content"]
-            ],
-        }
-        for turn in message
-    ]
+def _scaled(part: Message, following: Any) -> Message:
+    """An image at the size that comes next; another part as it is."""
+    if part["type"] != "image":
+        return part
+    return {**part, "url": part["url"].resize(next(following))}

@@ -1,8 +1,8 @@
-"""Picture: one image with the tokens that a method keeps drawn over it."""
+"""Show: one image, and which of its tokens methods keep."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,42 +10,26 @@ from typing import Any
 
 import torch
 
-from prunebench import models, registry
+from prunebench import registry
 from prunebench.benchmarks import Benchmark, Request, expand, load_task
 from prunebench.border import images
-from prunebench.border.text import message, one_line
-from prunebench.engine.session import prune
-from prunebench.models import Loaded
-from prunebench.models.base import Originals
+from prunebench.border.text import message, one_line, short_path
+from prunebench.models.inputs import image_parts
 from prunebench.run import grid as grids
-from prunebench.run import options, quality
-from prunebench.run import samples as prompts
+from prunebench.run import options
+from prunebench.run.backend import Answer, Conditions, Encoded, Setup
 from prunebench.run.cell import Cell
-from prunebench.run.grid import short_path
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
-from prunebench.run.samples import Samples, seed_of
+from prunebench.run.quality import on_pixels
+from prunebench.run.samples import Samples, prepared, seed_of
+from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.run.view import View
 from prunebench.study.record import BASELINE
 from prunebench.tokens import Layout, Tile
 
-
-@dataclass
-class View:
-    """What to draw: one `method`, or several with commas between, on an `image` file or sample
-    number `sample` of `task`.
-    """
-
-    model: str = models.DEFAULT
-    method: str = "random"
-    budget: str = "0.5"
-    image: str | None = None
-    question: str = ""
-    task: str = "scenes_mixed"
-    sample: int = 0
-    out: str = "show.png"
-    seed: int = 0
-    max_image_pixels: int = images.MAX_PIXELS
-    trust_remote_code: bool = False
+NEW_TOKENS = 16
+"""Of an answer about an image of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -68,39 +52,34 @@ def picture(texts: Iterable[str]) -> Picture:
     One method is drawn stage by stage; of several ("fastv,divprune") what each keeps to the end,
     side by side.
     """
-    given: dict[str, Any] = {}
-    settings = options.override(given, texts, View)
-    view = options.structured(View, given)
+    content: dict[str, Any] = {}
+    settings = options.override(content, texts, View)
+    view = options.structured(View, content)
     cells = _cells(view, settings)
     _check_out(view)
     benchmark = _benchmark(view)
-    loaded = models.load(cells[0].model, trust_remote_code=view.trust_remote_code)
+    setup = Setup(cells[0].model, trust_remote_code=view.trust_remote_code)
+    backend = TransformersBackend.load(setup)
     with _one_line(view):
-        prompt, (question, right) = _prompt(loaded, view, benchmark)
-        seen = [_seen(loaded, view, cell, prompt) for cell in cells]
+        samples = _samples(backend, view, benchmark)
+        panels = [_panel(backend, view, cell, samples) for cell in cells]
+    request = samples.requests[0]
+    right = f" (right: {request.reference})" if benchmark is not None else ""
     if len(cells) == 1:
-        masks, captions = seen[0].stages, seen[0].captions
-        title = f"{cells[0].variant.label} at {view.budget} · {question} → {seen[0].answer}{right}"
+        masks, captions = panels[0].stages, panels[0].captions
+        about = f"{cells[0].variant.label} at {view.budget}"
+        title = f"{about} · {request.question} → {panels[0].answer}{right}"
     else:
-        masks = [one.stages[-1] for one in seen]
-        captions = [
-            f"{cell.variant.label} → {one.answer}" for cell, one in zip(cells, seen, strict=True)
-        ]
-        title = f"{view.budget} of the tokens · {question}{right}"
-    box = prompt.requests[0].evidence_box
-    whole = not any(quality.on_pixels(cell) for cell in cells)
-    return Picture(
-        seen[0].image,
-        masks,
-        captions,
-        [box] if box is not None and whole else [],
-        title,
-        Path(expanded(view.out)),
-    )
+        masks, captions = _last_stages(cells, panels)
+        title = f"{view.budget} of the tokens · {request.question}{right}"
+    box = request.evidence_box
+    is_whole = not any(on_pixels(cell.variant.pruner) for cell in cells)
+    boxes = [box] if box is not None and is_whole else []
+    return Picture(panels[0].image, masks, captions, boxes, title, Path(expanded(view.out)))
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Panel:
     """What one method kept of the image, [rows, columns] by stage, and what the model answered."""
 
     image: Any
@@ -109,61 +88,53 @@ class _Seen:
     answer: str
 
 
-def _seen(loaded: Loaded, view: View, cell: Cell, prompt: Samples) -> _Seen:
-    small = (
-        prompts.resized(loaded, prompt, cell.variant.pruner, cell.budget)
-        if quality.on_pixels(cell)
-        else prompt
-    )
-    pruner, budget = (
-        (registry.build(BASELINE), None)
-        if quality.on_pixels(cell)
-        else (cell.variant.pruner, cell.budget)
-    )
-    seeds = [seed_of(request, view.seed) for request in prompt.requests]
-    with (
-        prune(
-            loaded.model,
-            pruner,
-            budget,
-            positions=cell.variant.positions,
-            seeds=seeds,
-            **prompt.told(loaded, pruner),
-        ) as trace,
-        torch.inference_mode(),
-    ):
-        made = loaded.model.generate(
-            **small.inputs, **quality.options_of(prompt.requests[0], loaded)
-        )
-    new = made.sequences[0, small.inputs["input_ids"].shape[1] :]
-    sample = trace.samples[0]
-    layout = small.layouts[0] if small is prompt else sample.layout
-    stages = [_grid(layout, kept) for _, kept in sorted(sample.kept.items())]
-    captions = [f"from {site} on" if small is prompt else "resized" for site in sorted(sample.kept)]
+def _last_stages(cells: Sequence[Cell], panels: Sequence[_Panel]) -> tuple[list[Any], list[str]]:
+    """What every method keeps to the end, and its answer as the caption."""
+    masks = [panel.stages[-1] for panel in panels]
+    captions = []
+    for cell, panel in zip(cells, panels, strict=True):
+        captions.append(f"{cell.variant.label} → {panel.answer}")
+    return masks, captions
+
+
+def _panel(backend: TransformersBackend, view: View, cell: Cell, full: Samples) -> _Panel:
+    """Let one method answer, and note what it kept."""
+    pruner, budget = cell.variant.pruner, cell.budget
+    samples = full
+    if on_pixels(pruner):
+        samples = backend.resized(full, pruner, budget)
+        pruner, budget = registry.build(BASELINE), None
+    seeds = [seed_of(request, view.seed) for request in full.requests]
+    conditions = Conditions(budget, cell.variant.positions, seeds)
+    encoded = Encoded(samples, samples.inputs)  # one method only, so nothing is shared
+    answer = backend.answer(encoded, backend.ready(pruner), conditions)
+    image = image_parts(samples.messages[0])[0]["url"]
+    stages, captions = _stages(answer, samples, resized=samples is not full)
+    return _Panel(image, stages, captions, answer.texts[0].strip())
+
+
+def _stages(answer: Answer, samples: Samples, resized: bool) -> tuple[list[Any], list[str]]:
+    """[rows, columns] of every stage, with a caption each."""
+    trace = answer.traces[0]
+    layout = trace.layout if resized else samples.layouts[0]
+    stages, captions = [], []
+    for site in sorted(trace.kept):
+        stages.append(_mask(layout, trace.kept[site]))
+        captions.append("resized" if resized else f"from {site} on")
     if not stages:  # nothing was pruned
-        stages, captions = [_grid(layout, torch.arange(len(layout)))], ["unpruned"]
-    return _Seen(
-        next(
-            part["url"]
-            for turn in small.messages[0]
-            for part in turn["content"]
-            if part["type"] == "image"
-        ),
-        stages,
-        captions,
-        loaded.processor.decode(new, skip_special_tokens=True).strip(),
-    )
+        return [_mask(layout, torch.arange(len(layout)))], ["unpruned"]
+    return stages, captions
 
 
 def _cells(view: View, settings: options.Settings) -> list[Cell]:
-    """The methods as a grid reads them, so that names, settings and budgets meet the same checks."""
+    """The methods as a grid reads them: names, settings and budgets meet the same checks."""
     methods = [name.strip() for name in view.method.split(",") if name.strip()]
     if not methods:
         raise OptionError("method is empty; name at least one, such as method=random")
-    asked = {"model": view.model, "methods": methods, "budgets": [view.budget], "seed": view.seed}
-    grid = grids.build({**asked, "controls": False, "cost": False}, settings)
+    content = {"model": view.model, "methods": methods, "budgets": [view.budget], "seed": view.seed}
+    grid = grids.build({**content, "controls": False, "cost": False}, settings)
     cells = grid.cells([view.task])
-    if len(cells) > 1 and any(quality.on_pixels(cell) for cell in cells):
+    if len(cells) > 1 and any(on_pixels(cell.variant.pruner) for cell in cells):
         raise OptionError(
             f"method={view.method} has one that shrinks the image itself; show that one alone"
         )
@@ -175,9 +146,8 @@ def _check_out(view: View) -> None:
     check_path("out", view.out)
     out = Path(expanded(view.out))
     if out.is_dir():
-        raise OptionError(
-            f"out={short_path(out)} is a folder; name a file, such as {short_path(out / 'show.png')}"
-        )
+        example = short_path(out / "show.png")
+        raise OptionError(f"out={short_path(out)} is a folder; name a file, such as {example}")
     if not out.parent.is_dir():
         raise OptionError(
             f"out={short_path(out)}: there is no folder {short_path(out.parent)}; make it first"
@@ -197,23 +167,20 @@ def _benchmark(view: View) -> Benchmark | None:
     return load_task(tasks[0], limit=1, start=view.sample, max_image_pixels=view.max_image_pixels)
 
 
-def _prompt(
-    loaded: Loaded, view: View, benchmark: Benchmark | None
-) -> tuple[Samples, tuple[str, str]]:
-    """The prompt, and for the title the question and what would be right."""
+def _samples(backend: TransformersBackend, view: View, benchmark: Benchmark | None) -> Samples:
+    """The one sample that is drawn: the task's, or the user's own image with a question."""
     if benchmark is not None:
-        prompt = prompts.read(loaded, benchmark, benchmark.requests)
-        request = prompt.requests[0]
-        return _one_image(prompt), (request.question, f" (right: {request.reference})")
+        samples = backend.read(benchmark, benchmark.requests)
+        count = len(samples.sizes[0])
+        if count != 1:
+            sample = samples.requests[0].sample_id
+            raise OptionError(f"sample {sample} has {count} images; show draws one")
+        return samples
     assert view.image is not None
     image = images.load(view.image, max_pixels=view.max_image_pixels)
-    request = Request(view.image, 0, view.question, "", {"max_new_tokens": 16}, ())
+    request = Request(view.image, 0, view.question, "", {"max_new_tokens": NEW_TOKENS}, ())
     content = [{"type": "image", "url": image}, {"type": "text", "text": view.question}]
-    messages = [{"role": "user", "content": content}]
-    inputs = prompts.process(loaded, [messages])
-    sizes = ((image.size,),)
-    layouts = tuple(loaded.family.layouts(loaded.model, inputs, Originals(sizes, loaded.processor)))
-    return Samples((request,), (messages,), inputs, layouts, sizes), (view.question, "")
+    return prepared(backend.loaded, [request], [[{"role": "user", "content": content}]])
 
 
 @contextmanager
@@ -226,42 +193,36 @@ def _one_line(view: View) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.startswith("prunebench."):
             raise
-        what = (
-            f"sample {view.sample} of {view.task}" if view.image is None else f"image {view.image}"
-        )
+        what = f"image {view.image}"
+        if view.image is None:
+            what = f"sample {view.sample} of {view.task}"
         raise OptionError(
             f"{one_line(what, 100)} cannot be shown to {one_line(view.model, 60)}: "
             f"{type(error).__name__}: {one_line(message(error), 100)}; take another image"
         ) from error
 
 
-def _one_image(prompt: Samples) -> Samples:
-    if len(prompt.sizes[0]) != 1:
-        raise OptionError(
-            f"sample {prompt.requests[0].sample_id} has {len(prompt.sizes[0])} images; show draws one"
-        )
-    return prompt
-
-
-def _grid(layout: Layout, kept: torch.Tensor) -> Any:
+def _mask(layout: Layout, kept: torch.Tensor) -> Any:
     """[rows, columns] bool over the image, True where a token is kept: of the crops where there are
     any, else of its one tile.
     """
     mask = torch.zeros(len(layout), dtype=torch.bool)
     mask[kept] = True
-    crops = [
-        n for n, tile in enumerate(layout.tiles) if tile.kind == "crop" and tile.columns * tile.rows
-    ]
-    shown = [
-        (layout.tiles[n], mask[layout.grid(n)][:, : layout.tiles[n].columns]) for n in crops or [0]
-    ]
-    places = [_place(tile) for tile, _ in shown]
-    ends = [
-        (top + part.shape[0], left + part.shape[1])
-        for (top, left), (_, part) in zip(places, shown, strict=True)
-    ]
-    canvas = torch.zeros(max(end[0] for end in ends), max(end[1] for end in ends), dtype=torch.bool)
-    for (top, left), (_, part) in zip(places, shown, strict=True):
+    crops = []
+    for number, tile in enumerate(layout.tiles):
+        if tile.kind == "crop" and tile.columns * tile.rows:
+            crops.append(number)
+    parts: list[tuple[int, int, torch.Tensor]] = []
+    height = width = 0
+    for number in crops or [0]:
+        tile = layout.tiles[number]
+        top, left = _place(tile)
+        part = mask[layout.grid(number)][:, : tile.columns]  # without newlines
+        parts.append((top, left, part))
+        height = max(height, top + part.shape[0])
+        width = max(width, left + part.shape[1])
+    canvas = torch.zeros(height, width, dtype=torch.bool)
+    for top, left, part in parts:
         canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
     return canvas.numpy()
 
@@ -273,6 +234,6 @@ def _place(tile: Tile) -> tuple[int, int]:
             f"where in the image a {tile.kind} lies is not known, so it cannot be drawn"
         )
     left, top, right, bottom = tile.region
-    return max(0, round(top * tile.rows / (bottom - top))), max(
-        0, round(left * tile.columns / (right - left))
-    )
+    row = round(top * tile.rows / (bottom - top))
+    column = round(left * tile.columns / (right - left))
+    return max(0, row), max(0, column)

@@ -1,70 +1,276 @@
-"""Columns: the types of a cell's tables, so that a column of nothing but nulls still has one."""
+"""Columns: every number that a study holds, declared once.
+
+A row of the table says what a number is and what becomes of it: the metric of the cell that is its
+mean, and its columns in leaderboard.csv. So a new number is a row here and the line that measures
+it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any, get_args
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prunebench.border.text import one_line
 from prunebench.study.record import SampleStatus
 
-STATUSES = get_args(SampleStatus)
-"""What can become of a sample."""
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-SAMPLES: Mapping[str, pa.DataType] = {
-    "sample_id": pa.string(),
-    "doc_id": pa.int64(),
-    "prediction": pa.string(),
-    "reference": pa.string(),
-    "score": pa.float64(),
-    "status": pa.string(),
-    "error": pa.string(),
-    "available": pa.int64(),
-    "stages": pa.list_(pa.int64()),
-    "tokens_input": pa.float64(),
-    "tokens_mean": pa.float64(),
-    "tokens_kv": pa.float64(),
-    "evidence_recall": pa.float64(),
-    "evidence_tokens": pa.int64(),
-    **{
-        f"flops_{part}": pa.int64()
-        for part in ("vision", "projector", "llm", "head", "selector", "total")
-    },
-    "kv_bytes": pa.int64(),
-    "kv_bytes_padded": pa.int64(),
-    "seconds": pa.float64(),
-    "question_type": pa.string(),
-    "complexity": pa.int64(),
-}
-"""One row a sample. `kv_bytes` are those of live entries; `kv_bytes_padded` adds the batch's
-padding, where that was measured.
+Type = Literal["text", "whole", "number", "list"]
+"""What stands in a column; a list is one of whole numbers."""
+
+Better = Literal["higher", "lower"]
+
+Fold = Literal["mean", "available", "measured", "interval"]
+"""How the leaderboard gets a number from the cells of a row: "mean", over tasks, and empty where
+one of them lacks it; "available", the same of the unpruned model; "measured", over the tasks on
+which it was measured; "interval", that with the interval of the cells.
 """
 
-PAIRS: Mapping[str, pa.DataType] = {
-    "pair": pa.int64(),
-    "order": pa.int64(),
-    "variant": pa.string(),
-    "phase": pa.string(),
-    "ms": pa.float64(),
-    "peak_memory_mib": pa.float64(),
-    "kv_bytes": pa.int64(),
+Beside = Literal["share", "ratio", "random"]
+"""What stands beside a number: it over the available tokens, it over that of the unpruned model, or
+that of the random control.
+"""
+
+Phase = Literal["vision", "select", "prefill", "decode", "total"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""The parts of a timed run."""
+
+FLOPS_PARTS: Mapping[str, str] = {
+    "vision": "the vision encoder",
+    "projector": "the projector",
+    "llm": "the layers of the LLM",
+    "head": "the LM head",
+    "selector": "what the method computes",
+    "total": "all of these together",
 }
+"""What the FLOPs of a sample are counted by."""
 
-TABLES = {"samples": SAMPLES, "pairs": PAIRS}
+STATUSES = get_args(SampleStatus)
+INTERVAL = ("", "_low", "_high")
+BEHIND = 1000
+"""The place in the leaderboard of a number that names none."""
+
+LARGEST_WHOLE = 2**63
+LARGEST_NUMBER = 2.0**1000
+"""What a column of 64 bits can hold, and be calculated with."""
 
 
-def schema(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
-    """The schema of "samples" or "pairs"; raises KeyError for a row with a column that is none of
-    them.
+@dataclass(frozen=True)
+class Board:
+    """How a number stands in the leaderboard: its name there, and what stands beside it.
+
+    Numbers follow each other by `place`, those of the same place as in the table.
     """
-    columns = TABLES[table]
-    for row in rows:
-        for name in row:
-            columns[name]
-    return pa.schema(list(columns.items()))
+
+    name: str
+    fold: Fold = "mean"
+    beside: Beside | None = None
+    place: int = BEHIND
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of leaderboard.csv."""
+        if self.fold == "interval":
+            return [self.name + end for end in INTERVAL]
+        if self.beside is None:
+            return [self.name]
+        return [self.name, f"{self.name}_{self.beside}"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number, or a text, of a sample, of a timed run, or of a cell.
+
+    `metric` is the number of the cell that it becomes: of a sample, the mean over answered samples;
+    empty where it becomes none. `board` is None where the leaderboard does not show that.
+    """
+
+    name: str
+    type: Type
+    about: str
+    unit: str = ""
+    better: Better | None = None
+    metric: str = ""
+    board: Board | None = None
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """The direction as cell.json has it; None for a number that only describes."""
+        return None if self.better is None else self.better == "higher"
+
+
+def _flops() -> Iterator[Column]:
+    board = Board("flops", beside="ratio", place=5)
+    for part, about in FLOPS_PARTS.items():
+        name = f"flops_{part}"
+        board_of_part = board if part == "total" else None
+        yield Column(
+            name, "whole", f"FLOPs of a prefill: {about}", "FLOP", "lower", name, board_of_part
+        )
+
+
+SAMPLES: tuple[Column, ...] = (
+    Column("sample_id", "text", "the sample's name, the same in every cell of a task"),
+    Column("doc_id", "whole", "its number in the task's data"),
+    Column("prediction", "text", "the answer, up to where the task cuts it"),
+    Column("reference", "text", "what the task expects"),
+    Column("score", "number", "the sample's part of the task's primary metric"),
+    Column("status", "text", f"one of {', '.join(STATUSES)}"),
+    Column("error", "text", "why there is no answer"),
+    Column(
+        "available",
+        "whole",
+        "visual tokens before anything is pruned",
+        unit="tokens",
+        metric="tokens_available",
+        board=Board("tokens_available", fold="available", place=1),
+    ),
+    Column("stages", "list", "tokens kept after each stage, in their order"),
+    Column(
+        "tokens_input",
+        "number",
+        "visual tokens that enter the first LLM layer",
+        unit="tokens",
+        better="lower",
+        metric="tokens_input",
+        board=Board("tokens_input", beside="share", place=3),
+    ),
+    Column(
+        "tokens_mean",
+        "number",
+        "visual tokens that enter an LLM layer, mean over layers",
+        unit="tokens",
+        better="lower",
+        metric="tokens_mean",
+        board=Board("tokens_mean", beside="share", place=2),  # what budgets count is seen first
+    ),
+    Column(
+        "tokens_kv",
+        "number",
+        "visual tokens in the KV cache after prefill, mean over layers",
+        unit="tokens",
+        better="lower",
+        metric="tokens_kv",
+        board=Board("tokens_kv", beside="share", place=4),
+    ),
+    Column(
+        "evidence_recall",
+        "number",
+        "share of the evidence box's tokens that is alive, mean over layers",
+        unit="share",
+        better="higher",
+        metric="evidence_recall",
+        board=Board("evidence_recall", beside="random", place=10),
+    ),
+    Column("evidence_tokens", "whole", "visual tokens under the evidence box", unit="tokens"),
+    *_flops(),
+    Column(
+        "kv_bytes",
+        "whole",
+        "bytes of live keys and values after prefill",
+        unit="bytes",
+        better="lower",
+        metric="kv_bytes",
+        board=Board("kv_bytes", place=6),
+    ),
+    Column("kv_bytes_padded", "whole", "the same with the batch's padding", unit="bytes"),
+    Column("seconds", "number", "time of the call, shared by the samples of a batch", unit="s"),
+    Column("question_type", "text", "the kind of question, where the data say"),
+    Column("complexity", "whole", "how hard the question is, where the data say"),
+)
+"""samples.parquet: one row a sample."""
+
+PAIRS: tuple[Column, ...] = (
+    Column("pair", "whole", "the number of the pair: method and baseline, one after the other"),
+    Column("order", "whole", "0 for the run that came first in its pair, 1 for the second"),
+    Column("variant", "text", "method or baseline"),
+    Column("phase", "text", f"one of {', '.join(PHASES)}"),
+    Column("ms", "number", "time of the phase; of decode, a token's", unit="ms"),
+    Column("peak_memory_mib", "number", "peak memory of the run, with phase total", unit="MiB"),
+    Column("kv_bytes", "whole", "live keys and values after prefill, with phase total", "bytes"),
+)
+"""pairs.parquet: one row a phase of a timed run."""
+
+
+def _cost(name: str, about: str, unit: str, board: Board | None = None) -> Column:
+    """A median over pairs; less is better in all that is measured so."""
+    return Column(name, "number", about, unit, "lower", name, board)
+
+
+def _latencies() -> Iterator[Column]:
+    boards = {
+        "prefill": Board("prefill_ratio", fold="interval", place=8),
+        "total": Board("total_ratio", fold="interval", place=9),
+    }
+    for phase in PHASES:
+        yield _cost(f"latency_{phase}_ms", f"time of {phase}", "ms")
+        if phase == "select":  # the unpruned model selects nothing
+            continue
+        yield _cost(f"latency_{phase}_baseline_ms", f"time of {phase}, unpruned", "ms")
+        about = f"time of {phase} over that of the unpruned model, within pairs"
+        yield _cost(f"latency_{phase}_ratio", about, "ratio", boards.get(phase))
+
+
+COST: tuple[Column, ...] = (
+    *_latencies(),
+    _cost(
+        "peak_memory_mib", "peak memory", "MiB", Board("peak_memory_mib", fold="measured", place=7)
+    ),
+    _cost("peak_memory_baseline_mib", "peak memory, unpruned", "MiB"),
+    _cost("kv_bytes_baseline", "bytes of keys and values after prefill, unpruned", "bytes"),
+)
+"""What the cost pass makes of its pairs; these are numbers of the cell alone."""
+
+TABLES: Mapping[str, tuple[Column, ...]] = {"samples": SAMPLES, "pairs": PAIRS}
+
+
+# ---- selections ----------------------------------------------------------------------------------
+
+
+def declared(metric: str) -> Column:
+    """The row of a cell's number; raises KeyError where the table has none."""
+    for column in (*SAMPLES, *COST):
+        if column.metric == metric:
+            return column
+    raise KeyError(metric)
+
+
+def on_board() -> list[tuple[Column, Board]]:
+    """The numbers that the leaderboard shows, in its order."""
+    numbers = []
+    for column in (*SAMPLES, *COST):
+        if column.board is not None:
+            numbers.append((column, column.board))
+    return sorted(numbers, key=lambda number: number[1].place)
+
+
+def compared() -> list[Column]:
+    """The numbers of a sample that are set against those of the unpruned model."""
+    columns = []
+    for column in SAMPLES:
+        board = column.board
+        if board is not None and (board.fold == "available" or board.beside in ("share", "ratio")):
+            columns.append(column)
+    return columns
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def schema(table: str) -> pa.Schema:
+    """The schema of "samples" or "pairs", so that a column of nothing but nulls has a type too."""
+    import pyarrow as pa
+
+    types = {
+        "text": pa.string(),
+        "whole": pa.int64(),
+        "number": pa.float64(),
+        "list": pa.list_(pa.int64()),
+    }
+    return pa.schema([(column.name, types[column.type]) for column in TABLES[table]])
 
 
 def fault(table: str, row: Any) -> str:
@@ -73,13 +279,17 @@ def fault(table: str, row: Any) -> str:
     """
     if not isinstance(row, Mapping):
         return "it is no row"
+    types = {column.name: column.type for column in TABLES[table]}
     for name, value in row.items():
-        if name not in TABLES[table]:
+        if name not in types:
             return f"it has an unknown column {one_line(repr(name), 60)}"
-        if value is not None and not _fits(value, TABLES[table][name]):
+        if value is not None and not _fits(value, types[name]):
             return f"{name} is {one_line(repr(value), 60)}"
-    if table != "samples":
-        return ""
+    return _sample_fault(row) if table == "samples" else ""
+
+
+def _sample_fault(row: Mapping[str, Any]) -> str:
+    """What a sample's row lacks for being told from others, and for being counted."""
     for name in ("sample_id", "doc_id"):
         if row.get(name) is None:
             return f"it has no {name}"
@@ -90,14 +300,14 @@ def fault(table: str, row: Any) -> str:
     return ""
 
 
-def _fits(value: Any, kind: pa.DataType) -> bool:
+def _fits(value: Any, kind: Type) -> bool:
     """Whether a value has a column's type, and can be written: finite, and within 64 bits."""
-    if kind == pa.string():
+    if kind == "text":
         return isinstance(value, str)
-    if kind == pa.list_(pa.int64()):
-        return isinstance(value, list) and all(_fits(part, pa.int64()) for part in value)
-    if isinstance(value, bool) or not isinstance(value, int if kind == pa.int64() else int | float):
+    if kind == "list":
+        return isinstance(value, list) and all(_fits(part, "whole") for part in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    if kind == pa.int64():
-        return -(2**63) <= value < 2**63
-    return abs(value) < 2**1000 and isfinite(value)
+    if kind == "whole":
+        return isinstance(value, int) and -LARGEST_WHOLE <= value < LARGEST_WHOLE
+    return abs(value) < LARGEST_NUMBER and isfinite(value)

@@ -19,9 +19,8 @@ from typing import Any
 from prunebench.border.files import opened
 from prunebench.border.text import one_line
 from prunebench.study import columns
-from prunebench.study.record import Damaged, to_json
-
-Row = dict[str, Any]
+from prunebench.study.facts import Damaged, to_json
+from prunebench.study.tables import Row
 
 LINE = re.compile(rb'\{"check": "([0-9a-f]{64})", "row": (.*)\}\n', re.DOTALL)
 
@@ -58,8 +57,8 @@ class Chain:
 
 @dataclass
 class Replay:
-    """What a journal holds: the answered samples, whether the last line is `torn`, and what else is
-    wrong, if anything.
+    """What a journal holds: the rows of answered samples by sample_id, whether the last line is
+    `torn`, and in `damage` what else is wrong, if anything.
     """
 
     head: Any = None
@@ -102,29 +101,39 @@ def row_fault(row: Any, samples: Mapping[str, int] | None) -> str:
     broken = columns.fault("samples", row)
     if broken or samples is None:
         return broken
-    name = row["sample_id"]
-    if name not in samples:
-        return f"sample {one_line(repr(name), 60)} is none of the task's"
-    if samples[name] != row["doc_id"]:
-        return f"sample {one_line(repr(name), 60)} has doc_id {row['doc_id']}, the task's has {samples[name]}"
+    sample, doc_id = row["sample_id"], row["doc_id"]
+    name = one_line(repr(sample), 60)
+    if sample not in samples:
+        return f"sample {name} is none of the task's"
+    if samples[sample] != doc_id:
+        return f"sample {name} has doc_id {doc_id}, the task's has {samples[sample]}"
     return ""
 
 
 def _take(result: Replay, content: Any, cell: str, samples: Mapping[str, int] | None) -> None:
+    """Add what a line holds: the first is the head, every further one the row of a sample.
+
+    Rows without an answer are not kept, so that their samples are asked again.
+    """
     if result.head is None:
-        if not isinstance(content, dict) or set(content) != set(head("", "")):
-            raise Damaged("it does not name the cell and its configuration")
-        if content["cell"] != cell:
-            raise Damaged(f"it belongs to cell {one_line(repr(content['cell']), 80)}")
-        result.head = content
+        result.head = _checked_head(content, cell)
         return
     broken = row_fault(content, samples)
     if broken:
         raise Damaged(broken)
-    if content["sample_id"] in result.rows:
-        raise Damaged(f"sample {one_line(repr(content['sample_id']), 60)} stands there twice")
+    sample = content["sample_id"]
+    if sample in result.rows:
+        raise Damaged(f"sample {one_line(repr(sample), 60)} stands there twice")
     if content["error"] is None:
-        result.rows[content["sample_id"]] = content
+        result.rows[sample] = content
+
+
+def _checked_head(content: Any, cell: str) -> Any:
+    if not isinstance(content, dict) or set(content) != set(head("", "")):
+        raise Damaged("it does not name the cell and its configuration")
+    if content["cell"] != cell:
+        raise Damaged(f"it belongs to cell {one_line(repr(content['cell']), 80)}")
+    return content
 
 
 def _checksum(previous: str, body: bytes) -> str:

@@ -11,32 +11,48 @@ from typing import Any
 from prunebench.border.files import opened
 
 
-def seal(facts: Mapping[str, Any]) -> str:
+def digest(data: bytes) -> str:
+    """What cell.json holds of a file's content."""
+    return sha256(data).hexdigest()
+
+
+def seal(content: Mapping[str, Any]) -> str:
     """What cell.json carries as "seal": sha256 over everything else in it."""
-    return sha256(json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    return digest(json.dumps(content, ensure_ascii=False, sort_keys=True).encode())
 
 
-def fault(facts: Mapping[str, Any], folder: Path) -> str:
-    """What is wrong with a cell whose facts were read from `folder`; empty where nothing is. No
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with its seal."""
+    return {**content, "seal": seal(content)}
+
+
+def fault(content: Mapping[str, Any], folder: Path) -> str:
+    """What is wrong with a cell whose cell.json was read from `folder`; empty where nothing is. No
     seal is a fault, too.
     """
-    if not facts.get("seal"):
+    if not content.get("seal"):
         return "cell.json has no seal"
-    if facts["seal"] != seal({key: value for key, value in facts.items() if key != "seal"}):
+    rest = {key: value for key, value in content.items() if key != "seal"}
+    if content["seal"] != seal(rest):
         return "cell.json was changed by hand"
-    files = facts.get("files")
+    files = content.get("files")
     if not isinstance(files, Mapping):
         return "cell.json does not name its files"
-    for name, digest in files.items():
-        if Path(name).name != name:
-            return f"cell.json names {name!r}, which is no file of its folder"
-        try:
-            with opened(folder / name) as file:
-                same = file_digest(file, "sha256").hexdigest() == digest
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-        if not same:
-            return f"{name} was changed"
+    for name, expected in files.items():
+        broken = _file_fault(folder, name, expected)
+        if broken:
+            return broken
     return ""
+
+
+def _file_fault(folder: Path, name: str, expected: Any) -> str:
+    if Path(name).name != name:
+        return f"cell.json names {name!r}, which is no file of its folder"
+    try:
+        with opened(folder / name) as file:
+            actual = file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} cannot be read: {error.strerror}"
+    return "" if actual == expected else f"{name} was changed"

@@ -1,9 +1,10 @@
-"""Statistics: paired comparisons and intervals, from per-sample scores.
+"""Statistics: the uncertainty of a cell's numbers, and paired comparisons of per-sample scores.
 
-Samples are compared with themselves: method and reference answer the same questions, and the
-bootstrap draws questions. Where several tasks are pooled, each counts alike: questions are drawn
-within their task, and the number is the mean over tasks. Every draw is seeded, so the same scores
-give the same interval.
+A cell's numbers are means, medians, or a task's own aggregation over its samples; their intervals
+stand in cell.json. Comparisons are the report's. There samples are compared with themselves: method
+and reference answer the same questions, and the bootstrap draws questions. Where several tasks are
+pooled, each counts alike: questions are drawn within their task, and the number is the mean over
+tasks. Every draw is seeded, so the same scores give the same interval.
 """
 
 from __future__ import annotations
@@ -19,10 +20,30 @@ from scipy import stats
 
 Array = NDArray[np.floating[Any]]
 Pair = tuple[Array, Array]
+"""Scores of a method and of its reference, [n] and [n], on the same samples in the same order."""
+
+Spread = tuple[float | None, float | None, float | None]
+"""Standard error, low and high end of the 95 % interval; None where there are too few samples."""
+
+Statistic = Callable[..., Array]
+"""From one array of places [draws, size] per task to the number of every draw [draws]."""
+
 LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2
+
 RESAMPLES = 2000
+"""Draws behind a comparison's interval."""
+
+CELL_RESAMPLES = 400
+"""Draws behind the interval of a task's own aggregation, which is plain Python and slow."""
+
 FLIPS = 9999
+"""Random sign patterns of the sign-flip test, where not all of them can be tried."""
+
 BATCH = 2_000_000
+"""Places drawn at a time, so that large tasks fit in memory."""
+
+NAN = float("nan")
 
 
 class SampleMismatch(ValueError):
@@ -55,62 +76,67 @@ class Difference(Interval):
         return self.p < 1 - LEVEL and (self.low > 0 or self.high < 0)
 
 
-def common(
-    method: pd.Series[float], reference: pd.Series[float], asked: int | None = None
-) -> pd.Index[str]:
-    """The ids of the samples that both answered; NaN is no answer.
+# ---- one cell's numbers --------------------------------------------------------------------------
 
-    Raises SampleMismatch where the two were asked different things: together they have more samples
-    than the `asked` ones of the task, which without that number are those of the larger.
+
+def mean_interval(values: Sequence[float]) -> Spread:
+    """The spread of a mean: Wilson's interval for values of 0 and 1, Student's for others.
+
+    Student's interval of values that all lie between 0 and 1, such as shares, is cut off there.
     """
-    together = method.index.union(reference.index)
-    if len(together) > (asked or max(len(method), len(reference))):
-        odd = method.index.symmetric_difference(reference.index)
-        raise SampleMismatch(
-            f"scored on different samples: {len(odd)} stand in only one of the two, such as {odd[0]!r}"
-        )
-    return method.dropna().index.intersection(reference.dropna().index).sort_values()
+    n = len(values)
+    if n < 2:
+        return None, None, None
+    array = np.asarray(values, dtype=float)
+    middle = float(array.mean())
+    stderr = float(stats.sem(array))
+    if _binary(array):
+        interval = wilson(int(array.sum()), n)
+        return stderr, interval.low, interval.high
+    half = float(stats.t.ppf(1 - TAIL, n - 1)) * stderr
+    low = middle - half
+    high = middle + half
+    if array.min() >= 0 and array.max() <= 1:
+        low = max(0.0, low)
+        high = min(1.0, high)
+    return stderr, low, high
 
 
-def join(method: pd.Series[float], reference: pd.Series[float], asked: int | None = None) -> Pair:
-    """[n] and [n] scores of the samples that both answered; raises SampleMismatch as `common` does."""
-    both = common(method, reference, asked)
-    return method.loc[both].to_numpy(dtype=float), reference.loc[both].to_numpy(dtype=float)
+def bootstrap(values: Sequence[Any], aggregate: Callable[[Sequence[Any]], float | None]) -> Spread:
+    """The spread of an aggregation that is no mean, by drawing the samples anew.
 
-
-def difference(pairs: Sequence[Pair], seed: int = 0) -> Difference:
-    """Method minus reference: the mean over tasks of the mean paired difference; one pair of arrays
-    a task.
-    """
-    parts = [method - reference for method, reference in pairs]
-    value = float(np.mean([part.mean() for part in parts]))
-
-    def statistic(*index: NDArray[Any]) -> Array:
-        return _mean([part[i].mean(axis=-1) for part, i in zip(parts, index, strict=True)])
-
-    low, high = _bootstrap([len(part) for part in parts], statistic, seed)
-    return Difference(value, low, high, sum(map(len, parts)), _flip_test(parts, seed))
-
-
-def relative(pairs: Sequence[Pair], seed: int = 0) -> Interval:
-    """Method over reference: the mean over tasks of the ratio of mean scores; NaN where the
-    reference scores zero.
+    `aggregate` may give None for a draw; where it does so for more than half of them, there is no
+    spread.
     """
 
-    def statistic(*index: NDArray[Any]) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = [
-                m[i].mean(axis=-1) / r[i].mean(axis=-1)
-                for (m, r), i in zip(pairs, index, strict=True)
-            ]
-        return _mean(ratios)
+    def statistic(places: NDArray[Any]) -> Array:
+        numbers = []
+        for draw in places:
+            number = aggregate([values[place] for place in draw])
+            numbers.append(NAN if number is None else number)
+        return np.asarray(numbers, dtype=float)
 
-    count = sum(len(method) for method, _ in pairs)
-    if any(reference.mean() == 0 for _, reference in pairs):
-        return Interval(float("nan"), float("nan"), float("nan"), count)
-    sizes = [len(method) for method, _ in pairs]
-    low, high = _bootstrap(sizes, statistic, seed)
-    return Interval(float(statistic(*map(np.arange, sizes))), low, high, count)
+    n = len(values)
+    if n < 2:
+        return None, None, None
+    numbers = _resampled([n], statistic, seed=0, resamples=CELL_RESAMPLES)
+    if len(numbers) < CELL_RESAMPLES / 2:
+        return None, None, None
+    low, high = _percentiles(numbers)
+    return float(np.std(numbers, ddof=1)), low, high
+
+
+def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+    """Two of the values, symmetric by rank, that hold the median at least so often; they do for any
+    distribution.
+
+    None where even the smallest and the largest value do not (below 6 values for 95 %).
+    """
+    test = stats.quantile_test(values, q=0, p=0.5)  # q belongs to the test, not to the interval
+    ends = test.confidence_interval(level)
+    if np.isnan(ends.low) or np.isnan(ends.high):
+        return None
+    return float(ends.low), float(ends.high)
 
 
 def wilson(successes: int, n: int) -> Interval:
@@ -123,15 +149,85 @@ def wilson(successes: int, n: int) -> Interval:
     return Interval(successes / n, float(ends.low), float(ends.high), n)
 
 
+# ---- comparisons ---------------------------------------------------------------------------------
+
+
+def common(
+    method: pd.Series[float], reference: pd.Series[float], total: int | None = None
+) -> pd.Index[str]:
+    """The ids of the samples that both answered; NaN is no answer.
+
+    Raises SampleMismatch where the two were asked different things: together they have more samples
+    than the task's `total`, which without that number is what the larger of the two has.
+    """
+    together = method.index.union(reference.index)
+    if len(together) > (total or max(len(method), len(reference))):
+        odd = method.index.symmetric_difference(reference.index)
+        raise SampleMismatch(
+            f"scored on different samples: {len(odd)} stand in only one of the two, "
+            f"such as {odd[0]!r}"
+        )
+    return method.dropna().index.intersection(reference.dropna().index).sort_values()
+
+
+def join(method: pd.Series[float], reference: pd.Series[float], total: int | None = None) -> Pair:
+    """Scores of the samples that both answered; raises SampleMismatch as `common` does."""
+    both = common(method, reference, total)
+    scores = method.loc[both].to_numpy(dtype=float)
+    reference_scores = reference.loc[both].to_numpy(dtype=float)
+    return scores, reference_scores
+
+
+def difference(pairs: Sequence[Pair], seed: int = 0) -> Difference:
+    """Method minus reference: the mean over tasks of the mean paired difference; one pair of arrays
+    a task.
+    """
+    parts = [method - reference for method, reference in pairs]
+    sizes = [len(part) for part in parts]
+    value = float(np.mean([part.mean() for part in parts]))
+
+    def statistic(*places: NDArray[Any]) -> Array:
+        means = []
+        for part, index in zip(parts, places, strict=True):
+            means.append(part[index].mean(axis=-1))
+        return _mean(means)
+
+    low, high = _interval_of(sizes, statistic, seed)
+    return Difference(value, low, high, n=sum(sizes), p=_flip_test(parts, seed))
+
+
+def relative(pairs: Sequence[Pair], seed: int = 0) -> Interval:
+    """Method over reference: the mean over tasks of the ratio of mean scores; NaN where the
+    reference scores zero.
+    """
+
+    def statistic(*places: NDArray[Any]) -> Array:
+        ratios = []
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for (method, reference), index in zip(pairs, places, strict=True):
+                top = method[index].mean(axis=-1)
+                bottom = reference[index].mean(axis=-1)
+                ratios.append(top / bottom)
+        return _mean(ratios)
+
+    sizes = [len(method) for method, _ in pairs]
+    if any(reference.mean() == 0 for _, reference in pairs):
+        return Interval(NAN, NAN, NAN, sum(sizes))
+    every_sample_once = [np.arange(size) for size in sizes]
+    value = float(statistic(*every_sample_once))
+    low, high = _interval_of(sizes, statistic, seed)
+    return Interval(value, low, high, sum(sizes))
+
+
 def mean(scores: Array, seed: int = 0) -> Interval:
     """The mean score: Wilson's interval where every score is 0 or 1, else bootstrapped."""
-    if bool(np.isin(scores, (0.0, 1.0)).all()):
+    if _binary(scores):
         return wilson(int(scores.sum()), len(scores))
 
-    def statistic(index: NDArray[Any]) -> Array:
-        return np.asarray(scores[index].mean(axis=-1))
+    def statistic(places: NDArray[Any]) -> Array:
+        return np.asarray(scores[places].mean(axis=-1))
 
-    low, high = _bootstrap([len(scores)], statistic, seed)
+    low, high = _interval_of([len(scores)], statistic, seed)
     return Interval(float(scores.mean()), low, high, len(scores))
 
 
@@ -140,33 +236,53 @@ def pool(parts: Sequence[Interval]) -> Interval:
     2008).
     """
     value = float(np.mean([part.value for part in parts]))
-    down = float(np.sqrt(sum((part.value - part.low) ** 2 for part in parts))) / len(parts)
-    up = float(np.sqrt(sum((part.high - part.value) ** 2 for part in parts))) / len(parts)
-    return Interval(value, value - down, value + up, sum(part.n for part in parts))
+    below = 0.0
+    above = 0.0
+    for part in parts:
+        below += (part.value - part.low) ** 2
+        above += (part.high - part.value) ** 2
+    low = value - float(np.sqrt(below)) / len(parts)
+    high = value + float(np.sqrt(above)) / len(parts)
+    count = sum(part.n for part in parts)
+    return Interval(value, low, high, count)
+
+
+# ---- the bootstrap and the test ------------------------------------------------------------------
+
+
+def _binary(scores: Array) -> bool:
+    return bool(np.isin(scores, (0.0, 1.0)).all())
 
 
 def _mean(parts: Sequence[Array]) -> Array:
     return np.asarray(np.mean(np.stack(parts), axis=0))
 
 
-def _bootstrap(
-    sizes: Sequence[int], statistic: Callable[..., Array], seed: int
-) -> tuple[float, float]:
-    """The percentile interval of a statistic of places drawn within each task; NaN for fewer than
-    two samples.
+def _interval_of(sizes: Sequence[int], statistic: Statistic, seed: int) -> tuple[float, float]:
+    """The percentile interval of a statistic; NaN where a task has fewer than two samples."""
+    if min(sizes) < 2:
+        return NAN, NAN
+    return _percentiles(_resampled(sizes, statistic, seed, RESAMPLES))
+
+
+def _resampled(sizes: Sequence[int], statistic: Statistic, seed: int, resamples: int) -> Array:
+    """The statistic of places drawn with replacement within each task, [draws].
 
     Draws without a value, such as a ratio to a reference that solved nothing, are left out.
     """
-    if min(sizes) < 2:
-        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    batch = max(1, min(RESAMPLES, BATCH // max(sizes)))
-    drawn: list[Array] = []
-    for start in range(0, RESAMPLES, batch):
-        count = min(batch, RESAMPLES - start)
-        drawn.append(statistic(*(rng.integers(0, size, (count, size)) for size in sizes)))
-    values = np.concatenate(drawn)
-    low, high = np.quantile(values[np.isfinite(values)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    batch = max(1, min(resamples, BATCH // max(sizes)))
+    parts: list[Array] = []
+    for start in range(0, resamples, batch):
+        count = min(batch, resamples - start)
+        places = [rng.integers(0, size, (count, size)) for size in sizes]
+        parts.append(statistic(*places))
+    values = np.concatenate(parts)
+    return np.asarray(values[np.isfinite(values)])
+
+
+def _percentiles(values: Array) -> tuple[float, float]:
+    low, high = np.quantile(values, [TAIL, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -179,8 +295,9 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
     if not len(weights):
         return 1.0
     if np.allclose(np.abs(weights), abs(weights[0])):
-        return float(stats.binomtest(int((weights > 0).sum()), len(weights)).pvalue)
-    found = stats.permutation_test(
+        wins = int((weights > 0).sum())
+        return float(stats.binomtest(wins, len(weights)).pvalue)
+    test = stats.permutation_test(
         (weights,),
         lambda flipped, axis: flipped.sum(axis=axis),
         permutation_type="samples",
@@ -189,4 +306,4 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
         batch=max(1, BATCH // len(weights)),
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(test.pvalue)

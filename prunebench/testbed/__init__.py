@@ -3,14 +3,19 @@ are asked about.
 """
 
 from pathlib import Path
+from typing import Literal, get_args
 
 from prunebench.testbed.scenes import KINDS, Question, Scene, SceneObject, ask, sample, scene
 
 _HERE = Path(__file__).parent
 
-MODELS: dict[str, Path] = {
-    name: _HERE / name for name in ("tiny-qwen2.5-vl", "tiny-llava-1.5", "tiny-llava-next")
-}
+Embedded = Literal["tiny-qwen2.5-vl", "tiny-llava-1.5", "tiny-llava-next"]
+"""The names of the miniature LVLMs."""
+
+DEFAULT: Embedded = "tiny-qwen2.5-vl"
+"""The model that is meant where none is named."""
+
+MODELS: dict[str, Path] = {name: _HERE / name for name in get_args(Embedded)}
 """Name of each miniature LVLM and its `from_pretrained` folder."""
 
 TOWERS: dict[str, Path] = {"tiny-clip": _HERE / "tiny-clip"}
@@ -19,16 +24,18 @@ TOWERS: dict[str, Path] = {"tiny-clip": _HERE / "tiny-clip"}
 
 def model_path(name: str) -> Path:
     """The folder of a miniature; ValueError naming the known ones otherwise."""
-    known = MODELS | TOWERS
-    if name not in known:
-        raise ValueError(f"unknown testbed model {name!r}: known are {', '.join(sorted(known))}")
-    return known[name]
+    folders = MODELS | TOWERS
+    if name not in folders:
+        raise ValueError(f"unknown testbed model {name!r}: known are {', '.join(sorted(folders))}")
+    return folders[name]
 
 
 __all__ = [
+    "DEFAULT",
     "KINDS",
     "MODELS",
     "TOWERS",
+    "Embedded",
     "Question",
     "Scene",
     "SceneObject",

@@ -4,6 +4,7 @@ behind each image.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from prunebench.testbed.drawing import SHAPES
 from prunebench.testbed.scenes import (
-    CELL,
     COLOURS,
     DIGITS,
     FINE_SIZE,
     KINDS,
     RESOLUTIONS,
+    TOKEN_PIXELS,
     Box,
     Question,
     Scene,
@@ -47,8 +48,19 @@ class SceneBatch:
     words: Tensor  # [B, Q, WORDS] ids: question, answer, padding
     targets: Tensor  # [B, Q, WORDS] the id to predict from each place, NO_TARGET where none
     last: Tensor  # [B, Q] place of the question's last word
-    evidence: Tensor  # [B, Q, N] tokens the answer lies in; all False where a question has no evidence box
+    evidence: Tensor  # [B, Q, N] tokens the answer lies in; all False without an evidence box
     kinds: Tensor  # [B, Q] index into KINDS
+
+
+@dataclass(frozen=True)
+class WordIds:
+    """How a tokenizer numbers words: `encode` turns a text into ids, `end` ends an answer, `pad`
+    fills up.
+    """
+
+    encode: Callable[[str], list[int]]
+    end: int
+    pad: int
 
 
 def batch(
@@ -59,50 +71,69 @@ def batch(
     tokens: int,
     questions: int,
     colour_keyed: int,
-    encode: Callable[[str], list[int]],
-    end: int,
-    pad: int,
+    ids: WordIds,
     fine: float = 0.0,
 ) -> SceneBatch:
     """The batch of a step, a pure function of its arguments: about `tokens` visual tokens of scenes
     of one resolution.
 
     Every step sees fresh scenes; of the questions behind each image `colour_keyed` name a colour
-    alone. `boxes` says what each visual token of an image of (width, height) sees, [N, 4]; `encode`
-    turns words into ids; `end` and `pad` are the ids that end an answer and fill up; `fine` is the
-    share of steps whose scenes are fine ones.
+    alone. `boxes` says what each visual token of an image of (width, height) sees, [N, 4]; `fine`
+    is the share of steps whose scenes are fine ones.
     """
     rng = np.random.default_rng([seed, step, 3])
-    scenes = draw(seed, rng, lambda size: max(1, tokens // len(boxes(*size))), fine)
-    size = scenes[0].width, scenes[0].height
-    count, seen = len(scenes), boxes(*size)
-    texts = np.full((count, questions, WORDS), pad)
-    targets = np.full((count, questions, WORDS), NO_TARGET)
-    last = np.zeros((count, questions), np.int64)
-    kinds = np.zeros((count, questions), np.int64)
-    evidence = np.zeros((count, questions, len(seen)), bool)
+
+    def scenes_of_size(size: tuple[int, int]) -> int:
+        return max(1, tokens // len(boxes(*size)))
+
+    scenes = draw(seed, rng, scenes_of_size, fine)
+    areas = boxes(scenes[0].width, scenes[0].height)
+    packed = _pack(scenes, rng, questions, colour_keyed, ids, areas)
+    labels = [token_labels(about, areas) for about in scenes]
+    return SceneBatch(
+        pixels=torch.from_numpy(np.stack([about.render() for about in scenes])),
+        labels=torch.from_numpy(np.stack(labels)),
+        **{name: torch.from_numpy(values) for name, values in packed.items()},
+    )
+
+
+def _pack(
+    scenes: list[Scene],
+    rng: np.random.Generator,
+    questions: int,
+    colour_keyed: int,
+    ids: WordIds,
+    areas: NDArray[np.float64],
+) -> dict[str, NDArray[Any]]:
+    """The parts of a SceneBatch that are of its questions, which are drawn scene by scene."""
+    shape = len(scenes), questions
+    words = np.full((*shape, WORDS), ids.pad)
+    targets = np.full((*shape, WORDS), NO_TARGET)
+    last = np.zeros(shape, np.int64)
+    kinds = np.zeros(shape, np.int64)
+    evidence = np.zeros((*shape, len(areas)), bool)
     for row, about in enumerate(scenes):
         for column in range(questions):
             kind = MIX[column] if column < len(MIX) else str(rng.choice(KINDS))
             question = ask(about, kind, rng)
             if column >= questions - colour_keyed:
+                # in place of the one above, which was drawn: the seeds of the shipped models count
                 question = _colour_keyed(about, rng)
-            ids = encode(f"{question.text} {question.answer}")
-            texts[row, column, : len(ids)] = ids
-            last[row, column] = len(ids) - 2
-            targets[row, column, len(ids) - 2 : len(ids)] = ids[-1], end
+            text = ids.encode(f"{question.text} {question.answer}")
+            end_of_question = len(text) - 2
+            words[row, column, : len(text)] = text
+            last[row, column] = end_of_question
+            targets[row, column, end_of_question : len(text)] = text[-1], ids.end
             kinds[row, column] = KINDS.index(question.kind)
             if question.evidence is not None:
-                evidence[row, column] = box_tokens(question.evidence, seen)
-    return SceneBatch(
-        pixels=torch.from_numpy(np.stack([about.render() for about in scenes])),
-        labels=torch.from_numpy(np.stack([token_labels(about, seen) for about in scenes])),
-        words=torch.from_numpy(texts),
-        targets=torch.from_numpy(targets),
-        last=torch.from_numpy(last),
-        evidence=torch.from_numpy(evidence),
-        kinds=torch.from_numpy(kinds),
-    )
+                evidence[row, column] = box_tokens(question.evidence, areas)
+    return {
+        "words": words,
+        "targets": targets,
+        "last": last,
+        "evidence": evidence,
+        "kinds": kinds,
+    }
 
 
 def draw(
@@ -116,18 +147,14 @@ def draw(
     """Scenes of one of the sizes, which is drawn; `count` says how many of a size, `fine` how often
     they are fine ones.
     """
-    if (
-        fine and rng.random() < fine
-    ):  # no draw without: what a seed gives must not depend on a share that is not used
-        return [
-            fine_scene(seed, int(index)) for index in rng.integers(2**31, size=count(FINE_SIZE))
-        ]
+    # no draw where there are none: what a seed gives must not depend on a share that is not used
+    if fine and rng.random() < fine:
+        numbers = rng.integers(2**31, size=count(FINE_SIZE))
+        return [fine_scene(seed, int(index)) for index in numbers]
     shares = np.array([RESOLUTIONS[size] for size in sizes])
     size = sizes[rng.choice(len(sizes), p=shares / shares.sum())]
-    return [
-        scene(seed, int(index), size=size, complexity=complexity)
-        for index in rng.integers(2**31, size=count(size))
-    ]
+    numbers = rng.integers(2**31, size=count(size))
+    return [scene(seed, int(index), size=size, complexity=complexity) for index in numbers]
 
 
 def _colour_keyed(about: Scene, rng: np.random.Generator) -> Question:
@@ -142,11 +169,12 @@ def _colour_keyed(about: Scene, rng: np.random.Generator) -> Question:
 
 
 def cells(width: int, height: int) -> NDArray[np.float64]:
-    """[N, 4] the squares of CELL px that cover an image, in reading order: what the tokens of
+    """[N, 4] the squares of TOKEN_PIXELS that cover an image, in reading order: what the tokens of
     Qwen2.5-VL see.
     """
-    y, x = np.mgrid[0:height:CELL, 0:width:CELL].reshape(2, -1).astype(float)
-    return np.stack([x, y, x + CELL, y + CELL], axis=-1)
+    side = TOKEN_PIXELS
+    y, x = np.mgrid[0:height:side, 0:width:side].reshape(2, -1).astype(float)
+    return np.stack([x, y, x + side, y + side], axis=-1)
 
 
 def token_labels(about: Scene, boxes: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -158,12 +186,13 @@ def token_labels(about: Scene, boxes: NDArray[np.float64]) -> NDArray[np.int64]:
     labels = np.zeros((len(LABELS), len(boxes)), np.int64)
     for number, thing in enumerate(about.objects):
         x0, y0, x1, y1 = thing.box
-        look = [
-            COLOURS.index(thing.colour) + 1,
-            SHAPES.index(thing.shape) + 1,
-            0 if thing.digit is None else int(thing.digit) + 1,
-        ]
-        labels[:3, owner == number] = np.array(look)[:, None]
+        colour = COLOURS.index(thing.colour) + 1
+        shape = SHAPES.index(thing.shape) + 1
+        digit = 0 if thing.digit is None else int(thing.digit) + 1
+        owned = owner == number
+        labels[0, owned] = colour
+        labels[1, owned] = shape
+        labels[2, owned] = digit
         labels[3, holds(boxes, (x0 + x1) // 2, (y0 + y1) // 2)] = 1
     return labels
 
@@ -175,14 +204,16 @@ def box_tokens(box: Box, boxes: NDArray[np.float64], share: float = 0.2) -> NDAr
 
 def coverage(box: Box, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """[N] share of each of the boxes [N, 4] that `box` covers; 0 for one without area."""
-    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+    low = np.maximum(boxes[:, :2], box[:2])
+    high = np.minimum(boxes[:, 2:], box[2:])
+    common = (high - low).clip(0).prod(-1)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    share: NDArray[np.float64] = np.divide(
-        (high - low).clip(0).prod(-1), area, out=np.zeros(len(boxes)), where=area > 0
-    )
+    nothing = np.zeros(len(boxes))
+    share: NDArray[np.float64] = np.divide(common, area, out=nothing, where=area > 0)
     return share
 
 
 def holds(boxes: NDArray[np.float64], x: float, y: float) -> NDArray[np.bool_]:
     """[N] boxes [N, 4] in which the point lies."""
-    return (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
+    left, top, right, bottom = boxes.T
+    return (left <= x) & (x < right) & (top <= y) & (y < bottom)

@@ -39,11 +39,9 @@ class Caption:
     def true_of(self, things: Iterable[Phrase]) -> bool:
         """Whether it is, where each thing is given by all its words."""
         there = list(things)
-        return (
-            all(any(phrase <= thing for thing in there) for phrase in self.phrases)
-            if self.phrases
-            else not there
-        )
+        if not self.phrases:
+            return not there
+        return all(_describes(phrase, there) for phrase in self.phrases)
 
 
 @dataclass(frozen=True)
@@ -78,30 +76,36 @@ def view_batch(
         return images // 4 if size == FINE_SIZE else images * 2 // 3
 
     if crowded:
-        scenes = draw(
-            seed, rng, share, sizes=tuple(RESOLUTIONS)[:crowded], complexity=max(COMPLEXITIES)
-        )
+        sizes = tuple(RESOLUTIONS)[:crowded]
+        scenes = draw(seed, rng, share, sizes=sizes, complexity=max(COMPLEXITIES))
     else:
         scenes = draw(seed, rng, share, fine)
     size = scenes[0].width, scenes[0].height
     pixels = torch.from_numpy(np.stack([about.render() for about in scenes]))
-    cut, whole = tile_boxes(*size), thumbnail_boxes(*size)
+    tile_areas, thumbnail_areas = tile_boxes(*size), thumbnail_boxes(*size)
     each, more = divmod(images - len(scenes), len(scenes))
-    chosen = [_choose(about, cut, each + (row < more), rng) for row, about in enumerate(scenes)]
-    boxes = [(about, whole) for about in scenes]
-    boxes += [
-        (about, cut[tile]) for about, some in zip(scenes, chosen, strict=True) for tile in some
-    ]
+    numbers = []
+    for row, about in enumerate(scenes):
+        count = each + 1 if row < more else each
+        numbers.append(_choose(about, tile_areas, count, rng))
+    # every view as its scene and what its patches see: the thumbnails, then the chosen tiles
+    views = [(about, thumbnail_areas) for about in scenes]
+    for about, tile_numbers in zip(scenes, numbers, strict=True):
+        views += [(about, tile_areas[number]) for number in tile_numbers]
     all_tiles = tiles(pixels)
-    parts = torch.cat([all_tiles[row, some] for row, some in enumerate(chosen)])
-    captions = [caption(_visible(about, seen, 0.6), rng) for about, seen in boxes]
-    there = [[object_words(thing) for thing in _visible(about, seen, 0.1)] for about, seen in boxes]
-    true = torch.tensor([[text.true_of(things) for text in captions] for things in there])
+    tile_pixels = [all_tiles[row, tile_numbers] for row, tile_numbers in enumerate(numbers)]
+    captions = [caption(_visible(about, areas, 0.6), rng) for about, areas in views]
+    labels = [token_labels(about, areas) for about, areas in views]
+    true = []
+    for about, areas in views:
+        # a small part of an object is enough to make a caption true, not to be named in one
+        phrases = [object_words(thing) for thing in _visible(about, areas, 0.1)]
+        true.append([text.true_of(phrases) for text in captions])
     return ViewBatch(
-        views=torch.cat([thumbnails(pixels), parts]),
-        labels=torch.from_numpy(np.stack([token_labels(about, seen) for about, seen in boxes])),
+        views=torch.cat([thumbnails(pixels), *tile_pixels]),
+        labels=torch.from_numpy(np.stack(labels)),
         words=encode([text.text for text in captions]),
-        true=true.fill_diagonal_(True),
+        true=torch.tensor(true).fill_diagonal_(True),
     )
 
 
@@ -109,11 +113,8 @@ def first_views(scenes: int = 100) -> Tensor:
     """[scenes * 5, 3, SIDE, SIDE] uint8 thumbnails and tiles, for what has to be known about pixels
     before training.
     """
-    pixels = torch.from_numpy(
-        np.stack(
-            [scene(0, index, size=(224, 224), complexity=3).render() for index in range(scenes)]
-        )
-    )
+    about = [scene(0, index, size=(224, 224), complexity=3) for index in range(scenes)]
+    pixels = torch.from_numpy(np.stack([one.render() for one in about]))
     return torch.cat([thumbnails(pixels), tiles(pixels).flatten(0, 1)])
 
 
@@ -124,13 +125,10 @@ def caption(things: list[SceneObject], rng: np.random.Generator) -> Caption:
     if rng.random() < 0.5:
         return full_caption(things, rng)
     thing = things[rng.integers(len(things))]
-    options = [
-        [thing.colour, thing.shape],
-        [thing.colour, thing.shape],
-        [thing.colour],
-        [thing.shape],
-    ]
-    options += [] if thing.digit is None else [[thing.digit]]
+    both = [thing.colour, thing.shape]
+    options = [both, both, [thing.colour], [thing.shape]]
+    if thing.digit is not None:
+        options.append([thing.digit])
     text = options[rng.integers(len(options))]
     before = QUESTIONS[rng.integers(len(QUESTIONS))] if rng.random() < 0.5 else ""
     return Caption(" ".join(before.split() + text), (frozenset(text),))
@@ -138,8 +136,9 @@ def caption(things: list[SceneObject], rng: np.random.Generator) -> Caption:
 
 def full_caption(things: list[SceneObject], rng: np.random.Generator) -> Caption:
     """All words of all things, in some order of things."""
-    texts = [_words(things[number]) for number in rng.permutation(len(things))]
-    return Caption(" ".join(" ".join(text) for text in texts), tuple(map(frozenset, texts)))
+    word_lists = [_words(things[number]) for number in rng.permutation(len(things))]
+    text = " ".join(" ".join(words) for words in word_lists)
+    return Caption(text, tuple(map(frozenset, word_lists)))
 
 
 def object_words(thing: SceneObject) -> Phrase:
@@ -147,27 +146,41 @@ def object_words(thing: SceneObject) -> Phrase:
     return frozenset(_words(thing))
 
 
-def _choose(about: Scene, cut: Boxes, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`count` tiles, most likely with that in which an object's centre lies: of the others many are
-    empty.
+def _choose(
+    about: Scene, tile_areas: Boxes, count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Numbers of `count` tiles, most likely with that in which an object's centre lies.
+
+    Left to chance many would be empty.
     """
-    x0, y0, x1, y1 = about.objects[rng.integers(len(about.objects))].box
-    score = rng.random(len(cut))
-    score[[holds(boxes, (x0 + x1) / 2, (y0 + y1) / 2).any() for boxes in cut]] += 0.8
+    thing = about.objects[rng.integers(len(about.objects))]
+    x0, y0, x1, y1 = thing.box
+    centre = (x0 + x1) / 2, (y0 + y1) / 2
+    score = rng.random(len(tile_areas))
+    score[[holds(areas, *centre).any() for areas in tile_areas]] += 0.8
     return np.argsort(-score)[:count]
 
 
-def _visible(about: Scene, seen: Boxes, least: float) -> list[SceneObject]:
-    """The objects of which at least that share lies in the view whose patches see the boxes."""
-    x0, y0 = seen[:, :2].min(0)
-    x1, y1 = seen[:, 2:].max(0)
-    boxes = [np.array([thing.box], float) for thing in about.objects]
-    return [
-        thing
-        for thing, box in zip(about.objects, boxes, strict=True)
-        if coverage((x0, y0, x1, y1), box)[0] >= least
-    ]
+def _visible(about: Scene, areas: Boxes, least: float) -> list[SceneObject]:
+    """The objects of which at least that share lies in the view whose patches see the areas."""
+    x0, y0 = areas[:, :2].min(0)
+    x1, y1 = areas[:, 2:].max(0)
+    things = []
+    for thing in about.objects:
+        box = np.array([thing.box], float)
+        if coverage((x0, y0, x1, y1), box)[0] >= least:
+            things.append(thing)
+    return things
+
+
+def _describes(phrase: Phrase, things: list[Phrase]) -> bool:
+    """Whether one of the things has all words of the phrase."""
+    return any(phrase <= thing for thing in things)
 
 
 def _words(thing: SceneObject) -> list[str]:
-    return [word for word in (thing.colour, thing.shape, thing.digit) if word is not None]
+    """Colour, shape and, where it has one, digit."""
+    words = [thing.colour, thing.shape]
+    if thing.digit is not None:
+        words.append(thing.digit)
+    return words

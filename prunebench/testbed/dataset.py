@@ -1,4 +1,4 @@
-"""Write held-out questions to a parquet file that Hugging Face `datasets` reads, images included."""
+"""Write held-out questions to a parquet file that Hugging Face `datasets` reads, with images."""
 
 import io
 from pathlib import Path

@@ -47,12 +47,12 @@ def background(rng: np.random.Generator, width: int, height: int, complexity: in
     """
     swing = 12.0 * complexity
     coarse = (rng.uniform(95, 145) + rng.uniform(-swing, swing, size=(5, 15))).astype(np.float32)
-    canvas: Reals = _interpolation(width, 5) @ (_interpolation(height, 5) @ coarse).reshape(
-        height, 5, 3
-    )
+    rows = (_interpolation(height, 5) @ coarse).reshape(height, 5, 3)
+    canvas: Reals = _interpolation(width, 5) @ rows
     for _ in range(5 * (complexity - 1)):
         side = int(rng.integers(4, 11))
-        x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
+        x = int(rng.integers(0, width - side))
+        y = int(rng.integers(0, height - side))
         canvas[y : y + side, x : x + side] += np.float32(rng.uniform(-35, 35))
     canvas += (4.0 * complexity) * rng.standard_normal((height, width, 1), dtype=np.float32)
     return canvas
@@ -71,12 +71,14 @@ def paint(
     `size` px a side.
     """
     patch = canvas[y : y + size, x : x + size]
-    patch += silhouette(shape, size)[..., None] * (np.asarray(colour, np.float32) - patch)
+    share = silhouette(shape, size)[..., None]
+    patch += share * (np.asarray(colour, np.float32) - patch)
     if digit is not None:
         ink = 0.0 if sum(colour) > 420 else 255.0
         glyph = _glyph(digit, max(1, round(size / 14)))
         rows, columns = glyph.shape
-        top = y + round(size * (0.62 if shape == "triangle" else 0.5)) - rows // 2
+        centre = 0.62 if shape == "triangle" else 0.5  # a triangle is widest below
+        top = y + round(size * centre) - rows // 2
         left = x + (size - columns) // 2
         canvas[top : top + rows, left : left + columns][glyph] = ink
 
@@ -102,17 +104,16 @@ def silhouette(shape: str, size: int) -> Reals:
     else:
         raise ValueError(f"unknown shape {shape!r}: known are {', '.join(SHAPES)}")
     inside = np.broadcast_to(inside, (fine, fine))
-    share: Reals = inside.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE).mean(
-        (1, 3), dtype=np.float32
-    )
+    samples = inside.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE)
+    share: Reals = samples.mean((1, 3), dtype=np.float32)
     return share
 
 
 @lru_cache(maxsize=64)
 def _glyph(digit: int, scale: int) -> NDArray[np.bool_]:
     """[7 * scale, 5 * scale] ink of a digit."""
-    rows = [[cell == "1" for cell in row] for row in _GLYPHS[digit].split()]
-    return np.kron(np.array(rows), np.ones((scale, scale), bool)).astype(bool)
+    dots = np.array([list(row) for row in _GLYPHS[digit].split()]) == "1"
+    return np.kron(dots, np.ones((scale, scale), bool)).astype(bool)
 
 
 @lru_cache(maxsize=64)
@@ -121,4 +122,5 @@ def _interpolation(length: int, knots: int) -> Reals:
     pixels.
     """
     position = np.linspace(0, knots - 1, length, dtype=np.float32)[:, None]
-    return np.maximum(0, 1 - abs(position - np.arange(knots, dtype=np.float32)))
+    distance = abs(position - np.arange(knots, dtype=np.float32))
+    return np.maximum(0, 1 - distance)

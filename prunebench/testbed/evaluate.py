@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from prunebench.testbed.scenes import FINE, Question, Scene, sample
+
+Sample = tuple[Scene, Question]
 
 
 def evaluate(
@@ -24,35 +27,23 @@ def evaluate(
     `guess` hold `accuracy` and `by_type` for a grey image and for always giving the type's most
     frequent answer; `fine` holds them for a fifth as many questions about fine scenes.
     """
-    asked = [sample(seed, index) for index in range(samples)]
-    questions = [question for _, question in asked]
-    right = [
-        said == question.answer
-        for said, question in zip(
-            answers(folder, asked, batch_size=batch_size), questions, strict=True
-        )
-    ]
-    blind = [
-        said == question.answer
-        for said, question in zip(
-            answers(folder, asked, blank=True, batch_size=batch_size), questions, strict=True
-        )
-    ]
+    pairs = [sample(seed, index) for index in range(samples)]
+    scenes = [about for about, _ in pairs]
+    questions = [question for _, question in pairs]
     kinds = [question.kind for question in questions]
-    frequent = {
-        kind: Counter(q.answer for q in questions if q.kind == kind).most_common(1)[0][0]
-        for kind in set(kinds)
-    }
-    guessed = [frequent[question.kind] == question.answer for question in questions]
+    sizes = [f"{about.width}x{about.height}" for about in scenes]
+    right = _right(answers(folder, pairs, batch_size=batch_size), questions)
+    blind = _right(answers(folder, pairs, blank=True, batch_size=batch_size), questions)
+    lucky = _right(_frequent_answers(questions), questions)
+    levels = [about.complexity for about in scenes]
     return {
         "samples": samples,
         "seed": seed,
-        "accuracy": sum(right) / samples,
-        "by_type": _shares(kinds, right),
-        "by_resolution": _shares([f"{about.width}x{about.height}" for about, _ in asked], right),
-        "by_complexity": _shares([about.complexity for about, _ in asked], right),
-        "blank": {"accuracy": sum(blind) / samples, "by_type": _shares(kinds, blind)},
-        "guess": {"accuracy": sum(guessed) / samples, "by_type": _shares(kinds, guessed)},
+        **_accuracy(kinds, right),
+        "by_resolution": _shares(sizes, right),
+        "by_complexity": _shares(levels, right),
+        "blank": _accuracy(kinds, blind),
+        "guess": _accuracy(kinds, lucky),
         "fine": fine(folder, samples=max(1, samples // 5), seed=seed, batch_size=batch_size),
     }
 
@@ -65,67 +56,87 @@ def fine(
     first_tokens: int | None = None,
     batch_size: int = 25,
 ) -> dict[str, Any]:
-    """`accuracy` and `by_type` over questions about fine scenes; with `first_tokens` of
-    LLaVA-NeXT's 336 the first 64, for instance, which are its thumbnail, the model sees no other
-    visual tokens.
+    """`accuracy` and `by_type` over questions about fine scenes.
+
+    With `first_tokens` the model sees no other visual tokens: the first 64 of LLaVA-NeXT's 336, for
+    instance, are its thumbnail.
     """
-    asked = [sample(seed, index, FINE) for index in range(samples)]
-    said = answers(folder, asked, first_tokens=first_tokens, batch_size=batch_size)
-    right = [text == question.answer for text, (_, question) in zip(said, asked, strict=True)]
-    return {
-        "accuracy": sum(right) / samples,
-        "by_type": _shares([question.kind for _, question in asked], right),
-    }
+    pairs = [sample(seed, index, FINE) for index in range(samples)]
+    questions = [question for _, question in pairs]
+    texts = answers(folder, pairs, first_tokens=first_tokens, batch_size=batch_size)
+    right = _right(texts, questions)
+    return _accuracy([question.kind for question in questions], right)
 
 
 def answers(
     folder: Path,
-    asked: Sequence[tuple[Scene, Question]],
+    pairs: Sequence[Sample],
     *,
     blank: bool = False,
     first_tokens: int | None = None,
     batch_size: int = 25,
 ) -> list[str]:
-    """What the model in `folder` says to each question; with `blank` it gets a grey image of the
-    same size, and of each prompt's visual tokens it sees the `first_tokens` only, left out: all.
+    """What the model in `folder` says to each question.
+
+    With `blank` it gets a grey image of the same size. Of each prompt's visual tokens it sees the
+    `first_tokens`, all of them where that is None.
     """
-    processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    auto_processor: Any = AutoProcessor  # untyped
+    processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
     model: Any = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=False
     )
-    said: list[str] = []
-    for first in range(0, len(asked), batch_size):
-        chunk = asked[first : first + batch_size]
-        messages = [
-            [
-                {
-                    "role": "user",
-                    "content": [{"type": "image"}, {"type": "text", "text": question.text}],
-                }
-            ]
-            for _, question in chunk
-        ]
-        images = [
-            Image.new("RGB", (about.width, about.height), (128,) * 3)
-            if blank
-            else Image.fromarray(about.render())
-            for about, _ in chunk
-        ]
-        text = processor.apply_chat_template(messages, add_generation_prompt=True)
-        inputs = processor(
-            text=text, images=[[image] for image in images], padding=True, return_tensors="pt"
-        )
+    texts: list[str] = []
+    for first in range(0, len(pairs), batch_size):
+        inputs = _inputs(processor, pairs[first : first + batch_size], blank)
         if first_tokens is not None:
-            image = inputs["input_ids"] == model.config.image_token_id
-            inputs["attention_mask"] = inputs["attention_mask"] * ~(
-                image & (image.cumsum(1) > first_tokens)
-            )
+            later = _later_tokens(inputs["input_ids"], model.config.image_token_id, first_tokens)
+            inputs["attention_mask"] = inputs["attention_mask"] * ~later
         with torch.inference_mode():
             output = model.generate(**inputs, do_sample=False, max_new_tokens=4)
-        said += processor.batch_decode(
-            output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-    return said
+        new_tokens = output[:, inputs["input_ids"].shape[1] :]
+        texts += processor.batch_decode(new_tokens, skip_special_tokens=True)
+    return texts
+
+
+def _inputs(processor: Any, pairs: Sequence[Sample], blank: bool) -> Any:
+    """The model's inputs: every scene and its question as the user's one message."""
+    messages, images = [], []
+    for about, question in pairs:
+        content = [{"type": "image"}, {"type": "text", "text": question.text}]
+        messages.append([{"role": "user", "content": content}])
+        if blank:
+            image = Image.new("RGB", (about.width, about.height), (128,) * 3)
+        else:
+            image = Image.fromarray(about.render())
+        images.append([image])
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    return processor(text=text, images=images, padding=True, return_tensors="pt")
+
+
+def _later_tokens(ids: Tensor, image_token: int, count: int) -> Tensor:
+    """[B, L] True at the visual tokens behind the first `count` of each row of ids [B, L]."""
+    image = ids == image_token
+    return image & (image.cumsum(1) > count)
+
+
+def _frequent_answers(questions: Sequence[Question]) -> list[str]:
+    """The most frequent answer to the type of each question."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for question in questions:
+        counts[question.kind][question.answer] += 1
+    return [counts[question.kind].most_common(1)[0][0] for question in questions]
+
+
+def _right(texts: Sequence[str], questions: Sequence[Question]) -> list[bool]:
+    """Which answers are those of their questions."""
+    pairs = zip(texts, questions, strict=True)
+    return [text == question.answer for text, question in pairs]
+
+
+def _accuracy(kinds: Sequence[str], right: Sequence[bool]) -> dict[str, Any]:
+    """The share of right answers, over all questions and by type."""
+    return {"accuracy": sum(right) / len(right), "by_type": _shares(kinds, right)}
 
 
 def _shares(groups: Iterable[Hashable], right: Iterable[bool]) -> dict[Any, float]:
@@ -133,4 +144,7 @@ def _shares(groups: Iterable[Hashable], right: Iterable[bool]) -> dict[Any, floa
     hits: dict[Any, list[bool]] = defaultdict(list)
     for group, hit in zip(groups, right, strict=True):
         hits[group].append(hit)
-    return {group: sum(hits[group]) / len(hits[group]) for group in sorted(hits)}
+    shares = {}
+    for group in sorted(hits):
+        shares[group] = sum(hits[group]) / len(hits[group])
+    return shares

@@ -30,32 +30,33 @@ def evaluate_clip(
     true as well not counted; `named`: how often the colour, shape or digit of a scene's only object
     is the most similar of all such words, and `chance` for each.
     """
-    processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    auto_processor: Any = AutoProcessor  # untyped
+    processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
     model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
     hits: dict[str, list[bool]] = {name: [] for name in ("caption", "image", *NAMED)}
-    words = {name: _read(model, processor, list(options)) for name, options in NAMED.items()}
+    word_vectors = {
+        name: _text_vectors(model, processor, list(options)) for name, options in NAMED.items()
+    }
     for first in range(0, samples, batch_size):
         scenes = [scene(seed, index) for index in range(first, min(first + batch_size, samples))]
-        captions = [
-            full_caption(list(about.objects), np.random.default_rng([seed, about.index, 5]))
-            for about in scenes
-        ]
-        seen, read = (
-            _see(model, processor, scenes),
-            _read(model, processor, [caption.text for caption in captions]),
-        )
-        similar = (seen @ read.T).masked_fill(_other_truths(scenes, captions), float("-inf"))
+        captions = [_caption(about, seed) for about in scenes]
+        scene_vectors = _scene_vectors(model, processor, scenes)
+        texts = [caption.text for caption in captions]
+        similar = scene_vectors @ _text_vectors(model, processor, texts).T
+        similar = similar.masked_fill(_other_truths(scenes, captions), float("-inf"))
         own = torch.arange(len(scenes))
         hits["caption"] += (similar.argmax(1) == own).tolist()
         hits["image"] += (similar.argmax(0) == own).tolist()
-        for row, about in enumerate(scenes):
-            if len(about.objects) == 1:
-                (thing,) = about.objects
-                for name, options in NAMED.items():
-                    hits[name].append(
-                        options[int((words[name] @ seen[row]).argmax())] == getattr(thing, name)
-                    )
-    shares = {name: sum(right) / max(1, len(right)) for name, right in hits.items()}
+        for about, vector in zip(scenes, scene_vectors, strict=True):
+            if len(about.objects) > 1:
+                continue
+            (thing,) = about.objects
+            for name, options in NAMED.items():
+                best = options[int((word_vectors[name] @ vector).argmax())]
+                hits[name].append(best == getattr(thing, name))
+    shares = {}
+    for name, right in hits.items():
+        shares[name] = sum(right) / max(1, len(right))
     return {
         "samples": samples,
         "seed": seed,
@@ -67,29 +68,31 @@ def evaluate_clip(
     }
 
 
-def _see(model: Any, processor: Any, scenes: list[Scene]) -> Tensor:
-    """[B, D] of length 1."""
-    pictures = processor(
-        images=[Image.fromarray(about.render()) for about in scenes], return_tensors="pt"
-    )
+def _caption(about: Scene, seed: int) -> Caption:
+    """The caption of a scene that lists all its objects."""
+    rng = np.random.default_rng([seed, about.index, 5])
+    return full_caption(list(about.objects), rng)
+
+
+def _scene_vectors(model: Any, processor: Any, scenes: list[Scene]) -> Tensor:
+    """[B, D] what the vision tower says of scenes, of length 1."""
+    images = [Image.fromarray(about.render()) for about in scenes]
+    pictures = processor(images=images, return_tensors="pt")
     with torch.inference_mode():
         return normalize(model.get_image_features(**pictures).pooler_output, dim=-1)
 
 
-def _read(model: Any, processor: Any, texts: list[str]) -> Tensor:
-    """[T, D] of length 1."""
+def _text_vectors(model: Any, processor: Any, texts: list[str]) -> Tensor:
+    """[T, D] what the text tower says of texts, of length 1."""
+    words = processor(text=texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
-        return normalize(
-            model.get_text_features(
-                **processor(text=texts, padding=True, return_tensors="pt")
-            ).pooler_output,
-            dim=-1,
-        )
+        return normalize(model.get_text_features(**words).pooler_output, dim=-1)
 
 
 def _other_truths(scenes: list[Scene], captions: list[Caption]) -> Tensor:
     """[B, B] True where a caption (column) is true of a scene (row) that it does not belong to."""
-    there = [[object_words(thing) for thing in about.objects] for about in scenes]
-    return torch.tensor(
-        [[caption.true_of(things) for caption in captions] for things in there]
-    ).fill_diagonal_(False)
+    rows = []
+    for about in scenes:
+        phrases = [object_words(thing) for thing in about.objects]
+        rows.append([caption.true_of(phrases) for caption in captions])
+    return torch.tensor(rows).fill_diagonal_(False)

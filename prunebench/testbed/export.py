@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prunebench.learning.checkpoint import LOG, State
-from prunebench.testbed.card import card
+from prunebench.learning import log
+from prunebench.learning.checkpoint import State
+from prunebench.testbed.card import model_card
 from prunebench.testbed.miniatures import miniature
 
 
@@ -21,20 +22,15 @@ def export(
     recipe: dict[str, Any] = state.facts["recipe"]
     kind = miniature(recipe["model"])
     model = kind.build(type(kind.recipe.sizes)(**recipe["sizes"]), recipe["seed"])
-    prefix = "model."  # the student has a head, too, which is left behind
-    weights = {
-        name.removeprefix(prefix): value
-        for name, value in state.weights.items()
-        if name.startswith(prefix)
-    }
-    model.load_state_dict(weights)
+    prefix = "model."  # the run has a head, too, which is left behind
+    names = [name for name in state.weights if name.startswith(prefix)]
+    model.load_state_dict({name.removeprefix(prefix): state.weights[name] for name in names})
     model.save_pretrained(folder)
     kind.processor().save_pretrained(folder)
     figures = kind.evaluate(folder, samples=held_out, seed=held_out_seed)
     parameters = sum(weight.numel() for weight in model.parameters())
-    (folder / "README.md").write_text(
-        card(kind.text, recipe, state.step, state.seconds, parameters, figures)
-    )
-    shutil.copyfile(run / LOG, folder / "training.csv")
+    text = model_card(kind.text, recipe, state.step, state.seconds, parameters, figures)
+    (folder / "README.md").write_text(text)
+    shutil.copyfile(run / log.NAME, folder / "training.csv")
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes files that only their owner can read

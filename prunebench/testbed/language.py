@@ -41,7 +41,7 @@ def language_settings(sizes: LanguageSizes, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def seeded(kind: Any, config: Any, seed: int) -> Any:
+def new_model(kind: Any, config: Any, seed: int) -> Any:
     """A model of that class with random weights, in float32, that answers greedily in few words."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -74,18 +74,14 @@ def answer(
     text = language.embed_tokens(batch.words).flatten(1, 2)
     mask = _packed_mask(prefix, questions, length)
     last = prefix + torch.arange(questions) * length + batch.last  # [B, Q]
-    seen: list[Tensor] = []
+    attention: list[Tensor] = []
 
-    def attention(module: Any, _: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(
-            _last_word_attention(
-                module, kwargs["hidden_states"], kwargs["position_embeddings"], last, mask, tokens
-            )
-        )
+    def look(module: Any, _: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden, rotary = kwargs["hidden_states"], kwargs["position_embeddings"]
+        attention.append(_last_word_attention(module, hidden, rotary, last, mask, tokens))
 
-    handle = language.layers[evidence_layer].self_attn.register_forward_pre_hook(
-        attention, with_kwargs=True
-    )
+    layer = language.layers[evidence_layer].self_attn
+    handle = layer.register_forward_pre_hook(look, with_kwargs=True)
     everyone = mask[None, None].expand(scenes, 1, -1, -1)
     try:
         hidden = language(
@@ -97,17 +93,17 @@ def answer(
     finally:
         handle.remove()
     logits: Tensor = model.lm_head(hidden[:, prefix:])
-    return Answers(logits.view(scenes, questions, length, -1), seen[0])
+    return Answers(logits.view(scenes, questions, length, -1), attention[0])
 
 
 def _packed_mask(prefix: int, questions: int, length: int) -> Tensor:
     """[L, L] who may see whom: causal, and of the questions everybody only their own."""
-    owner = torch.cat(
-        [torch.full((prefix,), -1), torch.arange(questions).repeat_interleave(length)]
-    )
-    return torch.ones(len(owner), len(owner), dtype=torch.bool).tril() & (
-        (owner[None] == -1) | (owner[None] == owner[:, None])
-    )
+    nobody = torch.full((prefix,), -1)
+    owner = torch.cat([nobody, torch.arange(questions).repeat_interleave(length)])
+    causal = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
+    everyone_sees = owner[None] == -1
+    same_question = owner[None] == owner[:, None]
+    return causal & (everyone_sees | same_question)
 
 
 def _one_table(module: Any, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -117,13 +113,11 @@ def _one_table(module: Any, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tens
     if rotary[0].dim() == 3:
         return rotary
     sections = 2 * list(module.config.rope_parameters["mrope_section"])
-    cosine, sine = (
-        torch.cat(
-            [part[axis % 3] for axis, part in enumerate(torch.split(table, sections, dim=-1))],
-            dim=-1,
-        )
-        for table in rotary
-    )
+    tables = []
+    for table in rotary:
+        parts = enumerate(torch.split(table, sections, dim=-1))
+        tables.append(torch.cat([part[axis % 3] for axis, part in parts], dim=-1))
+    cosine, sine = tables
     return cosine, sine
 
 
@@ -142,8 +136,10 @@ def _last_word_attention(
     query = module.q_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
     key = module.k_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
     query, key = apply_rotary_pos_emb(query, key, *_one_table(module, rotary))
-    query = query.gather(2, last[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    heads, head_dim = query.shape[1], query.shape[3]
+    rows = last[:, None, :, None].expand(-1, heads, -1, head_dim)
+    query = query.gather(2, rows)
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)  # one for every query's head
     scores = (query @ key.transpose(2, 3)).float() * module.scaling  # [B, heads, Q, L]
     scores = scores.masked_fill(~mask[last][:, None], float("-inf"))
     to_image: Tensor = scores.softmax(-1)[..., 1 : 1 + tokens].transpose(1, 2)

@@ -15,7 +15,9 @@ class Answers:
     """What a training step gets back for a batch."""
 
     logits: Tensor  # [B, Q, WORDS, V]
-    attention: Tensor  # [B, Q, heads, N] paid by each question's last word to the image, at one middle layer; sums to <= 1
+    # [B, Q, heads, N] paid by each question's last word to the image, at one middle layer; its sum
+    # is 1 at most, for the words before it are paid some, too
+    attention: Tensor
 
 
 class Learner(Protocol):
@@ -45,9 +47,9 @@ class Objective(Protocol):
     """What a training run repeats: a batch, and the loss on it."""
 
     @property
-    def student(self) -> nn.Module:
-        """All weights of the run: the stock model as `model`, and what is left behind after
-        training.
+    def network(self) -> nn.Module:
+        """All weights of the run: the stock model as `model`, and a head that training leaves
+        behind.
         """
 
     def batch(self, step: int) -> Any:

@@ -1,19 +1,19 @@
-"""The miniatures that can be trained: of each its recipe, its parts and its lesson."""
+"""The miniatures that can be trained: of each its recipe, its parts and its objective."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunebench.testbed import card as cards
-from prunebench.testbed import model_path
+from prunebench.testbed import card_texts, model_path
 from prunebench.testbed.captions import first_views
+from prunebench.testbed.card import CardText
 from prunebench.testbed.evaluate import evaluate, fine
 from prunebench.testbed.evaluate_clip import evaluate_clip
-from prunebench.testbed.learner import Objective
-from prunebench.testbed.lessons import Answering, Matching
+from prunebench.testbed.learner import Learner, Objective
+from prunebench.testbed.objectives import Answering, Matching
 from prunebench.testbed.processor import build_processor
-from prunebench.testbed.recipe import LLAVA, LLAVA_NEXT, ClipRecipe, Recipe, Schedule
+from prunebench.testbed.recipe import LLAVA, LLAVA_NEXT, ClipRecipe, LvlmRecipe, Recipe
 from prunebench.testbed.tiny_clip import build_clip, build_clip_processor, whiten
 from prunebench.testbed.tiny_llava import (
     FastLlava,
@@ -32,19 +32,21 @@ from prunebench.testbed.views import GRID
 
 @dataclass(frozen=True)
 class Miniature:
-    """How one model is made."""
+    """How one model is made.
 
-    recipe: Schedule  # of the shipped run, as it ended
-    build: Callable[[Any, int], Any]  # (sizes, seed) -> the stock model with random weights
+    `recipe` is that of the shipped run as it ended; `build` gives, from sizes and a seed, the stock
+    model with random weights; `objective` is made of a model, a recipe and a seed. `evaluate` gives
+    the card's figures of a folder, with `samples=` and `seed=`. `begin`, if any, puts first weights
+    into a model: its own, or those of the other miniature in that folder.
+    """
+
+    recipe: Recipe
+    build: Callable[[Any, int], Any]
     processor: Callable[[], Any]
-    lesson: Callable[[Any, Any, int], Objective]  # (model, recipe, seed)
-    text: cards.CardText
-    evaluate: Callable[..., dict[str, Any]] = (
-        evaluate  # (folder, samples=, seed=) -> the card's figures
-    )
-    begin: Callable[[Any, Path | None], None] | None = (
-        None  # with what: weights of the other miniature in that folder
-    )
+    objective: Callable[[Any, Any, int], Objective]
+    text: CardText
+    evaluate: Callable[..., dict[str, Any]] = evaluate
+    begin: Callable[[Any, Path | None], None] | None = None
 
 
 def miniature(name: str) -> Miniature:
@@ -54,12 +56,35 @@ def miniature(name: str) -> Miniature:
     return MINIATURES[name]
 
 
+def _answering(
+    learner: Callable[[Any], Learner], processor: Callable[[], Any]
+) -> Callable[[Any, Any, int], Objective]:
+    """The objective of an LVLM, which stands behind `learner` and reads by `processor`."""
+
+    def objective(model: Any, recipe: LvlmRecipe, seed: int) -> Objective:
+        return Answering(learner(model), processor().tokenizer, recipe, seed)
+
+    return objective
+
+
+def _matching(model: Any, recipe: ClipRecipe, seed: int) -> Objective:
+    return Matching(model, build_clip_processor().tokenizer, recipe, seed)
+
+
+def _begin_clip(model: Any, _: Path | None) -> None:
+    whiten(model, first_views())
+
+
 def _begin_llava(model: Any, clip: Path | None) -> None:
     """Like LLaVA itself, with a CLIP and a language model that there are; only what connects them
     begins at random.
     """
     take_tower(model, clip or model_path("tiny-clip"))
     take_language(model, model_path("tiny-qwen2.5-vl"))
+
+
+def _begin_llava_next(model: Any, llava: Path | None) -> None:
+    take_llava(model, llava or model_path("tiny-llava-1.5"))
 
 
 def _evaluate_tiles(folder: Path, *, samples: int, seed: int) -> dict[str, Any]:
@@ -72,43 +97,37 @@ def _evaluate_tiles(folder: Path, *, samples: int, seed: int) -> dict[str, Any]:
 
 MINIATURES = {
     "tiny-qwen2.5-vl": Miniature(
-        Recipe(),
+        LvlmRecipe(),
         build_model,
         build_processor,
-        lambda model, recipe, seed: Answering(
-            FastQwen(model), build_processor().tokenizer, recipe, seed
-        ),
-        cards.QWEN,
+        _answering(FastQwen, build_processor),
+        card_texts.QWEN,
     ),
     "tiny-clip": Miniature(
         ClipRecipe(),
         build_clip,
         build_clip_processor,
-        lambda model, recipe, seed: Matching(model, build_clip_processor().tokenizer, recipe, seed),
-        cards.CLIP,
+        _matching,
+        card_texts.CLIP,
         evaluate=evaluate_clip,
-        begin=lambda model, _: whiten(model, first_views()),
+        begin=_begin_clip,
     ),
     "tiny-llava-1.5": Miniature(
         LLAVA,
         build_llava,
         build_llava_processor,
-        lambda model, recipe, seed: Answering(
-            FastLlava(model), build_llava_processor().tokenizer, recipe, seed
-        ),
-        cards.LLAVA,
+        _answering(FastLlava, build_llava_processor),
+        card_texts.LLAVA,
         begin=_begin_llava,
     ),
     "tiny-llava-next": Miniature(
         LLAVA_NEXT,
         build_llava_next,
         build_llava_next_processor,
-        lambda model, recipe, seed: Answering(
-            FastLlavaNext(model), build_llava_next_processor().tokenizer, recipe, seed
-        ),
-        cards.LLAVA_NEXT,
+        _answering(FastLlavaNext, build_llava_next_processor),
+        card_texts.LLAVA_NEXT,
         evaluate=_evaluate_tiles,
-        begin=lambda model, start: take_llava(model, start or model_path("tiny-llava-1.5")),
+        begin=_begin_llava_next,
     ),
 }
 """Every miniature by name."""

@@ -1,25 +1,37 @@
-"""Options: what the command `testbed train` is told."""
+"""Options: what the command `testbed train` is told.
+
+The recipes, which know torch, are imported when one is asked for: help lists the options without.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from prunebench.border.bounds import BoundsError, check, choice, whole
-from prunebench.testbed.miniatures import MINIATURES, miniature
-from prunebench.testbed.recipe import STEPS, TRAINING_STREAM, Schedule
+from prunebench.learning.schedule import STEPS
+from prunebench.testbed import DEFAULT, MODELS, TOWERS
+from prunebench.testbed.scenes import METHODS_STREAM, MINIATURES_STREAM
+
+if TYPE_CHECKING:
+    from prunebench.testbed.recipe import Recipe
+
+STAGES = ("vision_steps", "joint_steps")
+"""The options that are steps of a stage."""
 
 
 @dataclass(frozen=True)
 class MiniatureOptions:
-    """What can be set of a miniature's training; the recipe's own values stand where nothing is
-    said.
+    """What can be set of a miniature's training; where nothing is said the recipe's value stands.
 
-    `start` is the folder of the miniature that this one begins with. Seeds number streams of
-    scenes, and from TRAINING_STREAM on these belong to the training of methods. Raises BoundsError
-    for a value that cannot be.
+    `start` is the folder of the miniature that this one begins with, left out: the shipped one. A
+    run draws its scenes from the stream MINIATURES_STREAM + seed, and from METHODS_STREAM on they
+    belong to the training of methods. Raises BoundsError for a value that cannot be.
     """
 
-    model: str = choice("tiny-qwen2.5-vl", tuple(MINIATURES))
+    model: str = choice(DEFAULT, (*MODELS, *TOWERS))
     start: str | None = None
-    seed: int = whole(0, 0, TRAINING_STREAM - 1)
+    seed: int = whole(0, 0, METHODS_STREAM - MINIATURES_STREAM - 1)
     resume: bool = True
     held_out: int = whole(1000, 1, 100_000)
     vision_steps: int | None = whole(None, 0, STEPS)
@@ -29,20 +41,22 @@ class MiniatureOptions:
         check(self)
 
     @property
-    def recipe(self) -> Schedule:
-        """The miniature's recipe with what was set of it; raises BoundsError for steps that it does
-        not have.
+    def recipe(self) -> Recipe:
+        """The miniature's recipe with what was set of it.
+
+        Raises BoundsError for steps of a stage that the recipe does not have.
         """
+        from prunebench.testbed.miniatures import miniature
+
         recipe = miniature(self.model).recipe
-        steps = [option.name for option in fields(recipe) if option.name.endswith("_steps")]
-        asked = {
-            name: getattr(self, name)
-            for name in ("vision_steps", "joint_steps")
-            if getattr(self, name) is not None
-        }
-        for name, value in asked.items():
-            if name not in steps:
-                raise BoundsError(
-                    f"{name} is {value}, but the recipe of {self.model} has {' and '.join(steps)}: leave it out"
-                )
-        return replace(recipe, **asked)
+        stages = [option.name for option in fields(recipe) if option.name.endswith("_steps")]
+        changes = {}
+        for name in STAGES:
+            steps = getattr(self, name)
+            if steps is None:
+                continue
+            if name not in stages:
+                reason = f"the recipe of {self.model} has {' and '.join(stages)}"
+                raise BoundsError(f"{name} is {steps}, but {reason}: leave it out")
+            changes[name] = steps
+        return replace(recipe, **changes)

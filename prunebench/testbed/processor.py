@@ -13,15 +13,11 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from prunebench.testbed.scenes import CELL, words
+from prunebench.testbed.scenes import TOKEN_PIXELS, words
 
 PAD, END, UNKNOWN = "<|pad|>", "<|im_end|>", "<|unk|>"
-VISION_START, VISION_END, IMAGE, VIDEO = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 MAX_TOKENS = 256  # an image; larger images are scaled down to it
 
 
@@ -38,9 +34,8 @@ def word_tokenizer(marks: tuple[str, ...], **settings: Any) -> PreTrainedTokeniz
     go to the tokenizer.
     """
     special = (PAD, END, UNKNOWN, *marks)
-    core = Tokenizer(
-        WordLevel({word: index for index, word in enumerate(special + words())}, unk_token=UNKNOWN)
-    )
+    vocabulary = {word: index for index, word in enumerate(special + words())}
+    core = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     core.normalizer = normalizers.Sequence(
         [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\w\s]"), " ")]
     )
@@ -62,9 +57,8 @@ def chat_template(*, image: str, video: str | None = None, start: str = "") -> s
     for pictures and films.
     """
     # Nothing stands between the question's last word and the answer, on purpose: whatever stands
-    # there must first copy
-    # the word that selects the object and then look it up, which a model of this size does not
-    # learn in the time it has.
+    # there must first copy the word that selects the object and then look it up, which a model of
+    # this size does not learn in the time it has.
     films = "" if video is None else "{%- elif part['type'] == 'video' -%}" + video
     return (
         start + "{%- for message in messages if message['role'] != 'system' -%}"
@@ -85,7 +79,10 @@ def build_processor() -> Qwen2_5_VLProcessor:
     """14-px patches merged 2x2; images whose sides are multiples of 28 px are not resized up to 256
     tokens.
     """
-    size = {"shortest_edge": CELL * CELL, "longest_edge": CELL * CELL * MAX_TOKENS}
+    size = {
+        "shortest_edge": TOKEN_PIXELS * TOKEN_PIXELS,
+        "longest_edge": TOKEN_PIXELS * TOKEN_PIXELS * MAX_TOKENS,
+    }
     pixels: dict[str, Any] = {
         "patch_size": 14,
         "merge_size": 2,

@@ -1,33 +1,25 @@
-"""What a training run is made of: its steps, its losses and their weights."""
+"""Recipe: what the training of a miniature is made of: its steps, its losses and their weights."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from prunebench.border.bounds import check, number, whole
+from prunebench.learning.schedule import STEPS, staged_rate
 from prunebench.testbed.tiny_clip import TinyClipConfig
 from prunebench.testbed.tiny_llava import TinyLlavaConfig
 from prunebench.testbed.tiny_qwen import TinyQwenConfig
 
-STEPS = 1_000_000
-"""The most steps of a stage."""
-
-TRAINING_STREAM = 10_000_000
-"""Training draws its scenes from the stream TRAINING_STREAM + seed; smaller seeds are free for
-held-out scenes.
-"""
-
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long a run learns, and how fast; raises BoundsError for a value that cannot be."""
+class Recipe:
+    """What the recipes of all miniatures have; raises BoundsError for a value that cannot be."""
 
     learning_rate: float = number(1e-3, 0, open_below=True)
     warmup: int = whole(100, 1, STEPS)  # steps, at the start of each stage
     decay: float = 0.3  # share of the steps, at the end, in which the learning rate falls linearly
     weight_decay: float = 0.05
-    precision: Literal["bfloat16", "float32"] = (
-        "bfloat16"  # of products; a CPU without AVX-512 is faster in float32
-    )
+    # of products; a CPU without AVX-512 is faster in float32
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
     fine: float = 0.0  # share of the steps whose scenes are fine ones
     background: float = 0.1  # weight of tokens that show nothing in the dense loss
     digit: float = 2.0  # weight of the digit labels in the dense loss
@@ -49,17 +41,11 @@ class Schedule:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
-        since = step
-        for steps in self.stages:
-            if since < steps:
-                break
-            since -= steps
-        left = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return self.learning_rate * min(1.0, (since + 1) / self.warmup, 0.02 + 0.98 * left)
+        return self.learning_rate * staged_rate(step, self.stages, self.warmup, self.decay)
 
 
 @dataclass(frozen=True)
-class Recipe(Schedule):
+class LvlmRecipe(Recipe):
     """Everything that decides what an LVLM learns; the defaults are those tiny-qwen2.5-vl ended
     with (see its card).
     """
@@ -81,7 +67,7 @@ class Recipe(Schedule):
 
 
 @dataclass(frozen=True)
-class ClipRecipe(Schedule):
+class ClipRecipe(Recipe):
     """Everything that decides what tiny-clip learns."""
 
     crowded_steps: int = whole(4600, 0, STEPS)  # with many objects in every scene
@@ -91,9 +77,8 @@ class ClipRecipe(Schedule):
     precision: Literal["bfloat16", "float32"] = "float32"
     fine: float = 0.15
     images: int = 24  # in a batch: thumbnails and tiles of the same scenes
-    aligned_steps: int = whole(
-        2000, 0, STEPS
-    )  # after these, of what lies behind the patches alone: the last block and the text tower
+    # after these, of what lies behind the patches alone: the last block and the text tower
+    aligned_steps: int = whole(2000, 0, STEPS)
     aligned_images: int = 96  # in a batch of those
     contrast: float = 0.3  # weight of the contrastive loss
     sizes: TinyClipConfig = field(default_factory=TinyClipConfig)
@@ -104,7 +89,7 @@ class ClipRecipe(Schedule):
         return self.crowded_steps, self.vision_steps, self.aligned_steps
 
 
-LLAVA = Recipe(
+LLAVA = LvlmRecipe(
     vision_steps=0,
     joint_steps=900,
     decay=0.5,

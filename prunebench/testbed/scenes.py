@@ -4,17 +4,18 @@ are known.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from prunebench.testbed.drawing import PALETTE, SHAPES, Pixels, background, paint, silhouette
 
-CELL = 28  # px a side of what one LLM token sees: 14-px patches, merged 2x2
+TOKEN_PIXELS = 28  # px a side of what one LLM token sees: 14-px patches, merged 2x2
 COLOURS = tuple(PALETTE)
 DIGITS = tuple(str(digit) for digit in range(10))
 KINDS = ("color", "shape", "digit", "count", "exist")
 COMPLEXITIES = (1, 2, 3)
-SIZES = (26, 44, 56, 72)  # px; the smallest lies within one cell and is too small for a digit
+SIZES = (26, 44, 56, 72)  # px; the smallest lies within one token and is too small for a digit
 RESOLUTIONS = {
     (224, 224): 0.6,
     (336, 224): 0.1,
@@ -28,6 +29,14 @@ FINE_SIZE, FINE_SIDES = (448, 448), (44,)
 px.
 """
 FINE, FINE_KINDS = "fine", ("digit", "shape")
+
+HELD_OUT_STREAM = 3
+MINIATURES_STREAM = 10_000_000
+METHODS_STREAM = 20_000_000
+"""Streams of scenes. The built-in tasks ask about stream 1, held-out questions of a method's
+training about stream 3. What the miniatures learn from is the stream MINIATURES_STREAM + seed, what
+methods learn from METHODS_STREAM + seed.
+"""
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; x1 and y1 lie outside."""
@@ -77,15 +86,8 @@ class Scene:
         for thing in self.objects:
             red, green, blue = (channel + rng.uniform(-14, 14) for channel in PALETTE[thing.colour])
             x0, y0, x1, _ = thing.box
-            paint(
-                canvas,
-                x0,
-                y0,
-                x1 - x0,
-                (red, green, blue),
-                thing.shape,
-                None if thing.digit is None else int(thing.digit),
-            )
+            digit = None if thing.digit is None else int(thing.digit)
+            paint(canvas, x0, y0, x1 - x0, (red, green, blue), thing.shape, digit)
         return canvas.clip(0, 255).astype(np.uint8)
 
     def mask(self) -> Pixels:
@@ -112,38 +114,31 @@ def scene(
     what cannot be drawn.
     """
     rng = np.random.default_rng([seed, index, 0])
-    drawn_size = list(RESOLUTIONS)[rng.choice(len(RESOLUTIONS), p=list(RESOLUTIONS.values()))]
+    # all of it is drawn, whatever of it is used: the rest of the scene must not depend on that
+    drawn_size = draw_size(rng)
     drawn_complexity = int(rng.choice(COMPLEXITIES))
     width, height = drawn_size if size is None else size
     level = drawn_complexity if complexity is None else complexity
-    if width % CELL or height % CELL or min(width, height) < 5 * CELL:
-        raise ValueError(
-            f"scene size {width}x{height}: sides must be multiples of {CELL} px and at least {5 * CELL} px"
-        )
-    if level not in COMPLEXITIES:
-        raise ValueError(f"complexity {level}: known are {COMPLEXITIES}")
+    _check(width, height, level)
     count = 2 * level - int(rng.integers(0, 2))  # 1-2, 3-4, 5-6
-    if len(sides) == 1:
-        wanted = list(sides) * count
-    else:
-        first = int(rng.choice(SIZES[1:]))
-        others = rng.choice(SIZES, size=count - 1, p=(0.4, 0.25, 0.2, 0.15))
-        wanted = [first, *map(int, others)]
-    boxes = _place(rng, sorted(wanted, reverse=True), width, height, sides)
-    looks = rng.choice(
-        len(COLOURS) * len(SHAPES), size=count, replace=False
-    )  # no two objects alike
+    object_sides = sorted(_object_sides(rng, count, sides), reverse=True)
+    boxes = _place(rng, object_sides, width, height, sides)
+    # without replacement: no two objects alike
+    looks = rng.choice(len(COLOURS) * len(SHAPES), size=count, replace=False)
     digits = rng.permutation(len(DIGITS))
-    objects = tuple(
-        SceneObject(
-            colour=COLOURS[look // len(SHAPES)],
-            shape=SHAPES[look % len(SHAPES)],
-            digit=DIGITS[digit] if box[2] - box[0] > SIZES[0] else None,
-            box=box,
-        )
-        for look, digit, box in zip(looks.tolist(), digits.tolist(), boxes, strict=False)
-    )
-    return Scene(seed, index, width, height, level, objects)
+    objects = []
+    for look, digit, box in zip(looks.tolist(), digits.tolist(), boxes, strict=False):
+        colour, shape = divmod(look, len(SHAPES))
+        readable = box[2] - box[0] > SIZES[0]
+        word = DIGITS[digit] if readable else None
+        objects.append(SceneObject(COLOURS[colour], SHAPES[shape], word, box))
+    return Scene(seed, index, width, height, level, tuple(objects))
+
+
+def draw_size(rng: np.random.Generator) -> tuple[int, int]:
+    """(width, height) of a scene, drawn by the shares of RESOLUTIONS."""
+    sizes, shares = list(RESOLUTIONS), list(RESOLUTIONS.values())
+    return sizes[rng.choice(len(sizes), p=shares)]
 
 
 def fine_scene(seed: int, index: int) -> Scene:
@@ -167,15 +162,14 @@ def ask(about: Scene, kind: str, rng: np.random.Generator) -> Question:
     if kind not in KINDS:
         raise ValueError(f"unknown question type {kind!r}: known are {', '.join(KINDS)}")
     if kind == "digit":
-        asked = _pick(rng, [thing for thing in things if thing.digit is not None])
-        keys = [f"{asked.colour} {asked.shape}"] * 2 + list(_unique_words(asked, things))
-        assert asked.digit is not None
-        return Question(kind, f"digit on {keys[rng.integers(len(keys))]}", asked.digit, asked.box)
-    keyed = [(thing, key) for thing in things for key in _keys(thing, things, kind)]
-    asked, key = keyed[rng.integers(len(keyed))]
-    return Question(
-        kind, f"{kind} of {key}", asked.colour if kind == "color" else asked.shape, asked.box
-    )
+        return _ask_digit(things, rng)
+    pairs: list[tuple[SceneObject, str]] = []
+    for thing in things:
+        for key in _keys(thing, things, kind):
+            pairs.append((thing, key))
+    thing, key = pairs[rng.integers(len(pairs))]
+    answer = thing.colour if kind == "color" else thing.shape
+    return Question(kind, f"{kind} of {key}", answer, thing.box)
 
 
 def sample(seed: int, index: int, kind: str | None = None) -> tuple[Scene, Question]:
@@ -183,10 +177,13 @@ def sample(seed: int, index: int, kind: str | None = None) -> tuple[Scene, Quest
 
     The kind FINE stands for fine scenes, asked for digits and shapes in turn.
     """
-    kinds = FINE_KINDS if kind == FINE else KINDS if kind is None else (kind,)
-    asked = kinds[index % len(kinds)]
-    about = fine_scene(seed, index) if kind == FINE else scene(seed, index)
-    return about, ask(about, asked, np.random.default_rng([seed, index, 2]))
+    if kind == FINE:
+        about, kinds = fine_scene(seed, index), FINE_KINDS
+    else:
+        about = scene(seed, index)
+        kinds = KINDS if kind is None else (kind,)
+    rng = np.random.default_rng([seed, index, 2])
+    return about, ask(about, kinds[index % len(kinds)], rng)
 
 
 def words() -> tuple[str, ...]:
@@ -199,87 +196,136 @@ def _keys(thing: SceneObject, things: tuple[SceneObject, ...], kind: str) -> Ite
     """Single words that select `thing` without giving away its `kind`."""
     if thing.digit is not None:
         yield thing.digit
-    word, field = (thing.shape, "shape") if kind == "color" else (thing.colour, "colour")
-    if sum(getattr(other, field) == word for other in things) == 1:
+    if kind == "color":
+        word = thing.shape
+        namesakes = [other for other in things if other.shape == word]
+    else:
+        word = thing.colour
+        namesakes = [other for other in things if other.colour == word]
+    if len(namesakes) == 1:
         yield word
 
 
 def _unique_words(thing: SceneObject, things: tuple[SceneObject, ...]) -> Iterator[str]:
     """The colour and the shape of `thing`, each where no other object has it."""
     for word in (thing.colour, thing.shape):
-        if sum(word in (other.colour, other.shape) for other in things) == 1:
+        namesakes = [other for other in things if word in (other.colour, other.shape)]
+        if len(namesakes) == 1:
             yield word
 
 
+def _check(width: int, height: int, complexity: int) -> None:
+    """Raise ValueError for a scene that cannot be drawn."""
+    least = 5 * TOKEN_PIXELS
+    whole = width % TOKEN_PIXELS == 0 and height % TOKEN_PIXELS == 0
+    if not whole or min(width, height) < least:
+        rule = f"sides must be multiples of {TOKEN_PIXELS} px and at least {least} px"
+        raise ValueError(f"scene size {width}x{height}: {rule}")
+    if complexity not in COMPLEXITIES:
+        raise ValueError(f"complexity {complexity}: known are {COMPLEXITIES}")
+
+
+def _object_sides(rng: np.random.Generator, count: int, sides: tuple[int, ...]) -> list[int]:
+    """The sides of so many objects; where they may be small, one at least can carry a digit."""
+    if len(sides) == 1:
+        return list(sides) * count
+    first = int(rng.choice(SIZES[1:]))
+    others = rng.choice(SIZES, size=count - 1, p=(0.4, 0.25, 0.2, 0.15))
+    return [first, *map(int, others)]
+
+
+def _ask_digit(things: tuple[SceneObject, ...], rng: np.random.Generator) -> Question:
+    """Ask for the digit on an object, which both its words select, or one that nothing else has."""
+    thing = _pick(rng, [thing for thing in things if thing.digit is not None])
+    both = f"{thing.colour} {thing.shape}"
+    keys = [both, both, *_unique_words(thing, things)]
+    key = keys[rng.integers(len(keys))]
+    assert thing.digit is not None
+    return Question("digit", f"digit on {key}", thing.digit, thing.box)
+
+
 def _exist(things: tuple[SceneObject, ...], rng: np.random.Generator) -> Question:
-    """Ask "any red square" or "any red": yes and no equally often; half of the pairs that are
-    absent are recombined.
+    """Ask "any red square" or "any red": yes and no equally often.
+
+    Half of the pairs that are absent are recombined from words that are there.
     """
     present = _pick(rng, list(things))
     single = rng.random() < 0.4
     word = (present.colour, present.shape)[rng.integers(2)]
     if rng.random() < 0.5:
-        return Question(
-            "exist",
-            f"any {word if single else f'{present.colour} {present.shape}'}",
-            "yes",
-            present.box,
-        )
+        words_of_it = word if single else f"{present.colour} {present.shape}"
+        return Question("exist", f"any {words_of_it}", "yes", present.box)
     pairs = {(thing.colour, thing.shape) for thing in things}
-    colours, shapes = {colour for colour, _ in pairs}, {shape for _, shape in pairs}
-    absent = [
-        option
-        for option in (COLOURS if word == present.colour else SHAPES)
-        if option not in colours | shapes
-    ]
+    colours = {colour for colour, _ in pairs}
+    shapes = {shape for _, shape in pairs}
+    words_like_it = COLOURS if word == present.colour else SHAPES
+    absent = [other for other in words_like_it if other not in colours | shapes]
     if single and absent:
         return Question("exist", f"any {absent[rng.integers(len(absent))]}", "no", None)
-    missing = [
-        (colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in pairs
-    ]
-    hard = [(colour, shape) for colour, shape in missing if colour in colours and shape in shapes]
+    missing = [pair for pair in product(COLOURS, SHAPES) if pair not in pairs]
+    hard = [pair for pair in missing if pair[0] in colours and pair[1] in shapes]
     options = hard if hard and rng.random() < 0.5 else missing
     colour, shape = options[rng.integers(len(options))]
     return Question("exist", f"any {colour} {shape}", "no", None)
 
 
 def _pick(rng: np.random.Generator, things: list[SceneObject]) -> SceneObject:
+    """One of the things, each equally often."""
     return things[rng.integers(len(things))]
 
 
 def _place(
     rng: np.random.Generator, sides: list[int], width: int, height: int, allowed: tuple[int, ...]
 ) -> list[Box]:
-    """Boxes of the given sides, largest first, at least 6 px apart; one that finds no place shrinks
-    to the next allowed.
+    """Boxes of the given sides, largest first, at least 6 px apart.
+
+    One that finds no place shrinks to the next of the `allowed` sides.
     """
     for _ in range(20):
         boxes: list[Box] = []
-        for wanted in sides:
-            sizes = [size for size in reversed(allowed) if size <= wanted]
-            tries = (_throw(rng, size, width, height) for size in sizes for _ in range(60))
-            found = next((box for box in tries if all(_apart(box, other) for other in boxes)), None)
-            if found is None:  # the large ones lie badly: start over
+        for side in sides:
+            sizes = [size for size in reversed(allowed) if size <= side]
+            box = _free_box(rng, sizes, width, height, boxes)
+            if box is None:  # the large ones lie badly: start over
                 break
-            boxes.append(found)
+            boxes.append(box)
         else:
             return boxes
     raise ValueError(f"no place for {len(sides)} objects in {width}x{height} px")
 
 
+def _free_box(
+    rng: np.random.Generator, sizes: list[int], width: int, height: int, others: list[Box]
+) -> Box | None:
+    """A box apart from the others, of the first size that has a place; None where none has."""
+    for size in sizes:
+        for _ in range(60):
+            box = _throw(rng, size, width, height)
+            if all(_apart(box, other) for other in others):
+                return box
+    return None
+
+
 def _throw(rng: np.random.Generator, side: int, width: int, height: int) -> Box:
-    """A random square; the smallest objects lie within one cell, so that one token is all their
-    evidence.
+    """A random square.
+
+    The smallest objects lie within what one token sees, so that it is all their evidence.
     """
-    if side == SIZES[0]:
-        x, y = (
-            int(rng.integers(0, e // CELL)) * CELL + int(rng.integers(0, CELL - side + 1))
-            for e in (width, height)
-        )
-    else:
-        x, y = (int(rng.integers(2, edge - side - 1)) for edge in (width, height))
+    corner = []
+    for edge in (width, height):
+        if side == SIZES[0]:
+            token = int(rng.integers(0, edge // TOKEN_PIXELS))
+            inside = int(rng.integers(0, TOKEN_PIXELS - side + 1))
+            corner.append(token * TOKEN_PIXELS + inside)
+        else:
+            corner.append(int(rng.integers(2, edge - side - 1)))
+    x, y = corner
     return x, y, x + side, y + side
 
 
 def _apart(a: Box, b: Box, gap: int = 6) -> bool:
-    return a[2] + gap <= b[0] or b[2] + gap <= a[0] or a[3] + gap <= b[1] or b[3] + gap <= a[1]
+    """Whether at least that many pixels lie between two boxes, across or down."""
+    left, top, right, bottom = b
+    across = a[2] + gap <= left or right + gap <= a[0]
+    down = a[3] + gap <= top or bottom + gap <= a[1]
+    return across or down

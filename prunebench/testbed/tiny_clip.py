@@ -105,7 +105,8 @@ def image_settings() -> dict[str, Any]:
 
 def build_clip_processor() -> CLIPProcessor:
     """Stock image processing to one view, and the words' tokenizer."""
-    return CLIPProcessor(CLIPImageProcessor(**image_settings()), build_clip_tokenizer())  # type: ignore[no-untyped-call]
+    pixels = CLIPImageProcessor(**image_settings())
+    return CLIPProcessor(pixels, build_clip_tokenizer())  # type: ignore[no-untyped-call]
 
 
 def whiten(model: CLIPModel, views: Tensor, keep: float = 0.02) -> None:
@@ -115,18 +116,11 @@ def whiten(model: CLIPModel, views: Tensor, keep: float = 0.02) -> None:
     A random one passes on little but the mean colour: strokes and edges, of which shapes and digits
     are made, vary far less. Components of less than `keep` of the variance of the 10th are damped.
     """
-    patches = (
-        normal(views)
-        .unfold(2, PATCH, PATCH)
-        .unfold(3, PATCH, PATCH)
-        .permute(0, 2, 3, 1, 4, 5)
-        .flatten(0, 2)
-        .flatten(1)
-    )
+    squares = normal(views).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
+    patches = squares.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
     patches = patches - patches.mean(0)
-    patches = patches[
-        patches.std(1) > patches.std(1).median()
-    ]  # those that show more than background
+    deviation = patches.std(1)
+    patches = patches[deviation > deviation.median()]  # those that show more than background
     variance, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     weight: Any = model.vision_model.embeddings.patch_embedding.weight
     count = len(weight)
@@ -134,10 +128,9 @@ def whiten(model: CLIPModel, views: Tensor, keep: float = 0.02) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         mix = torch.linalg.qr(torch.randn(count, count))[0]
+    scale = (variance + keep * variance[10]).sqrt()
     with torch.no_grad():
-        weight.copy_(
-            (mix @ (directions / (variance + keep * variance[10]).sqrt()).T).view_as(weight)
-        )
+        weight.copy_((mix @ (directions / scale).T).view_as(weight))
 
 
 def _waves(side: int, width: int) -> Tensor:
@@ -147,7 +140,8 @@ def _waves(side: int, width: int) -> Tensor:
     frequency = 2 * torch.pi / (3 * torch.logspace(0, 1.4, width // 4))
     angle = torch.arange(side)[:, None] * frequency
     line = torch.cat([angle.sin(), angle.cos()], dim=-1)  # [side, width / 2]
-    across, down = line.expand(side, side, -1), line[:, None].expand(side, side, -1)
+    across = line.expand(side, side, -1)
+    down = line[:, None].expand(side, side, -1)
     return torch.cat([down, across], dim=-1).flatten(0, 1)
 
 
@@ -168,11 +162,11 @@ def pooled(tower: Any, hidden: Tensor) -> Tensor:
     block = tower.encoder.layers[-1]
     attention, before = block.self_attn, block.layer_norm1(hidden)
     query, key, value = (
-        project(part).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for project, part in (
-            (attention.q_proj, before[:, :1]),
-            (attention.k_proj, before),
-            (attention.v_proj, before),
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for part in (
+            attention.q_proj(before[:, :1]),  # of the CLS token, which alone is pooled
+            attention.k_proj(before),
+            attention.v_proj(before),
         )
     )
     attended = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

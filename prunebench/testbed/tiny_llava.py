@@ -2,6 +2,7 @@
 training passes.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from transformers import (
 )
 
 from prunebench.testbed.batches import SceneBatch
-from prunebench.testbed.language import answer, language_settings, seeded
+from prunebench.testbed.language import answer, language_settings, new_model
 from prunebench.testbed.learner import Answers
 from prunebench.testbed.processor import (
     VISION_START,
@@ -78,7 +79,7 @@ class TinyLlavaConfig:
 def build_llava(sizes: TinyLlavaConfig, seed: int) -> LlavaForConditionalGeneration:
     """The stock LLaVA-1.5 class with random weights, in float32."""
     config = LlavaConfig(**_settings(sizes), image_seq_length=GRID * GRID)
-    return seeded(LlavaForConditionalGeneration, config, seed)  # type: ignore[no-any-return]
+    return new_model(LlavaForConditionalGeneration, config, seed)  # type: ignore[no-any-return]
 
 
 def build_llava_next(sizes: TinyLlavaConfig, seed: int) -> LlavaNextForConditionalGeneration:
@@ -86,7 +87,7 @@ def build_llava_next(sizes: TinyLlavaConfig, seed: int) -> LlavaNextForCondition
     config = LlavaNextConfig(
         **_settings(sizes), image_seq_length=GRID * GRID, image_grid_pinpoints=PINPOINTS
     )
-    return seeded(LlavaNextForConditionalGeneration, config, seed)  # type: ignore[no-any-return]
+    return new_model(LlavaNextForConditionalGeneration, config, seed)  # type: ignore[no-any-return]
 
 
 def build_llava_tokenizer() -> PreTrainedTokenizerFast:
@@ -96,22 +97,22 @@ def build_llava_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_llava_processor() -> LlavaProcessor:
     """One view of an image, squashed."""
-    return LlavaProcessor(
-        LlavaImageProcessor(**image_settings()), build_llava_tokenizer(), **_prompt()
-    )  # type: ignore[no-untyped-call]
+    pixels = LlavaImageProcessor(**image_settings())
+    words = build_llava_tokenizer()
+    return LlavaProcessor(pixels, words, **_prompt())  # type: ignore[no-untyped-call]
 
 
 def build_llava_next_processor() -> LlavaNextProcessor:
     """A thumbnail of an image, squashed, and up to 2x2 tiles of it."""
     pixels = LlavaNextImageProcessor(**image_settings(), image_grid_pinpoints=PINPOINTS)
-    return LlavaNextProcessor(pixels, build_llava_tokenizer(), **_prompt())  # type: ignore[no-untyped-call]
+    words = build_llava_tokenizer()
+    return LlavaNextProcessor(pixels, words, **_prompt())  # type: ignore[no-untyped-call]
 
 
 def take_tower(model: Any, clip: Path) -> None:
     """Copy the vision tower of the CLIP in that folder into the model."""
-    model.model.vision_tower.load_state_dict(
-        CLIPModel.from_pretrained(clip).vision_model.state_dict()
-    )
+    tower = CLIPModel.from_pretrained(clip).vision_model
+    model.model.vision_tower.load_state_dict(tower.state_dict())
 
 
 def take_language(model: Any, qwen: Path) -> None:
@@ -119,24 +120,21 @@ def take_language(model: Any, qwen: Path) -> None:
     biases it lacks stay zero.
     """
     source: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(qwen)
-    blocks = {
-        name: value
-        for name, value in source.model.language_model.state_dict().items()
-        if "embed_tokens" not in name
-    }
+    state = source.model.language_model.state_dict()
+    blocks = {name: value for name, value in state.items() if "embed_tokens" not in name}
     language = model.model.language_model
     missing, unexpected = language.load_state_dict(blocks, strict=False)
-    if unexpected or any(
-        "embed_tokens" not in name and "o_proj.bias" not in name for name in missing
-    ):
+    # words are copied below, and Qwen's output projections have no bias
+    lacking = [name for name in missing if not re.search(r"embed_tokens|o_proj\.bias", name)]
+    if unexpected or lacking:
         raise ValueError(
             f"{qwen} does not fit the model: missing {missing}, unexpected {unexpected}"
         )
     theirs = {**build_tokenizer().vocab, START: build_tokenizer().vocab[VISION_START]}
-    pairs = [
-        (row, theirs[word]) for word, row in build_llava_tokenizer().vocab.items() if word in theirs
-    ]
-    own, other = map(list, zip(*pairs, strict=True))
+    vocabulary = build_llava_tokenizer().vocab
+    common = [word for word in vocabulary if word in theirs]
+    own = [vocabulary[word] for word in common]
+    other = [theirs[word] for word in common]
     with torch.no_grad():
         language.embed_tokens.weight[own] = source.model.language_model.embed_tokens.weight[other]
         model.lm_head.weight[own] = source.lm_head.weight[other]
@@ -189,13 +187,11 @@ class FastLlava:
         each other.
         """
         scenes, questions, length = batch.words.shape
-        start = self.model.get_input_embeddings()(
-            torch.tensor([self.model.config.text_config.bos_token_id])
-        )
+        mark = torch.tensor([self.model.config.text_config.bos_token_id])
+        start = self.model.get_input_embeddings()(mark)
         prefix = features.shape[1] + 1
-        positions = torch.cat(
-            [torch.arange(prefix), prefix + torch.arange(length).repeat(questions)]
-        )
+        text = prefix + torch.arange(length).repeat(questions)
+        positions = torch.cat([torch.arange(prefix), text])
         return answer(
             self.model,
             torch.cat([start.expand(scenes, 1, -1), features.to(start.dtype)], dim=1),
@@ -236,13 +232,15 @@ class FastLlavaNext(FastLlava):
         views = torch.cat([thumbnails(pixels)[:, None], tiles(pixels)], dim=1)
         projected = self._project(views.flatten(0, 1))
         features = projected.view(scenes, -1, *projected.shape[1:])  # [B, 1 + tiles, patches, D]
-        lines = (
-            features[:, 1:].reshape(scenes, cut.rows, cut.columns, GRID, GRID, -1).transpose(2, 3)
-        )
+        grids = features[:, 1:].reshape(scenes, cut.rows, cut.columns, GRID, GRID, -1)
+        lines = grids.transpose(2, 3)  # of patches, across the tiles that lie side by side
         rows, columns = cut.kept()
-        kept = lines.reshape(scenes, cut.rows * GRID, cut.columns * GRID, -1)[:, rows, columns]
-        ends = self.model.model.image_newline.expand(scenes, kept.shape[1], 1, -1).to(kept.dtype)
-        return torch.cat([features[:, 0], torch.cat([kept, ends], dim=2).flatten(1, 2)], dim=1)
+        canvas = lines.reshape(scenes, cut.rows * GRID, cut.columns * GRID, -1)
+        kept = canvas[:, rows, columns]
+        newline = self.model.model.image_newline.to(kept.dtype)
+        ends = newline.expand(scenes, kept.shape[1], 1, -1)
+        tile_tokens = torch.cat([kept, ends], dim=2).flatten(1, 2)
+        return torch.cat([features[:, 0], tile_tokens], dim=1)
 
 
 def _settings(sizes: TinyLlavaConfig) -> dict[str, Any]:

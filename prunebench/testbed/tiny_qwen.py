@@ -7,6 +7,7 @@ others. Weights and results are those of the stock model.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 from prunebench.testbed.batches import SceneBatch, cells
-from prunebench.testbed.language import answer, language_settings, seeded
+from prunebench.testbed.language import answer, language_settings, new_model
 from prunebench.testbed.learner import Answers
 from prunebench.testbed.processor import IMAGE, VIDEO, VISION_END, VISION_START, build_tokenizer
+from prunebench.testbed.scenes import TOKEN_PIXELS
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,7 @@ class TinyQwenConfig:
     vision_depth: int = 4
     vision_width: int = 128
     vision_heads: int = 2
-    full_attention: tuple[int, ...] = (
-        1,
-        3,
-    )  # the other vision blocks attend within windows of 4x4 tokens
+    full_attention: tuple[int, ...] = (1, 3)  # the other blocks attend within 4x4 tokens
     layers: int = 6
     width: int = 160
     heads: int = 4
@@ -73,9 +72,8 @@ def build_model(sizes: TinyQwenConfig, seed: int) -> Qwen2_5_VLForConditionalGen
         vision_end_token_id=ids[VISION_END],
         tie_word_embeddings=False,
     )
-    model: Qwen2_5_VLForConditionalGeneration = seeded(
-        Qwen2_5_VLForConditionalGeneration, config, seed
-    )
+    model: Qwen2_5_VLForConditionalGeneration
+    model = new_model(Qwen2_5_VLForConditionalGeneration, config, seed)
     return model
 
 
@@ -103,20 +101,20 @@ class FastQwen:
         height, width = pixels.shape[1] // 14, pixels.shape[2] // 14
         order, windows, real = _window_order(height // 2, width // 2)
         patches = _patches(pixels)[:, order]  # [B, N, 4, 588], window by window
-        cosine, sine = (
-            part.view(len(order), 4, -1)[order].flatten(0, 1)
-            for part in _vision_rotary(visual.rotary_pos_emb.inv_freq, height, width)
-        )
+        tables = _vision_rotary(visual.rotary_pos_emb.inv_freq, height, width)
+        cosine, sine = (table.view(len(order), 4, -1)[order].flatten(0, 1) for table in tables)
         # Both frames of a still image are the same: the convolution over them is one product with
         # its summed slices.
-        hidden = linear(patches.flatten(1, 2), visual.patch_embed.proj.weight.sum(2).flatten(1))
+        weight = visual.patch_embed.proj.weight.sum(2).flatten(1)
+        hidden = linear(patches.flatten(1, 2), weight)
         full = set(visual.config.fullatt_block_indexes)
         for number, block in enumerate(visual.blocks):
             area = None if number in full else (windows, real)
             hidden = hidden + _vision_attention(block.attn, block.norm1(hidden), cosine, sine, area)
             hidden = hidden + block.mlp(block.norm2(hidden))
         merger = visual.merger
-        merged: Tensor = merger.mlp(merger.ln_q(hidden).reshape(len(hidden), len(order), -1))
+        grouped = merger.ln_q(hidden).reshape(len(hidden), len(order), -1)
+        merged: Tensor = merger.mlp(grouped)
         return merged[:, order.argsort()]
 
     def boxes(self, width: int, height: int) -> NDArray[np.float64]:
@@ -129,11 +127,12 @@ class FastQwen:
         """
         config = self.model.config
         scenes, questions, length = batch.words.shape
-        grid = (batch.pixels.shape[1] // 28, batch.pixels.shape[2] // 28)
-        edge = torch.tensor([config.vision_start_token_id, config.vision_end_token_id])
+        _, height, width, _ = batch.pixels.shape
+        marks = torch.tensor([config.vision_start_token_id, config.vision_end_token_id])
         embed: Any = self.model.get_input_embeddings()
-        start, stop = embed(edge).expand(scenes, 2, -1).unsqueeze(2).unbind(1)
-        positions = _packed_positions(*grid, questions, length)
+        start, stop = embed(marks).expand(scenes, 2, -1).unsqueeze(2).unbind(1)
+        rows, columns = height // TOKEN_PIXELS, width // TOKEN_PIXELS
+        positions = _packed_positions(rows, columns, questions, length)
         return answer(
             self.model,
             torch.cat([start, features.to(start.dtype), stop], dim=1),
@@ -160,36 +159,32 @@ def _vision_rotary(frequency: Tensor, height: int, width: int) -> tuple[Tensor, 
     by token.
     """
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    grouped = [
-        axis.view(height // 2, 2, width // 2, 2).transpose(1, 2).reshape(-1, 1)
-        for axis in (rows, columns)
-    ]
+    blocks = height // 2, 2, width // 2, 2
+    grouped = [axis.view(blocks).transpose(1, 2).reshape(-1, 1) for axis in (rows, columns)]
     angle = torch.cat([axis * frequency for axis in grouped], dim=-1).repeat(1, 2)
     return angle.cos(), angle.sin()
 
 
 def _window_order(rows: int, columns: int, side: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """How a grid of tokens falls into windows of side x side: the order of tokens, window by window
-    [N]; then, counting patches in that order, the members of each window [W, side * side * 4], and
-    which of these are real: those at the edge are smaller.
+    """How a grid of tokens falls into windows of side x side.
+
+    The order of tokens, window by window [N]; then, counting patches in that order, the members of
+    each window [W, side * side * 4], and which of these are real: windows at the edge are smaller.
     """
     grid = torch.arange(rows * columns).view(rows, columns)
-    tiles = [
-        grid[y : y + side, x : x + side].flatten()
-        for y in range(0, rows, side)
-        for x in range(0, columns, side)
-    ]
-    size, first = side * side * 4, 0
-    members, real = (
-        torch.zeros(len(tiles), size, dtype=torch.long),
-        torch.zeros(len(tiles), size, dtype=torch.bool),
-    )
-    for number, tile in enumerate(tiles):
-        count = 4 * len(tile)
+    windows = []
+    for y, x in product(range(0, rows, side), range(0, columns, side)):
+        windows.append(grid[y : y + side, x : x + side].flatten())
+    size = side * side * 4
+    members = torch.zeros(len(windows), size, dtype=torch.long)
+    real = torch.zeros(len(windows), size, dtype=torch.bool)
+    first = 0
+    for number, window in enumerate(windows):
+        count = 4 * len(window)
         members[number, :count] = torch.arange(first, first + count)
         real[number, :count] = True
         first += count
-    return torch.cat(tiles), members, real
+    return torch.cat(windows), members, real
 
 
 def _vision_attention(
@@ -199,15 +194,17 @@ def _vision_attention(
     everything.
     """
     scenes, patches, width = hidden.shape
-    query, key, value = (
-        attention.qkv(hidden).view(scenes, patches, 3, attention.num_heads, -1).unbind(2)
-    )
+    projections = attention.qkv(hidden).view(scenes, patches, 3, attention.num_heads, -1)
+    query, key, value = projections.unbind(2)
     query, key = apply_rotary_pos_emb_vision(query, key, cosine, sine)
     if area is None:
         out = _attend(query, key, value, None)
     else:
         windows, real = area
-        mask = None if bool(real.all()) else real[:, None, None, :].repeat(scenes, 1, 1, 1)
+        mask = None
+        if not bool(real.all()):
+            mask = real[:, None, None, :].repeat(scenes, 1, 1, 1)
+        # a window is a row of the batch
         query, key, value = (part[:, windows].flatten(0, 1) for part in (query, key, value))
         out = _attend(query, key, value, mask)
         out = out.reshape(scenes, *windows.shape, *out.shape[2:])[:, real]
@@ -229,7 +226,5 @@ def _packed_positions(rows: int, columns: int, questions: int, length: int) -> T
     image = torch.stack([torch.zeros_like(height), height, width]).flatten(1) + 1
     after = 1 + max(rows, columns)
     text = after + 1 + torch.arange(length).repeat(questions)
-    return torch.cat(
-        [torch.zeros(3, 1, dtype=torch.long), image, torch.full((3, 1), after), text.expand(3, -1)],
-        dim=1,
-    )
+    start, stop = torch.zeros(3, 1, dtype=torch.long), torch.full((3, 1), after)
+    return torch.cat([start, image, stop, text.expand(3, -1)], dim=1)

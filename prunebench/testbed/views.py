@@ -47,13 +47,11 @@ class Tiling:
         """[rows * GRID, columns * GRID, 4] what each patch shows; patches in the padding reach
         beyond the image.
         """
-        across = (np.arange(self.columns * GRID + 1) * PATCH - self.left) * (
-            self.width / self.scaled_width
+        across = np.arange(self.columns * GRID + 1) * PATCH - self.left
+        down = np.arange(self.rows * GRID + 1) * PATCH - self.top
+        return _grid(
+            across * (self.width / self.scaled_width), down * (self.height / self.scaled_height)
         )
-        down = (np.arange(self.rows * GRID + 1) * PATCH - self.top) * (
-            self.height / self.scaled_height
-        )
-        return _grid(across, down)
 
     def kept(self) -> tuple[slice, slice]:
         """Rows and columns of patches that are left when the padding is taken off, rounded as the
@@ -61,9 +59,12 @@ class Tiling:
         """
         rows, columns = self.rows * GRID, self.columns * GRID
         if self.width / self.height > columns / rows:
-            padding = (rows - int(round(self.height * (columns / self.width), 7))) // 2
+            # wider than the canvas: padded above and below
+            patches = int(round(self.height * (columns / self.width), 7))
+            padding = (rows - patches) // 2
             return slice(padding, rows - padding), slice(0, columns)
-        padding = (columns - int(round(self.width * (rows / self.height), 7))) // 2
+        patches = int(round(self.width * (rows / self.height), 7))
+        padding = (columns - patches) // 2
         return slice(0, rows), slice(padding, columns - padding)
 
 
@@ -72,16 +73,25 @@ def tiling(width: int, height: int) -> Tiling:
     """The tiling of an image of width x height pixels."""
     high, wide = select_best_resolution((height, width), PINPOINTS)
     scale = min(wide / width, high / height)
-    scaled_width, scaled_height = (
-        min(math.ceil(e * scale), most) for e, most in ((width, wide), (height, high))
+    scaled_width = min(math.ceil(width * scale), wide)
+    scaled_height = min(math.ceil(height * scale), high)
+    return Tiling(
+        width=width,
+        height=height,
+        rows=high // SIDE,
+        columns=wide // SIDE,
+        scaled_width=scaled_width,
+        scaled_height=scaled_height,
+        left=(wide - scaled_width) // 2,
+        top=(high - scaled_height) // 2,
     )
-    left, top = (wide - scaled_width) // 2, (high - scaled_height) // 2
-    return Tiling(width, height, high // SIDE, wide // SIDE, scaled_width, scaled_height, left, top)
 
 
 def thumbnail_boxes(width: int, height: int) -> Boxes:
     """[GRID * GRID, 4] what each patch of the thumbnail shows."""
-    return _grid(np.linspace(0, width, GRID + 1), np.linspace(0, height, GRID + 1)).reshape(-1, 4)
+    across = np.linspace(0, width, GRID + 1)
+    down = np.linspace(0, height, GRID + 1)
+    return _grid(across, down).reshape(-1, 4)
 
 
 def tile_boxes(width: int, height: int) -> Boxes:
@@ -103,18 +113,18 @@ def tiles(pixels: Tensor) -> Tensor:
     scenes, height, width, _ = pixels.shape
     cut = tiling(width, height)
     canvas = torch.zeros(scenes, 3, cut.rows * SIDE, cut.columns * SIDE, dtype=torch.uint8)
-    inside = canvas[
-        ..., cut.top : cut.top + cut.scaled_height, cut.left : cut.left + cut.scaled_width
-    ]
-    inside.copy_(_resize(pixels, cut.scaled_height, cut.scaled_width))
-    parts = canvas.view(scenes, 3, cut.rows, SIDE, cut.columns, SIDE).permute(0, 2, 4, 1, 3, 5)
+    rows = slice(cut.top, cut.top + cut.scaled_height)
+    columns = slice(cut.left, cut.left + cut.scaled_width)
+    canvas[..., rows, columns] = _resize(pixels, cut.scaled_height, cut.scaled_width)
+    parts = canvas.view(scenes, 3, cut.rows, SIDE, cut.columns, SIDE)
+    parts = parts.permute(0, 2, 4, 1, 3, 5)
     return parts.reshape(scenes, -1, 3, SIDE, SIDE)
 
 
 def normal(views: Tensor) -> Tensor:
     """uint8 views as floats, normalised as CLIP wants them."""
-    usual = CLIPImageProcessor.image_mean, CLIPImageProcessor.image_std
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) * 255 for values in usual)
+    mean = torch.tensor(CLIPImageProcessor.image_mean).view(3, 1, 1) * 255
+    deviation = torch.tensor(CLIPImageProcessor.image_std).view(3, 1, 1) * 255
     return (views.float() - mean) / deviation
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,23 +19,35 @@ import torch
 from torch import Tensor
 
 from prunebench.engine.lora import tuned
-from prunebench.learning.checkpoint import Row, Run, State, open_run
-from prunebench.learning.loop import Course, learn, require_number, update
+from prunebench.learning.checkpoint import State
+from prunebench.learning.log import Row
+from prunebench.learning.loop import (
+    Course,
+    Pace,
+    Progress,
+    learn,
+    no_progress,
+    require_number,
+    update,
+)
+from prunebench.learning.run import Run, open_run
 from prunebench.learning.schedule import TrainSchedule
 from prunebench.models import Loaded
 from prunebench.trained import Example, Trained
-from prunebench.training.data import Lesson, TrainingData
+from prunebench.training.blame import blamed
 from prunebench.training.examples import clip_of, examples
+from prunebench.training.lesson import Lesson, TrainingData
 from prunebench.training.origin import method_identity, run_identity
-from prunebench.training.student import Student, blamed, make_student
+from prunebench.training.student import Start, Student, make_student
 
-HELD_OUT, CURVES, WEIGHTS = "held_out.json", "curves.png", "weights"
-"""What a run folder holds in the end, beside its checkpoint and log."""
+HELD_OUT, CURVES, WEIGHTS, LORA = "held_out.json", "curves.png", "weights", "lora"
+"""What a run folder holds in the end, beside its checkpoint and log; LORA is the adapter that the
+model wore, beside the weights.
+"""
 
 WAY_OUT = "choose another folder (out=)"
 
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called with step, all steps and the latest figures."""
+PACE = Pace()
 
 
 def train(
@@ -43,18 +55,15 @@ def train(
     loaded: Loaded,
     data: TrainingData,
     out: Path,
-    plan: TrainSchedule,
+    schedule: TrainSchedule,
     *,
-    sizes: dict[str, Any] | None = None,
-    start: Path | None = None,
-    log_every: int = 10,
-    checkpoint_seconds: float = 60.0,
-    progress: Progress = lambda step, steps, figures: None,
+    start: Start | None = None,
+    pace: Pace = PACE,
+    progress: Progress = no_progress,
 ) -> Path:
     """Train the method's module for the model and write `out/weights`, a folder that `weights=`
     takes; returns it.
 
-    `sizes` changes the module's from the method's own choice, `start` holds weights to begin with.
     The run folder also holds `checkpoint.pt`, `log.csv`, `curves.png` and `held_out.json`. A run
     that was interrupted goes on from its checkpoint, and ends with the very weights of one that was
     not.
@@ -64,36 +73,21 @@ def train(
     first loss, gradient or weight that is no number, with the last good checkpoint and weights as
     they were.
     """
-    student = make_student(pruner, loaded, plan.seed, sizes, start)
+    student = make_student(pruner, loaded, schedule.seed, start or Start())
     loaded.model.requires_grad_(False)
-    identity = run_identity(loaded, data, plan, _about(student, loaded))
+    identity = run_identity(loaded, data, schedule, _about(student, loaded))
     with open_run(
         out, identity, writes=(HELD_OUT, CURVES), folders=(WEIGHTS,), way_out=WAY_OUT
     ) as run:
-        begin = run.resume(plan.steps)
-        course = _course(student, loaded, data, plan)
-
-        def report(row: Row) -> None:
-            figures = {
-                name: value
-                for name, value in row.items()
-                if name not in ("step", "seconds", "rate")
-            }
-            progress(int(row["step"]), plan.steps, figures)
-
-        with tuned(loaded.model, student.pruner.lora_folder):
-            state = learn(
-                run,
-                course,
-                begin,
-                log_every=log_every,
-                checkpoint_seconds=checkpoint_seconds,
-                report=report,
-            )
+        begin = run.resume(schedule.steps)
+        course = _course(student, loaded, data, schedule)
+        with tuned(loaded.model, student.pruner.reads.lora):
+            state = learn(run, course, begin, pace, progress)
             ready = replace(student.pruner, module=student.module.eval())
             with blamed(student.name, "the evaluation on held-out lessons", type(pruner)):
-                figures = evaluate(ready, loaded, data.held_out(plan.held_out), plan.batch)
-        require_number(figures.get("loss", 0.0), "the loss on held-out lessons", plan.steps - 1)
+                lessons = data.held_out(schedule.held_out)
+                figures = evaluate(ready, loaded, lessons, schedule.batch)
+        require_number(figures.get("loss", 0.0), "the loss on held-out lessons", schedule.steps - 1)
         return _finish(run, student, state, figures)
 
 
@@ -105,20 +99,21 @@ def evaluate(
     have one.
     """
     values: dict[str, list[float]] = defaultdict(list)
-    count, rest = 0, iter(lessons)
+    count = 0
+    rest = iter(lessons)
     while part := list(islice(rest, batch)):
         count += len(part)
-        for same in _one_shape(part):
-            for lesson, example in zip(same, examples(loaded, pruner, same), strict=True):
+        for group in _one_shape(part):
+            for lesson, example in zip(group, examples(loaded, pruner, group), strict=True):
                 loss, figures = pruner.loss(example)
                 for name, value in {"loss": float(loss), **figures}.items():
                     values[name].append(value)
                     if lesson.complexity is not None and name != "loss":
                         values[f"{name}_complexity_{lesson.complexity}"].append(value)
-    return {
-        "lessons": count,
-        **{name: round(sum(parts) / len(parts), 4) for name, parts in sorted(values.items())},
-    }
+    means: dict[str, float] = {"lessons": count}
+    for name in sorted(values):
+        means[name] = round(sum(values[name]) / len(values[name]), 4)
+    return means
 
 
 def _about(student: Student, loaded: Loaded) -> dict[str, Any]:
@@ -127,47 +122,49 @@ def _about(student: Student, loaded: Loaded) -> dict[str, Any]:
     return {**method, "start": student.origin, "sizes": student.sizes}
 
 
-def _course(student: Student, loaded: Loaded, data: TrainingData, plan: TrainSchedule) -> Course:
+def _course(
+    student: Student, loaded: Loaded, data: TrainingData, schedule: TrainSchedule
+) -> Course:
     """What the run repeats."""
     module = student.module
-    optimizer = torch.optim.AdamW(module.parameters(), lr=plan.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=schedule.learning_rate, weight_decay=0.0)
 
     def weights() -> dict[str, Tensor]:
-        return {
-            name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)
-        }
+        state = module.state_dict()
+        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
     def step(number: int) -> dict[str, float]:
-        torch.manual_seed(plan.seed * 1_000_003 + number)  # dropout is the step's own
-        lessons = data.batch(number, plan.batch)
-        with blamed(student.name, f"step {number + 1} on {lessons[0].name}", type(student.pruner)):
-            return _step(student.pruner, loaded, lessons, optimizer, plan, number)
+        torch.manual_seed(schedule.seed * 1_000_003 + number)  # dropout is the step's own
+        lessons = data.batch(number, schedule.batch)
+        doing = f"step {number + 1} on {lessons[0].name}"
+        with blamed(student.name, doing, type(student.pruner)):
+            figures = _backward(student.pruner, loaded, lessons, optimizer, number)
+            update(optimizer, list(module.parameters()), number, clip=schedule.clip)
+        return figures
 
-    return Course(plan.steps, weights, optimizer, plan.rate, step)
+    return Course(schedule.steps, weights, optimizer, schedule.rate, step)
 
 
-def _step(
+def _backward(
     pruner: Trained,
     loaded: Loaded,
     lessons: list[Lesson],
     optimizer: torch.optim.Optimizer,
-    plan: TrainSchedule,
     number: int,
 ) -> dict[str, float]:
-    """One update over the lessons; figures are averages over them."""
+    """The gradients of a step, whose figures are averages over the lessons."""
     optimizer.zero_grad(set_to_none=True)
     figures: dict[str, float] = defaultdict(float)
-    for same in _one_shape(lessons):
-        losses = [pruner.loss(example) for example in examples(loaded, pruner, same)]
-        for lesson, (loss, _) in zip(same, losses, strict=True):
-            require_number(float(loss.detach()), f"the loss on {lesson.name}", number, optimizer)
-        total = sum((loss for loss, _ in losses), torch.zeros(()))
+    for group in _one_shape(lessons):
+        total = torch.zeros(())
+        for lesson, example in zip(group, examples(loaded, pruner, group), strict=True):
+            loss, others = pruner.loss(example)
+            value = float(loss.detach())
+            require_number(value, f"the loss on {lesson.name}", number, optimizer)
+            total = total + loss
+            for name, figure in {"loss": value, **others}.items():
+                figures[name] += figure / len(lessons)
         total.div(len(lessons)).backward()  # type: ignore[no-untyped-call]
-        for loss, others in losses:
-            for name, value in {"loss": float(loss.detach()), **others}.items():
-                figures[name] += value / len(lessons)
-    assert pruner.module is not None
-    update(optimizer, list(pruner.module.parameters()), number, clip=plan.clip)
     return dict(figures)
 
 
@@ -175,7 +172,9 @@ def _finish(run: Run, student: Student, state: State, figures: dict[str, float])
     """Write what a finished run leaves: held-out figures, curves, the log, and the weights in the
     place of earlier ones.
     """
-    plain = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    plain: dict[str, float | None] = {}
+    for name, value in figures.items():
+        plain[name] = value if math.isfinite(value) else None
     run.log.rewrite()
     run.write(HELD_OUT, f"{json.dumps(plain, indent=2)}\n".encode())
     run.write(CURVES, _curves(run.log.rows))
@@ -184,8 +183,8 @@ def _finish(run: Run, student: Student, state: State, figures: dict[str, float])
     with run.replaced(WEIGHTS) as folder:
         with blamed(student.name, "writing its weights", method):
             method.write(folder, student.sizes, student.module.cpu().eval(), about)
-        if student.pruner.lora_folder is not None:
-            shutil.copytree(student.pruner.lora_folder, folder / "adapter")
+        if student.pruner.reads.lora is not None:
+            shutil.copytree(student.pruner.reads.lora, folder / LORA)
     return run.folder / WEIGHTS
 
 
@@ -199,6 +198,7 @@ def _one_shape(lessons: Sequence[Lesson]) -> list[list[Lesson]]:
 
 def _curves(rows: Sequence[Row]) -> bytes:
     """A panel a figure, over the steps, as a PNG."""
+    # late: only a run that ends draws, and these take long to import
     import matplotlib
 
     matplotlib.use("Agg")
@@ -206,9 +206,8 @@ def _curves(rows: Sequence[Row]) -> bytes:
     import pandas as pd
     import seaborn as sns
 
-    table = (
-        pd.DataFrame(list(rows)).drop(columns=["seconds", "rate"]).melt("step", var_name="figure")
-    )
+    figures = pd.DataFrame(list(rows)).drop(columns=["seconds", "rate"])
+    table = figures.melt("step", var_name="figure")
     sns.set_theme(style="whitegrid", context="paper")
     grid = sns.relplot(
         table,

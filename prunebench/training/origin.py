@@ -15,7 +15,7 @@ from prunebench.learning.schedule import Schedule
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner, Unsupported
 from prunebench.registry import name_of, settings
-from prunebench.training.data import TrainingData
+from prunebench.training.lesson import TrainingData
 
 
 def run_identity(
@@ -29,7 +29,7 @@ def run_identity(
         "model": loaded.id,
         "model_weights": loaded.revision,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "plan": asdict(schedule),
+        "schedule": asdict(schedule),
         "data": data.identity(),
     }
 
@@ -38,16 +38,17 @@ def method_identity(pruner: Pruner, clip: str | None) -> dict[str, Any]:
     """A prepared method: name, code, settings, its adapter and the CLIP that it asks; folders by
     what they hold.
     """
+    lora = pruner.reads.lora
     return {
         "method": name_of(pruner),
-        "source": _source(pruner),
+        "source": _sources(pruner),
         "settings": {name: _without_path(value) for name, value in settings(pruner).items()},
-        "adapter": None if pruner.lora_folder is None else _adapter_digest(pruner.lora_folder),
+        "lora": None if lora is None else _lora_digest(lora),
         "clip": None if clip is None else _clip_digest(clip),
     }
 
 
-def _adapter_digest(folder: Path) -> str:
+def _lora_digest(folder: Path) -> str:
     """A hash of an adapter's files; raises Unsupported where they cannot be read."""
     try:
         return folder_digest(folder)
@@ -59,21 +60,21 @@ def _clip_digest(name: str) -> str:
     return load_clip(name, torch.device("cpu"), torch.float32).digest
 
 
-def _source(pruner: Pruner) -> list[str]:
+def _sources(pruner: Pruner) -> list[str]:
     """Hashes of the code of the method and of those that it holds."""
-    values = [getattr(pruner, field.name) for field in fields(pruner)]
     sources = [source_digest(type(pruner))]
-    for held in values:
-        if isinstance(held, Pruner):
-            sources += _source(held)
+    for field in fields(pruner):
+        value = getattr(pruner, field.name)
+        if isinstance(value, Pruner):
+            sources += _sources(value)
     return sources
 
 
 def _without_path(value: Any) -> Any:
     """A folder by its name, for where it lies is one machine's."""
     try:
-        return (
-            Path(value).name if isinstance(value, str) and value and Path(value).is_dir() else value
-        )
+        if isinstance(value, str) and value and Path(value).is_dir():
+            return Path(value).name
     except OSError:  # too long to be a path
-        return value
+        pass
+    return value

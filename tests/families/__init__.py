@@ -42,7 +42,7 @@ Prompt = tuple[list[Image.Image], str]
 
 
 @dataclass(frozen=True)
-class Family:
+class Miniature:
     """One family: its model in float32, its processor, and how a prompt's text names an image or a
     video.
 
@@ -82,12 +82,12 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def build(name: str, attention: str = "sdpa") -> Family:
+def build(name: str, attention: str = "sdpa") -> Miniature:
     """The family's miniature, ready for tests: attention that is not uniform, no answer with a
     placeholder.
     """
-    family: Family = importlib.import_module(f"{__name__}.{name}").build()
-    model = family.model.eval()
+    miniature: Miniature = importlib.import_module(f"{__name__}.{name}").build()
+    model = miniature.model.eval()
     with torch.no_grad():
         for key, weight in model.named_parameters():
             if "embed_tokens" in key:
@@ -100,7 +100,7 @@ def build(name: str, attention: str = "sdpa") -> Family:
     # random weights would answer with a visual placeholder now and then, and no oracle can re-read
     # such an answer
     settings.suppress_tokens = list(family_of(model).placeholders(model))
-    return family
+    return miniature
 
 
 def seeded(make: Callable[[], Any]) -> Any:
@@ -124,6 +124,13 @@ def tokenizer(*special: str) -> PreTrainedTokenizerFast:
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def token_id(words: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token."""
+    number = words.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
 
 
 def llama(words: int, **more: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from transformers import (
     InternVLVideoProcessor,
 )
 
-from families import Family, llama, seeded, tokenizer
+from families import Miniature, llama, seeded, token_id, tokenizer
 
 NAMED = {
     "start_image": "<img>",
@@ -26,7 +26,7 @@ NAMED = {
 SIZE = {"height": 56, "width": 56}
 
 
-def build() -> Family:
+def build() -> Miniature:
     words = tokenizer(*NAMED.values())
     for name, token in NAMED.items():
         setattr(words, f"{name}_token", token)
@@ -43,7 +43,7 @@ def build() -> Family:
             "use_qk_norm": True,
             "layer_scale_init_value": 1.0,
         },
-        image_token_id=words.convert_tokens_to_ids(NAMED["context_image"]),
+        image_token_id=token_id(words, NAMED["context_image"]),
         image_seq_length=16,
     )
     images = GotOcr2ImageProcessor(size=SIZE, crop_to_patches=True, max_patches=4)
@@ -53,7 +53,7 @@ def build() -> Family:
     image, video = (f"{NAMED[kind]} " for kind in ("context_image", "video"))
     # the first is as near to 1x1 as to 2x2 crops; the last is one tile without a thumbnail
     sizes = ((112, 84), (112, 56), (50, 150), (56, 60))
-    return Family("InternVL", seeded(lambda: model(config)), processor, image, video, sizes)
+    return Miniature("InternVL", seeded(lambda: model(config)), processor, image, video, sizes)
 
 
 def model(config: InternVLConfig) -> Any:

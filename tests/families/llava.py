@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
+from typing import Any
 
 from transformers import (
     CLIPConfig,
@@ -17,7 +18,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from families import Family, llama, seeded, tokenizer
+from families import Miniature, llama, seeded, token_id, tokenizer
 from prunebench.testbed.tiny_clip import build_clip_tokenizer
 
 IMAGE = "<image>"
@@ -26,7 +27,7 @@ VISION = {
     "model_type": "clip_vision_model",
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 4,
     "num_attention_heads": 2,
     "image_size": SIDE,
     "patch_size": 14,
@@ -61,15 +62,20 @@ def clip() -> str:
     return str(folder)
 
 
-def build() -> Family:
+def named_clip() -> dict[str, Any]:
+    """The setting that says which CLIP the encoder came from; transformers does not know it."""
+    return {"clip": clip()}
+
+
+def build() -> Miniature:
     words = tokenizer(IMAGE)
     config = LlavaConfig(
         text_config={"model_type": "llama", **llama(len(words))},
         vision_config=VISION,
-        image_token_index=words.convert_tokens_to_ids(IMAGE),
+        image_token_index=token_id(words, IMAGE),
         image_seq_length=16,
         vision_feature_layer=-2,
-        clip=clip(),
+        **named_clip(),
     )
     images = CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     processor = LlavaProcessor(
@@ -79,6 +85,6 @@ def build() -> Family:
         num_additional_image_tokens=1,
         vision_feature_select_strategy="default",
     )
-    return Family(
+    return Miniature(
         "LLaVA-1.5", seeded(lambda: LlavaForConditionalGeneration(config)), processor, f"{IMAGE} "
     )

@@ -9,21 +9,21 @@ from transformers import (
     LlavaNextProcessor,
 )
 
-from families import Family, llama, seeded, tokenizer
-from families.llava import IMAGE, VISION, clip
+from families import Miniature, llama, seeded, token_id, tokenizer
+from families.llava import IMAGE, VISION, named_clip
 
 PINPOINTS = [[56, 112], [112, 56], [112, 112]]
 
 
-def build() -> Family:
+def build() -> Miniature:
     words = tokenizer(IMAGE)
     config = LlavaNextConfig(
         text_config={"model_type": "llama", **llama(len(words))},
         vision_config=VISION,
-        image_token_index=words.convert_tokens_to_ids(IMAGE),
+        image_token_index=token_id(words, IMAGE),
         image_grid_pinpoints=PINPOINTS,
         vision_feature_layer=-2,
-        clip=clip(),
+        **named_clip(),
     )
     images = LlavaNextImageProcessor(
         size={"shortest_edge": 56},
@@ -38,7 +38,7 @@ def build() -> Family:
         vision_feature_select_strategy="default",
     )
     model = seeded(lambda: LlavaNextForConditionalGeneration(config))
-    return Family(
+    return Miniature(
         "LLaVA-NeXT",
         model,
         processor,

@@ -12,7 +12,7 @@ from transformers import (
     LlavaOnevisionVideoProcessor,
 )
 
-from families import Family, llama, seeded, tokenizer
+from families import Miniature, llama, seeded, token_id, tokenizer
 
 IMAGE, VIDEO = "<image>", "<video>"
 PINPOINTS = [[down * 60, across * 60] for down in (1, 2) for across in (1, 2, 3)]
@@ -20,7 +20,7 @@ SIZE = {"height": 60, "width": 60}
 ASPECT = "anyres_max_3"
 
 
-def build() -> Family:
+def build() -> Miniature:
     words = tokenizer(IMAGE, VIDEO)
     config = LlavaOnevisionConfig(
         text_config={"model_type": "qwen2", **llama(len(words))},
@@ -30,12 +30,13 @@ def build() -> Family:
             "intermediate_size": 64,
             "num_hidden_layers": 3,
             "num_attention_heads": 2,
-            "image_size": 60,  # 7 patches and a strip that is left over; pooled to 4, which share patches
+            # 7 patches and a strip that is left over; pooled to 4, which share patches
+            "image_size": 60,
             "patch_size": 8,
             "vision_use_head": False,
         },
-        image_token_index=words.convert_tokens_to_ids(IMAGE),
-        video_token_index=words.convert_tokens_to_ids(VIDEO),
+        image_token_index=token_id(words, IMAGE),
+        video_token_index=token_id(words, VIDEO),
         image_grid_pinpoints=PINPOINTS,
         vision_aspect_ratio=ASPECT,
     )
@@ -49,7 +50,7 @@ def build() -> Family:
     )
     model = seeded(lambda: LlavaOnevisionForConditionalGeneration(config))
     # the first is unpadded, the second has one crop, the third is shrunk
-    return Family(
+    return Miniature(
         "LLaVA-OneVision",
         model,
         processor,

@@ -12,18 +12,18 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from families import Family, llama, seeded, tokenizer
+from families import Miniature, llama, seeded, tokenizer
 
 START, END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 
 
-def marks(words: Any) -> dict[str, int]:
+def marks(words: Any) -> dict[str, Any]:
     """The ids of the family's special tokens, by their names in the configuration."""
     names = {"image": IMAGE, "video": VIDEO, "vision_start": START, "vision_end": END}
     return {f"{name}_token_id": words.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
-def build() -> Family:
+def build() -> Miniature:
     words = tokenizer(START, END, IMAGE, VIDEO)
     config = Qwen2VLConfig(
         text_config={
@@ -50,6 +50,6 @@ def build() -> Family:
     image, video = (f"{START} {kind} {END} " for kind in (IMAGE, VIDEO))
     model = seeded(lambda: Qwen2VLForConditionalGeneration(config))
     # the last one is larger than the processor allows
-    return Family(
+    return Miniature(
         "Qwen2-VL", model, processor, image, video, ((112, 84), (80, 150), (56, 140), (300, 260))
     )

@@ -14,7 +14,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from families import Family, llama, seeded, tokenizer
+from families import Miniature, llama, seeded, tokenizer
 from families.qwen2_vl import END, IMAGE, START, VIDEO, marks
 
 VISION = {
@@ -37,7 +37,7 @@ HEADS = {
 }
 
 
-def family(make: Any, config: Any, **text: Any) -> Family:
+def family(make: Any, config: Any, **text: Any) -> Miniature:
     """The family's miniature with a text model of `text` besides; the mixture of experts differs in
     nothing else.
     """
@@ -60,7 +60,7 @@ def family(make: Any, config: Any, **text: Any) -> Family:
     )
     sizes = ((128, 96), (90, 170), (64, 160), (300, 260))
     # the processor puts marks around every frame of a video
-    return Family(
+    return Miniature(
         "Qwen3-VL",
         seeded(lambda: make(settings)),
         processor,
@@ -70,5 +70,5 @@ def family(make: Any, config: Any, **text: Any) -> Family:
     )
 
 
-def build() -> Family:
+def build() -> Miniature:
     return family(Qwen3VLForConditionalGeneration, Qwen3VLConfig)

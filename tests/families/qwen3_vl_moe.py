@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
-from families import Family
+from families import Miniature
 from families.qwen3_vl import family
 
 
-def build() -> Family:
+def build() -> Miniature:
     return family(
         Qwen3VLMoeForConditionalGeneration,
         Qwen3VLMoeConfig,

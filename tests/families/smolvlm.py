@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.models.smolvlm import processing_smolvlm
 
-from families import Family, llama, seeded, tokenizer
+from families import Miniature, llama, seeded, token_id, tokenizer
 
 IMAGE, VIDEO = "<image>", "<video>"
 MARKERS = (
@@ -27,30 +27,31 @@ TIMES = ("\n", ":", "0", "1", "2", "3")  # the real tokenizer keeps newlines and
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 2,
-    "image_size": 60,  # the last 4 pixels of a tile are in no patch, as in the 2.2B model the last 6 of 384
+    # the last 4 pixels of a tile are in no patch, as in the 2.2B model the last 6 of 384
+    "image_size": 60,
     "patch_size": 7,
 }
 
 
-def build() -> Family:
+def build() -> Miniature:
     words = tokenizer(IMAGE, VIDEO, "<end_of_utterance>", *MARKERS, *TIMES)
+    settings: dict[str, Any] = {"image_token_id": token_id(words, IMAGE), "pad_token_id": 0}
     config = SmolVLMConfig(
         text_config={"model_type": "llama", **llama(len(words))},
         vision_config=VISION,
-        image_token_id=words.convert_tokens_to_ids(IMAGE),
         scale_factor=2,
-        pad_token_id=0,
+        **settings,
     )
     options: dict[str, Any] = {
         "size": {"longest_edge": 180},
         "max_image_size": {"longest_edge": 60},
     }
-    if (
-        processing_smolvlm.num2words is None
-    ):  # spells how many frames a video has, nothing else; the processor insists on it
-        processing_smolvlm.num2words = str
+    # it spells how many frames a video has, nothing else; the processor insists on it
+    processing: Any = processing_smolvlm
+    if processing.num2words is None:
+        processing.num2words = str
     processor = SmolVLMProcessor(
         SmolVLMImageProcessor(**options),
         words,
@@ -59,4 +60,6 @@ def build() -> Family:
     )
     model = seeded(lambda: SmolVLMForConditionalGeneration(config))
     sizes = ((112, 60), (40, 112), (112, 30), (90, 112))
-    return Family("SmolVLM2", model, processor, f"{IMAGE} ", f"{VIDEO} ", sizes=sizes, nested=True)
+    return Miniature(
+        "SmolVLM2", model, processor, f"{IMAGE} ", f"{VIDEO} ", sizes=sizes, nested=True
+    )

@@ -13,7 +13,7 @@ import families
 import pytest
 import torch
 from conftest import picture
-from families import Family
+from families import Miniature
 from torch import Tensor
 
 from prunebench import (
@@ -104,7 +104,7 @@ def test_the_official_file_layout_loads_strictly(tmp_path: Path) -> None:
     made = method().prepared(SMALL)
     parts = official(tmp_path, made.module)
     read = registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(SMALL)
-    assert (read.layer, read.attention, read.blocks(Signal.ENCODER_FEATURES)) == (
+    assert (read.layer, read.attention, read.reads.blocks[Signal.ENCODER_FEATURES]) == (
         3,
         "logits",
         (3, 2, 1, 0),
@@ -130,7 +130,7 @@ def test_official_llava_counts_hidden_states(tmp_path: Path) -> None:
         use_attention_logits=False,
     )
     read = registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(SMALL)
-    assert read.blocks(Signal.ENCODER_FEATURES) == (3, 2, 1, 0)
+    assert read.reads.blocks[Signal.ENCODER_FEATURES] == (3, 2, 1, 0)
     assert Signal.PROBE_LOG_ATTENTION in read.needs
 
 
@@ -211,7 +211,7 @@ def test_a_mean_budget_below_the_layers_before_is_out_of_reach() -> None:
 FAMILIES = ("qwen2_5_vl", "llava", "llava_next", "internvl", "qwen3_vl")
 
 
-def prompt(family: Family) -> dict[str, Any]:
+def prompt(family: Miniature) -> dict[str, Any]:
     return family.inputs(
         ([picture(*family.sizes[0])], "color of 5"),
         ([picture(*family.sizes[1], 1)], "digit on red square"),
@@ -219,7 +219,7 @@ def prompt(family: Family) -> dict[str, Any]:
 
 
 def answers(
-    family: Family, inputs: dict[str, Any], pruner: Pruner | None, budget: Any = None
+    family: Miniature, inputs: dict[str, Any], pruner: Pruner | None, budget: Any = None
 ) -> tuple[Tensor, Any, Any]:
     options = {
         "max_new_tokens": 4,

@@ -1,5 +1,6 @@
-"""Options: what the commands `train` and `reinforce` are told; what decides how a run learns comes
-from its schedule.
+"""Options: what the commands `train` and `reinforce` take; how a run learns is its schedule's part.
+
+Whatever knows torch is imported when a value is checked, so that help can list the options.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
+from prunebench import testbed
 from prunebench.border.bounds import BoundsError, choice, path, shown
 from prunebench.learning.schedule import Schedule, TrainSchedule, Tuning
 
@@ -19,12 +19,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Which model learns from which data, on what, and where the run lies; `out` None is a folder
-    under results/scratch.
+class Place:
+    """Which model learns from which data, on what, and where the run lies.
+
+    `out` None is a folder under results/scratch.
     """
 
-    model: str = "tiny-qwen2.5-vl"
+    model: str = testbed.DEFAULT
     data: str = "scenes"
     out: str | None = None
     device: str = "cpu"
@@ -40,9 +41,11 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class TrainOptions(_Place, TrainSchedule):
-    """The options of `train`; `sizes` changes the module's from the method's own choice, `start`
-    holds weights to begin with.
+class TrainOptions(Place, TrainSchedule):
+    """The options of `train`.
+
+    `sizes` changes the sizes of the module from the method's own choice, `start` is a folder of
+    weights to begin with.
     """
 
     start: str | None = None
@@ -50,17 +53,19 @@ class TrainOptions(_Place, TrainSchedule):
 
 
 @dataclass(frozen=True)
-class ReinforceOptions(_Place, Tuning):
+class ReinforceOptions(Place, Tuning):
     """The options of `reinforce`."""
 
 
-def schedule(kind: type[S], options: S) -> S:
+def schedule_of(kind: type[S], options: S) -> S:
     """The part of the options that is the schedule."""
     return kind(**{part.name: getattr(options, part.name) for part in fields(kind)})
 
 
 def check_device(text: str) -> None:
     """Raise BoundsError for a device that this machine does not have."""
+    import torch
+
     fault = f"device is {shown(text)}; it is cpu, cuda or cuda:NUMBER"
     try:
         device = torch.device(text)
@@ -74,6 +79,5 @@ def check_device(text: str) -> None:
     if count == 0:
         raise BoundsError(f"device is {shown(text)}, but torch sees no GPU here; use device=cpu")
     if (device.index or 0) >= count:
-        raise BoundsError(
-            f"device is {shown(text)}, but torch sees {count} GPUs here; they count from 0"
-        )
+        way_out = f"torch sees {count} GPUs here; they count from 0"
+        raise BoundsError(f"device is {shown(text)}, but {way_out}")

@@ -1,0 +1,228 @@
+"""Benchmark: one loaded task, which asks its questions and scores the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prunebench.benchmarks.quiet import quiet
+from prunebench.benchmarks.request import MediaError, Request, TaskError, read_mask, read_row
+from prunebench.border import images
+from prunebench.border.text import message, one_line, short_path
+
+ID_COLUMNS = ("id", "question_id", "questionId", "sample_id")
+"""Columns that name a sample, tried in this order; where none is unique the sample's number does.
+"""
+
+
+class Benchmark:
+    """One loaded task with its requests: `limit` of its samples from number `start` on, or all of
+    them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: Any,
+        limit: int | None,
+        identity: Mapping[str, Any],
+        start: int = 0,
+        max_image_pixels: int | None = images.MAX_PIXELS,
+    ) -> None:
+        # late: it brings lmms-eval, which measuring costs alone does without
+        from prunebench.benchmarks.lmms import Arguments
+
+        self.name = name
+        self.max_image_pixels = max_image_pixels
+        self._task = task
+        self._identity = identity
+        # asked of the data: making requests to count them takes minutes
+        count = len(task.eval_docs)
+        if start >= count:
+            there = f"samples 0..{count - 1}" if count else "no samples"
+            raise TaskError(f"sample is {start}, but {short_path(name)} has {there}")
+        with quiet():
+            task.build_all_requests(limit=limit, offset=start, rank=0, world_size=1)
+        self._instances = {instance.doc_id: instance for instance in task.instances}
+        arguments = [Arguments(*instance.args) for instance in task.instances]
+        self._split = arguments[0].split
+        self.requests = self._requests(arguments)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that is asked, and of the data behind it."""
+        questions = []
+        for one in self.requests:
+            generation = dict(one.generation)
+            questions.append(
+                [
+                    one.sample_id,
+                    one.question,
+                    one.reference,
+                    generation,
+                    one.until,
+                    one.evidence_box,
+                ]
+            )
+        content = [questions, self._identity, self.max_image_pixels]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def messages(self, request: Request) -> list[dict[str, Any]]:
+        """The chat messages with images (RGB, upright) and videos in them; raises MediaError where
+        those cannot be read.
+        """
+        try:
+            with images.strictly(self.max_image_pixels):
+                row = read_row(self._rows, request.doc_id, self.max_image_pixels)
+                messages: list[dict[str, Any]] = self._task.doc_to_messages(row)
+                for turn in messages:
+                    self._load_images(turn["content"])
+        except MemoryError:
+            raise
+        # what decoders and a task's own functions raise is as various as they are
+        except Exception as error:
+            raise MediaError(self._unreadable(f"sample {request.sample_id}", error)) from error
+        return messages
+
+    def masks(self, request: Request) -> Any:
+        """[H, W] integers: 0 for background, k for the k-th thing that the image shows; None where
+        the data have no masks.
+
+        Raises MediaError where they cannot be read.
+        """
+        try:
+            return read_mask(self._rows, request.doc_id, self.max_image_pixels)
+        except Exception as error:  # as above
+            what = f"the mask of sample {request.sample_id}"
+            raise MediaError(self._unreadable(what, error)) from error
+
+    def score(self, predictions: Mapping[int, str]) -> dict[int, dict[str, Any]]:
+        """By doc_id and metric, what the task's own filters and process_results make of an answer.
+
+        Metrics of further filters carry the filter's name behind a comma, as lmms-eval writes them.
+        """
+        for doc_id, instance in self._instances.items():
+            instance.resps = [predictions.get(doc_id, "")]
+            instance.filtered_resps = {}
+        with quiet():
+            self._task.apply_filters()
+            return {doc_id: self._scores(self._instances[doc_id]) for doc_id in predictions}
+
+    def aggregate(self, metric: str, values: Sequence[Any]) -> float | None:
+        """The task's own aggregation over per-sample values; None where it yields no number (a file
+        to submit).
+        """
+        function = self._task.aggregation()[metric.partition(",")[0]]
+        if _submits(function):
+            return None
+        with quiet():
+            value = function(list(values))
+        return _number(value)
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether more is better; an undeclared metric counts as such."""
+        return bool(self._task.higher_is_better().get(metric.partition(",")[0], True))
+
+    @property
+    def primary(self) -> str:
+        """The metric that stands for the task: the first that yields a number."""
+        for metric, function in self._task.aggregation().items():
+            if not _submits(function):
+                return str(metric)
+        raise TaskError(
+            f"task {self.name} has no metric that can be computed here, only submissions"
+        )
+
+    def value(self, scores: Mapping[str, Any], metric: str) -> float | None:
+        """A sample's own number in `metric`, None where only the aggregation has one."""
+        score = scores.get(metric)
+        if isinstance(score, Mapping):
+            score = score.get(self._task.config.score_key)
+        return _number(score)
+
+    @property
+    def _rows(self) -> Any:
+        """The data that the requests were made from, images not decoded yet."""
+        return self._task.dataset[self._split]
+
+    def _requests(self, arguments: Sequence[Any]) -> list[Request]:
+        """A request for every instance of the task, in order; `arguments` are the instances'."""
+        documents = self._task.dataset_no_image[self._split]
+        rows = {one.doc_id: documents[one.doc_id] for one in arguments}
+        column = _id_column(documents.features, list(rows.values()))
+        return [self._request(rows[one.doc_id], one, column) for one in arguments]
+
+    def _request(self, row: Mapping[str, Any], arguments: Any, column: str | None) -> Request:
+        generation = dict(arguments.generation)
+        until = generation.pop("until", None) or []
+        question_type = row.get("question_type")
+        complexity = row.get("complexity")
+        return Request(
+            sample_id=str(row[column]) if column else str(arguments.doc_id),
+            doc_id=arguments.doc_id,
+            question=str(self._task.doc_to_text(row)),
+            reference=_text(self._task.doc_to_target(row)),
+            generation=generation,
+            until=(until,) if isinstance(until, str) else tuple(until),
+            evidence_box=_box(row.get("evidence_box")),
+            question_type=None if question_type is None else str(question_type),
+            complexity=complexity if isinstance(complexity, int) else None,
+        )
+
+    def _load_images(self, content: Any) -> None:
+        """Put the images of one turn in place of what names them."""
+        if isinstance(content, str):
+            return
+        for part in content:
+            if part["type"] == "image":
+                part["url"] = images.load(part["url"], max_pixels=self.max_image_pixels)
+
+    def _scores(self, instance: Any) -> dict[str, Any]:
+        """The scores of one sample by metric, for every filter of the task."""
+        task = self._task
+        row = task.dataset_no_image[self._split][instance.doc_id]
+        scores = {}
+        for number, (name, answer) in enumerate(instance.filtered_resps.items()):
+            for metric, value in task.process_results(row, [answer]).items():
+                if metric in task.aggregation():
+                    scores[metric if number == 0 else f"{metric},{name}"] = value
+        return scores
+
+    def _unreadable(self, what: str, error: Exception) -> str:
+        """The one line for media that cannot be read."""
+        place = f"{one_line(what, 80)} of {one_line(self.name, 60)}"
+        kind = "" if isinstance(error, images.ImageError) else f"{type(error).__name__}: "
+        return one_line(f"{place} cannot be read: {kind}{message(error)}")
+
+
+def _id_column(columns: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The first column that names every row differently, None where there is none."""
+    for column in ID_COLUMNS:
+        if column in columns and len({str(row[column]) for row in rows}) == len(rows):
+            return column
+    return None
+
+
+def _submits(aggregation: Any) -> bool:
+    """Whether an aggregation yields no number but writes a submission for a remote judge."""
+    return "args" in inspect.signature(aggregation).parameters
+
+
+def _box(value: Any) -> tuple[float, float, float, float] | None:
+    """An evidence box, None where a sample has none."""
+    if value is None or len(value) != 4:
+        return None
+    return value[0], value[1], value[2], value[3]
+
+
+def _number(value: Any) -> float | None:
+    """A plain or numpy number as a float, None for anything else."""
+    plain = value.item() if hasattr(value, "dtype") and value.size == 1 else value
+    return float(plain) if isinstance(plain, int | float) else None
+
+
+def _text(target: Any) -> str:
+    return target if isinstance(target, str) else json.dumps(target, default=str)

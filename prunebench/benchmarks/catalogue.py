@@ -1,0 +1,245 @@
+"""Catalogue: the tasks that come with the package, suites, data that are made, and loading by name.
+
+lmms-eval is imported late: tasks are listed, and costs measured, without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import yaml
+
+from prunebench.benchmarks.benchmark import Benchmark
+from prunebench.benchmarks.quiet import quiet
+from prunebench.benchmarks.request import TaskError
+from prunebench.border import images
+from prunebench.border.text import message, one_line, short_path
+
+PACKAGE = "prunebench.tasks"
+
+GENERATE = "generate_until"
+"""The one kind of lmms-eval's tasks that can be run: free answers."""
+
+
+class Recipe(Protocol):
+    """What a task's file says of data that are made: the class `Recipe` of a module beside the
+    built-in tasks, which is a frozen dataclass.
+
+    A file asks for it under the module's name, `metadata: {NAME: {samples: 200, ...}}`. Making one
+    raises ValueError, in words that begin with the field, for a value that cannot be.
+    """
+
+    most: ClassVar[int]
+    """Samples that are made at most."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are where nobody asks for more."""
+
+    def file_name(self, count: int) -> str:
+        """A name that other data, or data made by other code, do not have."""
+
+    def write(self, path: Path, count: int) -> Path:
+        """Write `count` samples as a parquet file that appears whole or not at all."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A built-in task or suite, as `list tasks` shows it."""
+
+    name: str
+    kind: str
+    description: str
+
+
+def load_task(
+    name: str,
+    limit: int | None = None,
+    start: int = 0,
+    max_image_pixels: int | None = images.MAX_PIXELS,
+) -> Benchmark:
+    """A built-in task, the path of a YAML file, or any of lmms-eval's own tasks by name; raises
+    TaskError in one line.
+
+    A `limit` above what a public task or a user's data have means all of them; data that are made
+    are as many as are asked for, up to their recipe's most. A sample with an image of more than
+    `max_image_pixels` cannot be asked; None is no limit.
+    """
+    file = _built_in().get(name)
+    if _is_file(name):
+        file = Path(name)
+        if not file.is_file():
+            raise TaskError(f"no task file {short_path(name)}")
+    with quiet():
+        from prunebench.benchmarks import lmms
+
+        if file is None:
+            task, identity = lmms.public(name, [*_built_in(), *_suites()])
+        else:
+            task, identity = _from_file(name, file, limit, start)
+    kind = task.OUTPUT_TYPE
+    if kind != GENERATE:
+        raise TaskError(
+            f"task {short_path(name)} is of kind {kind}; prunebench runs {GENERATE} tasks"
+        )
+    try:
+        return Benchmark(name, task, limit, identity, start, max_image_pixels)
+    except TaskError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"task {short_path(name)} cannot be asked: {lmms.said_by(error)}"
+        ) from error
+
+
+def expand(name: str) -> list[str]:
+    """The tasks of a suite, or the one name; raises TaskError for a path without a file."""
+    suite = _suites().get(name)
+    if suite is not None:
+        return list(suite["task"])
+    if _is_file(name):
+        if not Path(name).is_file():
+            raise TaskError(f"no task file {short_path(name)}")
+    elif "/" in name:  # lmms-eval would look through all its tasks for it
+        raise TaskError(
+            f"no task {short_path(name)}; a task of your own is a file that ends in .yaml"
+        )
+    return [name]
+
+
+def listed() -> list[Listed]:
+    """The built-in tasks and the suites, without lmms-eval."""
+    entries = []
+    for name, file in _built_in().items():
+        entries.append(Listed(name, "task", _head(file)["metadata"]["description"]))
+    for name, suite in _suites().items():
+        entries.append(Listed(name, "suite", ", ".join(suite["task"])))
+    return entries
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is untyped
+    """Reads task files without importing what they refer to."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _head(file: Path) -> dict[str, Any]:
+    """A task's file as data."""
+    content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    return content if isinstance(content, dict) else {}
+
+
+def _folder() -> Path:
+    return Path(str(resources.files(PACKAGE)))
+
+
+@cache
+def _built_in() -> dict[str, Path]:
+    """The file of every built-in task, by the task's name."""
+    return {_head(file)["task"]: file for file in sorted(_folder().glob("[!_]*.yaml"))}
+
+
+@cache
+def _suites() -> dict[str, dict[str, Any]]:
+    heads = [_head(file) for file in sorted((_folder() / "suites").glob("*.yaml"))]
+    return {head["group"]: head for head in heads}
+
+
+@cache
+def _recipes() -> dict[str, type[Recipe]]:
+    """The recipes of data that can be made, by the name of their module."""
+    recipes = {}
+    for info in pkgutil.iter_modules([str(_folder())]):
+        module = importlib.import_module(f"{PACKAGE}.{info.name}")
+        if hasattr(module, "Recipe"):
+            recipes[info.name] = module.Recipe
+    return recipes
+
+
+def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[Any, dict[str, Any]]:
+    """A task from a YAML file of our own or the user's, and what identifies its data."""
+    from prunebench.benchmarks import lmms
+
+    config = lmms.read_config(file)
+    definition = lmms.definition_of(file)
+    metadata = config.get("metadata")
+    recipes = [key for key in metadata if key in _recipes()] if isinstance(metadata, dict) else []
+    if not recipes:
+        kwargs = config.get("dataset_kwargs")
+        files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+        return lmms.construct(name, config), {
+            "data": lmms.stamped(files),
+            "definition": definition,
+        }
+    if not isinstance(config.get("test_split"), str):
+        raise TaskError(
+            f"task file {short_path(file)} has no test_split; "
+            "it needs a line such as 'test_split: test'"
+        )
+    recipe = _recipe(name, recipes[0], config["metadata"][recipes[0]])
+    data = _made_data(recipe, name, limit, start)
+    config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(data)}}
+    try:
+        task = lmms.construct(name, config)
+    except TaskError as error:  # nothing was to be fetched
+        cause = one_line(lmms.said_by(error.__cause__ or error), 100)
+        raise TaskError(
+            f"task {short_path(name)}: {short_path(data)} cannot be read ({cause}); remove it"
+        ) from error
+    return task, {"data": data.name, "definition": definition}
+
+
+def _recipe(name: str, kind: str, content: Any) -> Recipe:
+    """What a task's file says of data to be made; raises TaskError."""
+    recipe = _recipes()[kind]
+    place = f"task {short_path(name)}: metadata.{kind}"
+    keys = [field.name for field in fields(recipe)]  # type: ignore[arg-type]  # a dataclass
+    if not isinstance(content, Mapping) or not set(content) <= set(keys):
+        example = yaml.safe_dump(asdict(recipe()), default_flow_style=True, sort_keys=False)  # type: ignore[call-overload]
+        raise TaskError(
+            f"{place} holds {', '.join(keys[:-1])} and {keys[-1]}, such as {example.strip()}"
+        )
+    try:
+        return recipe(**content)
+    except ValueError as error:
+        raise TaskError(f"{place}.{error}") from None
+
+
+def _made_data(recipe: Recipe, name: str, limit: int | None, start: int) -> Path:
+    """The parquet file of a recipe, written where it is not there yet; a larger limit makes a
+    larger file.
+    """
+    count = max(recipe.samples, start + (limit or 0))
+    if count > recipe.most:
+        key, value, most = (
+            ("sample", start, recipe.most - 1) if start else ("limit", limit, recipe.most)
+        )
+        raise TaskError(
+            f"{key} is {value}, and {short_path(name)} makes {recipe.most} questions at most; "
+            f"use {key}={most}"
+        )
+    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = cache_folder / "prunebench" / recipe.file_name(count)
+    if not path.exists():
+        try:
+            recipe.write(path, count)
+        except OSError as error:
+            reason = error.strerror or message(error)
+            raise TaskError(
+                f"{short_path(path)} cannot be written: {reason}; "
+                "set XDG_CACHE_HOME to a folder that can"
+            ) from error
+    return path

@@ -1,0 +1,162 @@
+"""The command `list`: what can be named in a grid."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prunebench.border.text import message, one_line
+from prunebench.cli import names
+from prunebench.cli.parser import Commands, add_command
+
+Row = dict[str, Any]
+
+
+def add_commands(commands: Commands) -> None:
+    """Add it to the parser."""
+    parser = add_command(
+        commands,
+        "list",
+        print_list,
+        "List what can be named in a grid.",
+        examples=("prunebench list methods --models", "prunebench list models --json"),
+    )
+    parser.add_argument("what", choices=tuple(LISTS))
+    parser.add_argument(
+        "--models",
+        action="store_true",
+        help="with methods: on which families of models each one runs",
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="with --models: as the page of the documentation"
+    )
+    parser.add_argument("--json", action="store_true", help="as data, with nothing left out")
+
+
+def print_list(arguments: argparse.Namespace) -> int:
+    """Print one of the lists as a table or as JSON, or the matrix of methods and families."""
+    stray_models = arguments.models and arguments.what != "methods"
+    if stray_models or (arguments.markdown and not arguments.models):
+        from prunebench.registry import RegistryError
+
+        raise RegistryError(
+            "--models belongs to `list methods`, --markdown to `list methods --models`"
+        )
+    if arguments.models:
+        return print_matrix(arguments)
+    rows = LISTS[arguments.what]()
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        from prunebench.cli.screen import print_table
+
+        print_table(rows)
+    return 0
+
+
+def print_matrix(arguments: argparse.Namespace) -> int:
+    """Print which method runs on which family, and why one does not."""
+    from prunebench.testing import matrix
+
+    if arguments.markdown:
+        print(matrix.markdown(), end="")
+        return 0
+    if arguments.json:
+        print(json.dumps(reasons(), indent=2))
+        return 0
+    from prunebench.cli.screen import fits, print_table
+
+    rows, notes = matrix.table()
+    print_table(rows if fits(rows) else grouped(rows))
+    for number, note in enumerate(notes, 1):
+        print(f"({number}) {one_line(note, 1000)}")
+    return 0
+
+
+def model_rows() -> list[Row]:
+    """Every short name and what it stands for."""
+    rows = []
+    for name, target in names.models().items():
+        source = "in the package" if Path(target).is_dir() else target
+        rows.append({"name": name, "source": source})
+    return rows
+
+
+def method_rows() -> list[Row]:
+    """Every method; one whose file fails is listed as broken, with the others beside it."""
+    from prunebench import registry
+
+    rows = []
+    for name in registry.names():
+        try:
+            rows.append(method_row(name))
+        except Exception as error:  # a file that somebody put there may raise anything
+            status = f"broken: {one_line(message(error), 120)}"
+            row = {"name": name, "status": status, "settings": "", "paper": None, "code": None}
+            rows.append(row)
+    return rows
+
+
+def method_row(name: str) -> Row:
+    """What is known of a method, and its settings with their defaults."""
+    from prunebench import registry
+    from prunebench.testing import verified
+
+    method = registry.get(name)
+    card = registry.card(method)
+    settings = [f"{key}={value}" for key, value in registry.settings(method()).items()]
+    return {
+        "name": name,
+        "status": verified.status(name),
+        "settings": ", ".join(settings),
+        "paper": card.paper,
+        "code": card.code,
+    }
+
+
+def task_rows() -> list[Row]:
+    """The built-in tasks and the suites."""
+    from prunebench import benchmarks
+
+    return [asdict(task) for task in benchmarks.listed()]
+
+
+def reasons() -> list[Row]:
+    """A row a method, a column a family: "ok", or why not, in full."""
+    from prunebench.testing import matrix
+
+    rows: dict[str, Row] = {}
+    for place in matrix.matrix():
+        row = rows.setdefault(place.method, {"method": place.method})
+        row[place.family] = place.reason or "ok"
+    return list(rows.values())
+
+
+def grouped(rows: list[dict[str, str]]) -> list[Row]:
+    """The matrix in three columns, for where the families do not fit side by side."""
+    narrow = []
+    for row in rows:
+        runs: list[str] = []
+        refused: dict[str, list[str]] = {}
+        for family, place in row.items():
+            if place == "ok":
+                runs.append(family)
+            elif family != "method":
+                refused.setdefault(place, []).append(family)
+        groups = [f"{note} {', '.join(families)}" for note, families in refused.items()]
+        narrow.append(
+            {"method": row["method"], "runs on": ", ".join(runs), "not on": "; ".join(groups)}
+        )
+    return narrow
+
+
+LISTS: dict[str, Callable[[], list[Row]]] = {
+    "models": model_rows,
+    "methods": method_rows,
+    "tasks": task_rows,
+}
+"""What can be listed."""

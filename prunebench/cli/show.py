@@ -1,0 +1,52 @@
+"""The command `show`: draw the tokens that a method keeps over an image."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from prunebench.border.text import clean
+from prunebench.cli.completion import completed_by, key_values
+from prunebench.cli.parser import Commands, add_command
+from prunebench.run.keys import Key, keys_of
+
+
+def add_commands(commands: Commands) -> None:
+    """Add it to the parser."""
+    parser = add_command(
+        commands,
+        "show",
+        show,
+        "Draw the kept tokens over an image.",
+        examples=("prunebench show method=fastv,divprune budget=0.25 image=photo.jpg",),
+        keys=view_keys,
+    )
+    words = parser.add_argument(
+        "options",
+        nargs="*",
+        metavar="key=value",
+        help="options, METHOD.SETTING=value for a method's own settings",
+    )
+    completed_by(words, key_values(view_keys))
+
+
+def view_keys() -> Sequence[Key]:
+    """The keys of a picture."""
+    from prunebench.run.view import View
+
+    return keys_of(View)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Draw one picture and print where it lies."""
+    from prunebench.cli.screen import quiet_libraries
+    from prunebench.report.overlay import draw
+    from prunebench.run.show import picture
+
+    quiet_libraries()
+    view = picture(arguments.options)
+    path = draw(
+        view.image, view.masks, view.out, view.title, boxes=view.boxes, captions=view.captions
+    )
+    print(clean(str(path)))
+    return 0

@@ -1,0 +1,101 @@
+"""The commands `sweep` and `report`: run a study, and fold its cells into tables and figures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunebench.border.text import clean, one_line
+from prunebench.cli.completion import any_of, completed_by, files, key_values
+from prunebench.cli.ending import FAILED, say
+from prunebench.cli.parser import Commands, add_command
+from prunebench.run.keys import Key
+
+
+def add_commands(commands: Commands) -> None:
+    """Add both to the parser."""
+    parser = add_command(
+        commands,
+        "sweep",
+        sweep,
+        "Run a grid of methods, budgets and tasks; the same command again goes on.",
+        examples=(
+            "prunebench sweep model=qwen2.5-vl methods=fastv,divprune tasks=gqa limit=500",
+            "prunebench sweep study.yaml fastv.layer=3",
+        ),
+        keys=grid_keys,
+        kept="finished samples are kept",
+    )
+    words = parser.add_argument(
+        "grid",
+        nargs="*",
+        metavar="GRID.yaml | key=value",
+        help="a grid file, options on top of it, METHOD.SETTING=value for a method's own settings",
+    )
+    completed_by(words, any_of(files("yaml", "yml"), key_values(grid_keys)))
+    parser = add_command(
+        commands,
+        "report",
+        report,
+        "Fold a study's cells into tables and figures again.",
+        examples=("prunebench report results/scratch/tiny-qwen2.5-vl-1a2b3c4d",),
+    )
+    parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder")
+
+
+def grid_keys() -> Sequence[Key]:
+    """The keys of a grid."""
+    from prunebench.run import grid
+
+    return grid.keys()
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """Run or go on with a study, and show its leaderboard."""
+    from rich.console import Console
+
+    from prunebench.cli.bars import SweepBar
+    from prunebench.cli.screen import print_rich, quiet_libraries, width
+    from prunebench.run import grid as grids
+
+    grid_files = [word for word in arguments.grid if "=" not in word]
+    if len(grid_files) > 1:
+        names = ", ".join(grid_files[:3])
+        raise grids.GridError(f"one grid file at most, got {names}; options are written key=value")
+    file = Path(grid_files[0]) if grid_files else None
+    grid = grids.load(file, [word for word in arguments.grid if "=" in word])
+    quiet_libraries()
+    from prunebench import report
+    from prunebench.run import runner
+
+    console = Console(stderr=True)
+    with SweepBar(console, arguments.check) as bar:
+        outcome = runner.sweep(grid, bar)
+        bar.doing("folding tables and figures")
+        outputs = report.build(outcome.folder)
+    print_rich(report.terminal(outcome.folder, width()))
+    for warning in outputs.warnings:
+        note = f"note: {one_line(warning, 1000)}"
+        console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    parts = [outputs.leaderboard.name, outputs.metrics.name]
+    if outputs.figures:
+        parts.append(f"{len(outputs.figures)} figures")
+    print(f"{clean(str(outcome.folder))}: {', '.join(parts)}")
+    if outcome.failed:
+        count = f"{len(outcome.failed)} of {len(outcome.statuses)} cells failed"
+        say(one_line(f"prunebench: {count}: {', '.join(outcome.failed)}"))
+        return FAILED
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Build a study's tables and figures anew, and show its leaderboard."""
+    from prunebench import report as reports
+    from prunebench.cli.screen import print_rich, width
+
+    outputs = reports.build(arguments.study)
+    print_rich(reports.terminal(arguments.study, width()))
+    for warning in outputs.warnings:
+        say(f"note: {one_line(warning, 1000)}")
+    return FAILED if outputs.warnings else 0

@@ -1,0 +1,66 @@
+"""Ask: what a method answers for one sample at one stage, charged, contained and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from prunebench.budget import Stage
+from prunebench.contract import Step, breach
+from prunebench.engine.finite import Finite
+from prunebench.engine.ready import Ready
+from prunebench.engine.stream import EngineError
+from prunebench.engine.trace import Trace
+from prunebench.pruner import Pruner, contained
+from prunebench.tokens import Keep, VisualTokens
+
+
+@dataclass(frozen=True)
+class Question:
+    """One sample, by its `row`, at one stage.
+
+    `tokens` is what the method is shown, which are copies; `features` [N, D] and `index` [N] are
+    those that it has not had in its hands.
+    """
+
+    row: int
+    stage: Stage
+    tokens: VisualTokens
+    features: Tensor
+    index: Tensor
+
+
+def ask(ready: Ready, question: Question, trace: Trace, finite: Finite) -> Keep:
+    """The survivors among the tokens, as `answered` gives them.
+
+    Raises NotFinite for tokens or signals that are no numbers, EngineError for an answer that
+    breaks the contract.
+    """
+    row, stage, tokens = question.row, question.stage, question.tokens
+    finite.look(question.features[None], f"features at {stage.site}", [row])
+    for signal, value in tokens.signals.items():
+        if isinstance(value, Tensor):
+            finite.look(value[None], f"{signal} at {stage.site}", [row])
+    try:
+        with trace.selecting(question.features.device, [row]), contained(ready.name, "prune"):
+            keep = ready.pruner.prune(tokens, stage)
+    except Exception:
+        finite.settle()  # what the method stumbled over has a better name
+        raise
+    untouched = replace(tokens, features=question.features, index=question.index)
+    return answered(ready.pruner, Step(stage, untouched, keep))
+
+
+def answered(pruner: Pruner, step: Step) -> Keep:
+    """A step's answer with its index [K] ascending, on the CPU, and the rest in the same order.
+
+    Raises EngineError for an answer that breaks the contract, with method, stage and numbers.
+    """
+    keep = step.keep
+    if isinstance(keep, Keep) and isinstance(keep.index, Tensor):
+        keep = replace(keep, index=keep.index.detach().cpu())
+    fault = breach(pruner, replace(step, keep=keep))
+    if fault:
+        raise EngineError(f"{type(pruner).__name__} at {step.stage.site}: {fault}")
+    return keep.ascending()

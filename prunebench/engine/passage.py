@@ -1,0 +1,161 @@
+"""Passage: one run of the vision encoder over images or videos, of which rows leave on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.engine.attention import packed
+from prunebench.engine.encoder import Survivors
+from prunebench.models.base import Unsupported
+
+
+class Passage:
+    """Which of a run's rows are left, and how a block's arguments follow from that.
+
+    A batch is encoded in one run or two, images before videos; its rows are counted through both,
+    and `start` is the first of this one. Blocks are given hidden states of one packed sequence
+    [R, D] or of crops [C, L, D], whose R = C * L rows are counted crop by crop.
+
+    `total` rows entered the run, of which `alive` [n] are left: counted from the run's first,
+    ascending, on the CPU.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.total = 0
+        self.alive = torch.empty(0, dtype=torch.int64)
+        self.survivors: Survivors | None = None
+        """The rows left, on the encoder's device; None while all are."""
+        self._shape: torch.Size | None = None
+        self._fitted: dict[int, tuple[Tensor, Tensor | None]] = {}
+        # by identity: every block is given the same tables and lengths anew. The tensor itself is
+        # held beside its fitted twin, so that no other can take its identity.
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows are left."""
+        return self.survivors is None
+
+    @property
+    def crops(self) -> bool:
+        """Whether sequences come as crops of one length, rather than packed."""
+        return self._shape is not None and len(self._shape) == 3
+
+    def enter(self, hidden: Tensor) -> Tensor:
+        """[n, D] the rows left, of what a block was given: all rows, or those left."""
+        if self._shape is None:
+            self._shape = hidden.shape
+            self.total = hidden.shape[:-1].numel()
+            self.alive = torch.arange(self.total)
+        rows = flat(hidden)
+        if self.survivors is None or len(rows) < self.total:
+            return rows
+        return rows.index_select(0, self.survivors.rows)
+
+    def holds(self, rows: Tensor) -> Tensor:
+        """Which of these rows of the batch are of this run."""
+        end = self.start + self.total
+        return (rows >= self.start) & (rows < end)
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Where these rows of the batch, which are alive, stand among the rows left."""
+        return torch.searchsorted(self.alive, rows - self.start)
+
+    def drop(self, hidden: Tensor, owned: Sequence[Tensor], live: Sequence[Tensor]) -> Tensor:
+        """The rows of `hidden` [n, D] that stay: those that a live token is made of, or no token.
+
+        `owned` are the rows of the batch that tokens are made of, sample by sample, `live` those
+        that live tokens are.
+        """
+        stays = torch.ones(self.total, dtype=torch.bool)
+        for rows in owned:
+            stays[self._own(rows)] = False
+        for rows in live:
+            stays[self._own(rows)] = True
+        remaining = stays[self.alive]
+        if bool(remaining.all()):
+            return hidden
+        if not bool(remaining.any()):
+            remaining[0] = True  # no block runs on nothing; what comes of this row is dropped later
+        places = remaining.nonzero()[:, 0]
+        self.alive = self.alive[places]
+        self.survivors = Survivors(self.alive.to(hidden.device), self.total)
+        self._fitted.clear()
+        return hidden.index_select(0, places.to(hidden.device))
+
+    def shaped(self, hidden: Tensor) -> Tensor:
+        """The rows left as a block takes them: a packed sequence, or one crop in which all stand
+        one behind the other.
+        """
+        return hidden[None] if self.crops else hidden
+
+    def restored(self, hidden: Tensor) -> Tensor:
+        """All rows in their places and in the shape in which they came, zeros where they left."""
+        rows = flat(hidden)
+        if self.survivors is not None:
+            rows = self.survivors.spread(rows, axis=0)
+        return rows if self._shape is None else rows.view(self._shape)
+
+    @contextmanager
+    def apart(self, attention: nn.Module) -> Iterator[None]:
+        """Let the rows of a crop attend to that crop alone, though all crops come as one.
+
+        A packed sequence needs nothing: its `cu_seqlens` say where its parts end.
+        """
+        if not self.crops or self._shape is None:
+            yield
+            return
+        count, length = self._shape[:2]
+        with packed(attention, self._lengths(torch.arange(count + 1) * length)):
+            yield
+
+    def fitted(self, name: str, value: Any) -> Any:
+        """A block's argument of that name, for the rows that are left."""
+        if isinstance(value, tuple):
+            return tuple(self.fitted(name, part) for part in value)
+        if name == "max_seqlen":
+            return None  # the attention finds it out itself where it needs it
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in self._fitted:
+            self._fitted[id(value)] = value, self._fit(name, value)
+        return self._fitted[id(value)][1]
+
+    def _fit(self, name: str, value: Tensor) -> Tensor | None:
+        if name == "cu_seqlens":
+            lengths = self._lengths(value.cpu())
+            ends = torch.tensor([0, *lengths]).cumsum(0)
+            return ends.to(value)
+        if name == "attention_mask":
+            _check_hides_nothing(value)
+            return None
+        if self.survivors is None or value.shape[:1] != (self.total,):
+            return value
+        return value.index_select(0, self.survivors.rows)
+
+    def _lengths(self, bounds: Tensor) -> list[int]:
+        """How many rows are left between each bound and the next, where any are."""
+        places = torch.searchsorted(self.alive, bounds)
+        counts: list[int] = places.diff().tolist()
+        return [count for count in counts if count]
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """Those of these rows of the batch that are of this run, counted from its first."""
+        return rows[self.holds(rows)] - self.start
+
+
+def flat(hidden: Tensor) -> Tensor:
+    """[n, D] the rows of hidden states of any shape [..., D]."""
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+def _check_hides_nothing(mask: Tensor) -> None:
+    """Raise Unsupported for a mask, boolean or additive, that hides a row from another."""
+    hides = mask != 0 if mask.is_floating_point() else mask == 0
+    if bool(hides.any()):
+        raise Unsupported("images that are padded inside the vision encoder cannot be pruned there")

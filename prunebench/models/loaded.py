@@ -1,0 +1,59 @@
+"""Loaded: a model ready to run, with its processor and its family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prunebench.border.text import one_line
+from prunebench.models.base import Family
+from prunebench.models.inputs import new_texts, process, user_message
+
+if TYPE_CHECKING:
+    from prunebench.border.images import Source
+
+
+@dataclass(frozen=True, repr=False)
+class Loaded:
+    """A model ready to run.
+
+    `name` is what it was asked for by, `id` the hub's or a local folder's name; `revision` the
+    hub's commit, or the weights' hash. `model` and `processor` are stock objects of transformers.
+    `trust_remote_code` says whether code that came with the model was allowed to run.
+    """
+
+    name: str
+    id: str
+    model: Any
+    processor: Any
+    family: Family
+    revision: str
+    trust_remote_code: bool = False
+
+    def inputs(self, image: Source, question: str) -> dict[str, Any]:
+        """A question about an image as what `model.generate` takes, in the model's own chat format.
+
+        The image is one that is open already, or a file. Raises ImageError where it cannot be read.
+        """
+        from prunebench.border import images
+
+        return process(self, [user_message(images.load(image), question)])
+
+    def text(self, output: Any, inputs: Mapping[str, Any]) -> str:
+        """What `model.generate` answered to `inputs`, without the prompt that its output repeats.
+
+        Raises ValueError where `output` holds several answers.
+        """
+        texts = new_texts(self, inputs, output)
+        if len(texts) != 1:
+            raise ValueError(f"the output holds {len(texts)} answers; text() reads one")
+        return texts[0]
+
+    def __repr__(self) -> str:
+        millions = sum(weight.numel() for weight in self.model.parameters()) / 1e6
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return (
+            f"<Loaded {one_line(self.name, 80)}: {self.family.name}, {millions:,.1f} M parameters, "
+            f"{dtype} on {self.model.device}, revision {self.revision}>"
+        )

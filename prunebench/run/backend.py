@@ -1,0 +1,159 @@
+"""Backend: what runs a model. It is loaded, makes samples ready, answers them, times them, and says
+what it cannot serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import nn
+
+from prunebench.benchmarks import Benchmark, Request
+from prunebench.budget import Budget
+from prunebench.engine.ready import Ready
+from prunebench.engine.trace import SampleTrace
+from prunebench.measure.flops import Flops
+from prunebench.measure.pairs import PairRow, PairSettings
+from prunebench.pruner import Positions, Pruner
+from prunebench.run.keys import GridError
+from prunebench.run.question import Grid
+from prunebench.run.samples import Samples
+from prunebench.sites import Site
+from prunebench.tokens import Signal
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a backend is loaded from, as plain data: two that are equal answer alike."""
+
+    model: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    weights: str = "pretrained"
+    seed: int = 0
+    revision: str | None = None
+    trust_remote_code: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under what a method runs: its budget, what becomes of position ids, and a seed a sample."""
+
+    budget: Budget | None
+    positions: Positions | None = None
+    seeds: Sequence[int] = ()
+    count_flops: bool = False
+    """Whether the method's own work is counted, which takes time of its own."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Samples and their encoding, shared by every method and budget that sees the image at full
+    size.
+    """
+
+    samples: Samples
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to samples under a method, a text and a trace for each; `seconds` is what
+    the whole took, without the encoding that was shared.
+    """
+
+    texts: list[str]
+    traces: list[SampleTrace]
+    seconds: float
+
+
+class Backend(Protocol):
+    """A loaded model. What it raises becomes the status of the sample or the cell at work."""
+
+    @property
+    def setup(self) -> Setup:
+        """What it was loaded from."""
+
+    @property
+    def revision(self) -> str:
+        """The hub's commit of the model, or a digest of its weights."""
+
+    @classmethod
+    def load(cls, setup: Setup) -> Self:
+        """Load the model; raises LoadError or Unsupported in one line."""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The model as code of others could reach it in this process, to see that it leaves it as
+        it was.
+        """
+
+    @property
+    def layers(self) -> int:
+        """Layers of the language model."""
+
+    def facts(self) -> dict[str, Any]:
+        """What provenance says of the model."""
+
+    def lacks(self, need: Signal | Site) -> str | None:
+        """Why a signal cannot be read here, or nothing pruned at a site; None where it can."""
+
+    def ready(self, pruner: Pruner) -> Ready:
+        """Bind a method to the model; raises Unsupported where the model cannot serve it."""
+
+    def digests(self, method: Ready) -> list[str]:
+        """Hashes of all that decides the method's answers."""
+
+    def read(self, benchmark: Benchmark, requests: Sequence[Request]) -> Samples:
+        """Make samples ready; raises MediaError where an image cannot be read."""
+
+    def resized(self, samples: Samples, pruner: Pruner, budget: Budget | None) -> Samples:
+        """The samples with smaller images; raises Unsupported or BudgetError."""
+
+    def encode(self, samples: Samples, methods: Sequence[Ready]) -> Encoded:
+        """Run the vision tower once, and read there what any of the methods wants to see."""
+
+    def answer(self, encoded: Encoded, method: Ready, conditions: Conditions) -> Answer:
+        """Generate an answer to every sample, with the generation settings of the first."""
+
+    def flops(self, samples: Samples, row: int, trace: SampleTrace) -> Flops:
+        """What the prefill of one of the samples took."""
+
+    def time(
+        self, samples: Samples, method: Ready, conditions: Conditions, settings: PairSettings
+    ) -> list[PairRow]:
+        """Measure the method and the unpruned model in pairs, encodings included."""
+
+    def time_smaller(self, small: Samples, full: Samples, settings: PairSettings) -> list[PairRow]:
+        """The same for smaller images against the full ones, without any method."""
+
+
+def setup_of(grid: Grid) -> Setup:
+    """What a grid's model is loaded from on this machine; raises GridError for a GPU where there is
+    none.
+    """
+    has_gpu = torch.cuda.is_available()
+    device = grid.device
+    if device == "auto":
+        device = "cuda" if has_gpu else "cpu"
+    if device == "cuda" and not has_gpu:
+        raise GridError("device is 'cuda', but torch sees no GPU here; use device=cpu")
+    dtype = grid.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    return Setup(
+        grid.model,
+        device,
+        dtype,
+        grid.attention,
+        grid.weights,
+        grid.seed,
+        grid.revision,
+        grid.trust_remote_code,
+        grid.threads,
+    )

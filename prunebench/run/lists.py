@@ -1,0 +1,73 @@
+"""Lists: the keys of a grid that hold a list, with budgets and tasks brought from what a user wrote
+to the one form that is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prunebench.border.text import one_line
+from prunebench.budget import Budget, BudgetError
+from prunebench.run.keys import GridError
+from prunebench.run.names import check_path, expanded
+from prunebench.run.plain import short
+from prunebench.study.record import BASELINE
+
+CONTROLS = (BASELINE, "random", "uniform", "pool", "resize")
+"""Methods every study holds, so that any other is seen beside the cheapest things that could be
+done instead.
+"""
+
+LISTS = ("methods", "tasks", "budgets")
+"""Keys that hold a list, or a single thing that stands for a list of one."""
+
+MOST_TOKENS = 10**9
+
+
+def budget_texts(entries: Sequence[Any]) -> list[str]:
+    """Every budget once, written one way; raises GridError."""
+    texts = []
+    for entry in entries:
+        try:
+            budget = Budget.parse(entry)
+        except BudgetError as error:
+            raise GridError(f"budgets: {one_line(str(error), 200, tail=100)}") from None
+        if budget.amount > MOST_TOKENS:
+            raise GridError(
+                f"budgets: {short(str(budget))} is a count beyond any image; "
+                f"the most is {MOST_TOKENS}"
+            )
+        texts.append(str(budget))
+    return list(dict.fromkeys(texts))
+
+
+def task_names(entries: Sequence[Any]) -> list[str]:
+    """Every task once, suites replaced by their tasks; raises GridError.
+
+    Whether a public task exists is lmms-eval's to say, when the task is loaded.
+    """
+    from prunebench import benchmarks
+    from prunebench.run.cell import slug
+
+    names: list[str] = []
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise GridError(
+                f"task {short(entry)} is no name; write scenes_mixed, gqa or ./my_task.yaml"
+            )
+        check_path("a task", entry)
+        try:
+            names += benchmarks.expand(expanded(entry))
+        except benchmarks.TaskError as error:
+            raise GridError(str(error)) from None
+    folders: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        folder = slug(name).lower()  # some file systems make no difference
+        twin = folders.setdefault(folder, name)
+        if twin != name:
+            raise GridError(
+                f"tasks {short(twin)} and {short(name)} would share the folder name "
+                f"{short(folder)}; rename one"
+            )
+    return list(folders.values())

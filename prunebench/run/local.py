@@ -1,0 +1,29 @@
+"""Local: units worked at one after the other, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from prunebench.run.work import Result, Unit, Worker, work
+
+
+class Executor(Protocol):
+    """Whatever has units worked at, here or elsewhere."""
+
+    def results(self, units: Iterable[Unit]) -> Iterator[Result]:
+        """What the units come to. Each is asked for when it can be begun: what it describes may
+        depend on the results of those before it.
+        """
+
+
+class Local:
+    """The executor of one process and one model."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def results(self, units: Iterable[Unit]) -> Iterator[Result]:
+        """What the units come to, as it comes."""
+        for unit in units:
+            yield from work(unit, self.worker)

@@ -1,0 +1,240 @@
+"""Question: what a study asks, as the keys of a grid, and the cells that it comes to.
+
+Whatever knows methods is imported late: the keys are listed without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunebench.border.bounds import Bound
+from prunebench.budget import Budget
+from prunebench.run import plain
+from prunebench.run.keys import Key, key, keys_of
+from prunebench.run.names import expanded
+from prunebench.study.record import BASELINE, Kind
+from prunebench.testbed import DEFAULT as DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from prunebench.run.cell import Cell, Variant
+
+DEFAULT_TASK = "scenes_mixed"
+
+WEIGHTS = ("pretrained", "random")
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+MOST_SECONDS = 10**7
+
+
+@dataclass
+class Cost:
+    """The cost pass: a method and the unpruned baseline, run in turn on the first samples of the
+    first task.
+    """
+
+    enabled: bool = key(
+        True,
+        "Whether time and memory are measured, on the first task; cost=false leaves them out.",
+        "cost=false",
+    )
+    inputs: int = key(
+        1, "Samples of the first task that are timed.", "cost.inputs=4", Bound(least=1, most=10_000)
+    )
+    pairs: int = key(
+        10,
+        "Timed runs of the method and of the unpruned model, in pairs, over all inputs.",
+        "cost.pairs=30",
+        Bound(least=1, most=100_000),
+    )
+    warmup: int = key(
+        2,
+        "Pairs on each input before these, which are thrown away.",
+        "cost.warmup=5",
+        Bound(least=0, most=10_000),
+    )
+    new_tokens: int = key(
+        8,
+        "Tokens that every timed run generates.",
+        "cost.new_tokens=32",
+        Bound(least=2, most=10_000),
+    )
+
+
+@dataclass
+class Grid:
+    """One study: every key that a grid can have."""
+
+    model: str = key(
+        DEFAULT_MODEL, "The model: an alias, a hub id or a local folder.", "model=qwen2.5-vl-3b"
+    )
+    methods: list[Any] = key(
+        ["all"],
+        "Methods: names, all for every one, files of your own, or mappings with a name, a label "
+        "and settings.",
+        "methods=fastv,./mine.py",
+    )
+    tasks: list[Any] = key(
+        [DEFAULT_TASK],
+        "Tasks and suites: built-in ones, any of lmms-eval's, or YAML files of your own.",
+        "tasks=gqa,pope",
+    )
+    budgets: list[Any] = key(
+        ["0.75", "0.5", "0.25", "0.1"],
+        "Visual tokens that a run may spend, a share or a count, averaged over the layers; input: "
+        "counts those that enter the first layer, kv: those in the cache.",
+        "budgets=0.5,kv:0.25,64",
+    )
+    limit: int | None = key(
+        None,
+        "Samples a task, counted from its first; null asks all.",
+        "limit=500",
+        Bound(least=1, most=10**9),
+    )
+    seed: int = key(
+        0,
+        "The number that whatever is random starts from.",
+        "seed=1",
+        Bound(least=0, most=plain.MOST),
+    )
+    controls: bool = key(
+        True,
+        "Whether the controls stand beside the methods: no pruning, random, uniform, pooled, and a "
+        "smaller image.",
+        "controls=false",
+    )
+    batch: int = key(
+        1,
+        "Samples that run together; what selecting costs is shared evenly among them.",
+        "batch=8",
+        Bound(least=1, most=4096),
+    )
+    weights: str = key(
+        "pretrained",
+        "Whether the model has its own weights, or random ones, with which costs are the same.",
+        "weights=random",
+        Bound(choices=WEIGHTS),
+    )
+    revision: str | None = key(
+        None,
+        "A branch, a tag or a commit of the model on the hub; null is its latest.",
+        "revision=main",
+    )
+    trust_remote_code: bool = key(
+        False, "Whether code in the model's own folder may run.", "trust_remote_code=true"
+    )
+    device: str = key(
+        "auto",
+        "Where the model runs; auto is a GPU where there is one.",
+        "device=cpu",
+        Bound(choices=DEVICES),
+    )
+    dtype: str = key(
+        "auto",
+        "The numbers that the model computes with; auto is float32 on a CPU and bfloat16 on a GPU.",
+        "dtype=float16",
+        Bound(choices=DTYPES),
+    )
+    attention: str = key(
+        "sdpa", "The attention kernel, by its name in transformers.", "attention=flash_attention_2"
+    )
+    threads: int | None = key(
+        None,
+        "Threads of the CPU; null is one for a miniature on the CPU, and torch's own choice for "
+        "anything larger.",
+        "threads=8",
+        Bound(least=1, most=1024),
+    )
+    timeout: float | None = key(
+        None, "Seconds that a sample may take; null is as long as it takes.", "timeout=60"
+    )
+    max_image_pixels: int | None = key(
+        None,
+        "Images with more pixels are not decoded; null is the built-in limit.",
+        "max_image_pixels=50000000",
+        Bound(least=1, most=10**12),
+    )
+    cost: Cost = field(default_factory=Cost)
+    out: str | None = key(
+        None,
+        "The study's folder; null is one under results/scratch, named after what the grid asks.",
+        "out=results/mine",
+    )
+
+    def variants(self) -> list[Variant]:
+        """The methods with their settings, controls first; raises GridError.
+
+        They are built once: a method's file that changes or goes while a sweep runs changes
+        nothing.
+        """
+        from prunebench.run.variants import variants_of
+
+        wish = (list(self.methods), self.controls)
+        # beside the fields, which are what a user can set
+        kept: tuple[Any, list[Variant]] | None = vars(self).get("_variants")
+        if kept is None or kept[0] != wish:
+            kept = wish, variants_of(self.methods, self.controls)
+            vars(self)["_variants"] = kept
+        return list(kept[1])
+
+    def cells(self, tasks: Sequence[str]) -> list[Cell]:
+        """The quality cells of every task, then the cost cells, which stand on the first task."""
+        cells: list[Cell] = []
+        for task in tasks:
+            cells += self._cells("quality", task)
+        if self.cost.enabled:
+            for task in tasks[:1]:
+                cells += self._cells("cost", task)
+        return cells
+
+    def _cells(self, kind: Kind, task: str) -> list[Cell]:
+        """Every method at every budget; the baseline, which ignores budgets, once."""
+        from prunebench.run.cell import Cell
+
+        budgets = [Budget.parse(text) for text in self.budgets]
+        cells = []
+        for variant in self.variants():
+            for budget in [None] if variant.name == BASELINE else budgets:
+                cells.append(Cell(kind, self.model, variant, budget, task, self.seed))
+        return cells
+
+    def folder(self) -> Path:
+        """The study's folder."""
+        from prunebench.run.cell import slug
+
+        if self.out is not None:
+            return Path(expanded(self.out))
+        return Path("results") / "scratch" / f"{slug(self.model)}-{self.digest()[:8]}"
+
+    def question(self) -> dict[str, Any]:
+        """Everything that makes a study this one, as plain data: all but where it is stored."""
+        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "out"}
+        content["cost"] = asdict(self.cost)
+        content["methods"] = [variant.entry() for variant in self.variants()]
+        return {name: plain.storable(value) for name, value in content.items()}
+
+    def digest(self) -> str:
+        """A hash of the question; what is at its default is left out, so that a new key leaves old
+        studies their names.
+        """
+        usual = usual_question()
+        question = self.question()
+        content = {name: value for name, value in question.items() if usual[name] != value}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def keys() -> list[Key]:
+    """Every key of a grid with its type, default, meaning and an example."""
+    return keys_of(Grid)
+
+
+def usual_question() -> dict[str, Any]:
+    """The keys of a question at their defaults."""
+    grid = Grid()
+    usual = {one.name: getattr(grid, one.name) for one in fields(grid) if one.name != "out"}
+    return {**usual, "cost": asdict(grid.cost)}

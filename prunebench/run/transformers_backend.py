@@ -1,0 +1,227 @@
+"""The backend that is stock transformers in this process, pruned through hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from time import perf_counter
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from prunebench import models
+from prunebench.benchmarks import Benchmark, Request
+from prunebench.budget import Budget
+from prunebench.engine.clip import load_clip
+from prunebench.engine.encode import encode
+from prunebench.engine.ready import Ready, make_ready
+from prunebench.engine.session import prune
+from prunebench.engine.trace import SampleTrace
+from prunebench.identity import identity
+from prunebench.measure.flops import Flops, sample_flops
+from prunebench.measure.latency import measure_pairs
+from prunebench.measure.pairs import PairRow, PairSettings
+from prunebench.models import Loaded
+from prunebench.pruner import Pruner
+from prunebench.run import samples as group
+from prunebench.run.backend import Answer, Conditions, Encoded, Setup
+from prunebench.run.provenance import resolution
+from prunebench.run.samples import Samples
+from prunebench.sites import Part, Site
+from prunebench.tokens import Signal
+
+MAX_NEW_TOKENS = 128
+"""Where the task does not say; lmms-eval's own model classes take the same."""
+
+KEPT_OPTIONS = ("max_new_tokens", "min_new_tokens", "num_beams", "repetition_penalty")
+"""Generation settings of a task that `generate` takes under the same name."""
+
+SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
+"""Those that only mean something where answers are sampled."""
+
+MINIATURE = 100_000_000
+"""Parameters below which a model is one."""
+
+
+@dataclass(frozen=True)
+class TransformersBackend:
+    """A model of transformers with its processor and family."""
+
+    setup: Setup
+    loaded: Loaded
+
+    @classmethod
+    def load(cls, setup: Setup) -> Self:
+        """Load the model, and set the threads that it runs with."""
+        try:
+            loaded = models.load(
+                setup.model,
+                device=setup.device,
+                dtype=setup.dtype,
+                attention=setup.attention,
+                weights="random" if setup.weights == "random" else "pretrained",
+                seed=setup.seed,
+                revision=setup.revision,
+                trust_remote_code=setup.trust_remote_code,
+            )
+        except ImportError as error:  # an attention kernel, a processor's library
+            raise models.LoadError(
+                f"model {setup.model} needs a package that is missing: {error}"
+            ) from error
+        _set_threads(setup, loaded.model)
+        return cls(setup, loaded)
+
+    @property
+    def revision(self) -> str:
+        """The hub's commit of the model, or a digest of its weights."""
+        return self.loaded.revision
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        module: nn.Module = self.loaded.model
+        return module
+
+    @cached_property
+    def layers(self) -> int:
+        """Layers of the language model."""
+        return len(self.loaded.family.layers(self.loaded.model))
+
+    def facts(self) -> dict[str, Any]:
+        """What provenance says of the model."""
+        return {
+            "model_id": self.loaded.id,
+            "model_revision": self.loaded.revision,
+            "trust_remote_code": self.loaded.trust_remote_code,
+            "resolution": resolution(self.loaded.processor),
+        }
+
+    def lacks(self, need: Signal | Site) -> str | None:
+        """Why a signal cannot be read in the model, or nothing pruned at a site."""
+        family = self.loaded.family
+        if isinstance(need, Signal):
+            return family.lacks(need)
+        if need.part is Part.PIXELS and not family.resizes:
+            return f"{family.name} scales every image to its own resolution"
+        return None
+
+    def ready(self, pruner: Pruner) -> Ready:
+        """Bind a method to the model; raises Unsupported where the model cannot serve it."""
+        return make_ready(self.loaded.family, self.loaded.model, pruner)
+
+    def digests(self, method: Ready) -> list[str]:
+        """Hashes of the method, with what it holds and its weights, and of the CLIP it asks."""
+        digests = [identity(method.pruner)]
+        if method.clip is not None:
+            model = self.loaded.model
+            digests.append(load_clip(method.clip, model.device, model.dtype).digest)
+        return digests
+
+    def read(self, benchmark: Benchmark, requests: Sequence[Request]) -> Samples:
+        """Make samples ready; raises MediaError where an image cannot be read."""
+        return group.read(self.loaded, benchmark, requests)
+
+    def resized(self, samples: Samples, pruner: Pruner, budget: Budget | None) -> Samples:
+        """The samples with smaller images; raises Unsupported or BudgetError."""
+        return group.resized(self.loaded, samples, pruner, budget)
+
+    def encode(self, samples: Samples, methods: Sequence[Ready]) -> Encoded:
+        """Run the vision tower once, and read there what any of the methods wants to see; those
+        that prune inside it run it themselves.
+        """
+        readers = [method for method in methods if not method.inside_encoder()]
+        return Encoded(samples, encode(self.loaded.model, samples.inputs, readers))
+
+    def answer(self, encoded: Encoded, method: Ready, conditions: Conditions) -> Answer:
+        """Generate an answer to every sample, with the generation settings of the first.
+
+        Only the settings of the first count, so samples that go together have the same.
+        """
+        samples, loaded = encoded.samples, self.loaded
+        start = perf_counter()
+        torch.manual_seed(conditions.seeds[0])  # for tasks that sample
+        session = prune(
+            loaded.model,
+            method,
+            conditions.budget,
+            positions=conditions.positions,
+            seeds=conditions.seeds,
+            count_flops=conditions.count_flops,
+            **samples.caller_gives(loaded, method.pruner),
+        )
+        options = options_of(samples.requests[0], loaded)
+        with session as trace, torch.inference_mode():
+            output = loaded.model.generate(**encoded.inputs, **options)
+        answers = output.sequences[:, encoded.inputs["input_ids"].shape[1] :]
+        texts = loaded.processor.batch_decode(
+            answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        beams = len(trace.samples) // len(texts)  # rows of one prompt, all pruned alike
+        return Answer(list(texts), trace.samples[::beams], perf_counter() - start)
+
+    def flops(self, samples: Samples, row: int, trace: SampleTrace) -> Flops:
+        """What the prefill of one of the samples took."""
+        inputs = samples.single(self.loaded, row)
+        return sample_flops(self.loaded.model, self.loaded.family, inputs, trace)
+
+    def time(
+        self, samples: Samples, method: Ready, conditions: Conditions, settings: PairSettings
+    ) -> list[PairRow]:
+        """Measure the method and the unpruned model in pairs, encodings included."""
+        return measure_pairs(
+            self.loaded.model,
+            self.loaded.family,
+            samples.inputs,
+            method,
+            conditions.budget,
+            settings,
+            positions=conditions.positions,
+            seeds=conditions.seeds,
+            **samples.caller_gives(self.loaded, method.pruner),
+        )
+
+    def time_smaller(self, small: Samples, full: Samples, settings: PairSettings) -> list[PairRow]:
+        """The same for smaller images against the full ones, without any method."""
+        return measure_pairs(
+            self.loaded.model,
+            self.loaded.family,
+            small.inputs,
+            None,
+            None,
+            settings,
+            baseline_inputs=full.inputs,
+        )
+
+
+def options_of(request: Request, loaded: Loaded) -> dict[str, Any]:
+    """The task's generation settings in transformers' words; temperature 0 is greedy."""
+    generation = {"max_new_tokens": MAX_NEW_TOKENS, **request.generation}
+    temperature = generation.get("temperature")
+    warm = (temperature or 0) > 0
+    samples = bool(generation.get("do_sample", warm)) and temperature != 0
+    options = {name: generation[name] for name in KEPT_OPTIONS if name in generation}
+    for name in SAMPLING_OPTIONS:
+        # None, for a model's own configuration may set it
+        options[name] = generation.get(name) if samples else None
+    tokenizer = loaded.processor.tokenizer
+    padding = tokenizer.pad_token_id
+    return {
+        **options,
+        "do_sample": samples,
+        "pad_token_id": tokenizer.eos_token_id if padding is None else padding,
+        "use_cache": True,
+        "return_dict_in_generate": True,
+    }
+
+
+def _set_threads(setup: Setup, model: Any) -> None:
+    """A miniature gains nothing from a second thread, and on a busy machine threads that wait for
+    each other cost 25x.
+    """
+    threads = setup.threads
+    if threads is None and setup.device == "cpu" and model.num_parameters() < MINIATURE:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)

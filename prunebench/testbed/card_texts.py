@@ -1,0 +1,96 @@
+"""Card texts: what the model cards say of each miniature, templates to be filled in."""
+
+from prunebench.testbed.card import CardText, answer_figures, match_figures
+
+DENSE = """\
+which colour, shape and digit lie there and whether it is an object's centre. Those without an
+   object weigh {background}, digits {digit}."""
+
+QUESTIONS = """\
+{questions} questions stand behind each image, each blind to the others; {colour_keyed} of them
+   name a colour alone, which is learnt last. The loss is that of the answers, plus {dense} of the
+   labels', plus {evidence} of -log of the attention that the question's last word pays to the
+   evidence box in {evidence_heads} heads of one middle layer. The selecting word stands last in
+   every question and nothing stands between it and the answer, in the chat template neither."""
+
+FROZEN = f"""\
+{{step}} steps on freshly generated scenes, in {{minutes:.0f}} minutes on a CPU (`training.csv` has
+the curves). {{begins}}
+The tower stays as it is.
+
+1. A linear head says of every projected token {DENSE}
+2. At the same time, {QUESTIONS}"""
+"""Of a model whose vision tower is there already; `begins` is what the weights begin as."""
+
+QWEN = CardText(
+    pipeline="image-text-to-text",
+    about="""\
+A miniature of Qwen2.5-VL for trying visual-token pruning without downloads: the stock transformers
+class `Qwen2_5_VLForConditionalGeneration` with {parameters:,} parameters, a word-level tokenizer
+and the stock image and video processing. It answers questions about generated scenes of coloured
+shapes with digits, in 64 to 144 visual tokens an image, and nothing else. Answers are one word.""",
+    training=f"""\
+Two stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minutes on a CPU
+(`training.csv` has the curves).
+
+1. {{vision_steps}} steps of the vision tower alone: a linear head says of every visual token
+   {DENSE}
+2. {{joint_steps}} steps of the whole model: {QUESTIONS}""",
+    figures=answer_figures,
+)
+
+CLIP = CardText(
+    pipeline="zero-shot-image-classification",
+    about="""\
+A miniature of CLIP: the stock transformers class `CLIPModel` with {parameters:,} parameters, a
+word-level tokenizer and the stock image processing, which squashes an image to 112 px: 64 patches
+and a CLS token. It knows generated scenes of coloured shapes with digits, and captions and
+questions about them, and nothing else. The LLaVA miniatures have its vision tower; its text tower
+is there for pruning methods that compare the question with the image.""",
+    training=f"""\
+{{step}} steps on freshly generated scenes, {{images}} views of them a step: two of three are whole
+scenes squashed, the others tiles as LLaVA-NeXT cuts them; {{minutes:.0f}} minutes on a CPU
+(`training.csv` has the curves). In the first {{crowded_steps}} steps every scene has many objects,
+afterwards scenes are as they come, {{fine:.0%}} of them fine ones. The patch embedding begins with
+whitened principal components of patches, the position embedding with sines and cosines: from the
+stock start, shapes were learnt several times slower.
+
+1. A linear head says of every patch before the last block {DENSE}
+2. At the same time, with weight {{contrast}}, the contrastive loss of CLIP between views and
+   captions: lists of all objects in the view, or some words about one of them, perhaps as a
+   question. A caption that is true of another view, too, does not count against it.
+3. In the last {{aligned_steps}} steps, of {{aligned_images}} views each, the patches stay as they
+   are and only what lies behind them learns by the contrastive loss: the last block, the text
+   tower and the projections.""",
+    figures=match_figures,
+)
+
+LLAVA = CardText(
+    pipeline="image-text-to-text",
+    about="""\
+A miniature of LLaVA-1.5 for trying visual-token pruning without downloads: the stock transformers
+class `LlavaForConditionalGeneration` with {parameters:,} parameters, a CLIP vision tower read
+before its last block, a word-level tokenizer and the stock image processing, which squashes an
+image to 112 px. It answers questions about generated scenes of coloured shapes with digits, in 64
+visual tokens an image, and nothing else. Answers are one word.""",
+    training=FROZEN.replace(
+        "{begins}",
+        "The vision tower is that of tiny-clip, the language model begins as that of "
+        "tiny-qwen2.5-vl, the projector at random.",
+    ),
+    figures=answer_figures,
+)
+
+LLAVA_NEXT = CardText(
+    pipeline="image-text-to-text",
+    about="""\
+A miniature of LLaVA-NeXT for trying visual-token pruning without downloads: the stock transformers
+class `LlavaNextForConditionalGeneration` with {parameters:,} parameters, a CLIP vision tower read
+before its last block, a word-level tokenizer and the stock image processing: a thumbnail of 112 px
+and 2x2 tiles of 112 px. It answers questions about generated scenes of coloured shapes with digits,
+in 336 visual tokens a square image, and nothing else. Answers are one word.""",
+    training=FROZEN.replace("{begins}", "All weights begin as those of tiny-llava-1.5.")
+    + """
+   Of the scenes, {fine:.0%} are fine ones.""",
+    figures=answer_figures,
+)
