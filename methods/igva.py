@@ -80,13 +80,12 @@ class IGVA(Trained, ScorePruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        cls = self.attention == "cls"
-        paid = Signal.CLS_ATTENTION if cls else Signal.RECEIVED_ATTENTION
+        of_cls = self.attention == "cls"
+        attention = Signal.CLS_ATTENTION if of_cls else Signal.RECEIVED_ATTENTION
         if self.module is None:
-            return frozenset({paid})
-        return frozenset(
-            {paid, Signal.CLS_FEATURES if cls else Signal.ENCODER_FEATURES, Signal.CLIP_TEXT}
-        )
+            return frozenset({attention})
+        summary = Signal.CLS_FEATURES if of_cls else Signal.ENCODER_FEATURES
+        return frozenset({attention, summary, Signal.CLIP_TEXT})
 
     @property
     def reads(self) -> Reads:

@@ -93,11 +93,9 @@ class ResPrune(Pruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        return (
-            frozenset()
-            if self.nouns == "none"
-            else frozenset({Signal.TEXT_FEATURES, Signal.TEXT_PIECES})
-        )
+        if self.nouns == "none":
+            return frozenset()
+        return frozenset({Signal.TEXT_FEATURES, Signal.TEXT_PIECES})
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """The pivots among the patches; newlines fill what is left. Raises ValueError for features
