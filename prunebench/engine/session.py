@@ -31,7 +31,7 @@ from prunebench.engine.wrappers import chain_of
 from prunebench.models import family_of
 from prunebench.models.bare import BareDecoder
 from prunebench.models.base import EncoderRows, Unsupported
-from prunebench.pruner import Positions, Pruner, contained
+from prunebench.pruner import Positions, Pruner
 from prunebench.signals import ATTENTION, BEFORE, Signal
 from prunebench.sites import Part
 from prunebench.tokens import Layout
@@ -178,9 +178,7 @@ class Session:
                     )
                 _ACTIVE.add(setup.decoder)
             undo.callback(_ACTIVE.discard, setup.decoder)
-            with contained(setup.ready.name, "lora_folder"):
-                folder = setup.ready.pruner.lora_folder
-            undo.enter_context(tuned(setup.model, folder))
+            undo.enter_context(tuned(setup.model, setup.ready.reads.lora))
             if setup.ready.needs & ATTENTION:
                 undo.enter_context(probed(setup.config))
                 undo.callback(setup.unwatch)
@@ -236,18 +234,22 @@ class Session:
         self._unhook_inside()
         if setup.ready.needs & BEFORE:
             setup.unwatch()  # of a prefill that failed
-        layers = [site.layer for site in prefill.sites if site.part is Part.LLM]
-        if layers:
-            before(self.inside, setup.rotary, self._see_positions)
-            # the layer before the first site may be asked for its attention
-            self._hook_layers(min(layers) - 1)
         bare, features = setup.parts.injected(kwargs)
         if prefill.takes_over(features):
             kwargs = bare
             for number, rows in enumerate(features):
                 hook = Hook(partial(self._inject, prefill, number, rows))
                 self.inside.callback(setup.layers[number].register_forward_hook(hook).remove)
-        return prefill.at_input(embeds, kwargs)
+        changed = prefill.at_input(embeds, kwargs)
+        layers = [site.layer for site in prefill.sites if site.part is Part.LLM]
+        if layers:
+            before(self.inside, setup.rotary, self._see_positions)
+        if prefill.entry is not None:
+            self._hook_layers(0)
+        elif layers:
+            # the layer before the first site may be asked for its attention
+            self._hook_layers(min(layers) - 1)
+        return changed
 
     def _resume(self, embeds: Tensor, kwargs: Kwargs) -> Kwargs:
         """Go on behind a prefill; the arguments that the decoder takes the step with."""
