@@ -208,6 +208,7 @@ def test_the_bar_says_what_is_going_on_and_how_fast():
         bar.working("scenes_mixed: sample 3 of 20 in 2 cells")
         for _ in range(5):
             bar.advance(1)
+        bar.bar.refresh()
         bar.finished("a", "failed", "no idea")
         bar.working("scenes_mixed: sample 4 of 20 in 2 cells")
         bar.bar.refresh()
