@@ -21,7 +21,7 @@ install: $(STAMP) ## make .venv with everything in it
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[eval,nouns,smolvlm,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[eval,nouns,smolvlm,docs,dev]'
 	touch $@
 
 sweep: $(STAMP) ## sweep a grid and print its leaderboard: MODEL= METHODS= TASKS= BUDGETS= LIMIT= OUT= SEED= GRID=file.yaml
@@ -39,8 +39,9 @@ show: $(STAMP) ## draw the kept tokens over an image: ARGS='method=fastv,random 
 verify: $(STAMP) ## compare the methods with vectors from official code
 	$(BIN)/prunebench verify tests/golden
 
-docs: $(STAMP) ## write the pages that are made from the code
-	$(BIN)/prunebench list methods --models --markdown > docs/models.md
+docs: $(STAMP) ## write what is made from the code, and build the site into build/site
+	$(BIN)/python tools/pages.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: $(STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile

@@ -19,6 +19,7 @@ from prunebench import (
     Example,
     Facts,
     Keep,
+    Reads,
     Signal,
     Site,
     Stage,
@@ -127,15 +128,15 @@ class GlimpsePrune(Trained):
         return {
             "logits": self.predict(tokens),
             "glimpse_attention": read.mT,
-            "glimpse_embeds": self.probe(),
+            "glimpse_embeds": self._module(None).glimpse(),
         }
 
-    def probe(self) -> Tensor:
-        """[L, D] the glimpse's embeddings: RMSNorm(W E_l + b)."""
-        return self._module(None).glimpse()  # type: ignore[no-any-return]
-
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return self._module(None).blocks  # type: ignore[no-any-return]
+    @property
+    def reads(self) -> Reads:
+        """The probe is the glimpse, [L, D] RMSNorm(W E_l + b)."""
+        module = self._module(None)
+        blocks = {Signal.ENCODER_FEATURES: module.blocks}
+        return Reads(self.needs, blocks=blocks, probe=module.glimpse)
 
     def _module(self, device: torch.device | None) -> Any:
         if self.module is None:

@@ -4,12 +4,12 @@ evidence's tokens alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunebench.methods.glimpseprune import GlimpsePrune
 
-from prunebench import register
+from prunebench import Reads, register
 
 
 @register(
@@ -31,7 +31,6 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     lora: str = ""
 
     @property
-    def lora_folder(self) -> Path | None:
-        if self.lora:
-            return Path(self.lora)
-        return None if self.folder is None else self.folder / "lora"
+    def reads(self) -> Reads:
+        folder = None if self.folder is None else self.folder / "lora"
+        return replace(super().reads, lora=Path(self.lora) if self.lora else folder)

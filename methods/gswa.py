@@ -17,6 +17,7 @@ from prunebench import (
     Example,
     Facts,
     Keep,
+    Reads,
     ScorePruner,
     Signal,
     Site,
@@ -32,6 +33,11 @@ from prunebench import (
 
 BLOCKS, HEADS, CHANNELS = 2, 4, 256
 """Sizes of the allocator; the widths of small encoders bound the last."""
+
+OWN_READS = Reads(
+    frozenset({Signal.TILES, Signal.CLS_FEATURES}), blocks={Signal.CLS_FEATURES: (-1,)}
+)
+"""What the method reads beside what its scorer does."""
 
 
 @register(
@@ -66,13 +72,7 @@ class GSWA(Trained):
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it is above 0")
-        chosen = self.inner
-        if Signal.CLS_FEATURES in chosen.needs and chosen.blocks(
-            Signal.CLS_FEATURES
-        ) != self.blocks(Signal.CLS_FEATURES):
-            raise ValueError(
-                f"scorer {self.scorer!r} reads CLS tokens of other blocks than the last"
-            )
+        _ = self.inner  # there is no such method, or it gives no scores
 
     @property
     def inner(self) -> ScorePruner:
@@ -88,23 +88,17 @@ class GSWA(Trained):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        return self.inner.needs | {Signal.TILES, Signal.CLS_FEATURES}
+        return self.inner.needs | OWN_READS.signals
+
+    @property
+    def reads(self) -> Reads:
+        return self.inner.reads | OWN_READS
 
     def site(self) -> Site:
         return self.inner.site()
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
         return self.inner.plan(budget, available, layers)
-
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return (-1,) if signal is Signal.CLS_FEATURES else self.inner.blocks(signal)
-
-    def texts(self, question: str) -> tuple[str, ...]:
-        return self.inner.texts(question)
-
-    @property
-    def clip(self) -> str:
-        return self.inner.clip
 
     def prepared(self, facts: Facts) -> Self:
         ready = replace(self, scoring=self.inner.prepared(facts))

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from prunebench import Facts, Keep, ScorePruner, Signal, Stage, VisualTokens, register, share, top
+from prunebench import (
+    Facts,
+    Keep,
+    Reads,
+    ScorePruner,
+    Signal,
+    Stage,
+    VisualTokens,
+    register,
+    share,
+    top,
+)
 from prunebench import fill as filled
 
 Blocks = tuple[int | float, ...]
@@ -85,8 +96,10 @@ class HERO(ScorePruner):
             high=_between(self.high, facts.vision_blocks),
         )
 
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return (-1,) if signal is Signal.CLS_FEATURES else (*_whole(self.low), *_whole(self.high))
+    @property
+    def reads(self) -> Reads:
+        ranking = (*_whole(self.low), *_whole(self.high))
+        return Reads(self.needs, blocks={Signal.CLS_FEATURES: (-1,), Signal.CLS_ATTENTION: ranking})
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         score, visible = self.score(tokens), self.visible(tokens)

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize, pad
 from prunebench import (
     Example,
     Facts,
+    Reads,
     ScorePruner,
     Signal,
     Trained,
@@ -78,8 +79,10 @@ class IGVA(Trained, ScorePruner):
             {paid, Signal.CLS_FEATURES if cls else Signal.ENCODER_FEATURES, Signal.CLIP_TEXT}
         )
 
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return tuple(range(self.depth))
+    @property
+    def reads(self) -> Reads:
+        every_block = tuple(range(self.depth))
+        return Reads(self.needs, blocks=dict.fromkeys(self.needs, every_block))
 
     def prepared(self, facts: Facts) -> Self:
         if facts.vision_blocks is None:

@@ -18,6 +18,7 @@ from prunebench import (
     FUNCTION_WORDS,
     Example,
     Facts,
+    Reads,
     ScorePruner,
     Signal,
     Trained,
@@ -71,7 +72,12 @@ class MaskCLIP(Trained, ScorePruner):
         if "{}" not in self.template:
             raise ValueError(f"template is {self.template!r}; it needs a {{}} for the name")
 
+    @property
+    def reads(self) -> Reads:
+        return Reads(self.needs, texts=self.texts, clip=self.clip)
+
     def texts(self, question: str) -> tuple[str, ...]:
+        """CLIP's texts: the names of things in the question, each in the template."""
         return tuple(self.template.format(name) for name in named(question) or (question,))
 
     def score(self, tokens: VisualTokens) -> Tensor:

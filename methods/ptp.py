@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from prunebench import (
     Keep,
+    Reads,
     ScorePruner,
     Signal,
     Site,
@@ -76,8 +77,9 @@ class PTP(ScorePruner):
     def site(self) -> Site:
         return llm(before=self.layer + 1)
 
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return (-1,) if signal is Signal.CLS_FEATURES else ()
+    @property
+    def reads(self) -> Reads:
+        return Reads(self.needs, blocks={Signal.CLS_FEATURES: (-1,)})
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] saliency and importance mixed; 0 for newlines."""

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from prunebench.engine.session import prune
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
+    from prunebench.reads import Reads
     from prunebench.registry import build, register
     from prunebench.select import fill, pooled, require_finite, share, top, windows
     from prunebench.signals import Signal
@@ -25,6 +26,7 @@ _HOMES = {
     "engine.session": ("prune",),
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
+    "reads": ("Reads",),
     "registry": ("build", "register"),
     "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
     "signals": ("Signal",),
@@ -48,6 +50,7 @@ __all__ = [
     "LoadError",
     "Loaded",
     "Pruner",
+    "Reads",
     "ScorePruner",
     "Signal",
     "Site",

@@ -1,11 +1,13 @@
-"""Walk: take a sample through a pruner's stages outside a model, by the rules that the engine
-follows inside one.
+"""Contract: what a pruner must answer, and a sample's way through its stages outside a model.
+
+The rules are those that the engine follows inside one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +17,13 @@ from prunebench.pruner import Pruner
 from prunebench.signals import TOKEN_AXIS, Signal
 from prunebench.tokens import Keep, VisualTokens
 
-Observe = Callable[[int, Tensor, Tensor], tuple[Tensor, Mapping[Signal, Tensor]]]
+Observe = Callable[[int, Tensor, Tensor], tuple[Tensor, Mapping[Signal, Any]]]
 """(stage number, index [n] alive, their features [n, D]) -> the features and signals that the
 pruner is shown.
 """
+
+NOTHING = Keep(torch.empty(0, dtype=torch.int64))
+"""The answer where there is nothing to choose."""
 
 
 class Breach(ValueError):
@@ -41,32 +46,37 @@ class Step:
     @property
     def merged(self) -> Tensor | None:
         """[K, D] merged features in reading order, None where nothing merges."""
-        if self.keep.features is None:
-            return None
-        return self.keep.features[self.keep.index.argsort().to(self.keep.features.device)]
+        return self.keep.ascending().features
 
 
 def walk(
     pruner: Pruner, stages: Sequence[Stage], sample: VisualTokens, observe: Observe | None = None
 ) -> list[Step]:
-    """One step a stage, each on the survivors of the one before; raises Breach for an answer that
-    breaks the contract.
+    """One step a stage, each on the survivors of the one before.
 
-    Without `observe` a stage is shown the rows of `sample` that are alive.
+    A pruner is not asked where a stage keeps nothing or nothing is left. Without `observe` a stage
+    is shown the rows of `sample` that are alive, and of its signals those that the pruner reads at
+    that stage. Raises Breach for an answer that breaks the contract.
     """
-
-    def rows(_: int, index: Tensor, features: Tensor) -> tuple[Tensor, Mapping[Signal, Tensor]]:
-        place = torch.searchsorted(sample.index, index)
-        return features, narrow(sample.signals, place)
-
-    look, steps = observe or rows, list[Step]()
+    steps: list[Step] = []
     index, features, memo = sample.index, sample.features, dict(sample.memo)
     for number, stage in enumerate(stages):
-        features, signals = look(number, index, features)
+        if observe is None:
+            signals: Mapping[Signal, Any] = signals_left(pruner, stage, sample, index)
+        else:
+            features, signals = observe(number, index, features)
+        absent = pruner.reads.signals - frozenset(signals) - {Signal.TILES}
         tokens = replace(
-            sample, features=features, index=index, site=stage.site, memo=memo, signals=signals
+            sample,
+            features=features,
+            index=index,
+            site=stage.site,
+            memo=memo,
+            signals=signals,
+            absent=absent,
         )
-        step = Step(stage, tokens, pruner.prune(tokens, stage))
+        has_choice = stage.keep > 0 and len(tokens) > 0
+        step = Step(stage, tokens, pruner.prune(tokens, stage) if has_choice else NOTHING)
         fault = breach(pruner, step)
         if fault:
             raise Breach(f"{type(pruner).__name__} at {stage.site}: {fault}")
@@ -78,41 +88,86 @@ def walk(
     return steps
 
 
+def signals_left(
+    pruner: Pruner, stage: Stage, sample: VisualTokens, index: Tensor
+) -> dict[Signal, Any]:
+    """Of a sample's signals those that a stage is shown, for the tokens `index` [n] alone."""
+    here = pruner.reads.signals_at(stage.site)
+    signals = {signal: value for signal, value in sample.signals.items() if signal in here}
+    return narrow(signals, torch.searchsorted(sample.index, index))
+
+
 def breach(pruner: Pruner, step: Step) -> str:
     """In what an answer breaks the contract of `Pruner.prune`; empty where it does not."""
-    if not isinstance(step.keep, Keep):
-        return f"prune returned a {type(step.keep).__name__}; it must return Keep(index) or Keep(index, features)"
-    index, merged, there = step.keep.index, step.keep.features, len(step.tokens)
-    due = min(step.stage.keep, there)
-    for part in ("index", "features"):
-        value = getattr(step.keep, part)
-        if not isinstance(value, Tensor) and (part == "index" or value is not None):
-            return f"{part} is a {type(value).__name__}; it must be a tensor"
+    return next(breaches(pruner, step), "")
+
+
+def breaches(pruner: Pruner, step: Step) -> Iterator[str]:
+    """Everything that is wrong with an answer; what comes later makes sense only without it."""
+    keep, tokens = step.keep, step.tokens
+    if not isinstance(keep, Keep):
+        yield (
+            f"prune returned a {type(keep).__name__}; it must return Keep(index) or "
+            "Keep(index, features)"
+        )
+        return
+    yield from _wrong_kinds(keep)
+    index, there = keep.index, len(tokens)
     if index.dtype != torch.int64 or index.dim() != 1:
-        return f"index is {index.dtype} of shape {list(index.shape)}; it must be int64 [K]"
-    count = len(index)
-    if count > due or count < (1 if pruner.dynamic else due):
-        return f"keeps {count} of {there} tokens; the stage {'allows at most' if pruner.dynamic else 'asks for'} {due}"
-    if int(index.min()) < 0 or int(index.max()) >= there:
-        return f"index spans {int(index.min())}..{int(index.max())}; it must lie in 0..{there - 1}"
+        yield f"index is {index.dtype} of shape {list(index.shape)}; it must be int64 [K]"
+    count, due = len(index), min(step.stage.keep, there)
+    if count > due or (count < due and not pruner.dynamic):
+        rule = "allows at most" if pruner.dynamic else "asks for"
+        yield f"keeps {count} of {there} tokens; the stage {rule} {due}"
+    if count and (int(index.min()) < 0 or int(index.max()) >= there):
+        span = f"{int(index.min())}..{int(index.max())}"
+        yield f"index spans {span}; it must lie in 0..{there - 1}"
     repeated = int((index.sort().values.diff() == 0).sum())
     if repeated:
-        return f"index names tokens more than once: {repeated} of {count} are repeats"
-    if merged is not None and merged.shape != (count, step.tokens.features.shape[1]):
-        return f"features are {list(merged.shape)}; they must be [K, D] = {[count, step.tokens.features.shape[1]]}"
-    if merged is not None and merged.dtype != step.tokens.features.dtype:
-        return f"features are {merged.dtype}; the tokens' are {step.tokens.features.dtype}"
-    if merged is not None and not bool(torch.isfinite(merged).all()):
-        return "features are not finite"
-    return ""
+        yield f"index names tokens more than once: {repeated} of {count} are repeats"
+    if keep.features is not None:
+        yield from _wrong_features(keep.features, count, tokens.features)
+    if keep.bias is not None:
+        yield from _wrong_bias(keep.bias, count)
 
 
-def narrow(signals: Mapping[Signal, Tensor], place: Tensor) -> dict[Signal, Tensor]:
+def _wrong_kinds(keep: Keep) -> Iterator[str]:
+    """What of an answer is no tensor."""
+    for part in ("index", "features", "bias"):
+        value = getattr(keep, part)
+        optional = part != "index" and value is None
+        if not optional and not isinstance(value, Tensor):
+            yield f"{part} is a {type(value).__name__}; it must be a tensor"
+
+
+def _wrong_features(merged: Tensor, count: int, features: Tensor) -> Iterator[str]:
+    """What is wrong with the merged rows of `count` survivors among tokens of `features` [N, D]."""
+    shape = [count, features.shape[1]]
+    if list(merged.shape) != shape:
+        yield f"features are {list(merged.shape)}; they must be [K, D] = {shape}"
+    if merged.dtype != features.dtype:
+        yield f"features are {merged.dtype}; the tokens' are {features.dtype}"
+    if not bool(torch.isfinite(merged).all()):
+        yield "features are not finite"
+
+
+def _wrong_bias(bias: Tensor, count: int) -> Iterator[str]:
+    """What is wrong with the bias of `count` survivors."""
+    if list(bias.shape) != [count]:
+        yield f"bias is {list(bias.shape)}; it must be [K] = {[count]}"
+    if not bias.is_floating_point():
+        yield f"bias is {bias.dtype}; it must be a floating type"
+    if not bool(torch.isfinite(bias).all()):
+        yield "bias is not finite"
+
+
+def narrow(signals: Mapping[Signal, Any], place: Tensor) -> dict[Signal, Any]:
     """The same signals for the tokens at `place` [n] alone."""
-
-    return {
-        signal: value.index_select(TOKEN_AXIS[signal], place.to(value.device))
-        if signal in TOKEN_AXIS
-        else value
-        for signal, value in signals.items()
-    }
+    narrowed: dict[Signal, Any] = {}
+    for signal, value in signals.items():
+        axis = TOKEN_AXIS.get(signal)
+        if axis is None:
+            narrowed[signal] = value
+        else:
+            narrowed[signal] = value.index_select(axis, place.to(value.device))
+    return narrowed

@@ -115,8 +115,9 @@ def identity(pruner: Pruner) -> str:
         parts = list(_parts_in(value))
         if parts:
             about["holds"][field.name] = parts
-    if pruner.lora_folder is not None:
-        about["adapter"] = folder_digest(Path(pruner.lora_folder))
+    adapter = pruner.reads.lora
+    if adapter is not None:
+        about["adapter"] = folder_digest(Path(adapter))
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -13,9 +12,11 @@ from torch import Tensor
 from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError, Stage, solve
+from prunebench.reads import Reads
 from prunebench.select import share, top
+from prunebench.signals import Signal
 from prunebench.sites import INPUT, Site
-from prunebench.tokens import Keep, Signal, VisualTokens
+from prunebench.tokens import Keep, VisualTokens
 
 Positions = Literal["original", "compact"]
 
@@ -86,8 +87,8 @@ class Facts:
 class Pruner(ABC):
     """A pure function from visual tokens to survivors; its dataclass fields are its settings.
 
-    `needs` are the signals it reads, a class attribute or, where a setting decides, a property;
-    `default_positions` says what its paper does with the survivors' position ids: "original" keeps
+    `needs` are the signals it reads, a class attribute or, where a setting decides, a property; a
+    method that says more of how it reads them overrides `reads`. `default_positions` says what its paper does with the survivors' position ids: "original" keeps
     them, gaps included, "compact" closes the gaps. A `dynamic` method may keep fewer than it may.
     """
 
@@ -96,8 +97,14 @@ class Pruner(ABC):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        """What it asks the engine to observe."""
-        return frozenset()
+        """The signals that it reads; what else there is to say of them is in `reads`."""
+        return self.reads.signals
+
+    @property
+    def reads(self) -> Reads:
+        """What it asks the engine to observe: its `needs`, unless it says more."""
+        says_needs = type(self).needs is not Pruner.needs
+        return Reads(frozenset(self.needs)) if says_needs else Reads()
 
     def site(self) -> Site:
         """Where it prunes; behind the projector unless it says otherwise."""
@@ -129,14 +136,6 @@ class Pruner(ABC):
         """
         return size
 
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        """The vision encoder's blocks, from 0 or from -1 backwards, in which an encoder signal of
-        `needs` is observed.
-
-        Empty means the one whose output the projector reads.
-        """
-        return ()
-
     def prepared(self, facts: Facts) -> Self:
         """The method made ready for a model: settings that depend on it are filled in, weights are
         found.
@@ -146,40 +145,12 @@ class Pruner(ABC):
         """
         return self
 
-    def probe(self) -> Tensor | None:
-        """[L, D] what a probe token behind the prompt is: row 0 enters layer 0, the others are
-        added before their layers.
-
-        It runs behind the prompt and through the layers before the first stage, sees every token
-        and is seen by none; its attention is what the PROBE signals of `needs` show.
-        """
-        return None
-
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         """By name, the values that lead to the survivors of a stage; what vectors from official
         code are compared with.
         """
         return {}
 
-    def texts(self, question: str) -> tuple[str, ...]:
-        """The texts that CLIP is asked about (Signal.CLIP_TEXT): the question unless the method
-        says otherwise.
-        """
-        return (question,)
-
-    @property
-    def clip(self) -> str:
-        """The CLIP behind the CLIP signals, a hub id or folder; empty means the one the model's
-        encoder came from.
-        """
-        return ""
-
-    @property
-    def lora_folder(self) -> Path | None:
-        """A folder with a low-rank adapter in peft's layout, which the model wears while the method
-        works; None for none.
-        """
-        return None
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,15 @@ from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from prunebench.border.guard import Guard
 from prunebench.border.text import message, one_line
 from prunebench.identity import helpers, note_source
 from prunebench.pruner import MethodError, Pruner, contained
+
+if TYPE_CHECKING:
+    from prunebench.methods._names import MethodName
 
 P = TypeVar("P", bound=type[Pruner])
 
@@ -71,7 +74,7 @@ def names() -> list[str]:
     return sorted(name for name in modules if not name.startswith("_"))
 
 
-def get(name: str) -> type[Pruner]:
+def get(name: MethodName | str) -> type[Pruner]:
     """The class of a method, by name or by the path of a file ("./mine.py").
 
     Raises RegistryError where there is none, or none that can be used.
@@ -103,7 +106,7 @@ def name_of(pruner: Pruner) -> str:
     return type(pruner).__name__ if declared is None else declared.name
 
 
-def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
+def build(name: MethodName | str, settings: Mapping[str, Any] | None = None) -> Pruner:
     """A method with its settings; raises RegistryError for an unknown setting or a value that does
     not fit.
     """

@@ -297,6 +297,9 @@ def signals_of(*origins: Origin) -> frozenset[Signal]:
 BEFORE = signals_of(Origin.BEFORE)
 """Signals read in the layer before the site."""
 
+BEHIND = signals_of(Origin.BEHIND)
+"""Signals read in the layer behind the site."""
+
 PROBE = signals_of(Origin.PROBE)
 """Signals of the token that `Reads.probe` adds behind the prompt."""
 

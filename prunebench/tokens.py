@@ -118,9 +118,24 @@ class VisualTokens(SignalReadings):
 
 @dataclass(frozen=True)
 class Keep:
-    """The survivors: `index` [K] unique places in the VisualTokens given, any order; `features` [K,
-    D] where they merge.
+    """The survivors of a stage.
+
+    `index` [K] are unique places in the VisualTokens that the method was shown, in any order. Where
+    it merges, `features` [K, D] are what the survivors are from here on. `bias` [K], float, is added
+    to every attention score that a survivor's key gets in all later layers and in decoding, in log
+    space: the log of how many tokens a survivor stands for makes it count as many.
     """
 
     index: Tensor
     features: Tensor | None = None
+    bias: Tensor | None = None
+
+    def ascending(self) -> Keep:
+        """The same in reading order."""
+        order = self.index.argsort()
+        features, bias = self.features, self.bias
+        if features is not None:
+            features = features[order.to(features.device)]
+        if bias is not None:
+            bias = bias[order.to(bias.device)]
+        return Keep(self.index[order], features, bias)

@@ -11,10 +11,15 @@ from torch import Tensor
 
 
 def logits(
-    model: Any, inputs: dict[str, Any], answer: Tensor, dead: list[Tensor], compact: bool = False
+    model: Any,
+    inputs: dict[str, Any],
+    answer: Tensor,
+    dead: list[Tensor],
+    compact: bool = False,
+    bias: list[Tensor] | None = None,
 ) -> Tensor:
     """[B, T, V] logits that predict each token of `answer` [B, T]; `dead[l]` [B, S] bool: hidden
-    from layer l on.
+    from layer l on; `bias[l]` [B, S] is added to the scores of the keys there.
 
     Uses the stock model alone: per-layer masks (and, for closed-up positions, rotary tables) go in
     by pre-hooks.
@@ -47,6 +52,9 @@ def logits(
         gone = torch.cat([dead[number], torch.zeros(batch, steps - 1, dtype=torch.bool)], dim=1)
         seen = valid & ~gone
         mask = (causal & seen[:, None, :]) | torch.eye(total, dtype=torch.bool)
+        if bias is not None:
+            scores = torch.cat([bias[number], torch.zeros(batch, steps - 1)], dim=1)
+            mask = scores[:, None].masked_fill(~mask, torch.finfo(torch.float32).min)
 
         def hook(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             kwargs = {**kwargs, "attention_mask": mask[:, None]}

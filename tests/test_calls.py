@@ -23,7 +23,7 @@ from test_equivalence import PLANS, PROMPTS, Draw, dead_columns
 from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from prunebench import Keep, Signal, Stage, VisualTokens, llm, prune
+from prunebench import Keep, Reads, Signal, Stage, VisualTokens, llm, prune
 from prunebench.engine.stream import EngineError
 from prunebench.models import Unsupported, family_of
 
@@ -157,8 +157,10 @@ def test_no_probe_sees_a_draft(model: Any, inputs_of: Any) -> None:
     class Probing(Spy):
         needs = frozenset({Signal.PROBE_LOGITS, Signal.PROBE_LOG_ATTENTION})
 
-        def probe(self) -> Tensor:
-            return torch.randn(6, 80, generator=torch.Generator().manual_seed(0))
+        @property
+        def reads(self) -> Reads:
+            token = torch.randn(6, 80, generator=torch.Generator().manual_seed(0))
+            return Reads(self.needs, probe=lambda: token)
 
     inputs = inputs_of(([picture(112, 84)], QUESTION))
     drafted, plain = Probing(), Probing()

@@ -170,7 +170,7 @@ def test_a_broken_pruner_is_named(model: Any, inputs_of: Any, answer: Any, messa
         ((Stage(llm(6), 4),), Unsupported, r"layers 0\.\.5"),
         ((Stage(llm(2), 4), Stage(llm(1), 4)), EngineError, "forward"),
         ((Stage(llm(2), 4), Stage(llm(3), 5)), EngineError, "never grow"),
-        ((Stage(INPUT, 0),), EngineError, "plans to keep 0"),
+        ((Stage(INPUT, -1),), EngineError, "plans to keep -1"),
         ((Stage(INPUT, 13),), EngineError, "plans to keep 13 of 12"),
     ],
 )

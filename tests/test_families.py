@@ -27,6 +27,7 @@ from prunebench import (
     BudgetError,
     Keep,
     Pruner,
+    Reads,
     Signal,
     Site,
     Stage,
@@ -347,11 +348,8 @@ class Look(Pruner):
     seen: list[VisualTokens] = field(default_factory=list, compare=False)
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        return frozenset(self.wants)
-
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return self.layers
+    def reads(self) -> Reads:
+        return Reads(frozenset(self.wants), blocks=dict.fromkeys(self.wants, self.layers))
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         self.seen.append(tokens)

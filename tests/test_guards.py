@@ -17,15 +17,16 @@ from test_engine import Spy
 from test_equivalence import PROMPTS, Draw, run
 from torch import Tensor
 
-from prunebench import Budget, Facts, Keep, Pruner, Signal, Stage, VisualTokens, llm, prune
-from prunebench.engine import encoder as vision
-from prunebench.engine import prefill as prefills
+from prunebench import Budget, Facts, Keep, Pruner, Reads, Signal, Stage, VisualTokens, llm, prune
+from prunebench.engine import ask as asks
 from prunebench.engine import reading as readings
 from prunebench.engine import session as sessions
 from prunebench.engine.finite import NotFinite
+from prunebench.engine.readings import READINGS, Reading, received_attention
 from prunebench.engine.ready import make_ready
 from prunebench.engine.stream import EngineError
-from prunebench.measure.latency import PairSettings, measure_pairs
+from prunebench.measure.latency import measure_pairs
+from prunebench.measure.pairs import PairSettings
 from prunebench.models import family_of
 from prunebench.pruner import MethodError, contained
 
@@ -105,8 +106,8 @@ def test_features_that_are_no_numbers_are_not_offered(
 def test_signals_that_are_no_numbers_are_not_offered(
     model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = vision._READERS[Signal.RECEIVED_ATTENTION]
-    monkeypatch.setitem(vision._READERS, Signal.RECEIVED_ATTENTION, lambda heads: read(heads) / 0)
+    spoilt_reading = Reading(axis=1, from_heads=lambda heads: received_attention(heads) / 0)
+    monkeypatch.setitem(READINGS, Signal.RECEIVED_ATTENTION, spoilt_reading)
     with (
         torch.no_grad(),
         prune(model, Counting("llm:1"), 0.5),
@@ -231,7 +232,7 @@ EXITS = [SystemExit(0), GeneratorExit(), StopIteration(), Quit("bye")]
 
 @pytest.mark.parametrize("exit_", EXITS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize(
-    "member", ["prepared", "needs", "site", "plan", "prune", "lora_folder", "probe", "blocks"]
+    "member", ["prepared", "needs", "reads", "site", "plan", "prune", "reads.probe"]
 )
 def test_a_method_that_exits_is_an_ordinary_error(
     model: Any, inputs_of: Any, member: str, exit_: BaseException
@@ -239,12 +240,10 @@ def test_a_method_that_exits_is_an_ordinary_error(
     def leave(*_: Any) -> Any:
         raise exit_
 
-    names = {
-        "probe": frozenset({Signal.PROBE_LOGITS}),
-        "blocks": frozenset({Signal.ENCODER_FEATURES}),
-    }
-    body: dict[str, Any] = {"needs": names.get(member, frozenset()), "__module__": __name__}
-    body[member] = property(leave) if member in ("needs", "lora_folder") else leave
+    body: dict[str, Any] = {"needs": frozenset(), "__module__": __name__}
+    body[member] = property(leave) if member in ("needs", "reads") else leave
+    if member == "reads.probe":
+        body["reads"] = Reads(frozenset({Signal.PROBE_LOGITS}), probe=leave)
     method: Any = dataclass(frozen=True)(type("Leaving", (Spy,), body))
     with (
         pytest.raises(MethodError, match=rf"\.{member} raised {type(exit_).__name__}") as error,
@@ -312,7 +311,7 @@ class Slow(Spy):
 def test_a_methods_time_is_its_own(
     model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = prefills.answered
+    check = asks.answered
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.5)
@@ -322,7 +321,7 @@ def test_a_methods_time_is_its_own(
         def look(self, *arguments: Any, **options: Any) -> None:
             time.sleep(0.1)
 
-    monkeypatch.setattr(prefills, "answered", slow)
+    monkeypatch.setattr(asks, "answered", slow)
     monkeypatch.setattr(sessions, "Finite", Looking)
     monkeypatch.setattr(readings, "copied", lambda value: (time.sleep(0.1), value)[1])
     with prune(model, Slow(), 0.5) as trace, torch.no_grad():

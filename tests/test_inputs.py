@@ -114,6 +114,22 @@ def test_a_conversation_without_an_image_has_no_pixels(loaded: Loaded) -> None:
     assert visual(loaded, inputs) == [0]
 
 
+def test_a_turn_may_be_a_text_instead_of_parts() -> None:
+    """With a template that takes such turns, as those of most public models do."""
+    loaded = prunebench.load("tiny-llava-1.5")
+    loaded.processor.chat_template = (
+        "{% for turn in messages %}{% if turn.content is string %}{{ turn.content }} {% else %}"
+        "{% for part in turn.content %}{{ part.text if part.type == 'text' else '<image>' }} "
+        "{% endfor %}{% endif %}{% endfor %}"
+    )
+    image, question, _ = drawn()
+    system = {"role": "system", "content": "count objects"}
+    inputs = process(loaded, [[system, *user_message(image, question)]])
+    assert visual(loaded, inputs) == visual(loaded, loaded.inputs(image, question))
+    text = loaded.processor.batch_decode(inputs["input_ids"], skip_special_tokens=True)[0]
+    assert text.split() == ["count", "objects", *question.split()]
+
+
 def test_a_loaded_model_says_what_it_is(loaded: Loaded) -> None:
     text = repr(loaded)
     for part in (loaded.name, loaded.family.name, "M parameters", "float32 on cpu", "sha256:"):

@@ -11,11 +11,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from prunebench.measure.latency import PHASES, PairRow, summarize
-from prunebench.report import leaderboard
+from prunebench.measure.pairs import PairRow, summarize
+from prunebench.report import headings, leaderboard
 from prunebench.study import columns
 from prunebench.study.cells import read_cell
-from prunebench.study.columns import Column, declared
+from prunebench.study.columns import PHASES, Column, declared
 from prunebench.study.facts import Damaged, to_json
 from prunebench.study.record import CellRecord, Metric
 from prunebench.study.seal import sealed
@@ -56,8 +56,8 @@ def test_the_keys_of_cell_json_are_the_fields_in_their_order() -> None:
 
 def test_what_a_record_leaves_out_has_no_key() -> None:
     old = {key: value for key, value in content().items() if key not in ("control", "pruner")}
-    written = CellRecord.read(old).content()
-    assert not {"control", "pruner", "samples"} & set(written)
+    again = CellRecord.read(old).content()
+    assert not {"control", "pruner", "samples"} & set(again)
 
 
 def test_a_key_of_another_version_is_passed_over() -> None:
@@ -129,7 +129,7 @@ def test_names_of_the_table_are_unique() -> None:
 def test_every_column_says_what_it_is() -> None:
     rows: list[Column] = [*columns.SAMPLES, *columns.PAIRS, *columns.COST]
     assert all(column.about for column in rows)
-    assert all(heading.about for heading in (*leaderboard.HEAD, *leaderboard.TAIL))
+    assert all(heading.about for heading in (*headings.HEAD, *headings.TAIL))
 
 
 def test_a_column_of_nothing_but_nulls_has_its_type() -> None:

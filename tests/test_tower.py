@@ -6,17 +6,19 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from conftest import counted
 from encoder_oracle import HiddenRows
-from families import Family
+from families import Miniature
 from oracle import logits
 from test_equivalence import Draw, run
-from test_families import PROMPTS, build, made, one, plain
-from test_families import family as family  # the fixture
+from test_families import PROMPTS, build, made, one, plain, told
+from test_families import miniature as miniature  # the fixture
 from torch import Tensor
 
 from prunebench import (
@@ -34,6 +36,7 @@ from prunebench import (
     prune,
     vision,
 )
+from prunebench.cli import main
 from prunebench.engine.counter import counter
 from prunebench.engine.encode import encode
 from prunebench.engine.stream import EngineError
@@ -61,29 +64,29 @@ class Inside(Draw):
         )
 
 
-def last_site(family: Family) -> Site:
+def last_site(miniature: Miniature) -> Site:
     """The last seam in front of a block whose output the projector reads."""
-    return vision(family_of(family.model).feature_block(family.model))
+    return vision(family_of(miniature.model).feature_block(miniature.model))
 
 
 PLANS = {
-    "first block": lambda family: (vision(1),),
-    "last block": lambda family: (last_site(family),),
-    "two stages": lambda family: (vision(1), last_site(family)),
-    "everywhere": lambda family: (vision(1), INPUT, llm(2)),
+    "first block": lambda miniature: (vision(1),),
+    "last block": lambda miniature: (last_site(miniature),),
+    "two stages": lambda miniature: (vision(1), last_site(miniature)),
+    "everywhere": lambda miniature: (vision(1), INPUT, llm(2)),
 }
 
 
-def encoder_rows(family: Family, inputs: dict[str, Any]) -> list[Any]:
-    lvlm = family_of(family.model)
-    layouts = lvlm.layouts(family.model, inputs)
-    return lvlm.encoder_rows(family.model, inputs, layouts)
+def encoder_rows(miniature: Miniature, inputs: dict[str, Any]) -> list[Any]:
+    lvlm = family_of(miniature.model)
+    layouts = lvlm.layouts(miniature.model, inputs)
+    return lvlm.encoder_rows(miniature.model, inputs, layouts)
 
 
-def dead_columns(family: Family, inputs: dict[str, Any], trace: Any) -> list[Tensor]:
+def dead_columns(miniature: Miniature, inputs: dict[str, Any], trace: Any) -> list[Tensor]:
     """Per layer [B, S]: visual positions that do not live there, from the trace's kept indices."""
-    visual = family_of(family.model).visual(family.model, inputs["input_ids"])
-    dead = [visual.clone() for _ in family.model.get_decoder().layers]
+    visual = family_of(miniature.model).visual(miniature.model, inputs["input_ids"])
+    dead = [visual.clone() for _ in miniature.model.get_decoder().layers]
     for row, sample in enumerate(trace.samples):
         places = visual[row].nonzero()[:, 0]
         for layer, mask in enumerate(dead):
@@ -92,24 +95,28 @@ def dead_columns(family: Family, inputs: dict[str, Any], trace: Any) -> list[Ten
 
 
 def hidden(
-    family: Family, inputs: dict[str, Any], answer: Tensor, trace: Any, **options: Any
+    miniature: Miniature, inputs: dict[str, Any], answer: Tensor, trace: Any, **options: Any
 ) -> Tensor:
     """The logits of the model that hides what the trace says is dropped."""
     kept = [sample.kept for sample in trace.samples]
-    oracle = HiddenRows(family.model, encoder_rows(family, inputs), kept, options.pop("merged", ()))
-    dead = dead_columns(family, inputs, trace)
+    oracle = HiddenRows(
+        miniature.model, encoder_rows(miniature, inputs), kept, options.pop("merged", ())
+    )
+    dead = dead_columns(miniature, inputs, trace)
     with oracle.attached():
-        return logits(family.model, inputs, answer, dead, **options)
+        return logits(miniature.model, inputs, answer, dead, **options)
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("plan", PLANS)
-def test_dropping_equals_hiding(family: Family, plan: str, prompt: str, positions: Any) -> None:
-    inputs = made(family, prompt)
-    pruner = Inside(sites=PLANS[plan](family))
-    answer, got, trace = run(family.model, inputs, pruner, positions=positions)
-    want = hidden(family, inputs, answer, trace, compact=positions == "compact")
+def test_dropping_equals_hiding(
+    miniature: Miniature, plan: str, prompt: str, positions: Any
+) -> None:
+    inputs = made(miniature, prompt)
+    pruner = Inside(sites=PLANS[plan](miniature))
+    answer, got, trace = run(miniature.model, inputs, pruner, positions=positions)
+    want = hidden(miniature, inputs, answer, trace, compact=positions == "compact")
     torch.testing.assert_close(got, want, **CLOSE)
     for sample in trace.samples:
         stages = pruner.plan(None, sample.available, 6)
@@ -120,56 +127,60 @@ def test_dropping_equals_hiding(family: Family, plan: str, prompt: str, position
         assert sample.entering[0] == inside[-1]
 
 
-def test_the_oracle_can_tell(family: Family) -> None:
+def test_the_oracle_can_tell(miniature: Miniature) -> None:
     """One other token hidden in the encoder changes the logits by far more than the tolerance, and
     so does hiding it behind the encoder alone.
     """
-    inputs = one(family)
-    answer, got, trace = run(family.model, inputs, Inside())
+    inputs = one(miniature)
+    answer, got, trace = run(miniature.model, inputs, Inside())
     (sample,) = trace.samples
     kept = sample.kept[vision(1)]
     dropped = torch.tensor([i for i in range(sample.available) if i not in kept.tolist()])
-    (rows,) = encoder_rows(family, inputs)
+    (rows,) = encoder_rows(miniature, inputs)
     real = kept[rows.patches[kept, 0] >= 0]
     other = kept.clone()
     other[kept == real[0]] = dropped[0]
-    late = hidden_with(family, inputs, answer, trace, {})
-    swapped = hidden_with(family, inputs, answer, trace, {vision(1): other.sort().values})
+    late = hidden_with(miniature, inputs, answer, trace, {})
+    swapped = hidden_with(miniature, inputs, answer, trace, {vision(1): other.sort().values})
     assert (late - got).abs().max() > 5e-3
     assert (swapped - got).abs().max() > 5e-3
 
 
 def hidden_with(
-    family: Family, inputs: dict[str, Any], answer: Tensor, trace: Any, kept: dict[Site, Tensor]
+    miniature: Miniature,
+    inputs: dict[str, Any],
+    answer: Tensor,
+    trace: Any,
+    kept: dict[Site, Tensor],
 ) -> Tensor:
     """The oracle, told of other survivors in the encoder than in the language model."""
-    dead = dead_columns(family, inputs, trace)
-    with HiddenRows(family.model, encoder_rows(family, inputs), [kept]).attached():
-        return logits(family.model, inputs, answer, dead)
+    dead = dead_columns(miniature, inputs, trace)
+    with HiddenRows(miniature.model, encoder_rows(miniature, inputs), [kept]).attached():
+        return logits(miniature.model, inputs, answer, dead)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_keep_all_is_bit_identical(family: Family, prompt: str) -> None:
-    inputs = made(family, prompt)
-    _, got, trace = run(family.model, inputs, Inside(share=1.0))
-    assert torch.equal(got, plain(family.model, inputs))
+def test_keep_all_is_bit_identical(miniature: Miniature, prompt: str) -> None:
+    inputs = made(miniature, prompt)
+    _, got, trace = run(miniature.model, inputs, Inside(share=1.0))
+    assert torch.equal(got, plain(miniature.model, inputs))
     assert all(len(sample.kept[vision(1)]) == sample.available for sample in trace.samples)
 
 
-def test_batch_equals_one_by_one(family: Family) -> None:
-    prompts = [PROMPTS["one image"](family), PROMPTS["two images"](family)]
-    batch = PROMPTS["every size"](family)
+def test_batch_equals_one_by_one(miniature: Miniature) -> None:
+    prompts = [PROMPTS["one image"](miniature), PROMPTS["two images"](miniature)]
+    batch = PROMPTS["every size"](miniature)
     pruner = Inside(sites=(vision(1), INPUT))
-    _, together, both = run(family.model, batch, pruner, seeds=list(range(len(family.sizes))))
-    _, alone, trace = run(family.model, prompts[0], pruner, seeds=[0])
+    _, together, both = run(miniature.model, batch, pruner, seeds=list(range(len(miniature.sizes))))
+    _, alone, trace = run(miniature.model, prompts[0], pruner, seeds=[0])
     torch.testing.assert_close(together[0], alone[0], **CLOSE)
     for site, kept in trace.samples[0].kept.items():
         assert both.samples[0].kept[site].tolist() == kept.tolist()
 
 
-def test_a_call_by_hand_and_again(family: Family) -> None:
+def test_a_call_by_hand_and_again(miniature: Miniature) -> None:
     """The encoder runs inside forward there; nothing of the first call is left in the second."""
-    inputs, model = one(family), family.model
+    inputs, model = one(miniature), miniature.model
     with torch.no_grad(), prune(model, Inside()) as trace:
         first = model(**inputs).logits[:, -1]
         kept = trace.samples[0].kept[vision(1)].tolist()
@@ -180,8 +191,8 @@ def test_a_call_by_hand_and_again(family: Family) -> None:
     assert torch.equal(first, second)
 
 
-def test_beams_share_their_prompts_survivors(family: Family) -> None:
-    inputs, model = one(family), family.model
+def test_beams_share_their_prompts_survivors(miniature: Miniature) -> None:
+    inputs, model = one(miniature), miniature.model
     if "mm_encoder_outputs" not in encode(model, inputs):
         pytest.skip("this transformers encodes every beam anew")
     with prune(model, Inside()) as trace:
@@ -226,19 +237,19 @@ class Blend(Pruner):
 
 
 @pytest.mark.parametrize("prompt", ["one image", "padded batch", "video"])
-def test_merged_rows_go_on_in_the_survivors_places(family: Family, prompt: str) -> None:
-    inputs, pruner = made(family, prompt), Blend()
-    rows = encoder_rows(family, inputs)
+def test_merged_rows_go_on_in_the_survivors_places(miniature: Miniature, prompt: str) -> None:
+    inputs, pruner = made(miniature, prompt), Blend()
+    rows = encoder_rows(miniature, inputs)
     shared = any(len(set(real(one))) < len(real(one)) for one in rows)
     if shared:
         with pytest.raises(Unsupported, match="visual tokens of this image share patches"):
-            run(family.model, inputs, pruner)
+            run(miniature.model, inputs, pruner)
         return
-    answer, got, trace = run(family.model, inputs, pruner)
+    answer, got, trace = run(miniature.model, inputs, pruner)
     merged = [{vision(1): values} for _, values in pruner.rows]  # type: ignore[attr-defined]
-    want = hidden(family, inputs, answer, trace, merged=merged)
+    want = hidden(miniature, inputs, answer, trace, merged=merged)
     torch.testing.assert_close(got, want, **CLOSE)
-    unmerged = hidden(family, inputs, answer, trace)
+    unmerged = hidden(miniature, inputs, answer, trace)
     assert (unmerged - got).abs().max() > 5e-3
 
 
@@ -248,20 +259,20 @@ def real(rows: Any) -> list[int]:
     return patches
 
 
-def test_features_are_the_rows_that_enter_the_block(family: Family) -> None:
+def test_features_are_the_rows_that_enter_the_block(miniature: Miniature) -> None:
     """A token's patches side by side, in the order of the tokens that have any."""
-    inputs, pruner = one(family), Blend()
-    lvlm, entered = family_of(family.model), []
-    block = lvlm.blocks(family.model)[1]
+    inputs, pruner = one(miniature), Blend()
+    lvlm, entered = family_of(miniature.model), []
+    block = lvlm.blocks(miniature.model)[1]
     handle = block.register_forward_pre_hook(
         lambda _, args, kwargs: entered.append(args[0]), with_kwargs=True
     )
     with torch.no_grad():
-        family.model(**inputs)
+        miniature.model(**inputs)
     handle.remove()
-    (rows,) = encoder_rows(family, inputs)
+    (rows,) = encoder_rows(miniature, inputs)
     with suppress(Unsupported):  # where nothing can be merged it is shown them all the same
-        run(family.model, inputs, pruner)
+        run(miniature.model, inputs, pruner)
     features = pruner.rows[0][0]  # type: ignore[attr-defined]
     patches = rows.patches[rows.patches[:, 0] >= 0]
     want = entered[0].reshape(-1, entered[0].shape[-1])[patches].flatten(1)
@@ -272,9 +283,9 @@ def test_features_are_the_rows_that_enter_the_block(family: Family) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["one image", "padded batch", "video"])
-def test_blocks_run_over_fewer_rows(family: Family, prompt: str) -> None:
+def test_blocks_run_over_fewer_rows(miniature: Miniature, prompt: str) -> None:
     """As many rows go through every block as tokens are alive there, or share a row with one."""
-    inputs, lvlm = made(family, prompt), family_of(family.model)
+    inputs, lvlm = made(miniature, prompt), family_of(miniature.model)
     sizes: list[int] = []
     handles = [
         lvlm.block_attention(block).register_forward_pre_hook(
@@ -283,19 +294,19 @@ def test_blocks_run_over_fewer_rows(family: Family, prompt: str) -> None:
             ),
             with_kwargs=True,
         )
-        for block in lvlm.blocks(family.model)
+        for block in lvlm.blocks(miniature.model)
     ]
     with torch.no_grad():
-        family.model(**inputs)
+        miniature.model(**inputs)
         full, sizes[:] = list(sizes), []
-        with prune(family.model, Inside(share=0.5)) as trace:
-            family.model(**inputs)
+        with prune(miniature.model, Inside(share=0.5)) as trace:
+            miniature.model(**inputs)
     for handle in handles:
         handle.remove()
     live = torch.ones(full[0], dtype=torch.bool)
-    for rows in encoder_rows(family, inputs):
+    for rows in encoder_rows(miniature, inputs):
         live[real(rows)] = False
-    for rows, sample in zip(encoder_rows(family, inputs), trace.samples, strict=True):
+    for rows, sample in zip(encoder_rows(miniature, inputs), trace.samples, strict=True):
         survivors = rows.patches[sample.kept[vision(1)]]
         live[survivors[survivors >= 0]] = True
     assert sizes == [full[0], *[int(live.sum())] * (len(full) - 1)]
@@ -304,16 +315,16 @@ def test_blocks_run_over_fewer_rows(family: Family, prompt: str) -> None:
 
 @pytest.mark.parametrize("prompt", ["one image", "two images", "video"])
 @pytest.mark.parametrize("plan", ["first block", "two stages", "everywhere"])
-def test_flops_equal_torchs_counter(family: Family, plan: str, prompt: str) -> None:
-    inputs, lvlm, model = made(family, prompt), family_of(family.model), family.model
-    session = prune(model, Inside(sites=PLANS[plan](family)))
+def test_flops_equal_torchs_counter(miniature: Miniature, plan: str, prompt: str) -> None:
+    inputs, lvlm, model = made(miniature, prompt), family_of(miniature.model), miniature.model
+    session = prune(model, Inside(sites=PLANS[plan](miniature)))
     with torch.no_grad(), session as trace, counter() as flops:
         model(**inputs, logits_to_keep=1)
     assert sample_flops(model, lvlm, inputs, trace.samples[0]).total == counted(flops)
 
 
-def test_no_trace_is_left(family: Family) -> None:
-    inputs, model = one(family), family.model
+def test_no_trace_is_left(miniature: Miniature) -> None:
+    inputs, model = one(miniature), miniature.model
 
     def hooks() -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
@@ -363,26 +374,26 @@ class Look(Inside):
         return super().prune(tokens, stage)
 
 
-def heads_signals(family: Family) -> tuple[Signal, ...]:
+def heads_signals(miniature: Miniature) -> tuple[Signal, ...]:
     every = (Signal.CLS_ATTENTION, Signal.RECEIVED_ATTENTION)
-    return tuple(signal for signal in every if family_of(family.model).lacks(signal) is None)
+    return tuple(signal for signal in every if family_of(miniature.model).lacks(signal) is None)
 
 
 @pytest.mark.parametrize("prompt", ["one image", "video"])
 def test_signals_are_those_of_the_block_before_and_of_survivors(
-    family: Family, prompt: str
+    miniature: Miniature, prompt: str
 ) -> None:
     """Where a method names no block; attention is that among the rows that are left."""
-    inputs = made(family, prompt)
-    look = Look(sites=(vision(1), last_site(family), INPUT), wants=heads_signals(family))
-    _, _, trace = run(family.model, inputs, look)
-    (rows,), (sample,) = encoder_rows(family, inputs), trace.samples
+    inputs = made(miniature, prompt)
+    look = Look(sites=(vision(1), last_site(miniature), INPUT), wants=heads_signals(miniature))
+    _, _, trace = run(miniature.model, inputs, look)
+    (rows,), (sample,) = encoder_rows(miniature, inputs), trace.samples
     kept = {site: index for site, index in sample.kept.items() if site != INPUT}
-    oracle = HiddenRows(family.model, [rows], [kept])
+    oracle = HiddenRows(miniature.model, [rows], [kept])
     with oracle.attached(), torch.no_grad():
-        family.model(**inputs)
+        miniature.model(**inputs)
     seen = look.seen  # type: ignore[attr-defined]
-    blocks = (0, last_site(family).layer - 1, last_site(family).layer)
+    blocks = (0, last_site(miniature).layer - 1, last_site(miniature).layer)
     for tokens, block in zip(seen, blocks, strict=True):
         patches = rows.patches[tokens.index]
         weights = (patches >= 0).float()
@@ -398,14 +409,14 @@ def test_signals_are_those_of_the_block_before_and_of_survivors(
 
 
 def test_features_and_keys_inside_are_those_of_the_full_run_before_the_first_stage(
-    family: Family,
+    miniature: Miniature,
 ) -> None:
-    inputs = one(family)
+    inputs = one(miniature)
     wants = (Signal.ENCODER_FEATURES, Signal.ENCODER_KEYS)
     inside = Look(sites=(vision(1),), wants=wants, layers=(0,))
     behind = Look(sites=(INPUT,), wants=wants, layers=(0,))
-    run(family.model, inputs, inside)
-    run(family.model, inputs, behind)
+    run(miniature.model, inputs, inside)
+    run(miniature.model, inputs, behind)
     early, late = inside.seen[0], behind.seen[0]  # type: ignore[attr-defined]
     place = torch.searchsorted(late.index, early.index)
     for signal, axis in ((Signal.ENCODER_FEATURES, 1), (Signal.ENCODER_KEYS, 2)):
@@ -413,9 +424,9 @@ def test_features_and_keys_inside_are_those_of_the_full_run_before_the_first_sta
         assert torch.equal(early.signals[signal], want)
 
 
-def test_signals_of_later_blocks_do_not_exist_there(family: Family) -> None:
+def test_signals_of_later_blocks_do_not_exist_there(miniature: Miniature) -> None:
     look = Look(sites=(vision(1), INPUT), wants=(Signal.ENCODER_KEYS,), layers=(0, -1))
-    run(family.model, one(family), look)
+    run(miniature.model, one(miniature), look)
     early, late = look.seen  # type: ignore[attr-defined]
     assert Signal.ENCODER_KEYS not in early.signals
     with pytest.raises(AttributeError, match="encoder_keys"):
@@ -423,7 +434,22 @@ def test_signals_of_later_blocks_do_not_exist_there(family: Family) -> None:
     assert late.encoder_keys.shape[0] == 2
 
 
-def test_a_memo_lives_through_all_stages(family: Family) -> None:
+def test_texts_and_clip_are_shown_there_too() -> None:
+    miniature = build("llava")
+    given = told(miniature, "one image")
+    wants = (Signal.CLIP_TEXT, Signal.CLIP_PATCHES, Signal.TEXT_PIECES, Signal.PICTURES)
+    inside = Look(sites=(vision(1),), wants=wants)
+    behind = Look(sites=(INPUT,), wants=wants)
+    for look in (inside, behind):
+        run(miniature.model, one(miniature), look, **given)
+    early, late = inside.seen[0], behind.seen[0]  # type: ignore[attr-defined]
+    for signal in (Signal.CLIP_TEXT, Signal.CLIP_PATCHES):
+        torch.testing.assert_close(early.signals[signal], late.signals[signal])
+    assert early.text_pieces == late.text_pieces
+    assert torch.equal(early.pictures[0], late.pictures[0])
+
+
+def test_a_memo_lives_through_all_stages(miniature: Miniature) -> None:
     @dataclass(frozen=True)
     class Remembers(Inside):
         def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
@@ -432,7 +458,7 @@ def test_a_memo_lives_through_all_stages(family: Family) -> None:
             return super().prune(tokens, stage)
 
     pruner = Remembers(sites=(vision(1), INPUT, llm(2)))
-    run(family.model, one(family), pruner)
+    run(miniature.model, one(miniature), pruner)
     assert pruner.sites_seen == [vision(1), INPUT, llm(2)]  # type: ignore[attr-defined]
 
 
@@ -445,59 +471,59 @@ def refused(model: Any, inputs: dict[str, Any], pruner: Pruner, **options: Any) 
     return str(error.value)
 
 
-def test_images_that_are_encoded_already(family: Family) -> None:
-    inputs = one(family)
-    encoded = encode(family.model, inputs)
+def test_images_that_are_encoded_already(miniature: Miniature) -> None:
+    inputs = one(miniature)
+    encoded = encode(miniature.model, inputs)
     if "mm_encoder_outputs" not in encoded:
         pytest.skip("this transformers takes no encodings")
-    reason = refused(family.model, encoded, Inside())
+    reason = refused(miniature.model, encoded, Inside())
     assert "vision:1, inside the vision encoder, which ran before prune(...)" in reason
     with pytest.raises(Unsupported, match="inside the vision encoder: give its images as they are"):
-        encode(family.model, inputs, [Inside()])
+        encode(miniature.model, inputs, [Inside()])
 
 
-def test_blocks_that_nothing_is_read_behind(family: Family) -> None:
-    beyond = vision(last_site(family).layer + 1)
-    reason = refused(family.model, one(family), Inside(sites=(beyond,)))
+def test_blocks_that_nothing_is_read_behind(miniature: Miniature) -> None:
+    beyond = vision(last_site(miniature).layer + 1)
+    reason = refused(miniature.model, one(miniature), Inside(sites=(beyond,)))
     assert f"prunes at {beyond}, but the projector reads block {beyond.layer - 1}" in reason
-    reason = refused(family.model, one(family), Inside(sites=(vision(0),)))
+    reason = refused(miniature.model, one(miniature), Inside(sites=(vision(0),)))
     assert "prunes at vision:0, before any block has run" in reason
 
 
-def test_a_plan_that_the_site_does_not_announce(family: Family) -> None:
+def test_a_plan_that_the_site_does_not_announce(miniature: Miniature) -> None:
     @dataclass(frozen=True)
     class Secretive(Inside):
         def site(self) -> Site:
             return INPUT
 
-    reason = refused(family.model, one(family), Secretive())
+    reason = refused(miniature.model, one(miniature), Secretive())
     assert "site() says input" in reason
 
 
 def test_newlines_always_survive() -> None:
-    family = build("llava_next")
-    inputs = one(family, (112, 112))
-    answer, got, trace = run(family.model, inputs, Inside(), plan=(Stage(vision(1), 10),))
+    miniature = build("llava_next")
+    inputs = one(miniature, (112, 112))
+    answer, got, trace = run(miniature.model, inputs, Inside(), plan=(Stage(vision(1), 10),))
     (sample,) = trace.samples
     newlines = sample.layout.newline.nonzero()[:, 0]
     assert set(newlines.tolist()) < set(sample.kept[vision(1)].tolist())
     assert len(sample.kept[vision(1)]) == 10
-    torch.testing.assert_close(got, hidden(family, inputs, answer, trace), **CLOSE)
-    reason = refused(family.model, inputs, Inside(), plan=(Stage(vision(1), 5),))
+    torch.testing.assert_close(got, hidden(miniature, inputs, answer, trace), **CLOSE)
+    reason = refused(miniature.model, inputs, Inside(), plan=(Stage(vision(1), 5),))
     assert "5 visual tokens are out of reach at vision:1: 8 are newlines" in reason
 
 
 def test_a_prompt_with_an_image_and_a_video() -> None:
-    family = build("qwen2_vl")
+    miniature = build("qwen2_vl")
     from conftest import picture
 
     frames = [picture(112, 84, i) for i in range(4)]
-    inputs = family.inputs(([picture(112, 84)], "color of 5"), video=frames)
-    reason = refused(family.model, inputs, Inside())
+    inputs = miniature.inputs(([picture(112, 84)], "color of 5"), video=frames)
+    reason = refused(miniature.model, inputs, Inside())
     assert "a prompt with an image and a video cannot be pruned at vision:1" in reason
 
 
-def test_a_budget_counts_it_like_the_input(family: Family) -> None:
+def test_a_budget_counts_it_like_the_input(miniature: Miniature) -> None:
     """A stage in the encoder decides how many tokens enter the language model."""
 
     @dataclass(frozen=True)
@@ -505,7 +531,52 @@ def test_a_budget_counts_it_like_the_input(family: Family) -> None:
         def site(self) -> Site:
             return vision(1)
 
-    _, _, trace = run(family.model, one(family), Plain(), budget=0.5)
+    _, _, trace = run(miniature.model, one(miniature), Plain(), budget=0.5)
     (sample,) = trace.samples
     assert sample.spent("mean") == sample.spent("input") == sample.spent("kv")
     assert abs(sample.spent("mean") - Budget(0.5).tokens(sample.available)) <= 0.5
+
+
+# ---- a sweep -------------------------------------------------------------------------------------
+
+EARLY = """
+from dataclasses import dataclass
+
+import torch
+from prunebench import ScorePruner, Signal, register, vision
+
+
+@register()
+@dataclass(frozen=True)
+class Early(ScorePruner):
+    needs = frozenset({Signal.RECEIVED_ATTENTION})
+
+    def site(self):
+        return vision(2)
+
+    def score(self, tokens):
+        return tokens.received_attention[0].mean(0)
+"""
+
+
+def test_a_sweep_shares_no_encoding_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Quality and cost; the encoder's FLOPs fall for this method and for no other."""
+    file, out = tmp_path / "early.py", tmp_path / "study"
+    file.write_text(EARLY)
+    options = ["limit=2", "budgets=0.5", "controls=false", "cost.pairs=1", "cost.warmup=0"]
+    methods = f"methods=none,random,{file}"
+    assert main(["sweep", methods, *options, "cost.new_tokens=2", f"out={out}"]) == 0
+    capsys.readouterr()
+    rows = {
+        path.parent.name.split("__")[1]: pd.read_parquet(path)
+        for path in out.glob("cells/*/samples.parquet")
+        if not path.parent.name.endswith("__cost")
+    }
+    assert set(rows) == {"none", "random", "early"}
+    full, vision_flops = rows["none"], {name: one.flops_vision for name, one in rows.items()}
+    assert (vision_flops["random"] == vision_flops["none"]).all()
+    assert (vision_flops["early"] < vision_flops["none"]).all()
+    assert (rows["early"].tokens_input == rows["random"].tokens_input).all()
+    assert (rows["early"].tokens_input * 2 <= full.tokens_input + 1).all()

@@ -40,7 +40,7 @@ class Guard:
         `owner` is the module of the method that ran: what it does to functions of its own is not
         compared.
         """
-        changes = [setting.name for setting, value in self._settings if setting.getter() != value]
+        changes = [setting.name for setting, value in self._settings if setting.changed(value)]
         for name, present in hooks.of_every_module():
             if hooks.changed_keys(present, self._hooks[name]):
                 changes.append(f"torch's hooks on every module ({name.strip('_')})")
@@ -59,7 +59,7 @@ class Guard:
         written over.
         """
         for setting, value in self._settings:
-            if setting.getter() != value:
+            if setting.changed(value):
                 # what cannot be set again is named by the next comparison
                 with suppress(Exception):
                     setting.setter(value)

@@ -5,6 +5,7 @@ set again.
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import signal
 import sys
@@ -28,13 +29,18 @@ REGISTRIES = (
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting by its name in a message. Values of `getter` are equal exactly when
-    nothing changed; `setter` takes such a value.
+    """One setting by its name in a message. `differ` tells whether two values of `getter` show a
+    change; `setter` takes such a value.
     """
 
     name: str
     getter: Callable[[], Any]
     setter: Callable[[Any], Any]
+    differ: Callable[[Any, Any], bool] = operator.ne
+
+    def changed(self, before: Any) -> bool:
+        """Whether the setting is another one now."""
+        return self.differ(self.getter(), before)
 
 
 def _modes() -> list[int]:
@@ -90,22 +96,28 @@ def _set_backends(values: list[bool]) -> None:
         setattr(backend, name, value)
 
 
-def _registries() -> list[Any]:
-    """Those of transformers that are loaded."""
-    loaded = [place for place in REGISTRIES if place[0] in sys.modules]
-    return [getattr(sys.modules[module], name) for module, name in loaded]
+def _registries() -> dict[str, Any]:
+    """Those of transformers that are loaded, by module."""
+    loaded = {module: name for module, name in REGISTRIES if module in sys.modules}
+    return {module: getattr(sys.modules[module], name) for module, name in loaded.items()}
 
 
-def _attention_functions() -> list[dict[str, Any]]:
-    functions = []
-    for registry in _registries():
-        functions.append({name: registry.get(name) for name in KERNELS})
+def _attention_functions() -> dict[str, dict[str, Any]]:
+    functions = {}
+    for module, registry in _registries().items():
+        functions[module] = {name: registry.get(name) for name in KERNELS}
     return functions
 
 
-def _set_attention_functions(before: list[dict[str, Any]]) -> None:
-    # not strict: what was loaded since has nothing to be put back
-    for registry, functions in zip(_registries(), before, strict=False):
+def _other_functions(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a kernel changed; of a module that was loaded since then nothing is known."""
+    return any(now.get(module) != functions for module, functions in before.items())
+
+
+def _set_attention_functions(before: dict[str, dict[str, Any]]) -> None:
+    registries = _registries()
+    for module, functions in before.items():
+        registry = registries[module]
         for name, function in functions.items():
             if function is not None:
                 # for models made from now on, and for the registry that this process reads
@@ -169,7 +181,12 @@ SETTINGS = (
     ),
     Setting("torch's autocast", _autocast, _set_autocast),
     Setting("torch's backends", _backends, _set_backends),
-    Setting("the registered attention functions", _attention_functions, _set_attention_functions),
+    Setting(
+        "the registered attention functions",
+        _attention_functions,
+        _set_attention_functions,
+        _other_functions,
+    ),
     Setting("the working directory", _folder, os.chdir),
     Setting("the umask", _umask, os.umask),
     Setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),

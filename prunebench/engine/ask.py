@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from prunebench.budget import Stage
-from prunebench.engine.checks import answered
+from prunebench.contract import Step, breach
 from prunebench.engine.finite import Finite
 from prunebench.engine.ready import Ready
+from prunebench.engine.stream import EngineError
 from prunebench.engine.trace import Trace
-from prunebench.pruner import contained
-from prunebench.tokens import VisualTokens
+from prunebench.pruner import Pruner, contained
+from prunebench.tokens import Keep, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,8 @@ class Question:
     index: Tensor
 
 
-def ask(
-    ready: Ready, question: Question, trace: Trace, finite: Finite
-) -> tuple[Tensor, Tensor | None]:
-    """The survivors [K] among the tokens, ascending, with their merged rows [K, D] if any.
+def ask(ready: Ready, question: Question, trace: Trace, finite: Finite) -> Keep:
+    """The survivors among the tokens, as `answered` gives them.
 
     Raises NotFinite for tokens or signals that are no numbers, EngineError for an answer that
     breaks the contract.
@@ -50,4 +49,18 @@ def ask(
         finite.settle()  # what the method stumbled over has a better name
         raise
     untouched = replace(tokens, features=question.features, index=question.index)
-    return answered(ready.pruner, keep, untouched, stage)
+    return answered(ready.pruner, Step(stage, untouched, keep))
+
+
+def answered(pruner: Pruner, step: Step) -> Keep:
+    """A step's answer with its index [K] ascending, on the CPU, and the rest in the same order.
+
+    Raises EngineError for an answer that breaks the contract, with method, stage and numbers.
+    """
+    keep = step.keep
+    if isinstance(keep, Keep) and isinstance(keep.index, Tensor):
+        keep = replace(keep, index=keep.index.detach().cpu())
+    fault = breach(pruner, replace(step, keep=keep))
+    if fault:
+        raise EngineError(f"{type(pruner).__name__} at {step.stage.site}: {fault}")
+    return keep.ascending()

@@ -37,18 +37,17 @@ class Heads:
     mask: Tensor | None = None
     lengths: Tensor | None = None
 
-    def rows(self, sample: int, rows: Tensor, valid: Tensor, columns: Tensor) -> Tensor:
-        """[H, R, C] post-softmax attention of the query places `rows` on the key places `columns`,
-        in float32.
+    def rows(self, sample: int, rows: Tensor, valid: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[H, R, S] post-softmax attention of the query places `rows` on all keys, in float32.
 
-        The softmax runs over all keys a query may see: `valid` [S] ones up to its own place.
+        The softmax runs over the keys a query may see: `valid` [S] ones up to its own place; `bias`
+        [S] is added to their scores.
         """
         visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
-        return (
-            self.logits(sample, rows)
-            .masked_fill(~visible, float("-inf"))
-            .softmax(dim=-1)[:, :, columns]
-        )
+        scores = self.logits(sample, rows)
+        if bias is not None:
+            scores = scores + bias
+        return scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
 
     def logits(self, sample: int, rows: Tensor | slice = slice(None)) -> Tensor:
         """[H, R, S] scaled products of the queries `rows` and all keys, in float32, nothing masked."""

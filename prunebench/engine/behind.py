@@ -39,6 +39,7 @@ def aside(
     kernel = implementation(parts.decoder(model).config)
     tables = rotary.forward(hidden, ids)
     own = ids if ids.dim() == 2 else ids[0]
+    count = hidden.shape[1]
     found: list[Heads] = []
     attention = None if watched is None else parts.attention(layers[watched])
     if attention is not None:
@@ -54,7 +55,7 @@ def aside(
                 **kwargs,
                 "position_embeddings": tables,
                 "position_ids": own,
-                "attention_mask": _mask(stream, hidden, kernel),
+                "attention_mask": attention_mask(stream, count, count, kernel, hidden),
                 "past_key_values": cache,
                 "use_cache": True,
             }
@@ -68,19 +69,3 @@ def aside(
         if attention is not None:
             unwatch(attention)
     return hidden, found[0] if found else None
-
-
-def _mask(stream: Stream, like: Tensor, kernel: str) -> Tensor | None:
-    """What the kernel needs to let T tokens see the stream and each other causally."""
-    count = like.shape[1]
-    if count == 1:
-        return attention_mask(stream, 1, 1, kernel, like)
-    valid = stream.valid(like.device)
-    keys = torch.cat([valid, valid.new_ones(len(valid), count)], dim=1)
-    place = torch.arange(keys.shape[1], device=like.device)
-    visible = ((place <= place[-count:, None]) & keys[:, None])[:, None]
-    if kernel == "sdpa":
-        return visible
-    return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill(
-        ~visible, torch.finfo(like.dtype).min
-    )

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from prunebench.border.text import one_line
 from prunebench.budget import Budget, Stage, alive, cached, spent
-from prunebench.contract import Step, breach
 from prunebench.engine.attention import check_kernel
 from prunebench.engine.call import Call
 from prunebench.engine.ready import Ready
@@ -19,8 +18,7 @@ from prunebench.engine.trace import SampleTrace
 from prunebench.models.base import Unsupported
 from prunebench.pruner import Pruner, contained
 from prunebench.signals import ATTENTION
-from prunebench.sites import INPUT, Part, Site
-from prunebench.tokens import Keep, VisualTokens
+from prunebench.sites import Part, Site
 
 
 def check_call(setup: Setup, call: Call, embeds: Tensor) -> None:
@@ -70,14 +68,15 @@ def planned(
     if not ready.inside_encoder(stages if given is not None else None):
         _check_announced(name, ready, stages)
     for before, stage in zip((None, *stages), stages, strict=False):
-        _check_stage(name, ready, before, stage, available, layers)
+        _check_stage(name, before, stage, available, layers)
+    _check_signals(name, ready, stages)
     if budget is not None and given is None:
         _check_spending(name, budget, stages, available, layers)
     return tuple(stages)
 
 
 def _check_stage(
-    name: str, ready: Ready, before: Stage | None, stage: Stage, available: int, layers: int
+    name: str, before: Stage | None, stage: Stage, available: int, layers: int
 ) -> None:
     """Raise for a stage that no engine seam serves, or that makes no sense behind the one `before`
     it.
@@ -100,15 +99,19 @@ def _check_stage(
         raise EngineError(
             f"{name} plans {before} and then {stage}; stages go forward and never grow"
         )
-    if not 1 <= stage.keep <= available:
+    if not 0 <= stage.keep <= available:
         raise EngineError(
             f"{name} plans to keep {stage.keep} of {available} visual tokens at {stage.site}"
         )
-    if stage.site == INPUT and ready.needs & ATTENTION:
-        needs = ", ".join(sorted(ready.needs & ATTENTION))
-        raise EngineError(
-            f"{name} needs {needs} at the input, where no LLM layer has run; prune at llm:1 or later"
-        )
+
+
+def _check_signals(name: str, ready: Ready, stages: Sequence[Stage]) -> None:
+    """Raise EngineError for a signal that exists at none of the stages, or not where it is read."""
+    sites = [stage.site for stage in stages]
+    lost = sorted(ready.reads.misplaced(sites))
+    if lost:
+        places = " and ".join(map(str, sites))
+        raise EngineError(f"{name} needs {', '.join(lost)} at {places}, {lost[0].whereabouts}")
 
 
 def _check_announced(name: str, ready: Ready, stages: Sequence[Stage]) -> None:
@@ -150,25 +153,6 @@ def _check_spending(
         raise EngineError(
             f"{name} plans to spend {cost:g} of {available} visual tokens, {wanted}: its plan() ignores the budget"
         )
-
-
-def answered(
-    pruner: Pruner, keep: Keep, tokens: VisualTokens, stage: Stage
-) -> tuple[Tensor, Tensor | None]:
-    """The survivors [K] in ascending order, on the CPU, with their merged rows [K, D] if any.
-
-    Raises EngineError for an answer that breaks the contract, with method, stage and numbers.
-    """
-    is_answer = isinstance(keep, Keep) and isinstance(keep.index, Tensor)
-    answer = Keep(keep.index.detach().cpu(), keep.features) if is_answer else keep
-    fault = breach(pruner, Step(stage, tokens, answer))
-    if fault:
-        raise EngineError(f"{type(pruner).__name__} at {stage.site}: {fault}")
-    order = answer.index.argsort()
-    features = answer.features
-    if features is not None:
-        features = features[order.to(features.device)]
-    return answer.index[order], features
 
 
 def settled(

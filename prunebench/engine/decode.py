@@ -49,11 +49,12 @@ class Decoding:
     def steered(self) -> bool:
         """Whether a layer needs other arguments than the first.
 
-        That is a mask of its length, or positions that have moved.
+        That is a mask of its length, positions that have moved, or a bias on its keys.
         """
         masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.live)
         moved = any(frame is not None and frame.shift is not None for frame in self.frames)
-        return (self.uneven and masked) or moved
+        biased = any(stream.bias is not None for stream in self.live)
+        return (self.uneven and masked) or moved or biased
 
     def check_cache(self, cache: Any) -> None:
         """Raise EngineError unless this is the cache that the prefill filled."""
@@ -100,7 +101,7 @@ class Decoding:
     def at_layer(self, number: int, hidden: Tensor, kwargs: Kwargs) -> Kwargs:
         """A layer's arguments for the step in flight."""
         changed, stream, frame = dict(kwargs), self.live[number], self.frames[number]
-        if stream is not self.live[0]:
+        if stream is not self.live[0] or stream.bias is not None:
             count = hidden.shape[1]
             fresh = self.cache.layers[number].get_seq_length() - stream.width + count
             kernel = self.setup.kernel

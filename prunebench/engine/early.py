@@ -12,7 +12,8 @@ from torch import Tensor
 from prunebench.engine.ask import Question, ask
 from prunebench.engine.call import Call
 from prunebench.engine.checks import planned
-from prunebench.engine.encoder import Key, Observed, Observer
+from prunebench.engine.clip import load_clip
+from prunebench.engine.encoder import Key, Observed
 from prunebench.engine.finite import Finite
 from prunebench.engine.reading import Offer, Reading
 from prunebench.engine.ready import Blocks
@@ -28,19 +29,19 @@ from prunebench.sites import Part, Site
 class EarlyStages:
     """The stages of a plan that lie inside the vision encoder, for one batch after the other.
 
-    `prompts` says what is known of the prompts whose images the encoder is about to see. A batch is
-    known by its prompts here, for `generate` repeats them for several answers only when their
-    images are encoded.
+    `prompts` says what is known of the prompts whose images the encoder is about to see. A batch
+    has a sample a prompt here: `generate` repeats prompts for several answers behind the encoder.
     """
 
     def __init__(self, setup: Setup, prompts: Callable[[], Call]) -> None:
-        self.setup, self.prompts = setup, prompts
-        self.observer: Observer | None = setup.observer
+        self.setup = setup
+        self.prompts = prompts
+        self.observer = setup.observer
+        self.tower = Tower(setup.parts, setup.model, self._expect, self._choose, setup.observer)
         self.trace = Trace(setup.trace.timed, setup.trace.count_flops)
         """What the method took here; the prefill's own trace begins behind the encoder."""
         self.finite = Finite()
-        self.tower = Tower(setup.parts, setup.model, self._expect, self._choose, self.observer)
-        self.reading: Reading | None = None
+        self._reading: Reading | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -51,35 +52,58 @@ class EarlyStages:
     def reset(self) -> None:
         """Forget the batch: another is about to be encoded."""
         self.tower.reset()
-        self.reading = None
+        self._reading = None
 
     def read(self, call: Call) -> list[Early]:
-        """What is left of each of the call's samples, one a row; charges the trace with what the
-        method took.
+        """What is left of each of the call's samples, one a row.
 
-        Raises EngineError where the encoder did not run for this call.
+        Charges the prefill's trace with what the method took. Raises EngineError where the encoder
+        did not run for this call.
         """
         passengers = self.tower.samples
         if not passengers:
-            if any(len(layout) for layout in call.layouts):
-                raise encoded_before(self.setup.ready.name, self.setup.ready.pruner.site())
-            return [Early() for _ in call.layouts]
+            return [self._nothing_left_out(len(layout)) for layout in call.layouts]
         self.tower.settle()
         self.finite.settle()
         answers = len(call.layouts) // len(passengers)
-        seconds = self.trace.seconds["select"]
-        self.setup.trace.charge(seconds, 0)
-        self.setup.trace.seconds["observe"] += seconds
+        self._charge(answers)
         left = []
-        for row, sample in enumerate(self.setup.trace.samples):
+        for row in range(len(call.layouts)):
             number = row // answers
-            if sample.selector_flops is not None:
-                sample.selector_flops += (self.trace.samples[number].selector_flops or 0) // answers
-            sample.notes += self.trace.samples[number].notes
-            memo = dict(self.reading.memos[number]) if self.reading is not None else {}
+            memo = dict(self.reading.memos[number])
             left.append(Early(passengers[number].kept, memo))
         self.reset()
         return left
+
+    @property
+    def reading(self) -> Reading:
+        """What may be shown of the batch in the encoder."""
+        if self._reading is None:
+            raise EngineError("the vision encoder was asked for a batch that it has not seen")
+        return self._reading
+
+    def _nothing_left_out(self, tokens: int) -> Early:
+        """A sample that the encoder did not see, which is right only where it has no image."""
+        if tokens:
+            name, site = self.setup.ready.name, self.setup.ready.pruner.site()
+            raise EngineError(
+                f"{name} prunes at {site}, inside the vision encoder, which ran before prune(...): "
+                "give the images as they are, not their encodings"
+            )
+        return Early()
+
+    def _charge(self, answers: int) -> None:
+        """Add to the prefill's trace what the method took, each prompt's to all of its answers."""
+        trace = self.setup.trace
+        seconds = self.trace.seconds["select"]
+        trace.seconds["select"] += seconds
+        # all of it lay inside this call's encoder
+        trace.seconds["observe"] += seconds
+        for row, sample in enumerate(trace.samples):
+            early = self.trace.samples[row // answers]
+            sample.notes += early.notes
+            if sample.selector_flops is not None and early.selector_flops is not None:
+                sample.selector_flops += early.selector_flops // answers
 
     # ---- what the tower asks ---------------------------------------------------------------------
 
@@ -87,31 +111,31 @@ class EarlyStages:
         """The batch's samples, with their stages planned."""
         setup, call = self.setup, self.prompts()
         last = call.visual.shape[1] - call.drafts - 1
-        passengers, samples = [], []
+        passengers = []
+        samples = []
         for row, layout in enumerate(call.layouts):
-            stages = planned(setup.ready, setup.budget, setup.plan, len(layout), setup.depth)
+            available = len(layout)
+            stages = planned(setup.ready, setup.budget, setup.plan, available, setup.depth)
             pinned = bool(call.visual[row, last])
             passengers.append(Passenger(call.rows[row], stages, pinned))
-            samples.append(SampleTrace(layout, len(layout), 0, stages))
+            samples.append(SampleTrace(layout, available, 0, stages))
         self.trace.reset(samples)
         self.finite.forget()
         if self.observer is not None:
             self.observer.ask(self._keys(passengers))
         memos: list[dict[str, Any]] = [{} for _ in passengers]
-        self.reading = Reading(setup, call, Observed(), memos)
+        self._reading = Reading(setup, call, Observed(), memos)
         return passengers
 
     def _choose(self, candidates: Candidates) -> tuple[Tensor, Tensor | None]:
         """The method's answer for one sample at one stage."""
-        assert self.reading is not None
         number, stage = candidates.number, candidates.stage
-        features, device = candidates.features, candidates.features.device
-        with self.trace.selecting(device, [number]):
+        features, index = candidates.features, candidates.index
+        with self.trace.selecting(features.device, [number]):
             signals = self._signals(candidates)
-        index = candidates.index
-        # the encoder has no columns of the prompt, and no text
-        live = LiveTokens(index, index, index, torch.empty(0, dtype=torch.bool))
-        offer = Offer(number, stage, live)
+        # neither columns of a prompt nor text: there is no prompt yet
+        nowhere = torch.empty(0, dtype=torch.int64)
+        offer = Offer(number, stage, LiveTokens(nowhere, index, nowhere, nowhere.bool()))
         tokens = self.reading.tokens(offer, features, signals)
         question = Question(number, stage, tokens, features, index)
         return ask(self.setup.ready, question, self.trace, self.finite)
@@ -120,50 +144,75 @@ class EarlyStages:
 
     def _keys(self, passengers: Sequence[Passenger]) -> list[Key]:
         """What is to be read in the encoder for all stages of these samples."""
-        keys: dict[Key, None] = {}
+        keys: set[Key] = set()
         for passenger in passengers:
             for stage in passenger.stages:
                 for signal, blocks in self._reads(stage.site).items():
-                    keys.update({(signal, block): None for block in blocks})
-        return list(keys)
+                    keys |= {(signal, block) for block in blocks}
+        return sorted(keys, key=str)
 
     def _reads(self, site: Site) -> dict[Signal, Blocks]:
         """The signals of the encoder that exist at a site, with the blocks they are read in.
 
-        Inside the encoder these are the blocks that have run; a method that names none means the
+        Inside the encoder these are blocks that have run; where a method names none it means the
         one before the site.
         """
         ready = self.setup.ready
+        reads = dict(ready.reads)
         if site.part is not Part.VISION:
-            return dict(ready.reads)
-        reads = {}
-        for signal, blocks in ready.reads.items():
-            if signal in CLIP:
-                reads[signal] = blocks
-                continue
+            return reads
+        for signal in ready.reads.keys() - CLIP:
             with contained(ready.name, "blocks"):
-                named = bool(ready.pruner.blocks(signal))
-            places = blocks if named else (site.layer - 1,)
-            if all(int(place) < site.layer for place in places):
-                reads[signal] = places
+                named = ready.pruner.blocks(signal)
+            if not named:
+                reads[signal] = (site.layer - 1,)
+            elif max(int(block) for block in reads[signal]) >= site.layer:
+                del reads[signal]
         return reads
 
     def _signals(self, candidates: Candidates) -> dict[Signal, Any]:
-        """What the method is shown of the encoder at a stage."""
-        assert self.reading is not None
+        """The declared observations of the candidates, but for those that the caller gives."""
+        signals: dict[Signal, Any] = {}
         rows = self.reading.call.rows[candidates.number]
-        signals = {}
         for signal, blocks in self._reads(candidates.stage.site).items():
-            assert self.observer is not None
-            observed = self.observer.read([(signal, block) for block in blocks])
-            assert observed is not None
+            observed = self._observed([(signal, block) for block in blocks])
             signals[signal] = observed.of(signal, blocks, rows, candidates.index)
+        needs = self.setup.ready.needs
+        if Signal.CLIP_TEXT in needs:
+            signals[Signal.CLIP_TEXT] = self._clip_text(candidates)
+        if Signal.TEXT_PIECES in needs:
+            signals[Signal.TEXT_PIECES] = self._pieces(candidates.number)
         return signals
 
+    def _observed(self, keys: Sequence[Key]) -> Observed:
+        """What the encoder has shown so far of these."""
+        observed = None if self.observer is None else self.observer.read(keys)
+        if observed is None:
+            raise EngineError(f"the vision encoder has shown nothing of {keys[0][0]} so far")
+        return observed
 
-def encoded_before(name: str, site: Site) -> EngineError:
-    """Why a method cannot work on images that were encoded before the model was called."""
-    return EngineError(
-        f"{name} prunes at {site}, inside the vision encoder, which ran before prune(...): "
-        "give the images as they are, not their encodings"
-    )
+    def _clip_text(self, candidates: Candidates) -> Tensor:
+        """[M, P] CLIP's embeddings of the method's texts.
+
+        A note says so where CLIP could not read them all.
+        """
+        ready, number = self.setup.ready, candidates.number
+        features = candidates.features
+        clip = load_clip(str(ready.clip), features.device, features.dtype)
+        with contained(ready.name, "texts"):
+            texts = ready.pruner.texts(self.reading.call.questions[number] or "")
+        embeddings, cut = clip.texts(texts)
+        if cut:
+            note = f"{cut} texts were longer than CLIP reads and were cut off"
+            self.trace.samples[number].notes.append(note)
+        return embeddings
+
+    def _pieces(self, number: int) -> tuple[str, ...]:
+        """What the tokens of a prompt's text say, all of them."""
+        call = self.reading.call
+        if call.stream is None:
+            raise EngineError("the prompt's text is not known while its images are encoded")
+        positions = call.stream.source[number]
+        text = positions[~call.visual[number][positions]]
+        pieces = call.pieces[number]
+        return tuple(pieces[position] for position in text.tolist())

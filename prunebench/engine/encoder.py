@@ -54,23 +54,20 @@ class Observed:
 
     def cost(self, keys: Sequence[Key]) -> tuple[float, int]:
         """Seconds and FLOPs that reading these took; a CLIP runs once for all its signals."""
-        clips: dict[int | str, Key] = {}
-        paid: list[Key] = []
+        paid: dict[object, Key] = {}
         for key in keys:
             signal, source = key
-            if signal in CLIP:
-                clips[source] = key
-            else:
-                paid.append(key)
-        paid += clips.values()
-        seconds = sum(self.seconds.get(key, 0.0) for key in paid)
-        flops = sum(self.flops.get(key, 0) for key in paid)
+            paid[source if signal in CLIP else key] = key
+        seconds = sum(self.seconds.get(key, 0.0) for key in paid.values())
+        flops = sum(self.flops.get(key, 0) for key in paid.values())
         return seconds, flops
 
     def charge(self, key: Key, seconds: float, flops: int) -> None:
         """Note what reading took."""
-        self.seconds[key] = self.seconds.get(key, 0.0) + seconds
-        self.flops[key] = self.flops.get(key, 0) + flops
+        seconds_before = self.seconds.get(key, 0.0)
+        flops_before = self.flops.get(key, 0)
+        self.seconds[key] = seconds_before + seconds
+        self.flops[key] = flops_before + flops
 
     def of(
         self, signal: Signal, blocks: Sequence[int | str], rows: EncoderRows, index: Tensor
@@ -139,6 +136,13 @@ class Survivors:
 
     rows: Tensor
     total: int
+
+    def spread(self, values: Tensor, axis: int) -> Tensor:
+        """`values` with their rows in their places along an axis, zeros where others had left."""
+        shape = list(values.shape)
+        shape[axis] = self.total
+        zeros = values.new_zeros(shape)
+        return zeros.index_copy(axis, self.rows.to(values.device), values)
 
 
 Piece = tuple[Survivors | None, Tensor]
@@ -253,7 +257,9 @@ class Observer:
         return self.family.block_attention(self.blocks[number])
 
     def _note(self, key: Key, value: Tensor) -> None:
-        self._parts.setdefault(key, []).append((self.survivors, value))
+        """Keep what one call gave."""
+        pieces = self._parts.setdefault(key, [])
+        pieces.append((self.survivors, value))
 
     def _enter(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Show the crops that the encoder is about to see to the CLIP of that name, once for all
@@ -261,36 +267,41 @@ class Observer:
         """
         crops = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
         clip = load_clip(name, crops.device, crops.dtype)
-        start = perf_counter()
-        with counter() if self.count else nullcontext() as flops, torch.no_grad():
+        keys = [key for key in self.keys if key[1] == name]
+        with self._charged(keys):
             rows = clip.rows(crops)
-        seconds = perf_counter() - start
-        spent = flops.get_total_flops() if flops is not None else 0
-        for key in self.keys:
-            _, source = key
-            if source == name:
-                self._note(key, rows)
-                self._spent.charge(key, seconds, spent)
+        for key in keys:
+            self._note(key, rows)
 
     def _leave(self, number: int, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Keep what a block put out."""
         hidden = output[0] if isinstance(output, tuple) else output
         rows = hidden.detach().reshape(-1, hidden.shape[-1])
         for key in self.keys:
             signal, block = key
-            if block == number and READINGS[signal].from_heads is None:
+            reading = READINGS[signal]
+            if block == number and reading.from_heads is None:
                 self._note(key, rows)
 
     def _attend(self, number: int, heads: Heads) -> None:
+        """Keep what is made of the queries and keys of a block's attention."""
         for key in self.keys:
             signal, block = key
-            reading = READINGS[signal].from_heads
-            if block != number or reading is None:
-                continue
-            start = perf_counter()
-            with counter() if self.count else nullcontext() as flops, torch.no_grad():
-                self._note(key, reading(heads))
-            spent = flops.get_total_flops() if flops is not None else 0
-            self._spent.charge(key, perf_counter() - start, spent)
+            reading = READINGS[signal]
+            if block == number and reading.from_heads is not None:
+                with self._charged([key]):
+                    self._note(key, reading.from_heads(heads))
+
+    @contextmanager
+    def _charged(self, keys: Sequence[Key]) -> Iterator[None]:
+        """Note what the block takes as the cost of each key, without gradients."""
+        start = perf_counter()
+        with counter() if self.count else nullcontext() as flops, torch.no_grad():
+            yield
+        seconds = perf_counter() - start
+        spent = flops.get_total_flops() if flops is not None else 0
+        for key in keys:
+            self._spent.charge(key, seconds, spent)
 
 
 def vision_configs(family: Family, modules: Sequence[nn.Module]) -> list[Any]:
@@ -316,14 +327,6 @@ def _joined(pieces: Sequence[Piece], axis: int) -> Tensor:
         values = torch.cat([value for _, value in group], dim=axis)
         # a block hands out all rows again where others than the next block read its output
         if survivors is not None and values.shape[axis] != survivors.total:
-            values = _in_place(values, axis, survivors)
+            values = survivors.spread(values, axis)
         runs.append(values)
     return torch.cat(runs, dim=axis)
-
-
-def _in_place(values: Tensor, axis: int, survivors: Survivors) -> Tensor:
-    """`values` with the survivors' rows in their places and zeros where others had left."""
-    shape = list(values.shape)
-    shape[axis] = survivors.total
-    zeros = values.new_zeros(shape)
-    return zeros.index_copy(axis, survivors.rows.to(values.device), values)

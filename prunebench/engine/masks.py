@@ -23,30 +23,31 @@ def attention_mask(
     # without a mask sdpa lets the first query see the first key alone: right only where there is
     # nothing before it
     causal = kernel == "sdpa" and queries == stream.width + fresh
-    if not stream.padded and (causal or queries == 1):
+    if not stream.padded and stream.bias is None and (causal or queries == 1):
         return None
     return full_mask(stream, queries, fresh, kernel, like)
 
 
 def full_mask(stream: Stream, queries: int, fresh: int, kernel: str, like: Tensor) -> Tensor:
-    """[B, 1, queries, width + fresh] the same, written out: boolean for sdpa, additive for eager."""
+    """[B, 1, queries, width + fresh] the same, written out.
+
+    Boolean for sdpa, additive for eager and wherever keys have a bias, which sdpa takes as well.
+    """
     keys = visible_keys(stream, fresh, like.device)
     total = keys.shape[1]
     place = torch.arange(total, device=like.device)
     rows = place[total - queries :, None]
     # a padding row sees itself: a row that sees nothing is NaN, and NaN spreads through the values
     visible = (place <= rows) & keys[:, None, :] | (place == rows)
-    mask = visible[:, None]
-    return mask if kernel == "sdpa" else additive(mask, like)
+    if stream.bias is None and kernel == "sdpa":
+        return visible[:, None]
+    scores = torch.zeros(visible.shape, dtype=like.dtype, device=like.device)
+    if stream.bias is not None:
+        scores[..., : stream.width] += stream.key_bias(like.device)[:, None].to(like.dtype)
+    return scores.masked_fill(~visible, torch.finfo(like.dtype).min)[:, None]
 
 
 def visible_keys(stream: Stream, fresh: int, device: torch.device) -> Tensor:
     """[B, width + fresh] bool: columns that are no padding."""
     valid = stream.valid(device)
     return torch.cat([valid, valid.new_ones(valid.shape[0], fresh)], dim=1)
-
-
-def additive(visible: Tensor, like: Tensor) -> Tensor:
-    """A boolean mask as the number that is added to a score: 0, or the lowest there is."""
-    zeros = torch.zeros(visible.shape, dtype=like.dtype, device=like.device)
-    return zeros.masked_fill(~visible, torch.finfo(like.dtype).min)

@@ -52,14 +52,15 @@ class Passage:
             self._shape = hidden.shape
             self.total = hidden.shape[:-1].numel()
             self.alive = torch.arange(self.total)
-        rows = hidden.reshape(-1, hidden.shape[-1])
-        if self.survivors is not None and len(rows) == self.total:
-            rows = rows.index_select(0, self.survivors.rows)
-        return rows
+        rows = flat(hidden)
+        if self.survivors is None or len(rows) < self.total:
+            return rows
+        return rows.index_select(0, self.survivors.rows)
 
     def holds(self, rows: Tensor) -> Tensor:
         """Which of these rows of the batch are of this run."""
-        return (rows >= self.start) & (rows < self.start + self.total)
+        end = self.start + self.total
+        return (rows >= self.start) & (rows < end)
 
     def places(self, rows: Tensor) -> Tensor:
         """Where these rows of the batch, which are alive, stand among the rows left."""
@@ -95,10 +96,9 @@ class Passage:
 
     def restored(self, hidden: Tensor) -> Tensor:
         """All rows in their places and in the shape in which they came, zeros where they left."""
-        rows = hidden.reshape(-1, hidden.shape[-1])
+        rows = flat(hidden)
         if self.survivors is not None:
-            zeros = rows.new_zeros(self.total, rows.shape[-1])
-            rows = zeros.index_copy(0, self.survivors.rows, rows)
+            rows = self.survivors.spread(rows, axis=0)
         return rows if self._shape is None else rows.view(self._shape)
 
     @contextmanager
@@ -128,23 +128,34 @@ class Passage:
 
     def _fit(self, name: str, value: Tensor) -> Tensor | None:
         if name == "cu_seqlens":
-            lengths = torch.tensor([0, *self._lengths(value.cpu())])
-            return lengths.cumsum(0).to(value)
+            lengths = self._lengths(value.cpu())
+            ends = torch.tensor([0, *lengths]).cumsum(0)
+            return ends.to(value)
         if name == "attention_mask":
-            hides = value != 0 if value.is_floating_point() else value == 0
-            if bool(hides.any()):
-                raise Unsupported(
-                    "images that are padded inside the vision encoder cannot be pruned there"
-                )
+            _check_hides_nothing(value)
             return None
-        per_row = self.survivors is not None and value.shape[:1] == (self.total,)
-        return value.index_select(0, self.survivors.rows) if per_row else value
+        if self.survivors is None or value.shape[:1] != (self.total,):
+            return value
+        return value.index_select(0, self.survivors.rows)
 
     def _lengths(self, bounds: Tensor) -> list[int]:
         """How many rows are left between each bound and the next, where any are."""
-        counts = torch.searchsorted(self.alive, bounds).diff().tolist()
+        places = torch.searchsorted(self.alive, bounds)
+        counts: list[int] = places.diff().tolist()
         return [count for count in counts if count]
 
     def _own(self, rows: Tensor) -> Tensor:
         """Those of these rows of the batch that are of this run, counted from its first."""
         return rows[self.holds(rows)] - self.start
+
+
+def flat(hidden: Tensor) -> Tensor:
+    """[n, D] the rows of hidden states of any shape [..., D]."""
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+def _check_hides_nothing(mask: Tensor) -> None:
+    """Raise Unsupported for a mask, boolean or additive, that hides a row from another."""
+    hides = mask != 0 if mask.is_floating_point() else mask == 0
+    if bool(hides.any()):
+        raise Unsupported("images that are padded inside the vision encoder cannot be pruned there")

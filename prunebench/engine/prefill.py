@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from prunebench.budget import Stage
+from prunebench.contract import NOTHING
 from prunebench.engine.ask import Question, ask
-from prunebench.engine.attention import watch
+from prunebench.engine.attention import Heads, watch
 from prunebench.engine.cache import checked, live_bytes, pick
 from prunebench.engine.call import Call
 from prunebench.engine.checks import check_call, planned, settled
@@ -20,12 +21,13 @@ from prunebench.engine.masks import attention_mask
 from prunebench.engine.positions import closed_up, gather, highest_position, last_position
 from prunebench.engine.reading import Offer, begin_reading
 from prunebench.engine.setup import Setup
-from prunebench.engine.stream import EngineError, Stream
+from prunebench.engine.stream import EngineError, LiveTokens, Stream
 from prunebench.engine.trace import SampleTrace
 from prunebench.engine.window import check_window
-from prunebench.signals import BEFORE, PROBE, Signal
-from prunebench.sites import INPUT, Part, Site, llm
-from prunebench.tokens import Layout
+from prunebench.models.base import Unsupported
+from prunebench.signals import BEFORE, BEHIND, PROBE
+from prunebench.sites import INPUT, Site, llm
+from prunebench.tokens import Keep, Layout
 
 
 class Prefill:
@@ -33,7 +35,7 @@ class Prefill:
 
     `whole` is the prompt as it came, `now` what is alive of it where the batch is, and `live` says
     the same of every layer. `frames` hold what each layer is given in place of the whole
-    sequence's arguments, None where these still fit. `samples` are the trace's records, `sites`
+    sequence's arguments, None where these still fit; `entry` is the first layer's. `samples` are the trace's records, `sites`
     the seams at which any of them has a stage, in order, and `drops` says whether a stage may drop
     anything. `ids` are the position ids of the decoder's rotary module; `input_end` and `end` are
     the positions behind which the answer goes on, as the decoder and its rotary module count them.
@@ -49,6 +51,7 @@ class Prefill:
         self.now = self.whole
         self.live = [self.whole] * setup.depth
         self.frames: list[Frame | None] = [None] * setup.depth
+        self.entry: Frame | None = None
         self.ids: Tensor | None = None
         self.end: Tensor | None = None
         self.input_end: Tensor | None = None
@@ -114,14 +117,16 @@ class Prefill:
         if INPUT in self.sites:
             hidden = self._apply(INPUT, hidden)
         stream = self.now
-        if stream is self.whole:
+        if stream.bias is not None:
+            self.entry = Frame(self._mask(stream, hidden))
+        self.live = [stream] * self.setup.depth
+        if stream.source is self.whole.source:
             return kwargs if hidden is embeds else {**kwargs, "inputs_embeds": hidden}
         ids = kwargs.get("position_ids")
         if ids is None:
             ids = torch.arange(self.whole.width, device=embeds.device)[None]
         ids = self._thinned_ids(ids, self.whole.columns(stream, embeds.device), stream)
         self.input_end = self.end_of(ids, stream)
-        self.live = [stream] * self.setup.depth
         # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
         mask = stream.valid(embeds.device).long()
         return {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
@@ -168,23 +173,26 @@ class Prefill:
 
     def at_layer(self, number: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
         """What layer `number` is given in place of what the decoder's loop hands it."""
-        frame = self.frames[number - 1] if number else None
+        frame = self.frames[number - 1] if number else self.entry
         self.frames[number] = frame
         if frame is not None:
             kwargs = frame.fitted(kwargs)
         if number and llm(number) in self.sites:
             hidden, kwargs = self._at_site(llm(number), hidden, kwargs)
-        if llm(number + 1) in self.sites and self.setup.ready.needs & BEFORE:
-            self._watch(llm(number + 1))
+        if llm(number + 1) in self.sites:
+            self._look_before(llm(number + 1))
         return hidden, kwargs
 
-    def _watch(self, site: Site) -> None:
-        """Let the attention of the layer before a site be read."""
-        rows, stream = self._rows_at(site), self.now
-        watch(
-            self.setup.attention(site.layer - 1),
-            lambda heads: self.reading.read_before(rows, stream, heads),
-        )
+    def _look_before(self, site: Site) -> None:
+        """Let the attention of the layer before a site be read, where the method reads it."""
+        rows, stream = self._choosing_at(site), self.now
+        if not rows or not self.setup.ready.reads.signals_at(site) & BEFORE:
+            return
+
+        def read(heads: Heads) -> None:
+            self.reading.read_before(site, rows, stream, heads)
+
+        watch(self.setup.attention(site.layer - 1), read)
 
     def _at_site(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
         """Run the stage before a layer: what enters that layer, and the layer's arguments."""
@@ -202,14 +210,18 @@ class Prefill:
         return rows, frame.fitted(kwargs)
 
     def _look_around(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
-        """Read what only the layers around the site can tell."""
-        rows, needs = self._rows_at(site), self.setup.ready.needs
-        if needs & PROBE:
+        """Read what a probe or the layer behind the site tells, where the method reads that."""
+        signals, rows = self.setup.ready.reads.signals_at(site), self._choosing_at(site)
+        if not rows:
+            return
+        if signals & PROBE:
             frame = self.frames[site.layer]
-            end = self.end if frame is None else self.end_of(frame.ids, self.now)
+            end = self.end
+            if frame is not None and frame.ids is not None:
+                end = self.end_of(frame.ids, self.now)
             streams = self.live[: site.layer + 1]
             self.reading.read_probe(site, rows, streams, self._due(end), hidden, kwargs)
-        if Signal.NEXT_QUERY_ATTENTION in needs:
+        if signals & BEHIND:
             self.reading.read_behind(site, rows, self.now, hidden, kwargs)
 
     def _frame(self, site: Site, entered: Stream, hidden: Tensor, kwargs: Kwargs) -> Frame:
@@ -217,20 +229,26 @@ class Prefill:
 
         `hidden` [B, n, D] are the rows that were left.
         """
-        setup, stream = self.setup, self.now
+        setup, stream, frame = self.setup, self.now, self.frames[site.layer]
+        mask = self._mask(stream, hidden)
+        if stream.source is entered.source:
+            return Frame(mask) if frame is None else replace(frame, mask=mask)
         index = entered.columns(stream, hidden.device)
-        frame = self.frames[site.layer]
-        ids = self._due(self.ids) if frame is None else frame.ids
-        ids = self._thinned_ids(ids, index, stream)
+        ids = self.ids if frame is None or frame.ids is None else frame.ids
+        ids = self._thinned_ids(self._due(ids), index, stream)
         own = kwargs.get("position_ids")
         shift = self._due(self.end) - self.end_of(ids, stream) if setup.compact_ids else None
         return Frame(
+            mask=mask,
             ids=ids,
             shift=shift,
             tables=setup.rotary.forward(hidden, ids),
             own=None if own is None else gather(own, index),
-            mask=attention_mask(stream, stream.width, 0, setup.kernel, hidden),
         )
+
+    def _mask(self, stream: Stream, hidden: Tensor) -> Tensor | None:
+        """What the kernel needs for all rows of a stream."""
+        return attention_mask(stream, stream.width, 0, self.setup.kernel, hidden)
 
     def _due(self, ids: Tensor | None) -> Tensor:
         """Position ids that the decoder must have been given by now; raises EngineError if not."""
@@ -248,9 +266,18 @@ class Prefill:
 
     def _compact(self, layer: int, stream: Stream, cache: Any) -> None:
         """Remove what died at `layer` from the caches of the layers before it."""
+        narrower: dict[int, Stream] = {}
         for number, part in enumerate(checked(cache).layers[:layer]):
-            pick(part, self.live[number].columns(stream, part.keys.device))
-            self.live[number] = stream
+            before = self.live[number]
+            pick(part, before.columns(stream, part.keys.device))
+            if stream.bias is None:
+                self.live[number] = stream
+                continue
+            # a bias holds from its stage on, so that earlier layers keep their own; those that
+            # shared a stream go on sharing one
+            if id(before) not in narrower:
+                narrower[id(before)] = before.narrowed(stream.source)
+            self.live[number] = narrower[id(before)]
 
     # ---- stages ----------------------------------------------------------------------------------
 
@@ -261,34 +288,64 @@ class Prefill:
             stages += [(row, stage) for stage in sample.stages if stage.site == site]
         return stages
 
-    def _rows_at(self, site: Site) -> list[int]:
-        """The samples that have a stage at a site."""
-        return [row for row, _ in self._stages_at(site)]
+    def _choosing_at(self, site: Site) -> list[int]:
+        """The samples for which the method has something to choose at a site."""
+        rows = []
+        for row, stage in self._stages_at(site):
+            live = self.now.visual(row, self.call.visual[row])
+            if self._offer(row, stage, live).has_choice:
+                rows.append(row)
+        return rows
 
     def _apply(self, site: Site, hidden: Tensor) -> Tensor:
         """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on."""
         entered = self.now
         source = list(entered.source)
         merged: dict[int, tuple[Tensor, Tensor]] = {}
+        biases: dict[int, tuple[Tensor, Tensor]] = {}
         for row, stage in self._stages_at(site):
             live = entered.visual(row, self.call.visual[row])
-            index, features = self._choose(Offer(row, stage, live), hidden)
-            if features is not None:
-                merged[row] = entered.source[row][live.places[index]], features
+            offer = self._offer(row, stage, live)
+            keep = self._choose(offer, hidden) if offer.has_choice else NOTHING
+            positions = entered.source[row]
+            survivors = positions[live.places[keep.index]]
+            if keep.features is not None:
+                merged[row] = survivors, keep.features
+            if keep.bias is not None:
+                biases[row] = survivors, keep.bias
+            index = keep.index
             if self.pinned[row]:
                 index = torch.cat([index, index.new_tensor([len(live) - 1])])
             alive = live.text.clone()
             alive[live.places[index]] = True
-            source[row] = entered.source[row][alive]
+            source[row] = positions[alive]
             self.samples[row].kept[site] = live.ordinal[index]
         self.reading.forget_attention()
         rows = self._narrow(source, hidden)
+        if biases:
+            self._check_bias(site)
+            self.now = self.now.biased(biases)
         if merged:
             rows = rows.clone()
         for row, (survivors, features) in merged.items():
             columns = self.now.column_of(row, survivors)
             rows[row, columns.to(hidden.device)] = features.to(rows)
         return rows
+
+    def _check_bias(self, site: Site) -> None:
+        """Raise Unsupported where the attention kernel takes no bias."""
+        if "flash" in self.setup.kernel:
+            name = type(self.setup.ready.pruner).__name__
+            raise Unsupported(
+                f"{name} gives a bias at {site}, which flash attention does not take; load the "
+                "model with attn_implementation='sdpa' or 'eager'"
+            )
+
+    def _offer(self, row: int, stage: Stage, live: LiveTokens) -> Offer:
+        """What the method may choose from: all visual tokens but a pinned one, which counts."""
+        if not self.pinned[row]:
+            return Offer(row, stage, live)
+        return Offer(row, replace(stage, keep=max(0, stage.keep - 1)), live.without_last())
 
     def _narrow(self, source: Sequence[Tensor], hidden: Tensor) -> Tensor:
         """Go on with the positions `source` of every sample; their rows [B, n, D]."""
@@ -300,24 +357,17 @@ class Prefill:
         index = entered.columns(self.now, hidden.device)[..., None]
         return hidden.gather(1, index.expand(-1, -1, hidden.shape[-1]))
 
-    def _choose(self, offer: Offer, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The survivors [K] among the offered tokens, ascending, with their merged rows [K, D].
+    def _choose(self, offer: Offer, hidden: Tensor) -> Keep:
+        """The survivors among the offered tokens, ascending.
 
-        A pinned token is not offered and not among them. Only the signals and the method are
-        charged to it, and whatever it is shown is a copy.
+        Only the signals and the method are charged to it, and whatever it is shown is a copy.
         """
         setup, row, device = self.setup, offer.row, hidden.device
-        if self.pinned[row]:
-            stage = replace(offer.stage, keep=offer.stage.keep - 1)
-            offer = Offer(row, stage, offer.live.without_last())
-            if not stage.keep or not len(offer.live):
-                return torch.empty(0, dtype=torch.int64), None
-        stage = offer.stage
         with setup.trace.selecting(device, [row]):
             signals = self.reading.signals(offer, hidden, self.now)
         features = hidden[row, offer.live.columns.to(device)]
         tokens = self.reading.tokens(offer, features, signals)
-        question = Question(row, stage, tokens, features, offer.live.ordinal)
+        question = Question(row, offer.stage, tokens, features, offer.live.ordinal)
         return ask(setup.ready, question, setup.trace, setup.finite)
 
     # ---- the end ---------------------------------------------------------------------------------

@@ -22,8 +22,7 @@ from prunebench.engine.frame import Kwargs
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream
 from prunebench.pruner import contained
-from prunebench.registry import name_of
-from prunebench.signals import TOKEN_AXIS, Origin, Signal, signals_of
+from prunebench.signals import BEFORE, BEHIND, PROBE, TOKEN_AXIS, Signal
 from prunebench.sites import Site
 from prunebench.tokens import Layout, VisualTokens
 
@@ -35,6 +34,11 @@ class Offer:
     row: int
     stage: Stage
     live: LiveTokens
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether the method is asked: it may keep something, and there is something to keep."""
+        return self.stage.keep > 0 and len(self.live) > 0
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,15 @@ class HeadsView:
     def attention(self, places: Tensor) -> Tensor:
         """[H, R, S] what the query columns `places` [R] pay to all columns."""
         device = self.heads.key.device
-        columns = torch.arange(self.stream.width, device=device)
         valid = self.stream.valid(device)[self.row]
-        return self.heads.rows(self.row, places.to(device), valid, columns)
+        return self.heads.rows(self.row, places.to(device), valid, self.bias)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[S] what is added to the scores of the columns' keys; None where nothing is."""
+        if self.stream.bias is None:
+            return None
+        return self.stream.key_bias(self.heads.key.device)[self.row]
 
     def text_behind(self) -> Tensor:
         """[Q] the columns of the text behind the first visual token."""
@@ -88,7 +98,10 @@ def _probe_log_attention(view: HeadsView) -> Tensor:
     """[H, S + 1] log of the attention that the probe pays."""
     valid = view.stream.valid(view.heads.key.device)[view.row]
     visible = torch.cat([valid, valid.new_ones(1)])
-    return _probe_logits(view).masked_fill(~visible, float("-inf")).log_softmax(-1)
+    scores = _probe_logits(view)
+    if view.bias is not None:
+        scores = scores + torch.cat([view.bias, view.bias.new_zeros(1)])
+    return scores.masked_fill(~visible, float("-inf")).log_softmax(-1)
 
 
 FROM_HEADS: Mapping[Signal, Callable[[HeadsView], Tensor]] = {
@@ -135,8 +148,8 @@ def _clip_text(view: RowsView) -> Tensor:
     """[M, P] CLIP's embeddings of the method's texts; notes where CLIP could not read them all."""
     setup, row = view.reading.setup, view.offer.row
     clip = load_clip(str(setup.ready.clip), view.hidden.device, view.hidden.dtype)
-    with contained(setup.ready.name, "texts"):
-        texts = setup.ready.pruner.texts(view.reading.call.questions[row] or "")
+    with contained(setup.ready.name, "reads.texts"):
+        texts = setup.ready.reads.texts(view.reading.call.questions[row] or "")
     embeddings, cut = clip.texts(texts)
     if cut:
         note = f"{cut} texts were longer than CLIP reads and were cut off"
@@ -169,11 +182,12 @@ class Reading:
 
     # ---- attention -------------------------------------------------------------------------------
 
-    def read_before(self, rows: list[int], stream: Stream, heads: Heads) -> None:
-        """Keep of a layer's attention what the method reads, for the samples `rows`."""
+    def read_before(self, site: Site, rows: list[int], stream: Stream, heads: Heads) -> None:
+        """Keep of a layer's attention what the site behind it reads, for the samples `rows`."""
         self.setup.unwatch()
+        signals = self.setup.ready.reads.signals_at(site) & BEFORE
         with self.setup.trace.selecting(heads.key.device, rows):
-            self._keep(Origin.BEFORE, rows, stream, heads.without(self.call.drafts))
+            self._keep(signals, rows, stream, heads.without(self.call.drafts))
 
     def read_behind(
         self, site: Site, rows: list[int], stream: Stream, hidden: Tensor, kwargs: Kwargs
@@ -182,7 +196,8 @@ class Reading:
         with self.setup.trace.selecting(hidden.device, rows):
             layer = self.setup.layers[site.layer]
             heads = dry_run(layer, self.setup.attention(site.layer), hidden, kwargs)
-            self._keep(Origin.BEHIND, rows, stream, heads.without(self.call.drafts))
+            signals = self.setup.ready.reads.signals_at(site) & BEHIND
+            self._keep(signals, rows, stream, heads.without(self.call.drafts))
 
     def read_probe(
         self,
@@ -219,17 +234,17 @@ class Reading:
             )
             if heads is None:
                 raise EngineError(f"layer {site.layer - 1} never called its attention function")
-            self._keep(Origin.PROBE, rows, streams[-1], heads)
+            self._keep(setup.ready.reads.signals_at(site) & PROBE, rows, streams[-1], heads)
 
     def _probe_token(self, hidden: Tensor) -> Tensor:
         """[L, D] the method's probe; raises EngineError where it has none or one that fits not."""
-        pruner, name = self.setup.ready.pruner, name_of(self.setup.ready.pruner)
-        with contained(name, "probe"):
-            token = pruner.probe()
-        if token is None:
+        name, probe = self.setup.ready.name, self.setup.ready.reads.probe
+        if probe is None:
             raise EngineError(
-                f"{name} reads the attention of a probe token, but its probe() gives none"
+                f"{name} reads the attention of a probe token, but its reads name none"
             )
+        with contained(name, "reads.probe"):
+            token = probe()
         shape = (self.setup.depth, hidden.shape[-1])
         if token.shape != shape:
             raise EngineError(
@@ -237,10 +252,12 @@ class Reading:
             )
         return token
 
-    def _keep(self, origin: Origin, rows: list[int], stream: Stream, heads: Heads) -> None:
-        """Read the signals of that origin; `heads` lack the drafts that may be in the stream."""
+    def _keep(
+        self, signals: frozenset[Signal], rows: list[int], stream: Stream, heads: Heads
+    ) -> None:
+        """Read the signals; `heads` lack the drafts that may be in the stream."""
         prompt = stream.without(self.call.drafts)
-        for signal in self.setup.ready.needs & signals_of(origin):
+        for signal in signals:
             read = FROM_HEADS[signal]
             self.over_columns[signal] = {
                 row: read(HeadsView(heads, row, prompt, self.call.visual[row])) for row in rows
@@ -255,17 +272,20 @@ class Reading:
     def signals(self, offer: Offer, hidden: Tensor, stream: Stream) -> dict[Signal, Any]:
         """The declared observations of the offered tokens, but for those that the caller gives."""
         row, ready = offer.row, self.setup.ready
+        here = ready.reads.signals_at(offer.stage.site)
         columns = offer.live.columns.to(hidden.device)
         signals: dict[Signal, Any] = {}
         for signal, values in self.over_columns.items():
             signals[signal] = values[row].index_select(TOKEN_AXIS[signal], columns)
-        for signal, blocks in ready.reads.items():
-            origin_rows = self.call.rows[row]
-            signals[signal] = self.observed.of(signal, blocks, origin_rows, offer.live.ordinal)
+        for signal, blocks in ready.blocks.items():
+            if signal in here:
+                encoder_rows = self.call.rows[row]
+                observed = self.observed.of(signal, blocks, encoder_rows, offer.live.ordinal)
+                signals[signal] = observed
         prompt = offer.live.text[: len(offer.live.text) - self.call.drafts]
         view = RowsView(self, offer, hidden, stream, prompt.nonzero()[:, 0])
         for signal, read in FROM_ROWS.items():
-            if signal in ready.needs:
+            if signal in here:
                 signals[signal] = read(view)
         return signals
 
@@ -275,21 +295,23 @@ class Reading:
         All of it are copies, so that what a method changes in place reaches neither the engine nor
         another method.
         """
-        call, row = self.call, offer.row
-        shown = dict(signals)
+        call, row, site = self.call, offer.row, offer.stage.site
+        reads, views = self.setup.ready.reads, dict(signals)
         if call.given:
             for signal, value in call.given[row].items():
-                if signal in self.setup.ready.needs:
-                    shown[signal] = copied(value)
+                # a caller of a bare decoder may give what no stage of it could read
+                if signal in reads.signals and reads.covers(signal, site):
+                    views[signal] = copied(value)
         return VisualTokens(
             features=features.clone(),
             layout=copied(call.layouts[row]),
             index=offer.live.ordinal.clone(),
-            site=offer.stage.site,
+            site=site,
             question=call.questions[row],
             seed=call.seeds[row],
             memo=self.memos[row],
-            signals=shown,
+            signals=views,
+            absent=reads.signals - frozenset(views) - {Signal.TILES},
         )
 
 

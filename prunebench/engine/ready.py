@@ -1,11 +1,10 @@
-"""Ready: a method bound to a model. It is made once a cell, and whatever works with the two takes
-it from there.
-"""
+"""Ready: a method bound to a model, made once a cell; whatever works with the two takes it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +12,7 @@ from prunebench.border.text import one_line
 from prunebench.budget import Stage
 from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained
+from prunebench.reads import Reads
 from prunebench.registry import build, name_of
 from prunebench.signals import CLIP, SEEN, Signal
 from prunebench.sites import Part
@@ -23,49 +23,39 @@ Blocks = tuple[int | str, ...]
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A method that a model can serve: prepared, with the places where its signals are read.
+    """A method that a model can serve: prepared, with what it reads and where in this model.
 
-    `reads` names, for every signal of the vision encoder, the blocks it is read in, or the CLIP
+    `blocks` names, for every signal of the vision encoder, the blocks it is read in, or the CLIP
     that gives it; `clip` is the CLIP that any of the method's signals come from, None where it asks
     none.
     """
 
     pruner: Pruner
-    reads: Mapping[Signal, Blocks] = field(default_factory=dict)
+    reads: Reads = field(default_factory=Reads)
+    blocks: Mapping[Signal, Blocks] = field(default_factory=dict)
     clip: str | None = None
     feature_block: int | None = None
     """The vision block whose output the projector reads; None where there is no encoder."""
-    needs: frozenset[Signal] = field(init=False)
-    """The signals that the method reads, asked once."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "needs", needs_of(self.pruner))
 
     @property
     def name(self) -> str:
         """What the method is called."""
         return name_of(self.pruner)
 
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """All signals that the method reads, wherever."""
+        return self.reads.signals
+
     def inside_encoder(self, plan: Sequence[Stage] | None = None) -> bool:
-        """Whether it prunes inside the vision encoder: where the caller's plan says so, or else
-        where its site lies.
+        """Whether it prunes inside the vision encoder.
+
+        The caller's plan says so, or else where its site lies.
         """
         if plan is not None:
             return any(stage.site.part is Part.VISION for stage in plan)
         with contained(self.name, "site"):
             return self.pruner.site().part is Part.VISION
-
-
-def needs_of(pruner: Pruner) -> frozenset[Signal]:
-    """The signals that a method reads; raises MethodError where it names something else."""
-    name = name_of(pruner)
-    with contained(name, "needs"):
-        needs = pruner.needs
-    if not isinstance(needs, frozenset | set) or not all(
-        isinstance(signal, Signal) for signal in needs
-    ):
-        raise MethodError(one_line(f"{name}.needs is {needs!r}; it must be a frozenset of Signal"))
-    return frozenset(needs)
 
 
 def make_ready(
@@ -80,44 +70,72 @@ def make_ready(
     raises.
     """
     method = build(pruner) if isinstance(pruner, str) else pruner
-    facts = parts.facts(model)
-    with contained(name_of(method), "prepared"):
+    name, facts = name_of(method), parts.facts(model)
+    with contained(name, "prepared"):
         prepared = method.prepared(facts)
     if not isinstance(prepared, Pruner):
-        raise TypeError(
-            f"{name_of(method)}.prepared gave a {type(prepared).__name__}; it must give the method, ready"
-        )
+        kind = type(prepared).__name__
+        raise TypeError(f"{name}.prepared gave a {kind}; it must give the method, ready")
     reason = refusal(prepared, parts, known)
     if reason is not None:
         raise Unsupported(reason)
-    asked = needs_of(prepared) - known
-    clip = _clip(parts, model, prepared) if asked & CLIP else None
-    reads: dict[Signal, Blocks] = {}
-    for signal in sorted(asked & SEEN):
-        reads[signal] = (str(clip),) if signal in CLIP else _blocks(parts, model, prepared, signal)
-    return Ready(prepared, reads, clip, facts.feature_block)
+    reads = reads_of(prepared)
+    signals = reads.signals - known
+    clip = _clip_of(name, reads, parts, model) if signals & CLIP else None
+    blocks: dict[Signal, Blocks] = {}
+    for signal in sorted(signals & SEEN):
+        if signal in CLIP:
+            blocks[signal] = (str(clip),)
+        else:
+            blocks[signal] = _blocks_of(name, reads, signal, parts, model)
+    return Ready(prepared, reads, blocks, clip, facts.feature_block)
 
 
-def refusal(pruner: Pruner, parts: Family, known: frozenset[Signal] = frozenset()) -> str | None:
-    """Why a family cannot serve a method, whatever the budget; None where it can. Signals that are
-    `known` need no family.
-    """
+def reads_of(pruner: Pruner) -> Reads:
+    """What a method reads; raises MethodError where it names something else."""
+    needs_of(pruner)
+    name = name_of(pruner)
+    with contained(name, "reads"):
+        reads = pruner.reads
+    if not isinstance(reads, Reads):
+        raise MethodError(one_line(f"{name}.reads is {reads!r}; it must be a Reads"))
+    _check_signals(f"{name}.reads.signals", reads.signals)
+    return reads
+
+
+def needs_of(pruner: Pruner) -> frozenset[Signal]:
+    """The signals that a method reads; raises MethodError where it names something else."""
     name = name_of(pruner)
     with contained(name, "needs"):
         needs = pruner.needs
-    for signal in (
-        Signal
-    ):  # in the order of their declaration, so that the reason does not depend on spelling
-        if signal not in needs or signal in known:
-            continue
-        reason = parts.lacks(signal)
+    _check_signals(f"{name}.needs", needs)
+    return frozenset(needs)
+
+
+def _check_signals(member: str, signals: Any) -> None:
+    """Raise MethodError for what is no set of signals."""
+    is_set = isinstance(signals, frozenset | set)
+    if not is_set or not all(isinstance(signal, Signal) for signal in signals):
+        raise MethodError(one_line(f"{member} is {signals!r}; it must be a frozenset of Signal"))
+
+
+def refusal(pruner: Pruner, parts: Family, known: frozenset[Signal] = frozenset()) -> str | None:
+    """Why a family cannot serve a method, whatever the budget; None where it can.
+
+    Signals that are `known` need no family.
+    """
+    name = name_of(pruner)
+    needs = needs_of(pruner) - known
+    # in the order of their declaration, so that the reason does not depend on spelling
+    for signal in Signal:
+        reason = parts.lacks(signal) if signal in needs else None
         if reason is not None:
             return f"{name} needs {signal}; {reason}"
     with contained(name, "site"):
-        part = pruner.site().part
-    if part is Part.VISION and parts.vision_inputs == ():
-        return f"{name} prunes at {pruner.site()}; a decoder by itself has no vision encoder"
-    if part is Part.PIXELS and not parts.resizes:
+        site = pruner.site()
+    if site.part is Part.VISION and parts.vision_inputs == ():
+        return f"{name} prunes at {site}; a decoder by itself has no vision encoder"
+    if site.part is Part.PIXELS and not parts.resizes:
         return (
             f"{name} shrinks the image, and {parts.name} scales every image to its own resolution"
         )
@@ -126,34 +144,35 @@ def refusal(pruner: Pruner, parts: Family, known: frozenset[Signal] = frozenset(
 
 def union(methods: Sequence[Ready]) -> dict[Signal, Blocks]:
     """Every encoder signal that any of the methods reads, with all its blocks."""
-    blocks: dict[Signal, set[int | str]] = {}
+    union_blocks: dict[Signal, set[int | str]] = {}
     for method in methods:
-        for signal, places in method.reads.items():
-            blocks.setdefault(signal, set()).update(places)
-    return {signal: tuple(sorted(places, key=str)) for signal, places in blocks.items()}
+        for signal, blocks in method.blocks.items():
+            union_blocks.setdefault(signal, set()).update(blocks)
+    return {signal: tuple(sorted(blocks, key=str)) for signal, blocks in union_blocks.items()}
 
 
-def _blocks(family: Family, model: nn.Module, pruner: Pruner, signal: Signal) -> Blocks:
-    """The encoder blocks in which a method reads a signal; raises Unsupported where there is no
-    such block.
+def _blocks_of(name: str, reads: Reads, signal: Signal, family: Family, model: nn.Module) -> Blocks:
+    """The encoder blocks in which a method reads a signal, counted from 0.
+
+    Raises Unsupported where there is no such block.
     """
     depth = len(family.blocks(model))
-    with contained(name_of(pruner), "blocks"):
-        asked = pruner.blocks(signal) or (family.feature_block(model),)
-    beyond = [block for block in asked if not -depth <= block < depth]
-    if beyond:
-        raise Unsupported(
-            f"{name_of(pruner)} reads {signal} in vision block {beyond[0]}; {family.name}'s encoder has blocks 0..{depth - 1}"
-        )
-    return tuple(block % depth for block in asked)
+    blocks = reads.blocks.get(signal) or (family.feature_block(model),)
+    for block in blocks:
+        if not -depth <= block < depth:
+            raise Unsupported(
+                f"{name} reads {signal} in vision block {block}; {family.name}'s encoder has "
+                f"blocks 0..{depth - 1}"
+            )
+    return tuple(block % depth for block in blocks)
 
 
-def _clip(family: Family, model: nn.Module, pruner: Pruner) -> str:
+def _clip_of(name: str, reads: Reads, family: Family, model: nn.Module) -> str:
     """The CLIP that a method's CLIP signals come from; raises Unsupported where nobody names one."""
-    with contained(name_of(pruner), "clip"):
-        name = pruner.clip or family.clip(model)
-    if name is None:
+    clip = reads.clip or family.clip(model)
+    if clip is None:
         raise Unsupported(
-            f"{name_of(pruner)} needs a CLIP, and nothing says which the encoder of this {family.name} came from"
+            f"{name} needs a CLIP, and nothing says which the encoder of this {family.name} came "
+            "from"
         )
-    return name
+    return clip

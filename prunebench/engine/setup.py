@@ -98,11 +98,11 @@ class Setup:
             )
         self.window = window_of(self.config)
         self.observer: Observer | None = None
-        if ready.reads:
+        if ready.blocks:
             self.observer = Observer(
                 parts,
                 model,
-                ready.reads,
+                ready.blocks,
                 count=trace.count_flops,
                 everywhere=ready.inside_encoder(plan),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,11 +41,13 @@ class Stream:
     """The live sequence of a batch.
 
     `source` lists, per sample, the prompt positions alive [n_b], ascending, on the CPU. In tensors
-    the samples are padded on the left to `width` columns.
+    the samples are padded on the left to `width` columns. `bias` is, per sample, what is added to
+    the attention scores that each key gets [n_b], float32 on the CPU; None where nothing is.
     """
 
     source: tuple[Tensor, ...]
     width: int
+    bias: tuple[Tensor, ...] | None = None
 
     @classmethod
     def of_prompt(cls, batch: int, width: int, mask: Tensor | None) -> Stream:
@@ -78,7 +80,10 @@ class Stream:
         if last == 0:
             return self
         source = tuple(positions[: len(positions) - last] for positions in self.source)
-        return Stream(source, self.width - last)
+        bias = self.bias
+        if bias is not None:
+            bias = tuple(values[: len(values) - last] for values in bias)
+        return Stream(source, self.width - last, bias)
 
     def start(self, sample: int) -> int:
         """The first column of a sample."""
@@ -102,7 +107,32 @@ class Stream:
 
     def narrowed(self, source: Sequence[Tensor]) -> Stream:
         """The stream of the survivors `source`, as narrow as its longest sample."""
-        return Stream(tuple(source), max(len(positions) for positions in source))
+        width = max(len(positions) for positions in source)
+        if self.bias is None:
+            return Stream(tuple(source), width)
+        bias = []
+        for values, old, new in zip(self.bias, self.source, source, strict=True):
+            bias.append(values[torch.searchsorted(old, new)])
+        return Stream(tuple(source), width, tuple(bias))
+
+    def biased(self, added: Mapping[int, tuple[Tensor, Tensor]]) -> Stream:
+        """The same positions with a further bias: by sample some of them [K], and their values."""
+        if not added:
+            return self
+        bias = [torch.zeros(len(positions)) for positions in self.source]
+        if self.bias is not None:
+            bias = list(self.bias)
+        for row, (positions, values) in added.items():
+            places = torch.searchsorted(self.source[row], positions)
+            bias[row] = bias[row].index_add(0, places, values.detach().float().cpu())
+        return Stream(self.source, self.width, tuple(bias))
+
+    def key_bias(self, device: torch.device) -> Tensor:
+        """[B, width] what is added to the scores of every column's key; 0 for padding."""
+        values = torch.zeros(len(self.source), self.width)
+        for row, bias in enumerate(self.bias or ()):
+            values[row, self.start(row) :] = bias
+        return values.to(device)
 
     def columns(self, to: Stream, device: torch.device) -> Tensor:
         """[B, to.width] for every column of the narrower stream `to` its column here.

@@ -248,6 +248,6 @@ def _written(
         raise Unsupported(
             f"tokens cannot be merged at {site}: visual tokens of this image share patches"
         )
-    rows = places[survivors].flatten().to(hidden.device)
+    rows = places[survivors].flatten()
     values = merged.reshape(-1, hidden.shape[-1])
-    return hidden.index_copy(0, rows, values.to(hidden))
+    return hidden.index_copy(0, rows.to(hidden.device), values.to(hidden))

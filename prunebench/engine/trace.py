@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from prunebench import display
 from prunebench.budget import Kind, Stage, spent
 from prunebench.engine.counter import counter
 from prunebench.sites import Part, Site
 from prunebench.tokens import Layout
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
 
-@dataclass
+
+@dataclass(repr=False)
 class SampleTrace:
     """One sample's prefill.
 
@@ -55,8 +62,65 @@ class SampleTrace:
             return torch.arange(self.available)
         return self.kept[max(self.kept)]
 
+    def rows(self, sample: int = 0) -> list[display.StageRow]:
+        """A row a stage, for tables; `sample` is the number that the rows bear."""
+        stages = sorted(self.kept.items())
+        sizes = [(str(site), len(tokens)) for site, tokens in stages]
+        if not sizes:
+            sizes = [("", self.available)]
+        entered = self.available
+        rows = []
+        for number, (site, kept) in enumerate(sizes):
+            row = display.StageRow(
+                sample=sample,
+                stage=number,
+                site=site,
+                available=self.available,
+                entered=entered,
+                kept=kept,
+                share=kept / self.available if self.available else 0.0,
+                text=self.text,
+                tokens_mean=self._spent("mean"),
+                tokens_input=self._spent("input"),
+                tokens_kv=self._spent("kv"),
+                selector_flops=self.selector_flops,
+                kv_bytes=self.kv_bytes,
+                notes="; ".join(self.notes),
+            )
+            rows.append(row)
+            entered = kept
+        return rows
 
-@dataclass
+    def _spent(self, kind: Kind) -> float:
+        """What was spent, NaN before the prefill has run."""
+        return self.spent(kind) if self.entering else float("nan")
+
+    def to_frame(self) -> pd.DataFrame:
+        """A table with a row a stage; its columns are the fields of display.StageRow."""
+        return display.frame(self.rows())
+
+    def show(self, image: Image.Image | str | Path | None = None, number: int = 0) -> Image.Image:
+        """The kept tokens, stage by stage, drawn over `image`; a notebook shows it inline.
+
+        `number` says which of the prompt's images and frames `image` is, from 0. Without an image
+        the bare grid is drawn. Raises ValueError where tokens cannot be placed in an image.
+        """
+        stages = {}
+        for site, tokens in sorted(self.kept.items()):
+            stages[f"from {site} on"] = display.mask(self.layout, tokens, number)
+        if not stages:
+            everything = torch.arange(self.available)
+            stages["not pruned"] = display.mask(self.layout, everything, number)
+        return display.drawing(stages, image, "")
+
+    def __repr__(self) -> str:
+        return f"SampleTrace({display.sample_line(self.rows())})"
+
+    def _repr_html_(self) -> str:
+        return display.html("SampleTrace", self.rows(), _pictures([self]))
+
+
+@dataclass(repr=False)
 class Trace:
     """What a session did in its latest prefill: `samples` a row each, `seconds` by phase,
     `positions` [.., B, n] per stage.
@@ -103,6 +167,58 @@ class Trace:
             if sample.selector_flops is not None:
                 sample.selector_flops += flops // len(self.samples)
 
+    def rows(self) -> list[display.StageRow]:
+        """A row a stage of every sample, for tables."""
+        rows = []
+        for number, sample in enumerate(self.samples):
+            rows += sample.rows(number)
+        return rows
+
+    def to_frame(self) -> pd.DataFrame:
+        """A table with a row a stage of every sample; columns as in `SampleTrace.to_frame`."""
+        return display.frame(self.rows())
+
+    def show(
+        self, image: Image.Image | str | Path | None = None, sample: int = 0, number: int = 0
+    ) -> Image.Image:
+        """What `SampleTrace.show` draws of that sample; raises ValueError where there is none."""
+        if not 0 <= sample < len(self.samples):
+            raise ValueError(
+                f"there is no sample {sample}; the latest prefill had {len(self.samples)}, from 0"
+            )
+        return self.samples[sample].show(image, number)
+
+    def __repr__(self) -> str:
+        if not self.samples:
+            return "Trace(nothing has run yet)"
+        lines = [f"  {number}: {sample!r}" for number, sample in enumerate(self.samples)]
+        return "\n".join([f"{self._title()}:", *lines])
+
+    def _repr_html_(self) -> str:
+        if not self.samples:
+            return "<b>Trace</b>: nothing has run yet"
+        return display.html(self._title(), self.rows(), _pictures(self.samples))
+
+    def _title(self) -> str:
+        plural = "" if len(self.samples) == 1 else "s"
+        selecting = f"{1000 * self.seconds.get('select', 0.0):.1f} ms in the method"
+        return f"Trace of {len(self.samples)} sample{plural}, {selecting}"
+
     def _settle(self, device: torch.device) -> None:
         if self.timed and device.type == "cuda":
             torch.cuda.synchronize(device)
+
+
+def _pictures(samples: list[SampleTrace]) -> dict[int, bytes]:
+    """Drawings of the first samples, as PNGs by number.
+
+    What cannot be drawn is left out: a notebook displays its last value whether one wants a picture
+    or not, and the table is there all the same. `show` says why.
+    """
+    pictures = {}
+    for number, sample in enumerate(samples[: display.MOST_PICTURES]):
+        try:
+            pictures[number] = display.png(sample.show())
+        except (ImportError, ValueError):
+            continue
+    return pictures

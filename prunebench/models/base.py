@@ -271,15 +271,6 @@ class Family(ABC):
         return None
 
 
-def __getattr__(name: str) -> object:
-    if name != "DecoderParts":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # the former name of a bare decoder, for code that has not moved yet
-    from prunebench.models.bare import BareDecoder
-
-    return BareDecoder
-
-
 def config_of(module: nn.Module) -> Any:
     """A stock module's configuration. transformers declares no types for its fields, and torch
     takes any attribute of a module for a tensor or a module.

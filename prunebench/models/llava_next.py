@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from prunebench.models.anyres import AnyresFamily, View, grid, next_images
+from prunebench.models.anyres import AnyresFamily, next_images
 from prunebench.models.base import config_of
 from prunebench.models.crops import rows_of
+from prunebench.models.stitching import View, grid
 
 
 class LlavaNext(AnyresFamily):

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunebench.models import anyres
-from prunebench.models.anyres import AnyresFamily, View
+from prunebench.models import stitching
+from prunebench.models.anyres import AnyresFamily, next_images
 from prunebench.models.base import config_of, stock
 from prunebench.models.crops import patches_a_side, rows_of, runs
+from prunebench.models.stitching import View
 from prunebench.tokens import Layout, Region, Tile
 
 
@@ -52,7 +53,7 @@ class LlavaOnevision(AnyresFamily):
             for token, run in groupby(ids):
                 length = len(list(run))
                 if token == config.image_token_id:
-                    views += anyres.next_images(images, length)
+                    views += next_images(images, length)
                 elif token == config.video_token_id:
                     count, frames = _clips(config, length)
                     views += [_video(model, frames)] * count
@@ -75,7 +76,7 @@ class LlavaOnevision(AnyresFamily):
     def crops(self, config: Any, inputs: Mapping[str, Any]) -> int:
         total = 0
         for size, cut in _images(inputs):
-            down, across = anyres.grid(config, *size) if cut else (0, 0)
+            down, across = stitching.grid(config, *size) if cut else (0, 0)
             total += 1 + down * across
         for ids in inputs["input_ids"].tolist():
             for run in runs(ids, config.video_token_id):
@@ -118,7 +119,7 @@ def _whole(config: Any, height: int, width: int) -> View:
     # the image in the middle of a square: how many times the square is longer than it
     across, down = max(height, width) / width, max(height, width) / height
     x, y = 0.5 - across / 2, 0.5 - down / 2
-    left, top, right, bottom = anyres.whole(vision)
+    left, top, right, bottom = stitching.whole(vision)
     region: Region = (x + left * across, y + top * down, x + right * across, y + bottom * down)
     tiles = (Tile(side, side, region=region), Tile(1, 0, newlines=True))
     patches = torch.cat([torch.arange(side**2), torch.tensor([-1])])
@@ -129,13 +130,13 @@ def _video(model: nn.Module, frames: int) -> View:
     """Frames, each as the model's own pooling shrinks it, and one newline behind the last."""
     vision = config_of(model).vision_config
     side = patches_a_side(vision)
-    frame_places = anyres.places(side, 1, 1)[1:]
+    frame_places = stitching.places(side, 1, 1)[1:]
     pooled = stock(model).model.apply_pooling(frame_places)[0].round(decimals=6)
-    patches = anyres.neighbours(pooled, side, 1)
+    patches = stitching.neighbours(pooled, side, 1)
     every = [patches + frame * side**2 for frame in range(frames)]
     newline = torch.full_like(patches[:1], -1)
     rows = ceil(side / 2)
-    region = anyres.whole(vision)
+    region = stitching.whole(vision)
     tiles = [Tile(rows, rows, "frame", frame=frame, region=region) for frame in range(frames)]
     tiles.append(Tile(1, 0, "frame", frame=frames - 1, newlines=True))
     return View(Layout(tuple(tiles)), torch.cat([*every, newline]), crops=frames, video=True)

@@ -43,18 +43,18 @@ def build(study: Path) -> Report:
     _tidy(study)
     metrics = tables.write_csv(study / "metrics.csv", tables.metrics(records))
     board = tables.write_csv(study / "leaderboard.csv", leaderboard.fold(records, warnings.append))
-    drawn = figures.draw(leaderboard.load(board), study / "figures")
-    if not drawn:
+    figure_paths = figures.draw(leaderboard.load(board), study / "figures")
+    if not figure_paths:
         warnings.append(
-            f"{one_line(study.name, 80)} has no figures: no method has both accuracy and tokens, FLOPs or time yet"
+            f"{one_line(study.name, 80)} has no figures: "
+            "no method has both accuracy and tokens, FLOPs or time yet"
         )
-    return Report(
-        study, metrics, board, tuple(drawn), tuple(dict.fromkeys(map(one_line, warnings)))
-    )
+    distinct = tuple(dict.fromkeys(map(one_line, warnings)))
+    return Report(study, metrics, board, tuple(figure_paths), distinct)
 
 
 def _tidy(study: Path) -> None:
-    """Without what a report that was killed left behind."""
+    """Remove what a report that was killed left behind."""
     for folder in (study, study / "figures"):
         if folder != study and folder.is_symlink():
             continue

@@ -19,8 +19,9 @@ TOKEN_KINDS = ("mean", "input", "kv")
 
 def overall(board: pd.DataFrame) -> pd.DataFrame:
     """The rows that stand for a whole model: its "all" rows, or those of its only task."""
-    pooled = set(board.loc[board["task"] == ALL, "model"])
-    return board[(board["task"] == ALL) | ~board["model"].isin(pooled)]
+    over_tasks = board["task"] == ALL
+    pooled_models = set(board.loc[over_tasks, "model"])
+    return board[over_tasks | ~board["model"].isin(pooled_models)]
 
 
 def records(board: pd.DataFrame) -> list[dict[str, Any]]:
@@ -35,9 +36,12 @@ def budget_kind(board: pd.DataFrame) -> str:
     """The kind of tokens that a study's budgets count: that of its rows where they agree, else the
     mean over layers.
     """
-    kinds = set(board.loc[board["method"] != BASELINE, "budget_kind"])
-    agreed = kinds.pop() if len(kinds) == 1 else "mean"
-    return agreed if agreed in TOKEN_KINDS else "mean"
+    of_methods = board["method"] != BASELINE  # the unpruned model has no budget
+    kinds = set(board.loc[of_methods, "budget_kind"])
+    for kind in TOKEN_KINDS:
+        if kinds == {kind}:
+            return kind
+    return "mean"
 
 
 def budget_label(row: dict[str, Any]) -> str:

@@ -39,17 +39,24 @@ class Group:
         """The primary metric, mean over seeds, with the interval of its samples, or else the cell's
         own.
         """
-        metrics = _metrics(self.cells, SCORE)
-        if not metrics:
+        value = average(self.cells, SCORE)
+        if value is None:
             return None
-        value = float(np.mean([metric.value for metric in metrics]))
-        scores = [_scores(cell, warn) for cell in self.cells if cell.number(SCORE)]
-        answered = [part.dropna() for part in scores if part is not None]
-        if len(answered) == len(scores):
-            return replace(statistics.mean(_by_sample(answered)), value=value)
-        count = sum(metric.n or 0 for metric in metrics)
-        ends = statistics.pool([_interval(metric) for metric in metrics])
-        return Interval(value, ends.low, ends.high, count)
+        answered: list[pd.Series[float]] = []
+        intervals: list[Interval] = []
+        for cell in self.cells:
+            metric = cell.number(SCORE)
+            if metric is None:
+                continue
+            intervals.append(_interval(metric))
+            scores = _scores(cell, warn)
+            if scores is not None:
+                answered.append(scores.dropna())
+        if len(answered) == len(intervals):
+            interval = statistics.mean(_by_sample(answered))
+        else:
+            interval = statistics.pool(intervals)
+        return replace(interval, value=value)
 
     def against_baseline(self, warn: Warn) -> Pair | None:
         """Scores of the method and of the unpruned model on the same samples; None where either is
@@ -118,24 +125,39 @@ class Group:
         return statistics.pool([_interval(metric) for metric in metrics])
 
     def _ratio(self, above: str, below: str, others: Cells) -> float | None:
-        top, bottom = average(self.cells, above), average(others, below)
-        if top is not None and not all(cell.whole for cell in (*self.cells, *others)):
+        """One metric of the method over another of the others; None where there is none, or it is
+        zero.
+        """
+        top = average(self.cells, above)
+        bottom = average(others, below)
+        partly = not all(cell.whole for cell in (*self.cells, *others))
+        if top is not None and partly:
             top, bottom = _on_common(self.cells, above, others, below)
-        return None if top is None or not bottom else top / bottom
+        if top is None or not bottom:
+            return None
+        return top / bottom
 
 
 def average(cells: Cells, name: str) -> float | None:
     """Mean of a metric over the cells that have it; None where none has."""
     metrics = _metrics(cells, name)
-    return float(np.mean([metric.value for metric in metrics])) if metrics else None
+    if not metrics:
+        return None
+    return float(np.mean([metric.value for metric in metrics]))
 
 
 def _metrics(cells: Cells, name: str) -> list[Metric]:
-    metrics = [cell.number(name) for cell in cells]
-    return [metric for metric in metrics if metric is not None]
+    """A metric of every cell that has it."""
+    metrics = []
+    for cell in cells:
+        metric = cell.number(name)
+        if metric is not None:
+            metrics.append(metric)
+    return metrics
 
 
 def _interval(metric: Metric) -> Interval:
+    """A metric with the interval that its cell gives it."""
     value, low, high = map(_or_nan, (metric.value, metric.ci_low, metric.ci_high))
     return Interval(value, low, high, metric.n or 0)
 
@@ -189,7 +211,9 @@ def _on_common(
         both = mine.index.intersection(theirs.index)
         top += mine.loc[both].tolist()
         bottom += theirs.loc[both].tolist()
-    return (float(np.mean(top)), float(np.mean(bottom))) if top else (None, None)
+    if not top:
+        return None, None
+    return float(np.mean(top)), float(np.mean(bottom))
 
 
 def _column(metric: str) -> str:
@@ -224,9 +248,10 @@ def _scores(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
     except ReportError as error:
         warn(str(error))
         return None
-    if metric is None or scores.isna().all() or not np.isclose(scores.mean(), metric.value or 0.0):
+    if metric is None or scores.isna().all():
         return None
-    return scores
+    mean = metric.value or 0.0
+    return scores if np.isclose(scores.mean(), mean) else None
 
 
 def _by_sample(parts: Sequence[pd.Series[float]]) -> Array:

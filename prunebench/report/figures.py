@@ -33,8 +33,17 @@ TOKENS = {
 }
 """The axis of tokens, by the kind of budget that a study asks for."""
 
+COSTS = {
+    "flops_ratio": "prefill FLOPs over unpruned",
+    "total_ratio": "total time over unpruned",
+}
+"""The axes of cost, by the leaderboard's column."""
+
 NAME, TITLE = 40, 60
 """Characters of a name and of a title that a figure bears."""
+
+TICK_DISTANCE = 1.25
+"""The least ratio between two ticks of the token axis; labels need room."""
 
 Looks = dict[str, Look]
 
@@ -45,12 +54,16 @@ def draw(board: pd.DataFrame, folder: Path) -> list[Path]:
     """
     if folder.is_symlink():
         raise ReportError(
-            f"cannot write {one_line(str(folder), 120)}: it is a link to another folder; remove it first"
+            f"cannot write {one_line(str(folder), 120)}: "
+            "it is a link to another folder; remove it first"
         )
     makers: dict[str, Callable[[pd.DataFrame], Figure]] = {
-        "accuracy": accuracy, "accuracy_by_task": by_task, "pareto": pareto, "evidence": evidence
-    }  # fmt: skip
-    written = []
+        "accuracy": accuracy,
+        "accuracy_by_task": by_task,
+        "pareto": pareto,
+        "evidence": evidence,
+    }
+    paths = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a name in letters that the font lacks
         for name, make in makers.items():
@@ -60,8 +73,8 @@ def draw(board: pd.DataFrame, folder: Path) -> list[Path]:
             except ReportError:
                 _remove(path)
                 continue
-            written.append(save(figure, path))
-    return written
+            paths.append(save(figure, path))
+    return paths
 
 
 def accuracy(board: pd.DataFrame) -> Figure:
@@ -69,34 +82,35 @@ def accuracy(board: pd.DataFrame) -> Figure:
     reference.
     """
     kind = budget_kind(board)
-    chosen = _having(overall(board), ["accuracy", f"tokens_{kind}"])
-    models = list(chosen["model"].unique())
+    rows = _having(overall(board), ["accuracy", f"tokens_{kind}"])
+    models = list(rows["model"].unique())
     figure, axes, style = _canvas(board, len(models))
     for ax, model in zip(axes, models, strict=True):
-        _lines(ax, chosen[chosen["model"] == model], style, kind)
-        _title(ax, _subject(chosen[chosen["model"] == model]))
+        of_model = rows[rows["model"] == model]
+        _lines(ax, of_model, style, kind)
+        _title(ax, _subject(of_model))
     axes[0].set_ylabel("accuracy")
-    _legend(figure, chosen, style, line=True)
+    _legend(figure, rows, style, line=True)
     return figure
 
 
 def by_task(board: pd.DataFrame) -> Figure:
     """The same for every task, one small figure each; raises ReportError for a single task."""
     kind = budget_kind(board)
-    chosen = _having(board[board["task"] != ALL], ["accuracy", f"tokens_{kind}"])
-    panels = list(chosen.groupby(["model", "task"], sort=False))
-    if len(panels) < 2 or chosen["task"].nunique() < 2:
+    rows = _having(board[board["task"] != ALL], ["accuracy", f"tokens_{kind}"])
+    panels = list(rows.groupby(["model", "task"], sort=False))
+    if len(panels) < 2 or rows["task"].nunique() < 2:
         raise ReportError("there is one task only")
     figure, axes, style = _canvas(board, len(panels), columns=3, size=(3.4, 2.9))
-    several = chosen["model"].nunique() > 1
-    for ax, ((model, task), rows) in zip(axes, panels, strict=True):
-        _lines(ax, rows, style, kind)
+    several = rows["model"].nunique() > 1
+    for ax, ((model, task), of_panel) in zip(axes, panels, strict=True):
+        _lines(ax, of_panel, style, kind)
         ax.set_xlabel("")
         ax.tick_params(axis="x", labelsize="small")
         _title(ax, f"{model}: {task}" if several else str(task))
     figure.supylabel("accuracy", fontsize="medium")
     figure.supxlabel(TOKENS[kind], fontsize="medium")
-    _legend(figure, chosen, style, line=True)
+    _legend(figure, rows, style, line=True)
     return figure
 
 
@@ -104,48 +118,34 @@ def pareto(board: pd.DataFrame) -> Figure:
     """Accuracy against FLOPs and, where the cost pass ran, against time; the frontier joins what
     nothing beats.
     """
-    chosen = _having(overall(board), ["accuracy"])
-    columns = {
-        "flops_ratio": "prefill FLOPs over unpruned",
-        "total_ratio": "total time over unpruned",
-    }
-    panels = [
-        (model, column)
-        for model in chosen["model"].unique()
-        for column in columns
-        if (chosen.loc[(chosen["model"] == model) & (chosen["method"] != BASELINE), column])
-        .notna()
-        .any()
-    ]
+    rows = _having(overall(board), ["accuracy"])
+    panels = _cost_panels(rows)
     figure, axes, style = _canvas(board, len(panels))
-    for ax, (model, column) in zip(axes, panels, strict=True):
-        rows = _timed(chosen[chosen["model"] == model], column)
-        _points(ax, rows, column, style)
-        ax.set_xlabel(columns[column])
-        _title(ax, _subject(rows))
+    for ax, (column, of_panel) in zip(axes, panels, strict=True):
+        _points(ax, of_panel, column, style)
+        ax.set_xlabel(COSTS[column])
+        _title(ax, _subject(of_panel))
     axes[0].set_ylabel("accuracy")
-    _legend(
-        figure, chosen, style, more=[Line2D([], [], color="black", linewidth=1, label="frontier")]
-    )
-    for ax, (model, column) in zip(
-        axes, panels, strict=True
-    ):  # last: names are placed on the finished layout
-        _frontier(ax, _timed(chosen[chosen["model"] == model], column), column)
+    frontier = Line2D([], [], color="black", linewidth=1, label="frontier")
+    _legend(figure, rows, style, more=[frontier])
+    # last: names are placed on the finished layout
+    for ax, (column, of_panel) in zip(axes, panels, strict=True):
+        _frontier(ax, of_panel, column)
     return figure
 
 
 def evidence(board: pd.DataFrame) -> Figure:
     """Accuracy against the share of the evidence's tokens that survive."""
-    chosen = _having(overall(board), ["accuracy", "evidence_recall"])
-    models = list(chosen["model"].unique())
+    rows = _having(overall(board), ["accuracy", "evidence_recall"])
+    models = list(rows["model"].unique())
     figure, axes, style = _canvas(board, len(models), size=(4.6, 3.8))
     for ax, model in zip(axes, models, strict=True):
-        rows = chosen[chosen["model"] == model]
-        _points(ax, rows, "evidence_recall", style)
+        of_model = rows[rows["model"] == model]
+        _points(ax, of_model, "evidence_recall", style)
         ax.set_xlabel("evidence recall (share of its tokens alive, mean over layers)")
-        _title(ax, _subject(rows))
+        _title(ax, _subject(of_model))
     axes[0].set_ylabel("accuracy")
-    _legend(figure, chosen, style)
+    _legend(figure, rows, style)
     return figure
 
 
@@ -156,12 +156,47 @@ def save(figure: Figure, path: Path) -> Path:
     return tables.write(path, content.getvalue())
 
 
+# ---- rows ----------------------------------------------------------------------------------------
+
+
 def _having(board: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows that have these numbers; raises ReportError where none but the unpruned model has."""
-    chosen = board.dropna(subset=list(columns))
-    if not (chosen["method"] != BASELINE).any():
+    """The rows that have these numbers; raises ReportError where none but the unpruned model
+    has.
+    """
+    rows = board.dropna(subset=list(columns))
+    if not (rows["method"] != BASELINE).any():
         raise ReportError(f"no method has {' and '.join(columns)}")
-    return chosen
+    return rows
+
+
+def _cost_panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The column and the rows of a panel, for every model and cost that some method of it has."""
+    panels = []
+    for model in rows["model"].unique():
+        of_model = rows[rows["model"] == model]
+        for column in COSTS:
+            if of_model.loc[of_model["method"] != BASELINE, column].notna().any():
+                panels.append((column, _timed(of_model, column)))
+    return panels
+
+
+def _timed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows with the unpruned model at one, where the cost pass had no reason to run it against
+    itself.
+    """
+    rows = rows.copy()
+    rows.loc[(rows["method"] == BASELINE) & rows[column].isna(), column] = 1.0
+    return rows.dropna(subset=[column])
+
+
+def _subject(rows: pd.DataFrame) -> str:
+    tasks = rows["task"].unique()
+    of_tasks = "mean over tasks" if ALL in tasks else ", ".join(tasks)
+    models = rows["model"].unique()
+    return f"{models[0]}, {of_tasks}" if len(models) == 1 else of_tasks
+
+
+# ---- panels --------------------------------------------------------------------------------------
 
 
 def _canvas(
@@ -195,6 +230,7 @@ def _title(ax: Axes, text: str) -> None:
 
 
 def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
+    """A line per method from budget to budget, with its intervals as a band."""
     tokens = f"tokens_{kind}"
     for method, points in rows.sort_values(tokens).groupby("method"):
         look = style[str(method)]
@@ -202,15 +238,21 @@ def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
             _reference(ax, points.iloc[0], look)
             continue
         if not look.control:
-            ax.fill_between(
-                points[tokens], points["accuracy_low"], points["accuracy_high"], color=look.colour, alpha=0.1,
-                linewidth=0, zorder=1,
-            )  # fmt: skip
+            _band(ax, points, tokens, look)
         sns.lineplot(
-            data=points, x=tokens, y="accuracy", ax=ax, color=look.colour, linestyle=look.linestyle,
-            linewidth=1.3 if look.control else 1.9, zorder=2 if look.control else 3, legend=False, label=str(method),
-            errorbar=None, estimator=None,
-        )  # fmt: skip
+            data=points,
+            x=tokens,
+            y="accuracy",
+            ax=ax,
+            color=look.colour,
+            linestyle=look.linestyle,
+            linewidth=1.3 if look.control else 1.9,
+            zorder=2 if look.control else 3,
+            legend=False,
+            label=str(method),
+            errorbar=None,
+            estimator=None,
+        )
         _whiskers(ax, points, tokens, look)
     _token_axis(ax, rows, tokens)
     ax.margins(x=0.07)
@@ -218,7 +260,20 @@ def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
     ax.set_ylabel("")
 
 
+def _band(ax: Axes, points: pd.DataFrame, column: str, look: Look) -> None:
+    ax.fill_between(
+        points[column],
+        points["accuracy_low"],
+        points["accuracy_high"],
+        color=look.colour,
+        alpha=0.1,
+        linewidth=0,
+        zorder=1,
+    )
+
+
 def _reference(ax: Axes, row: pd.Series[Any], look: Look) -> None:
+    """The unpruned model as a line across, with its interval as a band."""
     ax.axhline(
         row["accuracy"],
         color=look.colour,
@@ -258,12 +313,22 @@ def _points(ax: Axes, rows: pd.DataFrame, column: str, style: Looks) -> None:
 def _whiskers(ax: Axes, points: pd.DataFrame, column: str, look: Look) -> None:
     """Markers with their 95 % intervals."""
     across = _reach(points, column) if f"{column}_low" in points else None
+    size = 5.5 if look.control else 6.5
     ax.errorbar(
-        points[column], points["accuracy"], yerr=_reach(points, "accuracy"), xerr=across, fmt=look.marker,
-        color=look.colour, ecolor=look.colour, markerfacecolor=look.face, markeredgecolor=look.edge, elinewidth=0.9,
-        markersize=(5.5 if look.control else 6.5) * (1.7 if look.marker == "*" else 1),
-        markeredgewidth=1.3 if look.control else 0.6, zorder=3 if look.control else 4,
-    )  # fmt: skip
+        points[column],
+        points["accuracy"],
+        yerr=_reach(points, "accuracy"),
+        xerr=across,
+        fmt=look.marker,
+        color=look.colour,
+        ecolor=look.colour,
+        markerfacecolor=look.face,
+        markeredgecolor=look.edge,
+        elinewidth=0.9,
+        markersize=size * look.marker_scale,
+        markeredgewidth=1.3 if look.control else 0.6,
+        zorder=3 if look.control else 4,
+    )
 
 
 def _reach(points: pd.DataFrame, column: str) -> Any:
@@ -281,8 +346,8 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     ticks: list[float] = []
     texts: list[str] = []
     for tokens, share in places.itertuples(index=False):
-        if ticks and tokens > ticks[-1] / 1.25:
-            continue  # labels need room
+        if ticks and tokens > ticks[-1] / TICK_DISTANCE:
+            continue
         ticks.append(tokens)
         texts.append(f"{tokens:.3g}" + ("" if pd.isna(share) else f"\n({100 * share:.0f} %)"))
     ax.xaxis.set_major_locator(FixedLocator(ticks))
@@ -290,13 +355,7 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _timed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows with the unpruned model at one, where the cost pass had no reason to run it against
-    itself.
-    """
-    rows = rows.copy()
-    rows.loc[(rows["method"] == BASELINE) & rows[column].isna(), column] = 1.0
-    return rows.dropna(subset=[column])
+# ---- frontier and legend -------------------------------------------------------------------------
 
 
 def _frontier(ax: Axes, rows: pd.DataFrame, column: str) -> None:
@@ -307,25 +366,14 @@ def _frontier(ax: Axes, rows: pd.DataFrame, column: str) -> None:
             best.append(row)
     x, y = [row[column] for row in best], [row["accuracy"] for row in best]
     ax.plot(x, y, color="black", linewidth=1, drawstyle="steps-post", zorder=1)
-    names = [_point_name(row) for row in best]
-    labels.place(
-        ax,
-        list(zip(x, y, strict=True)),
-        names,
-        list(zip(rows[column], rows["accuracy"], strict=True)),
-    )
+    points = list(zip(x, y, strict=True))
+    every_point = list(zip(rows[column], rows["accuracy"], strict=True))
+    labels.place(ax, points, [_point_name(row) for row in best], every_point)
 
 
 def _point_name(row: dict[str, Any]) -> str:
     name = one_line(row["method"], NAME)
     return name if row["method"] == BASELINE else f"{name} {budget_label(row)}"
-
-
-def _subject(rows: pd.DataFrame) -> str:
-    tasks = rows["task"].unique()
-    of_tasks = "mean over tasks" if ALL in tasks else ", ".join(tasks)
-    models = rows["model"].unique()
-    return f"{models[0]}, {of_tasks}" if len(models) == 1 else of_tasks
 
 
 def _legend(
@@ -338,24 +386,39 @@ def _legend(
     """Right of the panels: methods in alphabetical order, then controls; `line` where the reference
     is no point.
     """
-    drawn = sorted(
-        rows["method"].unique(), key=lambda name: (name == BASELINE, style[name].control, name)
-    )
+
+    def order(name: str) -> tuple[bool, bool, str]:
+        return name == BASELINE, style[name].control, name
+
     handles = []
-    for name in drawn:
-        look = style[name]
-        handles.append(Line2D(
-            [], [], color=look.colour, linestyle=look.linestyle if line else "-", linewidth=1.6 if line else 0.8,
-            marker="" if line and name == BASELINE else look.marker, markersize=9 if look.marker == "*" else 6,
-            markerfacecolor=look.face, markeredgecolor=look.edge, markeredgewidth=1.2 if look.control else 0.6,
-            label=one_line(name, NAME),
-        ))  # fmt: skip
-    handles += more
+    for name in sorted(rows["method"].unique(), key=order):
+        handles.append(_handle(name, style[name], line))
     legend = figure.legend(
-        handles=handles, loc="outside right upper", frameon=False, fontsize="small", handlelength=4
+        handles=[*handles, *more],
+        loc="outside right upper",
+        frameon=False,
+        fontsize="small",
+        handlelength=4,
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def _handle(name: str, look: Look, line: bool) -> Line2D:
+    """A method's entry in the legend, as it is drawn in the panels."""
+    return Line2D(
+        [],
+        [],
+        color=look.colour,
+        linestyle=look.linestyle if line else "-",
+        linewidth=1.6 if line else 0.8,
+        marker="" if line and name == BASELINE else look.marker,
+        markersize=9 if look.marker == "*" else 6,
+        markerfacecolor=look.face,
+        markeredgecolor=look.edge,
+        markeredgewidth=1.2 if look.control else 0.6,
+        label=one_line(name, NAME),
+    )
 
 
 def _remove(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import cos, pi, sin
 
 from matplotlib.axes import Axes
@@ -12,14 +12,16 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 Point = tuple[float, float]
+
 DISTANCES = (12, 18, 26, 36, 50, 66)
 TURNS = (4, 3, 5, 2, 6, 12, 13, 11, 14, 10, 0, 8)
-OFFSETS = [  # wider than high: a name needs more room to its side
-    (1.8 * distance * cos(pi * turn / 8), distance * sin(pi * turn / 8))
-    for distance in DISTANCES
-    for turn in TURNS
-]
+"""Directions in sixteenths of a circle, the best first: above, then below, then to the sides."""
+
 CLEARANCE = 6.0
+"""Pixels around a point that stay free."""
+
+ABOVE_LINES = 6
+LEADER = {"arrowstyle": "-", "color": "0.4", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
 
 
 def place(
@@ -28,32 +30,59 @@ def place(
     """Annotate each point at the first place that is free; where none is, at the one that covers
     least.
     """
+    renderer = _renderer(ax)
+    frame = ax.get_window_extent(renderer)
+    boxes: list[Bbox] = []
+    for obstacle in obstacles:
+        x, y = ax.transData.transform(obstacle)
+        side = 2 * CLEARANCE
+        boxes.append(Bbox.from_bounds(x - CLEARANCE, y - CLEARANCE, side, side))
+    for point, name in zip(points, names, strict=True):
+        note = _annotation(ax, point, name)
+        offset = _best_offset(note, boxes, frame, renderer)
+        boxes.append(_box(note, offset, renderer).padded(2))
+
+
+def _renderer(ax: Axes) -> RendererAgg:
+    """What draws the figure, once its layout is fixed, so that pixels mean something."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # fixes the layout, so that pixels mean something
+    figure.draw_without_rendering()
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     renderer: RendererAgg = canvas.get_renderer()  # type: ignore[no-untyped-call]
-    frame = ax.get_window_extent(renderer)
-    pixels = [tuple(ax.transData.transform(p)) for p in obstacles]
-    taken = [
-        Bbox.from_bounds(x - CLEARANCE, y - CLEARANCE, 2 * CLEARANCE, 2 * CLEARANCE)
-        for x, y in pixels
-    ]
-    for point, name in zip(points, names, strict=True):
-        note = ax.annotate(
-            name, point, xytext=(0, 0), textcoords="offset points", fontsize="x-small", ha="center", va="center",
-            arrowprops={"arrowstyle": "-", "color": "0.4", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}, zorder=6,
-            parse_math=False,
-        )  # fmt: skip
-        note.set_path_effects([withStroke(linewidth=2, foreground="white")])
-        best = (float("inf"), OFFSETS[0])
-        for offset in OFFSETS:
-            cost = _covered(_box(note, offset, renderer), taken, frame)
-            best = min(best, (cost, offset), key=lambda found: found[0])
-            if cost == 0:
-                break
-        taken.append(_box(note, best[1], renderer).padded(2))
+    return renderer
+
+
+def _annotation(ax: Axes, point: Point, name: str) -> Annotation:
+    note = ax.annotate(
+        name,
+        point,
+        xytext=(0, 0),
+        textcoords="offset points",
+        fontsize="x-small",
+        ha="center",
+        va="center",
+        arrowprops=dict(LEADER),
+        zorder=ABOVE_LINES,
+        parse_math=False,
+    )
+    note.set_path_effects([withStroke(linewidth=2, foreground="white")])
+    return note
+
+
+def _best_offset(
+    note: Annotation, boxes: Sequence[Bbox], frame: Bbox, renderer: RendererAgg
+) -> Point:
+    """The first offset at which the name covers nothing, or the one at which it covers least."""
+    best, least = OFFSETS[0], float("inf")
+    for offset in OFFSETS:
+        covered = _covered(_box(note, offset, renderer), boxes, frame)
+        if covered < least:
+            best, least = offset, covered
+        if covered == 0:
+            break
+    return best
 
 
 def _box(note: Annotation, offset: Point, renderer: RendererAgg) -> Bbox:
@@ -63,9 +92,25 @@ def _box(note: Annotation, offset: Point, renderer: RendererAgg) -> Bbox:
     return Text.get_window_extent(note, renderer)
 
 
-def _covered(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
-    """Pixels of `box` that lie on something taken or outside the frame."""
-    common = [Bbox.intersection(box, other) for other in taken]
+def _covered(box: Bbox, others: Sequence[Bbox], frame: Bbox) -> float:
+    """Pixels of `box` that lie on one of the others or outside the frame."""
+    covered = box.width * box.height
     inside = Bbox.intersection(box, frame)
-    outside = box.width * box.height - (inside.width * inside.height if inside is not None else 0.0)
-    return outside + sum(part.width * part.height for part in common if part is not None)
+    if inside is not None:
+        covered -= inside.width * inside.height
+    for other in others:
+        common = Bbox.intersection(box, other)
+        if common is not None:
+            covered += common.width * common.height
+    return covered
+
+
+def _offsets() -> Iterator[Point]:
+    for distance in DISTANCES:
+        for turn in TURNS:
+            angle = pi * turn / 8
+            # wider than high: a name needs more room to its side
+            yield 1.8 * distance * cos(angle), distance * sin(angle)
+
+
+OFFSETS = list(_offsets())

@@ -3,16 +3,15 @@
 Where a model was run on several tasks, a row with task "all" holds the mean over tasks of every
 number. A number that was not measured is empty. Where a method or the unpruned model did not answer
 every sample, shares and ratios are taken over the samples that both answered, and the reason says
-so. Rows are sorted by model, task ("all" first), budget (largest first), accuracy.
-
-What the columns are stands in HEAD and TAIL, and for what was measured in study/columns.
+so. Rows are sorted by model, task ("all" first), budget (largest first), accuracy. What the columns
+are stands in `headings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,84 +21,31 @@ from prunebench.border.files import opened
 from prunebench.border.text import one_line
 from prunebench.report import tables
 from prunebench.report.comparison import Group, Warn, average
+from prunebench.report.headings import COLUMNS, TEXTS
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
-from prunebench.study.columns import INTERVAL, Board, Column, on_board
+from prunebench.study.columns import Board, Column, on_board
 from prunebench.study.record import BASELINE, CONTROL
 from prunebench.study.statistics import Difference, Interval, Pair
+
+__all__ = ["ALL", "COLUMNS", "TEXTS", "budget_share", "fold", "load"]
 
 T = TypeVar("T")
 Row = dict[str, Any]
 
 ALL = "all"
 PARTIAL = "partial"
-DIFFERENCE = (*INTERVAL, "_p")
 
 Key = tuple[str, str, str, str]
 """Model, method, budget kind, budget: what has a row per task."""
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A column of the leaderboard's own, or several whose names end in `ends`."""
-
-    name: str
-    about: str
-    text: bool = False
-    ends: tuple[str, ...] = ("",)
-
-    @property
-    def names(self) -> list[str]:
-        """The columns of leaderboard.csv."""
-        return [self.name + end for end in self.ends]
-
-
-HEAD = (
-    Heading("model", "what was run", text=True),
-    Heading("method", "its label in the grid", text=True),
-    Heading("settings", "its settings, as JSON", text=True),
-    Heading("control", "true where it is there only to be compared with", text=True),
-    Heading("budget_kind", "what the budget counts", text=True),
-    Heading("budget", "as written in the grid", text=True),
-    Heading("task", "as written in the grid, or all", text=True),
-    Heading("seeds", "how many are pooled"),
-    Heading("n", "samples behind the accuracy, of all tasks in row all"),
-    Heading("n_asked", "samples that the tasks have"),
-    Heading("accuracy", "the task's primary metric, mean over seeds", ends=INTERVAL),
-    Heading("relative_accuracy", "accuracy over that of none, same samples", ends=INTERVAL),
-    Heading("difference_to_none", "accuracy less that of none, paired", ends=DIFFERENCE),
-    Heading("n_paired", "samples that both answered, behind the two comparisons with none"),
-)
-TAIL = (
-    Heading("difference_to_random", "accuracy less that of random, paired", ends=DIFFERENCE),
-    Heading("n_paired_random", "samples that both answered"),
-    Heading("better_than_random", "yes or no at 95 %; empty where there is none", text=True),
-    Heading("status", "ok, failed, oom, unsupported, infeasible, or partial", text=True),
-    Heading("reason", "why it is not ok, or speaks for fewer samples", text=True),
-    Heading("hardware", "where the numbers come from", text=True),
-    Heading("dtype", "of the model's weights", text=True),
-    Heading("commit", "of the code", text=True),
-)
-
-
-def _names() -> Iterator[str]:
-    for heading in HEAD:
-        yield from heading.names
-    for _, board in on_board():
-        yield from board.names
-    for heading in TAIL:
-        yield from heading.names
-
-
-COLUMNS = tuple(_names())
-TEXTS = tuple(heading.name for heading in (*HEAD, *TAIL) if heading.text)
 
 
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The leaderboard as text; `warn` hears of cells that are damaged or cannot be compared."""
     rows: list[Row] = []
     for model in sorted({cell.model for cell in cells}):
-        rows += _rows([cell for cell in cells if cell.model == model], warn)
+        of_model = [cell for cell in cells if cell.model == model]
+        rows += _rows(of_model, warn)
     return tables.texts(sorted(rows, key=_order), COLUMNS)
 
 
@@ -144,125 +90,192 @@ def budget_share(budget: str, available: float | None) -> float:
     return amount / (available or 1.0) if budget.isdigit() else amount
 
 
-# ---- rows ----------------------------------------------------------------------------------------
+# ---- what a row is folded from -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The cells behind one row: a group for its task, or one for each task of the model."""
+
+    parts: tuple[Group, ...]
+
+    @cached_property
+    def quality(self) -> list[StoredCell]:
+        """The method's quality cells of all tasks."""
+        return _joined([group.cells for group in self.parts])
+
+    @cached_property
+    def cost(self) -> list[StoredCell]:
+        """The method's cost cells of all tasks."""
+        return _joined([group.cost for group in self.parts])
+
+    @property
+    def cells(self) -> list[StoredCell]:
+        """The cells that the row's status and seeds are of: quality's, else cost's."""
+        return self.quality or self.cost
+
+    @property
+    def several(self) -> bool:
+        """Whether the row stands for several tasks."""
+        return len(self.parts) > 1
+
+    def each(self, number: Callable[[Group], T | None]) -> list[T] | None:
+        """What every task has; None where one lacks it."""
+        values = [number(group) for group in self.parts]
+        present = [value for value in values if value is not None]
+        return present if len(present) == len(values) else None
+
+    def some(self, number: Callable[[Group], T | None]) -> list[T]:
+        """What those tasks have that have it."""
+        values = [number(group) for group in self.parts]
+        return [value for value in values if value is not None]
+
+    def mean(self, number: Callable[[Group], float | None]) -> float | None:
+        """The mean over tasks; None where a task has none, for a mean over fewer tasks is another
+        number.
+        """
+        values = self.each(number)
+        return None if values is None else sum(values) / len(values)
 
 
 def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
     """All rows of one model."""
-    tasks = sorted({cell.task for cell in cells if cell.kind == "quality"})
-    tasks = tasks or sorted({cell.task for cell in cells})
-    by_key: dict[Key, StoredCell] = {}
+    tasks = _tasks(cells)
+    first_cells: dict[Key, StoredCell] = {}
     for cell in cells:
-        by_key.setdefault(_key(cell), cell)
-    for key, first in sorted(by_key.items(), key=lambda item: item[0]):
-        facts: Row = {
-            "model": first.model,
-            "method": first.method,
-            "settings": first.settings_line,
-            "control": first.is_control,
-            "budget_kind": first.budget_kind,
-            "budget": first.budget,
-        }
+        first_cells.setdefault(_key(cell), cell)
+    for key in sorted(first_cells):
+        about = _about(first_cells[key])
         groups = [_group(key, task, tasks, cells) for task in tasks]
         for group in groups:
             if group.cells or group.cost:
-                yield facts | {"task": group.task} | _row([group], warn)
+                numbers = _row(Groups((group,)), warn)
+                yield {**about, "task": group.task, **numbers}
         if len(tasks) > 1:
-            yield facts | {"task": ALL} | _row(groups, warn)
+            numbers = _row(Groups(tuple(groups)), warn)
+            yield {**about, "task": ALL, **numbers}
+
+
+def _tasks(cells: Sequence[StoredCell]) -> list[str]:
+    """The tasks of quality cells; those of cost where there is nothing else."""
+    quality = {cell.task for cell in cells if cell.kind == "quality"}
+    return sorted(quality or {cell.task for cell in cells})
 
 
 def _key(cell: StoredCell) -> Key:
     return cell.model, cell.method, cell.budget_kind, cell.budget
 
 
+def _about(cell: StoredCell) -> Row:
+    """What was run: the same for all cells of a key."""
+    return {
+        "model": cell.model,
+        "method": cell.method,
+        "settings": cell.settings_line,
+        "control": cell.is_control,
+        "budget_kind": cell.budget_kind,
+        "budget": cell.budget,
+    }
+
+
 def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell]) -> Group:
-    """The cells of one task; cost that was measured on no task of the study's belongs to every
-    task.
+    """The cells of one task, and those that they are compared with.
+
+    Cost that was measured on no task of the study's belongs to every task.
     """
-    model, _, *budget = key
-    control = (model, CONTROL, *budget)
-    quality = [cell for cell in cells if cell.kind == "quality" and cell.task == task]
-    cost = []
+    model, _, budget_kind, budget = key
+    control_key = (model, CONTROL, budget_kind, budget)
+    own, cost, baseline, control = [], [], [], []
     for cell in cells:
-        on_task = cell.task == task or cell.task not in tasks
-        if cell.kind == "cost" and _key(cell) == key and on_task:
-            cost.append(cell)
-    return Group(
-        task=task,
-        cells=tuple(cell for cell in quality if _key(cell) == key),
-        cost=tuple(cost),
-        baseline=tuple(cell for cell in quality if cell.method == BASELINE),
-        control=tuple(cell for cell in quality if _key(cell) == control),
-    )
+        if cell.kind == "cost":
+            on_task = cell.task == task or cell.task not in tasks
+            if on_task and _key(cell) == key:
+                cost.append(cell)
+            continue
+        if cell.task != task:
+            continue
+        if _key(cell) == key:
+            own.append(cell)
+        if cell.method == BASELINE:
+            baseline.append(cell)
+        if _key(cell) == control_key:
+            control.append(cell)
+    return Group(task, tuple(own), tuple(cost), tuple(baseline), tuple(control))
 
 
-def _row(groups: Sequence[Group], warn: Warn) -> Row:
+def _row(groups: Groups, warn: Warn) -> Row:
     """The columns of one row behind its task, a group of columns at a time."""
-    cells = _every([group.cells for group in groups])
-    cost = _every([group.cost for group in groups])
-    first = (cells or cost)[:1]
-    method = first[0].method if first else BASELINE
-    row: Row = {"seeds": len({cell.seed for cell in cells or cost})}
-    row |= _accuracy(groups, warn)
-    baseline = _all([group.against_baseline(warn) for group in groups])
-    row |= _relative(groups, baseline)
+    method = groups.cells[0].method if groups.cells else BASELINE
+    seeds = {cell.seed for cell in groups.cells}
     notes: list[str] = []
+    row: Row = {"seeds": len(seeds)}
+    row |= _accuracy(groups, warn)
+    baseline = groups.each(partial(Group.against_baseline, warn=warn))
+    row |= _relative(groups, baseline)
     if method != BASELINE and baseline is not None:
         row |= _against_none(groups, baseline, warn, notes)
     if method not in (BASELINE, CONTROL):
-        control = _all([group.against_control(warn) for group in groups])
+        control = groups.each(partial(Group.against_control, warn=warn))
         if control is not None:
             row |= _against_random(groups, control, warn, notes)
     for column, board in on_board():
-        row |= FOLDS[board.fold](groups, column, board)
-    return row | _status(groups, notes) | _origin(groups)
+        fold_number = FOLDS[board.fold]
+        row |= fold_number(groups, column, board)
+    row |= _status(groups, notes)
+    return row | _origin(groups)
 
 
-def _accuracy(groups: Sequence[Group], warn: Warn) -> Row:
+# ---- accuracy ------------------------------------------------------------------------------------
+
+
+def _accuracy(groups: Groups, warn: Warn) -> Row:
     """The primary metric, and for how many samples of how many it speaks."""
-    row: Row = {}
-    accuracies = [group.accuracy(warn) for group in groups]
-    counts: list[int | None] = []
-    for group, own in zip(groups, accuracies, strict=True):
-        total = group.asked()
-        # a cell that does not say speaks for all that it has
-        counts.append(own.n if total is None and own is not None else total)
-    present = _all(counts)
-    row["n_asked"] = None if present is None else sum(present)
-    whole = _all(accuracies)
-    if whole:
-        accuracy = _pooled(whole)
-        row |= {"n": accuracy.n} | _ends("accuracy", accuracy)
+    accuracies = groups.each(partial(Group.accuracy, warn=warn))
+    totals = groups.each(partial(_total, warn=warn))
+    row: Row = {"n_asked": None if totals is None else sum(totals)}
+    if accuracies is not None:
+        accuracy = _pooled(accuracies)
+        row["n"] = accuracy.n
+        row |= _ends("accuracy", accuracy)
     return row
 
 
-def _relative(groups: Sequence[Group], pairs: Sequence[Pair] | None) -> Row:
+def _total(group: Group, warn: Warn) -> int | None:
+    """Samples of the task; those behind the accuracy where no cell says."""
+    total = group.asked()
+    if total is not None:
+        return total
+    accuracy = group.accuracy(warn)
+    return None if accuracy is None else accuracy.n
+
+
+def _relative(groups: Groups, pairs: Sequence[Pair] | None) -> Row:
     """Accuracy over that of the unpruned model; without an interval where the metric is no mean of
     samples.
     """
     if pairs is None:
-        return {"relative_accuracy": _over(groups, Group.relative)}
+        return {"relative_accuracy": groups.mean(Group.relative)}
     return _ends("relative_accuracy", statistics.relative(pairs))
 
 
-def _against_none(
-    groups: Sequence[Group], pairs: Sequence[Pair], warn: Warn, notes: list[str]
-) -> Row:
+def _against_none(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: list[str]) -> Row:
     """Accuracy less that of the unpruned model; what is to be said of it goes to `notes`."""
     gap = statistics.difference(pairs)
-    notes += _on_fewer_samples(groups, [group.baseline for group in groups], pairs, warn)
-    return _ends("difference_to_none", gap) | {"n_paired": gap.n}
+    row = _ends("difference_to_none", gap)
+    row["n_paired"] = gap.n
+    for group, pair in zip(groups.parts, pairs, strict=True):
+        notes += _on_fewer_samples(groups, group, group.baseline, pair, warn)
+    return row
 
 
-def _against_random(
-    groups: Sequence[Group], pairs: Sequence[Pair], warn: Warn, notes: list[str]
-) -> Row:
+def _against_random(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: list[str]) -> Row:
     """Accuracy less that of the random control, and whether the method is better."""
     gap = statistics.difference(pairs)
-    notes += _on_fewer_samples(groups, [group.control for group in groups], pairs, warn)
-    row: Row = _ends("difference_to_random", gap) | {"n_paired_random": gap.n}
-    cells = _every([group.cells for group in groups])
-    directions = {cell.more_is_better for cell in cells}
+    row = _ends("difference_to_random", gap)
+    row["n_paired_random"] = gap.n
+    for group, pair in zip(groups.parts, pairs, strict=True):
+        notes += _on_fewer_samples(groups, group, group.control, pair, warn)
+    directions = {cell.more_is_better for cell in groups.quality}
     if len(directions) == 1:  # tasks that disagree on what is better have no pooled answer
         better = gap.sure and (gap.value > 0) in directions
         row["better_than_random"] = "yes" if better else "no"
@@ -270,50 +283,45 @@ def _against_random(
 
 
 def _on_fewer_samples(
-    groups: Sequence[Group],
-    others: Sequence[Sequence[StoredCell]],
-    pairs: Sequence[Pair],
-    warn: Warn,
+    groups: Groups, group: Group, others: Sequence[StoredCell], pair: Pair, warn: Warn
 ) -> list[str]:
-    """For every task whose pair is smaller than what one of the two answered, on how many samples
-    it stands.
-    """
-    notes = []
-    for group, other, pair in zip(groups, others, pairs, strict=True):
-        note = group.paired(other, pair, warn)
-        if note:
-            notes.append(f"{group.task}: {note}" if len(groups) > 1 else note)
-    return notes
+    """A note where a task's pair is smaller than what one of the two answered; else none."""
+    note = group.paired(others, pair, warn)
+    if not note:
+        return []
+    return [f"{group.task}: {note}" if groups.several else note]
 
 
 # ---- what was measured: one function a fold ------------------------------------------------------
 
 
-def _mean(groups: Sequence[Group], column: Column, board: Board) -> Row:
-    row: Row = {board.name: _over(groups, partial(Group.value, name=column.metric))}
+def _mean(groups: Groups, column: Column, board: Board) -> Row:
+    """The mean over tasks, and what stands beside it."""
+    row: Row = {board.name: groups.mean(partial(Group.value, name=column.metric))}
     if board.beside is not None:
-        beside = partial(BESIDE[board.beside], name=column.metric)
-        row[board.names[1]] = _over(groups, beside)
+        number = BESIDE[board.beside]
+        row[board.names[1]] = groups.mean(partial(number, name=column.metric))
     return row
 
 
-def _available(groups: Sequence[Group], column: Column, board: Board) -> Row:
-    return {board.name: _over(groups, partial(Group.offered, name=column.metric))}
+def _available(groups: Groups, column: Column, board: Board) -> Row:
+    """The mean over tasks of what the unpruned model has."""
+    return {board.name: groups.mean(partial(Group.offered, name=column.metric))}
 
 
-def _measured(groups: Sequence[Group], column: Column, board: Board) -> Row:
-    values = [average(group.cost, column.metric) for group in groups]
-    present = [value for value in values if value is not None]
-    return {board.name: sum(present) / len(present) if present else None}
+def _measured(groups: Groups, column: Column, board: Board) -> Row:
+    """The mean over the tasks on which cost was measured."""
+    values = groups.some(lambda group: average(group.cost, column.metric))
+    return {board.name: sum(values) / len(values) if values else None}
 
 
-def _interval(groups: Sequence[Group], column: Column, board: Board) -> Row:
-    intervals = [group.interval(column.metric) for group in groups]
-    present = [interval for interval in intervals if interval is not None]
-    return _ends(board.name, _pooled(present)) if present else {}
+def _interval(groups: Groups, column: Column, board: Board) -> Row:
+    """The same, with the interval of the cells."""
+    intervals = groups.some(partial(Group.interval, name=column.metric))
+    return _ends(board.name, _pooled(intervals)) if intervals else {}
 
 
-FOLDS: Mapping[str, Callable[[Sequence[Group], Column, Board], Row]] = {
+FOLDS: Mapping[str, Callable[[Groups, Column, Board], Row]] = {
     "mean": _mean,
     "available": _available,
     "measured": _measured,
@@ -329,32 +337,29 @@ BESIDE: Mapping[str, Callable[..., float | None]] = {
 # ---- status and origin ---------------------------------------------------------------------------
 
 
-def _status(groups: Sequence[Group], notes: Sequence[str]) -> Row:
+def _status(groups: Groups, notes: Sequence[str]) -> Row:
     """Quality's status, or cost's where there is no quality; a reason also where only the cost pass
     went wrong.
 
     A cell that is ok may have a reason, too: it speaks for fewer samples than the task has.
     """
-    quality = _every([group.cells for group in groups])
-    cost = _every([group.cost for group in groups])
-    cells = quality or cost
-    missing = _missing_tasks(groups, bool(quality))
-    statuses = {cell.status for cell in cells}
+    missing = _missing_tasks(groups)
+    statuses = {cell.status for cell in groups.cells}
     mixed = len(statuses) > 1 or (bool(missing) and statuses == {"ok"})
-    reasons = [_reason(cell, mixed, len(groups) > 1) for cell in cells]
+    reasons = [_reason(cell, mixed, groups.several) for cell in groups.cells]
     if missing:
         reasons.append(f"not run on {', '.join(missing)}")
-    if quality:
-        reasons += _cost_reasons(cost, {cell.first_reason for cell in quality})
+    if groups.quality:
+        reasons += _cost_reasons(groups)
     status = PARTIAL if mixed else statuses.pop()
     return {"status": status, "reason": joined([*reasons, *notes])}
 
 
-def _missing_tasks(groups: Sequence[Group], quality: bool) -> list[str]:
-    """Tasks on which there is no cell of the kind that the row speaks of."""
+def _missing_tasks(groups: Groups) -> list[str]:
+    """Tasks on which there is no cell of the kind that the row's status is of."""
     missing = []
-    for group in groups:
-        cells = group.cells if quality else group.cost
+    for group in groups.parts:
+        cells = group.cells if groups.quality else group.cost
         if not cells:
             missing.append(group.task)
     return missing
@@ -370,18 +375,19 @@ def _reason(cell: StoredCell, mixed: bool, several: bool) -> str:
     return reason
 
 
-def _cost_reasons(cost: Sequence[StoredCell], quality_reasons: set[str]) -> list[str]:
+def _cost_reasons(groups: Groups) -> list[str]:
     """What only the cost pass has to say."""
+    quality_reasons = {cell.first_reason for cell in groups.quality}
     reasons = []
-    for cell in cost:
+    for cell in groups.cost:
         if not cell.ok and cell.first_reason not in quality_reasons:
             reasons.append(f"cost {cell.status}: {cell.first_reason}")
     return reasons
 
 
-def _origin(groups: Sequence[Group]) -> Row:
+def _origin(groups: Groups) -> Row:
     """Where the numbers come from, quality and cost, task by task."""
-    cells = _every([(*group.cells, *group.cost) for group in groups])
+    cells = _joined([(*group.cells, *group.cost) for group in groups.parts])
     return {
         "hardware": joined(cell.hardware for cell in cells),
         "dtype": joined(cell.dtype for cell in cells),
@@ -389,28 +395,15 @@ def _origin(groups: Sequence[Group]) -> Row:
     }
 
 
-# ---- over tasks ----------------------------------------------------------------------------------
+# ---- helpers -------------------------------------------------------------------------------------
 
 
-def _every(parts: Sequence[Sequence[StoredCell]]) -> list[StoredCell]:
+def _joined(parts: Sequence[Sequence[StoredCell]]) -> list[StoredCell]:
+    """The cells of all parts in a row."""
     cells: list[StoredCell] = []
     for part in parts:
         cells += part
     return cells
-
-
-def _over(groups: Sequence[Group], number: Callable[[Group], float | None]) -> float | None:
-    """The mean over tasks; None where a task has none, for a mean over fewer tasks is another
-    number.
-    """
-    values = _all([number(group) for group in groups])
-    return None if values is None else sum(values) / len(values)
-
-
-def _all(values: Sequence[T | None]) -> list[T] | None:
-    """The values, None where one of them is missing."""
-    present = [value for value in values if value is not None]
-    return present if len(present) == len(values) else None
 
 
 def _pooled(intervals: Sequence[Interval]) -> Interval:
@@ -419,13 +412,19 @@ def _pooled(intervals: Sequence[Interval]) -> Interval:
 
 
 def _ends(name: str, interval: Interval) -> Row:
-    row = {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    """The columns of a number with its interval; a difference also has its p-value."""
+    row: Row = {
+        name: interval.value,
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+    }
     if isinstance(interval, Difference):
         row[f"{name}_p"] = interval.p
     return row
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where a row stands among the others."""
     share = budget_share(row["budget"], row.get("tokens_available"))
     return (
         row["model"],

@@ -44,20 +44,24 @@ class Look:
         """As matplotlib takes it; no dashes make a solid line."""
         return 0.0, self.dashes
 
+    @property
+    def marker_scale(self) -> float:
+        """By how much a marker is drawn larger, to look as large as the others."""
+        return 1.7 if self.marker == "*" else 1.0
+
 
 def looks(methods: Sequence[str], controls: Sequence[str]) -> dict[str, Look]:
     """A look for every method by its place in the alphabet; markers outnumber colours, so pairs
     repeat late.
     """
-    colours = [
-        colour for i, colour in enumerate(sns.color_palette("colorblind").as_hex()) if i in USABLE
-    ]
-    plain = sorted(set(methods) - set(controls) - {BASELINE})
-    found = {BASELINE: Look("black", "*", (5.0, 2.0), False)}
-    for i, name in enumerate(plain):
-        found[name] = Look(colours[i % len(colours)], MARKERS[i % len(MARKERS)], (), False)
-    for i, name in enumerate(sorted(set(controls) - {BASELINE})):
-        found[name] = Look(
-            GREYS[i % len(GREYS)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)], True
-        )
-    return found
+    palette = sns.color_palette("colorblind").as_hex()
+    colours = [palette[place] for place in USABLE]
+    compared = sorted(set(methods) - set(controls) - {BASELINE})
+    by_method = {BASELINE: Look("black", "*", (5.0, 2.0), False)}
+    for place, name in enumerate(compared):
+        colour, marker = colours[place % len(colours)], MARKERS[place % len(MARKERS)]
+        by_method[name] = Look(colour, marker, (), False)
+    for place, name in enumerate(sorted(set(controls) - {BASELINE})):
+        grey, marker = GREYS[place % len(GREYS)], MARKERS[place % len(MARKERS)]
+        by_method[name] = Look(grey, marker, DASHES[place % len(DASHES)], True)
+    return by_method

@@ -56,6 +56,11 @@ TOKENS = {
 }
 """What the column of tokens counts, by the kind of budget that a study asks for."""
 
+Row = dict[str, Any]
+"""A row of the leaderboard."""
+
+Headings = tuple[str, ...]
+
 Cells = dict[str, Text]
 """One line of the table, by heading."""
 
@@ -84,7 +89,7 @@ class Block:
 class Layout:
     """What is shown, and how wide names may be before they are wrapped."""
 
-    headings: tuple[str, ...]
+    headings: Headings
     name_width: int
 
 
@@ -97,6 +102,13 @@ class Content:
     blocks: list[Block]
     notes: list[Note]
     some_no_better: bool
+
+    @property
+    def name_widths(self) -> tuple[int, int]:
+        """Columns of the longest name of a method, and of a model."""
+        methods = [line["method"].cell_len for line in self.lines]
+        models = [cell_len(block.model) for block in self.blocks]
+        return max(methods, default=0), max(models, default=0)
 
     @property
     def lines(self) -> list[Cells]:
@@ -126,25 +138,26 @@ def terminal(study: Path, width: int = 100) -> Table:
 
 def _layouts(content: Content) -> Iterator[Layout]:
     """Ways to show the table, the fullest first."""
-    methods = [line["method"].cell_len for line in content.lines]
-    models = [cell_len(block.model) for block in content.blocks]
-    longest_method = max(methods, default=0)
-    longest_name = max([longest_method, *models])
-    yield Layout(HEADINGS, longest_name)
+    methods, models = content.name_widths
+    yield Layout(HEADINGS, max(methods, models))
     headings = _with_numbers(content)
-    yield Layout(headings, longest_name)
-    yield Layout(headings, longest_method)  # models' names stand on lines of their own
+    yield Layout(headings, max(methods, models))
+    yield Layout(headings, methods)  # models' names stand on lines of their own
     for lesser in LESSER:
-        headings = tuple(heading for heading in headings if heading != lesser)
-        yield Layout(headings, longest_method)
-    narrowest = min(longest_method, NARROWEST_NAME)
+        headings = _without(headings, lesser)
+        yield Layout(headings, methods)
+    narrowest = min(methods, NARROWEST_NAME)
     yield Layout(headings, narrowest)
     for last in LAST:
-        headings = tuple(heading for heading in headings if heading != last)
+        headings = _without(headings, last)
         yield Layout(headings, narrowest)
 
 
-def _with_numbers(content: Content) -> tuple[str, ...]:
+def _without(headings: Headings, heading: str) -> Headings:
+    return tuple(other for other in headings if other != heading)
+
+
+def _with_numbers(content: Content) -> Headings:
     """The headings under which some line has more than a dash."""
     headings = []
     for heading in HEADINGS:
@@ -155,16 +168,23 @@ def _with_numbers(content: Content) -> tuple[str, ...]:
 
 
 def _table(content: Content, layout: Layout) -> Table:
-    table = Table(title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
-    table.title = Text(content.title, style="table.title")
-    table.pad_edge, table.padding = False, (0, 1, 0, 0)
+    table = Table(
+        title=Text(content.title, style="table.title"),
+        caption=Text(_caption(content, layout.headings), style="table.caption"),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for heading in layout.headings:
         if heading == "method":
             width = max(layout.name_width, len(heading))
             table.add_column(heading, width=width, overflow="fold")
+        elif heading == "tokens" and content.kind == "kv":
+            table.add_column("KV tokens", justify="right", no_wrap=True)
         else:
-            label = "KV tokens" if heading == "tokens" and content.kind == "kv" else heading
-            table.add_column(label, justify="right", no_wrap=True)
+            table.add_column(heading, justify="right", no_wrap=True)
     for block in content.blocks:
         if block.model:
             table.add_section()
@@ -172,7 +192,6 @@ def _table(content: Content, layout: Layout) -> Table:
         for line in block.lines:
             table.add_row(*(line[heading] for heading in layout.headings))
         table.add_section()
-    table.caption = Text(_caption(content, layout.headings), style="table.caption")
     return table
 
 
@@ -185,52 +204,70 @@ def _content(study: Path, board: pd.DataFrame) -> Content:
     blocks: list[Block] = []
     notes: list[Note] = []
     for model, of_model in board.groupby("model", sort=False):
-        name = one_line(str(model), NAME) if several else ""
+        heading = one_line(str(model), NAME) if several else ""
         for _, group in of_model.groupby(["budget", "budget_kind"], sort=False):
-            rows = records(group)
-            blocks.append(Block(name, [_line(row, kind) for row in rows]))
-            name = ""
-            for row in rows:
+            block = Block(heading, [])
+            for row in records(group):
+                block.lines.append(_line(row, kind))
                 notes += _notes(row, several)
-    some_no_better = bool((board["better_than_random"] == "no").any())
-    return Content(_title(study, board), kind, blocks, notes, some_no_better)
+            blocks.append(block)
+            heading = ""
+    return Content(
+        title=_title(study, board),
+        kind=kind,
+        blocks=blocks,
+        notes=notes,
+        some_no_better=bool((board["better_than_random"] == "no").any()),
+    )
 
 
-def _notes(row: dict[str, Any], several: bool) -> list[Note]:
+def _notes(row: Row, several: bool) -> list[Note]:
+    """What a row has to say, if anything."""
     if not row["reason"]:
         return []
-    method = f"{row['model']}: {row['method']}" if several else row["method"]
-    budget = "" if row["method"] == BASELINE else budget_label(row)
-    status, reason = one_line(row["status"], NAME), one_line(row["reason"], REASON)
-    return [Note(one_line(method, 2 * NAME), status, budget, reason)]
+    method = row["method"]
+    budget = "" if method == BASELINE else budget_label(row)
+    if several:
+        method = f"{row['model']}: {method}"
+    note = Note(
+        method=one_line(method, 2 * NAME),
+        status=one_line(row["status"], NAME),
+        budget=budget,
+        reason=one_line(row["reason"], REASON),
+    )
+    return [note]
 
 
-def _line(row: dict[str, Any], kind: str) -> Cells:
-    style = "dim" if row["control"] == "true" else ""
-    if row["method"] == BASELINE:
-        style = "bold"
-    texts = {"method": one_line(row["method"], NAME), "budget": budget_label(row)}
+def _line(row: Row, kind: str) -> Cells:
+    """The line of a row: its numbers, or its status where it has none."""
+    style = _style(row)
+    line = {
+        "method": Text(one_line(row["method"], NAME), style=style),
+        "budget": Text(budget_label(row), style=style),
+    }
     if pd.isna(row["accuracy"]) and row["status"] != "ok":
-        texts |= dict.fromkeys(NUMBERS, MISSING)
-        line = {heading: Text(text, style=style) for heading, text in texts.items()}
+        for heading in NUMBERS:
+            line[heading] = Text(MISSING, style=style)
         line["accuracy"] = Text(one_line(row["status"], NAME), style="red")
     else:
-        texts |= _numbers(row, kind)
-        line = {heading: Text(text, style=style) for heading, text in texts.items()}
+        for heading, text in _numbers(row, kind).items():
+            line[heading] = Text(text, style=style)
     line["vs random"] = _against_random(row)
     return line
 
 
-def _numbers(row: dict[str, Any], kind: str) -> dict[str, str]:
+def _style(row: Row) -> str:
+    if row["method"] == BASELINE:
+        return "bold"
+    return "dim" if row["control"] == "true" else ""
+
+
+def _numbers(row: Row, kind: str) -> dict[str, str]:
     """What stands under the headings of numbers, but for the last."""
-    half = (row["accuracy_high"] - row["accuracy_low"]) / 2
-    margin = "" if pd.isna(half) else f" ±{half:.3f}"[:6].replace("±0.", "±.")
-    tokens, share = row[f"tokens_{kind}"], row[f"tokens_{kind}_share"]
-    tokens_form = "{:.0f}" if tokens >= 100 else "{:.3g}"
     return {
-        "accuracy": _number(row["accuracy"], "{:.3f}") + margin,
+        "accuracy": _accuracy(row),
         "rel.": _number(100 * row["relative_accuracy"], "{:.1f}%"),
-        "tokens": _number(tokens, tokens_form) + _number(100 * share, " ({:.0f}%)", ""),
+        "tokens": _tokens(row[f"tokens_{kind}"], row[f"tokens_{kind}_share"]),
         "FLOPs": _number(row["flops_ratio"], "{:.2f}"),
         "prefill": _number(row["prefill_ratio"], "{:.2f}"),
         "total": _number(row["total_ratio"], "{:.2f}"),
@@ -238,21 +275,39 @@ def _numbers(row: dict[str, Any], kind: str) -> dict[str, str]:
     }
 
 
+def _accuracy(row: Row) -> str:
+    """The accuracy with half its interval: "0.915 ±.03"."""
+    text = _number(row["accuracy"], "{:.3f}")
+    half = (row["accuracy_high"] - row["accuracy_low"]) / 2
+    if pd.isna(half):
+        return text
+    margin = f" ±{half:.3f}"[:6]
+    return text + margin.replace("±0.", "±.")
+
+
+def _tokens(tokens: float, share: float) -> str:
+    """The count with its share: "59.6 (75%)"."""
+    form = "{:.0f}" if tokens >= 100 else "{:.3g}"
+    return _number(tokens, form) + _number(100 * share, " ({:.0f}%)", "")
+
+
 def _evidence(recall: float, by_random: float) -> str:
-    """The recall, with that of the random control in brackets."""
+    """The recall, with that of the random control in brackets: "0.85 (.75)"."""
     text = _number(recall, "{:.2f}")
-    if text != MISSING and not pd.isna(by_random):
-        text += f" ({by_random:.2f})".replace("(0.", "(.")
-    return text
+    if text == MISSING or pd.isna(by_random):
+        return text
+    return text + f" ({by_random:.2f})".replace("(0.", "(.")
 
 
-def _against_random(row: dict[str, Any]) -> Text:
-    if pd.isna(row["difference_to_random"]):
-        return Text(MISSING if row["method"] != BASELINE else "", style="dim")
-    gap = f"{row['difference_to_random']:+.3f}"
+def _against_random(row: Row) -> Text:
+    """The difference, flagged where the method is not better."""
+    difference = row["difference_to_random"]
+    if pd.isna(difference):
+        own = "" if row["method"] == BASELINE else MISSING
+        return Text(own, style="dim")
     if row["better_than_random"] == "no":
-        return Text(f"{gap} {NO_BETTER}", style="bold red")
-    return Text(f"{gap}  ")
+        return Text(f"{difference:+.3f} {NO_BETTER}", style="bold red")
+    return Text(f"{difference:+.3f}  ")
 
 
 def _number(value: float, form: str, missing: str = MISSING) -> str:
@@ -263,11 +318,16 @@ def _number(value: float, form: str, missing: str = MISSING) -> str:
 
 
 def _title(study: Path, board: pd.DataFrame) -> str:
+    """The study, its models, tasks and samples."""
     models = [one_line(model, NAME) for model in board["model"].unique()]
     tasks = []
     for task in board["task"].unique():
         tasks.append("all tasks" if task == ALL else one_line(task, NAME))
-    parts = [one_line(study.name, NAME), ", ".join(models), ", ".join(filter(None, tasks))]
+    parts = [
+        one_line(study.name, NAME),
+        ", ".join(models),
+        ", ".join(filter(None, tasks)),
+    ]
     count = board["n"].max()
     if not pd.isna(count):
         parts.append(f"{count:.0f} samples")
@@ -301,14 +361,19 @@ def _grouped(notes: Sequence[Note]) -> list[str]:
     """
     groups: dict[tuple[str, ...], list[Note]] = {}
     for note in notes:
-        key: tuple[str, ...] = (note.method, note.status)
-        if note.status not in ONCE:
-            key = (*key, note.reason)
-        groups.setdefault(key, []).append(note)
-    lines = []
-    for group in groups.values():
-        first = group[0]
-        budgets = ", ".join(dict.fromkeys(note.budget for note in group if note.budget))
-        where = f" at {budgets}" if budgets else ""
-        lines.append(f"{first.method}{where} {first.status}: {first.reason}")
-    return lines
+        groups.setdefault(_sameness(note), []).append(note)
+    return [_note_line(group) for group in groups.values()]
+
+
+def _sameness(note: Note) -> tuple[str, ...]:
+    """What notes have in common that say the same."""
+    if note.status in ONCE:
+        return note.method, note.status
+    return note.method, note.status, note.reason
+
+
+def _note_line(group: Sequence[Note]) -> str:
+    first = group[0]
+    budgets = dict.fromkeys(note.budget for note in group if note.budget)
+    where = f" at {', '.join(budgets)}" if budgets else ""
+    return f"{first.method}{where} {first.status}: {first.reason}"

@@ -55,7 +55,8 @@ def check_label(label: Any, method: str) -> None:
         raise PlainError(f"{about} is no text; put it in quotes")
     if LABEL.fullmatch(label) is None or "__" in label or len(label) > LONGEST_LABEL:
         raise PlainError(
-            f"{about} is no file name; use at most {LONGEST_LABEL} letters, digits, '.', '-', '+' and single '_'"
+            f"{about} is no file name; "
+            f"use at most {LONGEST_LABEL} letters, digits, '.', '-', '+' and single '_'"
         )
     if DEVICES.fullmatch(label) or label.endswith("."):
         raise PlainError(f"{about} is no file name on Windows; choose another")

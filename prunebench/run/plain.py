@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -20,6 +21,8 @@ MOST_VALUES = 10_000
 """Values in one text, those that aliases repeat counted each time."""
 
 DEEPEST = 20
+"""Levels of lists and mappings inside each other."""
+
 LONGEST = 2_000
 """Characters of one text, or of one key."""
 
@@ -33,6 +36,10 @@ FLOAT = re.compile(
 )
 
 TAG = "tag:yaml.org,2002:"
+"""What the names of YAML's own types begin with."""
+
+Resolvers = dict[str | None, list[tuple[str, Any]]]
+
 ALLOWED = {
     yaml.ScalarNode: tuple(TAG + name for name in ("null", "bool", "int", "float", "str")),
     yaml.SequenceNode: (TAG + "seq",),
@@ -76,33 +83,34 @@ def check(value: Any, place: str = "") -> None:
     names the place.
     """
     for where, part in _parts(value, place):
+        name = where or "it"
         if isinstance(part, str):
-            _check_text(where or "it", part)
+            _check_text(name, part)
         elif isinstance(part, bool) or part is None:
             continue
         elif isinstance(part, int) and not -MOST <= part <= MOST:
             raise PlainError(
-                f"{where or 'it'} is a whole number of {_digits(part)}; the largest is 2^63 - 1"
+                f"{name} is a whole number of {_digits(part)}; the largest is 2^63 - 1"
             )
         elif isinstance(part, float) and not math.isfinite(part):
-            raise PlainError(f"{where or 'it'} is {part}; write a finite number")
+            raise PlainError(f"{name} is {part}; write a finite number")
 
 
 def storable(value: Any, depth: int = 0) -> Any:
     """A value as plain data; what is none, such as a tensor or a NaN, becomes its text."""
     if value is None or isinstance(value, bool):
         return value
-    if type(value) is int or (type(value) is float and math.isfinite(value)):
+    if type(value) is int:
+        return value
+    if type(value) is float and math.isfinite(value):
         return value
     if isinstance(value, str):
         return str(value)
-    if depth < DEEPEST and isinstance(value, list | tuple):
+    if depth == DEEPEST:
+        return shown(value)
+    if isinstance(value, list | tuple):
         return [storable(part, depth + 1) for part in value]
-    if (
-        depth < DEEPEST
-        and isinstance(value, Mapping)
-        and all(isinstance(key, str) for key in value)
-    ):
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {str(key): storable(part, depth + 1) for key, part in value.items()}
     return shown(value)
 
@@ -144,9 +152,11 @@ def _parts(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     """Every key and value in nested plain data with its place, such as methods[0].label."""
     yield place, value
     if isinstance(value, Mapping):
+        key_place = f"a key of {place}" if place else "a key"
+        prefix = f"{place}." if place else ""
         for key, part in value.items():
-            yield f"a key of {place}" if place else "a key", key
-            yield from _parts(part, f"{place}.{short_key(key)}" if place else short_key(key))
+            yield key_place, key
+            yield from _parts(part, prefix + short_key(key))
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
             yield from _parts(part, f"{place}[{number}]")
@@ -166,62 +176,98 @@ def _measure(text: str) -> None:
     """Refuse, before anything is built, what nests too deep, holds itself, or is too much once its
     aliases are expanded.
     """
-    ready: dict[str, tuple[int, int]] = {}  # values and depth of every anchored part that has ended
-    waiting: list[_Part] = [_Part(None)]
+    size = _Size()
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in ready and any(part.anchor == event.anchor for part in waiting):
-                raise PlainError(
-                    f"*{short_key(event.anchor)} stands inside what it repeats; write the value out"
-                )
-            waiting[-1].add(*ready.get(event.anchor, (1, 1)))
+            size.repeat(event.anchor)
         elif isinstance(event, yaml.ScalarEvent):
-            if event.anchor:
-                ready[event.anchor] = 1, 1
-            waiting[-1].add(1, 1)
+            size.begin(event.anchor)
+            size.end()
         elif isinstance(event, yaml.CollectionStartEvent):
-            waiting.append(_Part(event.anchor))
+            size.begin(event.anchor)
         elif isinstance(event, yaml.CollectionEndEvent):
-            part = waiting.pop()
-            if part.anchor:
-                ready[part.anchor] = part.values, part.depth
-            waiting[-1].add(part.values, part.depth)
-        if len(waiting) + waiting[-1].depth > DEEPEST + 2:
+            size.end()
+        if size.depth > DEEPEST:
             raise PlainError(f"it nests more than {DEEPEST} levels deep")
-        if waiting[-1].values > MOST_VALUES:
+        if size.values > MOST_VALUES:
             raise PlainError(
                 f"it holds more than {MOST_VALUES} values, those that aliases repeat included"
             )
 
 
+@dataclass
 class _Part:
-    """A list or mapping being read: its anchor, how many values it holds, and how deep they nest."""
+    """A value being read: its anchor, how many values it holds with itself, and how many levels
+    they take.
+    """
 
-    def __init__(self, anchor: str | None) -> None:
-        self.anchor = anchor
-        self.values = self.depth = 1
+    anchor: str | None = None
+    values: int = 1
+    depth: int = 1
 
-    def add(self, values: int, depth: int) -> None:
-        self.values += values
-        self.depth = max(self.depth, depth + 1)
+
+class _Size:
+    """How large a text is so far, with every alias counted as what it repeats."""
+
+    def __init__(self) -> None:
+        self._open = [_Part()]  # the text itself, then what is being read, outermost first
+        self._ended: dict[str, _Part] = {}  # by anchor
+
+    @property
+    def values(self) -> int:
+        """Values of the innermost part that is being read."""
+        return self._open[-1].values
+
+    @property
+    def depth(self) -> int:
+        """Levels that are open, with those of the deepest part that has ended in the innermost."""
+        return len(self._open) + self._open[-1].depth - 2
+
+    def begin(self, anchor: str | None) -> None:
+        """A value begins."""
+        self._open.append(_Part(anchor))
+
+    def end(self) -> None:
+        """The innermost value ends."""
+        part = self._open.pop()
+        if part.anchor:
+            self._ended[part.anchor] = part
+        self._add(part)
+
+    def repeat(self, anchor: str) -> None:
+        """An alias; raises PlainError where it stands inside what it repeats."""
+        is_open = any(part.anchor == anchor for part in self._open)
+        if is_open and anchor not in self._ended:
+            raise PlainError(
+                f"*{short_key(anchor)} stands inside what it repeats; write the value out"
+            )
+        self._add(self._ended.get(anchor, _Part()))
+
+    def _add(self, part: _Part) -> None:
+        whole = self._open[-1]
+        whole.values += part.values
+        whole.depth = max(whole.depth, part.depth + 1)
 
 
 def _place(error: yaml.YAMLError) -> str:
     """Where YAML does not hold, and why."""
-    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or message(error)
+    problem = getattr(error, "problem", None)
+    reason = getattr(error, "reason", None)
+    text = one_line(str(problem or reason or message(error)), 150)
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    line = f"line {mark.line + 1}: " if mark is not None else ""
-    return f"{line}{one_line(str(problem), 150)}"
+    return text if mark is None else f"line {mark.line + 1}: {text}"
 
 
-def _resolvers(
-    classes: Mapping[str | None, list[tuple[str, Any]]],
-) -> dict[str | None, list[tuple[str, Any]]]:
+def _resolvers(classes: Resolvers) -> Resolvers:
     """PyYAML's rules for what an unquoted word is, without dates, octal and base-60 numbers, and
     with 1e-4 a number.
+
+    Rules are listed by the first character of the word.
     """
-    kept = (TAG + "bool", TAG + "null", TAG + "merge")
-    rules = {first: [rule for rule in rules if rule[0] in kept] for first, rules in classes.items()}
+    kept_tags = (TAG + "bool", TAG + "null", TAG + "merge")
+    rules: Resolvers = {}
+    for first, own in classes.items():
+        rules[first] = [rule for rule in own if rule[0] in kept_tags]
     for first in "-+0123456789":
         rules.setdefault(first, []).append((TAG + "int", INTEGER))
     for first in "-+0123456789.":
@@ -244,15 +290,13 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
     yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
+        word = node.tag.removeprefix(TAG)
         if node.tag not in ALLOWED[type(node)]:
-            said = f"the tag !!{short_key(node.tag.removeprefix(TAG))} makes no plain value; leave it out"
-            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+            raise _refusal(node, f"the tag !!{short_key(word)} makes no plain value; leave it out")
         try:
             return super().construct_object(node, deep)
         except (ValueError, KeyError, OverflowError):
-            word = node.tag.removeprefix(TAG)
-            said = f"{short(node.value, 40)} is no {word}"
-            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
+            raise _refusal(node, f"{short(node.value, 40)} is no {word}") from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = set()
@@ -260,15 +304,17 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
             if key.tag == TAG + "merge":
                 continue
             if key.tag != TAG + "str":
-                what = (
-                    short_key(key.value)
-                    if isinstance(key, yaml.ScalarNode)
-                    else "that is a list or mapping"
-                )
-                said = f"the key {what} is no text; put it in quotes"
-                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+                what = "that is a list or mapping"
+                if isinstance(key, yaml.ScalarNode):
+                    what = short_key(key.value)
+                raise _refusal(key, f"the key {what} is no text; put it in quotes")
             if key.value in keys:
-                said = f"the key {short(key.value, 40)} stands twice; leave one out"
-                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+                text = short(key.value, 40)
+                raise _refusal(key, f"the key {text} stands twice; leave one out")
             keys.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _refusal(node: Any, problem: str) -> yaml.YAMLError:
+    """What is wrong with a part of a text, and where it stands."""
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)

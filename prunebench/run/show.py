@@ -127,7 +127,7 @@ def _stages(answer: Answer, samples: Samples, resized: bool) -> tuple[list[Any],
 
 
 def _cells(view: View, settings: options.Settings) -> list[Cell]:
-    """The methods as a grid reads them, so that names, settings and budgets meet the same checks."""
+    """The methods as a grid reads them: names, settings and budgets meet the same checks."""
     methods = [name.strip() for name in view.method.split(",") if name.strip()]
     if not methods:
         raise OptionError("method is empty; name at least one, such as method=random")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prunebench.benchmarks import Benchmark
@@ -28,9 +29,11 @@ def scored(benchmark: Benchmark, rows: Sequence[Row]) -> tuple[list[Row], list[M
     for row in rows:
         score = None
         if row["error"] is None:
-            score = benchmark.value(scores[row["doc_id"]], primary)
+            own = scores[row["doc_id"]]
+            score = benchmark.value(own, primary)
         scored_rows.append({**row, "score": score})
-    metrics = _task_metrics(benchmark, primary, [scores[row["doc_id"]] for row in answered])
+    in_order = [scores[row["doc_id"]] for row in answered]
+    metrics = _task_metrics(benchmark, primary, in_order)
     for column in SAMPLES:
         if column.metric:
             metrics += _column_mean(column, answered)
@@ -75,18 +78,22 @@ def _task_metric(
     if len(present) == len(numbers) and abs(sum(present) / len(present) - value) < SAME:
         interval = mean_interval(present)
     else:
-        interval = bootstrap(values, lambda draw: benchmark.aggregate(name, draw))
-    return Metric(name, value, "score", *interval, len(values), benchmark.higher_is_better(name))
+        interval = bootstrap(values, partial(benchmark.aggregate, name))
+    better = benchmark.higher_is_better(name)
+    return Metric(name, value, "score", *interval, len(values), better)
 
 
 def _column_mean(column: Column, rows: Sequence[Row]) -> list[Metric]:
     """The mean of a column over the samples that have it; none where no sample does."""
-    numbers = [row.get(column.name) for row in rows]
-    present = [float(number) for number in numbers if number is not None]
-    if not present:
+    numbers = []
+    for row in rows:
+        number = row.get(column.name)
+        if number is not None:
+            numbers.append(float(number))
+    if not numbers:
         return []
-    mean = sum(present) / len(present)
-    interval = mean_interval(present)
-    return [
-        Metric(column.metric, mean, column.unit, *interval, len(present), column.higher_is_better)
-    ]
+    n = len(numbers)
+    mean = sum(numbers) / n
+    interval = mean_interval(numbers)
+    better = column.higher_is_better
+    return [Metric(column.metric, mean, column.unit, *interval, n, better)]

@@ -21,7 +21,8 @@ from prunebench.engine.session import prune
 from prunebench.engine.trace import SampleTrace
 from prunebench.identity import identity
 from prunebench.measure.flops import Flops, sample_flops
-from prunebench.measure.latency import PairRow, PairSettings, measure_pairs
+from prunebench.measure.latency import measure_pairs
+from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner
 from prunebench.run import samples as group
@@ -111,7 +112,7 @@ class TransformersBackend:
         return make_ready(self.loaded.family, self.loaded.model, pruner)
 
     def digests(self, method: Ready) -> list[str]:
-        """Hashes of the method, with what it holds and its weights, and of the CLIP that it asks."""
+        """Hashes of the method, with what it holds and its weights, and of the CLIP it asks."""
         digests = [identity(method.pruner)]
         if method.clip is not None:
             model = self.loaded.model

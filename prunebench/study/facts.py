@@ -119,17 +119,20 @@ def rules(record: type) -> Mapping[str, Rule]:
 @cache
 def words(record: type) -> Mapping[str, tuple[str, ...]]:
     """The words of every field that is one of a few."""
-    hints = get_type_hints(record)
-    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+    choices = {}
+    for name, hint in get_type_hints(record).items():
+        if get_origin(hint) is Literal:
+            choices[name] = get_args(hint)
+    return choices
 
 
 def check_present(record: type, facts: Mapping[str, Any], where: str) -> None:
     """That every fact without a default is there; raises Damaged that names those that are not."""
-    required = []
+    missing = []
     for field in fields(record):
-        if field.default is MISSING and field.default_factory is MISSING:
-            required.append(field.name)
-    missing = [name for name in required if facts.get(name) is None]
+        required = field.default is MISSING and field.default_factory is MISSING
+        if required and facts.get(field.name) is None:
+            missing.append(field.name)
     if missing:
         raise Damaged(f"{where} lacks {', '.join(missing)}")
 
@@ -148,9 +151,8 @@ def check_words(record: type, facts: Mapping[str, Any]) -> None:
     """That every fact that is one of a few words is one of them; raises Damaged."""
     for name, choices in words(record).items():
         if facts[name] not in choices:
-            raise Damaged(
-                f"{name} {short(facts[name])} is unknown; it is one of {', '.join(choices)}"
-            )
+            listed = ", ".join(choices)
+            raise Damaged(f"{name} {short(facts[name])} is unknown; it is one of {listed}")
 
 
 def present(record: type, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +183,8 @@ def _rule(hint: Any) -> Rule | None:
 def plain(value: Any, depth: int = 32) -> Any:
     """A value as JSON can hold it and give it back: lone surrogates escaped, objects by their text,
     nesting to `depth`.
+
+    NaN and infinity stay what they are, so that the checks find them.
     """
     if value is None or isinstance(value, bool | float):
         return value
@@ -189,7 +193,10 @@ def plain(value: Any, depth: int = 32) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if depth > 0 and isinstance(value, Mapping):
-        return {plain(str(key)): plain(part, depth - 1) for key, part in value.items()}
+        content = {}
+        for key, part in value.items():
+            content[plain(str(key))] = plain(part, depth - 1)
+        return content
     if depth > 0 and isinstance(value, list | tuple):
         return [plain(part, depth - 1) for part in value]
     try:

@@ -94,9 +94,11 @@ def mean_interval(values: Sequence[float]) -> Spread:
         interval = wilson(int(array.sum()), n)
         return stderr, interval.low, interval.high
     half = float(stats.t.ppf(1 - TAIL, n - 1)) * stderr
-    low, high = middle - half, middle + half
+    low = middle - half
+    high = middle + half
     if array.min() >= 0 and array.max() <= 1:
-        low, high = max(0.0, low), min(1.0, high)
+        low = max(0.0, low)
+        high = min(1.0, high)
     return stderr, low, high
 
 
@@ -171,7 +173,9 @@ def common(
 def join(method: pd.Series[float], reference: pd.Series[float], total: int | None = None) -> Pair:
     """Scores of the samples that both answered; raises SampleMismatch as `common` does."""
     both = common(method, reference, total)
-    return method.loc[both].to_numpy(dtype=float), reference.loc[both].to_numpy(dtype=float)
+    scores = method.loc[both].to_numpy(dtype=float)
+    reference_scores = reference.loc[both].to_numpy(dtype=float)
+    return scores, reference_scores
 
 
 def difference(pairs: Sequence[Pair], seed: int = 0) -> Difference:
@@ -179,6 +183,7 @@ def difference(pairs: Sequence[Pair], seed: int = 0) -> Difference:
     a task.
     """
     parts = [method - reference for method, reference in pairs]
+    sizes = [len(part) for part in parts]
     value = float(np.mean([part.mean() for part in parts]))
 
     def statistic(*places: NDArray[Any]) -> Array:
@@ -187,8 +192,8 @@ def difference(pairs: Sequence[Pair], seed: int = 0) -> Difference:
             means.append(part[index].mean(axis=-1))
         return _mean(means)
 
-    low, high = _interval_of([len(part) for part in parts], statistic, seed)
-    return Difference(value, low, high, sum(map(len, parts)), _flip_test(parts, seed))
+    low, high = _interval_of(sizes, statistic, seed)
+    return Difference(value, low, high, n=sum(sizes), p=_flip_test(parts, seed))
 
 
 def relative(pairs: Sequence[Pair], seed: int = 0) -> Interval:
@@ -200,15 +205,18 @@ def relative(pairs: Sequence[Pair], seed: int = 0) -> Interval:
         ratios = []
         with np.errstate(divide="ignore", invalid="ignore"):
             for (method, reference), index in zip(pairs, places, strict=True):
-                ratios.append(method[index].mean(axis=-1) / reference[index].mean(axis=-1))
+                top = method[index].mean(axis=-1)
+                bottom = reference[index].mean(axis=-1)
+                ratios.append(top / bottom)
         return _mean(ratios)
 
     sizes = [len(method) for method, _ in pairs]
     if any(reference.mean() == 0 for _, reference in pairs):
         return Interval(NAN, NAN, NAN, sum(sizes))
-    every_sample_once = map(np.arange, sizes)
+    every_sample_once = [np.arange(size) for size in sizes]
+    value = float(statistic(*every_sample_once))
     low, high = _interval_of(sizes, statistic, seed)
-    return Interval(float(statistic(*every_sample_once)), low, high, sum(sizes))
+    return Interval(value, low, high, sum(sizes))
 
 
 def mean(scores: Array, seed: int = 0) -> Interval:
@@ -228,11 +236,15 @@ def pool(parts: Sequence[Interval]) -> Interval:
     2008).
     """
     value = float(np.mean([part.value for part in parts]))
-    below = sum((part.value - part.low) ** 2 for part in parts)
-    above = sum((part.high - part.value) ** 2 for part in parts)
+    below = 0.0
+    above = 0.0
+    for part in parts:
+        below += (part.value - part.low) ** 2
+        above += (part.high - part.value) ** 2
     low = value - float(np.sqrt(below)) / len(parts)
     high = value + float(np.sqrt(above)) / len(parts)
-    return Interval(value, low, high, sum(part.n for part in parts))
+    count = sum(part.n for part in parts)
+    return Interval(value, low, high, count)
 
 
 # ---- the bootstrap and the test ------------------------------------------------------------------
@@ -283,7 +295,8 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
     if not len(weights):
         return 1.0
     if np.allclose(np.abs(weights), abs(weights[0])):
-        return float(stats.binomtest(int((weights > 0).sum()), len(weights)).pvalue)
+        wins = int((weights > 0).sum())
+        return float(stats.binomtest(wins, len(weights)).pvalue)
     test = stats.permutation_test(
         (weights,),
         lambda flipped, axis: flipped.sum(axis=axis),

@@ -58,9 +58,10 @@ def _read(path: Path, names: Sequence[str]) -> pa.Table:
 
     try:
         with opened(path) as file:
-            present = parquet.read_schema(file).names
+            schema = parquet.read_schema(file)
+            present = [name for name in names if name in schema.names]
             file.seek(0)
-            table = parquet.read_table(file, columns=[name for name in names if name in present])
+            table = parquet.read_table(file, columns=present)
         table.validate(full=True)
     except FileNotFoundError:
         raise Damaged(f"{path.name} is missing") from None
@@ -73,14 +74,16 @@ def _check_types(path: Path, table: pa.Table, numbers: Sequence[str]) -> None:
     import pyarrow as pa
 
     declared = columns.schema("samples")
+    types = {field.name: field.type for field in table.schema}
     for name in IDENTITY:
         kind = declared.field(name).type
-        if name not in table.column_names or table.schema.field(name).type != kind:
+        if types.get(name) != kind:
             raise Damaged(f"{path.name} has no column {name} of type {kind}")
-    for name in set(numbers) & set(table.column_names):
-        kind = table.schema.field(name).type
-        if not pa.types.is_floating(kind) and not pa.types.is_integer(kind):
-            raise Damaged(f"{path.name} has a column {name} of type {kind}")
+    for name in numbers:
+        kind = types.get(name)
+        if kind is None or pa.types.is_floating(kind) or pa.types.is_integer(kind):
+            continue
+        raise Damaged(f"{path.name} has a column {name} of type {kind}")
 
 
 def _check_identity(path: Path, table: pa.Table, name: str) -> None:
@@ -93,8 +96,9 @@ def _check_identity(path: Path, table: pa.Table, name: str) -> None:
     if len(column.unique()) == len(column):
         return
     counts = compute.value_counts(column)
-    twice = counts.filter(compute.greater(counts.field("counts"), 1))
-    raise Damaged(f"sample {short(twice[0]['values'].as_py())} stands in {path.name} twice")
+    repeated = counts.filter(compute.greater(counts.field("counts"), 1))
+    value = repeated[0]["values"].as_py()
+    raise Damaged(f"sample {short(value)} stands in {path.name} twice")
 
 
 def _check_scores(path: Path, table: pa.Table) -> None:

@@ -74,8 +74,9 @@ def sample(pruner: Pruner, **options: Any) -> VisualTokens:
     """Random tokens with the signals that the pruner asks for, of as many encoder blocks and texts
     as it names.
     """
-    blocks = {signal: max(1, len(pruner.blocks(signal))) for signal in pruner.needs}
-    blocks[Signal.CLIP_TEXT] = len(pruner.texts(QUESTION))
+    reads = pruner.reads
+    blocks = {signal: len(numbers) for signal, numbers in reads.blocks.items() if numbers}
+    blocks[Signal.CLIP_TEXT] = len(reads.texts(QUESTION))
     return tokens(needs=pruner.needs, blocks=blocks, **options)
 
 

@@ -20,6 +20,7 @@ from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner
+from prunebench.reads import Reads
 from prunebench.signals import PROBE
 from prunebench.sites import INPUT, Site
 from prunebench.tokens import Keep, Signal, VisualTokens
@@ -47,18 +48,9 @@ class Look(Pruner):
     dynamic: ClassVar[bool] = True
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        return self.other.needs - PROBE
-
-    @property
-    def clip(self) -> str:
-        return self.other.clip
-
-    def texts(self, question: str) -> tuple[str, ...]:
-        return self.other.texts(question)
-
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return self.other.blocks(signal)
+    def reads(self) -> Reads:
+        reads = self.other.reads.without(PROBE)
+        return replace(reads, lora=None)  # training has put the adapter on
 
     def site(self) -> Site:
         return INPUT if self.other.needs & PROBE else self.other.site()
@@ -93,7 +85,8 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
     with torch.no_grad(), record.recording(), prune(loaded.model, look, **inputs):
         out = loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
     probings = [Probing()] * len(lessons)
-    token = pruner.probe() if pruner.needs & PROBE else None
+    reads = pruner.reads
+    token = reads.probe() if reads.signals & PROBE and reads.probe is not None else None
     if token is not None:
         depth = len(loaded.family.layers(loaded.model))
         site = pruner.plan(None, 1, depth)[0].site

@@ -81,7 +81,7 @@ def train(
     ) as run:
         begin = run.resume(schedule.steps)
         course = _course(student, loaded, data, schedule)
-        with tuned(loaded.model, student.pruner.lora_folder):
+        with tuned(loaded.model, student.pruner.reads.lora):
             state = learn(run, course, begin, pace, progress)
             ready = replace(student.pruner, module=student.module.eval())
             with blamed(student.name, "the evaluation on held-out lessons", type(pruner)):
@@ -183,8 +183,8 @@ def _finish(run: Run, student: Student, state: State, figures: dict[str, float])
     with run.replaced(WEIGHTS) as folder:
         with blamed(student.name, "writing its weights", method):
             method.write(folder, student.sizes, student.module.cpu().eval(), about)
-        if student.pruner.lora_folder is not None:
-            shutil.copytree(student.pruner.lora_folder, folder / LORA)
+        if student.pruner.reads.lora is not None:
+            shutil.copytree(student.pruner.reads.lora, folder / LORA)
     return run.folder / WEIGHTS
 
 

@@ -38,11 +38,12 @@ def method_identity(pruner: Pruner, clip: str | None) -> dict[str, Any]:
     """A prepared method: name, code, settings, its adapter and the CLIP that it asks; folders by
     what they hold.
     """
+    lora = pruner.reads.lora
     return {
         "method": name_of(pruner),
         "source": _sources(pruner),
         "settings": {name: _without_path(value) for name, value in settings(pruner).items()},
-        "lora": None if pruner.lora_folder is None else _lora_digest(pruner.lora_folder),
+        "lora": None if lora is None else _lora_digest(lora),
         "clip": None if clip is None else _clip_digest(clip),
     }
 

@@ -104,7 +104,7 @@ def test_the_official_file_layout_loads_strictly(tmp_path: Path) -> None:
     made = method().prepared(SMALL)
     parts = official(tmp_path, made.module)
     read = registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(SMALL)
-    assert (read.layer, read.attention, read.blocks(Signal.ENCODER_FEATURES)) == (
+    assert (read.layer, read.attention, read.reads.blocks[Signal.ENCODER_FEATURES]) == (
         3,
         "logits",
         (3, 2, 1, 0),
@@ -130,7 +130,7 @@ def test_official_llava_counts_hidden_states(tmp_path: Path) -> None:
         use_attention_logits=False,
     )
     read = registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(SMALL)
-    assert read.blocks(Signal.ENCODER_FEATURES) == (3, 2, 1, 0)
+    assert read.reads.blocks[Signal.ENCODER_FEATURES] == (3, 2, 1, 0)
     assert Signal.PROBE_LOG_ATTENTION in read.needs
 
 

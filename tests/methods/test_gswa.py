@@ -291,8 +291,8 @@ def test_takes_the_scorers_signals_site_and_stages() -> None:
     assert fastv.needs == {*own, Signal.LAST_QUERY_ATTENTION}
     assert fastv.site() == llm(2)
     with_hero = gswa(weights="none", scorer="hero").prepared(FACTS)
-    assert with_hero.blocks(Signal.CLS_ATTENTION) == (2, 3, 5, 6)
-    assert with_hero.blocks(Signal.CLS_FEATURES) == (-1,)
+    assert with_hero.reads.blocks[Signal.CLS_ATTENTION] == (2, 3, 5, 6)
+    assert with_hero.reads.blocks[Signal.CLS_FEATURES] == (-1,)
     stages = gswa(weights="none", scorer="pyramiddrop").plan(None, 64, 8)
     assert [stage.keep for stage in stages] == [32, 16, 8]
 

@@ -210,7 +210,8 @@ def test_hands_over_what_official_code_does(number: int) -> None:
     (of_vector,) = translator.cases(registry.get("hero"), Vector.read(path))
     pruner, (stage,) = of_vector.pruner, of_vector.stages
     blocks = [
-        case["cls_attention_layers"].index(block) for block in pruner.blocks(Signal.CLS_ATTENTION)
+        case["cls_attention_layers"].index(block)
+        for block in pruner.reads.blocks[Signal.CLS_ATTENTION]
     ]
     shown = paid[blocks][..., flat.clamp(min=0)].masked_fill(flat < 0, 0.0)
     tokens = sample(
@@ -349,13 +350,13 @@ def test_thumbnails_may_come_last() -> None:
 def test_shares_of_the_depth_become_blocks() -> None:
     asked = Signal.CLS_ATTENTION
     plain = registry.build("hero")
-    assert plain.prepared(facts(24)).blocks(asked) == (*range(6, 12), *range(16, 23))
-    assert plain.prepared(facts(6)).blocks(asked) == (1, 2, 4)
-    assert plain.prepared(facts(2)).blocks(asked) == (0, 1)
-    assert hero(low=(2, 7), high=(-1,)).prepared(facts(24)).blocks(asked) == (2, 7, -1)
-    assert plain.prepared(facts(24)).blocks(Signal.CLS_FEATURES) == (-1,)
+    assert plain.prepared(facts(24)).reads.blocks[asked] == (*range(6, 12), *range(16, 23))
+    assert plain.prepared(facts(6)).reads.blocks[asked] == (1, 2, 4)
+    assert plain.prepared(facts(2)).reads.blocks[asked] == (0, 1)
+    assert hero(low=(2, 7), high=(-1,)).prepared(facts(24)).reads.blocks[asked] == (2, 7, -1)
+    assert plain.prepared(facts(24)).reads.blocks[Signal.CLS_FEATURES] == (-1,)
     with pytest.raises(ValueError, match="not known yet"):
-        plain.blocks(asked)
+        plain.reads.blocks[asked]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_tiles_share_by_size_and_newlines_come_last() -> None:
 )
 def test_groups_are_quarters_of_what_there_is(depth: int, groups: list[int]) -> None:
     ready = prepared(replace(FACTS, vision_blocks=depth), weights="none")
-    assert ready.blocks(Signal.CLS_ATTENTION) == tuple(range(depth))
+    assert ready.reads.blocks[Signal.CLS_ATTENTION] == tuple(range(depth))
     image = sample(torch.eye(depth), (Tile(1, depth),))
     sizes = torch.tensor([size for size in groups for _ in range(size)])
     torch.testing.assert_close(ready.score(image), 1 / (sizes * len(groups)))

@@ -162,8 +162,8 @@ def test_a_mask_that_no_token_shows_is_no_mask() -> None:
     ],
 )
 def test_names_are_runs_between_function_words(question: str, names: tuple[str, ...]) -> None:
-    assert maskclip(template="{}").texts(question) == (names or (question,))
-    assert maskclip().texts(question) == tuple(
+    assert maskclip(template="{}").reads.texts(question) == (names or (question,))
+    assert maskclip().reads.texts(question) == tuple(
         f"a photo of a {name}." for name in names or (question,)
     )
 

@@ -1,0 +1,124 @@
+"""Reads: what a method looks at, as one thing that composes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from prunebench.signals import CLIP, Signal
+from prunebench.sites import Part, Site
+
+Place = Site | Part
+"""One seam, or all seams of a part of the model."""
+
+
+def question_alone(question: str) -> tuple[str, ...]:
+    """The one text that CLIP is asked about where a method names no others."""
+    return (question,)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """The signals that a method looks at, and what there is to say of how they are read.
+
+    `blocks` names, for signals of the vision encoder, the blocks in which they are observed, from 0
+    or from -1 backwards; without an entry it is the block whose output the projector reads. `texts`
+    makes of the question the texts behind Signal.CLIP_TEXT; `clip` is the CLIP behind all CLIP
+    signals, a hub id or a folder, empty for the one that the model's encoder came from.
+
+    `probe` gives what a probe token behind the prompt is, [L, D]: row 0 enters layer 0, the others
+    are added before their layers. It runs through the layers before a stage, sees every token and
+    is seen by none; its attention is what the PROBE signals show. `lora` is a folder with a low-rank
+    adapter in peft's layout, which the model wears while the method works.
+
+    `places` restricts signals to some of the stages, those at a site or in a part of the model; the
+    others are shown at every stage where they exist. What a stage does not read is not computed for
+    it. Two of these compose with `|`, so that a method which holds others forwards one thing.
+    """
+
+    signals: frozenset[Signal] = frozenset()
+    blocks: Mapping[Signal, tuple[int, ...]] = field(default_factory=dict)
+    texts: Callable[[str], tuple[str, ...]] = question_alone
+    clip: str = ""
+    probe: Callable[[], Tensor] | None = None
+    lora: Path | None = None
+    places: Mapping[Signal, frozenset[Place]] = field(default_factory=dict)
+
+    def __or__(self, other: Reads) -> Reads:
+        """What two methods read together.
+
+        Raises ValueError where they want to be shown different things by one name.
+        """
+        for signal in sorted(self.signals & other.signals):
+            blocks = self.blocks.get(signal, ()), other.blocks.get(signal, ())
+            if blocks[0] != blocks[1]:
+                raise ValueError(
+                    f"{signal} cannot be read in blocks {list(blocks[0])} and {list(blocks[1])} "
+                    "by methods that work together"
+                )
+        both = self.signals & CLIP and other.signals & CLIP
+        if both and self.clip != other.clip:
+            raise ValueError(f"one CLIP is asked, not {self.clip!r} and {other.clip!r}")
+        if Signal.CLIP_TEXT in self.signals & other.signals and self.texts != other.texts:
+            raise ValueError(f"{Signal.CLIP_TEXT} cannot be read of two methods' texts")
+        if self.probe is not None and other.probe is not None and self.probe != other.probe:
+            raise ValueError("one probe token runs behind a prompt, not those of two methods")
+        if self.lora is not None and other.lora is not None and self.lora != other.lora:
+            raise ValueError(f"the model wears one adapter, not {self.lora} and {other.lora}")
+        return Reads(
+            signals=self.signals | other.signals,
+            blocks={**self.blocks, **other.blocks},
+            texts=self.texts if Signal.CLIP_TEXT in self.signals else other.texts,
+            clip=self.clip if self.signals & CLIP else other.clip,
+            probe=self.probe if self.probe is not None else other.probe,
+            lora=self.lora if self.lora is not None else other.lora,
+            places=self._joined_places(other),
+        )
+
+    def _joined_places(self, other: Reads) -> dict[Signal, frozenset[Place]]:
+        """Where two methods read; a signal that one of them reads everywhere is not restricted."""
+        places: dict[Signal, frozenset[Place]] = {}
+        for signal in self.signals | other.signals:
+            readers = [reads for reads in (self, other) if signal in reads.signals]
+            if all(signal in reads.places for reads in readers):
+                parts = [reads.places[signal] for reads in readers]
+                places[signal] = frozenset().union(*parts)
+        return places
+
+    def only_at(self, *places: Place) -> Reads:
+        """The same, read at the stages of these sites or parts of the model alone."""
+        return replace(self, places=dict.fromkeys(self.signals, frozenset(places)))
+
+    def without(self, signals: frozenset[Signal]) -> Reads:
+        """The same but for some signals."""
+        return replace(self, signals=self.signals - signals)
+
+    def signals_at(self, site: Site) -> frozenset[Signal]:
+        """The signals that a stage at that site is shown."""
+        return frozenset(
+            signal
+            for signal in self.signals
+            if signal.exists_at(site) and self.covers(signal, site)
+        )
+
+    def covers(self, signal: Signal, site: Site) -> bool:
+        """Whether a stage at that site reads the signal, if it exists there."""
+        places = self.places.get(signal)
+        return places is None or site in places or site.part in places
+
+    def misplaced(self, sites: Sequence[Site]) -> frozenset[Signal]:
+        """The signals that a method would look for in vain with stages at these sites.
+
+        They exist at none of them, or are read at one where they do not exist.
+        """
+        lost = set()
+        for signal in self.signals:
+            wishes = [site for site in sites if self.covers(signal, site)]
+            exists = [signal.exists_at(site) for site in wishes]
+            fine = all(exists) if signal in self.places else any(exists)
+            if wishes and not fine:
+                lost.add(signal)
+        return frozenset(lost)

@@ -1,0 +1,70 @@
+"""Headings: the columns of leaderboard.csv, in their order, and what they say.
+
+Those of the leaderboard's own stand here; those of what was measured are rows of study/columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prunebench.study.columns import INTERVAL, on_board
+
+DIFFERENCE = (*INTERVAL, "_p")
+"""A paired difference has a p-value, too."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column of the leaderboard's own, or several whose names end in `ends`."""
+
+    name: str
+    about: str
+    text: bool = False
+    ends: tuple[str, ...] = ("",)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of leaderboard.csv."""
+        return [self.name + end for end in self.ends]
+
+
+HEAD = (
+    Heading("model", "what was run", text=True),
+    Heading("method", "its label in the grid", text=True),
+    Heading("settings", "its settings, as JSON", text=True),
+    Heading("control", "true where it is there only to be compared with", text=True),
+    Heading("budget_kind", "what the budget counts", text=True),
+    Heading("budget", "as written in the grid", text=True),
+    Heading("task", "as written in the grid, or all", text=True),
+    Heading("seeds", "how many are pooled"),
+    Heading("n", "samples behind the accuracy, of all tasks in row all"),
+    Heading("n_asked", "samples that the tasks have"),
+    Heading("accuracy", "the task's primary metric, mean over seeds", ends=INTERVAL),
+    Heading("relative_accuracy", "accuracy over that of none, same samples", ends=INTERVAL),
+    Heading("difference_to_none", "accuracy less that of none, paired", ends=DIFFERENCE),
+    Heading("n_paired", "samples that both answered, behind the two comparisons with none"),
+)
+TAIL = (
+    Heading("difference_to_random", "accuracy less that of random, paired", ends=DIFFERENCE),
+    Heading("n_paired_random", "samples that both answered"),
+    Heading("better_than_random", "yes or no at 95 %; empty where there is none", text=True),
+    Heading("status", "ok, failed, oom, unsupported, infeasible, or partial", text=True),
+    Heading("reason", "why it is not ok, or speaks for fewer samples", text=True),
+    Heading("hardware", "where the numbers come from", text=True),
+    Heading("dtype", "of the model's weights", text=True),
+    Heading("commit", "of the code", text=True),
+)
+
+
+def _names() -> Iterator[str]:
+    for heading in HEAD:
+        yield from heading.names
+    for _, board in on_board():
+        yield from board.names
+    for heading in TAIL:
+        yield from heading.names
+
+
+COLUMNS = tuple(_names())
+TEXTS = tuple(heading.name for heading in (*HEAD, *TAIL) if heading.text)
