@@ -142,8 +142,8 @@ class Keep:
 
     `index` [K] are unique places in the VisualTokens that the method was shown, in any order. Where
     it merges, `features` [K, D] are what the survivors are from here on. `bias` [K], float, is
-    added to every attention score that a survivor's key gets in all later layers and in decoding, in log
-    space: the log of how many tokens a survivor stands for makes it count as many.
+    added to every attention score that a survivor's key gets in all later layers and in decoding,
+    in log space: the log of how many tokens a survivor stands for makes it count as many.
     """
 
     index: Tensor

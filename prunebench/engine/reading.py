@@ -23,7 +23,7 @@ from prunebench.engine.ready import Ready
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream
 from prunebench.pruner import contained
-from prunebench.signals import BEFORE, BEHIND, PROBE, TOKEN_AXIS, Signal
+from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
 from prunebench.sites import Site
 from prunebench.tokens import Layout, VisualTokens
 
@@ -283,7 +283,8 @@ class Reading:
         columns = offer.live.columns.to(hidden.device)
         signals: dict[Signal, Any] = {}
         for signal, values in self.over_columns.items():
-            signals[signal] = values[row].index_select(TOKEN_AXIS[signal], columns)
+            axis, value = signal.row.token_axis, values[row]
+            signals[signal] = value if axis is None else value.index_select(axis, columns)
         for signal, blocks in ready.blocks.items():
             if signal in here:
                 encoder_rows = self.call.rows[row]
