@@ -180,9 +180,33 @@ def drawing(
         canvas = Image.new("RGB", (columns * CELL, rows * CELL), PLAIN)
     else:
         picture = image if isinstance(image, Image.Image) else Image.open(image)
-        canvas = _part(picture, first.region)
+        canvas = part_of(picture, first.region)
     grids = [mask.cells for mask in stages.values()]
     return overlay.drawing(canvas, grids, title, captions=list(stages), original=image is not None)
+
+
+def part_of(image: Image.Image, region: Region | None) -> Image.Image:
+    """The region of an image; what lies outside the image, because it was padded, is black.
+
+    Raises ValueError where it is not known which part of the image the tokens cover.
+    """
+    if region is None:
+        raise ValueError(
+            "which part of the image the tokens cover is not known from the model's inputs alone; "
+            "give prune(..., layouts=...), or show the bare grid without an image"
+        )
+    return image.convert("RGB").crop(pixels_of(image, region))
+
+
+def pixels_of(image: Image.Image, region: Region) -> tuple[int, int, int, int]:
+    """A region in whole pixels of an image: left, top, right and bottom."""
+    left, top, right, bottom = region
+    return (
+        round(left * image.width),
+        round(top * image.height),
+        round(right * image.width),
+        round(bottom * image.height),
+    )
 
 
 def png(image: Image.Image) -> bytes:
@@ -222,20 +246,3 @@ def _around(regions: Sequence[Region]) -> Region:
     """The smallest region that holds all others."""
     lefts, tops, rights, bottoms = zip(*regions, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
-
-
-def _part(image: Image.Image, region: Region | None) -> Image.Image:
-    """The region of an image; what lies outside the image, because it was padded, is black."""
-    if region is None:
-        raise ValueError(
-            "which part of the image the tokens cover is not known from the model's inputs alone; "
-            "give prune(..., layouts=...), or show the bare grid without an image"
-        )
-    left, top, right, bottom = region
-    box = (
-        round(left * image.width),
-        round(top * image.height),
-        round(right * image.width),
-        round(bottom * image.height),
-    )
-    return image.convert("RGB").crop(box)
