@@ -203,6 +203,7 @@ class _Search:
                 f"{label} is out of reach at {listed}: "
                 f"with a single token kept there the run still spends {least:g}"
             )
+        # half a token is what rounding to whole ones may cost
         if target > most + 0.5:
             raise BudgetError(f"{label} is above what this method ever spends, {most:g}")
 
@@ -228,7 +229,7 @@ class _Search:
     def bracket(self, target: float) -> tuple[float, float]:
         """Two points of the ladder, one on each side of the target, with no counts between."""
         low, high = 0.0, 1.0
-        for _ in range(60):
+        for _ in range(60):  # halvings; a float tells no more apart
             between = sum(self.counts_at(high)) - sum(self.counts_at(low))
             if between <= 1:
                 break

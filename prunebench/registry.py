@@ -213,6 +213,7 @@ def _let_import_helpers(path: Path, source: bytes) -> None:
                 f"{path} imports {name}, but another module has that name; rename {helper.name}"
             )
         sys.modules.pop(name, None)  # read anew with the method, for it may have changed
+    # at the end: a helper must never hide a module of the same name that others import
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
