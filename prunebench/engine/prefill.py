@@ -26,7 +26,7 @@ from prunebench.engine.trace import SampleTrace
 from prunebench.engine.window import check_window
 from prunebench.models.base import Unsupported
 from prunebench.signals import BEFORE, BEHIND, PROBE
-from prunebench.sites import INPUT, Site, llm
+from prunebench.sites import INPUT, Part, Site, llm
 from prunebench.tokens import Keep, Layout
 
 
