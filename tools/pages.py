@@ -26,7 +26,7 @@ from prunebench.budget import Budget
 from prunebench.models import families
 from prunebench.models.base import Family
 from prunebench.pruner import Pruner
-from prunebench.report import leaderboard
+from prunebench.report import headings
 from prunebench.run import grid
 from prunebench.sites import Part, Site
 from prunebench.study import columns
@@ -471,11 +471,11 @@ ENDS = {
 def numbers_page() -> str:
     """Every column of every table of a study."""
     rows = []
-    for heading in leaderboard.HEAD:
+    for heading in headings.HEAD:
         rows += column_rows(heading.names, heading.about)
     for column, board in columns.on_board():
         rows += column_rows(board.names, column.about, column.unit, column.better)
-    for heading in leaderboard.TAIL:
+    for heading in headings.TAIL:
         rows += column_rows(heading.names, heading.about)
     head = ["column", "what it is", "unit", "better"]
     text = f"# The numbers\n\n{NUMBERS}\n## leaderboard.csv\n\n" + table(head, rows)
