@@ -72,12 +72,12 @@ def picture(texts: Iterable[str]) -> Picture:
     else:
         masks, captions = _last_stages(cells, panels)
         title = f"{view.budget} of the tokens · {request.question}{right}"
-    boxes = []
+    boxes: list[tuple[float, float, float, float]] = []
     # in an image that a method has shrunk the box would be elsewhere
     if request.evidence_box is not None and not any(on_pixels(c.variant.pruner) for c in cells):
-        left, top, right, bottom = request.evidence_box
+        x1, y1, x2, y2 = request.evidence_box
         x, y = panels[0].corner
-        boxes.append((left - x, top - y, right - x, bottom - y))
+        boxes.append((x1 - x, y1 - y, x2 - x, y2 - y))
     return Picture(panels[0].image, masks, captions, boxes, title, Path(expanded(view.out)))
 
 
