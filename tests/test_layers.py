@@ -50,7 +50,7 @@ MAY: dict[str, set[str]] = {
     "study": BORDER,
     "report": {"study"} | BORDER,
     "benchmarks": TRUNK,
-    "run": TRUNK | {"benchmarks", "engine", "measure", "models", "study", "testbed"},
+    "run": TRUNK | {"benchmarks", "display", "engine", "measure", "models", "study", "testbed"},
     "testbed": {"learning"} | BORDER,
 }
 FREE_OF_TORCH = ("study", "report")
