@@ -118,7 +118,7 @@ def evaluate(pruner: Trained, loaded: Loaded, lessons: Iterable[Lesson], batch: 
 
 def _about(student: Student, loaded: Loaded) -> dict[str, Any]:
     """What makes the run this run, of the method's."""
-    method = method_identity(replace(student.pruner, module=None), clip_of(loaded, student.pruner))
+    method = method_identity(student.pruner, clip_of(loaded, student.pruner))
     return {**method, "start": student.origin, "sizes": student.sizes}
 
 
