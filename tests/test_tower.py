@@ -27,6 +27,7 @@ from prunebench import (
     BudgetError,
     Keep,
     Pruner,
+    Reads,
     Signal,
     Site,
     Stage,
@@ -363,11 +364,8 @@ class Look(Inside):
         object.__setattr__(self, "seen", [])
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        return frozenset(self.wants)
-
-    def blocks(self, signal: Signal) -> tuple[int, ...]:
-        return self.layers
+    def reads(self) -> Reads:
+        return Reads(frozenset(self.wants), dict.fromkeys(self.wants, self.layers))
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         self.seen.append(tokens)  # type: ignore[attr-defined]

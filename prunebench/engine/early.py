@@ -24,6 +24,7 @@ from prunebench.engine.trace import SampleTrace, Trace
 from prunebench.pruner import contained
 from prunebench.signals import CLIP, Signal
 from prunebench.sites import Part, Site
+from prunebench.tokens import Keep
 
 
 class EarlyStages:
@@ -127,7 +128,7 @@ class EarlyStages:
         self._reading = Reading(setup, call, Observed(), memos)
         return passengers
 
-    def _choose(self, candidates: Candidates) -> tuple[Tensor, Tensor | None]:
+    def _choose(self, candidates: Candidates) -> Keep:
         """The method's answer for one sample at one stage."""
         number, stage = candidates.number, candidates.stage
         features, index = candidates.features, candidates.index
@@ -158,13 +159,12 @@ class EarlyStages:
         one before the site.
         """
         ready = self.setup.ready
-        reads = dict(ready.reads)
+        here = ready.reads.signals_at(site)
+        reads = {signal: ready.blocks[signal] for signal in here & ready.blocks.keys()}
         if site.part is not Part.VISION:
             return reads
-        for signal in ready.reads.keys() - CLIP:
-            with contained(ready.name, "blocks"):
-                named = ready.pruner.blocks(signal)
-            if not named:
+        for signal in reads.keys() - CLIP:
+            if not ready.reads.blocks.get(signal):
                 reads[signal] = (site.layer - 1,)
             elif max(int(block) for block in reads[signal]) >= site.layer:
                 del reads[signal]
@@ -177,10 +177,10 @@ class EarlyStages:
         for signal, blocks in self._reads(candidates.stage.site).items():
             observed = self._observed([(signal, block) for block in blocks])
             signals[signal] = observed.of(signal, blocks, rows, candidates.index)
-        needs = self.setup.ready.needs
-        if Signal.CLIP_TEXT in needs:
+        here = self.setup.ready.reads.signals_at(candidates.stage.site)
+        if Signal.CLIP_TEXT in here:
             signals[Signal.CLIP_TEXT] = self._clip_text(candidates)
-        if Signal.TEXT_PIECES in needs:
+        if Signal.TEXT_PIECES in here:
             signals[Signal.TEXT_PIECES] = self._pieces(candidates.number)
         return signals
 
@@ -199,8 +199,8 @@ class EarlyStages:
         ready, number = self.setup.ready, candidates.number
         features = candidates.features
         clip = load_clip(str(ready.clip), features.device, features.dtype)
-        with contained(ready.name, "texts"):
-            texts = ready.pruner.texts(self.reading.call.questions[number] or "")
+        with contained(ready.name, "reads.texts"):
+            texts = ready.reads.texts(self.reading.call.questions[number] or "")
         embeddings, cut = clip.texts(texts)
         if cut:
             note = f"{cut} texts were longer than CLIP reads and were cut off"

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget import BudgetError, Stage
+from prunebench.contract import NOTHING
 from prunebench.engine.attention import probed
 from prunebench.engine.encoder import Observer, vision_configs
 from prunebench.engine.hooks import after, before, overheard
@@ -31,6 +32,7 @@ from prunebench.engine.passage import Passage
 from prunebench.engine.stream import EngineError
 from prunebench.models.base import EncoderRows, Family, Unsupported
 from prunebench.sites import Part, Site, vision
+from prunebench.tokens import Keep
 
 
 @dataclass
@@ -85,10 +87,8 @@ class Candidates:
     features: Tensor
 
 
-Choose = Callable[[Candidates], tuple[Tensor, Tensor | None]]
-"""The survivors' places [K] among the candidates, ascending, and their merged rows [K, G * D] where
-the method merges.
-"""
+Choose = Callable[[Candidates], Keep]
+"""The survivors among the candidates, in reading order."""
 
 
 class Tower:
@@ -227,14 +227,16 @@ class Tower:
                 f"{len(fixed)} are newlines or end the prompt, and always survive there"
             )
         places = self.passage.places(sample.rows.patches[index])
-        survivors, merged = torch.empty(0, dtype=torch.int64), None
+        answer = NOTHING
         if keep and len(index):
             rows = hidden[places.flatten().to(hidden.device)]
             features = rows.reshape(len(index), -1)
             stage = replace(stage, keep=keep)
-            survivors, merged = self.choose(Candidates(number, stage, index, features))
-        sample.alive = torch.cat([index[survivors], fixed]).sort().values
-        return hidden if merged is None else _written(hidden, places, survivors, merged, stage.site)
+            answer = self.choose(Candidates(number, stage, index, features))
+        sample.alive = torch.cat([index[answer.index], fixed]).sort().values
+        if answer.features is None:
+            return hidden
+        return _written(hidden, places, answer.index, answer.features, stage.site)
 
 
 def _written(
