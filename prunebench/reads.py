@@ -31,8 +31,8 @@ class Reads:
 
     `probe` gives what a probe token behind the prompt is, [L, D]: row 0 enters layer 0, the others
     are added before their layers. It runs through the layers before a stage, sees every token and
-    is seen by none; its attention is what the PROBE signals show. `lora` is a folder with a low-rank
-    adapter in peft's layout, which the model wears while the method works.
+    is seen by none; its attention is what the PROBE signals show. `lora` is a folder with a
+    low-rank adapter in peft's layout, which the model wears while the method works.
 
     `places` restricts signals to some of the stages, those at a site or in a part of the model; the
     others are shown at every stage where they exist. What a stage does not read is not computed for

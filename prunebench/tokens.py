@@ -69,7 +69,7 @@ class Layout:
         return len(self.tile)
 
     def grid(self, number: int) -> Tensor:
-        """[rows, columns (+ 1 with newlines)] the tokens of a tile by their places in the sample."""
+        """[rows, columns (+ 1 with newlines)] the places in the sample of a tile's tokens."""
         tile = self.tiles[number]
         members = (self.tile == number).nonzero()[:, 0]
         grid = torch.empty(tile.rows, tile.columns + tile.newlines, dtype=torch.int64)
@@ -121,9 +121,9 @@ class Keep:
     """The survivors of a stage.
 
     `index` [K] are unique places in the VisualTokens that the method was shown, in any order. Where
-    it merges, `features` [K, D] are what the survivors are from here on. `bias` [K], float, is added
-    to every attention score that a survivor's key gets in all later layers and in decoding, in log
-    space: the log of how many tokens a survivor stands for makes it count as many.
+    it merges, `features` [K, D] are what the survivors are from here on. `bias` [K], float, is
+    added to every attention score that a survivor's key gets in all later layers and in decoding,
+    in log space: the log of how many tokens a survivor stands for makes it count as many.
     """
 
     index: Tensor

@@ -50,7 +50,7 @@ class Heads:
         return scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
 
     def logits(self, sample: int, rows: Tensor | slice = slice(None)) -> Tensor:
-        """[H, R, S] scaled products of the queries `rows` and all keys, in float32, nothing masked."""
+        """[H, R, S] scaled products of the queries `rows` and all keys, in float32, not masked."""
         query = self.query[sample, :, rows].float()
         key = self.key[sample].float()
         groups = query.shape[0] // key.shape[0]
@@ -131,7 +131,8 @@ def check_kernel(config: Any, expected: str, probes: bool) -> None:
     now = str(config._attn_implementation)
     if now.removeprefix(PREFIX) != expected or (probes and not now.startswith(PREFIX)):
         raise EngineError(
-            f"attention was set to {now.removeprefix(PREFIX)!r} inside the prune(...) block (set_attn_implementation); "
+            f"attention was set to {now.removeprefix(PREFIX)!r} inside the prune(...) block "
+            "(set_attn_implementation); "
             "set it before the block"
         )
 

@@ -7,21 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from prunebench.engine.ask import Question, ask
 from prunebench.engine.call import Call
 from prunebench.engine.checks import planned
-from prunebench.engine.clip import load_clip
 from prunebench.engine.encoder import Key, Observed
 from prunebench.engine.finite import Finite
-from prunebench.engine.reading import Offer, Reading
+from prunebench.engine.reading import Offer, Reading, clip_texts
 from prunebench.engine.ready import Blocks
 from prunebench.engine.setup import Early, Setup
 from prunebench.engine.stream import EngineError, LiveTokens
 from prunebench.engine.tower import Candidates, Passenger, Tower
 from prunebench.engine.trace import SampleTrace, Trace
-from prunebench.pruner import contained
+from prunebench.models.base import Unsupported
 from prunebench.signals import CLIP, Signal
 from prunebench.sites import Part, Site
 from prunebench.tokens import Keep
@@ -139,7 +137,13 @@ class EarlyStages:
         offer = Offer(number, stage, LiveTokens(nowhere, index, nowhere, nowhere.bool()))
         tokens = self.reading.tokens(offer, features, signals)
         question = Question(number, stage, tokens, features, index)
-        return ask(self.setup.ready, question, self.trace, self.finite)
+        keep = ask(self.setup.ready, question, self.trace, self.finite)
+        if keep.bias is not None:
+            raise Unsupported(
+                f"{self.setup.ready.name} gives a bias at {stage.site}, inside the vision encoder, "
+                "whose attention takes none; give it at the input or later"
+            )
+        return keep
 
     # ---- what is read in the encoder -------------------------------------------------------------
 
@@ -160,7 +164,7 @@ class EarlyStages:
         """
         ready = self.setup.ready
         here = ready.reads.signals_at(site)
-        reads = {signal: ready.blocks[signal] for signal in here & ready.blocks.keys()}
+        reads = {signal: blocks for signal, blocks in ready.blocks.items() if signal in here}
         if site.part is not Part.VISION:
             return reads
         for signal in reads.keys() - CLIP:
@@ -179,7 +183,10 @@ class EarlyStages:
             signals[signal] = observed.of(signal, blocks, rows, candidates.index)
         here = self.setup.ready.reads.signals_at(candidates.stage.site)
         if Signal.CLIP_TEXT in here:
-            signals[Signal.CLIP_TEXT] = self._clip_text(candidates)
+            question = self.reading.call.questions[candidates.number]
+            notes = self.trace.samples[candidates.number].notes
+            embeddings = clip_texts(self.setup.ready, question, candidates.features, notes)
+            signals[Signal.CLIP_TEXT] = embeddings
         if Signal.TEXT_PIECES in here:
             signals[Signal.TEXT_PIECES] = self._pieces(candidates.number)
         return signals
@@ -190,22 +197,6 @@ class EarlyStages:
         if observed is None:
             raise EngineError(f"the vision encoder has shown nothing of {keys[0][0]} so far")
         return observed
-
-    def _clip_text(self, candidates: Candidates) -> Tensor:
-        """[M, P] CLIP's embeddings of the method's texts.
-
-        A note says so where CLIP could not read them all.
-        """
-        ready, number = self.setup.ready, candidates.number
-        features = candidates.features
-        clip = load_clip(str(ready.clip), features.device, features.dtype)
-        with contained(ready.name, "reads.texts"):
-            texts = ready.reads.texts(self.reading.call.questions[number] or "")
-        embeddings, cut = clip.texts(texts)
-        if cut:
-            note = f"{cut} texts were longer than CLIP reads and were cut off"
-            self.trace.samples[number].notes.append(note)
-        return embeddings
 
     def _pieces(self, number: int) -> tuple[str, ...]:
         """What the tokens of a prompt's text say, all of them."""

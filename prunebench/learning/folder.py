@@ -52,8 +52,7 @@ def locked_folder(folder: Path, way_out: str) -> Iterator[None]:
 
 
 def check_places(folder: Path, files: Sequence[str], folders: Sequence[str], way_out: str) -> None:
-    """Raise RunError where something else, such as a link, lies in the place of what a run writes.
-    """
+    """Raise RunError where something else, such as a link, lies in the place of what a run writes."""
     for name in (*files, *folders):
         place = folder / name
         if place.is_symlink():

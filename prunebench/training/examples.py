@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from prunebench.budget import Budget, Stage
 from prunebench.engine.attention import probed
-from prunebench.engine.behind import aside
+from prunebench.engine.behind import CachedPrompt, aside
 from prunebench.engine.ready import make_ready
 from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
@@ -143,12 +143,10 @@ def _probe(
             family,
             model,
             embeds,
+            CachedPrompt([whole] * depth, cache, record.kwargs),
             added=token,
             ids=record.ids_behind(every_row, embeds.shape[1]),
-            streams=[whole] * depth,
-            cache=cache,
-            kwargs=record.kwargs,
-            watched=site.layer - 1,
+            layer=site.layer - 1,
         )
     assert heads is not None
     logits = model.get_output_embeddings()(decoder.norm(hidden)).float()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunebench.engine.behind import aside
+from prunebench.engine.behind import CachedPrompt, aside
 from prunebench.engine.session import prune
 from prunebench.engine.stream import Stream
 from prunebench.engine.trace import Trace
@@ -63,12 +63,13 @@ def log_probabilities(
             family,
             model,
             embeds,
+            CachedPrompt(
+                streams=[Stream(source, live.width)] * depth,
+                cache=_repeated(out.past_key_values, rows),
+                kwargs=record.kwargs,
+            ),
             added=embeds.new_zeros(depth, embeds.shape[-1]),
             ids=record.ids_behind(rows, embeds.shape[1]),
-            streams=[Stream(source, live.width)] * depth,
-            cache=_repeated(out.past_key_values, rows),
-            kwargs=record.kwargs,
-            watched=None,
         )
         decoder: Any = family.decoder(model)
         later = model.get_output_embeddings()(decoder.norm(hidden)).float()
