@@ -19,7 +19,6 @@ from prunebench.engine.setup import Early, Setup
 from prunebench.engine.stream import EngineError, LiveTokens
 from prunebench.engine.tower import Candidates, Passenger, Tower
 from prunebench.engine.trace import SampleTrace, Trace
-from prunebench.models.base import Unsupported
 from prunebench.signals import CLIP, Signal
 from prunebench.sites import Part, Site
 from prunebench.tokens import Keep
@@ -137,13 +136,7 @@ class EarlyStages:
         offer = Offer(number, stage, LiveTokens(nowhere, index, nowhere, nowhere.bool()))
         tokens = self.reading.tokens(offer, features, signals)
         question = Question(number, stage, tokens, features, index)
-        keep = ask(self.setup.ready, question, self.trace, self.finite)
-        if keep.bias is not None:
-            raise Unsupported(
-                f"{self.setup.ready.name} gives a bias at {stage.site}, inside the vision encoder, "
-                "whose attention takes none; give it at the input or later"
-            )
-        return keep
+        return ask(self.setup.ready, question, self.trace, self.finite)
 
     # ---- what is read in the encoder -------------------------------------------------------------
 
