@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from prunebench.contract import NOTHING
 from prunebench.engine.ask import Question, ask
 from prunebench.engine.call import Call
 from prunebench.engine.checks import planned
@@ -21,9 +19,9 @@ from prunebench.engine.setup import Early, Setup
 from prunebench.engine.stream import EngineError, LiveTokens
 from prunebench.engine.tower import Candidates, Passenger, Tower
 from prunebench.engine.trace import SampleTrace, Trace
-from prunebench.models.base import Unsupported
 from prunebench.signals import CLIP, Signal
 from prunebench.sites import Part, Site
+from prunebench.tokens import Keep
 
 
 class EarlyStages:
@@ -127,12 +125,10 @@ class EarlyStages:
         self._reading = Reading(setup, call, Observed(), memos)
         return passengers
 
-    def _choose(self, candidates: Candidates) -> tuple[Tensor, Tensor | None]:
+    def _choose(self, candidates: Candidates) -> Keep:
         """The method's answer for one sample at one stage."""
         number, stage = candidates.number, candidates.stage
         features, index = candidates.features, candidates.index
-        if not stage.keep or not len(index):
-            return NOTHING.index, None
         with self.trace.selecting(features.device, [number]):
             signals = self._signals(candidates)
         # neither columns of a prompt nor text: there is no prompt yet
@@ -140,13 +136,7 @@ class EarlyStages:
         offer = Offer(number, stage, LiveTokens(nowhere, index, nowhere, nowhere.bool()))
         tokens = self.reading.tokens(offer, features, signals)
         question = Question(number, stage, tokens, features, index)
-        keep = ask(self.setup.ready, question, self.trace, self.finite)
-        if keep.bias is not None:
-            raise Unsupported(
-                f"{self.setup.ready.name} gives a bias at {stage.site}, inside the vision encoder, "
-                "whose attention takes none; give it at the input or later"
-            )
-        return keep.index, keep.features
+        return ask(self.setup.ready, question, self.trace, self.finite)
 
     # ---- what is read in the encoder -------------------------------------------------------------
 
