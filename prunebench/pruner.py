@@ -13,7 +13,7 @@ from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError, Stage, solve
 from prunebench.reads import Reads
-from prunebench.select import share, top
+from prunebench.select import share, tile_places, top, top_of_each
 from prunebench.signals import Signal
 from prunebench.sites import INPUT, Site
 from prunebench.tokens import Keep, VisualTokens
@@ -26,15 +26,13 @@ class Unsupported(ValueError):
 
 
 class MethodError(RuntimeError):
-    """A method tried to end the program, or something else that no method may do; the message names
-    it and its member.
-    """
+    """A method did what no method may do, such as ending the program; the message names both."""
 
 
 class contained:  # lower case, for it is used like a function: with contained(...)
-    """A context for a method's own code: what is no ordinary exception becomes a MethodError that
-    names `name.member`.
+    """A context for a method's own code, its `member`, in which it cannot end the program.
 
+    What is no ordinary exception becomes a MethodError that names `name.member`.
     SystemExit, GeneratorExit, StopIteration and exceptions of a method's own making that are no
     Exception would end the program, or a loop, without a word. A person's Ctrl-C and ordinary
     exceptions pass.
@@ -51,24 +49,22 @@ class contained:  # lower case, for it is used like a function: with contained(.
     ) -> None:
         if error is None or interrupts(error):
             return
-        if isinstance(error, Exception) and not isinstance(
-            error, StopIteration | StopAsyncIteration
-        ):
+        ends_loops = isinstance(error, StopIteration | StopAsyncIteration)
+        if isinstance(error, Exception) and not ends_loops:
             return
-        said = message(error)
-        shown = type(error).__name__ + (f"({said})" if said != type(error).__name__ else "")
-        raise MethodError(
-            one_line(
-                f"{self._name}.{self._member} raised {shown}, which would end more than itself"
-            )
-        ) from error
+        kind, text = type(error).__name__, message(error)
+        if text != kind:
+            kind = f"{kind}({text})"
+        member = f"{self._name}.{self._member}"
+        fault = f"{member} raised {kind}, which would end more than itself"
+        raise MethodError(one_line(fault)) from error
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method may know of the model it is about to work in; None where a bare decoder has no
-    such part.
+    """What a method may know of the model it is about to work in.
 
+    A field is None where a bare decoder has no such part.
     `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms;
     `feature_block` is the vision block whose output the projector reads, counted from 0.
     """
@@ -88,8 +84,9 @@ class Pruner(ABC):
     """A pure function from visual tokens to survivors; its dataclass fields are its settings.
 
     `needs` are the signals it reads, a class attribute or, where a setting decides, a property; a
-    method that says more of how it reads them overrides `reads`. `default_positions` says what its paper does with the survivors' position ids: "original" keeps
-    them, gaps included, "compact" closes the gaps. A `dynamic` method may keep fewer than it may.
+    method that says more of how it reads them overrides `reads`. `default_positions` says what its
+    paper does with the survivors' position ids: "original" keeps them, gaps included, "compact"
+    closes the gaps. A `dynamic` method may keep fewer than it may, even none.
     """
 
     default_positions: ClassVar[Positions] = "original"
@@ -152,11 +149,11 @@ class Pruner(ABC):
         return {}
 
 
-
 @dataclass(frozen=True)
 class ScorePruner(Pruner):
-    """A method that scores tokens and keeps the highest; `per_tile` gives every tile its share by
-    size.
+    """A method that scores tokens and keeps the highest.
+
+    `per_tile` gives every tile its share of the budget, by its size.
     """
 
     per_tile: ClassVar[bool] = False
@@ -172,22 +169,21 @@ class ScorePruner(Pruner):
         scores = self.score(tokens)
         if scores.shape != (len(tokens),):
             raise ValueError(
-                f"{type(self).__name__}.score gave {list(scores.shape)}; it must give one score a token, [{len(tokens)}]"
+                f"{type(self).__name__}.score gave {list(scores.shape)}; it must give one score a "
+                f"token, [{len(tokens)}]"
             )
         if scores.is_complex():
             raise ValueError(
-                f"{type(self).__name__}.score gave {scores.dtype}, which has no order; it must give real numbers"
+                f"{type(self).__name__}.score gave {scores.dtype}, which has no order; it must "
+                "give real numbers"
             )
         if scores.isnan().any():
             raise ValueError(
-                f"{type(self).__name__}.score gave NaN for {int(scores.isnan().sum())} of {len(tokens)} tokens"
+                f"{type(self).__name__}.score gave NaN for {int(scores.isnan().sum())} of "
+                f"{len(tokens)} tokens"
             )
         if not self.per_tile:
             return Keep(top(scores, stage.keep))
-        tile = tokens.layout.tile[tokens.index]
-        sizes = torch.bincount(tile, minlength=len(tokens.tiles))
-        kept = []
-        for number, count in enumerate(share(min(stage.keep, len(tokens)), sizes)):
-            place = (tile == number).nonzero()[:, 0].to(scores.device)
-            kept.append(place[top(scores[place], count)])
-        return Keep(torch.cat(kept))
+        sizes = torch.bincount(tokens.tile, minlength=len(tokens.tiles))
+        counts = share(min(stage.keep, len(tokens)), sizes)
+        return Keep(top_of_each(scores, tile_places(tokens), counts))

@@ -25,14 +25,15 @@ class Reads:
     """The signals that a method looks at, and what there is to say of how they are read.
 
     `blocks` names, for signals of the vision encoder, the blocks in which they are observed, from 0
-    or from -1 backwards; without an entry it is the block whose output the projector reads. `texts`
+    or from -1 backwards; without an entry it is the block whose output the projector reads, and at
+    a stage inside the encoder the block before it. `texts`
     makes of the question the texts behind Signal.CLIP_TEXT; `clip` is the CLIP behind all CLIP
     signals, a hub id or a folder, empty for the one that the model's encoder came from.
 
     `probe` gives what a probe token behind the prompt is, [L, D]: row 0 enters layer 0, the others
     are added before their layers. It runs through the layers before a stage, sees every token and
-    is seen by none; its attention is what the PROBE signals show. `lora` is a folder with a low-rank
-    adapter in peft's layout, which the model wears while the method works.
+    is seen by none; its attention is what the PROBE signals show. `lora` is a folder with a
+    low-rank adapter in peft's layout, which the model wears while the method works.
 
     `places` restricts signals to some of the stages, those at a site or in a part of the model; the
     others are shown at every stage where they exist. What a stage does not read is not computed for

@@ -155,7 +155,8 @@ def suggest(name: str, choices: Iterable[str], otherwise: str | None = None) -> 
 def _load(path: Path) -> ModuleType:
     """Import a file outside the package, with a module name of its own for every path."""
     _check_file(path)
-    name = f"_prunebench_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}.{path.stem}"
+    spelling = str(path.resolve()).encode()
+    name = f"_prunebench_{sha256(spelling).hexdigest()[:12]}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RegistryError(f"{path} is no Python file; a method is a .py file")
@@ -212,6 +213,7 @@ def _let_import_helpers(path: Path, source: bytes) -> None:
                 f"{path} imports {name}, but another module has that name; rename {helper.name}"
             )
         sys.modules.pop(name, None)  # read anew with the method, for it may have changed
+    # at the end: a helper must never hide a module of the same name that others import
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 

@@ -37,6 +37,16 @@ class Site:
         name = self.part.name.lower()
         return name if self.part in (Part.PIXELS, Part.INPUT) else f"{name}:{self.layer}"
 
+    def exists_in(self, layers: int) -> bool:
+        """Whether a model of so many LLM layers has the seam, if its vision encoder is as deep as
+        need be.
+        """
+        return self.part is not Part.LLM or self.layer < layers
+
+    def is_before(self, layer: int) -> bool:
+        """Whether what is dropped here does not enter that LLM layer."""
+        return self.part is not Part.LLM or self.layer <= layer
+
     @classmethod
     def parse(cls, text: str) -> Site:
         """The site that `str(site)` names; raises ValueError for anything else."""
@@ -57,7 +67,10 @@ INPUT = Site(Part.INPUT)
 
 
 def vision(before: int) -> Site:
-    """The seam before block `before` of the vision encoder."""
+    """The seam before block `before` of the vision encoder, which is 1 or more.
+
+    What a stage keeps there enters the language model: a budget counts it as it counts the input.
+    """
     return Site(Part.VISION, before)
 
 

@@ -69,7 +69,7 @@ class Layout:
         return len(self.tile)
 
     def grid(self, number: int) -> Tensor:
-        """[rows, columns (+ 1 with newlines)] the tokens of a tile by their places in the sample."""
+        """[rows, columns (+ 1 with newlines)] the places in the sample of a tile's tokens."""
         tile = self.tiles[number]
         members = (self.tile == number).nonzero()[:, 0]
         grid = torch.empty(tile.rows, tile.columns + tile.newlines, dtype=torch.int64)
@@ -95,6 +95,9 @@ class VisualTokens(SignalReadings):
     belongs to the sample (for seeded draws); `memo` a dict that lives as long as the sample, shared
     by its stages. `signals` are the declared observations, each an attribute by its name, and
     `absent` those that this stage cannot be shown.
+
+    Inside the vision encoder a token is made of G patches, whose rows stand side by side in its
+    features [N, G * D_v]; newlines, which no patch belongs to, are not shown and always survive.
     """
 
     features: Tensor
@@ -115,15 +118,36 @@ class VisualTokens(SignalReadings):
         """The grids of the sample's original visual tokens."""
         return self.layout.tiles
 
+    @property
+    def tile(self) -> Tensor:
+        """[N] the number of the grid that each token lies in; on the CPU, like the next three."""
+        return self.layout.tile[self.index]
+
+    @property
+    def row(self) -> Tensor:
+        """[N] its row there."""
+        return self.layout.row[self.index]
+
+    @property
+    def column(self) -> Tensor:
+        """[N] its column there."""
+        return self.layout.column[self.index]
+
+    @property
+    def newline(self) -> Tensor:
+        """[N] bool: whether it is a newline embedding, of which no patch is shown."""
+        return self.layout.newline[self.index]
+
 
 @dataclass(frozen=True)
 class Keep:
     """The survivors of a stage.
 
     `index` [K] are unique places in the VisualTokens that the method was shown, in any order. Where
-    it merges, `features` [K, D] are what the survivors are from here on. `bias` [K], float, is added
-    to every attention score that a survivor's key gets in all later layers and in decoding, in log
-    space: the log of how many tokens a survivor stands for makes it count as many.
+    it merges, `features` [K, D] are what the survivors are from here on. `bias` [K], float, is
+    added to every attention score that a survivor's key gets in all later layers and in decoding,
+    in log space: the log of how many tokens a survivor stands for makes it count as many. A bias
+    that is given inside the vision encoder holds there alone.
     """
 
     index: Tensor

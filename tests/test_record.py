@@ -39,7 +39,8 @@ def test_a_committed_cell_is_written_as_it_was_to_the_byte(study: str) -> None:
     for folder in folders:
         before = (folder / "cell.json").read_bytes()
         record = CellRecord.read(json.loads(before))
-        assert to_json(sealed(record.content()), indent=1).encode() == before
+        again = to_json(sealed(record.content()), indent=1)
+        assert again.encode() == before
 
 
 def test_every_committed_cell_bears_its_seal() -> None:

@@ -507,11 +507,11 @@ def test_a_study_that_vanished_is_no_wrong_request(
     error: StoreError,
     code: int,
 ):
-    def fail(_: object) -> int:
+    def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_sweep", fail)
-    assert cli.main(["sweep"]) == code
+    monkeypatch.setattr("prunebench.run.runner.sweep", fail)
+    assert cli.main(["sweep", "methods=fastv"]) == code
     assert capsys.readouterr().err == f"prunebench: error: {error}\n"
 
 

@@ -15,7 +15,8 @@ def checked(cache: Any) -> Any:
     """The cache, where layers may differ in length; raises EngineError otherwise."""
     if cache is None:
         raise EngineError(
-            "the model kept no cache (use_cache is off in its configuration); set model.config.use_cache = True"
+            "the model kept no cache (use_cache is off in its configuration); set "
+            "model.config.use_cache = True"
         )
     if type(cache) is not DynamicCache:
         raise EngineError(

@@ -22,7 +22,7 @@ class Call:
     `visual` [B, S] bool, on the CPU, marks the visual positions; there is a layout, a seed and a
     question a row. Only for methods that read them: `rows` say where the tokens come from in the
     vision encoder, `observed` is what was read there when the images were encoded apart, `pieces`
-    are what every position says, `given` the caller's signals, a mapping a row.
+    are what every position says, `caller_signals` what the caller gives, a mapping a row.
 
     The last `drafts` positions are no prompt but guesses at the answer, which assisted decoding
     adds. `kept_logits` [n] int64 are the positions whose logits the caller asks for, to be changed
@@ -39,7 +39,7 @@ class Call:
     rows: Sequence[EncoderRows] = ()
     observed: Observed | None = None
     pieces: Sequence[Sequence[str]] = ()
-    given: Sequence[Mapping[Signal, Any]] = ()
+    caller_signals: Sequence[Mapping[Signal, Any]] = ()
     drafts: int = 0
     kept_logits: Tensor | None = None
     generated: bool = False
@@ -111,14 +111,19 @@ class CallerGives:
         if self.processor is None:
             return None
         if self.pictures is not None:
-            sizes = [_sizes_of_pictures(pictures) for pictures in self.pictures]
+            # a picture of several frames is a video
+            sizes = [_sizes(row, frames=1) for row in self.pictures]
         elif self.masks is not None:
-            sizes = [[(one.shape[2], one.shape[1]) for one in masks] for masks in self.masks]
+            sizes = [_sizes(row) for row in self.masks]
         else:
             return None
         return Originals(sizes, self.processor)
 
 
-def _sizes_of_pictures(pictures: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """Width and height of those of the [F, H, W, 3] that are images, which have one frame."""
-    return [(one.shape[2], one.shape[1]) for one in pictures if len(one) == 1]
+def _sizes(images: Sequence[Tensor], frames: int | None = None) -> list[tuple[int, int]]:
+    """Width and height of pictures [F, H, W, 3] of so many frames, or of masks [Q, H, W]."""
+    sizes = []
+    for image in images:
+        if frames is None or len(image) == frames:
+            sizes.append((image.shape[2], image.shape[1]))
+    return sizes

@@ -44,12 +44,13 @@ def check_call(setup: Setup, call: Call, embeds: Tensor) -> None:
 def planned(
     ready: Ready,
     budget: Budget | None,
-    given: tuple[Stage, ...] | None,
+    plan: tuple[Stage, ...] | None,
     available: int,
     layers: int,
 ) -> tuple[Stage, ...]:
-    """The stages of a sample with `available` visual tokens, `given` or planned, checked against
-    the model.
+    """The stages of a sample with `available` visual tokens, checked against the model.
+
+    They are the caller's `plan`, or else what the method plans for the budget.
 
     Raises Unsupported where the model cannot serve them, EngineError where they make no sense,
     BudgetError from the plan.
@@ -57,20 +58,21 @@ def planned(
     if available == 0:
         return ()
     name = type(ready.pruner).__name__
-    stages: Any = given
-    if given is None:
+    stages: Any = plan
+    if plan is None:
         with contained(name, "plan"):
             stages = ready.pruner.plan(budget, available, layers)
-    if not isinstance(stages, tuple | list) or not all(
-        isinstance(stage, Stage) for stage in stages
-    ):
+    is_list = isinstance(stages, tuple | list)
+    if not is_list or not all(isinstance(stage, Stage) for stage in stages):
         raise EngineError(one_line(f"{name} plans {stages!r}; a plan is a tuple of Stage"))
-    if not ready.inside_encoder(stages if given is not None else None):
+    if not ready.inside_encoder(plan):
         _check_announced(name, ready, stages)
     for before, stage in zip((None, *stages), stages, strict=False):
+        if stage.site.part is Part.VISION:
+            _check_block(name, ready, stage.site)
         _check_stage(name, before, stage, available, layers)
     _check_signals(name, ready, stages)
-    if budget is not None and given is None:
+    if budget is not None and plan is None:
         _check_spending(name, budget, stages, available, layers)
     return tuple(stages)
 
@@ -78,21 +80,18 @@ def planned(
 def _check_stage(
     name: str, before: Stage | None, stage: Stage, available: int, layers: int
 ) -> None:
-    """Raise for a stage that no engine seam serves, or that makes no sense behind the one `before`
-    it.
-    """
+    """Raise for a stage that no engine seam serves, or that makes no sense behind another one."""
     if stage.site.part is Part.PIXELS:
         raise Unsupported(f"{name} works on pixels, before the processor; run it through a sweep")
-    if stage.site.part is Part.VISION:
-        _check_block(name, ready, stage.site)
-    elif stage.site.layer >= layers:
+    if stage.site.part is Part.LLM and stage.site.layer >= layers:
         raise Unsupported(
             f"{name} prunes at {stage.site}, but the model has layers 0..{layers - 1}"
         )
     if type(stage.keep) is not int:
         raise EngineError(
             one_line(
-                f"{name} plans to keep {stage.keep!r} tokens at {stage.site}; it must be a whole number"
+                f"{name} plans to keep {stage.keep!r} tokens at {stage.site}; it must be a whole "
+                "number"
             )
         )
     if before is not None and not (before.site < stage.site and before.keep >= stage.keep):
@@ -115,8 +114,9 @@ def _check_signals(name: str, ready: Ready, stages: Sequence[Stage]) -> None:
 
 
 def _check_announced(name: str, ready: Ready, stages: Sequence[Stage]) -> None:
-    """Raise EngineError for a stage inside the vision encoder of a method whose site is elsewhere:
-    where to look decides what is set up before images are encoded.
+    """Raise EngineError for a stage inside the vision encoder of a method whose site is elsewhere.
+
+    Where the site is decides what is set up before images are encoded.
     """
     for stage in stages:
         if stage.site.part is Part.VISION:
@@ -144,14 +144,12 @@ def _check_block(name: str, ready: Ready, site: Site) -> None:
 def _check_spending(
     name: str, budget: Budget, stages: Sequence[Stage], available: int, layers: int
 ) -> None:
-    """Raise EngineError for a plan that spends more than the budget, by more than rounding
-    explains.
-    """
+    """Raise EngineError for a plan that overspends, by more than rounding explains."""
     cost = spent(budget.kind, alive(stages, available, layers), cached(stages, available, layers))
     if cost > budget.tokens(available) + 0.5 + 1e-6:
-        wanted = f"budget {budget} allows {budget.tokens(available):g}"
         raise EngineError(
-            f"{name} plans to spend {cost:g} of {available} visual tokens, {wanted}: its plan() ignores the budget"
+            f"{name} plans to spend {cost:g} of {available} visual tokens, budget {budget} allows "
+            f"{budget.tokens(available):g}: its plan() ignores the budget"
         )
 
 
@@ -162,8 +160,7 @@ def settled(
     live: Sequence[Stream],
     lengths: Sequence[int],
 ) -> None:
-    """After a prefill: every stage ran, all text is there, every layer's cache is as long as
-    planned.
+    """See that every stage ran, all text is there, and every layer's cache is as long as planned.
 
     `live` and `lengths` are per layer and hold the call's drafts behind the prompt; fills in the
     samples' `cached`. Raises EngineError.

@@ -7,23 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from prunebench.engine.ask import Question, ask
 from prunebench.engine.call import Call
 from prunebench.engine.checks import planned
-from prunebench.engine.clip import load_clip
 from prunebench.engine.encoder import Key, Observed
 from prunebench.engine.finite import Finite
-from prunebench.engine.reading import Offer, Reading
+from prunebench.engine.reading import Offer, Reading, clip_texts
 from prunebench.engine.ready import Blocks
 from prunebench.engine.setup import Early, Setup
 from prunebench.engine.stream import EngineError, LiveTokens
 from prunebench.engine.tower import Candidates, Passenger, Tower
 from prunebench.engine.trace import SampleTrace, Trace
-from prunebench.pruner import contained
 from prunebench.signals import CLIP, Signal
 from prunebench.sites import Part, Site
+from prunebench.tokens import Keep
 
 
 class EarlyStages:
@@ -127,7 +125,7 @@ class EarlyStages:
         self._reading = Reading(setup, call, Observed(), memos)
         return passengers
 
-    def _choose(self, candidates: Candidates) -> tuple[Tensor, Tensor | None]:
+    def _choose(self, candidates: Candidates) -> Keep:
         """The method's answer for one sample at one stage."""
         number, stage = candidates.number, candidates.stage
         features, index = candidates.features, candidates.index
@@ -158,13 +156,12 @@ class EarlyStages:
         one before the site.
         """
         ready = self.setup.ready
-        reads = dict(ready.reads)
+        here = ready.reads.signals_at(site)
+        reads = {signal: blocks for signal, blocks in ready.blocks.items() if signal in here}
         if site.part is not Part.VISION:
             return reads
-        for signal in ready.reads.keys() - CLIP:
-            with contained(ready.name, "blocks"):
-                named = ready.pruner.blocks(signal)
-            if not named:
+        for signal in reads.keys() - CLIP:
+            if not ready.reads.blocks.get(signal):
                 reads[signal] = (site.layer - 1,)
             elif max(int(block) for block in reads[signal]) >= site.layer:
                 del reads[signal]
@@ -177,10 +174,13 @@ class EarlyStages:
         for signal, blocks in self._reads(candidates.stage.site).items():
             observed = self._observed([(signal, block) for block in blocks])
             signals[signal] = observed.of(signal, blocks, rows, candidates.index)
-        needs = self.setup.ready.needs
-        if Signal.CLIP_TEXT in needs:
-            signals[Signal.CLIP_TEXT] = self._clip_text(candidates)
-        if Signal.TEXT_PIECES in needs:
+        here = self.setup.ready.reads.signals_at(candidates.stage.site)
+        if Signal.CLIP_TEXT in here:
+            question = self.reading.call.questions[candidates.number]
+            notes = self.trace.samples[candidates.number].notes
+            embeddings = clip_texts(self.setup.ready, question, candidates.features, notes)
+            signals[Signal.CLIP_TEXT] = embeddings
+        if Signal.TEXT_PIECES in here:
             signals[Signal.TEXT_PIECES] = self._pieces(candidates.number)
         return signals
 
@@ -190,22 +190,6 @@ class EarlyStages:
         if observed is None:
             raise EngineError(f"the vision encoder has shown nothing of {keys[0][0]} so far")
         return observed
-
-    def _clip_text(self, candidates: Candidates) -> Tensor:
-        """[M, P] CLIP's embeddings of the method's texts.
-
-        A note says so where CLIP could not read them all.
-        """
-        ready, number = self.setup.ready, candidates.number
-        features = candidates.features
-        clip = load_clip(str(ready.clip), features.device, features.dtype)
-        with contained(ready.name, "texts"):
-            texts = ready.pruner.texts(self.reading.call.questions[number] or "")
-        embeddings, cut = clip.texts(texts)
-        if cut:
-            note = f"{cut} texts were longer than CLIP reads and were cut off"
-            self.trace.samples[number].notes.append(note)
-        return embeddings
 
     def _pieces(self, number: int) -> tuple[str, ...]:
         """What the tokens of a prompt's text say, all of them."""

@@ -178,7 +178,8 @@ class Observer:
         """Which rows the block at work has been given; None for all of the pass."""
         self._kernels: list[tuple[Any, str]] = []
         """Every configuration of the encoder's attention, and the kernel that it named."""
-        self.reset()
+        self._parts: dict[Key, list[Piece]] = {}
+        self._spent = Observed()
 
     def ask(self, keys: Sequence[Key]) -> None:
         """From here on read these and nothing else."""
@@ -186,7 +187,7 @@ class Observer:
 
     def reset(self) -> None:
         """Forget what was read: another batch is about to be encoded."""
-        self._parts: dict[Key, list[Piece]] = {}
+        self._parts = {}
         self._spent = Observed()
         self.survivors = None
 

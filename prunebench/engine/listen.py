@@ -177,8 +177,8 @@ class Listener:
             if isinstance(kwargs.get(name), Tensor) or kwargs.get(name):
                 raise EngineError(
                     f"{name} came with a cache that already holds a prompt: new images of a "
-                    "further turn are not pruned; call the model with the whole conversation and no "
-                    "past_key_values"
+                    "further turn are not pruned; call the model with the whole conversation "
+                    "and no past_key_values"
                 )
 
     def _drafts(self, ids: Tensor) -> int:
@@ -258,7 +258,7 @@ class Listener:
             rows=_a_row(rows, batch) if rows is not None else (),
             observed=observed_in(inputs.get("mm_encoder_outputs")),
             pieces=self._pieces(ids),
-            given=_a_row(gives.signals(self.setup.ready.needs), batch),
+            caller_signals=_a_row(gives.signals(self.setup.ready.needs), batch),
             drafts=drafts,
             kept_logits=kept,
             generated=self.generation is not None,

@@ -112,15 +112,19 @@ class _Config:
 
     def _in_layer(self, owner: str) -> bool:
         """Whether a layer lies where `layers_to_transform` says; everywhere if it says nothing."""
-        chosen = self.values.get("layers_to_transform")
-        if chosen is None or chosen == []:
+        layers = self.values.get("layers_to_transform")
+        if layers is None or layers == []:
             return True
+        if isinstance(layers, int):
+            layers = [layers]
         patterns = self.values.get("layers_pattern") or ["[^.]*"]
         patterns = [patterns] if isinstance(patterns, str) else patterns
         # the first number in a name is the layer's; experts have one, too
-        numbers = [re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", owner) for pattern in patterns]
-        number = next((int(match.group(1)) for match in numbers if match), None)
-        return number is not None and number in ([chosen] if isinstance(chosen, int) else chosen)
+        for pattern in patterns:
+            match = re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", owner)
+            if match:
+                return int(match.group(1)) in layers
+        return False
 
 
 def _named(owner: str, names: Any) -> bool:
@@ -134,6 +138,33 @@ def _terms(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Module, _Term]]:
     """Every layer that the adapter changes, with what it adds there."""
     config, state = _read(folder)
     layers = dict(model.named_modules())
+    pairs, strange = _pairs(state)
+    absent = [owner for owner in pairs if not hasattr(layers.get(owner), "in_features")]
+    if absent:
+        raise Unsupported(
+            one_line(
+                f"the adapter in {folder} changes {absent[0]}, which this model does not have as a "
+                "linear layer"
+            )
+        )
+    strange += [f"{owner}.lora_A.weight" for owner in pairs if not config.covers(owner)]
+    if strange:
+        raise LoadError(_names(folder, "unexpected tensors", strange))
+    lacking = _lacking(model, config, layers, pairs)
+    if lacking:
+        raise LoadError(_names(folder, "missing tensors", lacking))
+    if not pairs:
+        raise LoadError(
+            f"the adapter in {folder} changes nothing: no layer of this model is among its "
+            "target_modules"
+        )
+    for owner, pair in pairs.items():
+        _check_shapes(config, owner, layers[owner], pair)
+        yield layers[owner], _Term(pair["A"], pair["B"], config.scale(owner))
+
+
+def _pairs(state: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """By layer, the tensors A and B of an adapter; and the names of what belongs to none."""
     pairs: dict[str, dict[str, Tensor]] = {}
     strange = []
     for name, value in state.items():
@@ -142,37 +173,26 @@ def _terms(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Module, _Term]]:
             strange.append(name)
         else:
             pairs.setdefault(match[1], {})[match[2]] = value
-    absent = [owner for owner in pairs if not hasattr(layers.get(owner), "in_features")]
-    if absent:
-        raise Unsupported(
-            one_line(
-                f"the adapter in {folder} changes {absent[0]}, which this model does not have as a linear layer"
-            )
-        )
-    strange += [f"{owner}.lora_A.weight" for owner in pairs if not config.covers(owner)]
-    if strange:
-        raise LoadError(_names(folder, "unexpected tensors", strange))
+    return pairs, strange
+
+
+def _lacking(
+    model: nn.Module,
+    config: _Config,
+    layers: Mapping[str, nn.Module],
+    pairs: Mapping[str, Mapping[str, Tensor]],
+) -> list[str]:
+    """The tensors that an adapter should have for the layers it covers, and has not."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    due = [
-        owner
-        for owner, layer in layers.items()
-        if layer is not head and _plain(layer) and config.covers(owner)
-    ]
-    lacking = [
-        f"{owner}.lora_{half}.weight"
-        for owner in dict.fromkeys([*pairs, *due])
-        for half in "AB"
-        if half not in pairs.get(owner, {})
-    ]
-    if lacking:
-        raise LoadError(_names(folder, "missing tensors", lacking))
-    if not pairs:
-        raise LoadError(
-            f"the adapter in {folder} changes nothing: no layer of this model is among its target_modules"
-        )
-    for owner, pair in pairs.items():
-        _check_shapes(config, owner, layers[owner], pair)
-        yield layers[owner], _Term(pair["A"], pair["B"], config.scale(owner))
+    owners = dict.fromkeys(pairs)
+    for owner, layer in layers.items():
+        if layer is not head and _plain(layer) and config.covers(owner):
+            owners[owner] = None
+    lacking = []
+    for owner in owners:
+        halves = pairs.get(owner, {})
+        lacking += [f"{owner}.lora_{half}.weight" for half in "AB" if half not in halves]
+    return lacking
 
 
 def _plain(layer: nn.Module) -> bool:
@@ -185,7 +205,7 @@ def _plain(layer: nn.Module) -> bool:
 
 
 def _check_shapes(config: _Config, owner: str, layer: Any, pair: Mapping[str, Tensor]) -> None:
-    """Raise LoadError where a pair of tensors does not fit its layer, or holds what is no number."""
+    """Raise LoadError where a pair of tensors does not fit its layer or is not finite."""
     rank = config.rank(owner)
     for half, due in (("A", (rank, layer.in_features)), ("B", (layer.out_features, rank))):
         value = pair[half]
@@ -236,7 +256,10 @@ def _check_settings(folder: Path, values: Any) -> None:
     if values.get("init_lora_weights", True) not in STARTS:
         others["init_lora_weights"] = values["init_lora_weights"]
     for name, value in others.items():
-        text = f"the adapter in {folder} sets {name}={value!r}, which is not served; merge it into the model"
+        text = (
+            f"the adapter in {folder} sets {name}={value!r}, which is not served; merge it into "
+            "the model"
+        )
         raise Unsupported(one_line(text))
 
 
@@ -269,13 +292,14 @@ def _check_kinds(folder: Path, values: Mapping[str, Any]) -> None:
     if not sound:
         raise LoadError(
             one_line(
-                f"adapter_config.json in {folder} is damaged: its ranks, scales or names cannot be read"
+                f"adapter_config.json in {folder} is damaged: its ranks, scales or names cannot "
+                "be read"
             )
         )
 
 
 def _names(folder: Path, what: str, names: list[str]) -> str:
     """One line that names the first tensors and counts all."""
-    shown = ", ".join(sorted(names)[:2])
+    first = ", ".join(sorted(names)[:2])
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return one_line(f"the adapter in {folder} has {what}: {shown}{more}")
+    return one_line(f"the adapter in {folder} has {what}: {first}{more}")

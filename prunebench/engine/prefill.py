@@ -22,6 +22,7 @@ from prunebench.engine.positions import closed_up, gather, highest_position, las
 from prunebench.engine.reading import Offer, begin_reading
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream
+from prunebench.engine.thinning import Thinning
 from prunebench.engine.trace import SampleTrace
 from prunebench.engine.window import check_window
 from prunebench.models.base import Unsupported
@@ -35,12 +36,14 @@ class Prefill:
 
     `whole` is the prompt as it came, `now` what is alive of it where the batch is, and `live` says
     the same of every layer. `frames` hold what each layer is given in place of the whole
-    sequence's arguments, None where these still fit; `entry` is the first layer's. `samples` are the trace's records, `sites`
-    the seams at which any of them has a stage, in order, and `drops` says whether a stage may drop
-    anything. `ids` are the position ids of the decoder's rotary module; `input_end` and `end` are
-    the positions behind which the answer goes on, as the decoder and its rotary module count them.
-    All three are None until they are known. `early` is what stages inside the vision encoder left,
-    a sample each; the stages behind it know nothing more of them.
+    sequence's arguments, None where these still fit; `entry` is the first layer's. `samples` are
+    the trace's records, `sites` the seams at which any of them has a stage, in order, and `drops`
+    says whether a stage may drop anything. `early` is what stages inside the vision encoder left,
+    a sample each.
+
+    `ids` are the position ids of the decoder's rotary module; `input_end` and `end` are the
+    positions behind which the answer goes on, as the decoder and its rotary module count them. All
+    three are None until they are known.
     """
 
     def __init__(self, setup: Setup, call: Call, embeds: Tensor, mask: Any) -> None:
@@ -62,8 +65,10 @@ class Prefill:
         setup.finite.forget()
         self.early = setup.tower.read(call) if setup.tower is not None else ()
         self.reading = begin_reading(setup, call, [early.memo for early in self.early])
-        stages = [stage for sample in self.samples for stage in sample.stages]
-        self.sites = sorted({stage.site for stage in stages})
+        sites: set[Site] = set()
+        for sample in self.samples:
+            sites.update(stage.site for stage in sample.stages)
+        self.sites = sorted(sites)
         self.drops = any(self._may_drop(sample) for sample in self.samples)
         if self.drops:
             check_window(setup.window, self.whole.width)
@@ -134,26 +139,27 @@ class Prefill:
     def _without_early(self, embeds: Tensor) -> Tensor:
         """The rows [B, n, D] that the stages inside the vision encoder left, and note of these.
 
-        Every placeholder of the prompt has a row, also of what the encoder no longer had; those rows
-        are dropped here. A pinned token stays, whatever a stage left.
+        Every placeholder of the prompt has a row, also of what the encoder no longer had; those
+        rows are dropped here. A pinned token stays, whatever a stage left.
         """
-        source = list(self.whole.source)
+        thinning = Thinning(self.whole)
         for row, early in enumerate(self.early):
             live = self.whole.visual(row, self.call.visual[row])
             for site, ordinals in sorted(early.kept.items()):
-                kept = torch.isin(live.ordinal, ordinals)
+                alive = torch.isin(live.ordinal, ordinals)
                 if self.pinned[row]:
-                    kept[-1] = True
-                self.samples[row].kept[site] = live.ordinal[kept]
-                alive = live.text.clone()
-                alive[live.places[kept]] = True
-                source[row] = self.whole.source[row][alive]
-        return self._narrow(source, embeds)
+                    alive[-1] = True
+                index = alive.nonzero()[:, 0]
+                thinning.leave(row, live, index)
+                self.samples[row].kept[site] = live.ordinal[index]
+        self.now = thinning.stream()
+        return thinning.rows(embeds, self.now)
 
     def takes_over(self, features: Sequence[Tensor]) -> bool:
         """Whether a stage comes before the last of the layers behind which `features` are added."""
-        layers = [site.layer if site.part is Part.LLM else 0 for site in self.sites]
-        return any(layer < len(features) for layer in layers)
+        if any(site.part is not Part.LLM for site in self.sites):
+            return bool(features)
+        return any(site.layer < len(features) for site in self.sites)
 
     def with_injected(self, layer: int, features: Tensor, hidden: Tensor) -> Tensor:
         """What leaves a layer, with `features` added to the visual tokens that are alive in it.
@@ -300,37 +306,18 @@ class Prefill:
     def _apply(self, site: Site, hidden: Tensor) -> Tensor:
         """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on."""
         entered = self.now
-        source = list(entered.source)
-        merged: dict[int, tuple[Tensor, Tensor]] = {}
-        biases: dict[int, tuple[Tensor, Tensor]] = {}
+        thinning = Thinning(entered)
         for row, stage in self._stages_at(site):
             live = entered.visual(row, self.call.visual[row])
             offer = self._offer(row, stage, live)
             keep = self._choose(offer, hidden) if offer.has_choice else NOTHING
-            positions = entered.source[row]
-            survivors = positions[live.places[keep.index]]
-            if keep.features is not None:
-                merged[row] = survivors, keep.features
-            if keep.bias is not None:
-                biases[row] = survivors, keep.bias
-            index = keep.index
-            if self.pinned[row]:
-                index = torch.cat([index, index.new_tensor([len(live) - 1])])
-            alive = live.text.clone()
-            alive[live.places[index]] = True
-            source[row] = positions[alive]
-            self.samples[row].kept[site] = live.ordinal[index]
+            kept = thinning.keep(row, live, keep, self.pinned[row])
+            self.samples[row].kept[site] = kept
         self.reading.forget_attention()
-        rows = self._narrow(source, hidden)
-        if biases:
+        if thinning.biases:
             self._check_bias(site)
-            self.now = self.now.biased(biases)
-        if merged:
-            rows = rows.clone()
-        for row, (survivors, features) in merged.items():
-            columns = self.now.column_of(row, survivors)
-            rows[row, columns.to(hidden.device)] = features.to(rows)
-        return rows
+        self.now = thinning.stream()
+        return thinning.rows(hidden, self.now)
 
     def _check_bias(self, site: Site) -> None:
         """Raise Unsupported where the attention kernel takes no bias."""
@@ -346,16 +333,6 @@ class Prefill:
         if not self.pinned[row]:
             return Offer(row, stage, live)
         return Offer(row, replace(stage, keep=max(0, stage.keep - 1)), live.without_last())
-
-    def _narrow(self, source: Sequence[Tensor], hidden: Tensor) -> Tensor:
-        """Go on with the positions `source` of every sample; their rows [B, n, D]."""
-        entered = self.now
-        lengths = [len(positions) for positions in entered.source]
-        if [len(positions) for positions in source] == lengths:
-            return hidden
-        self.now = entered.narrowed(source)
-        index = entered.columns(self.now, hidden.device)[..., None]
-        return hidden.gather(1, index.expand(-1, -1, hidden.shape[-1]))
 
     def _choose(self, offer: Offer, hidden: Tensor) -> Keep:
         """The survivors among the offered tokens, ascending.
@@ -381,30 +358,34 @@ class Prefill:
             sample.entering = [len(sample.alive(number)) for number in range(self.setup.depth)]
         lengths = [part.get_seq_length() for part in cache.layers]
         settled(self.setup.ready.pruner, self.samples, self.call, self.live, lengths)
-        self._map_logits()
+        if self.call.kept_logits is not None:
+            map_logits(self.call.kept_logits, self.live[-1])
         prompts = [stream.without(self.call.drafts) for stream in self.live]
         padded = [stream.width for stream in prompts]
         for row, sample in enumerate(self.samples):
-            sample.kv_bytes = live_bytes(cache, [len(stream.source[row]) for stream in prompts])
+            lengths = [len(stream.source[row]) for stream in prompts]
+            sample.kv_bytes = live_bytes(cache, lengths)
             sample.kv_bytes_padded = live_bytes(cache, padded)
 
-    def _map_logits(self) -> None:
-        """Change the positions whose logits are asked for to the columns where they are now."""
-        kept, stream = self.call.kept_logits, self.live[-1]
-        if kept is None:
-            return
-        positions, columns = kept.cpu(), []
-        for row, source in enumerate(stream.source):
-            dropped = positions[~torch.isin(positions, source)]
-            if len(dropped):
-                raise EngineError(
-                    f"logits_to_keep asks for position {int(dropped[0])}, which is pruned or "
-                    f"padding in sample {row}; ask for positions of text"
-                )
-            columns.append(stream.column_of(row, positions))
-        if any(not torch.equal(columns[0], other) for other in columns):
+
+def map_logits(kept: Tensor, stream: Stream) -> None:
+    """Change the positions [n] whose logits are asked for to the columns where they are now.
+
+    Raises EngineError where they are nowhere, or elsewhere in each sample.
+    """
+    positions = kept.cpu()
+    columns = []
+    for row, source in enumerate(stream.source):
+        dropped = positions[~torch.isin(positions, source)]
+        if len(dropped):
             raise EngineError(
-                "logits_to_keep means other places in each pruned sample; call the model for one "
-                "at a time"
+                f"logits_to_keep asks for position {int(dropped[0])}, which is pruned or padding "
+                f"in sample {row}; ask for positions of text"
             )
-        kept.copy_(columns[0])
+        columns.append(stream.column_of(row, positions))
+    if any(not torch.equal(columns[0], other) for other in columns):
+        raise EngineError(
+            "logits_to_keep means other places in each pruned sample; call the model for one at a "
+            "time"
+        )
+    kept.copy_(columns[0])

@@ -13,16 +13,17 @@ from torch import Tensor
 
 from prunebench.budget import Stage
 from prunebench.engine.attention import Heads, dry_run
-from prunebench.engine.behind import aside
+from prunebench.engine.behind import CachedPrompt, aside
 from prunebench.engine.cache import checked
 from prunebench.engine.call import Call
 from prunebench.engine.clip import load_clip
 from prunebench.engine.encoder import Observed, required
 from prunebench.engine.frame import Kwargs
+from prunebench.engine.ready import Ready
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream
 from prunebench.pruner import contained
-from prunebench.signals import BEFORE, BEHIND, PROBE, TOKEN_AXIS, Signal
+from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
 from prunebench.sites import Site
 from prunebench.tokens import Layout, VisualTokens
 
@@ -145,15 +146,23 @@ def _text_pieces(view: RowsView) -> tuple[str, ...]:
 
 
 def _clip_text(view: RowsView) -> Tensor:
-    """[M, P] CLIP's embeddings of the method's texts; notes where CLIP could not read them all."""
+    """[M, P] CLIP's embeddings of the method's texts."""
     setup, row = view.reading.setup, view.offer.row
-    clip = load_clip(str(setup.ready.clip), view.hidden.device, view.hidden.dtype)
-    with contained(setup.ready.name, "reads.texts"):
-        texts = setup.ready.reads.texts(view.reading.call.questions[row] or "")
+    notes = setup.trace.samples[row].notes
+    return clip_texts(setup.ready, view.reading.call.questions[row], view.hidden, notes)
+
+
+def clip_texts(ready: Ready, question: str | None, like: Tensor, notes: list[str]) -> Tensor:
+    """[M, P] CLIP's embeddings of the texts that a method makes of a question.
+
+    `like` gives device and dtype; a note says so where CLIP could not read them all.
+    """
+    clip = load_clip(str(ready.clip), like.device, like.dtype)
+    with contained(ready.name, "reads.texts"):
+        texts = ready.reads.texts(question or "")
     embeddings, cut = clip.texts(texts)
     if cut:
-        note = f"{cut} texts were longer than CLIP reads and were cut off"
-        setup.trace.samples[row].notes.append(note)
+        notes.append(f"{cut} texts were longer than CLIP reads and were cut off")
     return embeddings
 
 
@@ -192,7 +201,7 @@ class Reading:
     def read_behind(
         self, site: Site, rows: list[int], stream: Stream, hidden: Tensor, kwargs: Kwargs
     ) -> None:
-        """Run the norm and projections of the layer behind the site, and keep what is read there."""
+        """Run the norm and projections of the layer behind the site; keep what is read there."""
         with self.setup.trace.selecting(hidden.device, rows):
             layer = self.setup.layers[site.layer]
             heads = dry_run(layer, self.setup.attention(site.layer), hidden, kwargs)
@@ -216,7 +225,7 @@ class Reading:
         token = self._probe_token(hidden)
         setup, drafts, batch = self.setup, self.call.drafts, len(hidden)
         cache = checked(kwargs.get("past_key_values"))
-        prompts = [stream.without(drafts) for stream in streams]
+        before = [stream.without(drafts) for stream in streams[:-1]]
         with (
             _without_drafts(cache, drafts),
             setup.trace.selecting(hidden.device, rows),
@@ -225,12 +234,10 @@ class Reading:
                 setup.parts,
                 setup.model,
                 token[0].to(hidden).expand(batch, 1, -1),
+                CachedPrompt(before, cache, kwargs),
                 added=token,
                 ids=end.expand(*end.shape[:-2], batch, 1) + 1,
-                streams=prompts[:-1],
-                cache=cache,
-                kwargs=kwargs,
-                watched=site.layer - 1,
+                layer=site.layer - 1,
             )
             if heads is None:
                 raise EngineError(f"layer {site.layer - 1} never called its attention function")
@@ -258,10 +265,10 @@ class Reading:
         """Read the signals; `heads` lack the drafts that may be in the stream."""
         prompt = stream.without(self.call.drafts)
         for signal in signals:
-            read = FROM_HEADS[signal]
-            self.over_columns[signal] = {
-                row: read(HeadsView(heads, row, prompt, self.call.visual[row])) for row in rows
-            }
+            reader, values = FROM_HEADS[signal], {}
+            for row in rows:
+                values[row] = reader(HeadsView(heads, row, prompt, self.call.visual[row]))
+            self.over_columns[signal] = values
 
     def forget_attention(self) -> None:
         """Drop what was kept for a stage that has run."""
@@ -276,7 +283,8 @@ class Reading:
         columns = offer.live.columns.to(hidden.device)
         signals: dict[Signal, Any] = {}
         for signal, values in self.over_columns.items():
-            signals[signal] = values[row].index_select(TOKEN_AXIS[signal], columns)
+            axis, value = signal.row.token_axis, values[row]
+            signals[signal] = value if axis is None else value.index_select(axis, columns)
         for signal, blocks in ready.blocks.items():
             if signal in here:
                 encoder_rows = self.call.rows[row]
@@ -284,9 +292,9 @@ class Reading:
                 signals[signal] = observed
         prompt = offer.live.text[: len(offer.live.text) - self.call.drafts]
         view = RowsView(self, offer, hidden, stream, prompt.nonzero()[:, 0])
-        for signal, read in FROM_ROWS.items():
+        for signal, reader in FROM_ROWS.items():
             if signal in here:
-                signals[signal] = read(view)
+                signals[signal] = reader(view)
         return signals
 
     def tokens(self, offer: Offer, features: Tensor, signals: dict[Signal, Any]) -> VisualTokens:
@@ -297,8 +305,8 @@ class Reading:
         """
         call, row, site = self.call, offer.row, offer.stage.site
         reads, views = self.setup.ready.reads, dict(signals)
-        if call.given:
-            for signal, value in call.given[row].items():
+        if call.caller_signals:
+            for signal, value in call.caller_signals[row].items():
                 # a caller of a bare decoder may give what no stage of it could read
                 if signal in reads.signals and reads.covers(signal, site):
                     views[signal] = copied(value)

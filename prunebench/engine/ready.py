@@ -62,9 +62,9 @@ def make_ready(
     parts: Family,
     model: nn.Module,
     pruner: Pruner | str,
-    known: frozenset[Signal] = frozenset(),
+    elsewhere: frozenset[Signal] = frozenset(),
 ) -> Ready:
-    """Prepare a method for a model, once; signals that are `known` need not come from it.
+    """Prepare a method for a model, once; signals from `elsewhere` need not come from it.
 
     Raises Unsupported where the model cannot serve the method, and whatever the method itself
     raises.
@@ -76,11 +76,11 @@ def make_ready(
     if not isinstance(prepared, Pruner):
         kind = type(prepared).__name__
         raise TypeError(f"{name}.prepared gave a {kind}; it must give the method, ready")
-    reason = refusal(prepared, parts, known)
+    reason = refusal(prepared, parts, elsewhere)
     if reason is not None:
         raise Unsupported(reason)
     reads = reads_of(prepared)
-    signals = reads.signals - known
+    signals = reads.signals - elsewhere
     clip = _clip_of(name, reads, parts, model) if signals & CLIP else None
     blocks: dict[Signal, Blocks] = {}
     for signal in sorted(signals & SEEN):
@@ -119,13 +119,15 @@ def _check_signals(member: str, signals: Any) -> None:
         raise MethodError(one_line(f"{member} is {signals!r}; it must be a frozenset of Signal"))
 
 
-def refusal(pruner: Pruner, parts: Family, known: frozenset[Signal] = frozenset()) -> str | None:
+def refusal(
+    pruner: Pruner, parts: Family, elsewhere: frozenset[Signal] = frozenset()
+) -> str | None:
     """Why a family cannot serve a method, whatever the budget; None where it can.
 
-    Signals that are `known` need no family.
+    Signals from `elsewhere` need no family.
     """
     name = name_of(pruner)
-    needs = needs_of(pruner) - known
+    needs = needs_of(pruner) - elsewhere
     # in the order of their declaration, so that the reason does not depend on spelling
     for signal in Signal:
         reason = parts.lacks(signal) if signal in needs else None
@@ -168,7 +170,7 @@ def _blocks_of(name: str, reads: Reads, signal: Signal, family: Family, model: n
 
 
 def _clip_of(name: str, reads: Reads, family: Family, model: nn.Module) -> str:
-    """The CLIP that a method's CLIP signals come from; raises Unsupported where nobody names one."""
+    """The CLIP that a method's CLIP signals come from; raises Unsupported for none."""
     clip = reads.clip or family.clip(model)
     if clip is None:
         raise Unsupported(

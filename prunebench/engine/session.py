@@ -1,4 +1,4 @@
-"""Session: one pruner at work in one stock transformers model, through hooks that leave no trace."""
+"""Session: one pruner at work in one stock model, through hooks that leave no trace."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prunebench.engine.listen import Listener
 from prunebench.engine.lora import tuned
 from prunebench.engine.prefill import Prefill
 from prunebench.engine.ready import Ready, make_ready
-from prunebench.engine.setup import Setup
+from prunebench.engine.setup import Setup, Terms
 from prunebench.engine.stream import EngineError
 from prunebench.engine.trace import Trace
 from prunebench.engine.wrappers import chain_of
@@ -104,7 +104,7 @@ def prune(
     family = family_of(whole)
     ready = pruner if isinstance(pruner, Ready) else make_ready(family, whole, pruner)
     trace = Trace(timed, count_flops)
-    setup = Setup(family, whole, ready, budget, positions, plan, trace, Finite())
+    setup = Setup(family, whole, ready, Terms.of(budget, positions, plan), trace, Finite())
     gives = CallerGives(seeds, questions, pictures, masks, processor, layouts, rows)
     missing = gives.missing(ready.needs)
     if missing is not None:
@@ -140,11 +140,11 @@ def prune_embeds(
     """
     parts, trace = BareDecoder(), Trace()
     ready = make_ready(parts, decoder, pruner, frozenset().union(*signals))
-    setup = Setup(parts, decoder, ready, budget, positions, plan, trace, Finite())
+    setup = Setup(parts, decoder, ready, Terms.of(budget, positions, plan), trace, Finite())
     session = Session(setup)
     nobody, seeds = [None] * len(layouts), [0] * len(layouts)
     with session.attached():
-        session.expect(Call(visual.cpu(), layouts, seeds, nobody, given=signals))
+        session.expect(Call(visual.cpu(), layouts, seeds, nobody, caller_signals=signals))
         yield trace
     setup.finite.settle()
 

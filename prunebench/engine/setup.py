@@ -39,9 +39,9 @@ class Tower(Protocol):
     """The seam inside the vision encoder: it runs the stages of a plan that lie there.
 
     The encoder runs before the decoder, and before `Prefill` exists: under `generate` even before
-    the model's own `forward`. So whoever serves these stages plans them by itself, sample by sample,
-    with `planned(ready, budget, plan, available, layers)`, `available` being the length of the
-    sample's layout; asks the method at every stage of Part.VISION, in order; and keeps what was
+    the model's own `forward`. So whoever serves these stages plans them by itself, sample by
+    sample, with `planned(ready, budget, plan, available, layers)`, where `available` is the length
+    of the sample's layout; asks the method at every stage of Part.VISION, in order; and keeps what was
     left, without changing how many features leave the projector. When the decoder is called, the
     prefill reads it: it notes the survivors in the trace, drops the others where the language model
     begins, and goes on with the plan's later stages as if they had been dropped by any other.
@@ -61,13 +61,36 @@ class Tower(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Terms:
+    """How a method is to work: what it may spend, where, and what becomes of position ids.
+
+    `plan` sets the stages and leaves the `budget` aside; `positions` None means the method's own.
+    """
+
+    budget: Budget | None = None
+    positions: Positions | None = None
+    plan: tuple[Stage, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        budget: Budget | int | float | str | None,
+        positions: Positions | None,
+        plan: tuple[Stage, ...] | None,
+    ) -> Terms:
+        """The terms as a caller words them; raises BudgetError, EngineError for other positions."""
+        if positions not in (None, "original", "compact"):
+            raise EngineError(f"positions is {positions!r}; it is 'original' or 'compact'")
+        return cls(None if budget is None else Budget.parse(budget), positions, plan)
+
+
 class Setup:
     """The model's parts, the method bound to it, and how it is to work.
 
-    `plan` sets the stages and leaves the `budget` aside; `observer` reads the vision encoder, None
-    where the method reads nothing there; `tower` runs stages inside it, None where no
-    stage can lie there. Raises EngineError for positions of another name,
-    Unsupported for an attention kernel that no seam serves.
+    `observer` reads the vision encoder, None where the method reads nothing there; `tower` runs
+    stages inside it, None where no stage can lie there. Raises Unsupported for an attention kernel
+    that no seam serves.
     """
 
     def __init__(
@@ -75,18 +98,15 @@ class Setup:
         parts: Family,
         model: nn.Module,
         ready: Ready,
-        budget: Budget | int | float | str | None,
-        positions: Positions | None,
-        plan: tuple[Stage, ...] | None,
+        terms: Terms,
         trace: Trace,
         finite: Finite,
     ) -> None:
-        if positions not in (None, "original", "compact"):
-            raise EngineError(f"positions is {positions!r}; it is 'original' or 'compact'")
         self.parts, self.model, self.ready = parts, model, ready
-        self.plan, self.trace, self.finite = plan, trace, finite
-        self.budget = None if budget is None else Budget.parse(budget)
-        self.compact_ids = (positions or ready.pruner.default_positions) == "compact"
+        self.trace, self.finite = trace, finite
+        self.budget, self.plan = terms.budget, terms.plan
+        positions = terms.positions or ready.pruner.default_positions
+        self.compact_ids = positions == "compact"
         self.decoder = parts.decoder(model)
         self.layers = parts.layers(model)
         self.rotary: Any = parts.rotary(model)
@@ -104,7 +124,7 @@ class Setup:
                 model,
                 ready.blocks,
                 count=trace.count_flops,
-                everywhere=ready.inside_encoder(plan),
+                everywhere=ready.inside_encoder(terms.plan),
             )
         self.tower: Tower | None = None
 

@@ -44,15 +44,16 @@ def _inside(wrapper: Any) -> nn.Module | None:
         return base(wrapper)  # type: ignore[no-any-return]
     if hasattr(wrapper, "config"):
         return None
-    held = getattr(wrapper, "module", None)
-    if not isinstance(held, nn.Module):
+    inner = getattr(wrapper, "module", None)
+    if not isinstance(inner, nn.Module):
         return None
     if len(getattr(wrapper, "device_ids", None) or ()) > 1:
         kind = type(wrapper).__name__
         raise EngineError(
-            f"{kind} copies the model to several GPUs, where no hook goes along; use its module: prune(model.module, ...)"
+            f"{kind} copies the model to several GPUs, where no hook goes along; use its module: "
+            "prune(model.module, ...)"
         )
-    return held
+    return inner
 
 
 def _check_compiled(model: nn.Module) -> None:

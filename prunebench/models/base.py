@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunebench.pruner import Facts
 from prunebench.pruner import Unsupported as Unsupported  # most who need a family need it
-from prunebench.signals import CLIP, Signal
+from prunebench.signals import Signal
 from prunebench.tokens import Layout
 
 KNOWN_GOOD = "transformers 5.6 to 5.23"
@@ -61,6 +61,17 @@ class EncoderRows:
         patches = self.patches[alive]
         live[patches[patches >= 0]] = True
         return live
+
+
+LACKS = {
+    "cls": (
+        "the vision encoder of {} has no CLS token "
+        f"({Signal.RECEIVED_ATTENTION} is the usual substitute)"
+    ),
+    "clipped": "the vision encoder of {} is no CLIP's",
+    "tiled": "{} has none",
+}
+"""Why a family cannot give a signal, by the flag of its own that the signal's row names."""
 
 
 class Family(ABC):
@@ -259,16 +270,10 @@ class Family(ABC):
 
     def lacks(self, signal: Signal) -> str | None:
         """Why the model cannot give a signal, with what is used in its stead; None where it can."""
-        if signal in (Signal.CLS_ATTENTION, Signal.CLS_FEATURES) and not self.cls:
-            return (
-                f"the vision encoder of {self.name} has no CLS token "
-                f"({Signal.RECEIVED_ATTENTION} is the usual substitute)"
-            )
-        if signal in CLIP and not self.clipped:
-            return f"the vision encoder of {self.name} is no CLIP's"
-        if signal is Signal.TILES and not self.tiled:
-            return f"{self.name} has none"
-        return None
+        feature = signal.row.feature
+        if not feature or getattr(self, feature):
+            return None
+        return LACKS[feature].format(self.name)
 
 
 def config_of(module: nn.Module) -> Any:

@@ -137,7 +137,7 @@ class TransformersBackend:
     def answer(self, encoded: Encoded, method: Ready, conditions: Conditions) -> Answer:
         """Generate an answer to every sample, with the generation settings of the first.
 
-        Only the settings of the first count, so samples that go together have the same.
+        Samples that go together have the same settings, so it speaks for all.
         """
         samples, loaded = encoded.samples, self.loaded
         start = perf_counter()
@@ -149,7 +149,7 @@ class TransformersBackend:
             positions=conditions.positions,
             seeds=conditions.seeds,
             count_flops=conditions.count_flops,
-            **samples.caller_gives(loaded, method.pruner),
+            **samples.caller_gives(loaded, method.needs),
         )
         options = options_of(samples.requests[0], loaded)
         with session as trace, torch.inference_mode():
@@ -179,7 +179,7 @@ class TransformersBackend:
             settings,
             positions=conditions.positions,
             seeds=conditions.seeds,
-            **samples.caller_gives(self.loaded, method.pruner),
+            **samples.caller_gives(self.loaded, method.needs),
         )
 
     def time_smaller(self, small: Samples, full: Samples, settings: PairSettings) -> list[PairRow]:

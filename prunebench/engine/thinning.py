@@ -1,0 +1,67 @@
+"""Thinning: what the samples of a batch keep at one seam, and the stream and rows that follow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunebench.engine.stream import LiveTokens, Stream
+from prunebench.tokens import Keep
+
+
+class Thinning:
+    """One stage for a whole batch, that enters with a stream; samples without a stage keep all."""
+
+    def __init__(self, entered: Stream) -> None:
+        self.entered = entered
+        self.source = list(entered.source)
+        """By sample, the prompt positions that go on."""
+        self.merged: dict[int, tuple[Tensor, Tensor]] = {}
+        """By sample, positions [K] with the rows [K, D] that take the place of theirs."""
+        self.biases: dict[int, tuple[Tensor, Tensor]] = {}
+        """By sample, positions [K] with what is added to their keys' scores [K]."""
+
+    def leave(self, row: int, live: LiveTokens, index: Tensor) -> None:
+        """A sample keeps its text, and of its `live` visual tokens those at `index` [K]."""
+        alive = live.text.clone()
+        alive[live.places[index]] = True
+        self.source[row] = self.entered.source[row][alive]
+
+    def keep(self, row: int, live: LiveTokens, keep: Keep, pinned: bool) -> Tensor:
+        """A sample keeps what the method answered, and its last token where that is pinned.
+
+        Returns the survivors [K] among its original visual tokens.
+        """
+        positions = self.entered.source[row][live.places[keep.index]]
+        if keep.features is not None:
+            self.merged[row] = positions, keep.features
+        if keep.bias is not None:
+            self.biases[row] = positions, keep.bias
+        index = keep.index
+        if pinned:
+            index = torch.cat([index, index.new_tensor([len(live) - 1])])
+        self.leave(row, live, index)
+        return live.ordinal[index]
+
+    def stream(self) -> Stream:
+        """What goes on; the stream that entered where every sample kept all."""
+        lengths = [len(positions) for positions in self.source]
+        stream = self.entered
+        if lengths != [len(positions) for positions in stream.source]:
+            stream = stream.narrowed(self.source)
+        return stream.biased(self.biases)
+
+    def rows(self, hidden: Tensor, stream: Stream) -> Tensor:
+        """Of the rows `hidden` [B, S, D] that entered, those [B, n, D] of the stream that goes on.
+
+        Merged rows are in the places of those that they replace.
+        """
+        if stream.source is not self.entered.source:
+            columns = self.entered.columns(stream, hidden.device)[..., None]
+            hidden = hidden.gather(1, columns.expand(-1, -1, hidden.shape[-1]))
+        if self.merged:
+            hidden = hidden.clone()
+        for row, (positions, features) in self.merged.items():
+            columns = stream.column_of(row, positions).to(hidden.device)
+            hidden[row, columns] = features.to(hidden)
+        return hidden
