@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import normalize
 
 from prunebench import Keep, Pruner, Stage, VisualTokens, register, require_finite
 
@@ -23,15 +24,16 @@ class DivPrune(Pruner):
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         require_finite(tokens.features, "features")
-        unit = torch.nn.functional.normalize(tokens.features.float(), dim=-1)
-        similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
+        unit = normalize(tokens.features.float(), dim=-1)
+        similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)  # [N, N]
         # picks stay one-element tensors: an int would wait for the GPU in every round
         pick = similarity.amax(dim=0).argmin().view(1)
-        order, closest = [pick], torch.full_like(similarity[0], -torch.inf)
+        order = [pick]
+        closest = torch.full_like(similarity[0], -torch.inf)  # [N] similarity to the nearest pick
         for _ in range(min(stage.keep, len(tokens)) - 1):
-            closest = torch.maximum(closest, similarity.index_select(0, pick)[0]).index_fill_(
-                0, pick, torch.inf
-            )
+            to_pick = similarity.index_select(0, pick)[0]
+            closest = torch.maximum(closest, to_pick)
+            closest = closest.index_fill_(0, pick, torch.inf)
             pick = closest.argmin().view(1)
             order.append(pick)
         return Keep(torch.cat(order))

@@ -12,7 +12,8 @@ from prunebench import ScorePruner, Signal, VisualTokens, register
 @register(
     paper="https://arxiv.org/abs/2412.01818",
     code="https://github.com/Theia-4869/FasterVLM",
-    variant="tiled images keep the model's own unpadding and newline tokens, which the official code removes",
+    variant="tiled images keep the model's own unpadding and newline tokens, "
+    "which the official code removes",
 )
 @dataclass(frozen=True)
 class FasterVLM(ScorePruner):
@@ -33,10 +34,11 @@ class FasterVLM(ScorePruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        return frozenset(
-            {Signal.CLS_ATTENTION if self.attention == "cls" else Signal.RECEIVED_ATTENTION}
-        )
+        of_cls = self.attention == "cls"
+        return frozenset({Signal.CLS_ATTENTION if of_cls else Signal.RECEIVED_ATTENTION})
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        seen = tokens.cls_attention if self.attention == "cls" else tokens.received_attention
-        return seen.mean(dim=(0, 1))
+        """[N] what CLS, or all patches, paid in the block that the projector reads."""
+        of_cls = self.attention == "cls"
+        attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
+        return attention.mean(dim=(0, 1))

@@ -25,4 +25,5 @@ class FastV(ScorePruner):
         return llm(before=self.layer)
 
     def score(self, tokens: VisualTokens) -> Tensor:
+        """[N] what the last prompt token paid in the layer before the site."""
         return tokens.last_query_attention.mean(dim=0)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,8 @@ FILE = "new_modules_gp.pt"
 @register(
     paper="https://arxiv.org/abs/2508.01548",
     code="https://github.com/HVision-NKU/GlimpsePrune",
-    variant="also tiles (each an image of its own; a newline token fares like the best of its row), several images and batches",
+    variant="also tiles (each an image of its own; a newline token fares like the best of its "
+    "row), several images and batches",
 )
 @dataclass(frozen=True)
 class GlimpsePrune(Trained):
@@ -55,12 +56,16 @@ class GlimpsePrune(Trained):
     `layer` see every token, so that a mean budget below their share is out of reach: give a "kv"
     budget, which is the paper's retention. Without a budget there is no cap.
 
-    `layer` -1 is the weights' own: about 2/3 of the depth, as released. `attention` is what of the
-    logits is read: "logits" as for the released Qwen2.5-VL, "log_attention" as for LLaVA-1.5; "" is
-    the weights' own.
+    Settings:
+
+    - `layer`: counted from 0; -1 is the weights' own, about 2/3 of the depth, as released;
+    - `threshold`: the least importance, as a probability, that a token needs to stay;
+    - `floor`: tokens that stay at least;
+    - `attention`: what of the logits is read: "logits" as for the released Qwen2.5-VL,
+      "log_attention" as for LLaVA-1.5; "" is the weights' own.
     """
 
-    dynamic: ClassVar[bool] = True
+    dynamic = True
     layer: int = -1
     threshold: float = 0.5
     floor: int = 1
@@ -69,67 +74,75 @@ class GlimpsePrune(Trained):
     def __post_init__(self) -> None:
         if self.attention not in ("", "logits", "log_attention"):
             raise ValueError(
-                f"attention is {self.attention!r}; it is 'logits', 'log_attention' or '' for the weights' own"
+                f"attention is {self.attention!r}; "
+                "it is 'logits', 'log_attention' or '' for the weights' own"
             )
         if not 0 <= self.threshold < 1 or self.floor < 1:
             raise ValueError(
-                f"threshold is {self.threshold} and floor {self.floor}; 0 <= threshold < 1 and floor >= 1"
+                f"threshold is {self.threshold} and floor {self.floor}; "
+                "0 <= threshold < 1 and floor >= 1"
             )
 
     @property
     def needs(self) -> frozenset[Signal]:
-        read = (
-            Signal.PROBE_LOG_ATTENTION if self.attention == "log_attention" else Signal.PROBE_LOGITS
-        )
-        return frozenset({read, Signal.ENCODER_FEATURES})
+        attention = Signal.PROBE_LOGITS
+        if self.attention == "log_attention":
+            attention = Signal.PROBE_LOG_ATTENTION
+        return frozenset({attention, Signal.ENCODER_FEATURES})
 
     def site(self) -> Site:
         return llm(before=max(1, self.layer + 1))
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
-        site = llm(before=1 + (self.layer if self.layer >= 0 else late_layer(layers)))
+        """One stage behind the layer of the weights, or about as deep as released where there are
+        none yet; it compacts the caches before it.
+        """
+        layer = self.layer if self.layer >= 0 else late_layer(layers)
+        site = llm(before=layer + 1)
         if budget is None:
             return (Stage(site, available, compact=True),)
         return solve(budget, [site], available, layers, compact=True)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        """Those above the threshold, no more than the stage keeps and no fewer than the floor."""
         chances = self.predict(tokens).sigmoid()
-        kept = int((chances > self.threshold).sum())
-        return Keep(top(chances, max(min(kept, stage.keep), min(self.floor, stage.keep))))
+        likely = int((chances > self.threshold).sum())
+        count = max(min(likely, stage.keep), min(self.floor, stage.keep))
+        return Keep(top(chances, count))
 
     def predict(self, tokens: VisualTokens) -> Tensor:
         """[N] logit of every token's importance."""
         predictor: Any = self._module(tokens.features.device).attn_fuser
-        read = (
-            tokens.probe_log_attention if self.attention == "log_attention" else tokens.probe_logits
-        )
-        layout, newline = tokens.layout, tokens.layout.newline[tokens.index]
-        tile, row, column = (
-            values[tokens.index] for values in (layout.tile, layout.row, layout.column)
-        )
-        patch = (~newline).nonzero()[:, 0].to(read.device)
-        places = torch.stack([tile, row, column], dim=1).to(read.device)
-        maps = tokens.encoder_features.float()
-        logits = read.new_full((len(tokens),), float("-inf"), dtype=torch.float32)
-        found = predictor(read.float().mT[patch], maps[:, patch], places[patch])
-        logits = logits.index_copy(0, patch, found)
-        for place in newline.nonzero()[
-            :, 0
-        ].tolist():  # a newline is no image token: it goes with its row
-            logits[place] = logits[
-                ((tile == tile[place]) & (row == row[place])).to(logits.device)
-            ].max()
+        attention = self._attention(tokens)
+        newline, tile, row = tokens.newline, tokens.tile, tokens.row
+        patch = (~newline).nonzero()[:, 0].to(attention.device)
+        places = torch.stack([tile, row, tokens.column], dim=1).to(patch)
+        maps = tokens.encoder_features.float()[:, patch]
+        evidence = attention.float().mT[patch]  # [patches, H]
+        of_patches = predictor(evidence, maps, places[patch])
+        logits = attention.new_full((len(tokens),), float("-inf"), dtype=torch.float32)
+        logits = logits.index_copy(0, patch, of_patches)
+        # a newline is no image token: it goes with its row
+        for place in newline.nonzero()[:, 0].tolist():
+            of_row = (tile == tile[place]) & (row == row[place])
+            logits[place] = logits[of_row.to(logits.device)].max()
         return logits
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
-        read = (
-            tokens.probe_log_attention if self.attention == "log_attention" else tokens.probe_logits
-        )
+        """[N] logits of the predictor, [N, H] what it reads, and [L, D] the glimpse token, by the
+        names of the official vectors.
+        """
         return {
             "logits": self.predict(tokens),
-            "glimpse_attention": read.mT,
+            "glimpse_attention": self._attention(tokens).mT,
             "glimpse_embeds": self._module(None).glimpse(),
         }
+
+    def _attention(self, tokens: VisualTokens) -> Tensor:
+        """[H, N] what the glimpse token pays the image, as the weights read it."""
+        if self.attention == "log_attention":
+            return tokens.probe_log_attention
+        return tokens.probe_logits
 
     @property
     def reads(self) -> Reads:
@@ -139,6 +152,7 @@ class GlimpsePrune(Trained):
         return Reads(self.needs, blocks=blocks, probe=module.glimpse)
 
     def _module(self, device: torch.device | None) -> Any:
+        """The module on that device, or where it is; raises ValueError before it was prepared."""
         if self.module is None:
             raise ValueError("glimpseprune has no weights yet: prepared() finds them")
         return self.module if device is None else self.module.to(device)
@@ -150,21 +164,22 @@ class GlimpsePrune(Trained):
         """As released for large models; predictors of small models are small, too."""
         if facts.vision_blocks is None or facts.vision_width is None or facts.feature_block is None:
             raise Unsupported("glimpseprune reads the vision encoder; a bare decoder has none")
-        large = facts.width >= 1024
+        is_large = facts.width >= 1024
+        # the block whose output the projector reads, and those a quarter, a half and three quarters
+        # of the encoder below it
+        step = facts.vision_blocks // BLOCKS
+        blocks = [max(0, facts.feature_block - part * step) for part in range(BLOCKS)]
         return {
             "layers": facts.layers,
             "width": facts.width,
             "heads": facts.heads,
             "eps": facts.eps,
             "vision_width": facts.vision_width,
-            "blocks": [
-                max(0, facts.feature_block - part * (facts.vision_blocks // BLOCKS))
-                for part in range(BLOCKS)
-            ],
+            "blocks": blocks,
             "layer": late_layer(facts.layers),
             "attention": "logits",
-            "stream": 256 if large else 64,
-            "condition": 512 if large else 64,
+            "stream": 256 if is_large else 64,
+            "condition": 512 if is_large else 64,
             "fuser_heads": 4,
         }
 
@@ -173,6 +188,7 @@ class GlimpsePrune(Trained):
         return _Modules(sizes)
 
     def adapted(self, sizes: Mapping[str, Any]) -> Self:
+        """Layer and kind of attention of the weights, where no setting says otherwise."""
         return replace(
             self,
             layer=self.layer if self.layer >= 0 else int(sizes["layer"]),
@@ -185,36 +201,41 @@ class GlimpsePrune(Trained):
         exactly.
         """
         state = _tensors(folder / FILE)
-        sizes = _sizes_of(state, json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        with torch.device("meta"):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sizes = _sizes_of(state, config)
+        with torch.device("meta"):  # its tensors are replaced, so that none need be drawn
             module = cls.build(sizes)
         module.load_state_dict(state, assign=True)
         return sizes, module
 
     @classmethod
     def write(
-        cls, folder: Path, sizes: Mapping[str, Any], module: nn.Module, told: Mapping[str, Any]
+        cls, folder: Path, sizes: Mapping[str, Any], module: nn.Module, notes: Mapping[str, Any]
     ) -> None:
-        """The official layout; `told` goes into config.json beside the official fields."""
+        """The official layout; `notes` go into config.json beside the official fields."""
         torch.save(_nested(module.state_dict()), folder / FILE)
-        (folder / "config.json").write_text(
-            json.dumps({**_to_config(sizes), **told}, indent=2) + "\n"
-        )
+        config = {**_to_config(sizes), **notes}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def loss(self, example: Example) -> tuple[Tensor, dict[str, float]]:
         """Dice + 0.1 BCE of the predicted importance, and the model's loss on the answer behind the
         glimpse token.
         """
         logits = self.predict(example.tokens)
-        real = ~example.tokens.layout.newline[example.tokens.index].to(logits.device)
-        logits, target = logits[real], example.target.to(logits)[real]
+        is_patch = ~example.tokens.newline.to(logits.device)
+        logits = logits[is_patch]
+        target = example.target.to(logits)[is_patch]
         chances = logits.sigmoid()
-        shared = 2 * (chances * target).sum()
-        dice = 1 - (shared + 1e-6) / (chances.sum() + target.sum() + 1e-6)
+        overlap = 2 * (chances * target).sum()
+        total = chances.sum() + target.sum()
+        dice = 1 - (overlap + 1e-6) / (total + 1e-6)
         location = dice + 0.1 * binary_cross_entropy_with_logits(logits, target)
-        answer = location.new_zeros(()) if example.answer_loss is None else example.answer_loss
-        kept = chances > self.threshold
-        both, either = (kept & (target > 0)).sum(), (kept | (target > 0)).sum()
+        answer = example.answer_loss
+        if answer is None:
+            answer = location.new_zeros(())
+        kept, evident = chances > self.threshold, target > 0
+        both = (kept & evident).sum()
+        either = (kept | evident).sum()
         figures = {
             "location_loss": float(location.detach()),
             "answer_loss": float(answer.detach()),
@@ -240,13 +261,18 @@ class _Modules(nn.Module):
         self.le_dropout = nn.Dropout(DROPOUT)
         self.attn_fuser = _Predictor(sizes)
         for name, weight in self.named_parameters():
-            if "proj" in name and name != "learnable_embeddings":
-                nn.init.zeros_(weight) if name.endswith("bias") else nn.init.xavier_uniform_(weight)
+            if "proj" not in name:
+                continue
+            if name.endswith("bias"):
+                nn.init.zeros_(weight)
+            else:
+                nn.init.xavier_uniform_(weight)
 
     def glimpse(self) -> Tensor:
-        """[L, D]."""
-        found: Tensor = self.le_dropout(self.le_norm(self.le_proj(self.learnable_embeddings[:, 0])))
-        return found
+        """[L, D] what the glimpse token is in every layer."""
+        projected = self.le_proj(self.learnable_embeddings[:, 0])
+        embeds: Tensor = self.le_dropout(self.le_norm(projected))
+        return embeds
 
 
 class _Predictor(nn.Module):
@@ -276,10 +302,9 @@ class _Predictor(nn.Module):
         """
         hidden = self.attn_in_proj(attention)
         tiles = places[:, 0]
-        several = bool((tiles != tiles[:1]).any())
-        together = (
-            (tiles[:, None] == tiles)[None, None] if several else None
-        )  # every image by itself
+        together = None  # every image by itself
+        if bool((tiles != tiles[:1]).any()):
+            together = (tiles[:, None] == tiles)[None, None]
         for block, condition, features in zip(self.layers, self.cond_in_projs, maps, strict=True):
             hidden = block(hidden, condition(features), places[:, 1:], together)
         logits: Tensor = self.attn_out_projs[-1](hidden)[:, 0]
@@ -294,37 +319,49 @@ class _Block(nn.Module):
     def __init__(self, stream: int, condition: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.RMSNorm(stream, eps=1e-6), nn.RMSNorm(stream, eps=1e-6)
+        self.norm1 = nn.RMSNorm(stream, eps=1e-6)
+        self.norm2 = nn.RMSNorm(stream, eps=1e-6)
         both = stream + condition
+        # drawn in this order, for the weights of a seed are to stay the same
         self.attn = nn.ModuleDict(
-            {name: nn.Linear(both, both, bias=False) for name in ("q_proj", "k_proj")}
-            | {name: nn.Linear(stream, stream, bias=False) for name in ("v_proj", "o_proj")}
+            {
+                "q_proj": nn.Linear(both, both, bias=False),
+                "k_proj": nn.Linear(both, both, bias=False),
+                "v_proj": nn.Linear(stream, stream, bias=False),
+                "o_proj": nn.Linear(stream, stream, bias=False),
+            }
         )
         self.mlp = nn.ModuleDict(
-            {name: nn.Linear(stream, 2 * stream) for name in ("gate_proj", "up_proj")}
+            {
+                "gate_proj": nn.Linear(stream, 2 * stream),
+                "up_proj": nn.Linear(stream, 2 * stream),
+                "down_proj": nn.Linear(2 * stream, stream),
+            }
         )
-        self.mlp["down_proj"] = nn.Linear(2 * stream, stream)
 
     def forward(
         self, hidden: Tensor, condition: Tensor, places: Tensor, together: Tensor | None
     ) -> Tensor:
+        """[N, stream] after one block.
+
+        `hidden` [N, stream], `condition` [N, condition], `places` [N, 2] rows and columns;
+        `together` [1, 1, N, N] bool says which tokens may see each other, None that all may.
+        """
         normed = self.norm1(hidden)
         both = torch.cat([normed, condition], dim=-1)
-        query, key = (
-            _rotated(self._split(self.attn[name](both)), places) for name in ("q_proj", "k_proj")
-        )
-        attended = scaled_dot_product_attention(
-            query, key, self._split(self.attn["v_proj"](normed)), attn_mask=together
-        )
-        hidden = hidden + self.attn["o_proj"](attended[0].transpose(0, 1).flatten(1))
+        query = _rotated(self._split(self.attn["q_proj"](both)), places)
+        key = _rotated(self._split(self.attn["k_proj"](both)), places)
+        value = self._split(self.attn["v_proj"](normed))
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=together)
+        joined = attended[0].transpose(0, 1).flatten(1)
+        hidden = hidden + self.attn["o_proj"](joined)
         normed = self.norm2(hidden)
-        gated: Tensor = self.mlp["down_proj"](
-            silu(self.mlp["gate_proj"](normed)) * self.mlp["up_proj"](normed)
-        )
-        return hidden + gated
+        gated = silu(self.mlp["gate_proj"](normed)) * self.mlp["up_proj"](normed)
+        after: Tensor = hidden + self.mlp["down_proj"](gated)
+        return after
 
     def _split(self, values: Tensor) -> Tensor:
-        """[1, heads, N, d]."""
+        """[1, heads, N, d] of [N, heads * d]."""
         return values.view(len(values), self.heads, -1).transpose(0, 1)[None]
 
 
@@ -333,11 +370,13 @@ def _rotated(values: Tensor, places: Tensor) -> Tensor:
     halves are rotated.
     """
     half = values.shape[-1] // 2
-    frequency = ROPE_BASE ** (-torch.arange(0, half, 2, device=values.device).float() / half)
+    exponent = -torch.arange(0, half, 2, device=values.device).float() / half
+    frequency = ROPE_BASE**exponent
     angle = (places.float()[:, :, None] * frequency).flatten(1)  # [N, half]
     angle = torch.cat([angle, angle], dim=-1)
     first, second = values.chunk(2, dim=-1)
-    return values * angle.cos() + torch.cat([-second, first], dim=-1) * angle.sin()
+    turned = torch.cat([-second, first], dim=-1)
+    return values * angle.cos() + turned * angle.sin()
 
 
 # ---- the official file layout --------------------------------------------------------------------
@@ -361,11 +400,11 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         )
     flat: dict[str, Any] = {}
     for part, values in state.items():
-        flat |= (
-            {f"{part}.{name}": value for name, value in values.items()}
-            if isinstance(values, Mapping)
-            else {part: values}
-        )
+        if not isinstance(values, Mapping):
+            flat[part] = values
+            continue
+        for name, value in values.items():
+            flat[f"{part}.{name}"] = value
     odd = [name for name, value in flat.items() if not isinstance(value, Tensor)]
     if odd:
         raise ValueError(f"{file.name} holds something else than tensors: {odd[0]}")
@@ -373,6 +412,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _nested(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Tensors by full names as an official checkpoint has them: a dict for every part."""
     nested: dict[str, Any] = {"learnable_embeddings": state["learnable_embeddings"]}
     for name, value in state.items():
         part, _, rest = name.partition(".")
@@ -387,54 +427,61 @@ def _sizes_of(state: Mapping[str, Tensor], config: Any) -> dict[str, Any]:
     """
     if not isinstance(config, dict):
         raise ValueError("config.json holds no settings")
-    # their LLaVA counts hidden states, of which the first is the embedding; their Qwen2.5-VL counts
-    # blocks
-    shift = 1 if "llava" in str(config.get("model_type", "")) else 0
-    into, condition = (
-        state["attn_fuser.attn_in_proj.weight"],
-        state["attn_fuser.cond_in_projs.0.weight"],
-    )
-    layers, stream, joint = (
-        len(state["learnable_embeddings"]),
-        into.shape[0],
-        into.shape[0] + condition.shape[0],
-    )
-    blocks, layer, heads = (
-        config["selected_visual_layers"],
-        config["reduce_layer"],
-        config["attn_fuse_num_heads"],
-    )
-    logits, eps = (
-        config["use_attention_logits"],
-        (config.get("text_config") or config)["rms_norm_eps"],
-    )
-    sensible = {
-        f"selected_visual_layers (a list of {BLOCKS} numbers)": isinstance(blocks, list)
-        and len(blocks) == BLOCKS
-        and all(type(block) is int for block in blocks),
-        f"reduce_layer (one of 0..{layers - 1})": type(layer) is int and 0 <= layer < layers,
-        f"attn_fuse_num_heads (it divides {stream} and {joint})": type(heads) is int
-        and heads > 0
-        and stream % heads == joint % heads == 0,
-        "use_attention_logits (true or false)": isinstance(logits, bool),
-        "rms_norm_eps (a small number above 0)": isinstance(eps, float) and 0 < eps < 1,
-    }
-    wrong = [name for name, fits in sensible.items() if not fits]
-    if wrong:
-        raise ValueError(f"config.json needs another {wrong[0]}")
-    return {
+    into = state["attn_fuser.attn_in_proj.weight"]  # [stream, heads]
+    condition = state["attn_fuser.cond_in_projs.0.weight"]  # [condition, vision width]
+    layers, stream = len(state["learnable_embeddings"]), into.shape[0]
+    sizes = {
         "layers": layers,
         "width": state["learnable_embeddings"].shape[-1],
         "heads": into.shape[1],
-        "eps": eps,
+        "eps": (config.get("text_config") or config)["rms_norm_eps"],
         "vision_width": condition.shape[1],
-        "blocks": [block - shift for block in blocks],
-        "layer": layer,
-        "attention": "logits" if logits else "log_attention",
+        "blocks": config["selected_visual_layers"],
+        "layer": config["reduce_layer"],
+        "attention": config["use_attention_logits"],
         "stream": stream,
         "condition": condition.shape[0],
-        "fuser_heads": heads,
+        "fuser_heads": config["attn_fuse_num_heads"],
     }
+    joint = stream + condition.shape[0]
+    requirements = {
+        f"selected_visual_layers (a list of {BLOCKS} numbers)": _are_blocks(sizes["blocks"]),
+        f"reduce_layer (one of 0..{layers - 1})": _is_layer(sizes["layer"], layers),
+        f"attn_fuse_num_heads (it divides {stream} and {joint})": _divides(
+            sizes["fuser_heads"], stream, joint
+        ),
+        "use_attention_logits (true or false)": isinstance(sizes["attention"], bool),
+        "rms_norm_eps (a small number above 0)": _is_small(sizes["eps"]),
+    }
+    wrong = [name for name, holds in requirements.items() if not holds]
+    if wrong:
+        raise ValueError(f"config.json needs another {wrong[0]}")
+    # their LLaVA counts hidden states, of which the first is the embedding; their Qwen2.5-VL counts
+    # blocks
+    shift = 1 if "llava" in str(config.get("model_type", "")) else 0
+    sizes["blocks"] = [block - shift for block in sizes["blocks"]]
+    sizes["attention"] = "logits" if sizes["attention"] else "log_attention"
+    return sizes
+
+
+def _are_blocks(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != BLOCKS:
+        return False
+    return all(type(block) is int for block in value)
+
+
+def _is_layer(value: Any, layers: int) -> bool:
+    return type(value) is int and 0 <= value < layers
+
+
+def _divides(value: Any, stream: int, joint: int) -> bool:
+    if type(value) is not int or value < 1:
+        return False
+    return stream % value == 0 and joint % value == 0
+
+
+def _is_small(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value < 1
 
 
 def _to_config(sizes: Mapping[str, Any]) -> dict[str, Any]:

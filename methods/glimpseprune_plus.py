@@ -15,8 +15,9 @@ from prunebench import Reads, register
 @register(
     paper="https://arxiv.org/abs/2508.01548",
     code="https://github.com/HVision-NKU/GlimpsePrune",
-    variant="the adapter is worn while the method works, in place of a merged checkpoint; log probabilities of the tuning are "
-    "those of the pruned pass itself, where the official code recomputes them on a shortened prompt",
+    variant="the adapter is worn while the method works, in place of a merged checkpoint; "
+    "log probabilities of the tuning are those of the pruned pass itself, "
+    "where the official code recomputes them on a shortened prompt",
 )
 @dataclass(frozen=True)
 class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads methods/ as a package of its own
@@ -33,4 +34,5 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     @property
     def reads(self) -> Reads:
         folder = None if self.folder is None else self.folder / "lora"
-        return replace(super().reads, lora=Path(self.lora) if self.lora else folder)
+        plain: Reads = super().reads
+        return replace(plain, lora=Path(self.lora) if self.lora else folder)

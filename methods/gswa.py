@@ -28,7 +28,8 @@ from prunebench import (
     build,
     fill,
     register,
-    top,
+    tile_places,
+    top_of_each,
 )
 
 BLOCKS, HEADS, CHANNELS = 2, 4, 256
@@ -52,15 +53,24 @@ class GSWA(Trained):
 
     The paper's idea: crops that are closer to the whole image in meaning hold more of what is
     needed. Its Global Semantic-guided Weight Allocator is a linear map and transformer blocks over
-    the tiles' CLS tokens, whose self-attention is read as weights; there is neither code nor a
-    formula. Ours are its sizes, the read-out (what the thumbnail pays the crops in a last
-    attention, averaged over heads, normalised over the crops), the use of the weights for budgets,
-    with what a crop cannot hold going to the others, and training on where the evidence lies. The
-    question is not asked.
+    the tiles' CLS tokens, whose self-attention is read as weights. The question is not asked.
 
-    Without weights, w is the softmax over the crops of their CLS tokens' cosine to the thumbnail's,
-    by `temperature`: what `weights` "none" asks for, and what "" falls back on where a model has
-    none. `scorer` is any method that scores tokens, with its own defaults and site.
+    There is neither code nor a formula. Ours are:
+
+    - the allocator's sizes;
+    - the read-out: what the thumbnail pays the crops in a last attention, averaged over heads and
+      normalised over the crops;
+    - the use of the weights for budgets, with what a crop cannot hold going to the others;
+    - training on where the evidence lies;
+    - weights without training: the softmax over the crops of their CLS tokens' cosine to the
+      thumbnail's.
+
+    Settings:
+
+    - `scorer`: any method that scores tokens, with its own defaults and site;
+    - `temperature`: of the softmax without training;
+    - `weights`: "none" asks for the form without training, and "" falls back on it where a model
+      has no weights.
     """
 
     default_positions = "compact"
@@ -79,12 +89,13 @@ class GSWA(Trained):
         """The method that scores tokens."""
         if self.scoring is not None:
             return self.scoring
-        made = build(self.scorer)
-        if not isinstance(made, ScorePruner):
+        scorer = build(self.scorer)
+        if not isinstance(scorer, ScorePruner):
             raise ValueError(
-                f"scorer {self.scorer!r} gives tokens no scores; it is a method that ranks them, like 'fastervlm'"
+                f"scorer {self.scorer!r} gives tokens no scores; "
+                "it is a method that ranks them, like 'fastervlm'"
             )
-        return made
+        return scorer
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -98,44 +109,48 @@ class GSWA(Trained):
         return self.inner.site()
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        """That of the scorer, which decides where tokens leave."""
         return self.inner.plan(budget, available, layers)
 
     def prepared(self, facts: Facts) -> Self:
+        """The scorer is made ready, too."""
         ready = replace(self, scoring=self.inner.prepared(facts))
         return Trained.prepared(ready, facts)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        scores, kept = self.inner.score(tokens), list[Tensor]()
-        tile = tokens.layout.tile[tokens.index]
-        room = torch.bincount(tile, minlength=len(tokens.tiles))
-        for number, count in enumerate(fill(stage.keep, self.parts(tokens), room)):
-            place = (tile == number).nonzero()[:, 0].to(scores.device)
-            kept.append(place[top(scores[place], count)])
-        return Keep(torch.cat(kept))
+        """The scorer's highest in every tile, as many as the tile's part of the budget."""
+        scores = self.inner.score(tokens)
+        room = torch.bincount(tokens.tile, minlength=len(tokens.tiles))
+        counts = fill(stage.keep, self.parts(tokens), room)
+        return Keep(top_of_each(scores, tile_places(tokens), counts))
 
     def parts(self, tokens: VisualTokens) -> Tensor:
         """[T] the budget of every tile as a multiple of the average over its image."""
-        found = torch.ones(len(tokens.tiles))
+        parts = torch.ones(len(tokens.tiles))
         for thumbnail, crops in _images(tokens):
-            found[crops] = self.weigh(tokens, thumbnail, crops).detach().float().cpu() * len(crops)
-        return found
+            weights = self.weigh(tokens, thumbnail, crops).detach().float().cpu()
+            parts[crops] = weights * len(crops)
+        return parts
 
     def weigh(self, tokens: VisualTokens, thumbnail: int, crops: list[int]) -> Tensor:
         """[K] the weights of an image's crops, which add up to 1."""
         cls = tokens.cls_features[0].float()
         if self.module is not None:
-            weights: Tensor = self.module.to(cls.device)(cls[[thumbnail, *crops]])
+            allocator = self.module.to(cls.device)
+            weights: Tensor = allocator(cls[[thumbnail, *crops]])
             return weights
         unit = normalize(cls, dim=-1)
         return (unit[crops] @ unit[thumbnail] / self.temperature).softmax(dim=0)
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
+        """[N] the scorer's scores, and [T] the parts of the tiles."""
         return {"scores": self.inner.score(tokens), "tile_parts": self.parts(tokens)}
 
     # ---- weights ---------------------------------------------------------------------------------
 
     @classmethod
     def sizes(cls, facts: Facts) -> dict[str, Any]:
+        """Small encoders bound the channels, which the heads divide."""
         if facts.vision_width is None:
             raise Unsupported("gswa reads the vision encoder; a bare decoder has none")
         channels = max(HEADS, min(CHANNELS, facts.vision_width // HEADS * HEADS))
@@ -162,20 +177,23 @@ class GSWA(Trained):
                 "gswa has no weights to train: prepared() brings them, weights='random' fresh ones"
             )
         tokens = example.tokens
-        tile = tokens.layout.tile[tokens.index]
-        shown = torch.zeros(len(tokens.tiles)).index_add(0, tile, example.target.float().cpu())
-        losses, hits, even = list[Tensor](), list[float](), list[float]()
+        evidence = torch.zeros(len(tokens.tiles))  # tokens of every tile that show some
+        evidence = evidence.index_add(0, tokens.tile, example.target.float().cpu())
+        losses: list[Tensor] = []
+        hits: list[float] = []
+        even: list[float] = []
         for thumbnail, crops in _images(tokens):
-            if shown[crops].sum() > 0:
-                weights = self.weigh(tokens, thumbnail, crops)
-                wanted = (shown[crops] / shown[crops].sum()).to(weights)
-                losses.append(-(wanted * weights.clamp(min=1e-9).log()).sum())
-                hits.append(float(wanted[weights.argmax()] == wanted.max()))
-                even.append(float(torch.tensor(len(crops)).log()))
+            total = evidence[crops].sum()
+            if total == 0:
+                continue
+            weights = self.weigh(tokens, thumbnail, crops)
+            target = (evidence[crops] / total).to(weights)
+            losses.append(-(target * weights.clamp(min=1e-9).log()).sum())
+            hits.append(float(target[weights.argmax()] == target.max()))
+            even.append(float(torch.tensor(len(crops)).log()))
         if not losses:  # nothing to learn from, but something to differentiate
-            return torch.stack(
-                [weight.sum() for weight in self.module.parameters()]
-            ).sum() * 0.0, {}
+            sums = [weight.sum() for weight in self.module.parameters()]
+            return torch.stack(sums).sum() * 0.0, {}
         loss = torch.stack(losses).mean()
         figures = {
             "tile_loss": float(loss.detach()),
@@ -187,15 +205,13 @@ class GSWA(Trained):
 
 def _images(tokens: VisualTokens) -> Iterator[tuple[int, list[int]]]:
     """Of every image that comes as a thumbnail and crops, the numbers of these tiles."""
+    crops_of: dict[int, list[int]] = {}
     for number, tile in enumerate(tokens.tiles):
-        if tile.kind == "thumbnail":
-            crops = [
-                i
-                for i, other in enumerate(tokens.tiles)
-                if other.kind == "crop" and other.image == tile.image
-            ]
-            if crops:
-                yield number, crops
+        if tile.kind == "crop":
+            crops_of.setdefault(tile.image, []).append(number)
+    for number, tile in enumerate(tokens.tiles):
+        if tile.kind == "thumbnail" and tile.image in crops_of:
+            yield number, crops_of[tile.image]
 
 
 class _Allocator(nn.Module):
@@ -203,11 +219,8 @@ class _Allocator(nn.Module):
 
     def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
-        width, channels, self.heads = (
-            int(sizes["vision_width"]),
-            int(sizes["channels"]),
-            int(sizes["attention_heads"]),
-        )
+        width, channels = int(sizes["vision_width"]), int(sizes["channels"])
+        self.heads = int(sizes["attention_heads"])
         if self.heads < 1 or channels % self.heads:
             raise ValueError(f"attention_heads is {self.heads}; it divides the {channels} channels")
         self.enter = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
@@ -215,7 +228,8 @@ class _Allocator(nn.Module):
             _Block(channels, self.heads) for _ in range(int(sizes["blocks"]))
         )
         self.norm = nn.LayerNorm(channels)
-        self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
 
     def forward(self, cls: Tensor) -> Tensor:
         """[K] weights from [1 + K, D_v], the thumbnail first."""
@@ -223,13 +237,11 @@ class _Allocator(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         hidden = self.norm(hidden)
-        query, key = (
-            _split(self.query(hidden[:1]), self.heads),
-            _split(self.key(hidden), self.heads),
-        )
-        paid: Tensor = (
-            (query @ key.transpose(1, 2) * key.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=0)[0, 1:]
-        )
+        query = _split(self.query(hidden[:1]), self.heads)
+        key = _split(self.key(hidden), self.heads)
+        logits = query @ key.transpose(1, 2) * key.shape[-1] ** -0.5  # [heads, 1, 1 + K]
+        attention: Tensor = logits.softmax(dim=-1).mean(dim=0)
+        paid = attention[0, 1:]
         return paid / paid.sum().clamp(min=1e-9)
 
 
@@ -239,20 +251,20 @@ class _Block(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.attend, self.leave = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
-        self.widen, self.narrow = (
-            nn.Linear(channels, 4 * channels),
-            nn.Linear(4 * channels, channels),
-        )
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attend = nn.Linear(channels, 3 * channels)
+        self.leave = nn.Linear(channels, channels)
+        self.widen = nn.Linear(channels, 4 * channels)
+        self.narrow = nn.Linear(4 * channels, channels)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        query, key, value = (
-            _split(part, self.heads) for part in self.attend(self.norm1(hidden)).chunk(3, dim=-1)
-        )
+        parts = self.attend(self.norm1(hidden)).chunk(3, dim=-1)
+        query, key, value = (_split(part, self.heads) for part in parts)
         attended = scaled_dot_product_attention(query[None], key[None], value[None])[0]
         hidden = hidden + self.leave(attended.transpose(0, 1).flatten(1))
-        after: Tensor = hidden + self.narrow(gelu(self.widen(self.norm2(hidden))))
+        wide = gelu(self.widen(self.norm2(hidden)))
+        after: Tensor = hidden + self.narrow(wide)
         return after
 
 

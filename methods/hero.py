@@ -4,7 +4,7 @@ in the thumbnail.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -33,8 +33,9 @@ Blocks = tuple[int | float, ...]
     paper="https://arxiv.org/abs/2509.13067",
     code="https://github.com/Lxxx-0327/HERO",
     variant=(
-        "newline tokens count in the budget, at most half of it; unpadding is the model's, which also ends the newlines of "
-        "padded lines and leaves the second softmax to the tokens it left; batches, several images, images without crops"
+        "newline tokens count in the budget, at most half of it; unpadding is the model's, which "
+        "also ends the newlines of padded lines and leaves the second softmax to the tokens it "
+        "left; batches, several images, images without crops"
     ),
 )
 @dataclass(frozen=True)
@@ -42,18 +43,25 @@ class HERO(ScorePruner):
     """Give the thumbnail as much as an average crop, and the crops the rest by weight; in each keep
     the highest scores.
 
-    Weight of a crop: `density` * its share of what is no padding + (1 - `density`) * (`alpha` *
-    saliency + (1 - `alpha`) * relevance). Saliency compares its CLS token with the thumbnail's,
-    relevance CLIP's embedding of it with the question's; both are softmaxes over the crops at their
-    temperatures. With `alpha` 1 no CLIP is asked. Score of a token: the CLS attention it gets,
-    softmaxed once more over its crop, averaged over heads and blocks: `low` ones in crops, `high`
-    ones in the thumbnail. Two shares stand for all blocks between these parts of the depth, whole
-    numbers for single blocks.
+    The weight of a crop is `density` * its share of what is no padding + (1 - `density`) *
+    (`alpha` * saliency + (1 - `alpha`) * relevance). Saliency compares its CLS token with the
+    thumbnail's, relevance CLIP's embedding of it with the question's; both are softmaxes over the
+    crops. The score of a token is the CLS attention it gets, softmaxed once more over its crop,
+    averaged over heads and blocks.
 
-    The paper's code brings 0.2, the formulas and the rounding: down, and what a crop cannot hold is
-    lost, so that fewer tokens than allowed survive. Blocks, temperatures and alpha are published
-    nowhere; the defaults are ours. So is `fill`, which hands out everything: largest remainders,
-    overflow to crops with room, then to the thumbnail.
+    The paper's code brings a `density` of 0.2, the formulas and the rounding: down, and what a crop
+    cannot hold is lost, so that fewer tokens than allowed survive. Blocks, temperatures and `alpha`
+    are published nowhere; the defaults are ours.
+
+    Settings:
+
+    - `alpha`: how much saliency counts against relevance; with 1 no CLIP is asked;
+    - `saliency_temperature`, `relevance_temperature`: of the two softmaxes;
+    - `density`: how much it counts that a crop shows more of the image and less padding;
+    - `low`, `high`: the encoder blocks that rank tokens in crops, and those in the thumbnail; two
+      shares stand for all blocks between these parts of the depth, whole numbers for single blocks;
+    - `fill`: hand out everything, which is ours: largest remainders, overflow to crops with room,
+      then to the thumbnail.
     """
 
     default_positions = "compact"
@@ -72,22 +80,24 @@ class HERO(ScorePruner):
                 f"alpha is {self.alpha} and density {self.density}; both are shares in 0..1"
             )
         if not (self.saliency_temperature > 0 and self.relevance_temperature > 0):
-            raise ValueError(
-                f"temperatures are {self.saliency_temperature} and {self.relevance_temperature}; they are above 0"
-            )
+            temperatures = f"{self.saliency_temperature} and {self.relevance_temperature}"
+            raise ValueError(f"temperatures are {temperatures}; they are above 0")
         for name, blocks in (("low", self.low), ("high", self.high)):
-            whole = bool(blocks) and all(type(block) is int for block in blocks)
-            if not whole and not (len(blocks) == 2 and 0 <= blocks[0] < blocks[1] <= 1):
+            if not _is_part(blocks) and not (blocks and _are_numbers(blocks)):
                 raise ValueError(
-                    f"{name} is {list(blocks)}; it is blocks, [6, 9], or the part of the depth between two shares"
+                    f"{name} is {list(blocks)}; "
+                    "it is blocks, [6, 9], or the part of the depth between two shares"
                 )
 
     @property
     def needs(self) -> frozenset[Signal]:
-        asked = {Signal.CLIP_TEXT, Signal.CLIP_TILES} if self.alpha < 1 else set()
-        return frozenset({Signal.TILES, Signal.CLS_ATTENTION, Signal.CLS_FEATURES, *asked})
+        signals = {Signal.TILES, Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
+        if self.alpha < 1:
+            signals |= {Signal.CLIP_TEXT, Signal.CLIP_TILES}
+        return frozenset(signals)
 
     def prepared(self, facts: Facts) -> Self:
+        """Shares of the depth become numbers of blocks; a bare decoder has none to count."""
         if facts.vision_blocks is None:
             return self
         return replace(
@@ -102,16 +112,20 @@ class HERO(ScorePruner):
         return Reads(self.needs, blocks={Signal.CLS_FEATURES: (-1,), Signal.CLS_ATTENTION: ranking})
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        score, visible = self.score(tokens), self.visible(tokens)
-        ends = tokens.layout.newline[tokens.index].nonzero()[:, 0]
-        most = min(len(ends), stage.keep // 2)
-        kept = [ends[torch.arange(most) * len(ends) // max(1, most)].to(score.device)]
+        """Newlines at equal distances take at most half of what the stage keeps; images, and their
+        tiles by `budgets`, share the rest.
+        """
+        scores, visible = self.score(tokens), self.visible(tokens)
+        newlines = tokens.newline.nonzero()[:, 0]
+        most = min(len(newlines), stage.keep // 2)
+        every = torch.arange(most) * len(newlines) // max(1, most)  # at equal distances
+        kept = [newlines[every].to(scores.device)]
         for image, count in self._shared(tokens, stage.keep - most):
-            for number, part in zip(
-                image, self.budgets(tokens, image, visible, count), strict=True
-            ):
-                place = (_patches(tokens, number) & visible).nonzero()[:, 0].to(score.device)
-                kept.append(place[top(score[place], part)])
+            budgets = self.budgets(tokens, image, visible, count)
+            for number, budget in zip(image, budgets, strict=True):
+                in_tile = _patches(tokens, number) & visible
+                place = in_tile.nonzero()[:, 0].to(scores.device)
+                kept.append(place[top(scores[place], budget)])
         return Keep(torch.cat(kept))
 
     def score(self, tokens: VisualTokens) -> Tensor:
@@ -121,73 +135,80 @@ class HERO(ScorePruner):
         scores = attention.new_zeros(len(tokens))
         for number, tile in enumerate(tokens.tiles):
             place = _patches(tokens, number).nonzero()[:, 0].to(scores.device)
-            seen = attention[:low] if tile.kind == "crop" else attention[low:]
-            scores[place] = seen[..., place].softmax(dim=-1).mean(dim=(0, 1))
+            of_blocks = attention[:low] if tile.kind == "crop" else attention[low:]
+            scores[place] = of_blocks[..., place].softmax(dim=-1).mean(dim=(0, 1))
         return scores
 
     def visible(self, tokens: VisualTokens) -> Tensor:
         """[N] bool, on the CPU: False for tokens of a crop that lie in the padding."""
-        layout, shown = tokens.layout, torch.ones(len(tokens), dtype=torch.bool)
+        visible = torch.ones(len(tokens), dtype=torch.bool)
         for number, tile in enumerate(tokens.tiles):
-            if tile.kind == "crop" and tile.region is not None:
-                left, upper, right, lower = tile.region
-                place = _patches(tokens, number)
-                row, column = (axis[tokens.index[place]] for axis in (layout.row, layout.column))
-                shown[place] = _inside(row, tile.rows, upper, lower) & _inside(
-                    column, tile.columns, left, right
-                )
-        return shown
+            if tile.kind != "crop" or tile.region is None:
+                continue
+            left, upper, right, lower = tile.region
+            place = _patches(tokens, number)
+            row_shows = _inside(tokens.row[place], tile.rows, upper, lower)
+            column_shows = _inside(tokens.column[place], tile.columns, left, right)
+            visible[place] = row_shows & column_shows
+        return visible
 
     def budgets(
         self, tokens: VisualTokens, image: list[int], visible: Tensor, count: int
     ) -> list[int]:
-        """How many of an image's `count` tokens each of its tiles gets; the thumbnail is the first."""
-        room = torch.tensor([int((_patches(tokens, number) & visible).sum()) for number in image])
-        own = min(max(1, count // len(image)), int(room[0]))
+        """How many of an image's `count` tokens each of its tiles gets, the thumbnail first."""
+        room = _counts(tokens, image, visible)
+        average = max(1, count // len(image))
+        own = min(average, int(room[0]))
         if len(image) == 1:
             return [count]
         weights = self.weigh(tokens, image, visible)["tile_weights"].double().cpu()
         if self.fill:
             parts = filled(count - own, weights, room[1:])
             return [count - sum(parts), *parts]
-        return [own, *torch.minimum((weights * (count - own)).long(), room[1:]).tolist()]
+        whole = (weights * (count - own)).long()  # rounded down
+        return [own, *torch.minimum(whole, room[1:]).tolist()]
 
     def weigh(self, tokens: VisualTokens, image: list[int], visible: Tensor) -> dict[str, Tensor]:
         """[K] the weights of an image's crops, and by name what they are made of."""
         thumbnail, *crops = image
         cls = normalize(tokens.cls_features[0].float(), dim=-1)
-        saliency = (cls[crops] @ cls[thumbnail] / self.saliency_temperature).softmax(dim=0)
-        found = {"tile_saliency": saliency}
+        likeness = cls[crops] @ cls[thumbnail]
+        saliency = (likeness / self.saliency_temperature).softmax(dim=0)
+        values = {"tile_saliency": saliency}
+        meaning = self.alpha * saliency
         if self.alpha < 1:
-            shown, said = (
-                normalize(embeds.float(), dim=-1)
-                for embeds in (tokens.clip_tiles, tokens.clip_text)
-            )
-            found["tile_relevance"] = (shown[crops] @ said[0] / self.relevance_temperature).softmax(
-                dim=0
-            )
-        counts = [int((_patches(tokens, number) & visible).sum()) for number in crops]
-        filling = torch.tensor(counts, device=cls.device) / int(_patches(tokens, thumbnail).sum())
+            pictures = normalize(tokens.clip_tiles.float(), dim=-1)
+            text = normalize(tokens.clip_text.float(), dim=-1)[0]
+            likeness = pictures[crops] @ text
+            relevance = (likeness / self.relevance_temperature).softmax(dim=0)
+            values["tile_relevance"] = relevance
+            meaning = meaning + (1 - self.alpha) * relevance
+        counts = _counts(tokens, crops, visible).to(cls.device)
+        filling = counts / int(_patches(tokens, thumbnail).sum())
         # the 1e-6 is the official code's: it decides where a budget is just below a whole number
-        found["tile_density"] = filling / (filling.sum() + 1e-6)
-        meant = self.alpha * saliency + (1 - self.alpha) * found.get("tile_relevance", 0.0)
-        return {
-            **found,
-            "tile_weights": self.density * found["tile_density"] + (1 - self.density) * meant,
-        }
+        density = filling / (filling.sum() + 1e-6)
+        values["tile_density"] = density
+        values["tile_weights"] = self.density * density + (1 - self.density) * meaning
+        return values
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
-        visible, made = self.visible(tokens), list[dict[str, Tensor]]()
+        """Scores, and of every image with crops what their budgets come from, one image behind the
+        other; newlines do not count here, as the official vectors have none.
+        """
+        visible = self.visible(tokens)
+        of_images: dict[str, list[Tensor]] = {}
         for image, count in self._shared(tokens, stage.keep):
-            if len(image) > 1:
-                parts = torch.tensor(self.budgets(tokens, image, visible, count)[1:])
-                shown = torch.cat([visible[_patches(tokens, number)] for number in image[1:]])
-                made.append(
-                    {**self.weigh(tokens, image, visible), "budgets": parts, "tile_valid": shown}
-                )
-        joined = {
-            name: torch.cat([one[name] for one in made]) for name in (made[0] if made else ())
-        }
+            crops = image[1:]
+            if not crops:
+                continue
+            values = self.weigh(tokens, image, visible)
+            budgets = self.budgets(tokens, image, visible, count)
+            values["budgets"] = torch.tensor(budgets[1:])
+            valid = [visible[_patches(tokens, number)] for number in crops]
+            values["tile_valid"] = torch.cat(valid)
+            for name, value in values.items():
+                of_images.setdefault(name, []).append(value)
+        joined = {name: torch.cat(parts) for name, parts in of_images.items()}
         return {"scores": self.score(tokens), **joined}
 
     @staticmethod
@@ -195,26 +216,31 @@ class HERO(ScorePruner):
         """Images and frames as their tiles' numbers, the thumbnail's first, with their part of the
         tokens, by size.
         """
-        images: dict[tuple[int, int], list[int]] = {}
+        views: dict[tuple[int, int], list[int]] = {}
         for number, tile in enumerate(tokens.tiles):
-            images.setdefault((tile.image, tile.frame), []).append(number)
-        found = [
-            sorted(image, key=lambda number: tokens.tiles[number].kind == "crop")
-            for image in images.values()
-        ]
-        sizes = torch.tensor(
-            [sum(int(_patches(tokens, number).sum()) for number in image) for image in found]
-        )
-        return (
-            (image, part)
-            for image, part in zip(found, share(total, sizes), strict=True)
-            if part > 0
-        )
+            views.setdefault((tile.image, tile.frame), []).append(number)
+        images, sizes = list(views.values()), []
+        for image in images:
+            image.sort(key=lambda number: tokens.tiles[number].kind == "crop")
+            patches = [int(_patches(tokens, number).sum()) for number in image]
+            sizes.append(sum(patches))
+        for image, part in zip(images, share(total, torch.tensor(sizes)), strict=True):
+            if part > 0:
+                yield image, part
 
 
 def _patches(tokens: VisualTokens, number: int) -> Tensor:
     """[N] bool: the tokens of a tile, without newlines."""
-    return (tokens.layout.tile[tokens.index] == number) & ~tokens.layout.newline[tokens.index]
+    return (tokens.tile == number) & ~tokens.newline
+
+
+def _counts(tokens: VisualTokens, tiles: Sequence[int], visible: Tensor) -> Tensor:
+    """[len(tiles)] how many tokens of each show the image."""
+    counts = []
+    for number in tiles:
+        shows_image = _patches(tokens, number) & visible
+        counts.append(int(shows_image.sum()))
+    return torch.tensor(counts)
 
 
 def _inside(line: Tensor, lines: int, start: float, end: float) -> Tensor:
@@ -234,16 +260,28 @@ def _inside(line: Tensor, lines: int, start: float, end: float) -> Tensor:
 
 def _between(blocks: Blocks, depth: int) -> Blocks:
     """The blocks between two shares of the depth, at least one; numbers stay."""
-    if all(type(block) is int for block in blocks):
+    if _are_numbers(blocks):
         return blocks
     first, end = (int(block * depth) for block in blocks)
     first = min(first, depth - 1)
     return tuple(range(first, max(first + 1, end)))
 
 
+def _are_numbers(blocks: Blocks) -> bool:
+    """Whether these are numbers of blocks, and no shares of the depth."""
+    return all(type(block) is int for block in blocks)
+
+
+def _is_part(blocks: Blocks) -> bool:
+    """Whether these are two shares of the depth, the lower one first."""
+    return len(blocks) == 2 and 0 <= blocks[0] < blocks[1] <= 1
+
+
 def _whole(blocks: Blocks) -> tuple[int, ...]:
-    if not all(type(block) is int for block in blocks):
+    """The numbers of the blocks; raises ValueError where they are still shares."""
+    if not _are_numbers(blocks):
         raise ValueError(
-            f"blocks {list(blocks)} are shares of a depth that is not known yet: prepared() turns them into numbers"
+            f"blocks {list(blocks)} are shares of a depth that is not known yet: "
+            "prepared() turns them into numbers"
         )
     return tuple(int(block) for block in blocks)

@@ -43,19 +43,28 @@ class IGVA(Trained, ScorePruner):
     """Rank by sum_k w_k A_k: A_k is the CLS token's attention in the k-th quarter of the encoder's
     blocks, w the instruction's.
 
-    The paper's, as in its code: the groups; the allocator, in which a sentence embedding of the
-    instruction queries the groups' mean CLS tokens through 4 blocks of cross-attention and a
-    softmax gives w; the weight 0.02 of the entropy in its loss, which keeps w from collapsing.
-    There P* = sum_k w_k P_k are features for a retrained model. Ours: that w mixes attention
-    instead, averaged over heads and a group's blocks and normalised in every tile, each of which
-    gets its own w and its share of the budget; CLIP's text embedding of the question, of length 1,
-    in the place of all-mpnet-base-v2's; the loss, -log of the score on the evidence, and the
-    entropy of w itself (the code takes a softmax of w before).
+    The paper's, as in its code:
 
-    Without weights w is uniform, as in the paper's first stage: what `weights` "none" asks for, and
-    what "" falls back on where a model has none. `attention="received"` reads the attention that
-    patches receive and averages patches in the place of CLS tokens: ours, for encoders that have
-    none.
+    - the groups of blocks;
+    - the allocator, in which a sentence embedding of the instruction queries the groups' mean CLS
+      tokens through 4 blocks of cross-attention, and a softmax gives w;
+    - the weight 0.02 of the entropy in its loss, which keeps w from collapsing;
+    - a uniform w without weights, as in its first stage.
+
+    There P* = sum_k w_k P_k are features for a retrained model. Ours:
+
+    - w mixes attention instead, averaged over heads and a group's blocks and normalised in every
+      tile, each of which gets its own w and its share of the budget;
+    - CLIP's text embedding of the question, of length 1, stands for all-mpnet-base-v2's;
+    - the loss is -log of the score on the evidence, with the entropy of w itself (the code takes a
+      softmax of w before).
+
+    Settings:
+
+    - `attention`: "received" reads the attention that patches receive and averages patches in the
+      place of CLS tokens, which is ours, for encoders that have none;
+    - `balance`: the weight of the entropy;
+    - `weights`: "none" asks for a uniform w, and "" falls back on it where a model has no weights.
     """
 
     default_positions = "compact"
@@ -71,13 +80,12 @@ class IGVA(Trained, ScorePruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        cls = self.attention == "cls"
-        paid = Signal.CLS_ATTENTION if cls else Signal.RECEIVED_ATTENTION
+        of_cls = self.attention == "cls"
+        attention = Signal.CLS_ATTENTION if of_cls else Signal.RECEIVED_ATTENTION
         if self.module is None:
-            return frozenset({paid})
-        return frozenset(
-            {paid, Signal.CLS_FEATURES if cls else Signal.ENCODER_FEATURES, Signal.CLIP_TEXT}
-        )
+            return frozenset({attention})
+        summary = Signal.CLS_FEATURES if of_cls else Signal.ENCODER_FEATURES
+        return frozenset({attention, summary, Signal.CLIP_TEXT})
 
     @property
     def reads(self) -> Reads:
@@ -85,32 +93,38 @@ class IGVA(Trained, ScorePruner):
         return Reads(self.needs, blocks=dict.fromkeys(self.needs, every_block))
 
     def prepared(self, facts: Facts) -> Self:
+        """Every block of the encoder is read, so that their number must be known."""
         if facts.vision_blocks is None:
             raise Unsupported("igva reads the vision encoder; a bare decoder has none")
         ready = replace(self, depth=facts.vision_blocks)
         return Trained.prepared(ready, facts)
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        tile = tokens.layout.tile[tokens.index].to(tokens.features.device)
-        return (self.weigh(tokens)[tile].mT * self.maps(tokens)).sum(0)
+        """[N] the mix of its tile's weights of what the groups attend to."""
+        tile = tokens.tile.to(tokens.features.device)
+        weights = self.weigh(tokens)[tile].mT  # [K, N]
+        return (weights * self.maps(tokens)).sum(0)
 
     def maps(self, tokens: VisualTokens) -> Tensor:
         """[K, N] what each group attends to; every tile's sums to 1."""
-        seen = tokens.cls_attention if self.attention == "cls" else tokens.received_attention
-        maps = grouped(seen.float().mean(1))
-        tile = tokens.layout.tile[tokens.index].to(maps.device)
-        whole = maps.new_zeros(len(maps), len(tokens.tiles)).index_add(1, tile, maps)
-        return maps / whole[:, tile].clamp(min=1e-12)
+        of_cls = self.attention == "cls"
+        attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
+        maps = grouped(attention.float().mean(1))
+        tile = tokens.tile.to(maps.device)
+        sums = maps.new_zeros(len(maps), len(tokens.tiles))  # [K, T]
+        sums = sums.index_add(1, tile, maps)
+        return maps / sums[:, tile].clamp(min=1e-12)
 
     def weigh(self, tokens: VisualTokens) -> Tensor:
         """[T, K] the weights of the groups in every tile, which add up to 1."""
         count = min(GROUPS, self.depth)
         if self.module is None:
-            return torch.full((len(tokens.tiles), count), 1 / count, device=tokens.features.device)
+            shape = len(tokens.tiles), count
+            return torch.full(shape, 1 / count, device=tokens.features.device)
         summaries = grouped(self._summaries(tokens))
-        weights: Tensor = self.module.to(summaries.device)(
-            tokens.clip_text[0].float().to(summaries.device), summaries
-        )
+        device = summaries.device
+        text = tokens.clip_text[0].float().to(device)
+        weights: Tensor = self.module.to(device)(text, summaries)
         return weights
 
     def _summaries(self, tokens: VisualTokens) -> Tensor:
@@ -118,13 +132,13 @@ class IGVA(Trained, ScorePruner):
         if self.attention == "cls":
             return tokens.cls_features.float()
         features = tokens.encoder_features.float()
-        tile = tokens.layout.tile[tokens.index].to(features.device)
-        real = (~tokens.layout.newline[tokens.index]).to(features)
-        sums = features.new_zeros(len(features), len(tokens.tiles), features.shape[-1])
-        sums = sums.index_add(1, tile, features * real[:, None])
-        return (
-            sums / real.new_zeros(len(tokens.tiles)).index_add(0, tile, real).clamp(min=1)[:, None]
-        )
+        tiles = len(tokens.tiles)
+        tile = tokens.tile.to(features.device)
+        is_patch = (~tokens.newline).to(features)
+        sums = features.new_zeros(len(features), tiles, features.shape[-1])
+        sums = sums.index_add(1, tile, features * is_patch[:, None])
+        counts = is_patch.new_zeros(tiles).index_add(0, tile, is_patch)
+        return sums / counts.clamp(min=1)[:, None]
 
     # ---- weights ---------------------------------------------------------------------------------
 
@@ -145,10 +159,12 @@ class IGVA(Trained, ScorePruner):
         return _Allocator(sizes)
 
     def adapted(self, sizes: Mapping[str, Any]) -> Self:
+        """The depth of the encoder that the weights belong to."""
         return replace(self, depth=int(sizes["vision_blocks"]))
 
     def loss(self, example: Example) -> tuple[Tensor, dict[str, float]]:
-        """-log of the score's share on the evidence, averaged over the tiles that show some, less the weights' entropy.
+        """-log of the score's share on the evidence, averaged over the tiles that show some, less
+        the weights' entropy.
 
         `uniform_loss` is the same of equal weights; `weight_k` the weights, averaged over tiles.
         """
@@ -158,22 +174,23 @@ class IGVA(Trained, ScorePruner):
             )
         tokens = example.tokens
         weights, maps = self.weigh(tokens), self.maps(tokens)
-        tile = tokens.layout.tile[tokens.index].to(maps.device)
+        tiles = len(tokens.tiles)
+        tile = tokens.tile.to(maps.device)
         target = example.target.to(maps)
-        mass = maps.new_zeros(len(maps), len(tokens.tiles)).index_add(1, tile, maps * target).mT
-        shown = torch.bincount(tile, target, minlength=len(tokens.tiles)) > 0
-        location = _surprise((weights * mass).sum(1)[shown])
-        filled = torch.bincount(tile, minlength=len(tokens.tiles)) > 0
-        entropy = -(weights * weights.clamp(min=1e-9).log()).sum(1)[filled].mean()
+        mass = maps.new_zeros(len(maps), tiles)  # [K, T] a group's attention on the evidence
+        mass = mass.index_add(1, tile, maps * target).mT
+        has_evidence = torch.bincount(tile, target, minlength=tiles) > 0
+        location = _surprise((weights * mass).sum(1)[has_evidence])
+        has_tokens = torch.bincount(tile, minlength=tiles) > 0
+        surprise = -weights.clamp(min=1e-9).log()
+        entropy = (weights * surprise).sum(1)[has_tokens].mean()
         figures = {
             "location_loss": float(location.detach()),
-            "uniform_loss": float(_surprise(mass.mean(1)[shown])),
+            "uniform_loss": float(_surprise(mass.mean(1)[has_evidence])),
             "entropy": float(entropy.detach()),
-            **{
-                f"weight_{k}": float(weight)
-                for k, weight in enumerate(weights[filled].mean(0).detach())
-            },
         }
+        for group, weight in enumerate(weights[has_tokens].mean(0).detach()):
+            figures[f"weight_{group}"] = float(weight)
         return location - self.balance * entropy, figures
 
 
@@ -181,7 +198,8 @@ def grouped(blocks: Tensor) -> Tensor:
     """[K, ...] means over quarters of the encoder's [B, ...] blocks; of fewer than four, each by
     itself.
     """
-    return torch.stack([part.mean(0) for part in blocks.tensor_split(min(GROUPS, len(blocks)))])
+    parts = blocks.tensor_split(min(GROUPS, len(blocks)))
+    return torch.stack([part.mean(0) for part in parts])
 
 
 def _surprise(mass: Tensor) -> Tensor:
@@ -194,7 +212,8 @@ class _Allocator(nn.Module):
 
     def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
-        self.text_width, channels = int(sizes["text_width"]), int(sizes["channels"])
+        self.text_width = int(sizes["text_width"])
+        channels = int(sizes["channels"])
         self.sentence = nn.Linear(self.text_width, channels)
         self.summary = nn.Linear(int(sizes["vision_width"]), channels)
         self.blocks = nn.ModuleList(_Block(channels) for _ in range(BLOCKS))
@@ -205,10 +224,12 @@ class _Allocator(nn.Module):
         room = self.text_width - len(text)
         if room < 0:
             raise ValueError(
-                f"CLIP's text embedding has {len(text)} channels; igva's weights are for up to {self.text_width}"
+                f"CLIP's text embedding has {len(text)} channels; "
+                f"igva's weights are for up to {self.text_width}"
             )
-        memory = self.summary(summaries.transpose(0, 1))
-        query = self.sentence(pad(normalize(text, dim=0), (0, room))).expand(len(memory), 1, -1)
+        memory = self.summary(summaries.transpose(0, 1))  # [T, K, channels]
+        sentence = pad(normalize(text, dim=0), (0, room))
+        query = self.sentence(sentence).expand(len(memory), 1, -1)
         for block in self.blocks:
             query = block(query, memory)
         weights: Tensor = self.weigh(query[:, 0]).softmax(dim=-1)
@@ -221,12 +242,14 @@ class _Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.attend = nn.MultiheadAttention(channels, HEADS, batch_first=True)
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(
             nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels)
         )
 
     def forward(self, query: Tensor, memory: Tensor) -> Tensor:
-        query = self.norm1(query + self.attend(query, memory, memory, need_weights=False)[0])
+        attended, _ = self.attend(query, memory, memory, need_weights=False)
+        query = self.norm1(query + attended)
         after: Tensor = self.norm2(query + self.mlp(query))
         return after

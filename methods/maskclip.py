@@ -36,7 +36,8 @@ UNCOVERED, FIRST = -1e3, 1e4
 @register(
     paper="https://arxiv.org/abs/2412.11464",
     code="https://github.com/HVision-NKU/MaskCLIPpp",
-    variant="ranks tokens by their masks' logits; the paper's classifies the masks, and drops nothing",
+    variant="ranks tokens by their masks' logits; "
+    "the paper's classifies the masks, and drops nothing",
     reconstruction=True,
 )
 @dataclass(frozen=True)
@@ -46,18 +47,30 @@ class MaskCLIP(Trained, ScorePruner):
 
     An oracle: the masks are the caller's, on the built-in scenes the true ones.
 
-    The paper's: mask embeddings v_q = sum_j m_q(j) f_j / (sum_j m_q(j) + 1e-6) (its form for
-    convolutional CLIPs), the logits a C + b of C[q, n] = `scale` cos(v_q, e_n) with one `template`,
-    which cannot re-order what CLIP ranks right, and the largest of a mask's names. Ours: f_j are
-    CLIP's final norm and projection of the patches behind a token, thumbnail and crops together;
-    the CLIP is the encoder's own, without the paper's fine-tuning; names are the question's runs of
-    words between function words, or the whole question; rho is the softmax over the masks and a
-    "none of them" of logit 0, trained by cross-entropy with the masks that mostly show the
-    evidence. Tokens of no mask come last, by their own cosine to the names, newlines behind them.
-    `cover` tokens of every mask come first, those that it covers most.
+    The paper's:
 
-    Without weights a is 1 and b 0: what `weights` "none" asks for, and what "" falls back on where
-    a model has none. `clip` is a hub id or folder, "" the CLIP that the model's encoder came from.
+    - the mask embeddings v_q = sum_j m_q(j) f_j / (sum_j m_q(j) + 1e-6), its form for convolutional
+      CLIPs;
+    - the logits a C + b of C[q, n] = `scale` cos(v_q, e_n) with one `template`, which cannot
+      re-order what CLIP ranks right, and the largest of a mask's names.
+
+    Ours:
+
+    - f_j are CLIP's final norm and projection of the patches behind a token, thumbnail and crops
+      together; the CLIP is the encoder's own, without the paper's fine-tuning;
+    - names are the question's runs of words between function words, or the whole question;
+    - rho is the softmax over the masks and a "none of them" of logit 0, trained by cross-entropy
+      with the masks that mostly show the evidence;
+    - tokens of no mask come last, by their own cosine to the names, newlines behind them.
+
+    Settings:
+
+    - `template`: the text about a name that CLIP is asked about;
+    - `scale`: what cosines are multiplied by;
+    - `cover`: so many tokens of every mask come first, those that it covers most;
+    - `clip`: a hub id or folder, "" the CLIP that the model's encoder came from;
+    - `weights`: "none" asks for a = 1 and b = 0, and "" falls back on it where a model has no
+      weights.
     """
 
     default_positions = "compact"
@@ -81,32 +94,33 @@ class MaskCLIP(Trained, ScorePruner):
         return tuple(self.template.format(name) for name in named(question) or (question,))
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        names, patches = (
-            normalize(rows.float(), dim=-1) for rows in (tokens.clip_text, tokens.clip_patches)
-        )
+        """[N] log probability of the best mask that covers a token, by how much it does; below
+        0.9 `UNCOVERED` for tokens of no mask, -inf for newlines.
+        """
+        names = normalize(tokens.clip_text.float(), dim=-1)
+        patches = normalize(tokens.clip_patches.float(), dim=-1)
+        newline = tokens.newline.to(patches.device)
         scores = UNCOVERED + (patches @ names.mT).amax(1)
-        scores = scores.masked_fill(
-            tokens.layout.newline[tokens.index].to(scores.device), -torch.inf
-        )
-        shown = covered(tokens).to(patches)
-        if len(shown) == 0:
+        scores = scores.masked_fill(newline, -torch.inf)
+        coverage = covered(tokens).to(patches)  # [Q, N]
+        if len(coverage) == 0:
             return scores
-        matched = (
-            (shown.log() + self.matches(tokens, shown)[:-1, None])
-            .amax(0)
-            .clamp(min=0.9 * UNCOVERED)
-        )
-        scores = torch.where(shown.amax(0) > 0, matched, scores)
-        first = [top(mask, min(self.cover, int((mask > 0).sum()))) for mask in shown]
+        # [Q, N], -inf where a mask covers nothing of a token
+        of_masks = coverage.log() + self.matches(tokens, coverage)[:-1, None]
+        of_best = of_masks.amax(0).clamp(min=0.9 * UNCOVERED)
+        scores = torch.where(coverage.amax(0) > 0, of_best, scores)
+        first = []
+        for mask in coverage:
+            count = min(self.cover, int((mask > 0).sum()))
+            first.append(top(mask, count))
         return scores + torch.zeros_like(scores).index_fill(0, torch.cat(first), FIRST)
 
-    def matches(self, tokens: VisualTokens, shown: Tensor) -> Tensor:
-        """[Q + 1] log of rho, how likely each mask, of which `shown` [Q, N] is seen, is what the
-        question names; then none.
+    def matches(self, tokens: VisualTokens, coverage: Tensor) -> Tensor:
+        """[Q + 1] log of rho, how likely each mask, which covers `coverage` [Q, N] of the tokens,
+        is what the question names; then how likely none is.
         """
-        embeddings = (
-            shown @ tokens.clip_patches.float()
-        )  # means but for their length, which a cosine does not see
+        # means but for their length, which a cosine does not see
+        embeddings = coverage @ tokens.clip_patches.float()
         names = normalize(tokens.clip_text.float(), dim=-1)
         logits = self.scale * (normalize(embeddings, dim=-1) @ names.mT)
         if self.module is not None:
@@ -117,11 +131,12 @@ class MaskCLIP(Trained, ScorePruner):
 
     @classmethod
     def sizes(cls, facts: Facts) -> dict[str, Any]:
+        """As in the paper, for one template; nothing depends on the model."""
         return {"templates": 1, "channels": 768}
 
     @classmethod
     def build(cls, sizes: Mapping[str, Any]) -> nn.Module:
-        """The paper's W_2 W_1, without anything between them: for one template nothing but a C + b."""
+        """The paper's W_2 W_1, with nothing between them: for one template no more than a C + b."""
         return nn.Sequential(
             nn.Linear(int(sizes["templates"]), int(sizes["channels"])),
             nn.Linear(int(sizes["channels"]), 1),
@@ -136,14 +151,18 @@ class MaskCLIP(Trained, ScorePruner):
         """
         if self.module is None:
             raise ValueError(
-                "maskclip has no weights to train: prepared() brings them, weights='random' fresh ones"
+                "maskclip has no weights to train: "
+                "prepared() brings them, weights='random' fresh ones"
             )
-        shown = covered(example.tokens).to(example.tokens.clip_patches.device)
-        right = shown @ example.target.to(shown) > 0.5 * shown.sum(1)
-        matches = self.matches(example.tokens, shown)
-        loss = -matches[torch.cat([right, ~right.any()[None]])].logsumexp(0)
+        coverage = covered(example.tokens).to(example.tokens.clip_patches.device)
+        evidence = coverage @ example.target.to(coverage)
+        right = evidence > 0.5 * coverage.sum(1)
+        matches = self.matches(example.tokens, coverage)
+        none_is_right = ~right.any()[None]
+        loss = -matches[torch.cat([right, none_is_right])].logsumexp(0)
         ends: Tensor = self.module(loss.new_tensor([[0.0], [1.0]]))
-        figures = {"mask_loss": float(loss.detach()), "slope": float(ends.detach().diff(dim=0))}
+        slope = ends.detach().diff(dim=0)
+        figures = {"mask_loss": float(loss.detach()), "slope": float(slope)}
         if right.any():
             figures |= {
                 "hit": float(right[matches[:-1].argmax()]),
@@ -153,23 +172,27 @@ class MaskCLIP(Trained, ScorePruner):
 
 
 def named(question: str) -> tuple[str, ...]:
-    """What a question names: its runs of words between function words and punctuation, each once."""
+    """What a question names: every run of words between function words and punctuation, once."""
     words = re.findall(r"\w+(?:-\w+)*|[^\w\s]", question)
-    runs = groupby(
-        words, key=lambda word: word[-1].isalnum() and word.casefold() not in FUNCTION_WORDS
-    )
-    return tuple(dict.fromkeys(" ".join(run) for content, run in runs if content))
+    runs = groupby(words, key=_is_content)
+    return tuple(dict.fromkeys(" ".join(run) for is_content, run in runs if is_content))
+
+
+def _is_content(word: str) -> bool:
+    """Whether it is neither punctuation nor a function word."""
+    return word[-1].isalnum() and word.casefold() not in FUNCTION_WORDS
 
 
 def covered(tokens: VisualTokens) -> Tensor:
     """[Q, N] the share of every token's region that each mask of its image covers; masks that no
     token shows are left out.
     """
-    found = [torch.empty(0, len(tokens))]
-    blank = [torch.zeros(1, 1, 1)] * len(tokens.masks)
+    rows = [torch.empty(0, len(tokens))]
+    blank = torch.zeros(1, 1, 1)  # of the other images
     for image, masks in enumerate(tokens.masks):
         for mask in masks:
-            maps = [*blank[:image], mask[None].float(), *blank[image + 1 :]]
-            found.append(pooled(tokens.layout, maps)[None, tokens.index])
-    shown = torch.cat(found)
-    return shown[shown.sum(1) > 0]
+            maps = [blank] * len(tokens.masks)
+            maps[image] = mask[None].float()
+            rows.append(pooled(tokens.layout, maps)[None, tokens.index])
+    coverage = torch.cat(rows)
+    return coverage[coverage.sum(1) > 0]

@@ -20,10 +20,16 @@ class Pool(Pruner):
     """
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        grid = windows(tokens, stage.keep)
-        middle = torch.stack([w[w.shape[0] // 2, w.shape[1] // 2] for w in grid])
-        place = pad_sequence([w.flatten() for w in grid], batch_first=True, padding_value=-1)
+        """[K, D] means, one a window, in the order of the windows."""
+        features = tokens.features
+        middles, members = [], []
+        for window in windows(tokens, stage.keep):  # [h, w] places
+            height, width = window.shape
+            middles.append(window[height // 2, width // 2])
+            members.append(window.flatten())
         # gathered and summed rather than index_add: that adds in a varying order on a GPU
-        member = (place >= 0).to(tokens.features.device).unsqueeze(-1)
-        rows = tokens.features[place.clamp(min=0).to(tokens.features.device)].float() * member
-        return Keep(middle, (rows.sum(dim=1) / member.sum(dim=1)).to(tokens.features.dtype))
+        places = pad_sequence(members, batch_first=True, padding_value=-1).to(features.device)
+        is_member = (places >= 0).unsqueeze(-1)
+        rows = features[places.clamp(min=0)].float() * is_member  # [K, members, D]
+        means = rows.sum(dim=1) / is_member.sum(dim=1)
+        return Keep(torch.stack(middles), means.to(features.dtype))

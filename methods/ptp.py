@@ -22,6 +22,7 @@ from prunebench import (
     fill,
     llm,
     register,
+    tile_places,
     top,
 )
 
@@ -33,20 +34,27 @@ class PTP(ScorePruner):
     rank within regions.
 
     b_j is the attention the tile's CLS token pays to j in the block the projector reads, averaged
-    over heads; I_j the most that any text token behind the last image pays to it in layer `layer`,
-    averaged over heads. Tokens leave behind that layer. The thumbnail keeps the same share as the
-    crops together; crop k of these gets its share rho_k, the softmax over the crops of cos(CLS_k,
-    CLS_thumbnail) / `temperature`, and what it cannot hold goes to the others.
+    over heads. I_j is the most that any text token behind the last image pays to it in layer
+    `layer`, averaged over heads. Tokens leave behind that layer. The thumbnail keeps the same share
+    as the crops together; crop k of these gets its share rho_k, the softmax over the crops of
+    cos(CLS_k, CLS_thumbnail) / `temperature`, and what it cannot hold goes to the others.
 
-    The paper's are the three signals and that salient regions keep more; no code is published.
-    `layer` 2 (from 0), the maximum over text tokens and `alpha` 0.5 are known second hand; the
-    formula of rho, its `temperature`, the scaling, the thumbnail's share and the place of removal
-    are reconstructed. Ours: an image without crops, and a video as a whole, is one region and so a
-    plain ranking; images share by size; newline tokens have no patch and survive only behind all
-    that have.
+    No code is published. What of this is known, and how:
 
-    `attention="received"`, for encoders without a CLS token, takes for b the attention that j's
-    patches receive from all others, and for CLS the mean of a tile's patches behind the encoder.
+    - the paper's are the three signals and that salient regions keep more;
+    - `layer` 2, the maximum over text tokens and `alpha` 0.5 are known second hand;
+    - reconstructed are the formula of rho, its `temperature`, the scaling, the thumbnail's share
+      and the place of removal;
+    - ours: an image without crops, and a video as a whole, is one region and so a plain ranking;
+      images share by size; newline tokens have no patch and survive only behind all that have.
+
+    Settings:
+
+    - `layer`: counted from 0, the one whose text attention is read;
+    - `alpha`: how much the question counts against the encoder;
+    - `temperature`: of the shares of the crops;
+    - `attention`: "received", for encoders without a CLS token, takes for b the attention that j's
+      patches receive from all others, and for CLS the mean of a tile's patches behind the encoder.
     """
 
     layer: int = 2
@@ -66,13 +74,12 @@ class PTP(ScorePruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        cls = self.attention == "cls"
-        seen = (
-            {Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
-            if cls
-            else {Signal.RECEIVED_ATTENTION, Signal.ENCODER_FEATURES}
-        )
-        return frozenset({Signal.TEXT_ATTENTION, *seen})
+        signals = {Signal.TEXT_ATTENTION}
+        if self.attention == "cls":
+            signals |= {Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
+        else:
+            signals |= {Signal.RECEIVED_ATTENTION, Signal.ENCODER_FEATURES}
+        return frozenset(signals)
 
     def site(self) -> Site:
         return llm(before=self.layer + 1)
@@ -83,84 +90,75 @@ class PTP(ScorePruner):
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] saliency and importance mixed; 0 for newlines."""
-        seen = tokens.cls_attention if self.attention == "cls" else tokens.received_attention
-        paid = tokens.text_attention.float().mean(dim=0)
+        of_cls = self.attention == "cls"
+        attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
+        saliency = _stretched(tokens, attention.float().mean(dim=(0, 1)))
+        paid = tokens.text_attention.float().mean(dim=0)  # [Q, N]
         # text between images is blind to the last of them, and would stand out for the one it
         # follows
-        asked = torch.where(paid[:, -1:] > 0, paid, 0.0).amax(dim=0)
-        salient, asked = (
-            _stretched(tokens, seen.float().mean(dim=(0, 1))),
-            _stretched(tokens, asked),
-        )
-        return (1 - self.alpha) * salient + self.alpha * asked.to(salient.device)
+        paid = torch.where(paid[:, -1:] > 0, paid, 0.0)
+        importance = _stretched(tokens, paid.amax(dim=0)).to(saliency.device)
+        return (1 - self.alpha) * saliency + self.alpha * importance
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        """The highest in every region; newlines fill what regions cannot hold."""
         scores = self.score(tokens)
-        kept = [
-            region[top(scores[region], count)] for region, count in self.regions(tokens, stage.keep)
-        ]
-        ends = tokens.layout.newline[tokens.index].nonzero()[:, 0].to(scores.device)
-        return Keep(torch.cat([*kept, ends[: stage.keep - sum(map(len, kept))]]))
+        kept = []
+        for region, count in self.regions(tokens, stage.keep):
+            kept.append(region[top(scores[region], count)])
+        rest = stage.keep - sum(len(places) for places in kept)
+        newlines = tokens.newline.nonzero()[:, 0].to(scores.device)
+        return Keep(torch.cat([*kept, newlines[:rest]]))
 
     def regions(self, tokens: VisualTokens, total: int) -> Iterator[tuple[Tensor, int]]:
         """Places of tokens that are ranked together, and how many of them stay."""
-        patches = _patches(tokens)
+        patches = tile_places(tokens, newlines=False)
         views: dict[tuple[int, str], list[int]] = {}
         for number, tile in enumerate(tokens.tiles):
             views.setdefault((tile.image, tile.kind), []).append(number)
-        sizes = torch.tensor([sum(len(patches[i]) for i in view) for view in views.values()])
-        for ((image, kind), view), count in zip(
-            views.items(), fill(total, sizes, sizes), strict=True
-        ):
-            if kind == "crop":
-                limits = torch.tensor([len(patches[i]) for i in view])
-                yield from zip(
-                    (patches[i] for i in view),
-                    fill(count, self.saliency(tokens, image, view), limits),
-                    strict=True,
-                )
-            else:
-                yield torch.cat([patches[i] for i in view]), count
+        sizes = []
+        for view in views.values():
+            sizes.append(sum(len(patches[number]) for number in view))
+        limits = torch.tensor(sizes)
+        counts = fill(total, limits, limits)
+        for ((image, kind), view), count in zip(views.items(), counts, strict=True):
+            regions = [patches[number] for number in view]
+            if kind != "crop":
+                yield torch.cat(regions), count
+                continue
+            limits = torch.tensor([len(region) for region in regions])
+            parts = fill(count, self.saliency(tokens, image, view), limits)
+            yield from zip(regions, parts, strict=True)
 
     def saliency(self, tokens: VisualTokens, image: int, crops: list[int]) -> Tensor:
         """[K] the shares rho of an image's crops."""
-        whole = [
-            i
-            for i, tile in enumerate(tokens.tiles)
-            if tile.kind == "thumbnail" and tile.image == image
-        ]
-        if not whole:
-            return torch.tensor([float(len(tokens.tiles[i])) for i in crops])
+        thumbnail = None
+        for number, tile in enumerate(tokens.tiles):
+            if thumbnail is None and tile.kind == "thumbnail" and tile.image == image:
+                thumbnail = number
+        if thumbnail is None:  # nothing to compare with: crops share by size
+            return torch.tensor([float(len(tokens.tiles[number])) for number in crops])
         unit = normalize(self.summaries(tokens), dim=-1)
-        return (unit[crops] @ unit[whole[0]] / self.temperature).softmax(dim=0)
+        return (unit[crops] @ unit[thumbnail] / self.temperature).softmax(dim=0)
 
     def summaries(self, tokens: VisualTokens) -> Tensor:
         """[T, D_v] what stands for a tile."""
         if self.attention == "cls":
             return tokens.cls_features[0].float()
         features = tokens.encoder_features[0].float()
-        return torch.stack([features[place].sum(dim=0) for place in _patches(tokens)])
-
-
-def _patches(tokens: VisualTokens) -> list[Tensor]:
-    """Per tile, the places of its tokens that have a patch."""
-    tile, newline = (of[tokens.index] for of in (tokens.layout.tile, tokens.layout.newline))
-    device = tokens.features.device
-    return [
-        ((tile == number) & ~newline).nonzero()[:, 0].to(device)
-        for number in range(len(tokens.tiles))
-    ]
+        patches = tile_places(tokens, newlines=False)
+        return torch.stack([features[place].sum(dim=0) for place in patches])
 
 
 def _stretched(tokens: VisualTokens, values: Tensor) -> Tensor:
     """[N] `values` min-max scaled over the patches of every tile; 0 where these are all equal, and
     for newlines.
     """
-    found = torch.zeros_like(values)
-    for place in _patches(tokens):
+    stretched = torch.zeros_like(values)
+    tiny = torch.finfo(torch.float32).tiny
+    for place in tile_places(tokens, newlines=False):
         if len(place):
-            low, high = values[place].aminmax()
-            found[place] = (values[place] - low) / (high - low).clamp(
-                min=torch.finfo(torch.float32).tiny
-            )
-    return found
+            own = values[place]
+            low, high = own.aminmax()
+            stretched[place] = (own - low) / (high - low).clamp(min=tiny)
+    return stretched

@@ -46,23 +46,25 @@ class PyramidDrop(ScorePruner):
         """Its sites in a model of `layers` LLM layers; raises BudgetError where they coincide or
         lie outside.
         """
-        before = [
-            max(1, int(place * layers)) if isinstance(place, float) else place
-            for place in self.layers
-        ]
-        if not before or sorted({*before}) != before or not 1 <= before[0] <= before[-1] < layers:
+        numbers = [_number_of(layer, layers) for layer in self.layers]
+        rise = bool(numbers) and sorted({*numbers}) == numbers
+        if not rise or numbers[0] < 1 or numbers[-1] >= layers:
             raise BudgetError(
-                f"pyramiddrop.layers {list(self.layers)} are the layers {before} of {layers}; "
+                f"pyramiddrop.layers {list(self.layers)} are the layers {numbers} of {layers}; "
                 f"they must rise and lie in 1..{layers - 1}"
             )
-        return [llm(before=layer) for layer in before]
+        return [llm(before=number) for number in numbers]
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        """A staircase that meets the budget, or `ratios` of the tokens without one; raises
+        BudgetError where both are given.
+        """
         sites = self.sites(layers)
         if budget is not None:
             if self.ratios is not None:
                 raise BudgetError(
-                    f"pyramiddrop.ratios {list(self.ratios)} fix what is kept; give them or a budget, not both"
+                    f"pyramiddrop.ratios {list(self.ratios)} fix what is kept; "
+                    "give them or a budget, not both"
                 )
             return solve(budget, sites, available, layers)
         ratios = self.ratios or (0.5, 0.25, 0.125)
@@ -70,9 +72,16 @@ class PyramidDrop(ScorePruner):
             raise BudgetError(
                 f"pyramiddrop.ratios {list(ratios)} must be one for each of {len(sites)} layers"
             )
-        return tuple(
-            Stage(s, max(1, int(available * r))) for s, r in zip(sites, ratios, strict=True)
-        )
+        stages = []
+        for site, ratio in zip(sites, ratios, strict=True):
+            stages.append(Stage(site, max(1, int(available * ratio))))
+        return tuple(stages)
 
     def score(self, tokens: VisualTokens) -> Tensor:
+        """[N] what the last prompt token would pay in the layer behind the site."""
         return tokens.next_query_attention.mean(dim=0)
+
+
+def _number_of(layer: int | float, layers: int) -> int:
+    """A layer's number, of a share of the depth the one below it."""
+    return max(1, int(layer * layers)) if isinstance(layer, float) else layer

@@ -38,21 +38,28 @@ class Resize(Pruner):
         return Keep(torch.arange(len(tokens)))
 
     def resize(self, size: tuple[int, int], cell: int, budget: Budget | None) -> tuple[int, int]:
+        """The grid that is nearest to the image's shape and fills the budget best; the image as it
+        is where that is its own. Raises BudgetError for a budget of no token.
+        """
         if budget is None:
             raise BudgetError("resize has no budget of its own; give one, such as 0.25 or 64")
         columns, rows = (max(1, round(side / cell)) for side in size)
-        wanted = budget.tokens(rows * columns)
-        if wanted < 0.5:
+        available = rows * columns
+        amount = budget.tokens(available)
+        if amount < 0.5:
             raise BudgetError(
-                f"budget {budget} is no token of the {rows * columns} visual tokens there are"
+                f"budget {budget} is no token of the {available} visual tokens there are"
             )
-        target = max(1, floor(wanted + 1e-9))
+        target = max(1, floor(amount + 1e-9))
 
         def loss(grid: tuple[int, int]) -> float:
-            return abs(log(grid[1] * rows / (grid[0] * columns))) + log(
-                target / (grid[0] * grid[1])
-            )
+            height, width = grid
+            stretch = log(width * rows / (height * columns))
+            return abs(stretch) + log(target / (height * width))
 
+        # every number of rows with as many columns as the budget has room for
         grids = [(r, min(columns, target // r)) for r in range(1, min(rows, target) + 1)]
-        best = min(grids, key=loss)
-        return size if best == (rows, columns) else (best[1] * cell, best[0] * cell)
+        height, width = min(grids, key=loss)
+        if (height, width) == (rows, columns):
+            return size
+        return width * cell, height * cell

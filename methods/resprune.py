@@ -5,7 +5,7 @@ nouns weighing the residuals.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from prunebench import (
     FUNCTION_WORDS,
@@ -32,6 +33,9 @@ WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|[^\w\s]")
 MARKER = re.compile(r"\s*(<[^<>]*>|\[[A-Z_]+\])\s*")
 """What chat templates and tokenizers put between words."""
 
+Span = tuple[int, int]
+"""Where in a text a word begins and ends."""
+
 
 @register(paper="https://arxiv.org/abs/2603.21105", reconstruction=True)
 @dataclass(frozen=True)
@@ -39,20 +43,28 @@ class ResPrune(Pruner):
     """Greedy pivoting: take argmax_j e_j r_j^alpha, e_j the squared part of token j that the tokens
     taken do not span.
 
-    The paper's: selection by residual energy, weighed by r^alpha, r the largest cosine between a
-    token and the nouns' rows of the language model's input embeddings, behind the projector. There
-    is no official code, and what the paper leaves open is ours: `alpha`, which it tunes by hand;
-    the min-max scaling of r to `floor`..1, without which negative cosines have no power; raw
-    features (`space`: "raw", "unit" or "centred") of all crops together; newline tokens last, and
-    before them, once everything is spanned, the rest by e_j r_j^alpha as it was at first.
+    The paper's is the selection by residual energy, weighed by r^alpha: r is the largest cosine
+    between a token and the nouns' rows of the language model's input embeddings, behind the
+    projector. There is no official code, and what the paper leaves open is ours:
 
-    `nouns` says which of the question's words count: "tagger", the nouns by HanTa's tagger;
-    "content", all but function words; "all", every word; "none", r = 1. "auto" becomes "tagger"
-    where HanTa is installed, else "content", and is recorded as that. A question without nouns
-    falls back on its content words, without those on r = 1.
+    - `alpha`, which it tunes by hand;
+    - the min-max scaling of r to `floor`..1, without which negative cosines have no power;
+    - raw features of all crops together;
+    - newline tokens last, and before them, once everything is spanned, the rest by e_j r_j^alpha as
+      it was at first.
 
-    Update and selection run in float32, as a pivoted Cholesky factorisation of the Gram matrix, O(k
-    N (D + k)).
+    A question without nouns falls back on its content words, without those on r = 1. Update and
+    selection run in float32, as a pivoted Cholesky factorisation of the Gram matrix, O(k N (D +
+    k)).
+
+    Settings:
+
+    - `alpha`: how much relevance counts;
+    - `floor`: the least relevance, above 0, so that no token is out of reach;
+    - `space`: "raw" features, "unit" ones of length 1, or "centred" ones, less their mean;
+    - `nouns`: which of the question's words count. "tagger": the nouns by HanTa's tagger;
+      "content": all but function words; "all": every word; "none": r = 1. "auto" becomes "tagger"
+      where HanTa is installed, else "content", and is recorded as that.
     """
 
     default_positions = "compact"
@@ -81,43 +93,49 @@ class ResPrune(Pruner):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        return (
-            frozenset()
-            if self.nouns == "none"
-            else frozenset({Signal.TEXT_FEATURES, Signal.TEXT_PIECES})
-        )
+        if self.nouns == "none":
+            return frozenset()
+        return frozenset({Signal.TEXT_FEATURES, Signal.TEXT_PIECES})
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        newline = tokens.layout.newline[tokens.index]
-        places = (~newline).nonzero()[:, 0].to(tokens.features.device)
+        """The pivots among the patches; newlines fill what is left. Raises ValueError for features
+        or weights that are not finite.
+        """
+        places = (~tokens.newline).nonzero()[:, 0].to(tokens.features.device)
         features = tokens.features[places].float()
         weights = self.relevance(features, tokens) ** self.alpha
         require_finite(features, "features")
         require_finite(weights, "relevance")
         picks = pivots(self.placed(features), weights, min(stage.keep, len(places)))
-        rest = newline.nonzero()[:, 0].to(places)[: stage.keep - len(picks)]
+        newlines = tokens.newline.nonzero()[:, 0].to(places)
+        rest = newlines[: stage.keep - len(picks)]
         return Keep(torch.cat([places[picks], rest]))
 
     def placed(self, features: Tensor) -> Tensor:
         """[N, D] the vectors whose span is to be covered."""
         if self.space == "unit":
-            return torch.nn.functional.normalize(features, dim=-1)
-        return features - features.mean(0) if self.space == "centred" else features
+            return normalize(features, dim=-1)
+        if self.space == "centred":
+            return features - features.mean(0)
+        return features
 
     def relevance(self, features: Tensor, tokens: VisualTokens) -> Tensor:
         """[N] r in `floor`..1; ones where the question has no words to ask for."""
         rows = [] if self.nouns == "none" else self.rows(tokens)
         if not rows:
             return torch.ones_like(features[:, 0])
-        unit = torch.nn.functional.normalize(features, dim=-1)
-        words = torch.nn.functional.normalize(tokens.text_features[rows].float(), dim=-1)
+        unit = normalize(features, dim=-1)
+        words = normalize(tokens.text_features[rows].float(), dim=-1)
         closest = (unit @ words.T).amax(1)
         low, high = closest.aminmax()
-        return (closest - low) / (high - low).clamp(min=1e-12) * (1 - self.floor) + self.floor
+        stretched = (closest - low) / (high - low).clamp(min=1e-12)
+        return stretched * (1 - self.floor) + self.floor
 
     def rows(self, tokens: VisualTokens) -> list[int]:
         """The rows of `text_features` that the chosen words are made of."""
-        pieces = ["" if MARKER.fullmatch(piece) else piece for piece in tokens.text_pieces]
+        pieces = []
+        for piece in tokens.text_pieces:
+            pieces.append("" if MARKER.fullmatch(piece) else piece)
         # without the question the whole prompt is read, a word a piece
         text = " ".join(pieces) if tokens.question is None else tokens.question
         return rows_of(chosen(text, self.nouns), text, pieces)
@@ -131,49 +149,50 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
     spanned = energy * RESIDUE
     # in (-1, 0): behind every token that has a residual
     last = -1 / (1 + energy * weights)
-    factor, order = vectors.new_zeros(count, len(vectors)), []
+    factor = vectors.new_zeros(count, len(vectors))  # rows of the Cholesky factor
+    order = []
     for number in range(count):
         # picks stay one-element tensors: an int would wait for the GPU in every round
         pick = torch.where(energy > spanned, energy * weights, last).argmax().view(1)
-        known = factor[:number]
-        inner = vectors @ vectors[pick][0] - known.T @ known[:, pick][:, 0]
-        alive = energy[pick] > spanned[pick]
-        factor[number] = torch.where(alive, inner / energy[pick].clamp(min=1e-30).sqrt(), 0.0)
-        energy = (energy - factor[number].square()).index_fill(0, pick, -torch.inf)
+        above = factor[:number]
+        # the inner products with the pick, less what earlier picks span of them
+        inner = vectors @ vectors[pick][0]
+        inner = inner - above.T @ above[:, pick][:, 0]
+        has_residual = energy[pick] > spanned[pick]
+        length = energy[pick].clamp(min=1e-30).sqrt()
+        factor[number] = torch.where(has_residual, inner / length, 0.0)
+        energy = energy - factor[number].square()
+        energy = energy.index_fill(0, pick, -torch.inf)
         last = last.index_fill(0, pick, -torch.inf)
         order.append(pick)
     return torch.cat(order)
 
 
-def chosen(text: str, which: str) -> list[tuple[int, int]]:
+def chosen(text: str, which: str) -> list[Span]:
     """From where to where in `text` the words lie that `which` names."""
-    words = [
-        (match.start(), match.end()) for match in WORD.finditer(text) if match[0][-1].isalnum()
-    ]
+    matches = list(WORD.finditer(text))
     if which == "tagger":
-        spoken = [match[0] for match in WORD.finditer(text)]
-        found = [
-            match.span()
-            for match, noun in zip(WORD.finditer(text), tagged(spoken), strict=True)
-            if noun
-        ]
-        if found:
-            return found
+        is_noun = tagged([match[0] for match in matches])
+        nouns = [match.span() for match, noun in zip(matches, is_noun, strict=True) if noun]
+        if nouns:
+            return nouns
+    words = [match.span() for match in matches if match[0][-1].isalnum()]
     if which == "all":
         return words
-    return [
-        span
-        for span in words
-        if text[slice(*span)].strip("'\u2019").casefold() not in FUNCTION_WORDS
-    ]
+    return [span for span in words if _is_content(text[slice(*span)])]
 
 
-def tagged(words: Sequence[str]) -> Iterator[bool]:
+def _is_content(word: str) -> bool:
+    """Whether it is no function word."""
+    return word.strip("'\u2019").casefold() not in FUNCTION_WORDS
+
+
+def tagged(words: Sequence[str]) -> list[bool]:
     """Whether each of a sentence's words is a noun, by the C5 tags NN0, NN1, NN2 and NP0."""
-    return (
-        tag.startswith(("NN", "NP"))
-        for _, _, tag in (_tagger().tag_sent(list(words)) if words else [])
-    )
+    if not words:
+        return []
+    tags = [tag for _, _, tag in _tagger().tag_sent(list(words))]
+    return [tag.startswith(("NN", "NP")) for tag in tags]
 
 
 @lru_cache(maxsize=1)
@@ -183,7 +202,7 @@ def _tagger() -> Any:
     return HanoverTagger("morphmodel_en.pgz")
 
 
-def rows_of(spans: Sequence[tuple[int, int]], text: str, pieces: Sequence[str]) -> list[int]:
+def rows_of(spans: Sequence[Span], text: str, pieces: Sequence[str]) -> list[int]:
     """The pieces of a prompt in which the parts `spans` of `text` stand, where it stands last;
     letters and digits count alone.
 
@@ -191,15 +210,19 @@ def rows_of(spans: Sequence[tuple[int, int]], text: str, pieces: Sequence[str]) 
     one of the words.
     """
     letters = [bare(piece) for piece in pieces]
-    owner = [row for row, some in enumerate(letters) for _ in some]
+    owners: list[int] = []  # of every letter of the prompt, the piece that it stands in
+    for row, of_piece in enumerate(letters):
+        owners += [row] * len(of_piece)
     start = "".join(letters).rfind(bare(text))
     if start < 0:
         words = {bare(text[slice(*span)]) for span in spans}
-        return [row for row, some in enumerate(letters) if some in words]
-    found = set()
+        return [row for row, of_piece in enumerate(letters) if of_piece in words]
+    rows: set[int] = set()
     for first, end in spans:
-        found.update(owner[start + len(bare(text[:first])) : start + len(bare(text[:end]))])
-    return sorted(found)
+        first_letter = start + len(bare(text[:first]))
+        end_letter = start + len(bare(text[:end]))
+        rows.update(owners[first_letter:end_letter])
+    return sorted(rows)
 
 
 def bare(text: str) -> str:

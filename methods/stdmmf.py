@@ -4,6 +4,7 @@ stay.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,7 +30,8 @@ a 200th of the frame.
 @register(
     paper="https://arxiv.org/abs/2310.09016",
     reconstruction=True,
-    variant="nothing is learned, and the map ranks tokens; the paper trains a detector that prunes nothing",
+    variant="nothing is learned, and the map ranks tokens; "
+    "the paper trains a detector that prunes nothing",
 )
 @dataclass(frozen=True)
 class STDMMF(ScorePruner):
@@ -38,17 +40,24 @@ class STDMMF(ScorePruner):
 
     STDMMF-Net finds salient objects in panoramic video with a spatial and a temporal stream. The
     paper's are the two streams, the weighing of levels (ILW) and the attention between the streams
-    (BMA); formulas and code were not to be had, and those here are placeholders. On every level l
-    of a pyramid of `levels` octaves, of a frame whose longer side is `side` pixels: R is the
-    distance of a pixel's colour, in Itti's opponent channels, to that of its surround three octaves
-    coarser; O is how much moves; both are shares of their largest value in the video. BMA: (R s(O)
-    + R + O s(R) + O) / 2 with s(X) = sigmoid((X - mean X) / std X). ILW: the levels are averaged by
-    the softmax of their means. ILA, which needs learned features, is left out. In a still image O
-    is 0, so that R alone ranks.
+    (BMA); formulas and code were not to be had, and those here are placeholders. On every level of
+    a pyramid of octaves:
 
-    `motion` "difference" is the smaller of the changes towards two other frames, the nearest
-    (double differencing), which marks where a thing is and not where it was. "flow" is DIS optical
-    flow beside the frame's median flow, which follows a moving camera; it needs OpenCV.
+    - R is the distance of a pixel's colour, in Itti's opponent channels, to that of its surround
+      three octaves coarser;
+    - O is how much moves, 0 in a still image, so that R alone ranks there;
+    - both are shares of their largest value in the video;
+    - BMA: (R s(O) + R + O s(R) + O) / 2 with s(X) = sigmoid((X - mean X) / std X);
+    - ILW: the levels are averaged by the softmax of their means;
+    - ILA, which needs learned features, is left out.
+
+    Settings:
+
+    - `levels`: octaves of the pyramid;
+    - `side`: pixels of a frame's longer side on the first level;
+    - `motion`: "difference" is the smaller of the changes towards two other frames, the nearest
+      (double differencing), which marks where a thing is and not where it was. "flow" is DIS
+      optical flow beside the frame's median flow, which follows a moving camera; it needs OpenCV.
     """
 
     needs = frozenset({Signal.PICTURES})
@@ -69,61 +78,68 @@ class STDMMF(ScorePruner):
             )
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        unknown = [
-            tile.kind for tile in tokens.tiles if tile.region is None and tile.rows * tile.columns
-        ]
-        if unknown:
-            raise Unsupported(
-                f"stdmmf looks at the image, and where in it this model's tokens lie ({unknown[0]}) is unknown"
-            )
-        return pooled(tokens.layout, [self.saliency(picture) for picture in tokens.pictures])[
-            tokens.index
-        ]
+        """[N] the average of the saliency map over what each token shows."""
+        for tile in tokens.tiles:
+            has_patches = tile.rows * tile.columns > 0
+            if has_patches and tile.region is None:
+                raise Unsupported(
+                    "stdmmf looks at the image, "
+                    f"and where in it this model's tokens lie ({tile.kind}) is unknown"
+                )
+        maps = [self.saliency(picture) for picture in tokens.pictures]
+        return pooled(tokens.layout, maps)[tokens.index]
 
     def saliency(self, video: Tensor) -> Tensor:
         """[F, h, w] how much every pixel of `video` [F, H, W, 3] stands out, at the resolution it
         is looked at.
         """
         frames = shrunk(video, self.side)
-        moving = (flow(frames) if self.motion == "flow" else difference(frames))[:, None]
-        levels = [_halved(opponent(frames), level) for level in range(self.levels)]
-        space = [contrast(level) for level in levels]
-        time = [interpolate(moving, level.shape[-2:], mode="area")[:, 0] for level in levels]
-        most = [max(float(level.max()) for level in stream) for stream in (space, time)]
-        fused = [
-            gated(r / max(most[0], 1e-9), o / max(most[1], STILL[self.motion]))
-            for r, o in zip(space, time, strict=True)
-        ]
-        weights = torch.stack([level.mean(dim=(1, 2)) for level in fused]).softmax(dim=0)
-        size = frames.shape[-2:]
-        grown = [interpolate(level[:, None], size, mode="bilinear")[:, 0] for level in fused]
-        return sum(
-            (w[:, None, None] * level for w, level in zip(weights, grown, strict=True)),
-            torch.zeros(len(video), *size),
-        )
+        moving = flow(frames) if self.motion == "flow" else difference(frames)
+        space, time = [], []  # R and O, [F, h, w] a level
+        for octave in range(self.levels):
+            level = _halved(opponent(frames), octave)
+            space.append(contrast(level))
+            time.append(_resized(moving, level.shape[-2:], "area"))
+        most_space = max(_largest(space), 1e-9)
+        most_time = max(_largest(time), STILL[self.motion])
+        fused = []
+        for stands_out, moves in zip(space, time, strict=True):
+            fused.append(gated(stands_out / most_space, moves / most_time))
+        means = [level.mean(dim=(1, 2)) for level in fused]
+        weights = torch.stack(means).softmax(dim=0)  # [levels, F]
+        saliency = torch.zeros(len(video), *frames.shape[-2:])
+        for weight, level in zip(weights, fused, strict=True):
+            whole = _resized(level, frames.shape[-2:], "bilinear")
+            saliency = saliency + weight[:, None, None] * whole
+        return saliency
 
 
 def shrunk(video: Tensor, side: int) -> Tensor:
-    """[F, 3, h, w] in 0..1, the longer side at most `side`; a frame at a time, for a film is large."""
+    """[F, 3, h, w] in 0..1, the longer side at most `side`."""
     height, width = video.shape[1:3]
     scale = min(1.0, side / max(height, width))
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = [
-        interpolate(frame.movedim(-1, 0)[None], size, mode="bilinear", antialias=True)
-        for frame in video.cpu()
-    ]
-    return torch.cat(small).float() / 255
+    rows = max(1, round(height * scale))
+    columns = max(1, round(width * scale))
+    frames = []
+    for frame in video.cpu():  # one at a time, for a film is large
+        colours = frame.movedim(-1, 0)[None]
+        small = interpolate(colours, (rows, columns), mode="bilinear", antialias=True)
+        frames.append(small)
+    return torch.cat(frames).float() / 255
 
 
 def opponent(frames: Tensor) -> Tensor:
     """[F, 3, h, w] intensity, red against green, blue against yellow."""
     red, green, blue = frames.unbind(dim=1)
-    return torch.stack([(red + green + blue) / 3, red - green, blue - (red + green) / 2], dim=1)
+    intensity = (red + green + blue) / 3
+    yellow = (red + green) / 2
+    return torch.stack([intensity, red - green, blue - yellow], dim=1)
 
 
 def contrast(colours: Tensor) -> Tensor:
     """[F, h, w] distance of every colour to that around it."""
-    around = interpolate(_halved(colours, SURROUND), colours.shape[-2:], mode="bilinear")
+    coarse = _halved(colours, SURROUND)
+    around = interpolate(coarse, colours.shape[-2:], mode="bilinear")
     return _length(colours - around)
 
 
@@ -131,10 +147,14 @@ def difference(frames: Tensor) -> Tensor:
     """[F, h, w] change of colour since both of the nearest two frames, so far as there are two
     others.
     """
-    colours, count, here = opponent(frames), len(frames), torch.arange(len(frames))
+    colours = opponent(frames)
+    count, here = len(frames), torch.arange(len(frames))
+    # the first and the last frame look at two on their one side
     before = torch.where(here > 0, here - 1, min(2, count - 1))
     after = torch.where(here < count - 1, here + 1, max(0, count - 3))
-    return torch.minimum(_length(colours - colours[before]), _length(colours - colours[after]))
+    since_before = _length(colours - colours[before])
+    until_after = _length(colours - colours[after])
+    return torch.minimum(since_before, until_after)
 
 
 def flow(frames: Tensor) -> Tensor:
@@ -146,14 +166,15 @@ def flow(frames: Tensor) -> Tensor:
     cv2: Any = import_module("cv2")  # its own types lack what it makes at run time
     grey = (frames.mean(dim=1) * 255).round().byte().numpy()
     finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    found = []
+    distances = []
     for number, frame in enumerate(grey):
-        moved = torch.from_numpy(
-            finder.calc(frame, grey[number + 1 if number + 1 < len(grey) else number - 1], None)
-        )
+        is_last = number + 1 == len(grey)
+        other = grey[number - 1] if is_last else grey[number + 1]
+        moved = torch.from_numpy(finder.calc(frame, other, None))  # [h, w, 2] pixels
         camera = moved.flatten(0, 1).median(dim=0).values
-        found.append((moved - camera).norm(dim=-1) / max(frame.shape))
-    return torch.stack(found)
+        pixels = (moved - camera).norm(dim=-1)
+        distances.append(pixels / max(frame.shape))
+    return torch.stack(distances)
 
 
 def gated(space: Tensor, time: Tensor) -> Tensor:
@@ -162,7 +183,19 @@ def gated(space: Tensor, time: Tensor) -> Tensor:
 
 
 def _gate(values: Tensor) -> Tensor:
-    return ((values - values.mean()) / values.std(correction=0).clamp(min=1e-6)).sigmoid()
+    """s(X): above a half where X is above its average."""
+    deviation = values.std(correction=0).clamp(min=1e-6)
+    return ((values - values.mean()) / deviation).sigmoid()
+
+
+def _largest(levels: Sequence[Tensor]) -> float:
+    """The largest value on any level."""
+    return max(float(level.max()) for level in levels)
+
+
+def _resized(maps: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    """[F, h, w] maps at another size."""
+    return interpolate(maps[:, None], tuple(size), mode=mode)[:, 0]
 
 
 def _length(vectors: Tensor) -> Tensor:
@@ -173,4 +206,6 @@ def _length(vectors: Tensor) -> Tensor:
 def _halved(frames: Tensor, times: int) -> Tensor:
     """The frames so many octaves down; a side is never shorter than a pixel."""
     height, width = frames.shape[-2:]
-    return interpolate(frames, (max(1, height >> times), max(1, width >> times)), mode="area")
+    rows = max(1, height >> times)
+    columns = max(1, width >> times)
+    return interpolate(frames, (rows, columns), mode="area")

@@ -17,6 +17,8 @@ class Uniform(Pruner):
     """
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        return Keep(
-            torch.stack([w[w.shape[0] // 2, w.shape[1] // 2] for w in windows(tokens, stage.keep)])
-        )
+        middles = []
+        for window in windows(tokens, stage.keep):  # [h, w] places
+            height, width = window.shape
+            middles.append(window[height // 2, width // 2])
+        return Keep(torch.stack(middles))

@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
     from prunebench.registry import build, register
-    from prunebench.select import fill, pooled, require_finite, share, top, windows
+    from prunebench.select import (
+        fill,
+        pooled,
+        require_finite,
+        share,
+        tile_places,
+        top,
+        top_of_each,
+        windows,
+    )
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
@@ -28,14 +37,25 @@ _HOMES = {
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
     "registry": ("build", "register"),
-    "select": ("fill", "pooled", "require_finite", "share", "top", "windows"),
+    "select": (
+        "fill",
+        "pooled",
+        "require_finite",
+        "share",
+        "tile_places",
+        "top",
+        "top_of_each",
+        "windows",
+    ),
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_HOME: dict[str, str] = {}
+for _home, _names in _HOMES.items():
+    _HOME |= dict.fromkeys(_names, _home)
 
 __all__ = [
     "FUNCTION_WORDS",
@@ -72,7 +92,9 @@ __all__ = [
     "require_finite",
     "share",
     "solve",
+    "tile_places",
     "top",
+    "top_of_each",
     "vision",
     "windows",
 ]

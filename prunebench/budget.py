@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
-from prunebench.sites import Part, Site
+from prunebench.sites import Site
 
 Kind = Literal["mean", "input", "kv"]
 
@@ -35,20 +35,22 @@ class Budget:
             raise BudgetError(
                 f"budget kind {self.kind!r} is unknown; it is one of {', '.join(kinds)}"
             )
-        if isinstance(self.amount, bool) or not isinstance(self.amount, int | float):
+        amount = self.amount
+        if isinstance(amount, bool) or not isinstance(amount, int | float):
             raise BudgetError(
-                f"budget {self.amount!r} is no number; "
-                "write a count such as 64 or a share such as 0.25"
+                f"budget {amount!r} is no number; write a count such as 64 or a share such as 0.25"
             )
-        if isinstance(self.amount, int) and self.amount < 1:
-            raise BudgetError(f"budget {self.amount} is no count of tokens; it starts at 1")
-        if isinstance(self.amount, float) and not 0 < self.amount <= 1:
+        if isinstance(amount, int) and amount < 1:
+            raise BudgetError(f"budget {amount} is no count of tokens; it starts at 1")
+        if isinstance(amount, float) and not 0 < amount <= 1:
             raise BudgetError(
-                f"budget {self.amount} is no share; shares lie in (0, 1], counts are whole numbers"
+                f"budget {amount} is no share; shares lie in (0, 1], counts are whole numbers"
             )
 
     def __str__(self) -> str:
-        return str(self.amount) if self.kind == "mean" else f"{self.kind}:{self.amount}"
+        if self.kind == "mean":
+            return str(self.amount)
+        return f"{self.kind}:{self.amount}"
 
     @classmethod
     def parse(cls, value: Budget | int | float | str) -> Budget:
@@ -97,7 +99,7 @@ def alive(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
     """[layers] visual tokens entering each LLM layer when every stage keeps what it may."""
     counts = []
     for layer in range(layers):
-        limits = [stage.keep for stage in stages if _is_before(stage, layer)]
+        limits = [stage.keep for stage in stages if stage.site.is_before(layer)]
         counts.append(min([available, *limits]))
     return counts
 
@@ -135,11 +137,10 @@ def solve(
     Raises BudgetError where the layers before the first site alone spend more than the budget.
     """
     target = budget.tokens(available)
-    outside = [str(site) for site in sites if site.part is Part.LLM and site.layer >= layers]
+    outside = [str(site) for site in sites if not site.exists_in(layers)]
     if outside:
-        raise BudgetError(
-            f"{', '.join(outside)} lies outside the model, which has layers 0..{layers - 1}"
-        )
+        listed = ", ".join(outside)
+        raise BudgetError(f"{listed} lies outside the model, which has layers 0..{layers - 1}")
     if shares is None:
         shares = partial(_staircase, len(sites))
     search = _Search(budget.kind, tuple(sites), available, layers, shares, compact)
@@ -176,11 +177,11 @@ class _Search:
     def slope(self, counts: Sequence[int]) -> float:
         """What one token more or less at the last stage costs; 0 where it has room for neither."""
         *others, last = counts
-        ceiling = others[-1] if others else self.available
-        neighbour = last + 1 if last < min(ceiling, self.available) else last - 1
+        ceiling = min([self.available, *others[-1:]])
+        neighbour = last + 1 if last < ceiling else last - 1
         if neighbour < 1:
             return 0.0
-        return abs(self.cost([*others, neighbour]) - self.cost(counts))
+        return self.distance([*others, neighbour], self.cost(counts))
 
     def counts_at(self, t: float) -> list[int]:
         """The counts at one point of the ladder of shares, at least one token each."""
@@ -193,7 +194,8 @@ class _Search:
     def check_reach(self, budget: Budget, target: float) -> None:
         """Raises BudgetError where no point of the ladder costs about as much as the target."""
         fewest = self.counts_at(0.0)
-        least, most = self.cost(fewest), self.cost(self.counts_at(1.0))
+        least = self.cost(fewest)
+        most = self.cost(self.counts_at(1.0))
         label = f"budget {budget} ({target:g} of {self.available} visual tokens)"
         if target < least - 0.5 * self.slope(fewest):
             listed = ", ".join(map(str, self.sites))
@@ -201,6 +203,7 @@ class _Search:
                 f"{label} is out of reach at {listed}: "
                 f"with a single token kept there the run still spends {least:g}"
             )
+        # half a token is what rounding to whole ones may cost
         if target > most + 0.5:
             raise BudgetError(f"{label} is above what this method ever spends, {most:g}")
 
@@ -211,17 +214,24 @@ class _Search:
             return self.refined(most, target)
         low, high = self.bracket(target)
         below = self.refined(self.counts_at(low), target)
-        if abs(self.cost(below) - target) <= 0.5 * self.slope(below):
+        if self.distance(below, target) <= 0.5 * self.slope(below):
             return below
         # the last stage cannot make up for the others: just above, these have a token more
         above = self.refined(self.counts_at(high), target)
-        return min(below, above, key=lambda counts: abs(self.cost(counts) - target))
+        if self.distance(above, target) < self.distance(below, target):
+            return above
+        return below
+
+    def distance(self, counts: Sequence[int], target: float) -> float:
+        """How far their cost is from the target."""
+        return abs(self.cost(counts) - target)
 
     def bracket(self, target: float) -> tuple[float, float]:
         """Two points of the ladder, one on each side of the target, with no counts between."""
         low, high = 0.0, 1.0
-        for _ in range(60):
-            if sum(self.counts_at(high)) - sum(self.counts_at(low)) <= 1:
+        for _ in range(60):  # halvings; a float tells no more apart
+            between = sum(self.counts_at(high)) - sum(self.counts_at(low))
+            if between <= 1:
                 break
             middle = (low + high) / 2
             if self.cost(self.counts_at(middle)) <= target:
@@ -241,11 +251,6 @@ class _Search:
         ceiling = others[-1] if others else self.available
         moved = round(last + (target - self.cost(counts)) / step)
         return [*others, min(ceiling, max(1, moved))]
-
-
-def _is_before(stage: Stage, layer: int) -> bool:
-    """Whether the stage lies before that LLM layer."""
-    return stage.site.part is not Part.LLM or stage.site.layer <= layer
 
 
 def _staircase(steps: int, t: float) -> list[float]:

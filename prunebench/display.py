@@ -87,24 +87,18 @@ def frame(rows: Sequence[StageRow]) -> pd.DataFrame:
 
 def html(title: str, rows: Sequence[StageRow], pictures: Mapping[int, bytes]) -> str:
     """The rows as an HTML table under a title; `pictures` are PNGs by their sample's number."""
-    columns = ("sample", "site", "available", "entered", "kept", "share", "tokens_mean")
-    head = "".join(f"<th>{name}</th>" for name in columns)
+    head = ""
+    for name in ("sample", "site", "available", "entered", "kept", "share", "tokens_mean"):
+        head += f"<th>{name}</th>"
     body = ""
     for row in rows:
-        site = row.site or "not pruned"
-        values = (
-            row.sample,
-            escape(site),
-            row.available,
-            row.entered,
-            row.kept,
-            f"{row.share:.0%}",
-            f"{row.tokens_mean:.1f}",
-        )
-        cells = "".join(f"<td>{value}</td>" for value in values)
-        body += f"<tr>{cells}</tr>"
+        site = escape(row.site) or "not pruned"
+        body += f"<tr><td>{row.sample}</td><td>{site}</td><td>{row.available}</td>"
+        body += f"<td>{row.entered}</td><td>{row.kept}</td><td>{row.share:.0%}</td>"
+        body += f"<td>{row.tokens_mean:.1f}</td></tr>"
     drawings = ""
     for sample, content in pictures.items():
+        # inside the page, so that a notebook can be sent to somebody as one file
         source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
         drawings += f'<img src="{source}" alt="kept tokens of sample {sample}" width="640"><br>'
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -113,7 +107,7 @@ def html(title: str, rows: Sequence[StageRow], pictures: Mapping[int, bytes]) ->
 
 @dataclass(frozen=True)
 class Mask:
-    """Which tokens of one picture are alive after one stage.
+    """Which tokens of one picture are alive after one stage: what a panel of a drawing shows.
 
     `cells` [rows, columns] is True where a token is kept; `region` is the part of the image that
     the cells cover, as in Tile, None where the model's inputs do not tell.
@@ -142,18 +136,25 @@ def mask(layout: Layout, kept: Tensor, number: int = 0) -> Mask:
         cells: NDArray[bool_] = parts[0].numpy()
         return Mask(cells, layout.tiles[numbers[0]].region)
     regions = [_region_of(layout.tiles[index]) for index in numbers]
+    return _stitched(parts, regions)
+
+
+def _stitched(parts: Sequence[Tensor], regions: Sequence[Region]) -> Mask:
+    """Crops of one size, each [rows, columns], put together by the regions they cover."""
     whole = _around(regions)
     corners = []
-    for region, part in zip(regions, parts, strict=True):
+    for part, (left, top, right, bottom) in zip(parts, regions, strict=True):
+        rows, columns = part.shape
         # crops are of one size, so that any of them says how large a cell is
-        row = (region[1] - whole[1]) * part.shape[0] / (region[3] - region[1])
-        column = (region[0] - whole[0]) * part.shape[1] / (region[2] - region[0])
-        corners.append((round(row), round(column)))
-    pairs = list(zip(corners, parts, strict=True))
-    height = max(row + part.shape[0] for (row, _), part in pairs)
-    width = max(column + part.shape[1] for (_, column), part in pairs)
+        cell_height = (bottom - top) / rows
+        cell_width = (right - left) / columns
+        row = round((top - whole[1]) / cell_height)
+        column = round((left - whole[0]) / cell_width)
+        corners.append((row, column))
+    height = max(row + len(part) for (row, _), part in zip(corners, parts, strict=True))
+    width = max(column + part.shape[1] for (_, column), part in zip(corners, parts, strict=True))
     canvas = torch.zeros(height, width, dtype=torch.bool)
-    for (row, column), part in pairs:
+    for (row, column), part in zip(corners, parts, strict=True):
         canvas[row : row + part.shape[0], column : column + part.shape[1]] = part
     return Mask(canvas.numpy(), whole)
 
@@ -179,9 +180,33 @@ def drawing(
         canvas = Image.new("RGB", (columns * CELL, rows * CELL), PLAIN)
     else:
         picture = image if isinstance(image, Image.Image) else Image.open(image)
-        canvas = _part(picture, first.region)
+        canvas = part_of(picture, first.region)
     grids = [mask.cells for mask in stages.values()]
     return overlay.drawing(canvas, grids, title, captions=list(stages), original=image is not None)
+
+
+def part_of(image: Image.Image, region: Region | None) -> Image.Image:
+    """The region of an image; what lies outside the image, because it was padded, is black.
+
+    Raises ValueError where it is not known which part of the image the tokens cover.
+    """
+    if region is None:
+        raise ValueError(
+            "which part of the image the tokens cover is not known from the model's inputs alone; "
+            "give prune(..., layouts=...), or show the bare grid without an image"
+        )
+    return image.convert("RGB").crop(pixels_of(image, region))
+
+
+def pixels_of(image: Image.Image, region: Region) -> tuple[int, int, int, int]:
+    """A region in whole pixels of an image: left, top, right and bottom."""
+    left, top, right, bottom = region
+    return (
+        round(left * image.width),
+        round(top * image.height),
+        round(right * image.width),
+        round(bottom * image.height),
+    )
 
 
 def png(image: Image.Image) -> bytes:
@@ -195,8 +220,11 @@ def _tiles_of(layout: Layout, number: int) -> list[int]:
     """The tiles that show picture `number`: its crops where it has any, its one tile else."""
     groups: dict[tuple[bool, int, int], list[int]] = {}
     for index, tile in enumerate(layout.tiles):
-        if tile.rows * tile.columns:  # a newline that stands alone shows nothing
-            groups.setdefault((tile.kind == "frame", tile.image, tile.frame), []).append(index)
+        if tile.rows == 0 or tile.columns == 0:
+            continue  # a newline that stands alone shows nothing
+        # images and videos are counted each by themselves, so that two may bear one number
+        picture = (tile.kind == "frame", tile.image, tile.frame)
+        groups.setdefault(picture, []).append(index)
     pictures = list(groups.values())
     if not 0 <= number < len(pictures):
         raise ValueError(f"there is no picture {number}; this sample has {len(pictures)}, from 0")
@@ -218,20 +246,3 @@ def _around(regions: Sequence[Region]) -> Region:
     """The smallest region that holds all others."""
     lefts, tops, rights, bottoms = zip(*regions, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
-
-
-def _part(image: Image.Image, region: Region | None) -> Image.Image:
-    """The region of an image; what lies outside the image, because it was padded, is black."""
-    if region is None:
-        raise ValueError(
-            "which part of the image the tokens cover is not known from the model's inputs alone; "
-            "give prune(..., layouts=...), or show the bare grid without an image"
-        )
-    left, top, right, bottom = region
-    box = (
-        round(left * image.width),
-        round(top * image.height),
-        round(right * image.width),
-        round(bottom * image.height),
-    )
-    return image.convert("RGB").crop(box)

@@ -74,8 +74,9 @@ def source_digest(method: type[Pruner]) -> str:
         if texts is None:  # a class without a file, typed at a prompt
             texts = {kind.__qualname__: _code_of(kind)}
         for name in sorted(texts):
-            digest.update(f"{kind.__qualname__} {name} {len(texts[name])}\n".encode())
-            digest.update(texts[name])
+            content = texts[name]
+            digest.update(_line(f"{kind.__qualname__} {name} {len(content)}"))
+            digest.update(content)
     return digest.hexdigest()
 
 
@@ -84,7 +85,7 @@ def weights_digest(module: nn.Module) -> str:
     digest = sha256()
     for name, tensor in module.state_dict().items():
         if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(_line(f"{name} {tensor.dtype} {list(tensor.shape)}"))
             digest.update(_content(tensor))
     return digest.hexdigest()
 
@@ -95,7 +96,7 @@ def folder_digest(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             content = path.read_bytes()
-            digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode())
+            digest.update(_line(f"{path.relative_to(folder)} {len(content)}"))
             digest.update(content)
     return digest.hexdigest()
 
@@ -107,14 +108,20 @@ def identity(pruner: Pruner) -> str:
     same of every method it holds. Raises Unhashable for a setting of which no stable text can be
     made.
     """
-    about: dict[str, Any] = {"code": source_digest(type(pruner)), "settings": {}, "holds": {}}
+    settings: dict[str, Any] = {}
+    holds: dict[str, list[str]] = {}
     for field in fields(pruner):
         value = getattr(pruner, field.name)
         if field.compare:
-            about["settings"][field.name] = plain(value, f"setting {field.name}")
+            settings[field.name] = plain(value, f"setting {field.name}")
         parts = list(_parts_in(value))
         if parts:
-            about["holds"][field.name] = parts
+            holds[field.name] = parts
+    about: dict[str, Any] = {
+        "code": source_digest(type(pruner)),
+        "settings": settings,
+        "holds": holds,
+    }
     adapter = pruner.reads.lora
     if adapter is not None:
         about["adapter"] = folder_digest(Path(adapter))
@@ -147,10 +154,14 @@ def plain(value: Any, name: str) -> Any:
 def _plain_parts(value: Any, name: str) -> Any:
     """The same of what holds other values; sets and mappings in an order of their own."""
     if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: plain(getattr(value, field.name), name) for field in fields(value)}
+        parts: dict[str, Any] = {}
+        for field in fields(value):
+            parts[field.name] = plain(getattr(value, field.name), name)
         return {type(value).__qualname__: parts}
     if isinstance(value, Mapping):
-        pairs = [[plain(key, name), plain(part, name)] for key, part in value.items()]
+        pairs = []
+        for key, part in value.items():
+            pairs.append([plain(key, name), plain(part, name)])
         return {"mapping": sorted(pairs, key=json.dumps)}
     if isinstance(value, set | frozenset):
         return {"set": sorted((plain(part, name) for part in value), key=json.dumps)}
@@ -161,6 +172,10 @@ def _plain_parts(value: Any, name: str) -> Any:
         f"{name} is a {kind}, of which no stable text can be made; "
         "settings are numbers, texts and lists of them"
     )
+
+
+def _line(text: str) -> bytes:
+    return f"{text}\n".encode()
 
 
 def _parts_in(value: Any) -> Iterator[str]:
@@ -244,10 +259,10 @@ def _places(folder: Path, module: str) -> list[Path]:
 
 def _code_of(kind: type) -> bytes:
     """The compiled code of a class's functions, for a class that has no file."""
-    functions = [value for _, value in sorted(vars(kind).items()) if inspect.isfunction(value)]
     parts = []
-    for function in functions:
-        code = function.__code__
-        head = f"{function.__qualname__} {code.co_consts!r}"
-        parts.append(head.encode() + code.co_code)
+    for _, function in sorted(vars(kind).items()):
+        if inspect.isfunction(function):
+            code = function.__code__
+            head = f"{function.__qualname__} {code.co_consts!r}"
+            parts.append(head.encode() + code.co_code)
     return b"\n".join(parts)

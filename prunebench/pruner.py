@@ -13,7 +13,7 @@ from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError, Stage, solve
 from prunebench.reads import Reads
-from prunebench.select import share, top
+from prunebench.select import share, tile_places, top, top_of_each
 from prunebench.signals import Signal
 from prunebench.sites import INPUT, Site
 from prunebench.tokens import Keep, VisualTokens
@@ -184,10 +184,6 @@ class ScorePruner(Pruner):
             )
         if not self.per_tile:
             return Keep(top(scores, stage.keep))
-        tile = tokens.layout.tile[tokens.index]
-        sizes = torch.bincount(tile, minlength=len(tokens.tiles))
-        kept = []
-        for number, count in enumerate(share(min(stage.keep, len(tokens)), sizes)):
-            place = (tile == number).nonzero()[:, 0].to(scores.device)
-            kept.append(place[top(scores[place], count)])
-        return Keep(torch.cat(kept))
+        sizes = torch.bincount(tokens.tile, minlength=len(tokens.tiles))
+        counts = share(min(stage.keep, len(tokens)), sizes)
+        return Keep(top_of_each(scores, tile_places(tokens), counts))

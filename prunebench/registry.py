@@ -12,12 +12,15 @@ from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from prunebench.border.guard import Guard
 from prunebench.border.text import message, one_line
 from prunebench.identity import helpers, note_source
 from prunebench.pruner import MethodError, Pruner, contained
+
+if TYPE_CHECKING:
+    from prunebench.methods._names import MethodName
 
 P = TypeVar("P", bound=type[Pruner])
 
@@ -71,7 +74,7 @@ def names() -> list[str]:
     return sorted(name for name in modules if not name.startswith("_"))
 
 
-def get(name: str) -> type[Pruner]:
+def get(name: MethodName | str) -> type[Pruner]:
     """The class of a method, by name or by the path of a file ("./mine.py").
 
     Raises RegistryError where there is none, or none that can be used.
@@ -103,7 +106,7 @@ def name_of(pruner: Pruner) -> str:
     return type(pruner).__name__ if declared is None else declared.name
 
 
-def build(name: str, settings: Mapping[str, Any] | None = None) -> Pruner:
+def build(name: MethodName | str, settings: Mapping[str, Any] | None = None) -> Pruner:
     """A method with its settings; raises RegistryError for an unknown setting or a value that does
     not fit.
     """
@@ -152,7 +155,8 @@ def suggest(name: str, choices: Iterable[str], otherwise: str | None = None) -> 
 def _load(path: Path) -> ModuleType:
     """Import a file outside the package, with a module name of its own for every path."""
     _check_file(path)
-    name = f"_prunebench_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}.{path.stem}"
+    spelling = str(path.resolve()).encode()
+    name = f"_prunebench_{sha256(spelling).hexdigest()[:12]}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RegistryError(f"{path} is no Python file; a method is a .py file")
@@ -209,6 +213,7 @@ def _let_import_helpers(path: Path, source: bytes) -> None:
                 f"{path} imports {name}, but another module has that name; rename {helper.name}"
             )
         sys.modules.pop(name, None)  # read anew with the method, for it may have changed
+    # at the end: a helper must never hide a module of the same name that others import
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 

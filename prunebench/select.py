@@ -5,9 +5,11 @@ brought to tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from prunebench.tokens import Layout, Region, VisualTokens
 
@@ -22,6 +24,30 @@ def top(scores: Tensor, count: int) -> Tensor:
     if unranked:
         raise ValueError(f"{unranked} of {scores.numel()} scores are NaN, which cannot be ranked")
     return torch.sort(scores.float(), descending=True, stable=True).indices[:count]
+
+
+def top_of_each(scores: Tensor, groups: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """The places of the highest `scores` [N] in every group of places, as many as its count; group
+    after group, best first.
+    """
+    kept = []
+    for places, count in zip(groups, counts, strict=True):
+        own = places.to(scores.device)
+        kept.append(own[top(scores[own], count)])
+    return torch.cat(kept)
+
+
+def tile_places(tokens: VisualTokens, newlines: bool = True) -> list[Tensor]:
+    """Per tile, the places of its live tokens, on the device of their features; without `newlines`
+    those of patches alone.
+    """
+    eligible = torch.ones_like(tokens.newline) if newlines else ~tokens.newline
+    places = []
+    for number in range(len(tokens.tiles)):
+        is_member = (tokens.tile == number) & eligible
+        of_tile = is_member.nonzero()[:, 0]
+        places.append(of_tile.to(tokens.features.device))
+    return places
 
 
 def require_finite(values: Tensor, name: str) -> None:
@@ -94,17 +120,20 @@ def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
             continue
         if tile.region is None:
             raise ValueError(f"the place of tile {number}, a {tile.kind}, in its image is unknown")
-        picture = _of_frame(maps[tile.image].float(), tile.frame, frames[tile.image])
+        values = maps[tile.image].float()
+        picture = _of_frame(values, tile.frame, frames[tile.image])
         cells = _cell_means(picture, tile.rows, tile.columns, tile.region)
-        averages[layout.grid(number)[:, : tile.columns]] = cells.float()
+        patches = layout.grid(number)[:, : tile.columns]
+        averages[patches] = cells.float()
     return averages
 
 
 def _frame_counts(layout: Layout) -> dict[int, int]:
     """By image, how many frames the model sees of it."""
-    counts = {tile.image: 0 for tile in layout.tiles}
+    counts: dict[int, int] = {}
     for tile in layout.tiles:
-        counts[tile.image] = max(counts[tile.image], tile.frame + 1)
+        before = counts.get(tile.image, 0)
+        counts[tile.image] = max(before, tile.frame + 1)
     return counts
 
 
@@ -112,7 +141,8 @@ def _of_frame(values: Tensor, frame: int, frames: int) -> Tensor:
     """[H, W] the average of those of `values` [F, H, W] that the model's frame stands for."""
     count = len(values)
     # models that merge pairs of frames show an odd one at the end twice
-    even = count + 1 if count + 1 == 2 * frames else count
+    is_odd = count + 1 == 2 * frames
+    even = count + 1 if is_odd else count
     first = frame * even // frames
     end = (frame + 1) * even // frames
     return values[first : max(first + 1, end)].mean(0).cpu()
@@ -127,7 +157,7 @@ def _cell_means(picture: Tensor, rows: int, columns: int, region: Region) -> Ten
     down = _edges(rows, top, bottom, height)
     across = _edges(columns, left, right, width)
     # the integral of a map of pixels is linear between their edges, so that this is exact
-    integral = torch.nn.functional.pad(picture.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    integral = pad(picture.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
     corners = _between(_between(integral, down).mT, across).mT
     sums = corners.diff(dim=0).diff(dim=1)
     area = down.diff()[:, None] * across.diff()
@@ -148,7 +178,8 @@ def _weighed(weights: Tensor) -> Tensor:
 
 def _edges(cells: int, start: float, end: float, size: int) -> Tensor:
     """[cells + 1] edges in pixels of `cells` equal cells, cut off at the image's own."""
-    return (torch.linspace(start, end, cells + 1, dtype=torch.float64) * size).clamp(0, size)
+    shares = torch.linspace(start, end, cells + 1, dtype=torch.float64)
+    return (shares * size).clamp(0, size)
 
 
 def _between(values: Tensor, places: Tensor) -> Tensor:
@@ -173,7 +204,7 @@ def windows(tokens: VisualTokens, count: int) -> list[Tensor]:
             f"but {len(tokens)} of {len(tokens.layout)} visual tokens are alive"
         )
     sizes = torch.tensor([len(tile) for tile in tokens.tiles])
-    cut_windows = []
+    cut_windows: list[Tensor] = []
     for number, count_of_tile in enumerate(share(count, sizes)):
         if count_of_tile > 0:
             cut_windows += _windows_of(tokens.layout, number, count_of_tile)
@@ -182,17 +213,25 @@ def windows(tokens: VisualTokens, count: int) -> list[Tensor]:
 
 def _windows_of(layout: Layout, number: int, count: int) -> Iterator[Tensor]:
     """Cut one tile into that many windows: bands of rows, each into pieces of about equal width."""
-    tile, place = layout.tiles[number], layout.grid(number)
+    tile = layout.tiles[number]
+    place = layout.grid(number)
     width = tile.columns + tile.newlines
     # as many bands as make the windows about as wide for their height as the tile is, and enough
     # that no piece is narrower than a token
     shapely = round((count * tile.rows / width) ** 0.5)
     enough = -(-count // width)
     bands = min(tile.rows, count, max(enough, shapely))
-    for i in range(bands):
-        band = place[i * tile.rows // bands : (i + 1) * tile.rows // bands]
-        pieces = (i + 1) * count // bands - i * count // bands
-        for j in range(pieces):
-            left, right = j * width // pieces, (j + 1) * width // pieces
+    rows = _cuts(tile.rows, bands)
+    pieces = _cuts(count, bands)
+    for (upper, lower), (first, end) in zip(rows, pieces, strict=True):
+        band = place[upper:lower]
+        for left, right in _cuts(width, end - first):
             # a window of the newline alone is the newline
-            yield band[:, left : max(left + 1, min(right, tile.columns))]
+            right = max(left + 1, min(right, tile.columns))
+            yield band[:, left:right]
+
+
+def _cuts(length: int, parts: int) -> list[tuple[int, int]]:
+    """Where `parts` parts of about equal length begin and end."""
+    edges = [part * length // parts for part in range(parts + 1)]
+    return list(pairwise(edges))

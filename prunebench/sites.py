@@ -37,6 +37,16 @@ class Site:
         name = self.part.name.lower()
         return name if self.part in (Part.PIXELS, Part.INPUT) else f"{name}:{self.layer}"
 
+    def exists_in(self, layers: int) -> bool:
+        """Whether a model of so many LLM layers has the seam, if its vision encoder is as deep as
+        need be.
+        """
+        return self.part is not Part.LLM or self.layer < layers
+
+    def is_before(self, layer: int) -> bool:
+        """Whether what is dropped here does not enter that LLM layer."""
+        return self.part is not Part.LLM or self.layer <= layer
+
     @classmethod
     def parse(cls, text: str) -> Site:
         """The site that `str(site)` names; raises ValueError for anything else."""

@@ -118,6 +118,26 @@ class VisualTokens(SignalReadings):
         """The grids of the sample's original visual tokens."""
         return self.layout.tiles
 
+    @property
+    def tile(self) -> Tensor:
+        """[N] the number of the grid that each token lies in; on the CPU, like the next three."""
+        return self.layout.tile[self.index]
+
+    @property
+    def row(self) -> Tensor:
+        """[N] its row there."""
+        return self.layout.row[self.index]
+
+    @property
+    def column(self) -> Tensor:
+        """[N] its column there."""
+        return self.layout.column[self.index]
+
+    @property
+    def newline(self) -> Tensor:
+        """[N] bool: whether it is a newline embedding, of which no patch is shown."""
+        return self.layout.newline[self.index]
+
 
 @dataclass(frozen=True)
 class Keep:

@@ -14,8 +14,8 @@ import torch
 from conftest import picture
 
 from prunebench import models, prune
-from prunebench.measure.latency import median_interval
 from prunebench.registry import build
+from prunebench.study.statistics import median_interval
 
 PAIRS = 30
 NEW_TOKENS = 8

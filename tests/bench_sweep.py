@@ -39,7 +39,7 @@ def loaded_once() -> Any:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load", cache(models.load))
-        patch.setattr(runner, "load_task", cache(runner.load_task))
+        patch.setattr(runner, "load_benchmark", cache(runner.load_benchmark))
         yield
 
 
@@ -71,6 +71,9 @@ def test_shared_against_one_by_one(
         "one_by_one_s": seconds,
         "speedup": ratio,
     }
-    line = f"\n{len(cells)} cells x {SAMPLES} samples: one by one {seconds:.1f} s, {ratio:.2f} times the shared sweep"
+    line = (
+        f"\n{len(cells)} cells x {SAMPLES} samples: one by one {seconds:.1f} s, "
+        f"{ratio:.2f} times the shared sweep"
+    )
     with capsys.disabled():
         print(line)

@@ -1,4 +1,4 @@
-"""Benchmarks: the scores are lmms-eval's own, and a task that cannot be asked says why in one line."""
+"""Benchmarks: scores are lmms-eval's own, and a task that cannot be asked says why in one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def results(doc, answers):
 
 def f1(pairs):
     hits = sum(pair["said"] == pair["right"] == "yes" for pair in pairs)
-    return 2 * hits / (sum(pair["said"] == "yes" for pair in pairs) + sum(pair["right"] == "yes" for pair in pairs) or 1)
+    said = sum(pair["said"] == "yes" for pair in pairs)
+    right = sum(pair["right"] == "yes" for pair in pairs)
+    return 2 * hits / (said + right or 1)
 
 
 def submit(pairs, args):

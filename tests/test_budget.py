@@ -6,7 +6,19 @@ import random
 
 import pytest
 
-from prunebench import INPUT, Budget, BudgetError, Stage, alive, cached, llm, share, solve, top
+from prunebench import (
+    INPUT,
+    Budget,
+    BudgetError,
+    Stage,
+    alive,
+    cached,
+    late_layer,
+    llm,
+    share,
+    solve,
+    top,
+)
 from prunebench.budget import Kind, spent
 from prunebench.sites import Site
 
@@ -100,6 +112,20 @@ def test_parsing() -> None:
     assert str(Budget.parse("input:0.5")) == "input:0.5"
     with pytest.raises(BudgetError, match="65 asks for more than the 64"):
         Budget(65).tokens(64)
+
+
+def test_a_site_knows_which_layers_lie_behind_it() -> None:
+    assert [llm(2).exists_in(layers) for layers in (2, 3)] == [False, True]
+    assert INPUT.exists_in(1)
+    assert [llm(2).is_before(layer) for layer in (1, 2, 3)] == [False, True, True]
+    assert INPUT.is_before(0)
+    assert Site.parse("vision:3").is_before(0)
+
+
+def test_late_layers_are_the_published_ones_and_as_deep_between() -> None:
+    published = {28: 18, 32: 21, 36: 23, 40: 26}
+    assert {layers: late_layer(layers) for layers in published} == published
+    assert [late_layer(layers) for layers in (1, 2, 6, 24, 30)] == [0, 0, 3, 15, 19]
 
 
 def test_sites_order_and_names() -> None:

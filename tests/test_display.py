@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,8 @@ from prunebench import build as method
 from prunebench.display import mask
 from prunebench.engine.trace import SampleTrace, Trace
 from prunebench.models import load
+from prunebench.run import show
+from prunebench.testbed import MODELS
 
 
 def sample(layout: Layout, kept: dict[Any, list[int]]) -> SampleTrace:
@@ -165,3 +170,26 @@ def test_a_trained_model_is_shown_on_an_image() -> None:
     with prune(loaded.model, "divprune", budget=0.5) as trace, torch.inference_mode():
         loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False)
     assert trace.show(image).height >= 448
+
+
+def test_show_draws_the_part_of_an_image_that_a_model_sees(tmp_path: Path) -> None:
+    """A processor that crops to the middle leaves the sides unseen; tokens lie on the middle."""
+    folder = tmp_path / "cropping"
+    shutil.copytree(MODELS["tiny-llava-1.5"], folder)
+    config = folder / "processor_config.json"
+    settings = json.loads(config.read_text())
+    side = settings["image_processor"]["size"]["height"]
+    settings["image_processor"] |= {
+        "size": {"shortest_edge": side},
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+    }
+    config.write_text(json.dumps(settings))
+    picture(224, 112).save(tmp_path / "wide.png")
+    shown_picture = show.picture(
+        [f"model={folder}", f"image={tmp_path / 'wide.png'}", "question=digit"]
+    )
+    assert shown_picture.image.size == (112, 112)
+    assert shown_picture.masks[0].shape == (8, 8)
+    middle = picture(224, 112).crop((56, 0, 168, 112))
+    assert np.array_equal(np.asarray(shown_picture.image), np.asarray(middle))

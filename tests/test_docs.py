@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import prunebench
 from prunebench import registry
 from prunebench.cli import main
 from prunebench.models import families
@@ -107,6 +109,12 @@ def test_the_readme_runs_as_it_stands(
     assert answer == "4"  # the digit on the red thing of docs/scene.png
     assert trace.startswith("Trace of 1 sample")
     assert main(["check", "norm.py"]) == 0
+
+
+def test_the_help_of_prune_shows_code_that_runs() -> None:
+    finder = doctest.DocTestFinder(recurse=False)
+    (example,) = finder.find(prunebench.prune, "prune")
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_every_block_says_what_it_is() -> None:

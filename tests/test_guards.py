@@ -25,7 +25,8 @@ from prunebench.engine.finite import NotFinite
 from prunebench.engine.readings import READINGS, Reading, received_attention
 from prunebench.engine.ready import make_ready
 from prunebench.engine.stream import EngineError
-from prunebench.measure.latency import PairSettings, measure_pairs
+from prunebench.measure.latency import measure_pairs
+from prunebench.measure.pairs import PairSettings
 from prunebench.models import family_of
 from prunebench.pruner import MethodError, contained
 

@@ -71,11 +71,14 @@ CHANGES = {
         "prunebench.benchmarks.benchmark.Benchmark.value",
     ),
     "modelling": (
-        "import sys; sys.modules['transformers.models.qwen2_5_vl.modeling_qwen2_5_vl'].rotate_half = lambda x: x",
+        "import sys\n"
+        "name = 'transformers.models.qwen2_5_vl.modeling_qwen2_5_vl'\n"
+        "sys.modules[name].rotate_half = lambda x: x",
         "modeling_qwen2_5_vl.rotate_half",
     ),
     "kernel": (
-        "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as F\nF.register('sdpa', lambda *a, **k: None)",
+        "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as F\n"
+        "F.register('sdpa', lambda *a, **k: None)",
         "the registered attention functions",
     ),
     "tf32": (
@@ -130,7 +133,8 @@ FAULTS = {
     ),
     "long": ("def score(self, tokens): raise ValueError('x' * 10**6)", "failed", "xxx"),
     "tensor": (
-        "w: object = None\n    def __post_init__(self): object.__setattr__(self, 'w', torch.ones(3))",
+        "w: object = None\n"
+        "    def __post_init__(self): object.__setattr__(self, 'w', torch.ones(3))",
         "ok",
         "",
     ),
@@ -145,12 +149,17 @@ FAULTS = {
         "setting s",
     ),
     "mutates": (
-        "def score(self, tokens):\n        s = tokens.features.norm(dim=-1)\n        tokens.features.zero_()\n        return s",
+        "def score(self, tokens):\n"
+        "        s = tokens.features.norm(dim=-1)\n"
+        "        tokens.features.zero_()\n"
+        "        return s",
         "ok",
         "",
     ),
     "vanishes": (
-        "def score(self, tokens):\n        Path(__file__).unlink(missing_ok=True)\n        return tokens.features.norm(dim=-1)",
+        "def score(self, tokens):\n"
+        "        Path(__file__).unlink(missing_ok=True)\n"
+        "        return tokens.features.norm(dim=-1)",
         "ok",
         "",
     ),
@@ -175,7 +184,8 @@ def method(body: str) -> str:
 
 def changing(code: str) -> str:
     lines = "\n".join(f"        {line}" for line in code.strip().splitlines())
-    return f"{HEAD}    def score(self, tokens: VisualTokens):\n{lines}\n        return tokens.features.norm(dim=-1)\n"
+    score = f"    def score(self, tokens: VisualTokens):\n{lines}\n"
+    return f"{HEAD}{score}        return tokens.features.norm(dim=-1)\n"
 
 
 def sweep(out: Path, *options: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -389,7 +399,8 @@ def test_a_sample_that_cannot_be_asked_is_a_row_with_its_reason(
 def test_a_sample_that_takes_too_long_is_a_row(tmp_path: Path):
     slow = (
         "def score(self, tokens):\n"
-        "        while tokens.seed == min(SEEN.setdefault('first', tokens.seed), tokens.seed): pass\n"
+        "        first = SEEN.setdefault('first', tokens.seed)\n"
+        "        while tokens.seed == min(first, tokens.seed): pass\n"
         "        return tokens.features.norm(dim=-1)"
     )
     (tmp_path / "slow.py").write_text(

@@ -17,16 +17,12 @@ from prunebench.engine.cache import live_bytes
 from prunebench.engine.readings import READINGS, Reading, received_attention
 from prunebench.measure import memory
 from prunebench.measure.evidence import evidence_mask, recall
-from prunebench.measure.latency import (
-    PHASES,
-    PairRow,
-    PairSettings,
-    measure_pairs,
-    median_interval,
-    summarize,
-)
+from prunebench.measure.latency import measure_pairs
 from prunebench.measure.memory import peak
+from prunebench.measure.pairs import PairRow, PairSettings, summarize
 from prunebench.models.qwen2_5_vl import Qwen25VL
+from prunebench.study.columns import PHASES
+from prunebench.study.statistics import median_interval
 from prunebench.tokens import Layout, Tile
 
 ONE_PAIR = PairSettings(new_tokens=2, warmup=0, pairs=1)
@@ -238,6 +234,9 @@ def test_summarize_takes_ratios_within_pairs() -> None:
         summarize([row for row in rows if row.variant == "method"])
 
 
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+
+
 @pytest.fixture(scope="module")
 def model() -> Any:
     """Every token ends the sequence, so that only a run that ignores the end reaches its length."""
@@ -245,10 +244,13 @@ def model() -> Any:
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None, "pad_token_id": 0,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+            "num_attention_heads": 4, "num_key_value_heads": 2,
+            "bos_token_id": None, "pad_token_id": 0, "rope_parameters": ROPE,
         },
-        vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64},
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
+            "out_hidden_size": 64,
+        },
         image_token_id=90, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93,
     )  # fmt: skip
     model = Qwen2_5_VLForConditionalGeneration(config).eval()
@@ -260,9 +262,12 @@ def image(height: int, width: int) -> dict[str, Any]:
     """The inputs of one image of height x width patches."""
     ids = torch.tensor([[5, 92, *[90] * (height * width // 4), 93, 7, 8]])
     return {
-        "input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == 90).int(),
-        "pixel_values": torch.randn(height * width, 1176), "image_grid_thw": torch.tensor([[1, height, width]]),
-    }  # fmt: skip
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == 90).int(),
+        "pixel_values": torch.randn(height * width, 1176),
+        "image_grid_thw": torch.tensor([[1, height, width]]),
+    }
 
 
 def hooks(model: Any) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunebench import Layout, Tile, fill, pooled
+from prunebench import Layout, Tile, VisualTokens, fill, pooled, tile_places, top_of_each
 
 PADDED = (-0.25, -0.5, 1.25, 1.5)
 
@@ -197,7 +197,7 @@ def test_parts_of_no_weight_come_last() -> None:
 
 
 def test_fill_is_water_filling_rounded_once() -> None:
-    """Limits and sum hold exactly, and no part is a whole token away from where the water stands."""
+    """Limits and sum hold exactly; no part is a whole token away from where the water stands."""
     draw = torch.Generator().manual_seed(0)
     for _ in range(150):
         tiles = int(torch.randint(1, 10, (1,), generator=draw))
@@ -215,3 +215,37 @@ def test_fill_is_water_filling_rounded_once() -> None:
 def test_weights_that_mean_nothing_are_refused(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="cannot be shared"):
         fill(3, torch.tensor(weights), torch.tensor([2, 2]))
+
+
+# ---- places and the highest of them --------------------------------------------------------------
+
+
+def two_tiles() -> VisualTokens:
+    """Rows of 2, each with a newline; then a tile of 1 x 3, of which the first token is gone."""
+    layout = Layout((Tile(2, 2, newlines=True), Tile(1, 3, image=1)))
+    index = torch.tensor([0, 1, 2, 4, 5, 7, 8])
+    return VisualTokens(torch.zeros(len(index), 4), layout, index)
+
+
+def test_live_tokens_know_where_they_lie() -> None:
+    tokens = two_tiles()
+    assert tokens.tile.tolist() == [0, 0, 0, 0, 0, 1, 1]
+    assert tokens.row.tolist() == [0, 0, 0, 1, 1, 0, 0]
+    assert tokens.column.tolist() == [0, 1, 2, 1, 2, 1, 2]
+    assert tokens.newline.tolist() == [False, False, True, False, True, False, False]
+
+
+def test_places_of_tiles_with_and_without_newlines() -> None:
+    tokens = two_tiles()
+    assert [place.tolist() for place in tile_places(tokens)] == [[0, 1, 2, 3, 4], [5, 6]]
+    patches = tile_places(tokens, newlines=False)
+    assert [place.tolist() for place in patches] == [[0, 1, 3], [5, 6]]
+
+
+def test_the_highest_of_each_group_best_first() -> None:
+    scores = torch.tensor([0.1, 0.9, 0.5, 0.9, 0.2, 0.8, 0.3])
+    groups = [torch.tensor([0, 1, 2, 3]), torch.tensor([6, 5, 4])]
+    assert top_of_each(scores, groups, [2, 1]).tolist() == [1, 3, 5]
+    assert top_of_each(scores, groups, [0, 3]).tolist() == [5, 6, 4]
+    with pytest.raises(ValueError, match="shorter"):
+        top_of_each(scores, groups, [2])

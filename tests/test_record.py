@@ -11,11 +11,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from prunebench.measure.latency import PHASES, PairRow, summarize
+from prunebench.measure.pairs import PairRow, summarize
 from prunebench.report import headings, leaderboard
 from prunebench.study import columns
 from prunebench.study.cells import read_cell
-from prunebench.study.columns import Column, declared
+from prunebench.study.columns import PHASES, Column, declared
 from prunebench.study.facts import Damaged, to_json
 from prunebench.study.record import CellRecord, Metric
 from prunebench.study.seal import sealed
@@ -39,7 +39,8 @@ def test_a_committed_cell_is_written_as_it_was_to_the_byte(study: str) -> None:
     for folder in folders:
         before = (folder / "cell.json").read_bytes()
         record = CellRecord.read(json.loads(before))
-        assert to_json(sealed(record.content()), indent=1).encode() == before
+        again = to_json(sealed(record.content()), indent=1)
+        assert again.encode() == before
 
 
 def test_every_committed_cell_bears_its_seal() -> None:
@@ -56,8 +57,8 @@ def test_the_keys_of_cell_json_are_the_fields_in_their_order() -> None:
 
 def test_what_a_record_leaves_out_has_no_key() -> None:
     old = {key: value for key, value in content().items() if key not in ("control", "pruner")}
-    written = CellRecord.read(old).content()
-    assert not {"control", "pruner", "samples"} & set(written)
+    again = CellRecord.read(old).content()
+    assert not {"control", "pruner", "samples"} & set(again)
 
 
 def test_a_key_of_another_version_is_passed_over() -> None:

@@ -61,8 +61,10 @@ def backend() -> TransformersBackend:
     return TransformersBackend.load(SETUP)
 
 
-@pytest.fixture
-def worker(backend: TransformersBackend) -> Worker:
+def worker_on(backend: TransformersBackend) -> Worker:
+    """A worker of the test's own: pytest sets a variable of the environment before each, which a
+    worker that was made earlier would take for a method's doing.
+    """
     return Worker(backend, {TASK: load_benchmark(TASK)})
 
 
@@ -82,7 +84,10 @@ def plain(results: Iterator[Result] | list[Result]) -> list[Any]:
     return lines
 
 
-def test_a_unit_comes_to_the_same_twice_and_in_another_process(tmp_path: Path, worker: Worker):
+def test_a_unit_comes_to_the_same_twice_and_in_another_process(
+    tmp_path: Path, backend: TransformersBackend
+):
+    worker = worker_on(backend)
     (tmp_path / "fickle.py").write_text(FICKLE)
     parts = [part("none", None), part("random"), part("resize"), part("fastv", "0.1")]
     unit = Unit(SETUP, TASK, (*parts, part(str(tmp_path / "fickle.py"))), SAMPLES)
@@ -104,7 +109,8 @@ def test_a_unit_comes_to_the_same_twice_and_in_another_process(tmp_path: Path, w
     }
 
 
-def test_samples_of_a_group_are_those_of_units_of_one(worker: Worker):
+def test_samples_of_a_group_are_those_of_units_of_one(backend: TransformersBackend):
+    worker = worker_on(backend)
     parts = (part("none", None), part("random"))
     together = plain(work(Unit(SETUP, TASK, parts, SAMPLES), worker))
     alone: dict[str, list[Any]] = {}
@@ -116,7 +122,20 @@ def test_samples_of_a_group_are_those_of_units_of_one(worker: Worker):
         assert unpadded == [{**row, "kv_bytes_padded": None} for row in alone[cell]]
 
 
-def test_results_come_as_they_are_had(tmp_path: Path, worker: Worker):
+def test_a_method_that_was_edited_is_bound_anew(tmp_path: Path, backend: TransformersBackend):
+    worker = worker_on(backend)
+    file = tmp_path / "mine.py"
+    tokens = []
+    for code in (MINE, MINE.replace("return tokens", "return -tokens")):
+        file.write_text(code)
+        cell = replace(part(str(file)), fingerprint=str(len(tokens)))
+        (result,) = work(Unit(SETUP, TASK, (cell,), SAMPLES[:1]), worker)
+        tokens.append(result.rows[0]["evidence_recall"])
+    assert tokens[0] != tokens[1]
+
+
+def test_results_come_as_they_are_had(tmp_path: Path, backend: TransformersBackend):
+    worker = worker_on(backend)
     mark = tmp_path / "asked"
     code = MINE.replace(
         "return tokens", f"open({str(mark)!r}, 'a').write('x')\n        return tokens"
@@ -130,7 +149,10 @@ def test_results_come_as_they_are_had(tmp_path: Path, worker: Worker):
     assert mark.read_text() == "x"
 
 
-def test_a_method_that_fails_again_and_again_is_asked_no_further(tmp_path: Path, worker: Worker):
+def test_a_method_that_fails_again_and_again_is_asked_no_further(
+    tmp_path: Path, backend: TransformersBackend
+):
+    worker = worker_on(backend)
     (tmp_path / "broken.py").write_text(MINE.replace("return tokens", "raise KeyError\n#"))
     broken = str(tmp_path / "broken.py")
     unit = Unit(SETUP, TASK, (part(broken, failures=PATIENCE - 2),), SAMPLES)
@@ -139,7 +161,8 @@ def test_a_method_that_fails_again_and_again_is_asked_no_further(tmp_path: Path,
     assert [result.sample for result in work(few, worker)] == [SAMPLES[1]]
 
 
-def test_a_unit_of_cost_is_its_pairs(worker: Worker):
+def test_a_unit_of_cost_is_its_pairs(backend: TransformersBackend):
+    worker = worker_on(backend)
     cost = Cost(inputs=2, pairs=2, warmup=0, new_tokens=2)
     for cell in (part("random"), part("resize")):
         (result,) = work(Unit(SETUP, TASK, (cell,), cost=cost), worker)
@@ -208,6 +231,7 @@ def test_the_bar_says_what_is_going_on_and_how_fast():
         bar.working("scenes_mixed: sample 3 of 20 in 2 cells")
         for _ in range(5):
             bar.advance(1)
+        bar.bar.refresh()
         bar.finished("a", "failed", "no idea")
         bar.working("scenes_mixed: sample 4 of 20 in 2 cells")
         bar.bar.refresh()

@@ -11,6 +11,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+# mkdocs loads this file by its path, from which its neighbour cannot be imported
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pages
@@ -32,20 +33,22 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     sections: Mapping[str, list[Any]] = {"Methods": methods, "Families": families}
     assert config.nav is not None
     for section in config.nav:
-        for title, entries in section.items():
-            if title in sections:
-                entries.extend(sections[title])
+        # a section is a mapping of one title to its pages, as mkdocs.yml writes it
+        (title,) = section
+        if title in sections:
+            section[title].extend(sections[title])
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what is made from the code, and what lies beside docs/; what was written by hand about a
+    """Add what is made from the code, and what lies beside docs/; what was handmade by hand about a
     method becomes a part of its page.
     """
     for path, page in made_pages().items():
-        existing = files.get_file_from_path(path)
-        if existing is not None:
-            files.remove(existing)
+        handmade = files.get_file_from_path(path)
+        # its text is in the page that is made, and a path can have one page
+        if handmade is not None:
+            files.remove(handmade)
         files.append(File.generated(config, path, content=page()))
     return files
 

@@ -1,6 +1,7 @@
 """Pages: what the documentation says that the code knows, written from the code.
 
-    python tools/pages.py          writes README.md's tables and docs/models.md again
+    python tools/pages.py          writes README.md's tables, docs/models.md and the
+                                   names of methods/ again
     python tools/pages.py --check  exits 1 and names them where they are not fresh
 
 The pages of single methods and families, of the grid's keys and of the numbers lie nowhere: the
@@ -25,7 +26,7 @@ from prunebench.budget import Budget
 from prunebench.models import families
 from prunebench.models.base import Family
 from prunebench.pruner import Pruner
-from prunebench.report import leaderboard
+from prunebench.report import headings
 from prunebench.run import grid
 from prunebench.sites import Part, Site
 from prunebench.study import columns
@@ -63,8 +64,37 @@ def stale() -> dict[Path, str]:
     text = readme.read_text()
     for name, table in TABLES.items():
         text = between(text, name, table())
-    fresh = {readme: text, ROOT / "docs" / "models.md": support.markdown()}
-    return {path: text for path, text in fresh.items() if path.read_text() != text}
+    fresh = {
+        readme: text,
+        ROOT / "docs" / "models.md": support.markdown(),
+        ROOT / "methods" / "_names.py": names_file(),
+    }
+    old = {}
+    for path, text in fresh.items():
+        if not_holding(path, text):
+            old[path] = text
+    return old
+
+
+def not_holding(path: Path, text: str) -> bool:
+    """Whether a file is missing or holds something else."""
+    return not path.is_file() or path.read_text() != text
+
+
+def names_file() -> str:
+    """The names of all methods as a type, from which an editor completes them."""
+    names = [f'    "{name}",\n' for name in registry.names()]
+    return NAMES_FILE.format("".join(names))
+
+
+NAMES_FILE = '''\
+"""Names: the methods of this folder, for editors and type checkers; `make docs` writes it."""
+
+from typing import Literal
+
+MethodName = Literal[
+{}]
+'''
 
 
 def between(text: str, name: str, content: str) -> str:
@@ -79,11 +109,12 @@ def between(text: str, name: str, content: str) -> str:
 
 def table(head: Row, rows: Iterable[Row]) -> str:
     """A markdown table; a bar inside a cell is escaped."""
-    lines = [head, ["---"] * len(head), *rows]
+    rule = ["---"] * len(head)
     text = ""
-    for line in lines:
-        cells = [cell.replace("|", "\\|") for cell in line]
-        text += f"| {' | '.join(cells)} |\n"
+    for row in (head, rule, *rows):
+        cells = [cell.replace("|", "\\|") for cell in row]
+        line = " | ".join(cells)
+        text += f"| {line} |\n"
     return text
 
 
@@ -93,6 +124,7 @@ def table(head: Row, rows: Iterable[Row]) -> str:
 def heading(module: object) -> tuple[str, str]:
     """A file's first sentence in two: what the thing is called, and what it is."""
     sentence = " ".join((inspect.getdoc(module) or "").split())
+    # every file of the project opens with "Name: what it is."
     name, _, idea = sentence.partition(": ")
     return name, idea
 
@@ -181,6 +213,7 @@ def methods_table() -> str:
 
 
 def families_in_order() -> list[Family]:
+    """Every family by name, as a reader looks for it."""
     return sorted(families(), key=lambda family: family.name)
 
 
@@ -190,6 +223,7 @@ def family_slug(family: Family) -> str:
 
 
 def family_idea(family: Family) -> str:
+    """A family's visual tokens in a sentence, from the head of its file."""
     return heading(inspect.getmodule(type(family)))[1]
 
 
@@ -271,6 +305,7 @@ def method_facts(name: str) -> str:
 
 
 def linked(url: str | None) -> str:
+    """A link that shows its address; "none" where there is none to show."""
     return f"<{url}>" if url else "none"
 
 
@@ -288,6 +323,7 @@ def settings_section(kind: type[Pruner]) -> str:
 
 @cache
 def pairs() -> list[support.Support]:
+    """Every method on every family; asked once, for every page shows a part of it."""
     return support.matrix()
 
 
@@ -324,8 +360,10 @@ def boards() -> list[dict[str, str]]:
     """Every row of the committed leaderboards, with the name of its study."""
     rows = []
     for path in sorted((ROOT / "results").glob("*/leaderboard.csv")):
+        study = path.parent.name
         with path.open(newline="") as file:
-            rows += [{"study": path.parent.name, **row} for row in csv.DictReader(file)]
+            for row in csv.DictReader(file):
+                rows.append({"study": study, **row})
     return rows
 
 
@@ -359,11 +397,15 @@ def result(row: Mapping[str, str]) -> list[str]:
 
 def number(row: Mapping[str, str], column: str) -> str:
     """A number with its interval, where it has one."""
-    value, low, high = (row.get(column + end, "") for end in ("", "_low", "_high"))
+    value = row.get(column, "")
     if not value:
         return ""
-    interval = f" ({float(low):.3f} to {float(high):.3f})" if low and high else ""
-    return f"{float(value):.3f}{interval}"
+    text = f"{float(value):.3f}"
+    low = row.get(f"{column}_low", "")
+    high = row.get(f"{column}_high", "")
+    if low and high:
+        text += f" ({float(low):.3f} to {float(high):.3f})"
+    return text
 
 
 # a page per family
@@ -371,8 +413,9 @@ def number(row: Mapping[str, str], column: str) -> str:
 
 def family_page(family: Family) -> str:
     """Everything about a family: what it is, its checkpoints, what runs on it."""
+    classes = [f"`{kind}`" for kind in sorted(family.model_types)]
     rows = [
-        ["classes", f"`{'`, `'.join(sorted(family.model_types))}`"],
+        ["model types", ", ".join(classes)],
         ["file", f"`prunebench/models/{family_slug(family)}.py`"],
         ["its vision encoder", signals_of(family)],
         ["a smaller image has fewer tokens", "yes" if family.resizes else "no"],
@@ -385,18 +428,14 @@ def family_page(family: Family) -> str:
         if pair.family == family.name:
             link = f"[{pair.method}](../methods/{pair.method}.md)"
             method_rows.append([link, pair.reason or "runs"])
-    return "\n".join(
-        [
-            f"# {family.name}\n\n{sentence(family_idea(family))}\n",
-            f"{inspect.getdoc(type(family)) or ''}\n",
-            table(["", ""], rows),
-            "## Checkpoints\n\nShort names; any other checkpoint of these classes works by its hub "
-            "id or folder.\n",
-            table(["name", "checkpoint"], alias_rows),
-            "## Methods\n",
-            table(["method", "with default settings"], method_rows),
-        ]
-    )
+    text = f"# {family.name}\n\n{sentence(family_idea(family))}\n\n"
+    text += f"{inspect.getdoc(type(family)) or ''}\n\n"
+    text += table(["", ""], rows)
+    text += "\n## Checkpoints\n\nShort names; any other checkpoint of these classes works by its "
+    text += "hub id or folder.\n\n"
+    text += table(["name", "checkpoint"], alias_rows)
+    text += "\n## Methods\n\n"
+    return text + table(["method", "with default settings"], method_rows)
 
 
 # the grid and the numbers
@@ -432,11 +471,11 @@ ENDS = {
 def numbers_page() -> str:
     """Every column of every table of a study."""
     rows = []
-    for heading in leaderboard.HEAD:
+    for heading in headings.HEAD:
         rows += column_rows(heading.names, heading.about)
     for column, board in columns.on_board():
         rows += column_rows(board.names, column.about, column.unit, column.better)
-    for heading in leaderboard.TAIL:
+    for heading in headings.TAIL:
         rows += column_rows(heading.names, heading.about)
     head = ["column", "what it is", "unit", "better"]
     text = f"# The numbers\n\n{NUMBERS}\n## leaderboard.csv\n\n" + table(head, rows)
@@ -493,7 +532,9 @@ def reference_page() -> str:
         names = homes[home]
         title, idea = heading(import_module(f"prunebench.{home}"))
         text += f"\n## {title}\n\n{sentence(idea)}\n"
-        for path in (*(f"{home}.{name}" for name in names), *BESIDE.get(home, ())):
+        paths = [f"{home}.{name}" for name in names]
+        paths += BESIDE.get(home, ())
+        for path in paths:
             text += f"\n::: prunebench.{path}\n"
     return text
 

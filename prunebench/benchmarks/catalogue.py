@@ -208,7 +208,8 @@ def _recipe(name: str, kind: str, content: Any) -> Recipe:
     place = f"task {short_path(name)}: metadata.{kind}"
     keys = [field.name for field in fields(recipe)]  # type: ignore[arg-type]  # a dataclass
     if not isinstance(content, Mapping) or not set(content) <= set(keys):
-        example = yaml.safe_dump(asdict(recipe()), default_flow_style=True, sort_keys=False)  # type: ignore[call-overload]
+        usual = asdict(recipe())  # type: ignore[call-overload]  # as above
+        example = yaml.safe_dump(usual, default_flow_style=True, sort_keys=False)
         raise TaskError(
             f"{place} holds {', '.join(keys[:-1])} and {keys[-1]}, such as {example.strip()}"
         )

@@ -117,7 +117,7 @@ class SweepBar:
         self.bar.advance(self.task, answers)
         task: Any = self.bar.tasks[0]
         if task.speed:
-            self.bar.update(self.task, rate=f"{task.speed:.2g} answers/s")
+            self.bar.update(self.task, rate=f"{task.speed:.1f} answers/s")
         tenth = int(10 * task.completed / task.total) if task.total else 0
         if not self.live and tenth > self.tenth:
             self.tenth = tenth

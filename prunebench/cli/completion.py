@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from prunebench.cli import names
-from prunebench.cli.keys import Key
+from prunebench.run.keys import Key
 
 REQUEST = "_ARGCOMPLETE"
 """The variable by which a shell asks for completions in place of a run."""

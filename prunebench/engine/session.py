@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ from prunebench.signals import ATTENTION, BEFORE, Signal
 from prunebench.sites import Part
 from prunebench.tokens import Layout
 
+if TYPE_CHECKING:
+    from prunebench.methods._names import MethodName
+
 _ACTIVE: WeakSet[nn.Module] = WeakSet()
 """Decoders inside a block; whatever wraps them, hooks go there."""
 _LOCK = Lock()
@@ -44,7 +47,7 @@ _LOCK = Lock()
 @contextmanager
 def prune(
     model: nn.Module,
-    pruner: Pruner | Ready | str,
+    pruner: Pruner | Ready | MethodName | str,
     budget: Budget | int | float | str | None = None,
     *,
     positions: Positions | None = None,
@@ -61,13 +64,30 @@ def prune(
 ) -> Iterator[Trace]:
     """Prune visual tokens in every `model.generate(...)` or `model(...)` inside the block.
 
-    `budget` None means the method's own. `positions` overrides what the method's paper does with
-    position ids; `plan` sets the stages and leaves the budget aside. What some methods read and
-    only the caller has, one a sample: `seeds`, `questions`, `pictures` (images and videos, [F, H,
-    W, 3] uint8 each), `masks` ([Q, H, W] bool an image); and the `processor`. `layouts`, one a
-    sample, say where its tokens lie and `rows` where they come from in the vision encoder, for a
-    caller who knows; else they are read off the inputs at every prefill. A method that is used
-    often is bound to the model once, by `make_ready`.
+    >>> import prunebench
+    >>> from PIL import Image
+    >>> from prunebench.testbed import sample
+    >>> loaded = prunebench.load("tiny-qwen2.5-vl")
+    >>> scene, question = sample(seed=1, index=7)
+    >>> inputs = loaded.inputs(Image.fromarray(scene.render()), question.text)
+    >>> with prunebench.prune(loaded.model, "divprune", budget=0.25) as trace:
+    ...     output = loaded.model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    >>> loaded.text(output, inputs)
+    '4'
+    >>> [(str(site), len(kept)) for site, kept in trace.samples[0].kept.items()]
+    [('input', 16)]
+
+    `pruner` is a method's name, the path of its file, or a method that `build` made with settings;
+    one that is used often is bound to the model once, by `make_ready`. `budget` is a share of the
+    visual tokens (0.25), a number of them (64), or either behind what is counted ("kv:0.25"); None
+    means the method's own. `positions` overrides what the method's paper does with position ids;
+    `plan` sets the stages and leaves the budget aside.
+
+    What some methods read and only the caller has, one a sample: `seeds`, `questions`, `pictures`
+    (images and videos, [F, H, W, 3] uint8 each), `masks` ([Q, H, W] bool an image); and the
+    `processor`. `layouts`, one a sample, say where its tokens lie and `rows` where they come from
+    in the vision encoder, for a caller who knows; else they are read off the inputs at every
+    prefill.
 
     The last position of a prompt always survives, for the answer starts from it: where it is
     visual, because the prompt ends with its image, it counts among the tokens that a stage keeps,

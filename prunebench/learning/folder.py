@@ -52,7 +52,10 @@ def locked_folder(folder: Path, way_out: str) -> Iterator[None]:
 
 
 def check_places(folder: Path, files: Sequence[str], folders: Sequence[str], way_out: str) -> None:
-    """Raise RunError where something else, such as a link, lies in the place of what a run writes."""
+    """Raise RunError where something else lies in the place of what a run writes.
+
+    A link is something else, wherever it leads.
+    """
     for name in (*files, *folders):
         place = folder / name
         if place.is_symlink():

@@ -16,11 +16,14 @@ from prunebench.learning.folder import RunError
 from prunebench.learning.log import Row
 from prunebench.learning.run import Run
 
-Progress = Callable[[int, int, dict[str, float]], None]
+Figures = dict[str, float]
+"""Losses and accuracies by name."""
+
+Progress = Callable[[int, int, Figures], None]
 """Called with a step, all steps and the latest figures."""
 
 
-def no_progress(step: int, steps: int, figures: dict[str, float]) -> None:
+def no_progress(step: int, steps: int, figures: Figures) -> None:
     """For runs that nobody watches."""
 
 

@@ -26,18 +26,21 @@ def evidence_mask(layout: Layout, box: Box, size: tuple[int, int], image: int = 
     """
     left, top, right, bottom = box
     width, height = size
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+    inside_across = 0 <= left < right <= width
+    inside_down = 0 <= top < bottom <= height
+    if not (inside_across and inside_down):
         raise ValueError(f"evidence box {box} does not lie in an image of {width}x{height} pixels")
     mask = torch.zeros(len(layout), dtype=torch.bool)
     for tiles in _views(layout, image):
-        shares = [_shares(layout.tiles[number], number, box, size) for number in tiles]
-        most = max(float(share.max()) for share in shares)
-        if most == 0:  # the view does not reach this part of the image
-            continue
+        shares = {number: _shares(layout.tiles[number], number, box, size) for number in tiles}
+        most = max(float(share.max()) for share in shares.values())
+        if most == 0:
+            continue  # the view does not reach this part of the image
         # a cell that is cut exactly in half counts, whatever the rounding
         least = min(0.5, most) - TOLERANCE
-        for number, share in zip(tiles, shares, strict=True):
-            columns = share.shape[1]  # without the newline behind every row
+        for number, share in shares.items():
+            # a newline behind a row shows nothing
+            columns = share.shape[1]
             places = layout.grid(number)[:, :columns]
             mask[places[share >= least]] = True
     return mask

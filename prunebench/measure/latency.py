@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,59 +17,13 @@ from prunebench.engine.call import CallerGives
 from prunebench.engine.ready import Ready, make_ready
 from prunebench.engine.session import prune
 from prunebench.measure.memory import peak
+from prunebench.measure.pairs import USUAL, PairRow, PairSettings, Variant
 from prunebench.pruner import Pruner
-from prunebench.study.columns import PHASES, Phase, declared
-from prunebench.study.record import Metric
-from prunebench.study.statistics import median_interval
+from prunebench.study.columns import Phase
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import Trace
     from prunebench.models.base import Family
-
-Variant = Literal["method", "baseline"]
-
-VARIANTS: tuple[Variant, ...] = ("method", "baseline")
-
-
-@dataclass(frozen=True)
-class PairSettings:
-    """How pairs are measured: at least `pairs` of them and at least `min_seconds`, after `warmup`
-    pairs that are thrown away, each of exactly `new_tokens` new tokens.
-
-    Raises ValueError for fewer than 2 new tokens, and for no pair.
-    """
-
-    new_tokens: int = 8
-    warmup: int = 2
-    pairs: int = 10
-    min_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.new_tokens < 2:
-            raise ValueError(f"new_tokens is {self.new_tokens}; decode time needs at least 2")
-        if self.pairs < 1 or self.warmup < 0:
-            raise ValueError(
-                f"pairs is {self.pairs} and warmup {self.warmup}; "
-                "measure at least 1 pair after 0 or more of warm-up"
-            )
-
-
-@dataclass(frozen=True)
-class PairRow:
-    """One phase of one run; `order` is 0 for the run that came first in its pair, 1 for the second.
-
-    `ms` is per token for decode. Memory stands in the rows of the phase "total"; `peak_memory_mib`
-    is None where the platform does not tell, `kv_bytes` are those of live keys and values after the
-    prefill, without padding.
-    """
-
-    pair: int
-    order: int
-    variant: Variant
-    phase: Phase
-    ms: float
-    peak_memory_mib: float | None = None
-    kv_bytes: int | None = None
 
 
 @dataclass
@@ -120,7 +73,7 @@ def measure_pairs(
     inputs: Mapping[str, Any],
     pruner: Pruner | Ready | str | None,
     budget: Budget | float | str | None,
-    settings: PairSettings = PairSettings(),
+    settings: PairSettings = USUAL,
     *,
     baseline_inputs: Mapping[str, Any] | None = None,
     **session: Any,
@@ -198,60 +151,6 @@ def _located(
     return located
 
 
-def summarize(rows: Sequence[PairRow]) -> list[Metric]:
-    """Median of every phase and variant, median of the ratios method / baseline within pairs,
-    memory of both.
-
-    Intervals are order statistics of the median, hold for any distribution and cover at least 95 %;
-    fewer than 6 pairs give none. Selection has no baseline. Raises ValueError where a pair lacks a
-    variant.
-    """
-    by_run: dict[tuple[Variant, Phase], dict[int, PairRow]] = {}
-    for row in rows:
-        by_run.setdefault((row.variant, row.phase), {})[row.pair] = row
-    pairs = sorted({row.pair for row in rows})
-    for pair in pairs:
-        for variant in VARIANTS:
-            if pair not in by_run.get((variant, "total"), {}):
-                raise ValueError(f"pair {pair} has no {variant} run")
-    metrics: list[Metric] = []
-    for phase in PHASES:
-        method = [by_run["method", phase][pair].ms for pair in pairs]
-        if phase == "select":
-            metrics.append(_median("latency_select_ms", method))
-            continue
-        baseline = [by_run["baseline", phase][pair].ms for pair in pairs]
-        metrics += _latency(phase, method, baseline)
-    for variant in VARIANTS:
-        metrics += _memory(variant, [by_run[variant, "total"][pair] for pair in pairs])
-    return metrics
-
-
-def _latency(phase: Phase, method: Sequence[float], baseline: Sequence[float]) -> list[Metric]:
-    """Milliseconds of both, and their ratios where the clock saw the baseline at all."""
-    metrics = [
-        _median(f"latency_{phase}_ms", method),
-        _median(f"latency_{phase}_baseline_ms", baseline),
-    ]
-    if all(baseline):
-        ratios = [ours / theirs for ours, theirs in zip(method, baseline, strict=True)]
-        metrics.append(_median(f"latency_{phase}_ratio", ratios))
-    return metrics
-
-
-def _memory(variant: Variant, totals: Sequence[PairRow]) -> list[Metric]:
-    """Peak and cache of one variant, as far as its runs have them."""
-    suffix = "" if variant == "method" else "_baseline"
-    peaks = [row.peak_memory_mib for row in totals if row.peak_memory_mib is not None]
-    caches = [float(row.kv_bytes) for row in totals if row.kv_bytes is not None]
-    metrics = []
-    if peaks:
-        metrics.append(_median(f"peak_memory{suffix}_mib", peaks))
-    if caches:
-        metrics.append(_median(f"kv_bytes{suffix}", caches))
-    return metrics
-
-
 def timed_run(
     model: Any,
     family: Family,
@@ -277,7 +176,8 @@ def _prompt_bytes(cache: Any, inputs: Mapping[str, Any]) -> int:
     """Bytes of the live keys and values of an unpruned prompt, over the batch."""
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     lengths = [ids.shape[1]] * len(ids) if mask is None else mask.sum(dim=1).tolist()
-    return sum(live_bytes(cache, [length] * len(cache.layers)) for length in lengths)
+    depth = len(cache.layers)
+    return sum(live_bytes(cache, [length] * depth) for length in lengths)
 
 
 @contextmanager
@@ -292,6 +192,7 @@ def _clocks(model: Any, family: Family) -> Iterator[TimedRun]:
     def after_vision(*_: Any) -> None:
         seconds = _now(device) - entered.pop()
         run.vision += seconds
+        # where the model itself calls its encoder, its time lies inside the model's forward
         if run.forwards:
             run.vision_in_prefill += seconds
 
@@ -338,12 +239,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()
-
-
-def _median(name: str, values: Sequence[float]) -> Metric:
-    """The median as a number of the cell, with the unit that the table of columns has for it."""
-    column = declared(name)
-    low, high = median_interval(values) or (None, None)
-    return Metric(
-        name, median(values), column.unit, None, low, high, len(values), column.higher_is_better
-    )

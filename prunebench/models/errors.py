@@ -59,13 +59,14 @@ def unattended() -> Iterator[None]:
     from transformers.utils import logging
 
     asking: Any = dynamic_module_utils
-    verbosity, seconds = logging.get_verbosity(), asking.TIME_OUT_REMOTE_CODE
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    telling: Any = logging
+    verbosity, seconds = telling.get_verbosity(), asking.TIME_OUT_REMOTE_CODE
+    telling.set_verbosity_error()
     asking.TIME_OUT_REMOTE_CODE = 0  # no time to answer means no
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        telling.set_verbosity(verbosity)
         asking.TIME_OUT_REMOTE_CODE = seconds
 
 

@@ -250,6 +250,7 @@ def _scores(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
         return None
     if metric is None or scores.isna().all():
         return None
+    # a task may aggregate otherwise than by the mean; then samples say nothing of the metric
     mean = metric.value or 0.0
     return scores if np.isclose(scores.mean(), mean) else None
 

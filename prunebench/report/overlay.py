@@ -203,7 +203,7 @@ def _shade(
     grey = pixels.mean(axis=2, keepdims=True)
     dark = SHADE * (0.35 * pixels + 0.65 * grey)
     rows, columns = np.indices(alive.shape)
-    stripes = (rows + columns) % 12 < 2
+    stripes = np.less((rows + columns) % 12, 2)
     dark = dark + HATCHING * stripes[..., None]
     shaded = np.where(alive[..., None], pixels, dark)
     result: NDArray[np.uint8] = shaded.clip(0, 255).astype(np.uint8)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from prunebench.benchmarks import Request
 from prunebench.run.cell import Cell
 from prunebench.run.fault import Fault, cell_status
-from prunebench.run.quality import Bound
 from prunebench.run.store import Journal, Row
 from prunebench.study.record import Status
 
@@ -46,12 +45,11 @@ class Standing:
 
 @dataclass
 class Run:
-    """A cell at work: its method, bound; how it fares; and the faults with their tracebacks, for
-    the first of them is told.
+    """A cell at work: how it fares, and the faults with their tracebacks, for its reason is the
+    first of them.
     """
 
     cell: Cell
-    bound: Bound | None = None
     standing: Standing = field(default_factory=Standing)
     details: list[Fault] = field(default_factory=list)
     requests: int = 0
@@ -105,6 +103,6 @@ class Run:
 
 
 def _common(rows: Sequence[Row]) -> Status:
-    """The cell status that samples without an answer have in common, "failed" where they have none."""
+    """The cell status that samples without an answer share, "failed" where they share none."""
     statuses = {cell_status(row["status"]) for row in rows}
     return statuses.pop() if len(statuses) == 1 else "failed"

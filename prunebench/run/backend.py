@@ -16,7 +16,7 @@ from prunebench.budget import Budget
 from prunebench.engine.ready import Ready
 from prunebench.engine.trace import SampleTrace
 from prunebench.measure.flops import Flops
-from prunebench.measure.latency import PairRow, PairSettings
+from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.pruner import Positions, Pruner
 from prunebench.run.keys import GridError
 from prunebench.run.question import Grid
@@ -73,7 +73,7 @@ class Answer:
 
 
 class Backend(Protocol):
-    """A loaded model. Whatever it raises is the status of the sample or the cell it was asked for."""
+    """A loaded model. What it raises becomes the status of the sample or the cell at work."""
 
     @property
     def setup(self) -> Setup:

@@ -30,33 +30,37 @@ class Variant:
         """All settings as plain data, defaults included; one that is none stands as the name of its
         type.
         """
-        own = {name: _plain(value, name) for name, value in registry.settings(self.pruner).items()}
-        return own if self.positions is None else {**own, "positions": self.positions}
+        settings = {}
+        for name, value in registry.settings(self.pruner).items():
+            settings[name] = _plain(value, name)
+        if self.positions is not None:
+            settings["positions"] = self.positions
+        return settings
 
     def entry(self) -> dict[str, Any]:
         """The mapping that stands for it in a grid: what can be written there, which the method's
         own code makes whole.
         """
-        own = {
-            name: value for name, value in registry.settings(self.pruner).items() if _written(value)
-        }
-        lists = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in own.items()
-        }
-        positions = {} if self.positions is None else {"positions": self.positions}
-        return {"name": self.name, "label": self.label, **lists, **positions}
+        entry: dict[str, Any] = {"name": self.name, "label": self.label}
+        for name, value in registry.settings(self.pruner).items():
+            if _can_be_written(value):
+                entry[name] = list(value) if isinstance(value, tuple) else value
+        if self.positions is not None:
+            entry["positions"] = self.positions
+        return entry
 
     def __eq__(self, other: object) -> bool:
         """Whether both are one method with the same settings, code included."""
         if not isinstance(other, Variant):
             return NotImplemented
-        mine, theirs = (
-            (one.label, one.name, one.settings(), one.source()) for one in (self, other)
-        )
-        return mine == theirs
+        return self._all() == other._all()
 
     def __hash__(self) -> int:
         return hash((self.label, self.name, json.dumps(self.settings(), sort_keys=True)))
+
+    def _all(self) -> tuple[Any, ...]:
+        """Everything that makes it this variant."""
+        return self.label, self.name, self.settings(), self.source()
 
     def source(self) -> str:
         """A hash of the method's code as it was loaded: an edited method is another method."""
@@ -64,18 +68,19 @@ class Variant:
 
 
 def _plain(value: Any, name: str) -> Any:
+    """A setting as plain data, or the name of its type."""
     try:
         return plain(value, name)
     except Unhashable:
         return f"<{type(value).__name__}>"
 
 
-def _written(value: Any) -> bool:
+def _can_be_written(value: Any) -> bool:
     """Whether a setting can be written into a grid and read back equal."""
     if isinstance(value, tuple | list):
-        return all(map(_written, value))
+        return all(map(_can_be_written, value))
     if isinstance(value, float):
-        return value == value
+        return value == value  # a NaN would not read back equal
     return value is None or type(value) in (bool, int, str)
 
 

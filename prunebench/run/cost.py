@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from math import ceil
 
 from prunebench.benchmarks import Benchmark, MediaError
-from prunebench.measure.latency import PairRow, PairSettings, summarize
+from prunebench.measure.pairs import PairRow, PairSettings, summarize
 from prunebench.run.backend import Backend
 from prunebench.run.quality import Bound
 from prunebench.run.question import Cost

@@ -40,25 +40,29 @@ class Fault:
 
 def cell_status(status: str) -> Status:
     """The status of a cell all of whose samples have this one."""
-    return cast(Status, status) if status in ("oom", "unsupported", "infeasible") else "failed"
+    if status in ("oom", "unsupported", "infeasible"):
+        return cast(Status, status)
+    return "failed"
 
 
 def judged(error: BaseException) -> Fault:
     """What an exception means for the sample it was raised for; the traceback is told where it is a
     failure.
     """
-    said = message(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in said:
-        return Fault("oom", said, said)
+    text = message(error)
+    # on a CPU torch raises a mere RuntimeError
+    no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if no_memory or "can't allocate memory" in text:
+        return Fault("oom", text, text)
     if isinstance(error, BrokenWeights):
-        return Fault("failed", said, said)
+        return Fault("failed", text, text)
     if isinstance(error, Unsupported):
-        return Fault("unsupported", said, said)
+        return Fault("unsupported", text, text)
     if isinstance(error, BudgetError):
-        return Fault("infeasible", said, said)
+        return Fault("infeasible", text, text)
     if isinstance(error, MediaError):
-        return Fault("failed", said, said, media=True)
-    reason = f"{type(error).__name__}: {said}"
+        return Fault("failed", text, text, media=True)
+    reason = f"{type(error).__name__}: {text}"
     return Fault("failed", reason, _limited(f"{reason}\n{_traceback(error)}"))
 
 
@@ -71,4 +75,7 @@ def _traceback(error: BaseException) -> str:
 
 def _limited(text: str) -> str:
     """The text without its middle where it is very long."""
-    return text if len(text) <= REASON else f"{text[: REASON // 2]}\n[...]\n{text[-REASON // 2 :]}"
+    if len(text) <= REASON:
+        return text
+    half = REASON // 2
+    return f"{text[:half]}\n[...]\n{text[-half:]}"

@@ -80,6 +80,7 @@ UNCOUNTED = (
     "run/__init__.py",
     "run/cell.py",
     "run/difference.py",
+    "run/fingerprint.py",
     "run/grid.py",
     "run/keys.py",
     "run/limits.py",

@@ -64,12 +64,13 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
     full = shared.samples
     conditions = cell.conditions(full.requests, count_flops=True)
     if cell.on_pixels:
-        # the method's own method has done its work before the processor
+        # its work is done before the processor, so the model runs on the smaller image unpruned
         samples = backend.resized(full, cell.method.pruner, cell.budget)
         encoded, method = backend.encode(samples, []), plain
         conditions = Conditions(None, cell.positions, conditions.seeds, count_flops=True)
     else:
         method = cell.method
+        # nothing was dropped in the encoding that is shared
         encoded = Encoded(full, full.inputs) if method.inside_encoder() else shared
         _check_feasible(backend, cell, full)
     preparing = perf_counter() - start

@@ -18,11 +18,12 @@ from prunebench.run import plain
 from prunebench.run.keys import Key, key, keys_of
 from prunebench.run.names import expanded
 from prunebench.study.record import BASELINE, Kind
-from prunebench.testbed import DEFAULT as DEFAULT_MODEL
+from prunebench.testbed import DEFAULT
 
 if TYPE_CHECKING:
     from prunebench.run.cell import Cell, Variant
 
+DEFAULT_MODEL = DEFAULT
 DEFAULT_TASK = "scenes_mixed"
 
 WEIGHTS = ("pretrained", "random")

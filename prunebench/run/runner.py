@@ -1,13 +1,11 @@
-"""Runner: works through a grid. It cuts the cells into units of work, has them worked at, and writes
-what they come to; nobody else writes.
+"""Runner: works through a grid. It cuts the cells into units of work, has them worked at, and
+writes what they come to; nobody else writes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from prunebench.run.active import EXPECTED, Run
 from prunebench.run.backend import setup_of
 from prunebench.run.cell import Cell, shown
 from prunebench.run.fault import Fault, judged
+from prunebench.run.fingerprint import fingerprint
 from prunebench.run.grid import CONTROLS, Grid
 from prunebench.run.local import Executor, Local
 from prunebench.run.progress import Silent, Watcher
@@ -139,13 +138,15 @@ class _Sweep:
         outcome = self.worker.attempt(
             partial(self._bind, cell), self.grid.timeout, variant.label, module
         )
+        bound: Bound | None = None
         if isinstance(outcome, Fault):
             run.standing.ended = replace(outcome, ends=True)
             deciding = [variant.source(), variant.settings(), outcome.reason]
         else:
-            run.bound, deciding = outcome
-            self.worker.keep(cell.id, run.bound)
-        self.fingerprints[cell.id] = self._fingerprint(cell, deciding)
+            bound, deciding = outcome
+        digest = self.fingerprints[cell.id] = self._fingerprint(cell, deciding)
+        if bound is not None:
+            self.worker.keep(cell.id, digest, bound)
         return run
 
     def _bind(self, cell: Cell) -> tuple[Bound, list[Any]]:
@@ -173,54 +174,31 @@ class _Sweep:
         return cost.calls(self.grid.cost) if run.opened is None else run.unasked
 
     def _fingerprint(self, cell: Cell, method: list[Any]) -> str:
-        """A hash over all that changes what the cell measures; `method` are the hashes of what
-        decides its answers.
-        """
-        grid, setup = self.grid, self.worker.backend.setup
-        versions = provenance.versions()
-        content = {
-            "kind": cell.kind,
-            "model": [self.worker.backend.revision, grid.weights],
-            "running": [
-                setup.device,
-                setup.dtype,
-                grid.attention,
-                grid.batch,
-                grid.trust_remote_code,
-            ],
-            "code": [
-                provenance.sources(),
-                {name: versions.get(name) for name in provenance.DECIDING},
-            ],
-            "method": [*method, cell.amount, cell.budget_kind],
-            "task": self._benchmark(cell).fingerprint,
-            "seed": grid.seed,
-        }
-        if cell.kind == "cost":
-            content["cost"] = [
-                asdict(grid.cost),
-                self.provenance["hardware"],
-                self.provenance["threads"],
-            ]
-        text = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """What makes the cell this one; `method` are hashes of what decides its answers."""
+        task = self._benchmark(cell).fingerprint
+        backend = self.worker.backend
+        return fingerprint(cell, self.grid, backend, task, method, self.provenance)
 
     # ---- quality ---------------------------------------------------------------------------------
 
     def _quality(self, source: TaskSource, runs: list[Run]) -> None:
         """All quality cells of a task, sample by sample, so that one encoding serves them all."""
         benchmark = self.worker.benchmarks[source]
-        requests = {request.sample_id: request for request in benchmark.requests}
+        requests = self.worker.requests(source)
         by_cell = {run.cell.id: run for run in runs}
         for result in self.executor.results(self._units(source, runs)):
             run = by_cell[result.cell]
+            # a worker cannot know that a cell has ended because its row could not be stored
             if run.going:
                 self._take(run, result, requests.get(result.sample))
         for run in runs:
             self._finish(benchmark, run)
 
     def _units(self, source: TaskSource, runs: list[Run]) -> Iterator[Unit]:
-        """One unit a group of samples, with the cells that are still going and miss one of them."""
+        """One unit a group of samples, with the cells that are still going and miss one of them.
+
+        Each is made when it can be begun, from what became of those before it.
+        """
         requests = self.worker.benchmarks[source].requests
         number = 0
         for group in _groups(requests, self.grid.batch):
@@ -230,9 +208,26 @@ class _Sweep:
                 continue
             cells = "1 cell" if len(live) == 1 else f"{len(live)} cells"
             self.watch.working(f"{source.name}: sample {number} of {len(requests)} in {cells}")
-            samples = tuple(request.sample_id for request in group)
-            parts = tuple(_part(run, group) for run in live)
-            yield Unit(self.worker.backend.setup, source, parts, samples, self.grid.timeout)
+            yield Unit(
+                setup=self.worker.backend.setup,
+                task=source,
+                cells=tuple(self._part(run, group) for run in live),
+                samples=tuple(request.sample_id for request in group),
+                timeout=self.grid.timeout,
+            )
+
+    def _part(self, run: Run, group: Sequence[Request]) -> CellPart:
+        """What a cell wants of a unit, as plain data."""
+        cell = run.cell
+        return CellPart(
+            id=cell.id,
+            method=cell.variant.entry(),
+            budget=None if cell.budget is None else str(cell.budget),
+            seed=cell.seed,
+            fingerprint=self.fingerprints[cell.id],
+            missing=tuple(run.missing(group)) if group else (),
+            failures=run.standing.failures,
+        )
 
     def _take(self, run: Run, result: Result, request: Request | None) -> None:
         """Note what a unit came to in one cell; one that fails again and again is given up."""
@@ -286,9 +281,9 @@ class _Sweep:
         if fault is None:
             self.watch.working(f"timing {run.cell.variant.label} at {run.cell.amount}")
             unit = Unit(
-                self.worker.backend.setup,
-                self._source(run.cell),
-                (_part(run, []),),
+                setup=self.worker.backend.setup,
+                task=self._source(run.cell),
+                cells=(self._part(run, []),),
                 timeout=self.grid.timeout,
                 cost=self.grid.cost,
             )
@@ -338,19 +333,6 @@ class _Sweep:
         stored = self.study.finish(cell, record, tables)
         self.statuses[cell.id] = stored.status
         self.watch.finished(cell.id, stored.status, stored.reason)
-
-
-def _part(run: Run, group: Sequence[Request]) -> CellPart:
-    """What a cell wants of a unit, as plain data."""
-    cell = run.cell
-    return CellPart(
-        id=cell.id,
-        method=cell.variant.entry(),
-        budget=None if cell.budget is None else str(cell.budget),
-        seed=cell.seed,
-        missing=tuple(run.missing(group)) if group else (),
-        failures=run.standing.failures,
-    )
 
 
 def _groups(requests: Sequence[Request], size: int) -> list[list[Request]]:

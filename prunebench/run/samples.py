@@ -43,18 +43,18 @@ class Samples:
     sizes: tuple[tuple[Size, ...], ...]
     benchmark: Benchmark | None = None
 
-    def caller_gives(self, loaded: Loaded, pruner: Pruner) -> dict[str, Any]:
-        """What `prune` is given beside the model, as far as the method reads it and the data have
-        it.
+    def caller_gives(self, loaded: Loaded, needs: frozenset[Signal]) -> dict[str, Any]:
+        """What `prune` is given beside the model: of what a method `needs` that which the data
+        have.
         """
         arguments: dict[str, Any] = {
             "questions": [request.question for request in self.requests],
             "processor": loaded.processor,
             "layouts": self.layouts,
         }
-        if Signal.PICTURES in pruner.needs:
+        if Signal.PICTURES in needs:
             arguments["pictures"] = _unless_missing([_pictures(chat) for chat in self.messages])
-        if Signal.MASKS in pruner.needs:
+        if Signal.MASKS in needs:
             arguments["masks"] = _unless_missing([self._masks(one) for one in self.requests])
         return arguments
 

@@ -14,6 +14,7 @@ from prunebench import registry
 from prunebench.benchmarks import Benchmark, Request, expand, load_task
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
+from prunebench.display import Mask, mask, part_of, pixels_of
 from prunebench.models.inputs import image_parts
 from prunebench.run import grid as grids
 from prunebench.run import options
@@ -26,7 +27,6 @@ from prunebench.run.samples import Samples, prepared, seed_of
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.view import View
 from prunebench.study.record import BASELINE
-from prunebench.tokens import Layout, Tile
 
 NEW_TOKENS = 16
 """Of an answer about an image of the user's own."""
@@ -72,17 +72,25 @@ def picture(texts: Iterable[str]) -> Picture:
     else:
         masks, captions = _last_stages(cells, panels)
         title = f"{view.budget} of the tokens · {request.question}{right}"
-    box = request.evidence_box
-    is_whole = not any(on_pixels(cell.variant.pruner) for cell in cells)
-    boxes = [box] if box is not None and is_whole else []
+    boxes: list[tuple[float, float, float, float]] = []
+    # in an image that a method has shrunk the box would be elsewhere
+    if request.evidence_box is not None and not any(on_pixels(c.variant.pruner) for c in cells):
+        x1, y1, x2, y2 = request.evidence_box
+        x, y = panels[0].corner
+        boxes.append((x1 - x, y1 - y, x2 - x, y2 - y))
     return Picture(panels[0].image, masks, captions, boxes, title, Path(expanded(view.out)))
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """What one method kept of the image, [rows, columns] by stage, and what the model answered."""
+    """What one method kept of the image, [rows, columns] by stage, and what the model answered.
+
+    `image` is the part that the tokens cover, `corner` where in the whole image it begins, in
+    pixels: some processors crop or pad.
+    """
 
     image: Any
+    corner: tuple[int, int]
     stages: list[Any]
     captions: list[str]
     answer: str
@@ -110,24 +118,28 @@ def _panel(backend: TransformersBackend, view: View, cell: Cell, full: Samples) 
     answer = backend.answer(encoded, backend.ready(pruner), conditions)
     image = image_parts(samples.messages[0])[0]["url"]
     stages, captions = _stages(answer, samples, resized=samples is not full)
-    return _Panel(image, stages, captions, answer.texts[0].strip())
+    region = stages[0].region  # the same in every stage
+    part = part_of(image, region)
+    corner = (0, 0) if region is None else pixels_of(image, region)[:2]
+    masks = [stage.cells for stage in stages]
+    return _Panel(part, corner, masks, captions, answer.texts[0].strip())
 
 
-def _stages(answer: Answer, samples: Samples, resized: bool) -> tuple[list[Any], list[str]]:
-    """[rows, columns] of every stage, with a caption each."""
+def _stages(answer: Answer, samples: Samples, resized: bool) -> tuple[list[Mask], list[str]]:
+    """What is alive after every stage, with a caption each."""
     trace = answer.traces[0]
     layout = trace.layout if resized else samples.layouts[0]
     stages, captions = [], []
     for site in sorted(trace.kept):
-        stages.append(_mask(layout, trace.kept[site]))
+        stages.append(mask(layout, trace.kept[site]))
         captions.append("resized" if resized else f"from {site} on")
     if not stages:  # nothing was pruned
-        return [_mask(layout, torch.arange(len(layout)))], ["unpruned"]
+        return [mask(layout, torch.arange(len(layout)))], ["unpruned"]
     return stages, captions
 
 
 def _cells(view: View, settings: options.Settings) -> list[Cell]:
-    """The methods as a grid reads them, so that names, settings and budgets meet the same checks."""
+    """The methods as a grid reads them: names, settings and budgets meet the same checks."""
     methods = [name.strip() for name in view.method.split(",") if name.strip()]
     if not methods:
         raise OptionError("method is empty; name at least one, such as method=random")
@@ -200,40 +212,3 @@ def _one_line(view: View) -> Iterator[None]:
             f"{one_line(what, 100)} cannot be shown to {one_line(view.model, 60)}: "
             f"{type(error).__name__}: {one_line(message(error), 100)}; take another image"
         ) from error
-
-
-def _mask(layout: Layout, kept: torch.Tensor) -> Any:
-    """[rows, columns] bool over the image, True where a token is kept: of the crops where there are
-    any, else of its one tile.
-    """
-    mask = torch.zeros(len(layout), dtype=torch.bool)
-    mask[kept] = True
-    crops = []
-    for number, tile in enumerate(layout.tiles):
-        if tile.kind == "crop" and tile.columns * tile.rows:
-            crops.append(number)
-    parts: list[tuple[int, int, torch.Tensor]] = []
-    height = width = 0
-    for number in crops or [0]:
-        tile = layout.tiles[number]
-        top, left = _place(tile)
-        part = mask[layout.grid(number)][:, : tile.columns]  # without newlines
-        parts.append((top, left, part))
-        height = max(height, top + part.shape[0])
-        width = max(width, left + part.shape[1])
-    canvas = torch.zeros(height, width, dtype=torch.bool)
-    for top, left, part in parts:
-        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
-    return canvas.numpy()
-
-
-def _place(tile: Tile) -> tuple[int, int]:
-    """Row and column of a tile's first cell among the cells of all crops, which are of one size."""
-    if tile.region is None:
-        raise OptionError(
-            f"where in the image a {tile.kind} lies is not known, so it cannot be drawn"
-        )
-    left, top, right, bottom = tile.region
-    row = round(top * tile.rows / (bottom - top))
-    column = round(left * tile.columns / (right - left))
-    return max(0, row), max(0, column)

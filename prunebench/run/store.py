@@ -112,6 +112,7 @@ class Study(StudyFolder):
         if os.path.lexists(path):
             opened = journal.resume(self, path, cell.id, fingerprint, samples)
         else:
+            # the rows of a failed cell are on the disk again before its cell.json goes
             opened = Journal(self, path, cell.id, fingerprint)
             opened.append(self._answered(folder, cell, fingerprint, samples))
         self.remove(folder / "cell.json")
@@ -140,6 +141,7 @@ class Study(StudyFolder):
             self.put(folder / f"{table}.parquet", data)
             digests[f"{table}.parquet"] = digest(data)
         content = _sound({**facts.plain(record.content()), "files": digests}, faults)
+        # behind the tables, for it seals them: a cell with cell.json is a whole one
         self.put(folder / "cell.json", facts.to_json(sealed(content), indent=1).encode())
         self.remove(folder / journal.FILE)
         return CellRecord.read(content)

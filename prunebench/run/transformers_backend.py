@@ -21,7 +21,8 @@ from prunebench.engine.session import prune
 from prunebench.engine.trace import SampleTrace
 from prunebench.identity import identity
 from prunebench.measure.flops import Flops, sample_flops
-from prunebench.measure.latency import PairRow, PairSettings, measure_pairs
+from prunebench.measure.latency import measure_pairs
+from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner
 from prunebench.run import samples as group
@@ -111,7 +112,7 @@ class TransformersBackend:
         return make_ready(self.loaded.family, self.loaded.model, pruner)
 
     def digests(self, method: Ready) -> list[str]:
-        """Hashes of the method, with what it holds and its weights, and of the CLIP that it asks."""
+        """Hashes of the method, with what it holds and its weights, and of the CLIP it asks."""
         digests = [identity(method.pruner)]
         if method.clip is not None:
             model = self.loaded.model
@@ -136,7 +137,7 @@ class TransformersBackend:
     def answer(self, encoded: Encoded, method: Ready, conditions: Conditions) -> Answer:
         """Generate an answer to every sample, with the generation settings of the first.
 
-        Only the settings of the first count, so samples that go together have the same.
+        Samples that go together have the same settings, so it speaks for all.
         """
         samples, loaded = encoded.samples, self.loaded
         start = perf_counter()
@@ -148,7 +149,7 @@ class TransformersBackend:
             positions=conditions.positions,
             seeds=conditions.seeds,
             count_flops=conditions.count_flops,
-            **samples.caller_gives(loaded, method.pruner),
+            **samples.caller_gives(loaded, method.needs),
         )
         options = options_of(samples.requests[0], loaded)
         with session as trace, torch.inference_mode():
@@ -178,7 +179,7 @@ class TransformersBackend:
             settings,
             positions=conditions.positions,
             seeds=conditions.seeds,
-            **samples.caller_gives(self.loaded, method.pruner),
+            **samples.caller_gives(self.loaded, method.needs),
         )
 
     def time_smaller(self, small: Samples, full: Samples, settings: PairSettings) -> list[PairRow]:

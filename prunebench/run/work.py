@@ -49,14 +49,16 @@ class TaskSource:
 class CellPart:
     """What one cell wants of a unit.
 
-    `method` is the method as a grid writes it, `missing` are the samples that have no row yet, and
-    `failures` says on how many samples in a row the method has just failed.
+    `method` is the method as a grid writes it, and `fingerprint` a hash of all that decides its
+    answers; `missing` are the samples that have no row yet, and `failures` says on how many samples
+    in a row the method has just failed.
     """
 
     id: str
     method: Mapping[str, Any]
     budget: str | None
     seed: int
+    fingerprint: str = ""
     missing: tuple[str, ...] = ()
     failures: int = 0
 
@@ -107,36 +109,46 @@ class Worker:
         # after the tasks: what their libraries do to the process is no method's doing
         self.guard = Guard(backend.module)
         self.plain = backend.ready(build(BASELINE))
-        self._bound: dict[str, Bound] = {}
-        self._inputs: dict[TaskSource, list[Samples]] = {}
+        self._requests: dict[TaskSource, dict[str, Request]] = {}
+        self._bound: dict[tuple[str, str], Bound] = {}
+        self._inputs: dict[tuple[TaskSource, int], list[Samples]] = {}
+
+    def requests(self, task: TaskSource) -> Mapping[str, Request]:
+        """The questions of a task by their samples' ids."""
+        if task not in self._requests:
+            requests = self.benchmarks[task].requests
+            self._requests[task] = {request.sample_id: request for request in requests}
+        return self._requests[task]
 
     def bound(self, part: CellPart) -> Bound:
         """The cell's method on the model, bound once; raises whatever its code raises."""
-        if part.id not in self._bound:
+        if not self.has(part):
             (variant,) = variants_of([part.method], controls=False)
             budget = None if part.budget is None else Budget.parse(part.budget)
             method = self.backend.ready(variant.pruner)
-            self.keep(part.id, Bound(variant.pruner, method, budget, part.seed, variant.positions))
-        return self._bound[part.id]
+            bound = Bound(variant.pruner, method, budget, part.seed, variant.positions)
+            self.keep(part.id, part.fingerprint, bound)
+        return self._bound[part.id, part.fingerprint]
 
     def has(self, part: CellPart) -> bool:
         """Whether the cell's method is bound."""
-        return part.id in self._bound
+        return (part.id, part.fingerprint) in self._bound
 
-    def module(self, cell: str) -> str:
+    def module(self, part: CellPart) -> str:
         """The module of a cell's method, empty for one that is not bound yet."""
-        bound = self._bound.get(cell)
+        bound = self._bound.get((part.id, part.fingerprint))
         return "" if bound is None else type(bound.pruner).__module__
 
-    def keep(self, cell: str, bound: Bound) -> None:
+    def keep(self, cell: str, fingerprint: str, bound: Bound) -> None:
         """Take a method that is bound already, so that its file may change or go from now on."""
-        self._bound[cell] = bound
+        self._bound[cell, fingerprint] = bound
 
     def cost_inputs(self, task: TaskSource, settings: Cost) -> list[Samples]:
         """The samples on which costs are measured, read once; raises MediaError."""
-        if task not in self._inputs:
-            self._inputs[task] = cost.inputs(self.backend, self.benchmarks[task], settings)
-        return self._inputs[task]
+        place = task, settings.inputs
+        if place not in self._inputs:
+            self._inputs[place] = cost.inputs(self.backend, self.benchmarks[task], settings)
+        return self._inputs[place]
 
     def attempt(
         self, step: Callable[[], T], timeout: float | None, label: str = "", module: str = ""
@@ -182,7 +194,7 @@ def work(unit: Unit, worker: Worker) -> Iterator[Result]:
         (part,) = unit.cells
         yield _cost(unit, unit.cost, part, worker)
         return
-    requests = {one.sample_id: one for one in worker.benchmarks[unit.task].requests}
+    requests = worker.requests(unit.task)
     group = [requests[sample] for sample in unit.samples]
     yield from _Asking(unit, worker).results(group, unit.cells)
 
@@ -195,7 +207,7 @@ def _cost(unit: Unit, settings: Cost, part: CellPart, worker: Worker) -> Result:
     except Exception as error:
         return Result(part.id, fault=judged(error))
     step = partial(cost.measure, worker.backend, bound, inputs, settings)
-    outcome = worker.attempt(step, unit.timeout, part.method["label"], worker.module(part.id))
+    outcome = worker.attempt(step, unit.timeout, part.method["label"], worker.module(part))
     if isinstance(outcome, Fault):
         return Result(part.id, fault=outcome)
     return Result(part.id, tuple(outcome))
@@ -285,7 +297,7 @@ class _Asking:
         """The step, with the cell's method to blame for what it leaves behind."""
         if part is None:
             return self.worker.attempt(step, self.unit.timeout)
-        module = self.worker.module(part.id)
+        module = self.worker.module(part)
         return self.worker.attempt(step, self.unit.timeout, part.method["label"], module)
 
     def _answered(self, part: CellPart, rows: list[Row]) -> Result:

@@ -141,6 +141,7 @@ def check_rules(record: type, facts: Mapping[str, Any], where: str) -> None:
     """That every fact that is there is what it should be; raises Damaged that names the first that
     is not. `where` begins the message, such as "cell.json has ".
     """
+    # null stands for what is absent; whether that may be is `check_present`'s question
     for name, rule in rules(record).items():
         value = facts.get(name)
         if value is not None and not rule.holds(value):

@@ -69,7 +69,7 @@ class StudyFolder:
     def make(self, folder: Path) -> None:
         """A cell's folder, new where there is none or where something else lies there."""
         self.still()
-        inspect(self.folder)
+        inspect(self.folder)  # another program may have put a link there since the last time
         if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
             self.set_aside(folder, f"cell {folder.name} is damaged (it is no folder)")
         folder.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,7 @@ class Journal:
 
         A journal that was deleted or changed meanwhile is written anew, whole.
         """
+        # checked before it is written: a line that cannot be read again would end the journal
         storable = [facts.plain(row) for row in rows]
         for row in storable:
             broken = columns.fault("samples", row)

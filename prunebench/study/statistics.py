@@ -275,6 +275,7 @@ def _resampled(sizes: Sequence[int], statistic: Statistic, seed: int, resamples:
     parts: list[Array] = []
     for start in range(0, resamples, batch):
         count = min(batch, resamples - start)
+        # for one task the same draws whatever the batch: they are one stream of numbers
         places = [rng.integers(0, size, (count, size)) for size in sizes]
         parts.append(statistic(*places))
     values = np.concatenate(parts)
@@ -290,6 +291,7 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
     """Two-sided p-value of the sign-flip test; exact where all differences have one size (McNemar's
     exact test).
     """
+    # divided by the task's samples, so that the sum is the mean over tasks
     weights = np.concatenate([part / len(part) for part in parts])
     weights = weights[weights != 0]
     if not len(weights):

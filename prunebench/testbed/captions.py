@@ -73,6 +73,7 @@ def view_batch(
     rng = np.random.default_rng([seed, step, 4])
 
     def share(size: tuple[int, int]) -> int:
+        # of fine scenes a thumbnail shows little, so most of their views are tiles
         return images // 4 if size == FINE_SIZE else images * 2 // 3
 
     if crowded:

@@ -129,10 +129,12 @@ lists its objects, float32.
 
 
 def _stream(figures: dict[str, Any]) -> str:
+    """Which scenes the figures are of."""
     return f"scenes of the stream {figures['seed']}, which training never draws from"
 
 
 def _rows(rows: list[tuple[Any, ...]]) -> str:
+    """Rows of a table: a name, then shares."""
     lines = []
     for name, *shares in rows:
         cells = [f"{share:.3f}" for share in shares]
@@ -153,4 +155,5 @@ def _before(phases: list[dict[str, Any]]) -> str:
 
 
 def _list(shares: dict[Any, float]) -> str:
+    """Shares by group, on one line."""
     return ", ".join(f"{group}: {share:.3f}" for group, share in shares.items())

@@ -45,6 +45,7 @@ def write_parquet(
 
 
 def _row(seed: int, about: Scene, question: Question) -> dict[str, Any]:
+    """One question as a row of the file."""
     from PIL import Image
 
     def png(pixels: Any) -> bytes:

@@ -46,7 +46,8 @@ def background(rng: np.random.Generator, width: int, height: int, complexity: in
     Colours stay muted so that no part of it can be taken for an object.
     """
     swing = 12.0 * complexity
-    coarse = (rng.uniform(95, 145) + rng.uniform(-swing, swing, size=(5, 15))).astype(np.float32)
+    base = rng.uniform(95, 145)
+    coarse = (base + rng.uniform(-swing, swing, size=(5, 15))).astype(np.float32)
     rows = (_interpolation(height, 5) @ coarse).reshape(height, 5, 3)
     canvas: Reals = _interpolation(width, 5) @ rows
     for _ in range(5 * (complexity - 1)):

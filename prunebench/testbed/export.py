@@ -21,7 +21,8 @@ def export(
     """
     recipe: dict[str, Any] = state.facts["recipe"]
     kind = miniature(recipe["model"])
-    model = kind.build(type(kind.recipe.sizes)(**recipe["sizes"]), recipe["seed"])
+    sizes = type(kind.recipe.sizes)(**recipe["sizes"])
+    model = kind.build(sizes, recipe["seed"])
     prefix = "model."  # the run has a head, too, which is left behind
     names = [name for name in state.weights if name.startswith(prefix)]
     model.load_state_dict({name.removeprefix(prefix): state.weights[name] for name in names})

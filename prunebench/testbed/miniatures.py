@@ -68,10 +68,12 @@ def _answering(
 
 
 def _matching(model: Any, recipe: ClipRecipe, seed: int) -> Objective:
+    """The objective of a CLIP."""
     return Matching(model, build_clip_processor().tokenizer, recipe, seed)
 
 
 def _begin_clip(model: Any, _: Path | None) -> None:
+    """With patches as scenes have them, from no other miniature."""
     whiten(model, first_views())
 
 
@@ -84,6 +86,7 @@ def _begin_llava(model: Any, clip: Path | None) -> None:
 
 
 def _begin_llava_next(model: Any, llava: Path | None) -> None:
+    """With all that a LLaVA-1.5 has learnt, which sees one view of an image."""
     take_llava(model, llava or model_path("tiny-llava-1.5"))
 
 

@@ -16,6 +16,9 @@ from prunebench.testbed.scenes import KINDS, MINIATURES_STREAM
 from prunebench.testbed.tiny_clip import patch_features, pooled
 from prunebench.testbed.views import normal
 
+Loss = tuple[Tensor, dict[str, float]]
+"""A loss, and figures by name."""
+
 MAX_SCALE = 100.0  # of the similarities, as in CLIP's own training
 
 
@@ -47,7 +50,7 @@ class Answering:
             fine=recipe.fine,
         )
 
-    def loss(self, data: SceneBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, data: SceneBatch, step: int) -> Loss:
         """Labels of tokens; in the second stage also answers and attention on the evidence."""
         recipe = self.recipe
         features = self.learner.see(data.pixels)
@@ -89,7 +92,7 @@ class Matching:
             encode=encode,
         )
 
-    def loss(self, data: ViewBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, data: ViewBatch, step: int) -> Loss:
         """Labels of the patches before the last block, and the match of views and captions behind
         it; in the last stage only the match, and of what lies behind the patches.
         """
@@ -124,7 +127,7 @@ class _WithHead(nn.Module):
             self.head = nn.Linear(width, sum(LABELS.values()))
 
 
-def dense_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, dict[str, float]]:
+def dense_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Loss:
     """Labels [B, kinds of labels, N] of all tokens from [B, N, all classes]; accuracies count
     tokens with an object.
     """
@@ -143,7 +146,7 @@ def dense_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, 
     return loss, {"dense_loss": float(loss.detach()), **figures}
 
 
-def _answer_loss(logits: Tensor, data: SceneBatch) -> tuple[Tensor, dict[str, float]]:
+def _answer_loss(logits: Tensor, data: SceneBatch) -> Loss:
     """Loss of [B, Q, WORDS, V] logits on the answer word and the end; accuracies are those of the
     answer word.
     """
@@ -158,7 +161,7 @@ def _answer_loss(logits: Tensor, data: SceneBatch) -> tuple[Tensor, dict[str, fl
     return loss, figures
 
 
-def _evidence_loss(attention: Tensor, evidence: Tensor) -> tuple[Tensor, dict[str, float]]:
+def _evidence_loss(attention: Tensor, evidence: Tensor) -> Loss:
     """-log of the attention [B, Q, heads, N] that falls on the evidence [B, Q, N], over the
     questions that have any.
     """
@@ -168,7 +171,7 @@ def _evidence_loss(attention: Tensor, evidence: Tensor) -> tuple[Tensor, dict[st
     return loss, {"evidence_mass": float(mass.detach().mean())}
 
 
-def _match_loss(similarity: Tensor, true: Tensor) -> tuple[Tensor, dict[str, float]]:
+def _match_loss(similarity: Tensor, true: Tensor) -> Loss:
     """Contrastive loss, both ways, of [V, V] scaled similarities; pairs that are `true` beside a
     view's own do not count.
     """

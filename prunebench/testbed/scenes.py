@@ -95,7 +95,8 @@ class Scene:
         numbers = np.zeros((self.height, self.width), np.uint8)
         for number, thing in enumerate(self.objects, 1):
             x0, y0, x1, y1 = thing.box
-            numbers[y0:y1, x0:x1][silhouette(thing.shape, x1 - x0) >= 0.5] = number
+            inside = silhouette(thing.shape, x1 - x0) >= 0.5
+            numbers[y0:y1, x0:x1][inside] = number
         return numbers
 
 

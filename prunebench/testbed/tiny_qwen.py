@@ -226,5 +226,6 @@ def _packed_positions(rows: int, columns: int, questions: int, length: int) -> T
     image = torch.stack([torch.zeros_like(height), height, width]).flatten(1) + 1
     after = 1 + max(rows, columns)
     text = after + 1 + torch.arange(length).repeat(questions)
-    start, stop = torch.zeros(3, 1, dtype=torch.long), torch.full((3, 1), after)
+    start = torch.zeros(3, 1, dtype=torch.long)
+    stop = torch.full((3, 1), after)
     return torch.cat([start, image, stop, text.expand(3, -1)], dim=1)

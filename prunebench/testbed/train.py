@@ -15,6 +15,7 @@ from prunebench.learning.checkpoint import State, digest
 from prunebench.learning.folder import RunError
 from prunebench.learning.loop import (
     Course,
+    Figures,
     Pace,
     Progress,
     learn,
@@ -86,7 +87,7 @@ def train_miniature(
         run.write(RECIPE, f"{json.dumps(settings, indent=2)}\n".encode())
         course = _course(kind.objective(model, recipe, options.seed), recipe, settings)
 
-        def report(step: int, steps: int, figures: dict[str, float]) -> None:
+        def report(step: int, steps: int, figures: Figures) -> None:
             headlines = [name for name in HEADLINES if name in figures]
             progress(step, steps, {name: figures[name] for name in headlines})
 
@@ -140,7 +141,7 @@ def _course(objective: Objective, recipe: Recipe, settings: dict[str, Any]) -> C
     def weights() -> dict[str, Tensor]:
         return dict(network.state_dict())
 
-    def step(number: int) -> dict[str, float]:
+    def step(number: int) -> Figures:
         return _step(objective, optimizer, trainable, recipe, number)
 
     facts = {"recipe": _as_stored(settings)}
@@ -153,7 +154,7 @@ def _step(
     trainable: list[nn.Parameter],
     recipe: Recipe,
     step: int,
-) -> dict[str, float]:
+) -> Figures:
     """One update; returns losses and accuracies by name."""
     data = objective.batch(step)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import inspect
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from prunebench.testing.candidate import (
     sample,
     samples,
 )
+from prunebench.testing.modules import run_file
 from prunebench.testing.samples import facts
 from prunebench.tokens import Keep, VisualTokens
 
@@ -151,15 +150,7 @@ def _afresh(pruner: Pruner, untouched: Pruner) -> Pruner:
     source = inspect.getsourcefile(method)
     if source is None or method.__qualname__ != method.__name__:
         return untouched  # made inside a function: there is no module to run again
-    name = f"_prunebench_fresh.{Path(source).stem}"
-    spec = importlib.util.spec_from_file_location(name, source)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up by name
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        del sys.modules[name]
+    path = Path(source)
+    module = run_file(path, f"_prunebench_fresh.{path.stem}")
     fresh: Pruner = getattr(module, method.__name__)(**registry.settings(untouched))
     return fresh.prepared(facts())

@@ -93,6 +93,7 @@ def plans(pruner: Pruner, available: int, depths: Sequence[int] = (DEPTH,)) -> I
 
 def answers(pruner: Pruner, tokens: VisualTokens) -> list[Keep]:
     """What the pruner keeps at every stage of the tightest plan within reach."""
+    # of 1.0 every answer is the same, whatever a method does
     tighter: list[tuple[Stage, ...]] = []
     for budget, _, stages in plans(pruner, len(tokens)):
         if budget.amount != 1.0:

@@ -11,7 +11,7 @@ from prunebench import registry
 from prunebench.budget import Budget, Stage, alive, cached, spent
 from prunebench.pruner import Pruner
 from prunebench.signals import Signal
-from prunebench.sites import PIXELS, Part, Site
+from prunebench.sites import PIXELS, Site
 from prunebench.testing.candidate import BUDGETS, DEPTHS, Candidate, expect, plans
 from prunebench.testing.samples import facts
 
@@ -94,21 +94,23 @@ def budgets(candidate: Candidate) -> str:
 
 def _check_stages(label: str, stages: Sequence[Stage], available: int, layers: int) -> None:
     """Raises Fault for stages that do not rise in the model, or whose counts do not fall."""
-    counts, sites = [stage.keep for stage in stages], [stage.site for stage in stages]
+    counts = [stage.keep for stage in stages]
+    sites = [stage.site for stage in stages]
     listed = ", ".join(map(str, sites))
     expect(sites == sorted({*sites}), f"{label}: the stages' sites {listed} must rise")
     falling = sorted(counts, reverse=True)
     expect(counts == falling, f"{label}: the stages keep {counts}, which must fall")
     possible = counts[-1] >= 0 and counts[0] <= available
     expect(possible, f"{label}: the stages keep {counts}")
-    deep = [str(site) for site in sites if site.part is Part.LLM and site.layer >= layers]
+    deep = [str(site) for site in sites if not site.exists_in(layers)]
     expect(not deep, f"{label}: no site {', '.join(deep)}")
 
 
 def _sizes(pruner: Pruner) -> str:
     """Every image is scaled to a size within its budget."""
     for width, height in IMAGES:
-        available = round(width / TOKEN_PIXELS) * round(height / TOKEN_PIXELS)
+        columns, rows = round(width / TOKEN_PIXELS), round(height / TOKEN_PIXELS)
+        available = columns * rows
         for budget in BUDGETS:
             _check_size(pruner, (width, height), available, budget)
     return "every size within its budget"
@@ -118,7 +120,8 @@ def _check_size(pruner: Pruner, size: tuple[int, int], available: int, budget: B
     new = pruner.resize(size, TOKEN_PIXELS, budget)
     count = available
     if new != size:
-        count = (new[0] // TOKEN_PIXELS) * (new[1] // TOKEN_PIXELS)
+        width, height = new
+        count = (width // TOKEN_PIXELS) * (height // TOKEN_PIXELS)
     expect(
         0 < count <= max(1.0, budget.tokens(available)),
         f"budget {budget} of {available} tokens: {size} becomes {new}, {count} tokens",

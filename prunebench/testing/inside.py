@@ -30,6 +30,7 @@ def in_a_model(candidate: Candidate) -> str:
 
     budget, layers = _within_reach(pruner, ROWS * COLUMNS)
     model, inputs = random_model(rows=ROWS, columns=COLUMNS, layers=layers)
+    # one of its own: that of the process does not look into this model
     guard = Guard(model)
     try:
         with prune(model, pruner, budget=budget, **_of_caller(pruner)) as trace:

@@ -8,8 +8,6 @@ too. `SETS` names the sets of vectors that it translates, METHOD alone where it 
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,6 +17,7 @@ from typing import Any
 import prunebench
 from prunebench.border.text import message, one_line
 from prunebench.pruner import Pruner
+from prunebench.testing.modules import run_file
 from prunebench.testing.vectors import Case, Vector, VerifyError
 
 Translate = Callable[[Any, Vector], Iterable[Case]]
@@ -78,19 +77,11 @@ def load_translator(name: str, folder: Path | None = None) -> Translator | None:
     if not path.is_file():
         return None
     spelling = sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    module_name = f"_prunebench_translator_{spelling}.{name}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look their module up by name
     try:
-        spec.loader.exec_module(module)
+        module = run_file(path, f"_prunebench_translator_{spelling}.{name}")
     except Exception as error:  # the file is its author's, and may fail in any way
         reason = one_line(f"{type(error).__name__}: {message(error)}", 200)
         raise VerifyError(f"translator {path} cannot be imported: {reason}") from error
-    finally:
-        del sys.modules[module_name]
     translate = getattr(module, "cases", None)
     if not callable(translate):
         raise VerifyError(f"translator {path} has no function cases(method, vector)")

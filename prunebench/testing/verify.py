@@ -69,7 +69,8 @@ def verify(
     subjects = [_subject(name, folder, translators) for name in names]
     without = [subject.name for subject in subjects if not subject.files]
     if without and (methods or len(without) == len(subjects)):
-        raise VerifyError(f"{folder} has no vectors METHOD-i.safetensors for {', '.join(without)}")
+        listed = ", ".join(without)
+        raise VerifyError(f"{folder} has no vectors METHOD-i.safetensors for {listed}")
     comparisons: list[Comparison] = []
     for subject in subjects:
         for path in subject.files:
@@ -84,7 +85,10 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
         of_method = files.setdefault(comparison.method, {})
         agrees_so_far = of_method.get(comparison.file, True)
         of_method[comparison.file] = agrees_so_far and comparison.agree
-    return {method: (sum(agree.values()), len(agree)) for method, agree in files.items()}
+    counts: dict[str, tuple[int, int]] = {}
+    for method, agrees in files.items():
+        counts[method] = sum(agrees.values()), len(agrees)
+    return counts
 
 
 def _subject(name: str, folder: Path, translators: Path | None) -> Subject:
@@ -110,8 +114,10 @@ def _compare(subject: Subject, path: Path) -> Iterator[Comparison]:
         yield row("file", False, str(error))
         return
     try:
-        for name, answer in _answers(subject, subject.translator, vector).items():
-            yield row(name, *_difference(vector, name.removeprefix(ENGINE), answer))
+        answers = _answers(subject, subject.translator, vector)
+        for name, answer in answers.items():
+            agree, difference = _difference(vector, name.removeprefix(ENGINE), answer)
+            yield row(name, agree, difference)
     except Exception as error:  # a pruner may raise anything; the row says so
         yield row("run", False, f"{type(error).__name__}: {error}")
 
@@ -122,8 +128,9 @@ def _answers(subject: Subject, translator: Translator, vector: Vector) -> dict[s
     answers: dict[str, Tensor] = {}
     for case in translator.cases(subject.method, vector):
         for name, answer in _answers_of(case).items():
-            if name.removeprefix(ENGINE) + case.suffix in expected:
-                answers[name + case.suffix] = answer
+            full_name = name + case.suffix
+            if full_name.removeprefix(ENGINE) in expected:
+                answers[full_name] = answer
     if not answers:
         raise VerifyError(f"none of {', '.join(expected)} can be compared")
     return answers
@@ -172,7 +179,8 @@ def _difference(vector: Vector, name: str, answer: Tensor) -> tuple[bool, float 
     """Whether an answer agrees with the vector's, and how far it is off."""
     target = vector.target(name, answer)
     if answer.shape != target.shape:
-        return False, f"shape {list(answer.shape)} instead of {list(target.shape)}"
+        own, due = list(answer.shape), list(target.shape)
+        return False, f"shape {own} instead of {due}"
     if not target.is_floating_point():
         wrong = int((answer != target).sum())
         return wrong == 0, float(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -17,11 +18,14 @@ from prunebench.select import pooled
 from prunebench.tokens import Layout
 from prunebench.training.lesson import Lesson
 
+Inputs = dict[str, Any]
+"""What a model is called with, by name."""
+
 IGNORED = -100
 """The target of a place that no loss is of, as torch has it."""
 
 
-def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> dict[str, Any]:
+def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> Inputs:
     """The model's inputs: every lesson's image and question as the user's one message."""
     messages = []
     for lesson in lessons:
@@ -31,7 +35,7 @@ def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> dict[str, Any]:
     return process(loaded, messages)
 
 
-def layouts_of(loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson]) -> list[Layout]:
+def layouts_of(loaded: Loaded, inputs: Inputs, lessons: Sequence[Lesson]) -> list[Layout]:
     """Where every lesson's tokens lie in its image."""
     sizes = [[lesson.image.size] for lesson in lessons]
     originals = Originals(sizes, loaded.processor)
@@ -39,13 +43,16 @@ def layouts_of(loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson]
 
 
 def target(layout: Layout, lesson: Lesson) -> Tensor:
-    """[N] 1.0 where what a token sees touches an evidence box, else 0.0."""
+    """[N] 1.0 where what a token sees touches an evidence box, else 0.0.
+
+    A box touches every pixel of which it covers any part.
+    """
     width, height = lesson.image.size
     inside = torch.zeros(1, height, width)
     for left, top, right, bottom in lesson.boxes:
-        # whole pixels that the box touches: -(-x // 1) is x rounded up
-        rows = slice(int(max(0, top)), -int(-bottom // 1))
-        columns = slice(int(max(0, left)), -int(-right // 1))
+        # whole pixels that the box touches
+        rows = slice(int(max(0, top)), math.ceil(bottom))
+        columns = slice(int(max(0, left)), math.ceil(right))
         inside[:, rows, columns] = 1
     return (pooled(layout, [inside]) > 0).float()
 
@@ -69,8 +76,9 @@ class Batch:
             ids = tokenizer(lesson.answer, add_special_tokens=False)["input_ids"]
             rows.append([*ids, tokenizer.eos_token_id])
         longest = max(map(len, rows))
-        filled = [row + [IGNORED] * (longest - len(row)) for row in rows]
-        self.answers = torch.tensor(filled, device=loaded.model.device)
+        for row in rows:
+            row += [IGNORED] * (longest - len(row))
+        self.answers = torch.tensor(rows, device=loaded.model.device)
 
 
 class PromptRecord:
@@ -92,17 +100,25 @@ class PromptRecord:
             self.kwargs = dict(kwargs)
 
         def at_rotary(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            self.ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+            # the second argument, by name or by place
+            self.ids = kwargs.get("position_ids")
+            if self.ids is None and len(args) > 1:
+                self.ids = args[1]
 
         undo = ExitStack()
         layer = self.family.layers(self.model)[0]
+        layer_hook = layer.register_forward_pre_hook(at_layer, with_kwargs=True)
+        undo.callback(layer_hook.remove)
         rotary = self.family.rotary(self.model)
-        undo.callback(layer.register_forward_pre_hook(at_layer, with_kwargs=True).remove)
-        undo.callback(rotary.register_forward_pre_hook(at_rotary, with_kwargs=True).remove)
+        rotary_hook = rotary.register_forward_pre_hook(at_rotary, with_kwargs=True)
+        undo.callback(rotary_hook.remove)
         return undo
 
     def ids_behind(self, rows: Tensor, count: int) -> Tensor:
-        """[.., R, count] position ids of so many tokens behind the prompts number `rows` [R]."""
+        """[.., R, count] position ids of so many tokens behind the prompts number `rows` [R].
+
+        They count on from the prompt's last, as the model itself counts when it generates.
+        """
         last = self.ids[..., -1:]
         if last.shape[-2] == 1:  # of all samples, where the model numbers all prompts alike
             samples = int(rows.max()) + 1

@@ -30,7 +30,8 @@ def blamed(name: str, doing: str, method: type[Pruner]) -> Iterator[None]:
         text = one_line(message(error), 110)
         out_of_memory = isinstance(error, MemoryError) or "memory" in text
         hint = "; a smaller batch= takes less memory" if out_of_memory else ""
-        reason = f"{type(error).__name__}: {text} ({_place(error, method)})"
+        place = _place(error, method)
+        reason = f"{type(error).__name__}: {text} ({place})"
         raise RunError(f"{name}: {doing} failed with {reason}{hint}") from error
 
 

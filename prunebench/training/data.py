@@ -51,13 +51,16 @@ class Scenes(TrainingData):
         return [self._lesson(stream, number, fine, size) for number in numbers]
 
     def held_out(self, count: int) -> Iterator[Lesson]:
+        """Scenes of all sizes, every so many of them a fine one, whatever the seed."""
         every = round(1 / self.fine) if self.fine else 0
         for number in range(count):
-            yield self._lesson(HELD_OUT_STREAM, number, bool(every) and number % every == 0)
+            fine = bool(every) and number % every == 0
+            yield self._lesson(HELD_OUT_STREAM, number, fine)
 
     def _lesson(
         self, stream: int, number: int, fine: bool, size: tuple[int, int] | None = None
     ) -> Lesson:
+        """Scene number `number` of a stream, with a question whose type follows from the number."""
         if fine:
             about, kinds = fine_scene(stream, number), FINE_KINDS
         else:

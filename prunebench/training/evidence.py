@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from prunebench.models import Loaded
 from prunebench.pruner import Pruner
 from prunebench.sites import Site, llm
 from prunebench.tokens import Keep, VisualTokens
-from prunebench.training.batch import layouts_of, target
+from prunebench.training.batch import Inputs, layouts_of, target
 from prunebench.training.lesson import Lesson
 
 
@@ -31,6 +31,7 @@ class Evidence(Pruner):
         return llm(self.layer + 1)
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        """One stage, whatever the budget: how many are kept is the evidence's to say."""
         return (Stage(self.site(), available, compact=True),)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
@@ -39,9 +40,7 @@ class Evidence(Pruner):
         return Keep(self.targets[tokens.seed].nonzero()[:, 0])
 
 
-def evidence_of(
-    loaded: Loaded, inputs: dict[str, Any], lessons: Sequence[Lesson], layer: int
-) -> Evidence:
+def evidence_of(loaded: Loaded, inputs: Inputs, lessons: Sequence[Lesson], layer: int) -> Evidence:
     """The pruner of these lessons, behind a layer."""
     targets = []
     for layout, lesson in zip(layouts_of(loaded, inputs, lessons), lessons, strict=True):

@@ -28,6 +28,7 @@ from prunebench.trained import Example, Trained
 from prunebench.training.batch import (
     IGNORED,
     Batch,
+    Inputs,
     PromptRecord,
     layouts_of,
     pixels_of,
@@ -49,13 +50,16 @@ class Look(Pruner):
 
     @property
     def reads(self) -> Reads:
+        """What the other reads, but for what only its probe sees."""
         reads = self.other.reads.without(PROBE)
         return replace(reads, lora=None)  # training has put the adapter on
 
     def site(self) -> Site:
+        """Where the other prunes; before all layers where its own probe sees the rest."""
         return INPUT if self.other.needs & PROBE else self.other.site()
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
+        """One stage that keeps everything."""
         return (Stage(self.site(), available),)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
@@ -86,7 +90,9 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
         out = loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
     probings = [Probing()] * len(lessons)
     reads = pruner.reads
-    token = reads.probe() if reads.signals & PROBE and reads.probe is not None else None
+    token = None
+    if reads.signals & PROBE and reads.probe is not None:
+        token = reads.probe()
     if token is not None:
         depth = len(loaded.family.layers(loaded.model))
         site = pruner.plan(None, 1, depth)[0].site
@@ -107,7 +113,7 @@ def clip_of(loaded: Loaded, pruner: Trained) -> str | None:
     return make_ready(loaded.family, loaded.model, Look(pruner)).clip
 
 
-def _session_inputs(loaded: Loaded, lessons: Sequence[Lesson]) -> dict[str, Any]:
+def _session_inputs(loaded: Loaded, lessons: Sequence[Lesson]) -> Inputs:
     """What a session is given of the lessons besides the model's inputs."""
     masks = None
     if all(lesson.masks is not None for lesson in lessons):
@@ -157,11 +163,13 @@ def _probe(
         scores = heads.logits(row, slice(0, 1))[:, 0, : width + 1]
         visible = torch.cat([valid[row], valid.new_ones(1)])
         attention = scores.masked_fill(~visible, float("-inf")).log_softmax(-1)
-        columns = batch.visual[row].nonzero()[:, 0].to(embeds.device)
+        columns = batch.visual[row].nonzero()[:, 0]
+        columns = columns.to(embeds.device)
         signals = {
             Signal.PROBE_LOGITS: scores[:, columns],
             Signal.PROBE_LOG_ATTENTION: attention[:, columns],
         }
+        # every answer by itself, for a method weighs its own losses
         loss = cross_entropy(logits[row], answers[row], ignore_index=IGNORED)
         probings.append(Probing(signals, loss))
     return probings

@@ -23,6 +23,7 @@ from prunebench.learning.checkpoint import State
 from prunebench.learning.log import Row
 from prunebench.learning.loop import (
     Course,
+    Figures,
     Pace,
     Progress,
     learn,
@@ -92,9 +93,7 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(
-    pruner: Trained, loaded: Loaded, lessons: Iterable[Lesson], batch: int
-) -> dict[str, float]:
+def evaluate(pruner: Trained, loaded: Loaded, lessons: Iterable[Lesson], batch: int) -> Figures:
     """Every figure of the method's loss, averaged over the lessons; by complexity, too, where they
     have one.
     """
@@ -110,15 +109,16 @@ def evaluate(
                     values[name].append(value)
                     if lesson.complexity is not None and name != "loss":
                         values[f"{name}_complexity_{lesson.complexity}"].append(value)
-    means: dict[str, float] = {"lessons": count}
+    means: Figures = {"lessons": count}
     for name in sorted(values):
-        means[name] = round(sum(values[name]) / len(values[name]), 4)
+        mean = sum(values[name]) / len(values[name])
+        means[name] = round(mean, 4)
     return means
 
 
 def _about(student: Student, loaded: Loaded) -> dict[str, Any]:
     """What makes the run this run, of the method's."""
-    method = method_identity(replace(student.pruner, module=None), clip_of(loaded, student.pruner))
+    method = method_identity(student.pruner, clip_of(loaded, student.pruner))
     return {**method, "start": student.origin, "sizes": student.sizes}
 
 
@@ -130,10 +130,11 @@ def _course(
     optimizer = torch.optim.AdamW(module.parameters(), lr=schedule.learning_rate, weight_decay=0.0)
 
     def weights() -> dict[str, Tensor]:
+        # a module may keep in its state what is no tensor
         state = module.state_dict()
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
-    def step(number: int) -> dict[str, float]:
+    def step(number: int) -> Figures:
         torch.manual_seed(schedule.seed * 1_000_003 + number)  # dropout is the step's own
         lessons = data.batch(number, schedule.batch)
         doing = f"step {number + 1} on {lessons[0].name}"
@@ -151,10 +152,10 @@ def _backward(
     lessons: list[Lesson],
     optimizer: torch.optim.Optimizer,
     number: int,
-) -> dict[str, float]:
+) -> Figures:
     """The gradients of a step, whose figures are averages over the lessons."""
     optimizer.zero_grad(set_to_none=True)
-    figures: dict[str, float] = defaultdict(float)
+    figures: Figures = defaultdict(float)
     for group in _one_shape(lessons):
         total = torch.zeros(())
         for lesson, example in zip(group, examples(loaded, pruner, group), strict=True):
@@ -168,7 +169,7 @@ def _backward(
     return dict(figures)
 
 
-def _finish(run: Run, student: Student, state: State, figures: dict[str, float]) -> Path:
+def _finish(run: Run, student: Student, state: State, figures: Figures) -> Path:
     """Write what a finished run leaves: held-out figures, curves, the log, and the weights in the
     place of earlier ones.
     """

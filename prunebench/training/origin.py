@@ -57,6 +57,7 @@ def _lora_digest(folder: Path) -> str:
 
 
 def _clip_digest(name: str) -> str:
+    """The digest of a CLIP's weights, which do not depend on where and how they are held."""
     return load_clip(name, torch.device("cpu"), torch.float32).digest
 
 

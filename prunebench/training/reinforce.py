@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from prunebench.depth import late_layer
 from prunebench.engine.session import prune
 from prunebench.learning.loop import (
     Course,
+    Figures,
     Pace,
     Progress,
     learn,
@@ -109,7 +109,7 @@ def _course(loaded: Loaded, data: TrainingData, tuning: Tuning, reward: Reward) 
     weights = lora.weights_of(loaded.model)
     optimizer = torch.optim.AdamW(weights.values(), lr=tuning.learning_rate, weight_decay=0.0)
 
-    def step(number: int) -> dict[str, float]:
+    def step(number: int) -> Figures:
         torch.manual_seed(tuning.seed * 1_000_003 + number)  # sampling is the step's own
         lessons = data.batch(number, tuning.batch)
         with blamed("reinforce", f"step {number + 1} on {lessons[0].name}", Evidence):
@@ -126,8 +126,14 @@ def _course(loaded: Loaded, data: TrainingData, tuning: Tuning, reward: Reward) 
 
 def _objective(
     loaded: Loaded, lessons: Sequence[Lesson], tuning: Tuning, reward: Reward
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss on one group of sampled answers a lesson, and figures by name."""
+) -> tuple[Tensor, Figures]:
+    """The loss on one group of sampled answers a lesson, and figures by name.
+
+    An answer's advantage is its reward less the mean of its group, in deviations of the group. The
+    loss of a token is `penalty` times how far the policy is from the untuned model there, less the
+    advantage times the ratio of the token's probability to that when it was sampled. Losses are
+    averaged over the tokens of an answer, then over the answers.
+    """
     inputs = inputs_of(loaded, lessons)
     pruner = evidence_of(loaded, inputs, lessons, tuning.layer)
     answers = sampled_answers(loaded, inputs, pruner, tuning)
@@ -141,12 +147,15 @@ def _objective(
     policy = log_probabilities(loaded, inputs, pruner, answers, tuning.group)
     with torch.no_grad(), lora.unworn(loaded.model):
         reference = log_probabilities(loaded, inputs, pruner, answers, tuning.group)
-    real = torch.arange(answers.shape[1], device=answers.device) < counts[:, None]
+    places = torch.arange(answers.shape[1], device=answers.device)
+    real = places < counts[:, None]
     # one update a rollout: the ratio is 1, and only its gradient matters
     ratio = (policy - policy.detach()).exp()
-    away = (reference - policy).exp() - (reference - policy) - 1
-    gain = -ratio * advantages[:, None].to(ratio)
-    losses = (gain + tuning.penalty * away) * real
+    gain = ratio * advantages[:, None].to(ratio)
+    # how far the policy went from the untuned model, never below 0 at any token
+    difference = reference - policy
+    away = difference.exp() - difference - 1
+    losses = (tuning.penalty * away - gain) * real
     loss = (losses.sum(1) / counts).mean()
     mean_away = (away.detach() * real).sum() / real.sum()
     return loss, {
@@ -176,7 +185,7 @@ def _accuracy(
     """
     right, count = 0.0, 0
     for lesson in lessons:
-        inputs: dict[str, Any] = inputs_of(loaded, [lesson])
+        inputs = inputs_of(loaded, [lesson])
         pruner = evidence_of(loaded, inputs, [lesson], tuning.layer)
         with prune(loaded.model, pruner, seeds=[0]):
             sequence = loaded.model.generate(

@@ -13,15 +13,17 @@ from prunebench.engine.stream import Stream
 from prunebench.engine.trace import Trace
 from prunebench.learning.schedule import Tuning
 from prunebench.models import Loaded
-from prunebench.training.batch import PromptRecord
+from prunebench.training.batch import Inputs, PromptRecord
 from prunebench.training.evidence import Evidence
 
 
 @torch.no_grad()
-def sampled_answers(
-    loaded: Loaded, inputs: dict[str, Any], pruner: Evidence, tuning: Tuning
-) -> Tensor:
-    """[rows, T] sampled answers, `group` a lesson, padded."""
+def sampled_answers(loaded: Loaded, inputs: Inputs, pruner: Evidence, tuning: Tuning) -> Tensor:
+    """[rows, T] ids of sampled answers, `group` a lesson, the lessons one after the other.
+
+    They are drawn from the model's own distribution, with nothing of it cut off, and padded on
+    the right.
+    """
     model, tokenizer = loaded.model.eval(), loaded.processor.tokenizer
     padding = tokenizer.pad_token_id
     if padding is None:
@@ -41,14 +43,17 @@ def sampled_answers(
 
 
 def log_probabilities(
-    loaded: Loaded, inputs: dict[str, Any], pruner: Evidence, answers: Tensor, group: int
+    loaded: Loaded, inputs: Inputs, pruner: Evidence, answers: Tensor, group: int
 ) -> Tensor:
-    """[rows, T] log probability of every token of the answers, `group` a sample, each behind the
-    pruned prompt, as generation saw it.
+    """[rows, T] log probability of every token of the answers [rows, T], `group` a sample.
+
+    Each answer stands behind its pruned prompt, as generation saw it: the prompt goes through the
+    model once a sample, and the answers behind it through its cache. Gradients flow through both.
     """
     model, family = loaded.model, loaded.family
     record = PromptRecord(loaded)
-    with record.recording(), prune(model, pruner, seeds=range(len(pruner.targets))) as trace:
+    seeds = range(len(pruner.targets))
+    with record.recording(), prune(model, pruner, seeds=seeds) as trace:
         out = model(**inputs, use_cache=True, logits_to_keep=1)
     live = _live_stream(loaded, inputs, trace)
     samples = torch.arange(len(live.source), device=answers.device)
@@ -86,8 +91,10 @@ def lengths(answers: Tensor, end: int) -> Tensor:
     return (ends_before == 0).sum(1)
 
 
-def _live_stream(loaded: Loaded, inputs: dict[str, Any], trace: Trace) -> Stream:
-    """What of each prompt a pruned pass left alive: all text, and the survivors."""
+def _live_stream(loaded: Loaded, inputs: Inputs, trace: Trace) -> Stream:
+    """What of each prompt a pruned pass left alive behind its last stage: all text, and the
+    survivors.
+    """
     visual = loaded.family.visual(loaded.model, inputs["input_ids"])
     rows, width = visual.shape
     whole = Stream.of_prompt(rows, width, inputs.get("attention_mask"))

@@ -31,6 +31,9 @@ MOST_PARAMETERS = 500_000_000
 MOST_TENSORS = 5_000
 """How many tensors these may be: modules without end run out of time first."""
 
+Sizes = Mapping[str, Any]
+"""Sizes of a method's module, by the method's own names."""
+
 DRAWN = "drawn from the seed"
 """The origin of weights that are none of a folder's."""
 
@@ -46,7 +49,7 @@ class Start:
     which bring their sizes; without it they are drawn.
     """
 
-    sizes: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=dict)
     folder: Path | None = None
 
 
@@ -97,14 +100,15 @@ def make_student(pruner: Trained, loaded: Loaded, seed: int, start: Start) -> St
         # `prepared` as in a sweep, for a method may hold another one that has to know the model
         ready = replace(pruner, module=module).prepared(facts).adapted(sizes)
         site = ready.site()
-    if site.part is Part.LLM and site.layer >= facts.layers:
+    behind = site.part is Part.LLM and site.layer >= facts.layers
+    if behind:
         layers = f"{facts.name or 'this model'} has layers 0..{facts.layers - 1}"
         raise RunError(f"{name} prunes at {site}, but {layers}: choose an earlier layer")
     origin = DRAWN if start.folder is None else digest(dict(module.state_dict()))
     return Student(ready, sizes, origin)
 
 
-def _changed(usual: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(usual: Sizes, changes: Sizes) -> dict[str, Any]:
     """The method's own sizes with those that were asked for, each of the same kind and range."""
     sizes = dict(usual)
     for key, value in changes.items():
@@ -133,7 +137,7 @@ def _size(label: str, value: Any, usual: Any) -> Any:
     return value
 
 
-def _fresh(method: type[Trained], name: str, sizes: Mapping[str, Any], seed: int) -> nn.Module:
+def _fresh(method: type[Trained], name: str, sizes: Sizes, seed: int) -> nn.Module:
     """The module with drawn weights.
 
     It is built without memory first, to see how large it becomes.
@@ -175,7 +179,7 @@ def _counted(name: str) -> Iterator[None]:
 
 
 def _read(
-    method: type[Trained], name: str, folder: Path, sizes: Mapping[str, Any]
+    method: type[Trained], name: str, folder: Path, sizes: Sizes
 ) -> tuple[dict[str, Any], nn.Module]:
     """Sizes and module of a folder of weights; raises RunError where `sizes` are others."""
     label = f"start {one_line(str(folder), 100)}"
@@ -188,21 +192,26 @@ def _read(
     with blamed(name, f"reading {label} (its weights? give a folder that training wrote)", method):
         own_sizes, module = method.read(folder)
     for key, value in sizes.items():
-        if key not in own_sizes or own_sizes[key] != value:
+        agrees = key in own_sizes and own_sizes[key] == value
+        if not agrees:
             what = f"sizes.{one_line(str(key), 40)} is {shown(value)}"
-            raise RunError(f"{what}, but {label} has {shown(own_sizes.get(key))}: leave it out")
+            own_size = shown(own_sizes.get(key))
+            raise RunError(f"{what}, but {label} has {own_size}: leave it out")
     for weight, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if not tensor.is_floating_point():
+            continue
+        if not bool(tensor.isfinite().all()):
             raise RunError(
                 f"{label} holds values in {weight} that are no numbers; give other weights"
             )
     return dict(own_sizes), module
 
 
-def _fit(name: str, facts: Facts, usual: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
+def _fit(name: str, facts: Facts, usual: Sizes, sizes: Sizes) -> None:
     """Refuse sizes that the model fixes otherwise."""
     for key in FITTING:
         if key in usual and sizes.get(key) != usual[key]:
             model = facts.name or "this model"
-            difference = f"{shown(sizes.get(key))}, but that of {model} is {usual[key]}"
+            size = shown(sizes.get(key))
+            difference = f"{size}, but that of {model} is {usual[key]}"
             raise RunError(f"{name}'s {key} is {difference}: leave it out, or fit it")

@@ -85,11 +85,13 @@ class VisualCoT(TrainingData):
         return {"kind": type(self).__name__, "content": self._digest.hexdigest(), "seed": self.seed}
 
     def batch(self, step: int, count: int) -> list[Lesson]:
+        """The next `count` lines in the drawn order, which begins anew where it ends."""
         places = range(step * count, (step + 1) * count)
         numbers = [self.order[place % len(self.order)] for place in places]
         return [_lesson(self.rows[number]) for number in numbers]
 
     def held_out(self, count: int) -> Iterator[Lesson]:
+        """The first `count` of the lines that are held out; images are read as they are needed."""
         return map(_lesson, self.held_out_rows[:count])
 
     def _read_rows(self) -> list[Row]:
@@ -103,12 +105,14 @@ class VisualCoT(TrainingData):
         for file in files:
             content = file.read_bytes()
             name = str(file.relative_to(self.folder))
-            self._digest.update(f"{name} {len(content)}\n".encode("utf-8", "surrogateescape"))
+            head = f"{name} {len(content)}\n"
+            self._digest.update(head.encode("utf-8", "surrogateescape"))
             self._digest.update(content)
             # at line feeds alone: other line ends may stand in a question
             for number, line in enumerate(content.split(b"\n"), 1):
                 if line.strip():
-                    rows.append(_row(line, one_line(f"{name}:{number}", 100), image_files))
+                    where = one_line(f"{name}:{number}", 100)
+                    rows.append(_row(line, where, image_files))
         for path in sorted({row.image for row in rows}):
             self._digest.update(_ends(path))
         return rows
@@ -160,9 +164,10 @@ class ImageFiles:
 def _row(line: bytes, where: str, image_files: ImageFiles) -> Row:
     """One line; raises DataError naming it and what is wrong with it."""
     row = _object(line, where)
-    names = row["image"]
-    first = names[0] if isinstance(names, list) and names else names
-    image = _text(first, "image", where)
+    name = row["image"]
+    if isinstance(name, list) and name:  # the image, then parts cut out of it
+        name = name[0]
+    image = _text(name, "image", where)
     question = _text(row["question"], "question", where)
     answer = _text(row["answer"], "answer", where)
     boxes = _boxes(row["bboxs"], where)
@@ -199,13 +204,15 @@ def _fits(box: Box, width: int, height: int) -> bool:
     rounding = 1 + ROUNDING * max(width, height)
     begins = min(left, top) >= -rounding
     ends = right <= width + rounding and bottom <= height + rounding
-    meets = left < width and top < height and right > 0 and bottom > 0
-    return begins and ends and meets
+    meets_across = left < width and right > 0
+    meets_down = top < height and bottom > 0
+    return begins and ends and meets_across and meets_down
 
 
 def _text(value: Any, key: str, where: str) -> str:
     """A text that a tokenizer can read; numbers are answers, too."""
-    if key == "answer" and isinstance(value, int | float) and not isinstance(value, bool):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if key == "answer" and is_number:
         value = str(value)
     what = f"{where} is no Visual-CoT question: its {key}"
     if not isinstance(value, str) or not value.strip():
@@ -277,8 +284,10 @@ def _ends(path: Path) -> bytes:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(ENDS)
+        # of a short file no byte counts twice
         file.seek(max(len(head), size - ENDS))
-        return f"{size}\n".encode() + head + file.read(ENDS)
+        tail = file.read(ENDS)
+    return f"{size}\n".encode() + head + tail
 
 
 def _is_file(path: Path) -> bool:

@@ -1,0 +1,123 @@
+"""Pairs: what runs of a method and of the unpruned model took, and the medians of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from prunebench.study.columns import PHASES, Phase, declared
+from prunebench.study.record import Metric
+from prunebench.study.statistics import median_interval
+
+Variant = Literal["method", "baseline"]
+
+VARIANTS: tuple[Variant, ...] = ("method", "baseline")
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How pairs are measured: at least `pairs` of them and at least `min_seconds`, after `warmup`
+    pairs that are thrown away, each of exactly `new_tokens` new tokens.
+
+    Raises ValueError for fewer than 2 new tokens, and for no pair.
+    """
+
+    new_tokens: int = 8
+    warmup: int = 2
+    pairs: int = 10
+    min_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.new_tokens < 2:
+            raise ValueError(f"new_tokens is {self.new_tokens}; decode time needs at least 2")
+        if self.pairs < 1 or self.warmup < 0:
+            raise ValueError(
+                f"pairs is {self.pairs} and warmup {self.warmup}; "
+                "measure at least 1 pair after 0 or more of warm-up"
+            )
+
+
+USUAL = PairSettings()
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """One phase of one run; `order` is 0 for the run that came first in its pair, 1 for the second.
+
+    `ms` is per token for decode. Memory stands in the rows of the phase "total"; `peak_memory_mib`
+    is None where the platform does not tell, `kv_bytes` are those of live keys and values after the
+    prefill, without padding.
+    """
+
+    pair: int
+    order: int
+    variant: Variant
+    phase: Phase
+    ms: float
+    peak_memory_mib: float | None = None
+    kv_bytes: int | None = None
+
+
+def summarize(rows: Sequence[PairRow]) -> list[Metric]:
+    """Median of every phase and variant, median of the ratios method / baseline within pairs,
+    memory of both.
+
+    Intervals are order statistics of the median, hold for any distribution and cover at least 95 %;
+    fewer than 6 pairs give none. Selection has no baseline. Raises ValueError where a pair lacks a
+    variant.
+    """
+    by_run: dict[tuple[Variant, Phase], dict[int, PairRow]] = {}
+    for row in rows:
+        by_run.setdefault((row.variant, row.phase), {})[row.pair] = row
+    pairs = sorted({row.pair for row in rows})
+    for pair in pairs:
+        for variant in VARIANTS:
+            if pair not in by_run.get((variant, "total"), {}):
+                raise ValueError(f"pair {pair} has no {variant} run")
+    metrics: list[Metric] = []
+    for phase in PHASES:
+        method = [by_run["method", phase][pair].ms for pair in pairs]
+        if phase == "select":
+            metrics.append(_median("latency_select_ms", method))
+            continue
+        baseline = [by_run["baseline", phase][pair].ms for pair in pairs]
+        metrics += _latency(phase, method, baseline)
+    for variant in VARIANTS:
+        metrics += _memory(variant, [by_run[variant, "total"][pair] for pair in pairs])
+    return metrics
+
+
+def _latency(phase: Phase, method: Sequence[float], baseline: Sequence[float]) -> list[Metric]:
+    """Milliseconds of both, and their ratios where the clock saw the baseline at all."""
+    metrics = [
+        _median(f"latency_{phase}_ms", method),
+        _median(f"latency_{phase}_baseline_ms", baseline),
+    ]
+    if all(baseline):
+        ratios = [ours / theirs for ours, theirs in zip(method, baseline, strict=True)]
+        metrics.append(_median(f"latency_{phase}_ratio", ratios))
+    return metrics
+
+
+def _memory(variant: Variant, totals: Sequence[PairRow]) -> list[Metric]:
+    """Peak and cache of one variant, as far as its runs have them."""
+    suffix = "" if variant == "method" else "_baseline"
+    peaks = [row.peak_memory_mib for row in totals if row.peak_memory_mib is not None]
+    caches = [float(row.kv_bytes) for row in totals if row.kv_bytes is not None]
+    metrics = []
+    if peaks:
+        metrics.append(_median(f"peak_memory{suffix}_mib", peaks))
+    if caches:
+        metrics.append(_median(f"kv_bytes{suffix}", caches))
+    return metrics
+
+
+def _median(name: str, values: Sequence[float]) -> Metric:
+    """The median as a number of the cell, with the unit that the table of columns has for it."""
+    column = declared(name)
+    low, high = median_interval(values) or (None, None)
+    return Metric(
+        name, median(values), column.unit, None, low, high, len(values), column.higher_is_better
+    )

@@ -1,0 +1,131 @@
+"""Statistics with known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prunebench.study import statistics
+from prunebench.study.statistics import Interval
+
+
+def test_wilson_known_answer() -> None:
+    """Wilson (1927) for 8 of 10."""
+    share = statistics.wilson(8, 10)
+    assert share.value == pytest.approx(0.8)
+    assert ends(share) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert statistics.wilson(10, 10).high == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="11 successes of 10"):
+        statistics.wilson(11, 10)
+
+
+def test_difference_known_answer() -> None:
+    """Nine wins and one loss among 100: McNemar's exact p is 2 (1 + 10) / 2^10, the interval close
+    to the normal one.
+    """
+    method = np.zeros(100)
+    method[:9] = 1
+    reference = np.zeros(100)
+    reference[9] = 1
+    gap = statistics.difference([(method, reference)])
+    assert gap.value == pytest.approx(0.08)
+    assert gap.n == 100
+    assert gap.p == pytest.approx(22 / 1024)
+    normal = 1.96 * np.std(method - reference) / 10
+    assert ends(gap) == pytest.approx((0.08 - normal, 0.08 + normal), abs=0.015)
+    assert gap.sure
+    assert statistics.difference([(method, reference)]) == gap, "it is seeded"
+
+
+def test_difference_of_graded_scores_is_tested_by_flipping_signs() -> None:
+    """[3, 1, 2] less zeros: of eight sign patterns two are as extreme."""
+    gap = statistics.difference([(np.array([3.0, 1.0, 2.0]), np.zeros(3))])
+    assert gap.value == pytest.approx(2.0)
+    assert gap.p == pytest.approx(2 / 8)
+    assert not gap.sure
+
+
+def test_no_difference() -> None:
+    scores = np.array([1.0, 0.0, 1.0])
+    gap = statistics.difference([(scores, scores)])
+    assert (gap.value, gap.p) == (0, 1)
+    assert ends(gap) == (0, 0)
+    assert not gap.sure
+
+
+def test_tasks_count_alike() -> None:
+    big = np.ones(100), np.zeros(100)
+    small = np.zeros(4), np.zeros(4)
+    assert statistics.difference([big, small]).value == pytest.approx(0.5)
+
+
+def test_relative_known_answer() -> None:
+    """Half of what the reference solves, whichever samples are drawn: the mean is a half, the
+    interval holds it.
+    """
+    method = np.tile([1.0, 0.0], 50)
+    reference = np.ones(100)
+    ratio = statistics.relative([(method, reference)])
+    assert ratio.value == pytest.approx(0.5)
+    assert ends(ratio) == pytest.approx((0.4, 0.6), abs=0.02)
+    same = statistics.relative([(reference, reference)])
+    assert same.value == 1
+    assert ends(same) == (1, 1)
+    to_nothing = statistics.relative([(method, np.zeros(100))])
+    assert np.isnan(to_nothing.value)
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(100):
+        method = (rng.random(120) < 0.7).astype(float)
+        reference = (rng.random(120) < 0.5).astype(float)
+        gap = statistics.difference([(method, reference)], seed)
+        hits += gap.low <= 0.2 <= gap.high
+    assert 88 <= hits <= 100
+
+
+def test_pooling_independent_numbers() -> None:
+    part = statistics.Interval(0.5, 0.4, 0.7, 10)
+    pooled = statistics.pool([part] * 4)
+    assert (pooled.value, pooled.n) == (0.5, 40)
+    assert ends(pooled) == pytest.approx((0.45, 0.6))
+
+
+def test_join_refuses_different_samples() -> None:
+    left = pd.Series([1.0, 2.0], index=["a", "b"])
+    turned = pd.Series([4.0, 3.0], index=["b", "a"])
+    method, reference = statistics.join(left, turned)
+    assert method.tolist() == [1, 2]
+    assert reference.tolist() == [3, 4]
+    method, reference = statistics.join(left, left.iloc[:1])
+    assert method.tolist() == reference.tolist() == [1]
+    other = pd.Series([1.0, 2.0], index=["a", "c"])
+    mismatch = r"2 stand in only one of the two, such as 'b'"
+    with pytest.raises(statistics.SampleMismatch, match=mismatch):
+        statistics.join(left, other)
+    method, _ = statistics.join(left, other, total=3)
+    assert len(method) == 1
+
+
+def test_a_ratio_that_some_draws_lack_has_an_interval_of_the_others() -> None:
+    """Of four samples the reference solves one: a third of the draws miss it."""
+    method, reference = np.ones(4), np.array([1.0, 0.0, 0.0, 0.0])
+    low, high = ends(statistics.relative([(method, reference)]))
+    assert low == pytest.approx(4 / 3, abs=0.4)
+    assert high == 4
+
+
+def test_an_aggregation_that_most_draws_lack_has_no_spread() -> None:
+    def only_whole(draw: Sequence[int]) -> float | None:
+        return 1.0 if set(draw) == {0, 1, 2, 3} else None
+
+    assert statistics.bootstrap(range(4), only_whole) == (None, None, None)
+
+
+def ends(interval: Interval) -> tuple[float, float]:
+    return interval.low, interval.high
