@@ -34,9 +34,9 @@ class Passage:
         self.bias: Tensor | None = None
         """[total] what is added to the scores that each row's key gets, if anything."""
         self._shape: torch.Size | None = None
+        # every block is given the same tables and lengths anew, so what they become is kept by
+        # identity; the tensor is kept beside it, so that no other can take that identity
         self._fitted: dict[int, tuple[Tensor, Tensor | None]] = {}
-        # by identity: every block is given the same tables and lengths anew. The tensor itself is
-        # held beside its fitted twin, so that no other can take its identity.
 
     @property
     def untouched(self) -> bool:
@@ -46,15 +46,17 @@ class Passage:
     @property
     def crops(self) -> bool:
         """Whether sequences come as crops of one length, rather than packed."""
-        return self._shape is not None and len(self._shape) == 3
+        if self._shape is None:
+            return False
+        return len(self._shape) == 3
 
     def enter(self, hidden: Tensor) -> Tensor:
         """[n, D] the rows left, of what a block was given: all rows, or those left."""
+        rows = flat(hidden)
         if self._shape is None:
             self._shape = hidden.shape
-            self.total = hidden.shape[:-1].numel()
+            self.total = len(rows)
             self.alive = torch.arange(self.total)
-        rows = flat(hidden)
         if self.survivors is None or len(rows) < self.total:
             return rows
         return rows.index_select(0, self.survivors.rows)
@@ -138,9 +140,11 @@ class Passage:
             return None  # the attention finds it out itself where it needs it
         if not isinstance(value, Tensor):
             return value
-        if id(value) not in self._fitted:
-            self._fitted[id(value)] = value, self._fit(name, value)
-        return self._fitted[id(value)][1]
+        identity = id(value)
+        if identity not in self._fitted:
+            self._fitted[identity] = value, self._fit(name, value)
+        _, fitted = self._fitted[identity]
+        return fitted
 
     def _fit(self, name: str, value: Tensor) -> Tensor | None:
         if name == "cu_seqlens":
@@ -162,7 +166,8 @@ class Passage:
 
     def _own(self, rows: Tensor) -> Tensor:
         """Those of these rows of the batch that are of this run, counted from its first."""
-        return rows[self.holds(rows)] - self.start
+        own = rows[self.holds(rows)]
+        return own - self.start
 
 
 def flat(hidden: Tensor) -> Tensor:
