@@ -189,7 +189,9 @@ def test_a_submission_is_no_metric(tmp_path: Path) -> None:
         (("output_type: generate_until", "output_type: loglikelihood"), "loglikelihood"),
     ],
 )
-def test_a_task_file_that_cannot_be_used(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+def test_a_task_file_that_cannot_be_used(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
     file = write_task(tmp_path, text=TASK.replace(*change))
     with pytest.raises(TaskError, match=said) as caught:
         benchmarks.load_task(str(file))

@@ -231,7 +231,9 @@ def test_bad_methods_fail_alone(tmp_path: Path, honest: Path) -> None:
         pd.testing.assert_frame_equal(rows(tmp_path / "study", label), rows(honest, label))
 
 
-def test_a_method_that_changes_what_all_share_is_named_and_undone(tmp_path: Path, honest: Path) -> None:
+def test_a_method_that_changes_what_all_share_is_named_and_undone(
+    tmp_path: Path, honest: Path
+) -> None:
     for name, (code, _) in CHANGES.items():
         (tmp_path / f"bad_{name}.py").write_text(changing(code))
     files = [str(tmp_path / f"bad_{name}.py") for name in CHANGES]
