@@ -116,7 +116,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return file, found["results"]["mine"]
 
 
-def test_scores_are_what_lmms_eval_reports(reported: tuple[Path, dict[str, Any]]):
+def test_scores_are_what_lmms_eval_reports(reported: tuple[Path, dict[str, Any]]) -> None:
     file, theirs = reported
     benchmark = benchmarks.load_task(str(file))
     scores = benchmark.score(dict(enumerate(ANSWERS)))
@@ -133,7 +133,7 @@ def test_scores_are_what_lmms_eval_reports(reported: tuple[Path, dict[str, Any]]
     ]
 
 
-def test_a_built_in_task():
+def test_a_built_in_task() -> None:
     benchmark = benchmarks.load_task("scenes_mixed", 6)
     assert [request.question_type for request in benchmark.requests] == [
         "color",
@@ -160,19 +160,19 @@ def test_a_built_in_task():
     assert benchmark.aggregate("exact_match", values) == pytest.approx(5 / 6)
 
 
-def test_other_questions_are_another_task():
+def test_other_questions_are_another_task() -> None:
     prints = {benchmarks.load_task("scenes_mixed", limit).fingerprint for limit in (3, 4, 3)}
     assert len(prints) == 2
 
 
-def test_the_first_image_may_be_the_broken_one(tmp_path: Path):
+def test_the_first_image_may_be_the_broken_one(tmp_path: Path) -> None:
     benchmark = benchmarks.load_task(str(write_task(tmp_path, broken=0)))
     with pytest.raises(MediaError, match=r"sample q0 of .* cannot be read"):
         benchmark.messages(benchmark.requests[0])
     assert benchmark.messages(benchmark.requests[1])
 
 
-def test_a_submission_is_no_metric(tmp_path: Path):
+def test_a_submission_is_no_metric(tmp_path: Path) -> None:
     benchmark: Benchmark = benchmarks.load_task(
         str(write_task(tmp_path, text=TASK + SUBMISSION)), 2
     )
@@ -189,14 +189,16 @@ def test_a_submission_is_no_metric(tmp_path: Path):
         (("output_type: generate_until", "output_type: loglikelihood"), "loglikelihood"),
     ],
 )
-def test_a_task_file_that_cannot_be_used(tmp_path: Path, change: tuple[str, str], said: str):
+def test_a_task_file_that_cannot_be_used(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
     file = write_task(tmp_path, text=TASK.replace(*change))
     with pytest.raises(TaskError, match=said) as caught:
         benchmarks.load_task(str(file))
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_listed_is_there():
+def test_what_is_listed_is_there() -> None:
     listed = benchmarks.listed()
     names = {entry.name for entry in listed}
     assert {"scenes_mixed", "scenes", "reading"} <= names
@@ -207,7 +209,7 @@ def test_what_is_listed_is_there():
     assert benchmarks.expand("gqa") == ["gqa"]
 
 
-def test_one_sample_is_had_without_those_before_it(tmp_path: Path):
+def test_one_sample_is_had_without_those_before_it(tmp_path: Path) -> None:
     file = str(write_task(tmp_path))
     benchmark = benchmarks.load_task(file, 1, start=3)
     assert [request.doc_id for request in benchmark.requests] == [3]
@@ -216,11 +218,11 @@ def test_one_sample_is_had_without_those_before_it(tmp_path: Path):
         benchmarks.load_task(file, 1, start=6)
 
 
-def test_a_limit_above_what_there_is_means_all(tmp_path: Path):
+def test_a_limit_above_what_there_is_means_all(tmp_path: Path) -> None:
     assert len(benchmarks.load_task(str(write_task(tmp_path)), 10**9).requests) == len(TRUTH)
 
 
-def test_built_in_tasks_make_no_more_than_they_can_soon():
+def test_built_in_tasks_make_no_more_than_they_can_soon() -> None:
     with pytest.raises(
         TaskError,
         match="limit is 1000000, and scenes_mixed makes 2000 questions at most; use limit=2000",
@@ -239,7 +241,7 @@ def test_built_in_tasks_make_no_more_than_they_can_soon():
         ("{seed: -1}", "seed is -1"),
     ],
 )
-def test_scenes_that_cannot_be_made(tmp_path: Path, scenes: str, said: str):
+def test_scenes_that_cannot_be_made(tmp_path: Path, scenes: str, said: str) -> None:
     (tmp_path / "mine.yaml").write_text(
         f"task: mine\ntest_split: test\nmetadata:\n  scenes: {scenes}\n"
     )

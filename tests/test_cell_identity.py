@@ -107,7 +107,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_finished_study_is_asked_again_when_what_it_stands_on_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.syspath_prepend(
         tmp_path
     )  # undone at the end; the method's own folder comes behind all others
@@ -144,7 +144,7 @@ def test_a_finished_study_is_asked_again_when_what_it_stands_on_changes(
     assert len(set(prints)) == 4
 
 
-def test_the_code_of_a_parent_and_of_a_sibling_counts():
+def test_the_code_of_a_parent_and_of_a_sibling_counts() -> None:
     plus = registry.get("glimpseprune_plus")
     parent, own = (
         Path(registry.get(name).__module__.replace(".", "/"))
@@ -165,7 +165,7 @@ def test_the_code_of_a_parent_and_of_a_sibling_counts():
     assert source_digest(plus) == before
 
 
-def test_settings_weights_and_adapters_count(tmp_path: Path):
+def test_settings_weights_and_adapters_count(tmp_path: Path) -> None:
     assert identity(registry.build("fastv")) == identity(registry.build("fastv", {"layer": 2}))
     assert identity(registry.build("fastv")) != identity(registry.build("fastv", {"layer": 3}))
     facts = Facts("none", 6, 64, 4, 1e-6, 2, 32, 1)
@@ -181,7 +181,7 @@ def test_settings_weights_and_adapters_count(tmp_path: Path):
     assert folder_digest(tmp_path / "adapter") != first
 
 
-def test_weights_of_any_shape_and_type_are_hashed():
+def test_weights_of_any_shape_and_type_are_hashed() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -196,7 +196,7 @@ def test_weights_of_any_shape_and_type_are_hashed():
     assert weights_digest(odd) != before
 
 
-def test_every_file_of_the_package_either_counts_or_does_not():
+def test_every_file_of_the_package_either_counts_or_does_not() -> None:
     package = Path(prunebench.__file__).parent
     named = {*provenance.COUNTED, *provenance.UNCOUNTED}
     assert not set(provenance.COUNTED) & set(provenance.UNCOUNTED)
@@ -211,7 +211,7 @@ def test_every_file_of_the_package_either_counts_or_does_not():
 
 def test_a_method_is_prepared_once_a_cell_and_a_layout_made_once_a_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     calls: Counter[str] = Counter()
 
     def counted(owner: type, name: str) -> None:

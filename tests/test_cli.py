@@ -43,7 +43,7 @@ def program(words: Sequence[str], environment: dict[str, str]) -> str:
     return process.stdout
 
 
-def test_the_program_alone_prints_its_help(capsys: pytest.CaptureFixture[str]):
+def test_the_program_alone_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     alone = capsys.readouterr()
     assert alone.err == ""
@@ -58,7 +58,7 @@ def test_the_program_alone_prints_its_help(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_an_example_in_its_help_without_torch(
     without_torch: dict[str, str], command: str
-):
+) -> None:
     text = program([command, "--help"], {**without_torch, "COLUMNS": "80"})
     assert f"\n  prunebench {command} " in text.partition("\nexample")[2]
     assert max(map(len, text.splitlines())) <= 80
@@ -66,7 +66,7 @@ def test_every_command_has_an_example_in_its_help_without_torch(
 
 def test_help_of_sweep_lists_every_key_with_type_default_and_example(
     without_torch: dict[str, str],
-):
+) -> None:
     text = " ".join(program(["sweep", "--help"], without_torch).split())
     every_key = grid.keys()
     for key in every_key:
@@ -74,7 +74,7 @@ def test_help_of_sweep_lists_every_key_with_type_default_and_example(
         assert f" {key.name} {key.what} {' '.join(facts.split())}" in text
 
 
-def test_help_of_training_lists_what_the_schedule_declares(without_torch: dict[str, str]):
+def test_help_of_training_lists_what_the_schedule_declares(without_torch: dict[str, str]) -> None:
     text = program(["reinforce", "--help"], {**without_torch, "COLUMNS": "100"})
     assert "\n  steps               a whole number from 1 to 1,000,000; default 200\n" in text
     assert "\n  penalty             a number from 0; default 0.04\n" in text
@@ -120,7 +120,7 @@ def completions(line: str, environment: dict[str, str], tmp_path: Path) -> list[
 )
 def test_words_are_completed_without_torch(
     without_torch: dict[str, str], tmp_path: Path, line: str, word: str
-):
+) -> None:
     offers = completions(line, without_torch, tmp_path)
     assert word in offers
     assert all(offer.startswith(line.split()[-1]) for offer in offers)
@@ -128,7 +128,7 @@ def test_words_are_completed_without_torch(
 
 def test_files_are_completed_where_a_file_is_due(
     without_torch: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("my_study.yaml", "my_method.py"):
         (tmp_path / name).write_text("")
@@ -136,7 +136,7 @@ def test_files_are_completed_where_a_file_is_due(
     assert completions("prunebench check my_", without_torch, tmp_path) == ["my_method.py"]
 
 
-def test_names_that_are_read_from_files_are_those_of_the_registries():
+def test_names_that_are_read_from_files_are_those_of_the_registries() -> None:
     from prunebench import benchmarks, models, registry
 
     assert names.methods() == registry.names()
@@ -144,7 +144,7 @@ def test_names_that_are_read_from_files_are_those_of_the_registries():
     assert names.tasks() == [task.name for task in benchmarks.listed()]
 
 
-def test_models_are_listed_without_torch_and_fit_80_columns(without_torch: dict[str, str]):
+def test_models_are_listed_without_torch_and_fit_80_columns(without_torch: dict[str, str]) -> None:
     text = program(["list", "models"], {**without_torch, "COLUMNS": "80"})
     assert max(map(len, text.splitlines())) <= 80
     assert text.split()[:2] == ["name", "source"]
@@ -156,7 +156,7 @@ def test_models_are_listed_without_torch_and_fit_80_columns(without_torch: dict[
 
 def test_lists_fit_the_columns_of_a_pipe_and_cut_no_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """Without COLUMNS whoever reads the pipe gets a line a row."""
     for words in (["methods"], ["methods", "--models"], ["tasks"]):
         monkeypatch.delenv("COLUMNS", raising=False)
@@ -233,7 +233,7 @@ def test_mistakes_are_one_line(
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     reason: str,
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     Path("broken.py").write_text("def f(:")
@@ -256,7 +256,7 @@ def test_mistakes_are_one_line(
     ("what", "name"),
     [("models", "tiny-qwen2.5-vl"), ("methods", "fastv"), ("tasks", "scenes_mixed")],
 )
-def test_lists(capsys: pytest.CaptureFixture[str], what: str, name: str):
+def test_lists(capsys: pytest.CaptureFixture[str], what: str, name: str) -> None:
     assert main(["list", what, "--json"]) == 0
     assert name in [row["name"] for row in json.loads(capsys.readouterr().out)]
     assert main(["list", what]) == 0
@@ -265,7 +265,7 @@ def test_lists(capsys: pytest.CaptureFixture[str], what: str, name: str):
 
 def test_a_new_method_passes_its_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["new", "mine"]) == 0
     assert main(["check", "mine.py"]) == 0
@@ -275,7 +275,7 @@ def test_a_new_method_passes_its_check(
 
 def test_a_method_that_breaks_the_contract_fails_its_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     (tmp_path / "mine.py").write_text(
         MINE.replace("tokens.features.norm(p=self.power, dim=-1)", "torch.rand(len(tokens))")
     )
@@ -283,7 +283,7 @@ def test_a_method_that_breaks_the_contract_fails_its_check(
     assert "FAIL" in capsys.readouterr().out
 
 
-def test_show_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_show_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
     out = tmp_path / "show.png"
@@ -293,7 +293,7 @@ def test_show_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert picture.width > picture.height
 
 
-def test_show_puts_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_show_puts_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
     widths = []
@@ -309,7 +309,7 @@ def test_show_puts_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_an_error_that_is_nobodys_fault_but_ours_keeps_its_traceback(
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> None:
     def broken() -> list[str]:
         raise KeyError("a bug")
 
@@ -320,7 +320,7 @@ def test_an_error_that_is_nobodys_fault_but_ours_keeps_its_traceback(
 
 def test_a_full_disk_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     def full() -> list[str]:
         raise OSError(errno.ENOSPC, "No space left on device", "study/cell.json")
 
@@ -349,7 +349,7 @@ def test_a_signal_ends_the_command_in_one_line(
     code: int,
     line: str,
     swallowed: BaseException | None,
-):
+) -> None:
     """Also where it arrives while a library is imported, which makes another error of it."""
     number = getattr(signal, name)
 
@@ -368,7 +368,7 @@ def test_a_signal_ends_the_command_in_one_line(
     assert signal.getsignal(number) is before
 
 
-def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch):
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     def signalled() -> list[str]:
         os.kill(os.getpid(), signal.SIGHUP)
         return []
@@ -384,7 +384,7 @@ def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_stopped_sweep_keeps_its_samples_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     stopping = MINE.replace("import torch\n", "import os, signal, torch\nSEEN = []\n").replace(
         "        return tokens",
         "        SEEN.append(1)\n"
@@ -423,7 +423,7 @@ def test_a_stopped_sweep_keeps_its_samples_and_goes_on(
 )
 def test_a_method_cannot_end_the_program_as_if_all_were_well(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
-):
+) -> None:
     (tmp_path / "mine.py").write_text(MINE + fault + "\n")
     for words in (
         ["check", str(tmp_path / "mine.py")],
@@ -438,7 +438,7 @@ def test_a_method_cannot_end_the_program_as_if_all_were_well(
 
 def test_text_of_others_is_shown_as_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     from prunebench.benchmarks import Listed
 
     listed = [Listed("[/x]", "task", "a [bold]word[/bold] \x1b[31m \udcff")]
@@ -451,7 +451,7 @@ def test_text_of_others_is_shown_as_it_is(
 
 def test_a_broken_method_leaves_the_others_in_the_list(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     from prunebench import registry
 
     get = registry.get
@@ -468,6 +468,8 @@ def test_a_broken_method_leaves_the_others_in_the_list(
     assert not status["divprune"].startswith("broken")
 
 
-def test_show_draws_what_the_baseline_sees(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_show_draws_what_the_baseline_sees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["show", "method=none", f"out={tmp_path / 'none.png'}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "none.png")

@@ -51,7 +51,7 @@ def mine(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_default_grid_holds_every_method_at_every_budget_once():
+def test_the_default_grid_holds_every_method_at_every_budget_once() -> None:
     cells = load().cells(["scenes_mixed"])
     quality = [cell for cell in cells if cell.kind == "quality"]
     others = [name for name in registry.names() if name != "none"]
@@ -62,7 +62,7 @@ def test_the_default_grid_holds_every_method_at_every_budget_once():
     assert all("/" not in cell.id for cell in cells)
 
 
-def test_comma_lists_and_settings():
+def test_comma_lists_and_settings() -> None:
     grid = load(
         None,
         [
@@ -81,11 +81,11 @@ def test_comma_lists_and_settings():
     assert not [cell for cell in ids if cell.endswith("cost")]
 
 
-def test_a_cost_pass_that_is_off_still_takes_its_parts():
+def test_a_cost_pass_that_is_off_still_takes_its_parts() -> None:
     assert load(None, ["cost=false", "cost.pairs=3"]).cost == Cost(enabled=False, pairs=3)
 
 
-def test_variants_of_one_method(tmp_path: Path):
+def test_variants_of_one_method(tmp_path: Path) -> None:
     file = tmp_path / "wide.yaml"
     file.write_text(
         "methods: [{name: fastv, label: fastv-3, layer: 3}, {name: fastv, positions: compact}]\n"
@@ -99,18 +99,18 @@ def test_variants_of_one_method(tmp_path: Path):
     assert grid.budgets == ["0.5"]
 
 
-def test_a_file_is_a_method(mine: Path):
+def test_a_file_is_a_method(mine: Path) -> None:
     grid = load(None, [f"methods={mine}", "mine.power=1", "controls=false"])
     assert [(v.label, v.settings()) for v in grid.variants()] == [("mine", {"power": 1.0})]
 
 
-def test_an_edited_method_is_another_method(mine: Path):
+def test_an_edited_method_is_another_method(mine: Path) -> None:
     before = load(None, [f"methods={mine}"]).variants()[-1].source()
     mine.write_text(MINE + "# changed\n")
     assert load(None, [f"methods={mine}"]).variants()[-1].source() != before
 
 
-def test_what_is_written_reads_back(tmp_path: Path):
+def test_what_is_written_reads_back(tmp_path: Path) -> None:
     grid = load(None, ["methods=fastv,pyramiddrop", "budgets=0.5", "limit=12", "fastv.layer=3"])
     file = tmp_path / "study" / "grid.yaml"
     file.parent.mkdir()
@@ -124,7 +124,7 @@ def test_what_is_written_reads_back(tmp_path: Path):
     assert other == ["limit is 12 there and 13 here"]
 
 
-def test_the_default_folder_is_named_after_the_question():
+def test_the_default_folder_is_named_after_the_question() -> None:
     assert load(None, ["seed=1"]).folder() != load(None, ["seed=2"]).folder()
     assert load(None, ["seed=1"]).folder() == load(None, ["seed=1"]).folder()
     assert load(None, ["seed=1"]).folder().parts[:2] == ("results", "scratch")
@@ -167,7 +167,7 @@ def test_the_default_folder_is_named_after_the_question():
         ),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_one_line(options: list[str], said: str):
+def test_what_cannot_be_asked_is_refused_in_one_line(options: list[str], said: str) -> None:
     with pytest.raises(GridError) as caught:
         load(None, options)
     assert said in str(caught.value)
@@ -182,30 +182,30 @@ def test_what_cannot_be_asked_is_refused_in_one_line(options: list[str], said: s
         ("modell: x", "did you mean 'model'?"),
     ],
 )
-def test_a_broken_grid_file(tmp_path: Path, text: str, said: str):
+def test_a_broken_grid_file(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text(text)
     with pytest.raises(GridError, match=said.replace("?", r"\?")):
         load(file)
 
 
-def test_a_missing_grid_file(tmp_path: Path):
+def test_a_missing_grid_file(tmp_path: Path) -> None:
     with pytest.raises(GridError, match="no grid file"):
         load(tmp_path / "none.yaml")
 
 
-def test_controls_can_be_left_out():
+def test_controls_can_be_left_out() -> None:
     assert [v.label for v in load(None, ["methods=fastv", "controls=false"]).variants()] == [
         "fastv"
     ]
 
 
-def test_two_grids_do_not_share_their_lists():
+def test_two_grids_do_not_share_their_lists() -> None:
     Grid().methods.append("x")
     assert Grid().methods == ["all"]
 
 
-def test_a_controls_label_is_the_controls():
+def test_a_controls_label_is_the_controls() -> None:
     with pytest.raises(GridError, match="label 'none' is that of the control"):
         Grid(methods=[{"name": "divprune", "label": "none"}]).variants()
     labels = [
@@ -277,7 +277,9 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("text", "said"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_grid_is_refused_in_one_short_line(tmp_path: Path, text: str, said: str):
+def test_a_malformed_grid_is_refused_in_one_short_line(
+    tmp_path: Path, text: str, said: str
+) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text(text)
     with pytest.raises(GridError) as caught:
@@ -292,7 +294,7 @@ def test_a_malformed_grid_is_refused_in_one_short_line(tmp_path: Path, text: str
     "text",
     [f"model={LONG}", f"limit={LONG}", f"{LONG}=1", f"fastv.{LONG}=1", f"fastv.layer={LONG}", LONG],
 )
-def test_no_message_is_as_long_as_what_it_is_about(text: str):
+def test_no_message_is_as_long_as_what_it_is_about(text: str) -> None:
     with pytest.raises(GridError) as caught:
         load(None, [text])
     assert len(str(caught.value)) <= 300
@@ -302,7 +304,9 @@ def test_no_message_is_as_long_as_what_it_is_about(text: str):
     "value",
     ["${oc.env:SECRET}", "${oc.decode:${oc.env:SECRET}}", "${model}", "x${oc.env:SECRET}y", "???"],
 )
-def test_nothing_is_filled_into_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str):
+def test_nothing_is_filled_into_a_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     for text in (
         f"model: '{value}'",
@@ -333,14 +337,14 @@ def test_nothing_is_filled_into_a_grid(tmp_path: Path, monkeypatch: pytest.Monke
         options.structured(View, {"question": value})
 
 
-def test_a_text_is_taken_as_it_stands():
+def test_a_text_is_taken_as_it_stands() -> None:
     grid = load(None, ["revision=1e10", "out=a  b: c", "model=007"])
     assert (grid.revision, grid.out, grid.model) == ("1e10", "a  b: c", "007")
     assert load(None, ["revision=", "limit=010"]).revision is None
     assert load(None, ["limit=010"]).limit == 10
 
 
-def test_home_is_where_the_user_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_home_is_where_the_user_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load(None, ["out=~/study"]).folder() == tmp_path / "study"
     (tmp_path / "mine.py").write_text(MINE)
@@ -349,7 +353,7 @@ def test_home_is_where_the_user_lives(tmp_path: Path, monkeypatch: pytest.Monkey
     )
 
 
-def test_a_grid_reads_back_whatever_its_words_look_like(tmp_path: Path):
+def test_a_grid_reads_back_whatever_its_words_look_like(tmp_path: Path) -> None:
     grid = load(
         None,
         [
@@ -365,7 +369,7 @@ def test_a_grid_reads_back_whatever_its_words_look_like(tmp_path: Path):
     assert stored_differences(tmp_path / "grid.yaml", grid) == []
 
 
-def test_a_methods_file_may_go_once_it_is_loaded(mine: Path):
+def test_a_methods_file_may_go_once_it_is_loaded(mine: Path) -> None:
     mine.write_text(MINE + "\nopen(__file__ + '.count', 'a').write('x')\n")
     grid = load(None, [f"methods={mine}", "mine.power=3", "controls=false", "budgets=0.5"])
     mine.unlink()
@@ -392,7 +396,7 @@ ODD = MINE.replace("power: float = 2.0", "held: object = None\n    power: float 
         "Unsayable()",
     ],
 )
-def test_settings_that_no_file_can_hold_break_nothing(tmp_path: Path, held: str):
+def test_settings_that_no_file_can_hold_break_nothing(tmp_path: Path, held: str) -> None:
     unsayable = "\n\nclass Unsayable:\n    def __repr__(self):\n        raise RuntimeError\n"
     (tmp_path / "mine.py").write_text(ODD.replace("'held', {}", f"'held', {held}") + unsayable)
     grid = load(None, [f"methods={tmp_path / 'mine.py'}", "controls=false"])
@@ -402,7 +406,7 @@ def test_settings_that_no_file_can_hold_break_nothing(tmp_path: Path, held: str)
         study.begin(grid)
 
 
-def test_a_stored_grid_is_never_imported(tmp_path: Path, mine: Path):
+def test_a_stored_grid_is_never_imported(tmp_path: Path, mine: Path) -> None:
     mark, study = tmp_path / "mark", tmp_path / "study"
     study.mkdir()
     (study / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n" + MINE)
@@ -416,7 +420,7 @@ def test_a_stored_grid_is_never_imported(tmp_path: Path, mine: Path):
     assert not mark.exists()
 
 
-def test_what_an_older_version_stored_goes_on(tmp_path: Path, mine: Path):
+def test_what_an_older_version_stored_goes_on(tmp_path: Path, mine: Path) -> None:
     grid = load(None, [f"methods={mine},fastv", "limit=3"])
     older = grid.question()
     for key in ("timeout", "trust_remote_code", "max_image_pixels"):
@@ -450,7 +454,7 @@ def test_what_an_older_version_stored_goes_on(tmp_path: Path, mine: Path):
         "cost: 3",
     ],
 )
-def test_a_damaged_stored_grid_is_one_line(tmp_path: Path, text: str):
+def test_a_damaged_stored_grid_is_one_line(tmp_path: Path, text: str) -> None:
     with open_study(tmp_path) as study:
         (tmp_path / "grid.yaml").write_text(text)
         with pytest.raises(StoreError) as caught:
@@ -462,13 +466,13 @@ def test_a_damaged_stored_grid_is_one_line(tmp_path: Path, text: str):
 
 
 @pytest.mark.parametrize("fault", ["RuntimeError('no')", "SystemExit(0)", "GeneratorExit"])
-def test_a_method_that_does_not_build_is_refused_by_name(mine: Path, fault: str):
+def test_a_method_that_does_not_build_is_refused_by_name(mine: Path, fault: str) -> None:
     mine.write_text(MINE + f"\n    def __post_init__(self):\n        raise {fault}\n")
     with pytest.raises(GridError, match=r"mine\.py.*" + fault.partition("(")[0]):
         load(None, [f"methods={mine}"])
 
 
-def test_new_keys_leave_the_default_folder_its_name():
+def test_new_keys_leave_the_default_folder_its_name() -> None:
     grid = Grid(methods=["none"], controls=False)
     assert grid.folder() == Path("results/scratch/tiny-qwen2.5-vl-13cf82f6"), (
         "a key that nobody sets must not move a study"
@@ -480,7 +484,7 @@ def test_new_keys_leave_the_default_folder_its_name():
     assert build({"methods": ["none"], "controls": False, "timeout": 5}).folder() != grid.folder()
 
 
-def test_every_key_says_what_it_is_and_its_example_can_be_asked(mine: Path):
+def test_every_key_says_what_it_is_and_its_example_can_be_asked(mine: Path) -> None:
     names = [key.name for key in keys()]
     assert len(set(names)) == len(names)
     question = Grid(methods=["none"]).question()
@@ -494,14 +498,14 @@ def test_every_key_says_what_it_is_and_its_example_can_be_asked(mine: Path):
         assert load(None, [example]) != load(None, [])
 
 
-def test_a_default_in_words_is_the_default():
+def test_a_default_in_words_is_the_default() -> None:
     for key in keys():
         grid = load(None, [f"{key.name}={key.default}"])
         assert differences(load(None, []), grid) == []
         assert grid.folder() == load(None, []).folder()
 
 
-def test_the_bounds_of_a_key_are_those_of_its_dataclass():
+def test_the_bounds_of_a_key_are_those_of_its_dataclass() -> None:
     words = {key.name: key for key in keys()}
     assert words["limit"].type == "a whole number, or null"
     assert words["device"].type == "one of auto, cpu, cuda"
@@ -509,7 +513,7 @@ def test_the_bounds_of_a_key_are_those_of_its_dataclass():
     assert words["budgets"].default == "0.75,0.5,0.25,0.1"
 
 
-def test_the_keys_are_listed_without_torch():
+def test_the_keys_are_listed_without_torch() -> None:
     code = "import sys; from prunebench.run.grid import keys; keys(); print('torch' in sys.modules)"
     command = [sys.executable, "-c", code]
     process = subprocess.run(command, capture_output=True, text=True, check=True)

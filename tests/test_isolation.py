@@ -215,7 +215,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_bad_methods_fail_alone(tmp_path: Path, honest: Path):
+def test_bad_methods_fail_alone(tmp_path: Path, honest: Path) -> None:
     for name, (body, _, _) in FAULTS.items():
         (tmp_path / f"bad_{name}.py").write_text(method(body))
     files = [str(tmp_path / f"bad_{name}.py") for name in FAULTS]
@@ -231,7 +231,9 @@ def test_bad_methods_fail_alone(tmp_path: Path, honest: Path):
         pd.testing.assert_frame_equal(rows(tmp_path / "study", label), rows(honest, label))
 
 
-def test_a_method_that_changes_what_all_share_is_named_and_undone(tmp_path: Path, honest: Path):
+def test_a_method_that_changes_what_all_share_is_named_and_undone(
+    tmp_path: Path, honest: Path
+) -> None:
     for name, (code, _) in CHANGES.items():
         (tmp_path / f"bad_{name}.py").write_text(changing(code))
     files = [str(tmp_path / f"bad_{name}.py") for name in CHANGES]
@@ -266,7 +268,7 @@ def test_a_method_that_changes_what_all_share_is_named_and_undone(tmp_path: Path
 )
 def test_a_file_that_exits_or_changes_things_when_imported_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str
-):
+) -> None:
     path = tmp_path / "mine.py"
     path.write_text(f"import torch\n{code}\n")
     for command in (
@@ -285,7 +287,7 @@ def test_a_file_that_exits_or_changes_things_when_imported_is_refused(
 )
 def test_check_finds_a_method_that_exits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-):
+) -> None:
     path = tmp_path / "mine.py"
     path.write_text(method(FAULTS[name][0]))
     assert main(["check", str(path)]) == 1
@@ -295,7 +297,7 @@ def test_check_finds_a_method_that_exits(
 @pytest.mark.parametrize("name", ["dtype", "hook", "model_hook", "library"])
 def test_check_finds_a_method_that_changes_what_all_share(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-):
+) -> None:
     path = tmp_path / "mine.py"
     code, culprit = CHANGES[name]
     path.write_text(changing(code))
@@ -368,7 +370,7 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_sample_that_cannot_be_asked_is_a_row_with_its_reason(
     tmp_path: Path, awkward: Path, monkeypatch: pytest.MonkeyPatch, batch: int
-):
+) -> None:
     monkeypatch.chdir(awkward.parent)
     options = [
         f"tasks={awkward}",
@@ -396,7 +398,7 @@ def test_a_sample_that_cannot_be_asked_is_a_row_with_its_reason(
     assert cells["fastv"]["status"] == "ok"
 
 
-def test_a_sample_that_takes_too_long_is_a_row(tmp_path: Path):
+def test_a_sample_that_takes_too_long_is_a_row(tmp_path: Path) -> None:
     slow = (
         "def score(self, tokens):\n"
         "        first = SEEN.setdefault('first', tokens.seed)\n"

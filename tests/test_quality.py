@@ -34,11 +34,11 @@ def request(sample: str = "a", **generation: Any) -> Request:
         ("red", [""], "red"),
     ],
 )
-def test_an_answer_ends_where_the_task_says(text: str, until: list[str], left: str):
+def test_an_answer_ends_where_the_task_says(text: str, until: list[str], left: str) -> None:
     assert cut(text, until) == left
 
 
-def test_temperature_zero_is_greedy():
+def test_temperature_zero_is_greedy() -> None:
     options = options_of(request(temperature=0.0, top_p=1.0, max_new_tokens=4), LOADED)
     assert (options["do_sample"], options["temperature"], options["top_p"]) == (False, None, None)
     assert options["max_new_tokens"] == 4
@@ -46,12 +46,12 @@ def test_temperature_zero_is_greedy():
     assert options_of(request(), LOADED)["max_new_tokens"] == 128
 
 
-def test_a_temperature_samples():
+def test_a_temperature_samples() -> None:
     options = options_of(request(temperature=0.7, top_p=0.9), LOADED)
     assert (options["do_sample"], options["temperature"], options["top_p"]) == (True, 0.7, 0.9)
 
 
-def test_a_sample_has_its_number_whatever_is_beside_it():
+def test_a_sample_has_its_number_whatever_is_beside_it() -> None:
     assert seed_of(request("a"), 0) == seed_of(request("a", temperature=1), 0)
     assert len({seed_of(request(name), seed) for name in "abc" for seed in range(3)}) == 9
 
@@ -67,20 +67,20 @@ def test_a_sample_has_its_number_whatever_is_beside_it():
         (ValueError("a bug"), "failed"),
     ],
 )
-def test_what_was_raised_is_the_status(error: Exception, status: str):
+def test_what_was_raised_is_the_status(error: Exception, status: str) -> None:
     fault = judged(error)
     assert fault.status == status
     assert fault.reason.splitlines()[0]
 
 
-def test_wilson_interval_of_shares():
+def test_wilson_interval_of_shares() -> None:
     stderr, low, high = mean_interval([1.0] * 9 + [0.0])
     assert stderr == pytest.approx(0.1)
     assert (low, high) == (pytest.approx(0.5958, abs=1e-3), pytest.approx(0.9821, abs=1e-3))
     assert mean_interval([1.0]) == (None, None, None)
 
 
-def test_student_interval_of_numbers():
+def test_student_interval_of_numbers() -> None:
     stderr, low, high = mean_interval([1.0, 2.0, 3.0])
     assert stderr == pytest.approx(3**-0.5)
     assert (low, high) == (
@@ -90,7 +90,7 @@ def test_student_interval_of_numbers():
     assert mean_interval([0.2, 0.9, 1.0])[2] == 1.0
 
 
-def test_bootstrap_is_the_same_twice_and_close_to_the_mean():
+def test_bootstrap_is_the_same_twice_and_close_to_the_mean() -> None:
     values = [0.0, 1.0] * 100
     first = bootstrap(values, lambda drawn: sum(drawn) / len(drawn))
     assert first == bootstrap(values, lambda drawn: sum(drawn) / len(drawn))

@@ -166,7 +166,9 @@ def _arm(step: int) -> None:
     )
 
 
-def test_killed_anywhere_and_run_again_it_is_as_if_it_had_not_been(tmp_path: Path, grid: Grid):
+def test_killed_anywhere_and_run_again_it_is_as_if_it_had_not_been(
+    tmp_path: Path, grid: Grid
+) -> None:
     whole = tmp_path / "whole"
     everything = work(whole, grid)
     assert len(everything) == 2 * len(SAMPLES)
@@ -184,7 +186,7 @@ def test_killed_anywhere_and_run_again_it_is_as_if_it_had_not_been(tmp_path: Pat
     assert step > 20
 
 
-def test_killed_twice(tmp_path: Path, grid: Grid):
+def test_killed_twice(tmp_path: Path, grid: Grid) -> None:
     work(tmp_path / "whole", grid)
     for step in (9, 3, 12):
         assert killed_at(step, partial(work, tmp_path / "study", grid))
@@ -192,7 +194,7 @@ def test_killed_twice(tmp_path: Path, grid: Grid):
     assert contents(tmp_path / "study") == contents(tmp_path / "whole")
 
 
-def test_a_torn_last_line_costs_one_sample(tmp_path: Path, grid: Grid):
+def test_a_torn_last_line_costs_one_sample(tmp_path: Path, grid: Grid) -> None:
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         journal = study.journal(cell, PRINT)
@@ -288,7 +290,7 @@ def _edit(path: Path) -> None:
 )
 def test_a_damaged_cell_is_set_aside_and_runs_again(
     finished: Path, grid: Grid, file: str, damage: Callable[[Path], Any], message: str
-):
+) -> None:
     first, second = cells(grid)
     damage(finished / "cells" / first.id / file)
     before = contents(finished / "cells" / second.id)
@@ -358,7 +360,7 @@ DAMAGES: dict[str, Callable[[Lines], Lines]] = {
 @pytest.mark.parametrize("name", DAMAGES)
 def test_of_a_damaged_journal_the_lines_before_are_kept_and_the_others_asked_again(
     tmp_path: Path, grid: Grid, name: str
-):
+) -> None:
     cell = cells(grid)[0]
     doc_ids = {sample: number for number, sample in enumerate(SAMPLES)}
     with open_study(tmp_path / "s") as study:
@@ -379,7 +381,7 @@ def test_of_a_damaged_journal_the_lines_before_are_kept_and_the_others_asked_aga
         assert journal.path.read_text() == before
 
 
-def test_a_journal_of_another_cell_is_not_taken(tmp_path: Path, grid: Grid):
+def test_a_journal_of_another_cell_is_not_taken(tmp_path: Path, grid: Grid) -> None:
     first, second = cells(grid)
     with open_study(tmp_path / "s") as study:
         journal = study.journal(first, PRINT)
@@ -417,7 +419,7 @@ def _pipe(path: Path) -> None:
 @pytest.mark.parametrize("file", ["cell.json", "samples.parquet", "samples.jsonl"])
 def test_what_is_no_plain_file_is_never_followed(
     tmp_path: Path, grid: Grid, file: str, replace: Callable[[Path], None]
-):
+) -> None:
     work(tmp_path / "study", grid)
     cell = cells(grid)[0]
     path = tmp_path / "study" / "cells" / cell.id / file
@@ -435,7 +437,7 @@ def test_what_is_no_plain_file_is_never_followed(
 
 
 @pytest.mark.parametrize("name", ["cells", "damaged", "grid.yaml"])
-def test_a_study_of_links_is_refused(finished: Path, name: str):
+def test_a_study_of_links_is_refused(finished: Path, name: str) -> None:
     path = finished / name
     target = finished.parent / f"outside-{name}"
     if path.exists():
@@ -445,7 +447,7 @@ def test_a_study_of_links_is_refused(finished: Path, name: str):
         pass
 
 
-def test_a_cell_whose_id_leads_out_of_the_study_is_refused(tmp_path: Path, grid: Grid):
+def test_a_cell_whose_id_leads_out_of_the_study_is_refused(tmp_path: Path, grid: Grid) -> None:
     cell = cells(grid)[0]
     for label in ("../../up", "..", "/etc"):
         astray = replace(cell, variant=replace(cell.variant, label=f"x/{label}/"))
@@ -459,7 +461,7 @@ def test_a_cell_whose_id_leads_out_of_the_study_is_refused(tmp_path: Path, grid:
 # ---- changed while it runs -----------------------------------------------------------------------
 
 
-def test_a_cell_that_vanishes_while_it_runs_is_written_anew(tmp_path: Path, grid: Grid):
+def test_a_cell_that_vanishes_while_it_runs_is_written_anew(tmp_path: Path, grid: Grid) -> None:
     work(tmp_path / "whole", grid)
     first, second = cells(grid)
     with open_study(tmp_path / "study") as study:
@@ -483,7 +485,7 @@ def test_a_cell_that_vanishes_while_it_runs_is_written_anew(tmp_path: Path, grid
 
 def test_a_study_that_vanishes_while_it_runs_is_one_line_and_is_not_made_again(
     tmp_path: Path, grid: Grid
-):
+) -> None:
     cell = cells(grid)[0]
     with open_study(tmp_path / "study") as study:
         journal = study.journal(cell, PRINT)
@@ -506,7 +508,7 @@ def test_a_study_that_vanished_is_no_wrong_request(
     capsys: pytest.CaptureFixture[str],
     error: StoreError,
     code: int,
-):
+) -> None:
     def fail(*_: object) -> None:
         raise error
 
@@ -515,7 +517,7 @@ def test_a_study_that_vanished_is_no_wrong_request(
     assert capsys.readouterr().err == f"prunebench: error: {error}\n"
 
 
-def test_what_could_not_be_read_again_fails_its_cell(tmp_path: Path, grid: Grid):
+def test_what_could_not_be_read_again_fails_its_cell(tmp_path: Path, grid: Grid) -> None:
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         nan = record(cell, metrics=(Metric("score", float("nan")),))
@@ -537,7 +539,9 @@ def test_what_could_not_be_read_again_fails_its_cell(tmp_path: Path, grid: Grid)
             study.journal(cell, "another").append([row(SAMPLES[0]) | {"seconds": float("nan")}])
 
 
-def test_sweeps_that_come_to_nothing_do_not_pull_the_folder_from_under_another(tmp_path: Path):
+def test_sweeps_that_come_to_nothing_do_not_pull_the_folder_from_under_another(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "a" / "s"
     with open_study(folder) as study:
         with pytest.raises(StoreError, match="another sweep is writing"), open_study(folder):
@@ -547,7 +551,7 @@ def test_sweeps_that_come_to_nothing_do_not_pull_the_folder_from_under_another(t
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "a\0b", "/".join(["d" * 200] * 30), "loop/s"])
-def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, name: str):
+def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with (
         pytest.raises(StoreError, match="cannot be written") as caught,
@@ -558,7 +562,7 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, name: str):
     assert "out=" in str(caught.value)
 
 
-def test_another_configuration_is_not_reused(finished: Path, grid: Grid):
+def test_another_configuration_is_not_reused(finished: Path, grid: Grid) -> None:
     cell = cells(grid)[0]
     with open_study(finished) as study:
         assert study.result(cell, "another") is None
@@ -568,7 +572,9 @@ def test_another_configuration_is_not_reused(finished: Path, grid: Grid):
         assert study.journal(cell, "a third").rows == {}
 
 
-def test_a_failed_cell_is_tried_again_and_keeps_its_good_samples(tmp_path: Path, grid: Grid):
+def test_a_failed_cell_is_tried_again_and_keeps_its_good_samples(
+    tmp_path: Path, grid: Grid
+) -> None:
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         rows = [row(SAMPLES[0]), row(SAMPLES[1], error="its image is truncated")]
@@ -578,7 +584,7 @@ def test_a_failed_cell_is_tried_again_and_keeps_its_good_samples(tmp_path: Path,
         assert list(study.journal(cell, PRINT).rows) == SAMPLES[:1], "it must be on the disk"
 
 
-def test_tables_from_before_a_column_came_are_read(tmp_path: Path, grid: Grid):
+def test_tables_from_before_a_column_came_are_read(tmp_path: Path, grid: Grid) -> None:
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         study.finish(cell, record(cell, "failed"), {"samples": [row(SAMPLES[0])]})
@@ -597,7 +603,7 @@ def test_tables_from_before_a_column_came_are_read(tmp_path: Path, grid: Grid):
 
 def test_a_full_disk_keeps_what_is_finished(
     tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         journal = study.journal(cell, PRINT)
@@ -617,7 +623,7 @@ def _refuse(error: OSError, *_: object) -> None:
     raise error
 
 
-def test_infeasible_is_an_answer(tmp_path: Path, grid: Grid):
+def test_infeasible_is_an_answer(tmp_path: Path, grid: Grid) -> None:
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         study.finish(cell, record(cell, "infeasible"), {"samples": []})
@@ -629,7 +635,7 @@ def test_infeasible_is_an_answer(tmp_path: Path, grid: Grid):
         assert "score" in table.column_names
 
 
-def test_a_study_of_another_grid_is_refused(finished: Path):
+def test_a_study_of_another_grid_is_refused(finished: Path) -> None:
     other = load(None, ["methods=fastv", "budgets=0.25", "controls=false"])
     with (
         open_study(finished) as study,
@@ -638,7 +644,7 @@ def test_a_study_of_another_grid_is_refused(finished: Path):
         study.begin(other)
 
 
-def test_a_study_whose_grid_is_unreadable_is_refused(finished: Path, grid: Grid):
+def test_a_study_whose_grid_is_unreadable_is_refused(finished: Path, grid: Grid) -> None:
     (finished / "grid.yaml").write_text("methods: [")
     with (
         open_study(finished) as study,
@@ -647,7 +653,7 @@ def test_a_study_whose_grid_is_unreadable_is_refused(finished: Path, grid: Grid)
         study.begin(grid)
 
 
-def test_an_unwritable_folder(tmp_path: Path):
+def test_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(StoreError, match="cannot be written"),
@@ -656,7 +662,7 @@ def test_an_unwritable_folder(tmp_path: Path):
         pass
 
 
-def test_one_sweep_at_a_time(tmp_path: Path):
+def test_one_sweep_at_a_time(tmp_path: Path) -> None:
     with open_study(tmp_path / "s"):
         with (
             pytest.raises(StoreError, match="another sweep is writing"),
@@ -668,7 +674,7 @@ def test_one_sweep_at_a_time(tmp_path: Path):
         pass
 
 
-def test_a_sweep_that_comes_to_nothing_leaves_nothing(tmp_path: Path):
+def test_a_sweep_that_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
     with open_study(tmp_path / "s"):
         pass
     assert not (tmp_path / "s").exists()

@@ -13,7 +13,7 @@ GRIDS = sorted(Path(__file__).parents[1].glob("results/*/grid.yaml"))
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.parent.name)
-def test_a_committed_grid_runs_as_it_stands(file: Path, tmp_path: Path):
+def test_a_committed_grid_runs_as_it_stands(file: Path, tmp_path: Path) -> None:
     grid = load(
         file
     )  # builds every method with its settings, so what one of them needs is installed

@@ -74,7 +74,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder / "whole", options
 
 
-def test_everything_is_written(study: tuple[Path, list[str]]):
+def test_everything_is_written(study: tuple[Path, list[str]]) -> None:
     folder, _ = study
     assert {"grid.yaml", "metrics.csv", "leaderboard.csv", "figures", "cells"} <= {
         path.name for path in folder.iterdir()
@@ -107,7 +107,7 @@ def test_everything_is_written(study: tuple[Path, list[str]]):
     }
 
 
-def test_rows_say_what_was_kept(study: tuple[Path, list[str]]):
+def test_rows_say_what_was_kept(study: tuple[Path, list[str]]) -> None:
     table = rows(study[0])
     none = table["tiny-qwen2.5-vl__none__1.0__scenes_mixed__s0"]
     half = table["tiny-qwen2.5-vl__mine__0.5__scenes_mixed__s0"]
@@ -129,7 +129,7 @@ def test_rows_say_what_was_kept(study: tuple[Path, list[str]]):
 
 def test_run_again_it_has_nothing_to_do(
     study: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     folder, options = study
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*")}
     code, _, err = run_here(capsys, *options, f"out={folder}")
@@ -138,7 +138,7 @@ def test_run_again_it_has_nothing_to_do(
     assert {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*")} == before
 
 
-def test_killed_in_the_middle_and_run_again(study: tuple[Path, list[str]]):
+def test_killed_in_the_middle_and_run_again(study: tuple[Path, list[str]]) -> None:
     whole, options = study
     folder = whole.parent / "killed"
     process = start(*options, f"out={folder}")
@@ -161,7 +161,7 @@ def test_killed_in_the_middle_and_run_again(study: tuple[Path, list[str]]):
 
 def test_a_batch_is_its_samples_one_by_one(
     study: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     options = [
         "methods=none,random,resize",
         "limit=4",
@@ -180,7 +180,7 @@ def test_a_batch_is_its_samples_one_by_one(
 
 def test_a_broken_image_fails_its_sample_and_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     task = write_task(tmp_path / "task", broken=1)
     options = (
         f"tasks={task}",
@@ -212,7 +212,7 @@ BROKEN = MINE.replace(
 
 def test_a_method_that_raises_is_one_failed_cell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     (tmp_path / "mine.py").write_text(BROKEN)
     options = [
         f"methods=none,{tmp_path / 'mine.py'}",
@@ -233,7 +233,7 @@ def test_a_method_that_raises_is_one_failed_cell(
     assert "no idea" in out
 
 
-def test_a_model_that_cannot_be_fetched_is_one_line(tmp_path: Path):
+def test_a_model_that_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
     options = ["model=qwen2.5-vl", "methods=fastv", "tasks=gqa", f"out={tmp_path / 'study'}"]
     code, out, err = run(*options, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"))
     assert code == 2

@@ -86,7 +86,7 @@ def plain(results: Iterator[Result] | list[Result]) -> list[Any]:
 
 def test_a_unit_comes_to_the_same_twice_and_in_another_process(
     tmp_path: Path, backend: TransformersBackend
-):
+) -> None:
     worker = worker_on(backend)
     (tmp_path / "fickle.py").write_text(FICKLE)
     parts = [part("none", None), part("random"), part("resize"), part("fastv", "0.1")]
@@ -109,7 +109,7 @@ def test_a_unit_comes_to_the_same_twice_and_in_another_process(
     }
 
 
-def test_samples_of_a_group_are_those_of_units_of_one(backend: TransformersBackend):
+def test_samples_of_a_group_are_those_of_units_of_one(backend: TransformersBackend) -> None:
     worker = worker_on(backend)
     parts = (part("none", None), part("random"))
     together = plain(work(Unit(SETUP, TASK, parts, SAMPLES), worker))
@@ -122,7 +122,9 @@ def test_samples_of_a_group_are_those_of_units_of_one(backend: TransformersBacke
         assert unpadded == [{**row, "kv_bytes_padded": None} for row in alone[cell]]
 
 
-def test_a_method_that_was_edited_is_bound_anew(tmp_path: Path, backend: TransformersBackend):
+def test_a_method_that_was_edited_is_bound_anew(
+    tmp_path: Path, backend: TransformersBackend
+) -> None:
     worker = worker_on(backend)
     file = tmp_path / "mine.py"
     tokens = []
@@ -134,7 +136,7 @@ def test_a_method_that_was_edited_is_bound_anew(tmp_path: Path, backend: Transfo
     assert tokens[0] != tokens[1]
 
 
-def test_results_come_as_they_are_had(tmp_path: Path, backend: TransformersBackend):
+def test_results_come_as_they_are_had(tmp_path: Path, backend: TransformersBackend) -> None:
     worker = worker_on(backend)
     mark = tmp_path / "asked"
     code = MINE.replace(
@@ -151,7 +153,7 @@ def test_results_come_as_they_are_had(tmp_path: Path, backend: TransformersBacke
 
 def test_a_method_that_fails_again_and_again_is_asked_no_further(
     tmp_path: Path, backend: TransformersBackend
-):
+) -> None:
     worker = worker_on(backend)
     (tmp_path / "broken.py").write_text(MINE.replace("return tokens", "raise KeyError\n#"))
     broken = str(tmp_path / "broken.py")
@@ -161,7 +163,7 @@ def test_a_method_that_fails_again_and_again_is_asked_no_further(
     assert [result.sample for result in work(few, worker)] == [SAMPLES[1]]
 
 
-def test_a_unit_of_cost_is_its_pairs(backend: TransformersBackend):
+def test_a_unit_of_cost_is_its_pairs(backend: TransformersBackend) -> None:
     worker = worker_on(backend)
     cost = Cost(inputs=2, pairs=2, warmup=0, new_tokens=2)
     for cell in (part("random"), part("resize")):
@@ -172,7 +174,7 @@ def test_a_unit_of_cost_is_its_pairs(backend: TransformersBackend):
         }
 
 
-def test_a_backend_says_what_it_lacks(backend: TransformersBackend):
+def test_a_backend_says_what_it_lacks(backend: TransformersBackend) -> None:
     assert backend.lacks(Signal.KEYS) is None
     assert "has no CLS token" in str(backend.lacks(Signal.CLS_ATTENTION))
     assert backend.lacks(INPUT) is None
@@ -200,7 +202,7 @@ class Diary(Silent):
         self.lines.append(("finished", status))
 
 
-def test_answers_are_counted_while_no_cell_is_finished(tmp_path: Path):
+def test_answers_are_counted_while_no_cell_is_finished(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(MINE.replace("return tokens", "raise KeyError\n#"))
     grid = Grid(
         methods=["none", "random", str(tmp_path / "broken.py")],
@@ -223,7 +225,7 @@ def test_answers_are_counted_while_no_cell_is_finished(tmp_path: Path):
     assert sum(number for name, number in diary.lines if name == "advance") == 36
 
 
-def test_the_bar_says_what_is_going_on_and_how_fast():
+def test_the_bar_says_what_is_going_on_and_how_fast() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=160)
     with SweepBar(console) as bar:
