@@ -34,4 +34,5 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     @property
     def reads(self) -> Reads:
         folder = None if self.folder is None else self.folder / "lora"
-        return replace(super().reads, lora=Path(self.lora) if self.lora else folder)
+        plain: Reads = super().reads
+        return replace(plain, lora=Path(self.lora) if self.lora else folder)

@@ -166,8 +166,7 @@ class HERO(ScorePruner):
             parts = filled(count - own, weights, room[1:])
             return [count - sum(parts), *parts]
         whole = (weights * (count - own)).long()  # rounded down
-        parts = torch.minimum(whole, room[1:])
-        return [own, *parts.tolist()]
+        return [own, *torch.minimum(whole, room[1:]).tolist()]
 
     def weigh(self, tokens: VisualTokens, image: list[int], visible: Tensor) -> dict[str, Tensor]:
         """[K] the weights of an image's crops, and by name what they are made of."""

@@ -53,7 +53,9 @@ _HOMES = {
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_HOME: dict[str, str] = {}
+for _home, _names in _HOMES.items():
+    _HOME |= dict.fromkeys(_names, _home)
 
 __all__ = [
     "FUNCTION_WORDS",

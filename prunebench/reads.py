@@ -25,7 +25,8 @@ class Reads:
     """The signals that a method looks at, and what there is to say of how they are read.
 
     `blocks` names, for signals of the vision encoder, the blocks in which they are observed, from 0
-    or from -1 backwards; without an entry it is the block whose output the projector reads. `texts`
+    or from -1 backwards; without an entry it is the block whose output the projector reads, and at
+    a stage inside the encoder the block before it. `texts`
     makes of the question the texts behind Signal.CLIP_TEXT; `clip` is the CLIP behind all CLIP
     signals, a hub id or a folder, empty for the one that the model's encoder came from.
 

@@ -67,7 +67,10 @@ INPUT = Site(Part.INPUT)
 
 
 def vision(before: int) -> Site:
-    """The seam before block `before` of the vision encoder."""
+    """The seam before block `before` of the vision encoder, which is 1 or more.
+
+    What a stage keeps there enters the language model: a budget counts it as it counts the input.
+    """
     return Site(Part.VISION, before)
 
 

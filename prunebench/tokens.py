@@ -95,6 +95,9 @@ class VisualTokens(SignalReadings):
     belongs to the sample (for seeded draws); `memo` a dict that lives as long as the sample, shared
     by its stages. `signals` are the declared observations, each an attribute by its name, and
     `absent` those that this stage cannot be shown.
+
+    Inside the vision encoder a token is made of G patches, whose rows stand side by side in its
+    features [N, G * D_v]; newlines, which no patch belongs to, are not shown and always survive.
     """
 
     features: Tensor
@@ -143,7 +146,8 @@ class Keep:
     `index` [K] are unique places in the VisualTokens that the method was shown, in any order. Where
     it merges, `features` [K, D] are what the survivors are from here on. `bias` [K], float, is
     added to every attention score that a survivor's key gets in all later layers and in decoding,
-    in log space: the log of how many tokens a survivor stands for makes it count as many.
+    in log space: the log of how many tokens a survivor stands for makes it count as many. A bias
+    that is given inside the vision encoder holds there alone.
     """
 
     index: Tensor

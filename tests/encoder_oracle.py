@@ -23,9 +23,10 @@ BySite = Mapping[Site, Tensor]
 class HiddenRows:
     """Hides the rows of dropped tokens in a model's vision encoder.
 
-    `kept` says, sample by sample, which of its tokens are alive behind each site, and `merged` the
-    rows [n, G * D] that its live tokens with patches have from a site on. Works beside sdpa alone,
-    whose kernel is replaced: it gets the mask that the encoder's own blocks do not take.
+    `kept` says, sample by sample, which of its tokens are alive behind each site. Of those that
+    have patches, n of them, `merged` are the rows [n, G * D] that they have from a site on, and
+    `biases` [n] what is added to the scores that their keys get. Works beside sdpa alone, whose
+    kernel is replaced: it gets the mask that the encoder's own blocks do not take.
     """
 
     def __init__(
@@ -34,9 +35,12 @@ class HiddenRows:
         rows: Sequence[EncoderRows],
         kept: Sequence[BySite],
         merged: Sequence[BySite] = (),
+        biases: Sequence[BySite] = (),
     ) -> None:
         self.model, self.rows, self.kept = model, rows, kept
         self.merged = merged or [{} for _ in rows]
+        self.biases = biases or [{} for _ in rows]
+        self.bias = torch.zeros(0)
         self.stock = functional.scaled_dot_product_attention
         self.start = 0
         """The first row of this run of the encoder, counted through the batch."""
@@ -79,11 +83,23 @@ class HiddenRows:
                 marks[patches[patches >= 0]] = True
         return used & ~alive
 
+    def added_bias(self, number: int) -> Tensor:
+        """[R] what is added to the scores that each row's key gets in the block."""
+        added = torch.zeros(len(self.dead_rows(number)))
+        for one, places, values in zip(self.rows, self.kept, self.biases, strict=True):
+            for site, bias in values.items():
+                if site.layer <= number:
+                    patches = one.patches[places[site]]
+                    patches = patches[patches[:, 0] >= 0]
+                    added[patches] += bias[:, None]
+        return added
+
     def _enter(self, number: int, _: nn.Module, args: Any, kwargs: Any) -> Any:
         hidden, self.number = args[0], number
         self.length = hidden.shape[:-1].numel()
         self.cursor = self.start
         self.dead = self.dead_rows(number)
+        self.bias = self.added_bias(number)
         flat = hidden.reshape(-1, hidden.shape[-1]).clone()
         site = Site(Part.VISION, number)
         for one, places, values in zip(self.rows, self.kept, self.merged, strict=True):
@@ -107,11 +123,13 @@ class HiddenRows:
         batch, _, count, _ = query.shape
         end = self.cursor + batch * count
         hidden = self.dead[self.cursor : end].view(batch, 1, 1, count)
+        bias = self.bias[self.cursor : end].view(batch, 1, 1, count)
         self.cursor = end
         # a row that sees nothing is NaN; a hidden one sees itself, and no other sees it
         visible = ~hidden | torch.eye(count, dtype=torch.bool)
+        mask = torch.zeros(visible.shape).masked_fill(~visible, float("-inf")) + bias
         self._note(query, args[0], hidden, kwargs["scale"])
-        return self.stock(query, *args, attn_mask=visible, **kwargs)
+        return self.stock(query, *args, attn_mask=mask, **kwargs)
 
     def _note(self, query: Tensor, key: Tensor, hidden: Tensor, scale: float) -> None:
         """Keep what the attention of this call is, over the rows that are alive."""

@@ -70,8 +70,32 @@ class Heads:
 Probe = Callable[[Heads], None]
 
 _PROBES: WeakKeyDictionary[nn.Module, Probe] = WeakKeyDictionary()
-_LENGTHS: WeakKeyDictionary[nn.Module, Sequence[int]] = WeakKeyDictionary()
-"""Modules whose one row of a batch is several sequences, and how long these are."""
+
+
+class Packing:
+    """How the R rows that one call of an attention module is given are sequences.
+
+    `lengths` are those of the sequences, where they come as the one row of a batch; None where the
+    module takes its rows apart itself. `bias` [R] is added to every score that a row's key gets.
+    """
+
+    def __init__(self, lengths: Sequence[int] | None, bias: Tensor | None = None) -> None:
+        self.lengths = lengths
+        self.bias = bias
+        self._start = 0
+
+    def next_mask(self, query: Tensor) -> Tensor | None:
+        """[B, 1, 1, n] the bias of the keys that belong to the next queries [B, H, n, d]."""
+        if self.bias is None:
+            return None
+        batch, _, count, _ = query.shape
+        end = self._start + batch * count
+        bias = self.bias[self._start : end]
+        self._start = end
+        return bias.view(batch, 1, 1, count).to(query)
+
+
+_PACKINGS: WeakKeyDictionary[nn.Module, Packing] = WeakKeyDictionary()
 
 
 class _Captured(Exception):
@@ -138,15 +162,13 @@ def check_kernel(config: Any, expected: str, probes: bool) -> None:
 
 
 @contextmanager
-def packed(attention: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
-    """Let one attention module, which `probed` reaches, take its single row of a batch for
-    sequences of these lengths, one behind the other.
-    """
-    _LENGTHS[attention] = lengths
+def packed(attention: nn.Module, packing: Packing) -> Iterator[None]:
+    """Let one attention module, which `probed` reaches, see its rows that way for one call."""
+    _PACKINGS[attention] = packing
     try:
         yield
     finally:
-        del _LENGTHS[attention]
+        del _PACKINGS[attention]
 
 
 def watch(attention: nn.Module, probe: Probe) -> None:
@@ -218,13 +240,16 @@ def _beside(base: str) -> Callable[..., Any]:
         attention_mask: Tensor | None,
         **kwargs: Any,
     ) -> Any:
-        lengths = _LENGTHS.get(module)
-        if lengths is None:
+        packing = _PACKINGS.get(module)
+        if packing is None:
             return run(module, query, key, value, attention_mask, **kwargs)
-        outputs = [
-            run(module, *sequences, None, **kwargs)[0].flatten(0, 1)
-            for sequences in _sequences((query, key, value), lengths)
-        ]
+        if packing.lengths is None:
+            return run(module, query, key, value, packing.next_mask(query), **kwargs)
+        outputs = []
+        for sequences in _sequences((query, key, value), packing.lengths):
+            mask = packing.next_mask(sequences[0])
+            output = run(module, *sequences, mask, **kwargs)[0]
+            outputs.append(output.flatten(0, 1))
         return torch.cat(outputs)[None], None
 
     return attend

@@ -18,25 +18,36 @@ from prunebench.engine.window import check_window
 class Decoding:
     """The steps behind one prefill, which go on from the `cache` that it filled.
 
-    `whole` and `live` are the prefill's streams, without drafts: from here on these are an answer's
-    tokens like others, and may be taken back. `ids` are the position ids of the step in flight.
+    From here on drafts are an answer's tokens like others, and may be taken back.
     """
 
     def __init__(self, setup: Setup, prefill: Prefill, cache: Any) -> None:
-        call, drafts = prefill.call, prefill.call.drafts
-        self.setup, self.cache = setup, cache
+        call = prefill.call
+        drafts = call.drafts
+        self.setup = setup
+        self.cache = cache
         shortened = {id(stream): stream.without(drafts) for stream in prefill.live}
         self.live = [shortened[id(stream)] for stream in prefill.live]
+        """What of the prompt is in every layer's part of the cache."""
         self.whole = shortened.get(id(prefill.whole), prefill.whole.without(drafts))
+        """The prompt as it came; the first layer's stream where that holds all of it."""
         self.frames = prefill.frames
-        self.drops, self.generated = prefill.drops, call.generated
-        # by hand a model counts positions from the cache, which is shorter than the prompt now
-        self.end = prefill.input_end if prefill.input_end is not None else prefill.end
+        self.drops = prefill.drops
+        self.generated = call.generated
+        self.end = prefill.positions.answer_start
+        """[.., B, 1] the position behind which the answer goes on, where the prefill moved it.
+
+        By hand a model counts positions from the cache, which is shorter than the prompt now.
+        """
         self.mapped_logits = call.kept_logits is not None
         self.drafting = drafts > 0
+        """Whether any step so far had several tokens, which may be guesses."""
         self.step = 0
+        """How many times logits were looked at."""
         self.ids: Tensor | None = None
+        """The position ids of the step in flight."""
         self.tables: dict[Frame, Any] = {}
+        """The rotary tables of the step in flight, by how far positions have moved."""
 
     # ---- what decoding needs ---------------------------------------------------------------------
 

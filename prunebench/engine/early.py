@@ -7,23 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from prunebench.contract import NOTHING
+from prunebench.budget import Stage
 from prunebench.engine.ask import Question, ask
 from prunebench.engine.call import Call
 from prunebench.engine.checks import planned
 from prunebench.engine.encoder import Key, Observed
 from prunebench.engine.finite import Finite
 from prunebench.engine.reading import Offer, Reading, clip_texts
-from prunebench.engine.ready import Blocks
 from prunebench.engine.setup import Early, Setup
 from prunebench.engine.stream import EngineError, LiveTokens
 from prunebench.engine.tower import Candidates, Passenger, Tower
 from prunebench.engine.trace import SampleTrace, Trace
-from prunebench.models.base import Unsupported
-from prunebench.signals import CLIP, Signal
-from prunebench.sites import Part, Site
+from prunebench.signals import Signal
+from prunebench.sites import Site
+from prunebench.tokens import Keep
 
 
 class EarlyStages:
@@ -109,96 +107,83 @@ class EarlyStages:
 
     def _expect(self) -> list[Passenger]:
         """The batch's samples, with their stages planned."""
-        setup, call = self.setup, self.prompts()
-        last = call.visual.shape[1] - call.drafts - 1
+        call = self.prompts()
+        # an answer starts from the prompt's last position, which therefore survives
+        ends = call.visual[:, call.visual.shape[1] - call.drafts - 1]
         passengers = []
         samples = []
+        memos: list[dict[str, Any]] = []
         for row, layout in enumerate(call.layouts):
-            available = len(layout)
-            stages = planned(setup.ready, setup.budget, setup.plan, available, setup.depth)
-            pinned = bool(call.visual[row, last])
-            passengers.append(Passenger(call.rows[row], stages, pinned))
-            samples.append(SampleTrace(layout, available, 0, stages))
+            stages = self._stages(len(layout))
+            passenger = Passenger(call.rows[row], stages, pinned=bool(ends[row]))
+            passengers.append(passenger)
+            samples.append(SampleTrace(layout, len(layout), 0, stages))
+            memos.append({})
         self.trace.reset(samples)
         self.finite.forget()
         if self.observer is not None:
             self.observer.ask(self._keys(passengers))
-        memos: list[dict[str, Any]] = [{} for _ in passengers]
-        self._reading = Reading(setup, call, Observed(), memos)
+        self._reading = Reading(self.setup, call, Observed(), memos)
         return passengers
 
-    def _choose(self, candidates: Candidates) -> tuple[Tensor, Tensor | None]:
+    def _stages(self, available: int) -> tuple[Stage, ...]:
+        """The plan for a sample of so many visual tokens."""
+        setup = self.setup
+        return planned(setup.ready, setup.budget, setup.plan, available, setup.depth)
+
+    def _choose(self, candidates: Candidates) -> Keep:
         """The method's answer for one sample at one stage."""
-        number, stage = candidates.number, candidates.stage
-        features, index = candidates.features, candidates.index
-        if not stage.keep or not len(index):
-            return NOTHING.index, None
+        number = candidates.number
+        stage = candidates.stage
+        features = candidates.features
         with self.trace.selecting(features.device, [number]):
             signals = self._signals(candidates)
-        # neither columns of a prompt nor text: there is no prompt yet
-        nowhere = torch.empty(0, dtype=torch.int64)
-        offer = Offer(number, stage, LiveTokens(nowhere, index, nowhere, nowhere.bool()))
-        tokens = self.reading.tokens(offer, features, signals)
-        question = Question(number, stage, tokens, features, index)
-        keep = ask(self.setup.ready, question, self.trace, self.finite)
-        if keep.bias is not None:
-            raise Unsupported(
-                f"{self.setup.ready.name} gives a bias at {stage.site}, inside the vision encoder, "
-                "whose attention takes none; give it at the input or later"
-            )
-        return keep.index, keep.features
+        tokens = self.reading.tokens(_offer(candidates), features, signals)
+        question = Question(number, stage, tokens, features, candidates.index)
+        return ask(self.setup.ready, question, self.trace, self.finite)
 
     # ---- what is read in the encoder -------------------------------------------------------------
 
     def _keys(self, passengers: Sequence[Passenger]) -> list[Key]:
         """What is to be read in the encoder for all stages of these samples."""
-        keys: set[Key] = set()
+        sites: set[Site] = set()
         for passenger in passengers:
-            for stage in passenger.stages:
-                for signal, blocks in self._reads(stage.site).items():
-                    keys |= {(signal, block) for block in blocks}
+            sites.update(stage.site for stage in passenger.stages)
+        keys: set[Key] = set()
+        for site in sites:
+            for signal, blocks in self.setup.ready.blocks_at(site).items():
+                keys.update((signal, block) for block in blocks)
         return sorted(keys, key=str)
-
-    def _reads(self, site: Site) -> dict[Signal, Blocks]:
-        """The signals of the encoder that exist at a site, with the blocks they are read in.
-
-        Inside the encoder these are blocks that have run; where a method names none it means the
-        one before the site.
-        """
-        ready = self.setup.ready
-        here = ready.reads.signals_at(site)
-        reads = {signal: blocks for signal, blocks in ready.blocks.items() if signal in here}
-        if site.part is not Part.VISION:
-            return reads
-        for signal in reads.keys() - CLIP:
-            if not ready.reads.blocks.get(signal):
-                reads[signal] = (site.layer - 1,)
-            elif max(int(block) for block in reads[signal]) >= site.layer:
-                del reads[signal]
-        return reads
 
     def _signals(self, candidates: Candidates) -> dict[Signal, Any]:
         """The declared observations of the candidates, but for those that the caller gives."""
+        number = candidates.number
+        site = candidates.stage.site
+        ready = self.setup.ready
+        call = self.reading.call
         signals: dict[Signal, Any] = {}
-        rows = self.reading.call.rows[candidates.number]
-        for signal, blocks in self._reads(candidates.stage.site).items():
+        for signal, blocks in ready.blocks_at(site).items():
             observed = self._observed([(signal, block) for block in blocks])
-            signals[signal] = observed.of(signal, blocks, rows, candidates.index)
-        here = self.setup.ready.reads.signals_at(candidates.stage.site)
+            values = observed.of(signal, blocks, call.rows[number], candidates.index)
+            signals[signal] = values
+        here = ready.reads.signals_at(site)
         if Signal.CLIP_TEXT in here:
-            question = self.reading.call.questions[candidates.number]
-            notes = self.trace.samples[candidates.number].notes
-            embeddings = clip_texts(self.setup.ready, question, candidates.features, notes)
+            notes = self.trace.samples[number].notes
+            question = call.questions[number]
+            embeddings = clip_texts(ready, question, candidates.features, notes)
             signals[Signal.CLIP_TEXT] = embeddings
         if Signal.TEXT_PIECES in here:
-            signals[Signal.TEXT_PIECES] = self._pieces(candidates.number)
+            signals[Signal.TEXT_PIECES] = self._pieces(number)
         return signals
 
     def _observed(self, keys: Sequence[Key]) -> Observed:
         """What the encoder has shown so far of these."""
-        observed = None if self.observer is None else self.observer.read(keys)
+        observed = None
+        if self.observer is not None:
+            observed = self.observer.read(keys)
         if observed is None:
-            raise EngineError(f"the vision encoder has shown nothing of {keys[0][0]} so far")
+            signal, block = keys[0]
+            raise EngineError(f"vision block {block} has run without showing its {signal}")
         return observed
 
     def _pieces(self, number: int) -> tuple[str, ...]:
@@ -207,6 +192,17 @@ class EarlyStages:
         if call.stream is None:
             raise EngineError("the prompt's text is not known while its images are encoded")
         positions = call.stream.source[number]
-        text = positions[~call.visual[number][positions]]
+        visual = call.visual[number][positions]
         pieces = call.pieces[number]
-        return tuple(pieces[position] for position in text.tolist())
+        return tuple(pieces[position] for position in positions[~visual].tolist())
+
+
+def _offer(candidates: Candidates) -> Offer:
+    """The candidates as a stage of the decoder would offer them.
+
+    They have no columns of a prompt yet, and no text beside them.
+    """
+    nowhere = torch.empty(0, dtype=torch.int64)
+    no_text = torch.empty(0, dtype=torch.bool)
+    live = LiveTokens(nowhere, candidates.index, nowhere, no_text)
+    return Offer(candidates.number, candidates.stage, live)

@@ -80,11 +80,15 @@ class Observed:
 
     def _select(self, signal: Signal, block: int | str, rows: EncoderRows, index: Tensor) -> Tensor:
         """The rows of one block: those of the tiles' CLS tokens, or means over tokens' patches."""
-        values, reading = self.values[signal, block], READINGS[signal]
-        if reading.of_tiles:
-            assert rows.summaries is not None
-            return values[rows.summaries.to(values.device)].float()
-        return _means(values, reading.axis, rows.patches[index].to(values.device))
+        values = self.values[signal, block]
+        reading = READINGS[signal]
+        if not reading.of_tiles:
+            patches = rows.patches[index]
+            return _means(values, reading.axis, patches.to(values.device))
+        if rows.summaries is None:
+            raise EngineError(f"{signal} was asked of an encoder without a CLS token")
+        summaries = rows.summaries.to(values.device)
+        return values[summaries].float()
 
 
 def _means(values: Tensor, axis: int, patches: Tensor) -> Tensor:
@@ -196,14 +200,13 @@ class Observer:
 
         Rows that had left the encoder before they could be read are zero.
         """
-        parts = self._parts
-        if keys is not None:
-            parts = {key: self._parts[key] for key in keys if key in self._parts}
-        if not parts:
-            return None
         values = {}
-        for (signal, block), pieces in parts.items():
-            values[signal, block] = _joined(pieces, READINGS[signal].axis)
+        for key, pieces in self._parts.items():
+            if keys is None or key in keys:
+                signal, _ = key
+                values[key] = _joined(pieces, READINGS[signal].axis)
+        if not values:
+            return None
         return Observed(values, self._spent.seconds, self._spent.flops)
 
     @contextmanager
@@ -211,25 +214,30 @@ class Observer:
         """Install the hooks; on leaving, the encoder is as it was."""
         heads, outputs, clips = self._places()
         with ExitStack() as undo:
-            modules = {number: self._attention(number) for number in sorted(heads)}
-            for config in vision_configs(self.family, list(modules.values())):
-                undo.enter_context(probed(config))
-                self._kernels.append((config, implementation(config)))
-            undo.callback(self._kernels.clear)
-            for number, module in modules.items():
-                if watched(module):
-                    raise EngineError(
-                        "the vision encoder is read by another prune(...) block; "
-                        "leave that one first"
-                    )
-                watch(module, partial(self._attend, number))
-                undo.callback(unwatch, module)
+            self._watch(undo, sorted(heads))
             for number in sorted(outputs):
                 hook = Hook(partial(self._leave, number))
-                undo.callback(self.blocks[number].register_forward_hook(hook).remove)
+                handle = self.blocks[number].register_forward_hook(hook)
+                undo.callback(handle.remove)
             for name in sorted(clips):
-                before(undo, self.family.vision(self.model), partial(self._enter, name))
+                encoder = self.family.vision(self.model)
+                before(undo, encoder, partial(self._enter, name))
             yield
+
+    def _watch(self, undo: ExitStack, blocks: Sequence[int]) -> None:
+        """Let the attention of these blocks be read, until `undo` closes."""
+        modules = [self.family.block_attention(self.blocks[number]) for number in blocks]
+        for config in vision_configs(self.family, modules):
+            undo.enter_context(probed(config))
+            self._kernels.append((config, implementation(config)))
+        undo.callback(self._kernels.clear)
+        for number, module in zip(blocks, modules, strict=True):
+            if watched(module):
+                raise EngineError(
+                    "the vision encoder is read by another prune(...) block; leave that one first"
+                )
+            watch(module, partial(self._attend, number))
+            undo.callback(unwatch, module)
 
     def check_kernels(self) -> None:
         """Raise EngineError where the encoder's attention was set to another kernel since the hooks
@@ -253,9 +261,6 @@ class Observer:
             else:
                 heads.update(blocks)
         return heads, outputs, clips
-
-    def _attention(self, number: int) -> nn.Module:
-        return self.family.block_attention(self.blocks[number])
 
     def _note(self, key: Key, value: Tensor) -> None:
         """Keep what one call gave."""

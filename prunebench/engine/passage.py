@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunebench.engine.attention import packed
+from prunebench.engine.attention import Packing, packed
 from prunebench.engine.encoder import Survivors
 from prunebench.models.base import Unsupported
 
@@ -31,28 +31,32 @@ class Passage:
         self.alive = torch.empty(0, dtype=torch.int64)
         self.survivors: Survivors | None = None
         """The rows left, on the encoder's device; None while all are."""
+        self.bias: Tensor | None = None
+        """[total] what is added to the scores that each row's key gets, if anything."""
         self._shape: torch.Size | None = None
+        # every block is given the same tables and lengths anew, so what they become is kept by
+        # identity; the tensor is kept beside it, so that no other can take that identity
         self._fitted: dict[int, tuple[Tensor, Tensor | None]] = {}
-        # by identity: every block is given the same tables and lengths anew. The tensor itself is
-        # held beside its fitted twin, so that no other can take its identity.
 
     @property
-    def whole(self) -> bool:
-        """Whether all rows are left."""
-        return self.survivors is None
+    def untouched(self) -> bool:
+        """Whether blocks run as if there were no stages: all rows are left, none has a bias."""
+        return self.survivors is None and self.bias is None
 
     @property
     def crops(self) -> bool:
         """Whether sequences come as crops of one length, rather than packed."""
-        return self._shape is not None and len(self._shape) == 3
+        if self._shape is None:
+            return False
+        return len(self._shape) == 3
 
     def enter(self, hidden: Tensor) -> Tensor:
         """[n, D] the rows left, of what a block was given: all rows, or those left."""
+        rows = flat(hidden)
         if self._shape is None:
             self._shape = hidden.shape
-            self.total = hidden.shape[:-1].numel()
+            self.total = len(rows)
             self.alive = torch.arange(self.total)
-        rows = flat(hidden)
         if self.survivors is None or len(rows) < self.total:
             return rows
         return rows.index_select(0, self.survivors.rows)
@@ -88,6 +92,16 @@ class Passage:
         self._fitted.clear()
         return hidden.index_select(0, places.to(hidden.device))
 
+    def weigh(self, rows: Tensor, bias: Tensor, device: torch.device) -> None:
+        """From here on add `bias` [K] to every score that the keys of `rows` [K, G] of the batch
+        get, beside what was added before.
+        """
+        if self.bias is None:
+            self.bias = torch.zeros(self.total, device=device)
+        places = (rows - self.start).flatten().to(device)
+        values = bias.detach().float().to(device)
+        self.bias = self.bias.index_add(0, places, values.repeat_interleave(rows.shape[1]))
+
     def shaped(self, hidden: Tensor) -> Tensor:
         """The rows left as a block takes them: a packed sequence, or one crop in which all stand
         one behind the other.
@@ -103,15 +117,19 @@ class Passage:
 
     @contextmanager
     def apart(self, attention: nn.Module) -> Iterator[None]:
-        """Let the rows of a crop attend to that crop alone, though all crops come as one.
+        """Let the rows of a crop attend to that crop alone, though all crops come as one, and weigh
+        keys that have a bias.
 
-        A packed sequence needs nothing: its `cu_seqlens` say where its parts end.
+        A packed sequence knows its parts: its `cu_seqlens` say where they end.
         """
-        if not self.crops or self._shape is None:
-            yield
-            return
-        count, length = self._shape[:2]
-        with packed(attention, self._lengths(torch.arange(count + 1) * length)):
+        lengths = None
+        if self.crops and self._shape is not None:
+            count, length = self._shape[:2]
+            lengths = self._lengths(torch.arange(count + 1) * length)
+        bias = None
+        if self.bias is not None:
+            bias = self.bias[self.alive.to(self.bias.device)]
+        with packed(attention, Packing(lengths, bias)):
             yield
 
     def fitted(self, name: str, value: Any) -> Any:
@@ -122,9 +140,11 @@ class Passage:
             return None  # the attention finds it out itself where it needs it
         if not isinstance(value, Tensor):
             return value
-        if id(value) not in self._fitted:
-            self._fitted[id(value)] = value, self._fit(name, value)
-        return self._fitted[id(value)][1]
+        identity = id(value)
+        if identity not in self._fitted:
+            self._fitted[identity] = value, self._fit(name, value)
+        _, fitted = self._fitted[identity]
+        return fitted
 
     def _fit(self, name: str, value: Tensor) -> Tensor | None:
         if name == "cu_seqlens":
@@ -146,7 +166,8 @@ class Passage:
 
     def _own(self, rows: Tensor) -> Tensor:
         """Those of these rows of the batch that are of this run, counted from its first."""
-        return rows[self.holds(rows)] - self.start
+        own = rows[self.holds(rows)]
+        return own - self.start
 
 
 def flat(hidden: Tensor) -> Tensor:

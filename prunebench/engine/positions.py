@@ -5,7 +5,75 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunebench.engine.stream import Stream
+from prunebench.engine.call import Call
+from prunebench.engine.stream import EngineError, Stream
+
+
+class Positions:
+    """The position ids of one batch on its way through the decoder.
+
+    `compact` says that gaps are closed up, `pinned` that a prompt ends in its image. `record` gets
+    the ids of every thinned sequence. `input_end` is the position behind which the answer goes on
+    as the decoder counts, None where it keeps its own ids.
+    """
+
+    def __init__(self, call: Call, compact: bool, pinned: bool, record: list[Tensor]) -> None:
+        self.call, self.compact, self.pinned, self.record = call, compact, pinned, record
+        self.input_end: Tensor | None = None
+        self._ids: Tensor | None = None
+        self._end: Tensor | None = None
+
+    def note(self, ids: Tensor | None, stream: Stream) -> None:
+        """The rotary module was given these ids [.., B, n], of the stream in the first layer."""
+        self._ids = ids
+        self._end = None if ids is None else self.end_of(ids, stream)
+
+    @property
+    def ids(self) -> Tensor:
+        """[.., B, n] what the rotary module was given; raises EngineError where it was nothing."""
+        if self._ids is None:
+            raise EngineError("the decoder's rotary module was not given position ids")
+        return self._ids
+
+    @property
+    def end(self) -> Tensor:
+        """[.., B, 1] the position behind which the answer goes on, as the rotary module counts.
+
+        Raises EngineError where the rotary module was given no ids.
+        """
+        if self._end is None:
+            raise EngineError("the decoder's rotary module was not given position ids")
+        return self._end
+
+    @property
+    def answer_start(self) -> Tensor | None:
+        """[.., B, 1] the same as the decoder's own arguments count; None where nothing moved."""
+        return self.input_end if self.input_end is not None else self._end
+
+    def end_of(self, ids: Tensor, stream: Stream) -> Tensor:
+        """[.., B, 1] the position behind which the answer goes on, of a stream's `ids` [.., B, n].
+
+        It is the prompt's last; behind an image models themselves take the highest on any of
+        M-RoPE's axes, while transformers' `generate` goes on from the last on each, and neither is
+        corrected here. A fourth leading row of ids holds plain text positions and stands by itself.
+        """
+        drafts = self.call.drafts
+        ids = ids[..., : ids.shape[-1] - drafts]
+        if not self.pinned or self.call.generated:
+            return ids[..., -1:]
+        return highest_position(ids, stream.without(drafts))
+
+    def thinned(self, ids: Tensor, index: Tensor, stream: Stream) -> Tensor:
+        """The ids of a narrower stream, whose columns are the columns `index` [B, n] of `ids`."""
+        ids = gather(ids, index)
+        if self.compact:
+            ids = closed_up(ids, stream)
+        self.record.append(ids)
+        return ids
+
+    def shift(self, ids: Tensor, stream: Stream) -> Tensor | None:
+        """[.., B, 1] how far the end of the prompt has moved; None where nothing is closed up."""
+        return self.end - self.end_of(ids, stream) if self.compact else None
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -32,11 +100,6 @@ def closed_up(ids: Tensor, stream: Stream) -> Tensor:
         rank = torch.searchsorted(values, live.contiguous())
         result[..., row, start:] = rank + values[0]
     return result
-
-
-def last_position(ids: Tensor) -> Tensor:
-    """[.., B, 1] the position of the last column of `ids` [.., B, n]."""
-    return ids[..., -1:]
 
 
 def highest_position(ids: Tensor, stream: Stream) -> Tensor:

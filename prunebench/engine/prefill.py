@@ -18,7 +18,7 @@ from prunebench.engine.call import Call
 from prunebench.engine.checks import check_call, planned, settled
 from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.masks import attention_mask
-from prunebench.engine.positions import closed_up, gather, highest_position, last_position
+from prunebench.engine.positions import Positions, gather
 from prunebench.engine.reading import Offer, begin_reading
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream
@@ -32,44 +32,44 @@ from prunebench.tokens import Keep, Layout
 
 
 class Prefill:
-    """The state of one batch from the decoder's entry to its end.
-
-    `whole` is the prompt as it came, `now` what is alive of it where the batch is, and `live` says
-    the same of every layer. `frames` hold what each layer is given in place of the whole
-    sequence's arguments, None where these still fit; `entry` is the first layer's. `samples` are
-    the trace's records, `sites` the seams at which any of them has a stage, in order, and `drops`
-    says whether a stage may drop anything. `early` is what stages inside the vision encoder left,
-    a sample each.
-
-    `ids` are the position ids of the decoder's rotary module; `input_end` and `end` are the
-    positions behind which the answer goes on, as the decoder and its rotary module count them. All
-    three are None until they are known.
-    """
+    """The state of one batch from the decoder's entry to its end."""
 
     def __init__(self, setup: Setup, call: Call, embeds: Tensor, mask: Any) -> None:
         check_call(setup, call, embeds)
         batch, width = embeds.shape[:2]
-        self.setup, self.call = setup, call
+        self.setup = setup
+        self.call = call
         self.whole = call.stream or Stream.of_prompt(batch, width, mask)
+        """The prompt as it came."""
         self.now = self.whole
+        """What is alive of it where the batch is."""
         self.live = [self.whole] * setup.depth
+        """What is alive in every layer, and in its part of the cache."""
         self.frames: list[Frame | None] = [None] * setup.depth
+        """What each layer is given in place of the whole sequence's arguments.
+
+        None where these still fit.
+        """
         self.entry: Frame | None = None
-        self.ids: Tensor | None = None
-        self.end: Tensor | None = None
-        self.input_end: Tensor | None = None
-        # an answer starts from the prompt's last position, which therefore survives
+        """The same for the first layer, known before it runs."""
         self.pinned: list[bool] = call.visual[:, width - call.drafts - 1].tolist()
+        """Whose prompt ends in its image.
+
+        An answer starts from the prompt's last position, which therefore survives.
+        """
         self.samples = [self._sample(row, layout) for row, layout in enumerate(call.layouts)]
+        """The trace's records."""
+        self.sites = sites_of(self.samples)
+        """The seams at which any sample has a stage, in order."""
         setup.trace.reset(self.samples)
         setup.finite.forget()
+        record = setup.trace.positions
+        self.positions = Positions(call, setup.compact_ids, any(self.pinned), record)
         self.early = setup.tower.read(call) if setup.tower is not None else ()
+        """What stages inside the vision encoder left, a sample each."""
         self.reading = begin_reading(setup, call, [early.memo for early in self.early])
-        sites: set[Site] = set()
-        for sample in self.samples:
-            sites.update(stage.site for stage in sample.stages)
-        self.sites = sorted(sites)
         self.drops = any(self._may_drop(sample) for sample in self.samples)
+        """Whether any stage may drop anything."""
         if self.drops:
             check_window(setup.window, self.whole.width)
 
@@ -85,34 +85,6 @@ class Prefill:
         if self.setup.ready.pruner.dynamic:
             return bool(sample.stages)
         return any(stage.keep < sample.available for stage in sample.stages)
-
-    # ---- positions -------------------------------------------------------------------------------
-
-    def note_positions(self, ids: Tensor | None) -> None:
-        """The decoder's rotary module was given these position ids, those of its first layer."""
-        self.ids = ids
-        if ids is not None:
-            self.end = self.end_of(ids, self.live[0])
-
-    def end_of(self, ids: Tensor, stream: Stream) -> Tensor:
-        """[.., B, 1] the position behind which the answer goes on, of a stream's `ids` [.., B, n].
-
-        It is the prompt's last; behind an image models themselves take the highest on any of
-        M-RoPE's axes, while transformers' `generate` goes on from the last on each, and neither is
-        corrected here. A fourth leading row of ids holds plain text positions and stands by itself.
-        """
-        drafts = self.call.drafts
-        ids = ids[..., : ids.shape[-1] - drafts]
-        if not any(self.pinned) or self.call.generated:
-            return last_position(ids)
-        return highest_position(ids, stream.without(drafts))
-
-    def _thinned_ids(self, ids: Tensor, index: Tensor, stream: Stream) -> Tensor:
-        """The position ids of a narrower stream, whose columns are the columns `index` of `ids`."""
-        ids = gather(ids, index)
-        ids = closed_up(ids, stream) if self.setup.compact_ids else ids
-        self.setup.trace.positions.append(ids)
-        return ids
 
     # ---- the decoder's entry ---------------------------------------------------------------------
 
@@ -130,8 +102,9 @@ class Prefill:
         ids = kwargs.get("position_ids")
         if ids is None:
             ids = torch.arange(self.whole.width, device=embeds.device)[None]
-        ids = self._thinned_ids(ids, self.whole.columns(stream, embeds.device), stream)
-        self.input_end = self.end_of(ids, stream)
+        positions = self.positions
+        ids = positions.thinned(ids, self.whole.columns(stream, embeds.device), stream)
+        positions.input_end = positions.end_of(ids, stream)
         # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
         mask = stream.valid(embeds.device).long()
         return {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
@@ -144,7 +117,7 @@ class Prefill:
         """
         thinning = Thinning(self.whole)
         for row, early in enumerate(self.early):
-            live = self.whole.visual(row, self.call.visual[row])
+            live = self._live(row)
             for site, ordinals in sorted(early.kept.items()):
                 alive = torch.isin(live.ordinal, ordinals)
                 if self.pinned[row]:
@@ -154,6 +127,10 @@ class Prefill:
                 self.samples[row].kept[site] = live.ordinal[index]
         self.now = thinning.stream()
         return thinning.rows(embeds, self.now)
+
+    def note_positions(self, ids: Tensor | None) -> None:
+        """The decoder's rotary module was given these position ids, those of its first layer."""
+        self.positions.note(ids, self.live[0])
 
     def takes_over(self, features: Sequence[Tensor]) -> bool:
         """Whether a stage comes before the last of the layers behind which `features` are added."""
@@ -221,12 +198,13 @@ class Prefill:
         if not rows:
             return
         if signals & PROBE:
-            frame = self.frames[site.layer]
-            end = self.end
-            if frame is not None and frame.ids is not None:
-                end = self.end_of(frame.ids, self.now)
+            frame, positions = self.frames[site.layer], self.positions
+            if frame is None or frame.ids is None:
+                end = positions.end
+            else:
+                end = positions.end_of(frame.ids, self.now)
             streams = self.live[: site.layer + 1]
-            self.reading.read_probe(site, rows, streams, self._due(end), hidden, kwargs)
+            self.reading.read_probe(site, rows, streams, end, hidden, kwargs)
         if signals & BEHIND:
             self.reading.read_behind(site, rows, self.now, hidden, kwargs)
 
@@ -235,32 +213,25 @@ class Prefill:
 
         `hidden` [B, n, D] are the rows that were left.
         """
-        setup, stream, frame = self.setup, self.now, self.frames[site.layer]
+        stream, frame, positions = self.now, self.frames[site.layer], self.positions
         mask = self._mask(stream, hidden)
         if stream.source is entered.source:
             return Frame(mask) if frame is None else replace(frame, mask=mask)
         index = entered.columns(stream, hidden.device)
-        ids = self.ids if frame is None or frame.ids is None else frame.ids
-        ids = self._thinned_ids(self._due(ids), index, stream)
+        ids = positions.ids if frame is None or frame.ids is None else frame.ids
+        ids = positions.thinned(ids, index, stream)
         own = kwargs.get("position_ids")
-        shift = self._due(self.end) - self.end_of(ids, stream) if setup.compact_ids else None
         return Frame(
             mask=mask,
             ids=ids,
-            shift=shift,
-            tables=setup.rotary.forward(hidden, ids),
+            shift=positions.shift(ids, stream),
+            tables=self.setup.rotary.forward(hidden, ids),
             own=None if own is None else gather(own, index),
         )
 
     def _mask(self, stream: Stream, hidden: Tensor) -> Tensor | None:
         """What the kernel needs for all rows of a stream."""
         return attention_mask(stream, stream.width, 0, self.setup.kernel, hidden)
-
-    def _due(self, ids: Tensor | None) -> Tensor:
-        """Position ids that the decoder must have been given by now; raises EngineError if not."""
-        if ids is None:
-            raise EngineError("the decoder's rotary module was not given position ids")
-        return ids
 
     def _compacts(self, site: Site) -> bool:
         """Whether the dropped go from earlier layers' caches, too; one cache has one answer."""
@@ -294,21 +265,23 @@ class Prefill:
             stages += [(row, stage) for stage in sample.stages if stage.site == site]
         return stages
 
+    def _live(self, row: int) -> LiveTokens:
+        """Where a sample's visual tokens are now."""
+        return self.now.visual(row, self.call.visual[row])
+
     def _choosing_at(self, site: Site) -> list[int]:
         """The samples for which the method has something to choose at a site."""
         rows = []
         for row, stage in self._stages_at(site):
-            live = self.now.visual(row, self.call.visual[row])
-            if self._offer(row, stage, live).has_choice:
+            if self._offer(row, stage, self._live(row)).has_choice:
                 rows.append(row)
         return rows
 
     def _apply(self, site: Site, hidden: Tensor) -> Tensor:
         """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on."""
-        entered = self.now
-        thinning = Thinning(entered)
+        thinning = Thinning(self.now)
         for row, stage in self._stages_at(site):
-            live = entered.visual(row, self.call.visual[row])
+            live = self._live(row)
             offer = self._offer(row, stage, live)
             keep = self._choose(offer, hidden) if offer.has_choice else NOTHING
             kept = thinning.keep(row, live, keep, self.pinned[row])
@@ -366,6 +339,14 @@ class Prefill:
             lengths = [len(stream.source[row]) for stream in prompts]
             sample.kv_bytes = live_bytes(cache, lengths)
             sample.kv_bytes_padded = live_bytes(cache, padded)
+
+
+def sites_of(samples: Sequence[SampleTrace]) -> list[Site]:
+    """The seams at which any of the samples has a stage, in order."""
+    sites: set[Site] = set()
+    for sample in samples:
+        sites.update(stage.site for stage in sample.stages)
+    return sorted(sites)
 
 
 def map_logits(kept: Tensor, stream: Stream) -> None:

@@ -15,7 +15,7 @@ from prunebench.pruner import MethodError, Pruner, contained
 from prunebench.reads import Reads
 from prunebench.registry import build, name_of
 from prunebench.signals import CLIP, SEEN, Signal
-from prunebench.sites import Part
+from prunebench.sites import Part, Site
 
 Blocks = tuple[int | str, ...]
 """Encoder blocks counted from 0, or the name of a CLIP."""
@@ -46,6 +46,24 @@ class Ready:
     def needs(self) -> frozenset[Signal]:
         """All signals that the method reads, wherever."""
         return self.reads.signals
+
+    def blocks_at(self, site: Site) -> dict[Signal, Blocks]:
+        """The signals of the encoder that a stage at a site is shown, with the blocks they are read
+        in.
+
+        Inside the encoder these are blocks that have run; a method that names none means the one
+        before the site.
+        """
+        here = self.reads.signals_at(site)
+        blocks = {signal: places for signal, places in self.blocks.items() if signal in here}
+        if site.part is not Part.VISION:
+            return blocks
+        for signal in blocks.keys() - CLIP:
+            if not self.reads.blocks.get(signal):
+                blocks[signal] = (site.layer - 1,)
+            elif max(int(block) for block in blocks[signal]) >= site.layer:
+                del blocks[signal]
+        return blocks
 
     def inside_encoder(self, plan: Sequence[Stage] | None = None) -> bool:
         """Whether it prunes inside the vision encoder.

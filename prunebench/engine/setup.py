@@ -41,10 +41,10 @@ class Tower(Protocol):
     The encoder runs before the decoder, and before `Prefill` exists: under `generate` even before
     the model's own `forward`. So whoever serves these stages plans them by itself, sample by
     sample, with `planned(ready, budget, plan, available, layers)`, where `available` is the length
-    of the sample's layout; asks the method at every stage of Part.VISION, in order; and keeps what was
-    left, without changing how many features leave the projector. When the decoder is called, the
-    prefill reads it: it notes the survivors in the trace, drops the others where the language model
-    begins, and goes on with the plan's later stages as if they had been dropped by any other.
+    of the sample's layout; asks the method at every stage of Part.VISION, in order; and keeps what
+    was left, without changing how many features leave the projector. When the decoder is called,
+    the prefill reads it: it notes the survivors in the trace, drops the others where the language
+    model begins, and goes on with the plan's later stages as if they had been dropped by any other.
     """
 
     def attached(self) -> AbstractContextManager[None]:

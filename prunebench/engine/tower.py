@@ -24,13 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.budget import BudgetError, Stage
-from prunebench.engine.attention import probed
+from prunebench.contract import NOTHING
+from prunebench.engine.attention import implementation, probed
 from prunebench.engine.encoder import Observer, vision_configs
 from prunebench.engine.hooks import after, before, overheard
 from prunebench.engine.passage import Passage
 from prunebench.engine.stream import EngineError
 from prunebench.models.base import EncoderRows, Family, Unsupported
 from prunebench.sites import Part, Site, vision
+from prunebench.tokens import Keep
 
 
 @dataclass
@@ -85,10 +87,8 @@ class Candidates:
     features: Tensor
 
 
-Choose = Callable[[Candidates], tuple[Tensor, Tensor | None]]
-"""The survivors' places [K] among the candidates, ascending, and their merged rows [K, G * D] where
-the method merges.
-"""
+Choose = Callable[[Candidates], Keep]
+"""The survivors among the candidates, in reading order."""
 
 
 class Tower:
@@ -173,7 +173,7 @@ class Tower:
         arguments = {**dict(zip(self.names, args, strict=False)), **kwargs}
         hidden = passage.enter(arguments.pop(self.names[0]))
         hidden = self._stage(vision(number), hidden)
-        if passage.whole:
+        if passage.untouched:
             return stock(passage.restored(hidden), **arguments)
         if self.observer is not None:
             self.observer.survivors = passage.survivors
@@ -227,27 +227,45 @@ class Tower:
                 f"{len(fixed)} are newlines or end the prompt, and always survive there"
             )
         places = self.passage.places(sample.rows.patches[index])
-        survivors, merged = torch.empty(0, dtype=torch.int64), None
+        answer = NOTHING
         if keep and len(index):
             rows = hidden[places.flatten().to(hidden.device)]
             features = rows.reshape(len(index), -1)
             stage = replace(stage, keep=keep)
-            survivors, merged = self.choose(Candidates(number, stage, index, features))
+            answer = self.choose(Candidates(number, stage, index, features))
+        survivors = answer.index
         sample.alive = torch.cat([index[survivors], fixed]).sort().values
-        return hidden if merged is None else _written(hidden, places, survivors, merged, stage.site)
+        if answer.features is not None or answer.bias is not None:
+            _check_apart(places, stage.site)
+        if answer.bias is not None:
+            self._check_bias(stage.site)
+            self.passage.weigh(sample.rows.patches[index[survivors]], answer.bias, hidden.device)
+        if answer.features is None:
+            return hidden
+        return _written(hidden, places[survivors], answer.features)
+
+    def _check_bias(self, site: Site) -> None:
+        """Raise Unsupported where the encoder's attention kernel takes no bias."""
+        for config in vision_configs(self.family, self.attention):
+            if "flash" in implementation(config):
+                raise Unsupported(
+                    f"a bias at {site} is nothing that flash attention takes; load the model with "
+                    "attn_implementation='sdpa'"
+                )
 
 
-def _written(
-    hidden: Tensor, places: Tensor, survivors: Tensor, merged: Tensor, site: Site
-) -> Tensor:
-    """`hidden` [n, D] with the `merged` rows [K, G * D] of the survivors in their `places` [N, G].
-
-    Raises Unsupported where tokens share patches: what one writes, another would overwrite.
+def _check_apart(places: Tensor, site: Site) -> None:
+    """Raise Unsupported where tokens, whose rows are at `places` [N, G], share some: what is done
+    to one of them would be done to another.
     """
     if len(places.unique()) < places.numel():
         raise Unsupported(
-            f"tokens cannot be merged at {site}: visual tokens of this image share patches"
+            f"tokens cannot be merged or weighed at {site}: visual tokens of this image share "
+            "patches"
         )
-    rows = places[survivors].flatten()
+
+
+def _written(hidden: Tensor, places: Tensor, merged: Tensor) -> Tensor:
+    """`hidden` [n, D] with `merged` rows [K, G * D] written into their `places` [K, G]."""
     values = merged.reshape(-1, hidden.shape[-1])
-    return hidden.index_copy(0, rows.to(hidden.device), values.to(hidden))
+    return hidden.index_copy(0, places.flatten().to(hidden.device), values.to(hidden))

@@ -105,8 +105,11 @@ def check_known(content: Mapping[str, Any], kind: type, section: str = "") -> No
         hint = hint_of(kind, key)
         if is_dataclass(hint):
             if not isinstance(value, Mapping):
-                parts = f"{place}.{keys(hint)[0]}=..."  # type: ignore[arg-type]  # a class, not an instance
-                raise OptionError(f"{place} is {short(value)}; it takes its parts, such as {parts}")
+                # mypy takes it for an instance
+                part = keys(hint)[0]  # type: ignore[arg-type]
+                raise OptionError(
+                    f"{place} is {short(value)}; it takes its parts, such as {place}.{part}=..."
+                )
             check_known(value, hint, f"{place}.")  # type: ignore[arg-type]  # as above
         elif plainest(hint) is str and not isinstance(value, str | NoneType):
             raise OptionError(f"{place} is {short(value)}; it takes a text, so put it in quotes")

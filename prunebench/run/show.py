@@ -18,7 +18,7 @@ from prunebench.display import Mask, mask, part_of, pixels_of
 from prunebench.models.inputs import image_parts
 from prunebench.run import grid as grids
 from prunebench.run import options
-from prunebench.run.backend import Answer, Conditions, Encoded, Setup
+from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
 from prunebench.run.cell import Cell
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
@@ -27,6 +27,9 @@ from prunebench.run.samples import Samples, prepared, seed_of
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.view import View
 from prunebench.study.record import BASELINE
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels."""
 
 NEW_TOKENS = 16
 """Of an answer about an image of the user's own."""
@@ -41,7 +44,7 @@ class Picture:
     image: Any
     masks: list[Any]
     captions: list[str]
-    boxes: list[tuple[float, float, float, float]]
+    boxes: list[Box]
     title: str
     out: Path
 
@@ -58,7 +61,7 @@ def picture(texts: Iterable[str]) -> Picture:
     cells = _cells(view, settings)
     _check_out(view)
     benchmark = _benchmark(view)
-    setup = Setup(cells[0].model, trust_remote_code=view.trust_remote_code)
+    setup = ModelSetup(cells[0].model, trust_remote_code=view.trust_remote_code)
     backend = TransformersBackend.load(setup)
     with _one_line(view):
         samples = _samples(backend, view, benchmark)
@@ -72,12 +75,10 @@ def picture(texts: Iterable[str]) -> Picture:
     else:
         masks, captions = _last_stages(cells, panels)
         title = f"{view.budget} of the tokens · {request.question}{right}"
-    boxes = []
-    # in an image that a method has shrunk the box would be elsewhere
-    if request.evidence_box is not None and not any(on_pixels(c.variant.pruner) for c in cells):
-        left, top, right, bottom = request.evidence_box
-        x, y = panels[0].corner
-        boxes.append((left - x, top - y, right - x, bottom - y))
+    # in an image that a method has shrunk the evidence lies elsewhere
+    is_whole = not any(on_pixels(cell.variant.pruner) for cell in cells)
+    box = request.evidence_box if is_whole else None
+    boxes = [] if box is None else [_shifted(box, panels[0].corner)]
     return Picture(panels[0].image, masks, captions, boxes, title, Path(expanded(view.out)))
 
 
@@ -94,6 +95,13 @@ class _Panel:
     stages: list[Any]
     captions: list[str]
     answer: str
+
+
+def _shifted(box: Box, corner: tuple[int, int]) -> Box:
+    """A box in pixels of the whole image as one in those of the part that begins at `corner`."""
+    left, top, right, bottom = box
+    x, y = corner
+    return left - x, top - y, right - x, bottom - y
 
 
 def _last_stages(cells: Sequence[Cell], panels: Sequence[_Panel]) -> tuple[list[Any], list[str]]:
