@@ -73,8 +73,8 @@ def key_values(keys: Callable[[], Sequence[Key]]) -> Callable[..., Iterable[str]
         if name in NAMES:
             choices = tuple(NAMES[name]())
         # of several only the last is still being written
-        before, comma, _ = value.rpartition(",") if name in SEVERAL else ("", "", value)
-        return [f"{name}={before}{comma}{choice}" for choice in choices]
+        before = value[: value.rfind(",") + 1] if name in SEVERAL else ""
+        return [f"{name}={before}{choice}" for choice in choices]
 
     return completer
 

@@ -216,4 +216,5 @@ def coverage(box: Box, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 def holds(boxes: NDArray[np.float64], x: float, y: float) -> NDArray[np.bool_]:
     """[N] boxes [N, 4] in which the point lies."""
     left, top, right, bottom = boxes.T
-    return (left <= x) & (x < right) & (top <= y) & (y < bottom)
+    inside: NDArray[np.bool_] = (left <= x) & (x < right) & (top <= y) & (y < bottom)
+    return inside

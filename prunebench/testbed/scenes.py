@@ -178,6 +178,7 @@ def sample(seed: int, index: int, kind: str | None = None) -> tuple[Scene, Quest
 
     The kind FINE stands for fine scenes, asked for digits and shapes in turn.
     """
+    kinds: tuple[str, ...]
     if kind == FINE:
         about, kinds = fine_scene(seed, index), FINE_KINDS
     else:

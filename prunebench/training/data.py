@@ -61,6 +61,7 @@ class Scenes(TrainingData):
         self, stream: int, number: int, fine: bool, size: tuple[int, int] | None = None
     ) -> Lesson:
         """Scene number `number` of a stream, with a question whose type follows from the number."""
+        kinds: tuple[str, ...]
         if fine:
             about, kinds = fine_scene(stream, number), FINE_KINDS
         else:
