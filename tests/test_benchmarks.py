@@ -90,7 +90,8 @@ def write_task(folder: Path, broken: int | None = None, text: str = TASK) -> Pat
 class Parrot:
     """What lmms-eval takes for a model: says the answers in order."""
 
-    rank, world_size, is_simple, task_dict = 0, 1, False, {}
+    rank, world_size, is_simple = 0, 1, False
+    task_dict: dict[str, Any] = {}
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         return ANSWERS[: len(requests)]
@@ -189,7 +190,9 @@ def test_a_submission_is_no_metric(tmp_path: Path) -> None:
         (("output_type: generate_until", "output_type: loglikelihood"), "loglikelihood"),
     ],
 )
-def test_a_task_file_that_cannot_be_used(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+def test_a_task_file_that_cannot_be_used(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
     file = write_task(tmp_path, text=TASK.replace(*change))
     with pytest.raises(TaskError, match=said) as caught:
         benchmarks.load_task(str(file))

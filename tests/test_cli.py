@@ -238,7 +238,7 @@ def test_mistakes_are_one_line(
     Path("file").write_text("")
     Path("broken.py").write_text("def f(:")
     try:
-        code = main(words)
+        code: object = main(words)
     except SystemExit as error:  # argparse's own way to end
         code = error.code
     assert code == 2
@@ -468,6 +468,8 @@ def test_a_broken_method_leaves_the_others_in_the_list(
     assert not status["divprune"].startswith("broken")
 
 
-def test_show_draws_what_the_baseline_sees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_draws_what_the_baseline_sees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["show", "method=none", f"out={tmp_path / 'none.png'}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "none.png")

@@ -24,8 +24,8 @@ from prunebench.run.grid import (
     load,
     stored_differences,
 )
-from prunebench.run.show import View
 from prunebench.run.store import StoreError, open_study
+from prunebench.run.view import View
 
 MINE = """
 from dataclasses import dataclass
@@ -277,7 +277,9 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("text", "said"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_grid_is_refused_in_one_short_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_malformed_grid_is_refused_in_one_short_line(
+    tmp_path: Path, text: str, said: str
+) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text(text)
     with pytest.raises(GridError) as caught:
@@ -302,7 +304,9 @@ def test_no_message_is_as_long_as_what_it_is_about(text: str) -> None:
     "value",
     ["${oc.env:SECRET}", "${oc.decode:${oc.env:SECRET}}", "${model}", "x${oc.env:SECRET}y", "???"],
 )
-def test_nothing_is_filled_into_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_nothing_is_filled_into_a_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     for text in (
         f"model: '{value}'",

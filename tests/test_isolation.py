@@ -231,9 +231,11 @@ def test_bad_methods_fail_alone(tmp_path: Path, honest: Path) -> None:
         pd.testing.assert_frame_equal(rows(tmp_path / "study", label), rows(honest, label))
 
 
-def test_a_method_that_changes_what_all_share_is_named_and_undone(tmp_path: Path, honest: Path) -> None:
-    for name, (code, _) in CHANGES.items():
-        (tmp_path / f"bad_{name}.py").write_text(changing(code))
+def test_a_method_that_changes_what_all_share_is_named_and_undone(
+    tmp_path: Path, honest: Path
+) -> None:
+    for name, (change, _) in CHANGES.items():
+        (tmp_path / f"bad_{name}.py").write_text(changing(change))
     files = [str(tmp_path / f"bad_{name}.py") for name in CHANGES]
     folder = os.getcwd()
     code, cells = sweep(
@@ -385,8 +387,9 @@ def test_a_sample_that_cannot_be_asked_is_a_row_with_its_reason(
     never = ["broken", "placeholder", "aspect"]
     assert set(none.index) == set(random.index) == set(SAMPLES)
     for sample in never:
-        assert none.loc[sample, "status"] == random.loc[sample, "status"] == "unreadable"
-        assert sample in none.loc[sample, "error"]
+        for table in (none, random):
+            assert str(table.at[sample, "status"]) == "unreadable"
+        assert sample in str(none.at[sample, "error"])
     assert (none.drop(never)["status"] == "ok").all()
     assert random.loc["small", "status"] == "infeasible"
     assert random.loc[["plain", "last"], "status"].tolist() == ["ok", "ok"]

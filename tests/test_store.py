@@ -166,7 +166,9 @@ def _arm(step: int) -> None:
     )
 
 
-def test_killed_anywhere_and_run_again_it_is_as_if_it_had_not_been(tmp_path: Path, grid: Grid) -> None:
+def test_killed_anywhere_and_run_again_it_is_as_if_it_had_not_been(
+    tmp_path: Path, grid: Grid
+) -> None:
     whole = tmp_path / "whole"
     everything = work(whole, grid)
     assert len(everything) == 2 * len(SAMPLES)
@@ -537,7 +539,9 @@ def test_what_could_not_be_read_again_fails_its_cell(tmp_path: Path, grid: Grid)
             study.journal(cell, "another").append([row(SAMPLES[0]) | {"seconds": float("nan")}])
 
 
-def test_sweeps_that_come_to_nothing_do_not_pull_the_folder_from_under_another(tmp_path: Path) -> None:
+def test_sweeps_that_come_to_nothing_do_not_pull_the_folder_from_under_another(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "a" / "s"
     with open_study(folder) as study:
         with pytest.raises(StoreError, match="another sweep is writing"), open_study(folder):
@@ -568,7 +572,9 @@ def test_another_configuration_is_not_reused(finished: Path, grid: Grid) -> None
         assert study.journal(cell, "a third").rows == {}
 
 
-def test_a_failed_cell_is_tried_again_and_keeps_its_good_samples(tmp_path: Path, grid: Grid) -> None:
+def test_a_failed_cell_is_tried_again_and_keeps_its_good_samples(
+    tmp_path: Path, grid: Grid
+) -> None:
     cell = cells(grid)[0]
     with open_study(tmp_path / "s") as study:
         rows = [row(SAMPLES[0]), row(SAMPLES[1], error="its image is truncated")]

@@ -122,10 +122,12 @@ def test_samples_of_a_group_are_those_of_units_of_one(backend: TransformersBacke
         assert unpadded == [{**row, "kv_bytes_padded": None} for row in alone[cell]]
 
 
-def test_a_method_that_was_edited_is_bound_anew(tmp_path: Path, backend: TransformersBackend) -> None:
+def test_a_method_that_was_edited_is_bound_anew(
+    tmp_path: Path, backend: TransformersBackend
+) -> None:
     worker = worker_on(backend)
     file = tmp_path / "mine.py"
-    tokens = []
+    tokens: list[Any] = []
     for code in (MINE, MINE.replace("return tokens", "return -tokens")):
         file.write_text(code)
         cell = replace(part(str(file)), fingerprint=str(len(tokens)))
