@@ -90,6 +90,9 @@ def test_engine_over_plain_generate(
         "ci_high": high,
         "pairs": PAIRS,
     }
-    line = f"\n{request.node.name}: {median(ratios):.3f} of plain generate, 95 % [{low:.3f}, {high:.3f}], {PAIRS} pairs"
+    line = (
+        f"\n{request.node.name}: {median(ratios):.3f} of plain generate, "
+        f"95 % [{low:.3f}, {high:.3f}], {PAIRS} pairs"
+    )
     with capsys.disabled():
         print(line)

@@ -26,17 +26,35 @@ def model() -> Any:
     torch.manual_seed(0)
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": 100, "hidden_size": 64, "intermediate_size": 88, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "num_key_value_heads": 2,
-            "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+            "vocab_size": 100,
+            "hidden_size": 64,
+            "intermediate_size": 88,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "bos_token_id": None,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [2, 3, 3],
+            },
         },
         vision_config={
-            "depth": 3, "hidden_size": 32, "intermediate_size": 52, "num_heads": 2, "out_hidden_size": 64,
-            "fullatt_block_indexes": [1], "window_size": 112,
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 52,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [1],
+            "window_size": 112,
         },
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END,
-    )  # fmt: skip
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
+    )
     return Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
@@ -53,8 +71,10 @@ def prompt(
     input_ids = torch.tensor([[*ids, 7, 8, 9]])
     kinds = torch.where(input_ids == IMAGE, 1, torch.where(input_ids == VIDEO, 2, 0))
     inputs: dict[str, Any] = {
-        "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "mm_token_type_ids": kinds.int(),
-    }  # fmt: skip
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "mm_token_type_ids": kinds.int(),
+    }
     if grids:
         patches = sum(h * w for _, h, w in grids)
         inputs |= {
@@ -88,9 +108,11 @@ def parts(model: Any, inputs: dict[str, Any]) -> dict[str, int]:
     projector = modules["model.visual.merger"]
     modules["model.language_model"] -= modules.get("model.language_model.rotary_emb", 0)
     return {
-        "vision": modules["model.visual"] - projector, "projector": projector,
-        "llm": modules["model.language_model"], "head": modules["lm_head"],
-    }  # fmt: skip
+        "vision": modules["model.visual"] - projector,
+        "projector": projector,
+        "llm": modules["model.language_model"],
+        "head": modules["lm_head"],
+    }
 
 
 SIZES = {
@@ -126,7 +148,8 @@ def test_pruned_total_equals_torchs_counter(model: Any, method: str, case: str) 
         total = counted(model, inputs)
     if any(name.endswith("rotary_emb") for name in seen.get_flop_counts()):
         pytest.skip(
-            "this transformers makes rotary tables by matrix products, which torch counts and we do not"
+            "this transformers makes rotary tables by matrix products, which torch counts "
+            "and we do not"
         )
     flops = sample_flops(model, Qwen25VL(), inputs, trace.samples[0])
     assert flops.total == total

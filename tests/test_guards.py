@@ -37,7 +37,9 @@ ODD = [float("nan"), float("inf"), -float("inf")]
 def spoilt(
     module: Any, place: Callable[[Tensor], Any], value: float = float("nan"), call: int = 0
 ) -> Iterator[None]:
-    """Put `value` into what a module puts out, at its call of that number; `place` picks the entry."""
+    """Put `value` into what a module puts out, at its call of that number; `place` picks the
+    entry.
+    """
     calls = iter(range(1000))
 
     def hook(_module: Any, _args: Any, output: Any) -> Any:

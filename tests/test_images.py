@@ -152,7 +152,8 @@ def test_the_limit_is_checked_before_anything_is_decoded() -> None:
         ("\x1b[31m[red]\udcff.png", r"\x1b[31m[red]\udcff.png cannot be read"),
     ],
     ids=str.split(
-        "narrow empty-size empty svg eps half-png half-jpeg no-row array gone folder device pipe nul long escapes"
+        "narrow empty-size empty svg eps half-png half-jpeg no-row array gone folder device "
+        "pipe nul long escapes"
     ),
 )
 def test_what_is_no_image_is_refused_in_one_line(

@@ -234,8 +234,8 @@ def test_bad_methods_fail_alone(tmp_path: Path, honest: Path) -> None:
 def test_a_method_that_changes_what_all_share_is_named_and_undone(
     tmp_path: Path, honest: Path
 ) -> None:
-    for name, (change, _) in CHANGES.items():
-        (tmp_path / f"bad_{name}.py").write_text(changing(change))
+    for name, (code, _) in CHANGES.items():
+        (tmp_path / f"bad_{name}.py").write_text(changing(code))
     files = [str(tmp_path / f"bad_{name}.py") for name in CHANGES]
     folder = os.getcwd()
     code, cells = sweep(

@@ -1,4 +1,4 @@
-"""What a stage may be: it may keep nothing, weigh its survivors' keys, and read what exists there."""
+"""What a stage may be: it may keep nothing, weigh its survivors, and read what exists there."""
 
 from __future__ import annotations
 

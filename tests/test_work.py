@@ -19,7 +19,7 @@ from test_grid import MINE
 
 from prunebench.cli.bars import SweepBar
 from prunebench.run.active import PATIENCE
-from prunebench.run.backend import Setup
+from prunebench.run.backend import ModelSetup
 from prunebench.run.grid import Cost, Grid
 from prunebench.run.progress import Silent
 from prunebench.run.runner import sweep
@@ -36,7 +36,7 @@ from prunebench.run.work import (
 from prunebench.sites import INPUT, PIXELS
 from prunebench.tokens import Signal
 
-SETUP = Setup("tiny-qwen2.5-vl", threads=1)
+SETUP = ModelSetup("tiny-qwen2.5-vl", threads=1)
 TASK = TaskSource("scenes_mixed", 3, None)
 SAMPLES = ("1-0-color", "1-1-shape", "1-2-digit")
 
@@ -179,7 +179,7 @@ def test_a_backend_says_what_it_lacks(backend: TransformersBackend) -> None:
     assert "has no CLS token" in str(backend.lacks(Signal.CLS_ATTENTION))
     assert backend.lacks(INPUT) is None
     assert backend.lacks(PIXELS) is None
-    fixed = TransformersBackend.load(Setup("tiny-llava-1.5", threads=1))
+    fixed = TransformersBackend.load(ModelSetup("tiny-llava-1.5", threads=1))
     assert "scales every image to its own resolution" in str(fixed.lacks(PIXELS))
 
 

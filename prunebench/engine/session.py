@@ -45,7 +45,7 @@ _LOCK = Lock()
 
 
 @contextmanager
-def prune(
+def prune(  # noqa: PLR0913  (every one but three is optional, and named where it is called)
     model: nn.Module,
     pruner: Pruner | Ready | MethodName | str,
     budget: Budget | int | float | str | None = None,

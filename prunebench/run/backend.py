@@ -26,7 +26,7 @@ from prunebench.tokens import Signal
 
 
 @dataclass(frozen=True)
-class Setup:
+class ModelSetup:
     """What a backend is loaded from, as plain data: two that are equal answer alike."""
 
     model: str
@@ -76,7 +76,7 @@ class Backend(Protocol):
     """A loaded model. What it raises becomes the status of the sample or the cell at work."""
 
     @property
-    def setup(self) -> Setup:
+    def setup(self) -> ModelSetup:
         """What it was loaded from."""
 
     @property
@@ -84,7 +84,7 @@ class Backend(Protocol):
         """The hub's commit of the model, or a digest of its weights."""
 
     @classmethod
-    def load(cls, setup: Setup) -> Self:
+    def load(cls, setup: ModelSetup) -> Self:
         """Load the model; raises LoadError or Unsupported in one line."""
 
     @property
@@ -133,7 +133,7 @@ class Backend(Protocol):
         """The same for smaller images against the full ones, without any method."""
 
 
-def setup_of(grid: Grid) -> Setup:
+def setup_of(grid: Grid) -> ModelSetup:
     """What a grid's model is loaded from on this machine; raises GridError for a GPU where there is
     none.
     """
@@ -146,7 +146,7 @@ def setup_of(grid: Grid) -> Setup:
     dtype = grid.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
-    return Setup(
+    return ModelSetup(
         grid.model,
         device,
         dtype,

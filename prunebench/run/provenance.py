@@ -18,7 +18,7 @@ import torch
 import prunebench
 
 if TYPE_CHECKING:
-    from prunebench.run.backend import Setup
+    from prunebench.run.backend import ModelSetup
 
 DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
@@ -129,7 +129,7 @@ PACKAGES = (
 
 
 def collect(
-    setup: Setup, model_facts: Mapping[str, Any], seeds: Mapping[str, int]
+    setup: ModelSetup, model_facts: Mapping[str, Any], seeds: Mapping[str, int]
 ) -> dict[str, Any]:
     """Everything but the result; `model_facts` are what the backend says of its model."""
     commit, dirty = git()

@@ -18,7 +18,7 @@ from prunebench.display import Mask, mask, part_of, pixels_of
 from prunebench.models.inputs import image_parts
 from prunebench.run import grid as grids
 from prunebench.run import options
-from prunebench.run.backend import Answer, Conditions, Encoded, Setup
+from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
 from prunebench.run.cell import Cell
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
@@ -61,7 +61,7 @@ def picture(texts: Iterable[str]) -> Picture:
     cells = _cells(view, settings)
     _check_out(view)
     benchmark = _benchmark(view)
-    setup = Setup(cells[0].model, trust_remote_code=view.trust_remote_code)
+    setup = ModelSetup(cells[0].model, trust_remote_code=view.trust_remote_code)
     backend = TransformersBackend.load(setup)
     with _one_line(view):
         samples = _samples(backend, view, benchmark)

@@ -26,7 +26,7 @@ from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.models import Loaded
 from prunebench.pruner import Pruner
 from prunebench.run import samples as group
-from prunebench.run.backend import Answer, Conditions, Encoded, Setup
+from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
 from prunebench.run.provenance import resolution
 from prunebench.run.samples import Samples
 from prunebench.sites import Part, Site
@@ -49,11 +49,11 @@ MINIATURE = 100_000_000
 class TransformersBackend:
     """A model of transformers with its processor and family."""
 
-    setup: Setup
+    setup: ModelSetup
     loaded: Loaded
 
     @classmethod
-    def load(cls, setup: Setup) -> Self:
+    def load(cls, setup: ModelSetup) -> Self:
         """Load the model, and set the threads that it runs with."""
         try:
             loaded = models.load(
@@ -216,7 +216,7 @@ def options_of(request: Request, loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def _set_threads(setup: Setup, model: Any) -> None:
+def _set_threads(setup: ModelSetup, model: Any) -> None:
     """A miniature gains nothing from a second thread, and on a busy machine threads that wait for
     each other cost 25x.
     """

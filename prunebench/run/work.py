@@ -23,7 +23,7 @@ from prunebench.budget import Budget
 from prunebench.registry import build
 from prunebench.run import cost, quality
 from prunebench.run.active import Standing
-from prunebench.run.backend import Backend, Encoded, Setup
+from prunebench.run.backend import Backend, Encoded, ModelSetup
 from prunebench.run.fault import Fault, judged
 from prunebench.run.limits import Overdue, limited
 from prunebench.run.quality import Bound
@@ -71,7 +71,7 @@ class Unit:
     the first samples of the task. `timeout` bounds the seconds of every step.
     """
 
-    setup: Setup
+    setup: ModelSetup
     task: TaskSource
     cells: tuple[CellPart, ...]
     samples: tuple[str, ...] = ()

@@ -30,7 +30,9 @@ from prunebench import (
 )
 from prunebench.testing import tokens
 
-RELEASED = {  # layers, width, heads, vision width, vision blocks, feature block -> VIP and glimpse parameters, layer, blocks
+# layers, width, heads, vision width, vision blocks, feature block
+# -> VIP and glimpse parameters, layer, blocks
+RELEASED = {
     "Qwen2.5-VL-7B": ((28, 3584, 28, 1280, 32, 31), 9_454_081, 12_952_576, 18, [31, 23, 15, 7]),
     "Qwen2.5-VL-3B": ((36, 2048, 16, 1280, 32, 31), 9_451_009, 4_272_128, 23, [31, 23, 15, 7]),
     "LLaVA-1.5-7B": ((32, 4096, 32, 1024, 24, 22), 8_930_817, 16_916_480, 21, [22, 16, 10, 4]),

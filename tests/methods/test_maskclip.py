@@ -1,4 +1,4 @@
-"""MaskCLIP++: masks on the token grid, their match with the question by hand, and the affine head."""
+"""MaskCLIP++: masks on the token grid, their match with the question by hand, the affine head."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def image(
     tiles: tuple[Tile, ...] = (Tile(2, 4),),
     images: int = 1,
 ) -> VisualTokens:
-    """Tokens of 2 x 4 unless `tiles` says otherwise; masks per image, a pixel a token of the first."""
+    """Tokens of 2 x 4 unless `tiles` says otherwise; masks per image, a pixel a token of the
+    first.
+    """
     layout = Layout(tiles)
     given = [torch.tensor(mask, dtype=torch.bool) for mask in (masks if images > 1 else [masks])]
     signals = {
