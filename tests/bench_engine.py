@@ -72,7 +72,8 @@ def test_engine_over_plain_generate(
 
     with torch.inference_mode():
         for _ in range(3):
-            plain(), engine()
+            plain()
+            engine()
         ratios = []
         for pair in range(PAIRS):
             if pair % 2:

@@ -15,6 +15,7 @@ from prunebench import models
 from prunebench.run import runner
 from prunebench.run.grid import Cost, Grid
 from prunebench.run.runner import sweep
+from prunebench.run.work import load_benchmark
 
 METHODS = ["none", "random", "uniform", "pool", "resize", "fastv", "divprune", "pyramiddrop"]
 BUDGETS = ["0.5", "0.25", "0.1"]
@@ -39,7 +40,7 @@ def loaded_once() -> Any:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load", cache(models.load))
-        patch.setattr(runner, "load_benchmark", cache(runner.load_benchmark))
+        patch.setattr(runner, "load_benchmark", cache(load_benchmark))
         yield
 
 

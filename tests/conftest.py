@@ -105,7 +105,7 @@ def inputs_of(processor: Any) -> Callable[..., dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def usual_signals() -> Iterator[None]:
     """As a terminal gives them, also where the tests themselves run under nohup."""
-    usual = {
+    usual: dict[str, Any] = {
         "SIGINT": signal.default_int_handler,
         "SIGTERM": signal.SIG_DFL,
         "SIGHUP": signal.SIG_DFL,

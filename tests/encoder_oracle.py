@@ -67,7 +67,7 @@ class HiddenRows:
             encoder = family.vision(self.model)
             undo.callback(encoder.register_forward_hook(self._finish).remove)
             undo.callback(setattr, functional, "scaled_dot_product_attention", self.stock)
-            functional.scaled_dot_product_attention = self._attend
+            setattr(functional, "scaled_dot_product_attention", self._attend)  # noqa: B010
             yield
 
     def dead_rows(self, number: int) -> Tensor:
@@ -116,9 +116,11 @@ class HiddenRows:
     def _finish(self, *_: Any) -> None:
         self.start += self.length
 
-    def _attend(self, query: Tensor, *args: Any, attn_mask: Any = None, **kwargs: Any) -> Tensor:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **kwargs: Any
+    ) -> Tensor:
         if self.dead is None:  # a layer of the language model
-            return self.stock(query, *args, attn_mask=attn_mask, **kwargs)
+            return self.stock(query, key, value, attn_mask=attn_mask, **kwargs)
         assert attn_mask is None
         batch, _, count, _ = query.shape
         end = self.cursor + batch * count
@@ -128,8 +130,8 @@ class HiddenRows:
         # a row that sees nothing is NaN; a hidden one sees itself, and no other sees it
         visible = ~hidden | torch.eye(count, dtype=torch.bool)
         mask = torch.zeros(visible.shape).masked_fill(~visible, float("-inf")) + bias
-        self._note(query, args[0], hidden, kwargs["scale"])
-        return self.stock(query, *args, attn_mask=mask, **kwargs)
+        self._note(query, key, hidden, kwargs["scale"])
+        return self.stock(query, key, value, attn_mask=mask, **kwargs)
 
     def _note(self, query: Tensor, key: Tensor, hidden: Tensor, scale: float) -> None:
         """Keep what the attention of this call is, over the rows that are alive."""

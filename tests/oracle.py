@@ -76,7 +76,8 @@ def logits(
     finally:
         for handle in handles:
             handle.remove()
-    return out.logits[:, prompt - 1 :]
+    logits: Tensor = out.logits[:, prompt - 1 :]
+    return logits
 
 
 def ranked(positions: Tensor, seen: Tensor) -> Tensor:

@@ -90,7 +90,8 @@ def write_task(folder: Path, broken: int | None = None, text: str = TASK) -> Pat
 class Parrot:
     """What lmms-eval takes for a model: says the answers in order."""
 
-    rank, world_size, is_simple, task_dict = 0, 1, False, {}
+    rank, world_size, is_simple = 0, 1, False
+    task_dict: dict[str, Any] = {}
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         return ANSWERS[: len(requests)]

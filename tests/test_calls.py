@@ -28,7 +28,7 @@ from prunebench.engine.stream import EngineError
 from prunebench.models import Unsupported, family_of
 
 QUESTION = "color of 5 color of 5 color of"
-CLOSE = {"atol": 5e-4, "rtol": 2e-4}
+CLOSE: dict[str, Any] = {"atol": 5e-4, "rtol": 2e-4}
 
 
 def generate(

@@ -135,7 +135,7 @@ def test_a_finished_study_is_asked_again_when_what_it_stands_on_changes(
     assert (done_before(), done_before()) == ("0", "1")
     prints = [kept()]
     for change in ({"sign": -1}, {"score": "-tokens.features.norm(dim=-1)"}, {"weight": -1.0}):
-        write(tmp_path, **change)  # type: ignore[arg-type]
+        write(tmp_path, **change)
         assert done_before() == "0", change
         prints.append(kept())
     write(tmp_path)

@@ -238,7 +238,7 @@ def test_mistakes_are_one_line(
     Path("file").write_text("")
     Path("broken.py").write_text("def f(:")
     try:
-        code = main(words)
+        code: object = main(words)
     except SystemExit as error:  # argparse's own way to end
         code = error.code
     assert code == 2

@@ -78,7 +78,7 @@ def test_signals_are_the_models_own(
         columns = visual[row].nonzero()[:, 0]
         text = (~visual[row] & mask[row]).nonzero()[:, 0]
         behind = text[text > columns[0]]
-        close = {"atol": 2e-5, "rtol": 1e-3}
+        close: dict[str, Any] = {"atol": 2e-5, "rtol": 1e-3}
         torch.testing.assert_close(tokens.features, hidden[2][row, columns], atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(tokens.text_features, hidden[2][row, text], atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(
@@ -274,7 +274,7 @@ def test_refusals_name_the_real_cause(inputs_of: Any) -> None:
             m(**inputs),
         ),
         "use_cache is off in its configuration": lambda m: (
-            setattr(m.get_decoder().config, "use_cache", False),
+            setattr(m.get_decoder().config, "use_cache", False),  # type: ignore[func-returns-value]
             m(**inputs),
         ),
         "hides position 14 in the middle of sample 0": lambda m: m(**masked(places=[14])),

@@ -24,8 +24,8 @@ from prunebench.run.grid import (
     load,
     stored_differences,
 )
-from prunebench.run.show import View
 from prunebench.run.store import StoreError, open_study
+from prunebench.run.view import View
 
 MINE = """
 from dataclasses import dataclass

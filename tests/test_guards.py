@@ -21,7 +21,7 @@ from prunebench import Budget, Facts, Keep, Pruner, Reads, Signal, Stage, Visual
 from prunebench.engine import ask as asks
 from prunebench.engine import reading as readings
 from prunebench.engine import session as sessions
-from prunebench.engine.finite import NotFinite
+from prunebench.engine.finite import Finite, NotFinite
 from prunebench.engine.readings import READINGS, Reading, received_attention
 from prunebench.engine.ready import make_ready
 from prunebench.engine.stream import EngineError
@@ -118,11 +118,13 @@ def test_signals_that_are_no_numbers_are_not_offered(
         model(**PROMPTS["one image"](inputs_of))
 
 
-def test_a_method_that_stumbles_over_nan_is_not_to_blame(model: Any, inputs_of: Any) -> None:
+def test_a_method_that_stumbles_over_nan_is_not_to_blame(
+    model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On devices that are asked late, the place where it arose comes before what it led to."""
     looks: list[tuple[str, list[int], Tensor]] = []
 
-    class Late(sessions.Finite):
+    class Late(Finite):
         def look(
             self, values: Tensor, place: str, rows: list[int], spared: Tensor | None = None
         ) -> None:
@@ -138,26 +140,23 @@ def test_a_method_that_stumbles_over_nan_is_not_to_blame(model: Any, inputs_of: 
             return super().prune(tokens, stage)
 
     inputs = PROMPTS["one image"](inputs_of)
-    before, sessions.Finite = sessions.Finite, Late  # type: ignore[misc]
-    try:
-        layer = model.get_decoder().layers[1]
-        method = prune(model, Stumbling(), plan=(Stage(llm(2), 5),))
-        with (
-            spoilt(layer, lambda _: (0, 5)),
-            pytest.raises(NotFinite, match="features at llm:2"),
-            method,
-        ):
-            model.generate(**inputs, max_new_tokens=1)
-        head = model.get_output_embeddings()
-        method = prune(model, Stumbling(), 0.5)
-        with (
-            spoilt(head, lambda _: (0, -1), call=1),
-            pytest.raises(NotFinite, match="decoding step 1"),
-            method,
-        ):
-            model.generate(**inputs, max_new_tokens=4)
-    finally:
-        sessions.Finite = before  # type: ignore[misc]
+    monkeypatch.setattr(sessions, "Finite", Late)
+    layer = model.get_decoder().layers[1]
+    method = prune(model, Stumbling(), plan=(Stage(llm(2), 5),))
+    with (
+        spoilt(layer, lambda _: (0, 5)),
+        pytest.raises(NotFinite, match="features at llm:2"),
+        method,
+    ):
+        model.generate(**inputs, max_new_tokens=1)
+    head = model.get_output_embeddings()
+    method = prune(model, Stumbling(), 0.5)
+    with (
+        spoilt(head, lambda _: (0, -1), call=1),
+        pytest.raises(NotFinite, match="decoding step 1"),
+        method,
+    ):
+        model.generate(**inputs, max_new_tokens=4)
 
 
 # ---- what a method is shown are copies -----------------------------------------------------------
@@ -277,8 +276,15 @@ def test_exceptions_without_a_text_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", [None, [1], (Stage(llm(2), True),), (Stage(llm(2), 2.5),), "llm:2"]
-)  # type: ignore[arg-type]
+    "plan",
+    [
+        None,
+        [1],
+        (Stage(llm(2), True),),
+        (Stage(llm(2), 2.5),),  # type: ignore[arg-type]
+        "llm:2",
+    ],
+)
 def test_a_plan_that_is_none_is_named(model: Any, inputs_of: Any, plan: Any) -> None:
     @dataclass(frozen=True)
     class Odd(Draw):
@@ -319,13 +325,17 @@ def test_a_methods_time_is_its_own(
         time.sleep(0.5)
         return check(*arguments)
 
-    class Looking(sessions.Finite):
+    def slowly(value: Any) -> Any:
+        time.sleep(0.1)
+        return value
+
+    class Looking(Finite):
         def look(self, *arguments: Any, **options: Any) -> None:
             time.sleep(0.1)
 
     monkeypatch.setattr(asks, "answered", slow)
     monkeypatch.setattr(sessions, "Finite", Looking)
-    monkeypatch.setattr(readings, "copied", lambda value: (time.sleep(0.1), value)[1])
+    monkeypatch.setattr(readings, "copied", slowly)
     with prune(model, Slow(), 0.5) as trace, torch.no_grad():
         model(**PROMPTS["one image"](inputs_of))
     assert 0.05 <= trace.seconds["select"] < 0.3

@@ -55,7 +55,7 @@ def test_leaderboard_equals_the_golden_table(study: Path) -> None:
     golden = pd.read_csv(GOLDEN / "leaderboard.csv", dtype=str, keep_default_na=False)
     assert list(board.columns) == list(leaderboard.COLUMNS)
     ends = []
-    for name in board:
+    for name in leaderboard.COLUMNS:
         compared = name.startswith(("relative", "difference"))
         if compared and name.endswith(("_low", "_high")):
             ends.append(name)
@@ -241,7 +241,7 @@ def test_different_samples_are_not_compared(tmp_path: Path) -> None:
 def test_samples_without_an_answer_are_left_out_of_both(tmp_path: Path) -> None:
     """Old cells do not say how many samples were asked."""
     cell(tmp_path, "none", "color", [1, 1, 1, 0])
-    facts = {
+    facts: dict[str, Any] = {
         "metrics": [{"metric": "score", "value": 2 / 3}],
         "status": "failed",
         "reason": "1 of 4 samples",

@@ -152,8 +152,8 @@ HOSTILE = "[/bold] [red]x[/red] \x1b[31m$\\frac{1$ \u202eabc \ud7ff 名前"
 
 def hostile_study(study: Path) -> Path:
     """Names, settings and a reason that would do something where they are read as code."""
-    facts = {"model": f"@{HOSTILE}", "settings": {"key": HOSTILE}}
-    failure = {"status": "failed", "reason": f"=HYPERLINK(1) {HOSTILE}\nmore"}
+    facts: dict[str, Any] = {"model": f"@{HOSTILE}", "settings": {"key": HOSTILE}}
+    failure: dict[str, Any] = {"status": "failed", "reason": f"=HYPERLINK(1) {HOSTILE}\nmore"}
     folders = {
         "none": cell(study, "none", "t0", [1, 0, 1], **facts),
         f"-{HOSTILE}": cell(study, "none", "t1", [1, 0, 1], **facts),

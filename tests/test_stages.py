@@ -398,13 +398,15 @@ def test_what_a_stage_does_not_read_is_not_computed(model: Any, inputs_of: Any) 
             return Reads(frozenset({Signal.LAST_QUERY_ATTENTION})).only_at(*self.places)
 
     inputs = PROMPTS["one image"](inputs_of)
-    flops = {}
+    flops: dict[tuple[Site, ...], int] = {}
     for places in ((llm(1), llm(3)), (llm(1),), (llm(3),)):
         pruner = Once(places=places)
         plan = (Stage(llm(1), 6), Stage(llm(3), 3))
         with prune(model, pruner, plan=plan, count_flops=True) as trace, torch.no_grad():
             model(**inputs)
-        flops[places] = trace.samples[0].selector_flops
+        selector_flops = trace.samples[0].selector_flops
+        assert selector_flops is not None
+        flops[places] = selector_flops
     width = inputs["input_ids"].shape[1]
     # one query row of 4 heads of 20 dims against every key
     assert flops[llm(1),] == 2 * 4 * 20 * width

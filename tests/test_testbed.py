@@ -218,7 +218,7 @@ def test_prompts_hold_as_many_image_tokens_as_cells_and_pad_on_the_left(
     processor: Any, tmp_path: Path
 ) -> None:
     processor.save_pretrained(tmp_path)
-    loaded: Any = AutoProcessor.from_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    loaded: Any = AutoProcessor.from_pretrained(tmp_path)
     sizes = [[(224, 224)], [(336, 224), (448, 448)]]
     text = loaded.apply_chat_template(
         [_ask("color of 5", len(images)) for images in sizes], add_generation_prompt=True

@@ -192,15 +192,14 @@ def test_prompts_hold_as_many_image_tokens_as_the_learner_has_boxes(
     name: str, tmp_path: Path
 ) -> None:
     objective, processor = _objective(name), miniature(name).processor()
+    model: Any = objective.learner.module
     processor.save_pretrained(tmp_path)
-    loaded: Any = AutoProcessor.from_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    loaded: Any = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is type(processor)
     counts = {}
     for size in SIZES:
         inputs = _inputs(loaded, _pixels(size, 1)[0], "color of 5")
-        counts[size] = int(
-            (inputs["input_ids"] == objective.learner.model.config.image_token_id).sum()
-        )
+        counts[size] = int((inputs["input_ids"] == model.config.image_token_id).sum())
         assert counts[size] == len(objective.learner.boxes(*size))
         assert loaded.tokenizer.decode(inputs["input_ids"][0, -3:]) == "color of 5"
         assert inputs["input_ids"][0, 0] == loaded.tokenizer.bos_token_id
@@ -252,7 +251,7 @@ def test_evidence_lies_in_every_view_that_shows_it(name: str) -> None:
 def test_the_tower_stays_as_it_is(name: str) -> None:
     objective = _objective(name)
     loss, _ = objective.loss(objective.batch(0), 0)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     model: Any = objective.learner.module
     without = {
         part.split(".")[1] for part, weight in model.named_parameters() if weight.grad is None

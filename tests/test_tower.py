@@ -4,6 +4,7 @@ that never slices, in every family.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def last_site(miniature: Miniature) -> Site:
     return vision(family_of(miniature.model).feature_block(miniature.model))
 
 
-PLANS = {
+PLANS: dict[str, Callable[[Miniature], tuple[Site, ...]]] = {
     "first block": lambda miniature: (vision(1),),
     "last block": lambda miniature: (last_site(miniature),),
     "two stages": lambda miniature: (vision(1), last_site(miniature)),

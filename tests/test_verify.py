@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import prunebench
 from prunebench import Keep, Pruner, Stage, VisualTokens, registry
-from prunebench.testing import translators
 from prunebench.testing.translators import load_translator
 from prunebench.testing.vectors import VerifyError
 from prunebench.testing.verified import read_verified, status, write_verified
@@ -117,7 +118,7 @@ def test_a_foreign_file_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_outside_the_package_is_verified_by_its_stem(tmp_path: Path) -> None:
-    source = Path(__import__("prunebench.methods.divprune", fromlist=["x"]).__file__)
+    source = inspect.getfile(registry.get("divprune"))
     shutil.copy(source, tmp_path / "mine.py")
     shutil.copy(GOLDEN / "divprune-1.safetensors", tmp_path / "mine-1.safetensors")
     own = tmp_path / "translators"
@@ -161,7 +162,7 @@ def test_an_installed_package_says_that_it_brings_no_vectors(
 ) -> None:
     site = tmp_path / "site-packages"
     (site / "tests" / "golden").mkdir(parents=True)  # some other package's
-    monkeypatch.setattr(translators.prunebench, "__file__", str(site / "prunebench/__init__.py"))
+    monkeypatch.setattr(prunebench, "__file__", str(site / "prunebench/__init__.py"))
     with pytest.raises(VerifyError, match="brings no vectors; run it in a checkout"):
         verify(methods=["divprune"])
     with pytest.raises(VerifyError, match="brings no translators of vectors; give a folder"):

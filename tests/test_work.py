@@ -127,7 +127,7 @@ def test_a_method_that_was_edited_is_bound_anew(
 ) -> None:
     worker = worker_on(backend)
     file = tmp_path / "mine.py"
-    tokens = []
+    tokens: list[Any] = []
     for code in (MINE, MINE.replace("return tokens", "return -tokens")):
         file.write_text(code)
         cell = replace(part(str(file)), fingerprint=str(len(tokens)))

@@ -504,7 +504,7 @@ def column_rows(
 ) -> list[Row]:
     """A row for a number and one for each of those beside it."""
     first, *others = names
-    rows = [[f"`{first}`", about, unit, better or ""]]
+    rows: list[Row] = [[f"`{first}`", about, unit, better or ""]]
     for other in others:
         rows.append([f"`{other}`", ENDS[other.removeprefix(first)], "", ""])
     return rows

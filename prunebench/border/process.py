@@ -47,7 +47,7 @@ def _modes() -> list[int]:
     """Everything that sees each torch function of this thread, but for the default device, which
     has its own entry.
     """
-    stack = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    stack = torch.overrides._get_current_function_mode_stack()
     return [id(mode) for mode in stack if type(mode).__name__ != "DeviceContext"]
 
 

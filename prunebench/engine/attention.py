@@ -247,8 +247,9 @@ def _beside(base: str) -> Callable[..., Any]:
             return run(module, query, key, value, packing.next_mask(query), **kwargs)
         outputs = []
         for sequences in _sequences((query, key, value), packing.lengths):
-            mask = packing.next_mask(sequences[0])
-            output = run(module, *sequences, mask, **kwargs)[0]
+            queries, keys, values = sequences
+            mask = packing.next_mask(queries)
+            output = run(module, queries, keys, values, mask, **kwargs)[0]
             outputs.append(output.flatten(0, 1))
         return torch.cat(outputs)[None], None
 

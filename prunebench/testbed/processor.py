@@ -41,7 +41,7 @@ def word_tokenizer(marks: tuple[str, ...], **settings: Any) -> PreTrainedTokeniz
     )
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     usual = {"padding_side": "left", "model_max_length": 4096}
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,
         eos_token=END,
@@ -91,7 +91,7 @@ def build_processor() -> Qwen2_5_VLProcessor:
         "image_std": [0.5] * 3,
         "size": size,
     }
-    return Qwen2_5_VLProcessor(  # type: ignore[no-untyped-call]
+    return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**pixels),
         tokenizer=build_tokenizer(),
         video_processor=Qwen2VLVideoProcessor(**pixels),

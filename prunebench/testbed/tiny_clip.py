@@ -106,7 +106,7 @@ def image_settings() -> dict[str, Any]:
 def build_clip_processor() -> CLIPProcessor:
     """Stock image processing to one view, and the words' tokenizer."""
     pixels = CLIPImageProcessor(**image_settings())
-    return CLIPProcessor(pixels, build_clip_tokenizer())  # type: ignore[no-untyped-call]
+    return CLIPProcessor(pixels, build_clip_tokenizer())
 
 
 def whiten(model: CLIPModel, views: Tensor, keep: float = 0.02) -> None:

@@ -99,14 +99,14 @@ def build_llava_processor() -> LlavaProcessor:
     """One view of an image, squashed."""
     pixels = LlavaImageProcessor(**image_settings())
     words = build_llava_tokenizer()
-    return LlavaProcessor(pixels, words, **_prompt())  # type: ignore[no-untyped-call]
+    return LlavaProcessor(pixels, words, **_prompt())
 
 
 def build_llava_next_processor() -> LlavaNextProcessor:
     """A thumbnail of an image, squashed, and up to 2x2 tiles of it."""
     pixels = LlavaNextImageProcessor(**image_settings(), image_grid_pinpoints=PINPOINTS)
     words = build_llava_tokenizer()
-    return LlavaNextProcessor(pixels, words, **_prompt())  # type: ignore[no-untyped-call]
+    return LlavaNextProcessor(pixels, words, **_prompt())
 
 
 def take_tower(model: Any, clip: Path) -> None:

@@ -161,7 +161,7 @@ def _step(
         loss, figures = objective.loss(data, step)
     value = require_number(float(loss.detach()), "the loss", step, optimizer)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     update(optimizer, trainable, step, clip=1.0)
     return {"loss": value, **figures}
 

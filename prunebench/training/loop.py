@@ -165,7 +165,7 @@ def _backward(
             total = total + loss
             for name, figure in {"loss": value, **others}.items():
                 figures[name] += figure / len(lessons)
-        total.div(len(lessons)).backward()  # type: ignore[no-untyped-call]
+        total.div(len(lessons)).backward()
     return dict(figures)
 
 

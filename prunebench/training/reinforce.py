@@ -116,7 +116,7 @@ def _course(loaded: Loaded, data: TrainingData, tuning: Tuning, reward: Reward) 
             loss, figures = _objective(loaded, lessons, tuning, reward)
         require_number(float(loss.detach()), "the loss", number, optimizer)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         update(optimizer, list(weights.values()), number)
         loaded.model.eval()
         return figures

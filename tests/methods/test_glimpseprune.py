@@ -105,15 +105,12 @@ def official(folder: Path, module: Any, **changes: Any) -> dict[str, Any]:
 def test_the_official_file_layout_loads_strictly(tmp_path: Path) -> None:
     made = method().prepared(SMALL)
     parts = official(tmp_path, made.module)
-    read = registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(SMALL)
-    assert (read.layer, read.attention, read.reads.blocks[Signal.ENCODER_FEATURES]) == (
-        3,
-        "logits",
-        (3, 2, 1, 0),
-    )  # type: ignore[attr-defined]
-    for ours, theirs in zip(
-        made.module.state_dict().values(), read.module.state_dict().values(), strict=True
-    ):  # type: ignore[attr-defined]
+    pruner = registry.build("glimpseprune", {"weights": str(tmp_path)})
+    ready: Any = pruner.prepared(SMALL)
+    assert (ready.layer, ready.attention) == (3, "logits")
+    assert ready.reads.blocks[Signal.ENCODER_FEATURES] == (3, 2, 1, 0)
+    weights, stored = made.module.state_dict(), ready.module.state_dict()
+    for ours, theirs in zip(weights.values(), stored.values(), strict=True):
         assert torch.equal(ours, theirs)
     del parts["attn_fuser"]["layers.2.norm1.weight"]
     torch.save(parts, tmp_path / "new_modules_gp.pt")
@@ -131,9 +128,10 @@ def test_official_llava_counts_hidden_states(tmp_path: Path) -> None:
         selected_visual_layers=[4, 3, 2, 1],
         use_attention_logits=False,
     )
-    read = registry.build("glimpseprune", {"weights": str(tmp_path)}).prepared(SMALL)
-    assert read.reads.blocks[Signal.ENCODER_FEATURES] == (3, 2, 1, 0)
-    assert Signal.PROBE_LOG_ATTENTION in read.needs
+    pruner = registry.build("glimpseprune", {"weights": str(tmp_path)})
+    ready: Any = pruner.prepared(SMALL)
+    assert ready.reads.blocks[Signal.ENCODER_FEATURES] == (3, 2, 1, 0)
+    assert Signal.PROBE_LOG_ATTENTION in ready.needs
 
 
 def test_what_it_writes_it_reads(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_loss_is_cross_entropy_with_where_the_evidence_lies() -> None:
     assert figures["tile_loss"] == pytest.approx(float(loss.detach()))
     assert figures["even"] == pytest.approx(float(torch.tensor(3.0).log()))
     assert figures["hit"] == float(weights.argmax() == 0)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert pruner.module is not None
     assert all(weight.grad is not None for weight in pruner.module.parameters())
 
@@ -247,7 +247,7 @@ def test_nothing_to_learn_is_no_loss_but_can_be_differentiated(evidence: dict[in
     loss, figures = pruner.loss(example(torch.randn(3, WIDTH), evidence))
     assert float(loss.detach()) == 0.0
     assert figures == {}
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert pruner.module is not None
     assert all(
         weight.grad is None or not weight.grad.any() for weight in pruner.module.parameters()
@@ -273,7 +273,7 @@ def test_it_learns() -> None:
     optimizer = torch.optim.AdamW(pruner.module.parameters(), lr=1e-2)
     for _ in range(40):
         optimizer.zero_grad()
-        torch.stack([pruner.loss(drawn())[0] for _ in range(4)]).mean().backward()  # type: ignore[no-untyped-call]
+        torch.stack([pruner.loss(drawn())[0] for _ in range(4)]).mean().backward()
         optimizer.step()
     with torch.no_grad():
         figures = [pruner.loss(drawn())[1] for _ in range(50)]

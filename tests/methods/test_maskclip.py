@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunebench import (
     INPUT,
     Example,
+    Keep,
     Layout,
     Signal,
     Stage,
@@ -31,7 +32,8 @@ def maskclip(**settings: Any) -> Any:
 
 
 def order(sample: VisualTokens, keep: int, **settings: Any) -> list[int]:
-    return maskclip(**settings).prune(sample, Stage(INPUT, keep)).index.tolist()
+    survivors: Keep = maskclip(**settings).prune(sample, Stage(INPUT, keep))
+    return survivors.index.tolist()
 
 
 def image(
@@ -182,8 +184,8 @@ def headed(slope: float, offset: float, **settings: Any) -> Any:
     module = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     with torch.no_grad():
         for layer, weight, bias in zip(module, (2.0, slope / 2), (0.0, offset), strict=True):
-            layer.weight.fill_(weight)  # type: ignore[operator, union-attr]
-            layer.bias.fill_(bias)  # type: ignore[operator, union-attr]
+            layer.weight.fill_(weight)  # type: ignore[operator]
+            layer.bias.fill_(bias)  # type: ignore[operator]
     return replace(maskclip(**settings), module=module)
 
 

@@ -157,9 +157,8 @@ def test_relevance_weighs_residuals() -> None:
 def test_the_closest_word_counts_and_floor_is_the_least() -> None:
     features = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0]])
     image = sample(features, text=[[2.0, 0], [0, 5]], pieces=("cat", "dog"), question="cat dog")
-    relevance = registry.build("resprune", {"nouns": "all", "floor": 0.1}).relevance(
-        features, image
-    )  # type: ignore[attr-defined]
+    method: Any = registry.build("resprune", {"nouns": "all", "floor": 0.1})
+    relevance = method.relevance(features, image)
     torch.testing.assert_close(relevance, torch.tensor([1.0, 1.0, 0.1 + 0.9 * 0.5**0.5, 0.1]))
 
 

@@ -205,10 +205,10 @@ def test_flow_follows_the_camera() -> None:
     world = (world * 120 + 60).byte()
     frames = []
     for frame in range(4):
-        shown = world.clone()
+        picture = world.clone()
         for x, y, colour in ((40, 16, RED), (100, 96, BLUE), (48 + 8 * frame, 64, RED)):
-            shown[y : y + CELL, x : x + CELL] = torch.tensor(colour, dtype=torch.uint8)
-        frames.append(shown[:, 4 * frame : 4 * frame + width])
+            picture[y : y + CELL, x : x + CELL] = torch.tensor(colour, dtype=torch.uint8)
+        frames.append(picture[:, 4 * frame : 4 * frame + width])
     shown = sample(torch.stack(frames))
     # it stands 4 pixels further right in every frame: in columns 3 and 3 to 4
     moving = {frame * 64 + 4 * SIDE + column for frame in range(4) for column in (3, 4)}
