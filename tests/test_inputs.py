@@ -13,7 +13,7 @@ from PIL import Image
 import prunebench
 from prunebench.border.images import ImageError
 from prunebench.models import DEFAULT, Loaded, aliases, loading
-from prunebench.models.inputs import process, user_message
+from prunebench.models.inputs import user_message
 from prunebench.testbed import MODELS, Embedded, sample
 
 
@@ -88,7 +88,7 @@ def test_conversations_are_padded_on_the_left_and_hold_all_their_images(loaded: 
         {"role": "assistant", "content": [{"type": "text", "text": "diamond"}]},
         *user_message(image, question),
     ]
-    inputs = process(loaded, [user_message(image, question), two_turns])
+    inputs = loaded.process([user_message(image, question), two_turns])
     one, two = visual(loaded, inputs)
     assert two == 2 * one > 0
     assert inputs["attention_mask"][0, 0] == 0
@@ -101,7 +101,7 @@ def test_frames_of_a_video_become_tokens_too() -> None:
     loaded = prunebench.load("tiny-qwen2.5-vl")
     frames = [Image.new("RGB", (112, 84), (40 * number, 0, 0)) for number in range(4)]
     content = [{"type": "video", "video": frames}, {"type": "text", "text": "count objects"}]
-    inputs = process(loaded, [[{"role": "user", "content": content}]])
+    inputs = loaded.process([[{"role": "user", "content": content}]])
     assert "pixel_values" not in inputs
     # 112 x 84 pixels are 4 x 3 tokens, and two frames share theirs
     assert visual(loaded, inputs) == [2 * 4 * 3]
@@ -109,7 +109,7 @@ def test_frames_of_a_video_become_tokens_too() -> None:
 
 def test_a_conversation_without_an_image_has_no_pixels(loaded: Loaded) -> None:
     question = [{"role": "user", "content": [{"type": "text", "text": "count objects"}]}]
-    inputs = process(loaded, [question])
+    inputs = loaded.process([question])
     assert "pixel_values" not in inputs
     assert visual(loaded, inputs) == [0]
 
@@ -124,7 +124,7 @@ def test_a_turn_may_be_a_text_instead_of_parts() -> None:
     )
     image, question, _ = drawn()
     system = {"role": "system", "content": "count objects"}
-    inputs = process(loaded, [[system, *user_message(image, question)]])
+    inputs = loaded.process([[system, *user_message(image, question)]])
     assert visual(loaded, inputs) == visual(loaded, loaded.inputs(image, question))
     text = loaded.processor.batch_decode(inputs["input_ids"], skip_special_tokens=True)[0]
     assert text.split() == ["count", "objects", *question.split()]

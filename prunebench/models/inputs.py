@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from prunebench.models.loaded import Loaded
+from typing import Any
 
 Message = dict[str, Any]
 """One turn of a conversation as transformers' chat templates take it: `role`, and `content`, which
@@ -21,11 +18,10 @@ def user_message(image: Any, text: str) -> list[Message]:
     return [{"role": "user", "content": content}]
 
 
-def process(loaded: Loaded, conversations: Sequence[list[Message]]) -> dict[str, Any]:
-    """What the model's `generate` takes, a row a conversation, padded on the left and on the
-    model's device.
+def process(processor: Any, conversations: Sequence[list[Message]]) -> Any:
+    """What a model's `generate` takes, by name, as its processor makes it: a row a conversation,
+    padded on the left, on the CPU.
     """
-    processor = loaded.processor
     if any(_shows_video(conversation) for conversation in conversations):
         # only the template reads videos: how many frames it takes is part of the text it makes
         batch = processor.apply_chat_template(
@@ -46,14 +42,14 @@ def process(loaded: Loaded, conversations: Sequence[list[Message]]) -> dict[str,
         batch = processor(
             text=texts, images=images if any(images) else None, padding=True, return_tensors="pt"
         )
-    return dict(batch.to(loaded.model.device))
+    return batch
 
 
-def new_texts(loaded: Loaded, inputs: Mapping[str, Any], output: Any) -> list[str]:
+def new_texts(processor: Any, inputs: Mapping[str, Any], output: Any) -> list[str]:
     """What `generate` wrote behind the prompts of `inputs`, a text a row of its output."""
     sequences = getattr(output, "sequences", output)
     answers = sequences[:, inputs["input_ids"].shape[1] :]
-    texts: list[str] = loaded.processor.batch_decode(
+    texts: list[str] = processor.batch_decode(
         answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return texts

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunebench.border.text import one_line
 from prunebench.models.base import Family
-from prunebench.models.inputs import new_texts, process, user_message
+from prunebench.models.inputs import Message, new_texts, process, user_message
 
 if TYPE_CHECKING:
     from prunebench.border.images import Source
@@ -38,14 +38,20 @@ class Loaded:
         """
         from prunebench.border import images
 
-        return process(self, [user_message(images.load(image), question)])
+        return self.process([user_message(images.load(image), question)])
+
+    def process(self, conversations: Sequence[list[Message]]) -> dict[str, Any]:
+        """Whole conversations as what `model.generate` takes, a row each, padded on the left and on
+        the model's device.
+        """
+        return dict(process(self.processor, conversations).to(self.model.device))
 
     def text(self, output: Any, inputs: Mapping[str, Any]) -> str:
         """What `model.generate` answered to `inputs`, without the prompt that its output repeats.
 
         Raises ValueError where `output` holds several answers.
         """
-        texts = new_texts(self, inputs, output)
+        texts = new_texts(self.processor, inputs, output)
         if len(texts) != 1:
             raise ValueError(f"the output holds {len(texts)} answers; text() reads one")
         return texts[0]

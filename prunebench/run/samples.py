@@ -16,7 +16,7 @@ from torch import Tensor
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.budget import Budget, BudgetError
 from prunebench.models.base import Originals, Unsupported
-from prunebench.models.inputs import Message, image_parts, parts_of, process
+from prunebench.models.inputs import Message, image_parts, parts_of
 from prunebench.pruner import Pruner
 from prunebench.tokens import Layout, Signal
 
@@ -62,7 +62,7 @@ class Samples:
         """The inputs of one of its samples."""
         if len(self.requests) == 1:
             return self.inputs
-        return process(loaded, [self.messages[row]])
+        return loaded.process([self.messages[row]])
 
     def _masks(self, request: Request) -> list[Tensor] | None:
         """[Q, H, W] bool of the one image whose things are numbered from 1; None where nothing is
@@ -91,7 +91,7 @@ def prepared(
     benchmark: Benchmark | None = None,
 ) -> Samples:
     """Process chats whose images are read already."""
-    inputs = process(loaded, chats)
+    inputs = loaded.process(chats)
     sizes = []
     for chat in chats:
         sizes.append(tuple(part["url"].size for part in image_parts(chat)))
@@ -117,7 +117,7 @@ def resized(loaded: Loaded, samples: Samples, pruner: Pruner, budget: Budget | N
         sizes = _smaller(layout, pixels, pruner, budget)
         counts.append(sum(width * height for width, height in sizes) // pixels**2)
         chats.append(_with_sizes(chat, sizes))
-    inputs = process(loaded, chats)
+    inputs = loaded.process(chats)
     layouts = tuple(loaded.family.layouts(loaded.model, inputs))
     for layout, count in zip(layouts, counts, strict=True):
         if len(layout) != count:

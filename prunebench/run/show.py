@@ -15,7 +15,7 @@ from prunebench.benchmarks import Benchmark, Request, expand, load_task
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
 from prunebench.display import Mask, mask, part_of, pixels_of
-from prunebench.models.inputs import image_parts
+from prunebench.models.inputs import image_parts, user_message
 from prunebench.run import grid as grids
 from prunebench.run import options
 from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
@@ -199,8 +199,7 @@ def _samples(backend: TransformersBackend, view: View, benchmark: Benchmark | No
     assert view.image is not None
     image = images.load(view.image, max_pixels=view.max_image_pixels)
     request = Request(view.image, 0, view.question, "", {"max_new_tokens": NEW_TOKENS}, ())
-    content = [{"type": "image", "url": image}, {"type": "text", "text": view.question}]
-    return prepared(backend.loaded, [request], [[{"role": "user", "content": content}]])
+    return prepared(backend.loaded, [request], [user_message(image, view.question)])
 
 
 @contextmanager

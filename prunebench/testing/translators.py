@@ -17,8 +17,9 @@ from typing import Any
 import prunebench
 from prunebench.border.text import message, one_line
 from prunebench.pruner import Pruner
+from prunebench.testing.case import Case
 from prunebench.testing.modules import run_file
-from prunebench.testing.vectors import Case, Vector, VerifyError
+from prunebench.testing.vectors import Vector, VerifyError
 
 Translate = Callable[[Any, Vector], Iterable[Case]]
 

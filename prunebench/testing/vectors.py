@@ -1,4 +1,4 @@
-"""Vectors: files of numbers from official code, and what a method makes of one of them.
+"""Vectors: files of numbers from official code.
 
 The format is that of tests/golden/README.md. What every file may hold is read here; names that only
 the files of one method have are its translator's.
@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prunebench.budget import Stage
-from prunebench.contract import Observe
-from prunebench.pruner import Pruner
 from prunebench.tokens import Layout, Tile, VisualTokens
-
-if TYPE_CHECKING:
-    from prunebench.testing.decoder import Decoder
 
 FORMAT = "visual-token-pruning-golden/1"
 
 TOLERANCE = 1e-4
 """For float tensors whose file suggests none."""
-
-NOTHING_MORE: Mapping[str, Tensor] = {}
 
 
 class VerifyError(ValueError):
@@ -129,31 +121,6 @@ class Vector:
         "scores".
         """
         return float(self.meta.get("tolerance", {}).get(name.split(".")[-1], TOLERANCE))
-
-
-@dataclass(frozen=True)
-class Case:
-    """A method set to do what official code did for one vector, and what it is shown.
-
-    `tokens` are the visual tokens before the first stage with their signals; `observe` says what a
-    stage is shown where that is more than the rows of `tokens` which are alive
-    (`prunebench.contract.walk`). `decoder` is the vector's tiny language model, for a second run
-    inside it; `alone` False says that this is the only run, because the vector does not bring what
-    the model itself would show the method.
-
-    `suffix` ends the names of the tensors to compare with, for a vector that holds the answers of
-    several settings. `prompt` gives further answers, by name, that follow from the [K] indices
-    kept.
-    """
-
-    pruner: Pruner
-    stages: tuple[Stage, ...]
-    tokens: VisualTokens
-    observe: Observe | None = None
-    decoder: Decoder | None = None
-    alone: bool = True
-    suffix: str = ""
-    prompt: Callable[[Tensor], Mapping[str, Tensor]] = lambda keep: NOTHING_MORE
 
 
 def files_of(folder: Path, name: str) -> list[Path]:

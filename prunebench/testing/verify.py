@@ -14,8 +14,9 @@ from torch import Tensor
 from prunebench import registry
 from prunebench.contract import Step, walk
 from prunebench.pruner import Pruner
+from prunebench.testing.case import Case
 from prunebench.testing.translators import Translator, load_translator, vectors_folder
-from prunebench.testing.vectors import Case, Vector, VerifyError, files_of
+from prunebench.testing.vectors import Vector, VerifyError, files_of
 
 ENGINE = "engine "
 """What the names of answers begin with that were given inside a language model."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunebench.models import Loaded
 from prunebench.models.base import Originals
-from prunebench.models.inputs import process
+from prunebench.models.inputs import user_message
 from prunebench.select import pooled
 from prunebench.tokens import Layout
 from prunebench.training.lesson import Lesson
@@ -27,12 +27,7 @@ IGNORED = -100
 
 def inputs_of(loaded: Loaded, lessons: Sequence[Lesson]) -> Inputs:
     """The model's inputs: every lesson's image and question as the user's one message."""
-    messages = []
-    for lesson in lessons:
-        image = {"type": "image", "url": lesson.image}
-        text = {"type": "text", "text": lesson.question}
-        messages.append([{"role": "user", "content": [image, text]}])
-    return process(loaded, messages)
+    return loaded.process([user_message(lesson.image, lesson.question) for lesson in lessons])
 
 
 def layouts_of(loaded: Loaded, inputs: Inputs, lessons: Sequence[Lesson]) -> list[Layout]:

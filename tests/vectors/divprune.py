@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from prunebench import Stage
-from prunebench.testing.vectors import Case, Vector
+from prunebench.testing.case import Case
+from prunebench.testing.vectors import Vector
 
 
 def cases(method: Any, vector: Vector) -> Iterator[Case]:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from prunebench import Signal, Stage, llm
 from prunebench.engine.attention import Heads
+from prunebench.testing.case import Case
 from prunebench.testing.decoder import Decoder
-from prunebench.testing.vectors import Case, Vector
+from prunebench.testing.vectors import Vector
 
 SETS = ("glimpseprune", "glimpseprune_llm")
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from prunebench import Signal, Stage, Tile
-from prunebench.testing.vectors import Case, Vector
+from prunebench.testing.case import Case
+from prunebench.testing.vectors import Vector
 
 
 def cases(method: Any, vector: Vector) -> Iterator[Case]:

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from prunebench import Signal
+from prunebench.testing.case import Case
 from prunebench.testing.decoder import Decoder
-from prunebench.testing.vectors import Case, Vector
+from prunebench.testing.vectors import Vector
 
 
 def cases(method: Any, vector: Vector) -> Iterator[Case]:
