@@ -107,6 +107,7 @@ class GlimpsePrune(Trained):
         """Those above the threshold, no more than the stage keeps and no fewer than the floor."""
         chances = self.predict(tokens).sigmoid()
         likely = int((chances > self.threshold).sum())
+        # the budget outranks the floor: a stage may keep fewer than that
         count = max(min(likely, stage.keep), min(self.floor, stage.keep))
         return Keep(top(chances, count))
 
@@ -120,6 +121,7 @@ class GlimpsePrune(Trained):
         maps = tokens.encoder_features.float()[:, patch]
         evidence = attention.float().mT[patch]  # [patches, H]
         of_patches = predictor(evidence, maps, places[patch])
+        # -inf where newlines stand, so that the largest of a row is one of its patches
         logits = attention.new_full((len(tokens),), float("-inf"), dtype=torch.float32)
         logits = logits.index_copy(0, patch, of_patches)
         # a newline is no image token: it goes with its row
@@ -228,6 +230,7 @@ class GlimpsePrune(Trained):
         chances = logits.sigmoid()
         overlap = 2 * (chances * target).sum()
         total = chances.sum() + target.sum()
+        # 1e-6 on both sides: to predict nothing is right where nothing is evidence
         dice = 1 - (overlap + 1e-6) / (total + 1e-6)
         location = dice + 0.1 * binary_cross_entropy_with_logits(logits, target)
         answer = example.answer_loss
@@ -261,6 +264,7 @@ class _Modules(nn.Module):
         self.le_dropout = nn.Dropout(DROPOUT)
         self.attn_fuser = _Predictor(sizes)
         for name, weight in self.named_parameters():
+            # every linear map has it in its name; norms and embeddings stay as they were made
             if "proj" not in name:
                 continue
             if name.endswith("bias"):
@@ -353,6 +357,7 @@ class _Block(nn.Module):
         key = _rotated(self._split(self.attn["k_proj"](both)), places)
         value = self._split(self.attn["v_proj"](normed))
         attended = scaled_dot_product_attention(query, key, value, attn_mask=together)
+        # [N, stream]: the heads of a token side by side again
         joined = attended[0].transpose(0, 1).flatten(1)
         hidden = hidden + self.attn["o_proj"](joined)
         normed = self.norm2(hidden)
@@ -371,6 +376,7 @@ def _rotated(values: Tensor, places: Tensor) -> Tensor:
     """
     half = values.shape[-1] // 2
     exponent = -torch.arange(0, half, 2, device=values.device).float() / half
+    # rows and columns turn at the same half / 2 frequencies
     frequency = ROPE_BASE**exponent
     angle = (places.float()[:, :, None] * frequency).flatten(1)  # [N, half]
     angle = torch.cat([angle, angle], dim=-1)
@@ -467,6 +473,7 @@ def _sizes_of(state: Mapping[str, Tensor], config: Any) -> dict[str, Any]:
 def _are_blocks(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != BLOCKS:
         return False
+    # by exact type, here and below: to isinstance JSON's true is an int
     return all(type(block) is int for block in value)
 
 

@@ -115,6 +115,7 @@ class GSWA(Trained):
     def prepared(self, facts: Facts) -> Self:
         """The scorer is made ready, too."""
         ready = replace(self, scoring=self.inner.prepared(facts))
+        # not super(): it is the copy with the ready scorer that takes the weights
         return Trained.prepared(ready, facts)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
@@ -126,6 +127,7 @@ class GSWA(Trained):
 
     def parts(self, tokens: VisualTokens) -> Tensor:
         """[T] the budget of every tile as a multiple of the average over its image."""
+        # 1, the average, stays for thumbnails and for images without crops
         parts = torch.ones(len(tokens.tiles))
         for thumbnail, crops in _images(tokens):
             weights = self.weigh(tokens, thumbnail, crops).detach().float().cpu()
@@ -189,6 +191,7 @@ class GSWA(Trained):
             weights = self.weigh(tokens, thumbnail, crops)
             target = (evidence[crops] / total).to(weights)
             losses.append(-(target * weights.clamp(min=1e-9).log()).sum())
+            # of crops that show equally much any is a hit
             hits.append(float(target[weights.argmax()] == target.max()))
             even.append(float(torch.tensor(len(crops)).log()))
         if not losses:  # nothing to learn from, but something to differentiate
@@ -242,6 +245,7 @@ class _Allocator(nn.Module):
         logits = query @ key.transpose(1, 2) * key.shape[-1] ** -0.5  # [heads, 1, 1 + K]
         attention: Tensor = logits.softmax(dim=-1).mean(dim=0)
         paid = attention[0, 1:]
+        # without what the thumbnail pays itself the rest adds up to less than 1
         return paid / paid.sum().clamp(min=1e-9)
 
 

@@ -131,11 +131,13 @@ class HERO(ScorePruner):
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] CLS attention behind a second softmax; 0 for newlines."""
         attention = tokens.cls_attention.float()
+        # blocks come in the order of `reads`: those for crops, then those for the thumbnail
         low = len(self.low)
         scores = attention.new_zeros(len(tokens))
         for number, tile in enumerate(tokens.tiles):
             place = _patches(tokens, number).nonzero()[:, 0].to(scores.device)
             of_blocks = attention[:low] if tile.kind == "crop" else attention[low:]
+            # [blocks, heads, patches of the tile] before the mean
             scores[place] = of_blocks[..., place].softmax(dim=-1).mean(dim=(0, 1))
         return scores
 
@@ -157,6 +159,7 @@ class HERO(ScorePruner):
     ) -> list[int]:
         """How many of an image's `count` tokens each of its tiles gets, the thumbnail first."""
         room = _counts(tokens, image, visible)
+        # a token at least: there may be more tiles than tokens
         average = max(1, count // len(image))
         own = min(average, int(room[0]))
         if len(image) == 1:
@@ -184,6 +187,7 @@ class HERO(ScorePruner):
             values["tile_relevance"] = relevance
             meaning = meaning + (1 - self.alpha) * relevance
         counts = _counts(tokens, crops, visible).to(cls.device)
+        # nothing of a thumbnail is padding: a crop's share of its patches is how full the crop is
         filling = counts / int(_patches(tokens, thumbnail).sum())
         # the 1e-6 is the official code's: it decides where a budget is just below a whole number
         density = filling / (filling.sum() + 1e-6)
@@ -221,6 +225,7 @@ class HERO(ScorePruner):
             views.setdefault((tile.image, tile.frame), []).append(number)
         images, sizes = list(views.values()), []
         for image in images:
+            # stable, and False comes first: the thumbnail, then the crops in their order
             image.sort(key=lambda number: tokens.tiles[number].kind == "crop")
             patches = [int(_patches(tokens, number).sum()) for number in image]
             sizes.append(sum(patches))
@@ -252,6 +257,7 @@ def _inside(line: Tensor, lines: int, start: float, end: float) -> Tensor:
     takes from h; a quarter tells the two apart.
     """
     length = lines / (end - start)
+    # 1e-6: a quotient that is whole may come out just below
     whole = int(length + 1e-6)
     centre = start * length + line.double() + 0.5
     number = (centre - max(0.0, length - whole) / 2 + 0.25).floor()
@@ -260,6 +266,7 @@ def _inside(line: Tensor, lines: int, start: float, end: float) -> Tensor:
 
 def _between(blocks: Blocks, depth: int) -> Blocks:
     """The blocks between two shares of the depth, at least one; numbers stay."""
+    # (0, 1) are two blocks; the whole depth is (0.0, 1.0)
     if _are_numbers(blocks):
         return blocks
     first, end = (int(block * depth) for block in blocks)

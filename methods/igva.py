@@ -97,6 +97,7 @@ class IGVA(Trained, ScorePruner):
         if facts.vision_blocks is None:
             raise Unsupported("igva reads the vision encoder; a bare decoder has none")
         ready = replace(self, depth=facts.vision_blocks)
+        # not super(): it is the copy that knows the depth that takes the weights
         return Trained.prepared(ready, facts)
 
     def score(self, tokens: VisualTokens) -> Tensor:
@@ -186,6 +187,7 @@ class IGVA(Trained, ScorePruner):
         entropy = (weights * surprise).sum(1)[has_tokens].mean()
         figures = {
             "location_loss": float(location.detach()),
+            # the mean over groups is their mix by equal weights
             "uniform_loss": float(_surprise(mass.mean(1)[has_evidence])),
             "entropy": float(entropy.detach()),
         }

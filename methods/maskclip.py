@@ -107,12 +107,14 @@ class MaskCLIP(Trained, ScorePruner):
             return scores
         # [Q, N], -inf where a mask covers nothing of a token
         of_masks = coverage.log() + self.matches(tokens, coverage)[:-1, None]
+        # however little a mask covers, its tokens stay before those of none, at UNCOVERED +- 1
         of_best = of_masks.amax(0).clamp(min=0.9 * UNCOVERED)
         scores = torch.where(coverage.amax(0) > 0, of_best, scores)
         first = []
         for mask in coverage:
             count = min(self.cover, int((mask > 0).sum()))
             first.append(top(mask, count))
+        # filled, not added: a token that two masks ask for comes first once
         return scores + torch.zeros_like(scores).index_fill(0, torch.cat(first), FIRST)
 
     def matches(self, tokens: VisualTokens, coverage: Tensor) -> Tensor:
@@ -124,6 +126,7 @@ class MaskCLIP(Trained, ScorePruner):
         names = normalize(tokens.clip_text.float(), dim=-1)
         logits = self.scale * (normalize(embeddings, dim=-1) @ names.mT)
         if self.module is not None:
+            # [Q, names, 1]: the one template is the channel
             logits = self.module.to(logits.device)(logits[..., None])[..., 0]
         return torch.cat([logits.amax(1), logits.new_zeros(1)]).log_softmax(0)
 
@@ -160,6 +163,7 @@ class MaskCLIP(Trained, ScorePruner):
         matches = self.matches(example.tokens, coverage)
         none_is_right = ~right.any()[None]
         loss = -matches[torch.cat([right, none_is_right])].logsumexp(0)
+        # the two maps are one line, a C + b: two points of it give a
         ends: Tensor = self.module(loss.new_tensor([[0.0], [1.0]]))
         slope = ends.detach().diff(dim=0)
         figures = {"mask_loss": float(loss.detach()), "slope": float(slope)}

@@ -120,6 +120,7 @@ class PTP(ScorePruner):
         for view in views.values():
             sizes.append(sum(len(patches[number]) for number in view))
         limits = torch.tensor(sizes)
+        # weights and limits alike: every view keeps the same share of itself
         counts = fill(total, limits, limits)
         for ((image, kind), view), count in zip(views.items(), counts, strict=True):
             regions = [patches[number] for number in view]
@@ -147,6 +148,7 @@ class PTP(ScorePruner):
             return tokens.cls_features[0].float()
         features = tokens.encoder_features[0].float()
         patches = tile_places(tokens, newlines=False)
+        # means but for their length, which a cosine does not see
         return torch.stack([features[place].sum(dim=0) for place in patches])
 
 
@@ -155,6 +157,7 @@ def _stretched(tokens: VisualTokens, values: Tensor) -> Tensor:
     for newlines.
     """
     stretched = torch.zeros_like(values)
+    # the least float, not a larger epsilon: attention may differ by very little and still rank
     tiny = torch.finfo(torch.float32).tiny
     for place in tile_places(tokens, newlines=False):
         if len(place):

@@ -50,6 +50,7 @@ class Resize(Pruner):
             raise BudgetError(
                 f"budget {budget} is no token of the {available} visual tokens there are"
             )
+        # 1e-9: 0.29 of 100 tokens is a float just below 29
         target = max(1, floor(amount + 1e-9))
 
         def loss(grid: tuple[int, int]) -> float:

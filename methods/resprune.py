@@ -75,6 +75,7 @@ class ResPrune(Pruner):
 
     def __post_init__(self) -> None:
         if self.nouns == "auto":
+            # the dataclass is frozen, and the record must say which of the two ran
             object.__setattr__(self, "nouns", "tagger" if find_spec("HanTa") else "content")
         if self.nouns not in ("tagger", "content", "all", "none"):
             raise ValueError(
@@ -135,6 +136,7 @@ class ResPrune(Pruner):
         """The rows of `text_features` that the chosen words are made of."""
         pieces = []
         for piece in tokens.text_pieces:
+            # a marker becomes empty and stays: places in this list are rows of `text_features`
             pieces.append("" if MARKER.fullmatch(piece) else piece)
         # without the question the whole prompt is read, a word a piece
         text = " ".join(pieces) if tokens.question is None else tokens.question
@@ -160,6 +162,7 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
         inner = inner - above.T @ above[:, pick][:, 0]
         has_residual = energy[pick] > spanned[pick]
         length = energy[pick].clamp(min=1e-30).sqrt()
+        # a residual that is rounding alone is no direction: taken for one it would spoil the rest
         factor[number] = torch.where(has_residual, inner / length, 0.0)
         energy = energy - factor[number].square()
         energy = energy.index_fill(0, pick, -torch.inf)
@@ -219,6 +222,7 @@ def rows_of(spans: Sequence[Span], text: str, pieces: Sequence[str]) -> list[int
         return [row for row, of_piece in enumerate(letters) if of_piece in words]
     rows: set[int] = set()
     for first, end in spans:
+        # counted behind `bare`, for casefold may make two letters of one
         first_letter = start + len(bare(text[:first]))
         end_letter = start + len(bare(text[:end]))
         rows.update(owners[first_letter:end_letter])

@@ -150,6 +150,7 @@ def difference(frames: Tensor) -> Tensor:
     colours = opponent(frames)
     count, here = len(frames), torch.arange(len(frames))
     # the first and the last frame look at two on their one side
+    # of two frames both neighbours are the other one, of one the frame itself
     before = torch.where(here > 0, here - 1, min(2, count - 1))
     after = torch.where(here < count - 1, here + 1, max(0, count - 3))
     since_before = _length(colours - colours[before])
@@ -164,6 +165,7 @@ def flow(frames: Tensor) -> Tensor:
     if len(frames) == 1:
         return frames.new_zeros(1, *frames.shape[-2:])
     cv2: Any = import_module("cv2")  # its own types lack what it makes at run time
+    # OpenCV finds flow between images of bytes alone
     grey = (frames.mean(dim=1) * 255).round().byte().numpy()
     finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     distances = []
@@ -171,6 +173,7 @@ def flow(frames: Tensor) -> Tensor:
         is_last = number + 1 == len(grey)
         other = grey[number - 1] if is_last else grey[number + 1]
         moved = torch.from_numpy(finder.calc(frame, other, None))  # [h, w, 2] pixels
+        # most pixels are background, whose motion is the camera's
         camera = moved.flatten(0, 1).median(dim=0).values
         pixels = (moved - camera).norm(dim=-1)
         distances.append(pixels / max(frame.shape))

@@ -36,6 +36,7 @@ class Budget:
                 f"budget kind {self.kind!r} is unknown; it is one of {', '.join(kinds)}"
             )
         amount = self.amount
+        # to Python True is an int
         if isinstance(amount, bool) or not isinstance(amount, int | float):
             raise BudgetError(
                 f"budget {amount!r} is no number; write a count such as 64 or a share such as 0.25"
@@ -177,6 +178,7 @@ class _Search:
     def slope(self, counts: Sequence[int]) -> float:
         """What one token more or less at the last stage costs; 0 where it has room for neither."""
         *others, last = counts
+        # a stage never keeps more than the one before it
         ceiling = min([self.available, *others[-1:]])
         neighbour = last + 1 if last < ceiling else last - 1
         if neighbour < 1:
@@ -230,6 +232,7 @@ class _Search:
         """Two points of the ladder, one on each side of the target, with no counts between."""
         low, high = 0.0, 1.0
         for _ in range(60):  # halvings; a float tells no more apart
+            # counts rise with t: where their sums differ by one, there are none between
             between = sum(self.counts_at(high)) - sum(self.counts_at(low))
             if between <= 1:
                 break
@@ -249,6 +252,7 @@ class _Search:
             return counts
         *others, last = counts
         ceiling = others[-1] if others else self.available
+        # the cost is linear in the last stage's count, so that one step gets there
         moved = round(last + (target - self.cost(counts)) / step)
         return [*others, min(ceiling, max(1, moved))]
 

@@ -65,6 +65,7 @@ def walk(
             signals: Mapping[Signal, Any] = signals_left(pruner, stage, sample, index)
         else:
             features, signals = observe(number, index, features)
+        # TILES names a kind of model and has no value, so that it is never missing
         absent = pruner.reads.signals - frozenset(signals) - {Signal.TILES}
         tokens = replace(
             sample,
@@ -94,6 +95,7 @@ def signals_left(
     """Of a sample's signals those that a stage is shown, for the tokens `index` [n] alone."""
     here = pruner.reads.signals_at(stage.site)
     signals = {signal: value for signal, value in sample.signals.items() if signal in here}
+    # both ascend, so that the search finds exact places
     return narrow(signals, torch.searchsorted(sample.index, index))
 
 

@@ -75,6 +75,7 @@ def source_digest(method: type[Pruner]) -> str:
             texts = {kind.__qualname__: _code_of(kind)}
         for name in sorted(texts):
             content = texts[name]
+            # the length keeps files apart: lines moved from one to the next are other code
             digest.update(_line(f"{kind.__qualname__} {name} {len(content)}"))
             digest.update(content)
     return digest.hexdigest()
@@ -114,6 +115,7 @@ def identity(pruner: Pruner) -> str:
         value = getattr(pruner, field.name)
         if field.compare:
             settings[field.name] = plain(value, f"setting {field.name}")
+        # of fields that are no settings, too: a trained module stands in one
         parts = list(_parts_in(value))
         if parts:
             holds[field.name] = parts
@@ -162,6 +164,7 @@ def _plain_parts(value: Any, name: str) -> Any:
         pairs = []
         for key, part in value.items():
             pairs.append([plain(key, name), plain(part, name)])
+        # keys of several kinds cannot be compared, but their JSON can
         return {"mapping": sorted(pairs, key=json.dumps)}
     if isinstance(value, set | frozenset):
         return {"set": sorted((plain(part, name) for part in value), key=json.dumps)}
@@ -213,6 +216,7 @@ def _helpers(path: Path, source: bytes, package: str, visited: set[Path]) -> Ite
         for candidate in _places(path.parent, name):
             if candidate == path or candidate in visited or not candidate.is_file():
                 continue
+            # helpers may import one another
             visited.add(candidate)
             yield candidate
             yield from _helpers(candidate, candidate.read_bytes(), package, visited)
@@ -233,6 +237,7 @@ def _imported(node: ast.AST, package: str) -> list[str]:
     """
     if isinstance(node, ast.Import):
         return [_below(alias.name, package) for alias in node.names]
+    # more than one dot leads out of the folder
     if not isinstance(node, ast.ImportFrom) or node.level > 1:
         return []
     module = node.module or ""
@@ -263,6 +268,7 @@ def _code_of(kind: type) -> bytes:
     for _, function in sorted(vars(kind).items()):
         if inspect.isfunction(function):
             code = function.__code__
+            # the code itself only numbers its constants: another number is the same code
             head = f"{function.__qualname__} {code.co_consts!r}"
             parts.append(head.encode() + code.co_code)
     return b"\n".join(parts)

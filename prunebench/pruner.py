@@ -100,6 +100,7 @@ class Pruner(ABC):
     @property
     def reads(self) -> Reads:
         """What it asks the engine to observe: its `needs`, unless it says more."""
+        # each defaults to the other: asked for where it is not overridden, `needs` would never end
         says_needs = type(self).needs is not Pruner.needs
         return Reads(frozenset(self.needs)) if says_needs else Reads()
 
@@ -185,5 +186,6 @@ class ScorePruner(Pruner):
         if not self.per_tile:
             return Keep(top(scores, stage.keep))
         sizes = torch.bincount(tokens.tile, minlength=len(tokens.tiles))
+        # by size and of no more than all, so that no tile is asked for more tokens than it has
         counts = share(min(stage.keep, len(tokens)), sizes)
         return Keep(top_of_each(scores, tile_places(tokens), counts))

@@ -60,6 +60,7 @@ class Reads:
                     f"{signal} cannot be read in blocks {list(blocks[0])} and {list(blocks[1])} "
                     "by methods that work together"
                 )
+        # only where both ask one: an empty name is a choice, too, the model's own CLIP
         both = self.signals & CLIP and other.signals & CLIP
         if both and self.clip != other.clip:
             raise ValueError(f"one CLIP is asked, not {self.clip!r} and {other.clip!r}")
@@ -119,6 +120,7 @@ class Reads:
         for signal in self.signals:
             wishes = [site for site in sites if self.covers(signal, site)]
             exists = [signal.exists_at(site) for site in wishes]
+            # named places are wanted each, while any other signal is shown wherever it exists
             fine = all(exists) if signal in self.places else any(exists)
             if wishes and not fine:
                 lost.add(signal)

@@ -156,6 +156,7 @@ def _load(path: Path) -> ModuleType:
     """Import a file outside the package, with a module name of its own for every path."""
     _check_file(path)
     spelling = str(path.resolve()).encode()
+    # `register` takes what is behind the last dot; what is before it keeps files of one name apart
     name = f"_prunebench_{sha256(spelling).hexdigest()[:12]}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -270,6 +271,7 @@ def _fit(label: str, value: Any, hint: Any) -> Any:
     """
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    # by the type itself, because True is an int to isinstance
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise RegistryError(f"{label} is {one_line(repr(value), 80)}, but it takes {hint.__name__}")
     return tuple(value) if isinstance(value, list) else value

@@ -23,6 +23,7 @@ def top(scores: Tensor, count: int) -> Tensor:
     unranked = int(scores.isnan().sum())
     if unranked:
         raise ValueError(f"{unranked} of {scores.numel()} scores are NaN, which cannot be ranked")
+    # not topk, which breaks ties otherwise from device to device
     return torch.sort(scores.float(), descending=True, stable=True).indices[:count]
 
 
@@ -92,6 +93,7 @@ def fill(total: int, weights: Tensor, limits: Tensor) -> list[int]:
     while left > 0:
         claims = torch.where(has_room, values, 0.0)
         if claims.sum() == 0:
+            # only parts of weight 0 have room left
             claims = has_room.double()
         overflows = has_room & (left * claims / claims.sum() >= limits)
         if not overflows.any():
@@ -161,6 +163,7 @@ def _cell_means(picture: Tensor, rows: int, columns: int, region: Region) -> Ten
     corners = _between(_between(integral, down).mT, across).mT
     sums = corners.diff(dim=0).diff(dim=1)
     area = down.diff()[:, None] * across.diff()
+    # clamped, because `where` works out both sides
     return torch.where(area > 0, sums / area.clamp(min=1e-12), 0.0)
 
 
@@ -185,6 +188,7 @@ def _edges(cells: int, start: float, end: float, size: int) -> Tensor:
 def _between(values: Tensor, places: Tensor) -> Tensor:
     """[len(places), W] rows of `values` [H, W] at fractional places."""
     low = places.floor().long().clamp(max=len(values) - 1)
+    # the last edge lies on the last row, behind which there is none
     high = (low + 1).clamp(max=len(values) - 1)
     share = (places - low)[:, None]
     return values[low] * (1 - share) + values[high] * share

@@ -82,6 +82,7 @@ class Sizes:
 
     def generator(self, name: str) -> torch.Generator:
         """Random numbers of that name, the same whatever else is drawn."""
+        # no hash(), which differs from process to process
         return torch.Generator().manual_seed(crc32(f"{self.seed} {name}".encode()))
 
     def normal(self, name: str, *shape: int) -> Tensor:

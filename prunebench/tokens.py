@@ -53,6 +53,7 @@ class Layout:
         if places is None:
             places = torch.cat(
                 [
+                    # a prompt without images has no tiles, and nothing cannot be concatenated
                     torch.empty(0, 3, dtype=torch.int64),
                     *(_raster(i, t) for i, t in enumerate(tiles)),
                 ]
@@ -63,6 +64,7 @@ class Layout:
             )
         self.tile, self.row, self.column = places.unbind(1)
         columns = torch.tensor([t.columns for t in tiles], dtype=torch.int64)
+        # a row's newline stands behind the last column
         self.newline = self.column >= columns[self.tile]
 
     def __len__(self) -> int:

@@ -123,6 +123,7 @@ class Trained(Pruner):
         """
         from safetensors.torch import save_file
 
+        # safetensors refuses views with gaps
         state = {name: value.contiguous() for name, value in module.state_dict().items()}
         save_file(state, folder / STATE)
         (folder / STATE).chmod(0o644)  # safetensors writes files that only their owner can read
@@ -188,6 +189,7 @@ def _drawn(method: type[Trained], facts: Facts) -> _Ready:
     return _Ready(sizes, _frozen(seeded(method, sizes, 0)))
 
 
+# the stamp is there for the cache alone: files that changed are read anew
 @lru_cache(maxsize=32)
 def _read(method: type[Trained], folder: Path, facts: Facts, _stamp: weights.Stamp) -> _Ready:
     sizes, module = method.read(folder)

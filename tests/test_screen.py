@@ -45,6 +45,12 @@ def test_a_narrow_terminal_keeps_what_identifies_a_row(study: Path) -> None:
     assert "…" not in text
 
 
+def test_half_an_interval_is_rounded_not_cut(study: Path) -> None:
+    fold(study)
+    # the random control's interval is .1270 to .4592, so half of it is .1661
+    assert "0.250 ±.17" in printed(study, 120)
+
+
 PIPED = "import sys; from prunebench.cli import main; sys.exit(main(['report', sys.argv[1]]))"
 
 

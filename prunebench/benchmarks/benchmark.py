@@ -104,6 +104,7 @@ class Benchmark:
 
         Metrics of further filters carry the filter's name behind a comma, as lmms-eval writes them.
         """
+        # filters run over all instances; those without a prediction get an empty one and no score
         for doc_id, instance in self._instances.items():
             instance.resps = [predictions.get(doc_id, "")]
             instance.filtered_resps = {}
@@ -150,6 +151,7 @@ class Benchmark:
 
     def _requests(self, arguments: Sequence[Any]) -> list[Request]:
         """A request for every instance of the task, in order; `arguments` are the instances'."""
+        # questions need no media, and rows that have some decode them when they are looked at
         documents = self._task.dataset_no_image[self._split]
         rows = {one.doc_id: documents[one.doc_id] for one in arguments}
         column = _id_column(documents.features, list(rows.values()))
@@ -208,6 +210,7 @@ def _id_column(columns: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _submits(aggregation: Any) -> bool:
     """Whether an aggregation yields no number but writes a submission for a remote judge."""
+    # lmms-eval gives `args` to those that ask for them, and these say where a file goes
     return "args" in inspect.signature(aggregation).parameters
 
 

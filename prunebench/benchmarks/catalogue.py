@@ -223,6 +223,7 @@ def _made_data(recipe: Recipe, name: str, limit: int | None, start: int) -> Path
     """The parquet file of a recipe, written where it is not there yet; a larger limit makes a
     larger file.
     """
+    # never fewer than usual, so that all smaller limits share one file
     count = max(recipe.samples, start + (limit or 0))
     if count > recipe.most:
         key, value, most = (

@@ -61,12 +61,14 @@ class StoredImages(ConfigurableMessagesTask):  # type: ignore[misc]  # lmms-eval
     def put_back(self) -> None:
         """Take the data as they came, once the task is made."""
         self.dataset = self.decoded
+        # the constructor took these from the undecoded data
         self.task_docs = self.eval_docs
 
 
 def read_config(file: Path) -> Config:
     """A task's file; raises TaskError where it cannot be read or names no task."""
     try:
+        # mode full imports the functions that the file names, so anything may be raised
         config = utils.load_yaml_config(str(file), mode="full")
     except Exception as error:
         reason = said_by(error)
@@ -163,6 +165,7 @@ def _members(tasks: Mapping[Any, Any]) -> Iterator[str]:
 
 def _unfetched(name: str, error: Exception) -> TaskError:
     """The one line for a task that does not load, from the bottom of lmms-eval's retries."""
+    # tenacity's error does not say what went wrong, but holds the last attempt
     attempt = getattr(error, "last_attempt", None)
     cause = attempt.exception() if attempt is not None else error
     if isinstance(cause, TaskError):

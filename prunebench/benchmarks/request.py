@@ -76,6 +76,7 @@ def stored_row(rows: Any, number: int) -> dict[str, Any]:
     if rows.format["type"] == "custom":
         transformed: dict[str, Any] = rows[number]
         return transformed
+    # as Arrow nothing is decoded; a row is a table whose columns hold one value each
     table = rows.with_format("arrow")[number]
     row = {column: values[0] for column, values in table.to_pydict().items()}
     kinds = {column: _as_stored(feature) for column, feature in rows.features.items()}

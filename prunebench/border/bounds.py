@@ -47,6 +47,7 @@ class Bound:
             return False
         low = -inf if self.least is None else self.least
         high = inf if self.most is None else self.most
+        # NaN is neither below nor above anything, and so outside
         return low <= value <= high and abs(value) != inf
 
     def __str__(self) -> str:

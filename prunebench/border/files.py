@@ -41,10 +41,12 @@ def write(path: Path, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            # before the file is closed: without its lock, `tidy` would take it for a dead writer's
             os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    # the rename is the folder's content, and is on the disk only when that is
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -70,6 +72,7 @@ def read(path: Path, most: int = SIZE) -> bytes:
     bytes.
     """
     with opened(path) as file:
+        # one byte more tells a file that is too large from one that just fits
         data = file.read(most + 1)
     if len(data) > most:
         raise OSError(errno.EOVERFLOW, f"is larger than {most} bytes", str(path))

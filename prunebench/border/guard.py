@@ -85,6 +85,7 @@ class RandomState:
         self._torch = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self._python = random.getstate()
+        # not imported for this: nobody has drawn from what is not loaded
         numpy = sys.modules.get("numpy")
         self._numpy = None if numpy is None else numpy.random.get_state()
 

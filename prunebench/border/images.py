@@ -39,6 +39,7 @@ _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _FOREIGN = frozenset({"EPS"})
 """Formats that Pillow hands to another program."""
 
+# reentrant, because `read` enters both blocks that hold it
 _settings = threading.RLock()
 
 
@@ -131,6 +132,7 @@ def _from_sixteen(image: Image.Image) -> Image.Image:
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})  # a TIFF's
     bits = tags.get(_BITS, (16,))[0]
     white = 2 ** min(int(bits), 16) - 1
+    # 16 bits times 255 need more than 16
     values = np.asarray(image).astype(np.uint32)
     scaled = (values * 255 + white // 2) // white
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow turns these around at 8 bits only
@@ -143,6 +145,7 @@ def _from_wide(image: Image.Image) -> Image.Image:
     low, high = float(values.min()), float(values.max())  # NaN where any value is
     usual = [255, 2**16 - 1, 2**31 - 1] if image.mode == "I" else [1, 255, 2**16 - 1, 2**31 - 1]
     white = next((value for value in usual if high <= value), None)
+    # not `low < 0`, which NaN would pass
     if white is None or not low >= 0:
         raise ImageError(
             f"the image has values from {low:g} to {high:g}, of which none is black or white; "
@@ -208,6 +211,7 @@ def _opened(source: Source) -> Iterator[Image.Image]:
 
 
 def _lazily(stream: BinaryIO) -> Image.Image:
+    # Pillow knows only its commonest formats before; Image.ID then names them all
     Image.init()
     return Image.open(stream, formats=[name for name in Image.ID if name not in _FOREIGN])
 

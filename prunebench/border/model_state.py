@@ -92,6 +92,7 @@ class _ModuleState:
             delattr(self.module, name)
         for name, value in self.functions.items():
             setattr(self.module, name, value)
+        # not `train()`, which would set the submodules as well
         self.module.training = self.training
 
     def _hooks_now_and_before(self) -> list[tuple[hooks.Hooks, hooks.Hooks]]:
@@ -108,7 +109,9 @@ def checksums(model: nn.Module) -> dict[str, str]:
     sums: list[Tensor] = []
     for name, tensor in model.state_dict(keep_vars=True).items():
         values = tensor.detach()
+        # the sum's own type: in half precision it would swallow small changes
         wide = torch.float32 if values.is_floating_point() else torch.int64
+        # tensors made in inference mode have no count
         counts[name] = -1 if values.is_inference() else tensor._version
         sums.append(values.sum(dtype=wide))
     if not sums:

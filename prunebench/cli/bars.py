@@ -42,6 +42,7 @@ def make_bar(console: Console) -> Progress:
 
 def print_line(console: Console, text: str) -> None:
     """A line of its own, above the bar where there is one."""
+    # no markup: reasons and names may hold brackets, which rich would take for styles
     console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -97,6 +98,7 @@ class SweepBar:
     def begin(self, cells: int, finished: int, answers: int) -> None:
         """Start to count answers."""
         self.cells, self.cells_finished = cells, finished
+        # its clock, too: loading the model says nothing of how fast answers come
         self.bar.reset(self.task, total=answers, rate="")
         if not self.live:
             work = f"{answers} calls of generate to go"

@@ -45,10 +45,12 @@ def end_by_error(error: BaseException) -> int:
     """
     if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
         with suppress(OSError, ValueError):
+            # Python flushes stdout once more as it exits, and would complain of the pipe again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STOPPED + signal.SIGPIPE
     if isinstance(error, OSError):
         return _end_by_disk(error)
+    # a ValueError of ours tells the user what to do; any other is a bug
     if isinstance(error, ValueError) and _package(type(error).__module__) == PROJECT:
         return fail(message(error), int(getattr(error, "code", USAGE)))
     if isinstance(error, ModuleNotFoundError) and _package(error.name or "") != PROJECT:
@@ -60,6 +62,7 @@ def end_by_error(error: BaseException) -> int:
         return fail(f"out of memory: {what}; take a smaller model, batch or image", FAILED)
     if isinstance(error, Exception):
         raise error
+    # what is left is SystemExit and its like, raised by a method or a library
     why = "as if the program were to end there; that is a failure of the code that did it"
     return fail(f"{_place(error)}, {why}", FAILED)
 

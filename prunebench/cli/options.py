@@ -71,6 +71,7 @@ def check_device(text: str) -> None:
         device = torch.device(text)
     except (RuntimeError, ValueError):
         raise BoundsError(fault) from None
+    # cpu:0 is the same as cpu
     if device.type == "cpu" and not device.index:
         return
     if device.type != "cuda":

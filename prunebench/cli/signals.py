@@ -44,6 +44,7 @@ class Signals:
         sys.unraisablehook = self._report_unraisable
         for number in NUMBERS:
             before = signal.getsignal(number)
+            # None: a handler that C code set, which Python could not put back
             if before is not None and before is not signal.SIG_IGN:
                 self._before[number] = before
                 signal.signal(number, self._stop)
@@ -60,6 +61,7 @@ class Signals:
         """
         if self.number is not None:
             return True
+        # ==, not `is`: every access makes another bound method
         ours = signal.getsignal(signal.SIGINT) == self._stop
         return isinstance(error, KeyboardInterrupt) and not ours
 
@@ -78,6 +80,7 @@ class Signals:
             signal.signal(number, before)
         if self._before:
             sys.unraisablehook = self._unraisable
+            # unregistered first: many commands in one process leave one entry
             atexit.unregister(_ignore_interrupts)
             atexit.register(_ignore_interrupts)
 

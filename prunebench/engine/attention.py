@@ -43,6 +43,7 @@ class Heads:
         The softmax runs over the keys a query may see: `valid` [S] ones up to its own place; `bias`
         [S] is added to their scores.
         """
+        # by columns, not positions: survivors keep their order, so that "before" means the same
         visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
         scores = self.logits(sample, rows)
         if bias is not None:
@@ -54,6 +55,7 @@ class Heads:
         query = self.query[sample, :, rows].float()
         key = self.key[sample].float()
         groups = query.shape[0] // key.shape[0]
+        # [H_kv, groups * R, d]: the queries that share a key head, so that no key is repeated
         grouped = query.reshape(key.shape[0], groups * query.shape[1], query.shape[-1])
         return (grouped @ key.transpose(1, 2) * self.scaling).reshape(
             *query.shape[:2], key.shape[1]
@@ -89,6 +91,7 @@ class Packing:
         if self.bias is None:
             return None
         batch, _, count, _ = query.shape
+        # a module that takes its rows apart calls its kernel sequence by sequence, in this order
         end = self._start + batch * count
         bias = self.bias[self._start : end]
         self._start = end
@@ -128,6 +131,7 @@ def probed(config: Any) -> Iterator[None]:
     Models may share a configuration, and sessions end in any order: the last one puts back what the
     first one met.
     """
+    # without our prefix, which another session may have set already
     base = implementation(config)
     name = PREFIX + base
     with _LOCK:
@@ -135,6 +139,7 @@ def probed(config: Any) -> Iterator[None]:
             ALL_ATTENTION_FUNCTIONS.register(name, _beside(base))
             # without its mask function a custom attention gets no mask at all, and no error says so
             ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+        # by identity, which no other can take: the entry holds the configuration
         entry = _PROBED.setdefault(id(config), _Probed(config, config._attn_implementation))
         entry.users += 1
         config._attn_implementation = name
@@ -198,6 +203,7 @@ def dry_run(
 
     watch(attention, stop)
     try:
+        # not called as a module: the session's hook there would run the stage anew
         layer.forward(hidden, **{**kwargs, "past_key_values": None, "use_cache": False})
     except _Captured as captured:
         return captured.heads
@@ -225,6 +231,7 @@ def _beside(base: str) -> Callable[..., Any]:
         probe = _PROBES.get(module)
         if probe is not None:
             scaling = kwargs.get("scaling")
+            # what kernels do where they are given none
             scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
             probe(Heads(query, key, scaling, attention_mask, kwargs.get("cu_seq_lens_q")))
         # the eager kernel is a function of each modelling file, by that name
@@ -243,6 +250,7 @@ def _beside(base: str) -> Callable[..., Any]:
         packing = _PACKINGS.get(module)
         if packing is None:
             return run(module, query, key, value, attention_mask, **kwargs)
+        # a bias takes the mask's place: the tower lets no mask through that hides anything
         if packing.lengths is None:
             return run(module, query, key, value, packing.next_mask(query), **kwargs)
         outputs = []
@@ -250,6 +258,7 @@ def _beside(base: str) -> Callable[..., Any]:
             queries, keys, values = sequences
             mask = packing.next_mask(queries)
             output = run(module, queries, keys, values, mask, **kwargs)[0]
+            # kernels put out [B, n, H, d]; together they are again the one row [1, R, H, d]
             outputs.append(output.flatten(0, 1))
         return torch.cat(outputs)[None], None
 
@@ -262,6 +271,7 @@ def _sequences(parts: Sequence[Tensor], lengths: Sequence[int]) -> Iterator[Sequ
     """
     if len(set(lengths)) == 1:
         count = len(lengths)
+        # [H, count, n, d] to [count, H, n, d]
         yield [part[0].unflatten(1, (count, -1)).transpose(0, 1) for part in parts]
         return
     cuts = [part.split(list(lengths), dim=2) for part in parts]

@@ -146,6 +146,7 @@ def _check_spending(
 ) -> None:
     """Raise EngineError for a plan that overspends, by more than rounding explains."""
     cost = spent(budget.kind, alive(stages, available, layers), cached(stages, available, layers))
+    # half a token for rounding to whole ones, the rest for floats
     if cost > budget.tokens(available) + 0.5 + 1e-6:
         raise EngineError(
             f"{name} plans to spend {cost:g} of {available} visual tokens, budget {budget} allows "

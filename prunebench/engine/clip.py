@@ -81,6 +81,7 @@ def load_clip(name: str, device: torch.device, dtype: torch.dtype) -> Clip:
         return _read(name, source, device, dtype, files)
 
 
+# `_stamp` is there for the cache's key alone: files that changed are read again
 @lru_cache(maxsize=2)
 def _read(
     name: str, source: str, device: torch.device, dtype: torch.dtype, _stamp: weights.Stamp
@@ -100,6 +101,7 @@ def _read(
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         options: dict[str, Any] = {
             "output_loading_info": True,
+            # so that the report names them, and check_loaded says which
             "ignore_mismatched_sizes": True,
             "trust_remote_code": False,
         }

@@ -26,6 +26,7 @@ class Decoding:
         drafts = call.drafts
         self.setup = setup
         self.cache = cache
+        # once a stream, so that `is` goes on telling which layers share one
         shortened = {id(stream): stream.without(drafts) for stream in prefill.live}
         self.live = [shortened[id(stream)] for stream in prefill.live]
         """What of the prompt is in every layer's part of the cache."""
@@ -62,6 +63,7 @@ class Decoding:
 
         That is a mask of its length, positions that have moved, or a bias on its keys.
         """
+        # sdpa takes one query without a mask, whatever a layer's length, unless there is padding
         masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.live)
         moved = any(frame is not None and frame.shift is not None for frame in self.frames)
         biased = any(stream.bias is not None for stream in self.live)
@@ -77,6 +79,8 @@ class Decoding:
         place, spared = f"the logits of decoding step {self.step}", None
         if not self.step:
             place, count, stream = "the logits of the prefill", logits.shape[1], self.live[-1]
+            # logits are those of the last `count` columns, unless the caller has picked positions;
+            # padding may hold anything
             if not self.mapped_logits and stream.padded and count <= stream.width:
                 spared = ~stream.valid(logits.device)[:, -count:]
         self.step += 1
@@ -90,13 +94,17 @@ class Decoding:
         self.check_cache(cache)
         count = embeds.shape[1]
         self.drafting = self.drafting or count > 1
+        # before anything is counted from the caches' lengths
         if self.drafting:
             self._take_back(kwargs.get("attention_mask"), count)
         first = self.live[0]
+        # of layer 0, as `first` is: how many tokens of the answer it holds
         step = self.cache.get_seq_length() - first.width
         if self.drops and self.setup.window is not None:
+            # in positions of the unpruned sequence: those are what a window counts
             check_window(self.setup.window, self.whole.width + step + count)
         self.tables = {}
+        # where layer 0 holds the whole prompt, what the model counts from its cache is right
         if first is self.whole:
             return kwargs
         changed = {**kwargs, "attention_mask": None}  # one query sees every key
@@ -114,10 +122,12 @@ class Decoding:
         changed, stream, frame = dict(kwargs), self.live[number], self.frames[number]
         if stream is not self.live[0] or stream.bias is not None:
             count = hidden.shape[1]
+            # the layer has yet to run: its cache lacks the keys of this step
             fresh = self.cache.layers[number].get_seq_length() - stream.width + count
             kernel = self.setup.kernel
             changed["attention_mask"] = attention_mask(stream, count, fresh, kernel, hidden)
         if frame is not None and frame.shift is not None and self.ids is not None:
+            # frames compare by identity, so the layers behind one stage share their tables
             if frame not in self.tables:
                 ids = self.ids - frame.shift
                 self.tables[frame] = self.setup.rotary.forward(hidden, ids)
@@ -139,6 +149,7 @@ class Decoding:
             due = mask.shape[1] - self.whole.width - count
             for number, part in enumerate(layers):
                 if 0 <= due < fresh[number]:
+                    # negative, for older and newer versions alike: so many to remove
                     part.crop(due - fresh[number])
                     fresh[number] = due
         if len({*fresh}) > 1:

@@ -68,6 +68,7 @@ class EarlyStages:
         left = []
         for row in range(len(call.layouts)):
             number = row // answers
+            # every answer goes on with a memo of its own
             memo = dict(self.reading.memos[number])
             left.append(Early(passengers[number].kept, memo))
         self.reset()
@@ -148,11 +149,13 @@ class EarlyStages:
         """What is to be read in the encoder for all stages of these samples."""
         sites: set[Site] = set()
         for passenger in passengers:
+            # later stages, too: the encoder runs once, and they read what was kept of it
             sites.update(stage.site for stage in passenger.stages)
         keys: set[Key] = set()
         for site in sites:
             for signal, blocks in self.setup.ready.blocks_at(site).items():
                 keys.update((signal, block) for block in blocks)
+        # as text: where others have a block's number, a CLIP has its name
         return sorted(keys, key=str)
 
     def _signals(self, candidates: Candidates) -> dict[Signal, Any]:

@@ -99,6 +99,7 @@ def _means(values: Tensor, axis: int, patches: Tensor) -> Tensor:
     entries = values.index_select(axis, patches.clamp(min=0).flatten())
     entries = entries.float().unflatten(axis, patches.shape)
     real = patches >= 0
+    # [N, G, 1, ..] to broadcast over the axes behind the tokens, such as d of keys
     while real.dim() < entries.dim() - axis:
         real = real[..., None]
     mean: Tensor = (entries * real).mean(dim=axis + 1)
@@ -282,6 +283,7 @@ class Observer:
     def _leave(self, number: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Keep what a block put out."""
         hidden = output[0] if isinstance(output, tuple) else output
+        # [R, D]; the rows are there anyway, so that nothing is charged for keeping them
         rows = hidden.detach().reshape(-1, hidden.shape[-1])
         for key in self.keys:
             signal, block = key
@@ -329,6 +331,7 @@ def vision_configs(family: Family, modules: Sequence[nn.Module]) -> list[Any]:
 def _joined(pieces: Sequence[Piece], axis: int) -> Tensor:
     """What several calls gave, one behind the other along the axis of the rows."""
     runs = []
+    # Survivors compare by identity: a group is what was read between two stages
     for survivors, group in groupby(pieces, key=itemgetter(0)):
         values = torch.cat([value for _, value in group], dim=axis)
         # a block hands out all rows again where others than the next block read its output

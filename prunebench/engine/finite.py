@@ -36,10 +36,12 @@ class Finite:
         if not values.is_floating_point():
             return
         here = values.device.type == "cpu"
+        # a sum of finite values may overflow, which only means the longer way below
         if here and bool(torch.isfinite(values.detach().sum())):
             return  # the quick way: what is no number leaves no sum that is one
         fine = torch.isfinite(values)
         if spared is not None:
+            # [R, n], one a position
             fine = fine.all(dim=-1) | spared
         flags = ~fine.flatten(1).all(dim=1)
         if here:

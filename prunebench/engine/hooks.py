@@ -47,6 +47,7 @@ class Overheard:
         return self._listen(self._stock, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # deepcopy notes the new module before it copies what hangs on it
         twin = memo.get(id(self._model()))
         return self._stock if twin is None else MethodType(getattr(type(twin), self._name), twin)
 
@@ -72,6 +73,7 @@ def overheard(model: nn.Module, name: str, listen: Callable[..., Any]) -> Iterat
     """Call `listen(stock, ...)` wherever the model's method of that name is called; `stock` is the
     method itself.
     """
+    # what hangs on the instance; the class's own method comes back by itself
     before_that = vars(model).get(name)
     setattr(model, name, Overheard(model, name, listen))
     try:

@@ -169,11 +169,13 @@ class Listener:
 
     def _outermost(self) -> bool:
         """Whether this is no model inside a wrapper that has been heard already."""
+        # generate takes a turn of its own around those of the model
         return self.turn.depth == (1 if self.generation is None else 2)
 
     def _check_images(self, kwargs: Mapping[str, Any]) -> None:
         """Raise EngineError for images of a further turn, which would pass unpruned."""
         for name in (*self.family.vision_inputs, "mm_encoder_outputs"):
+            # a tensor of several values has no truth value
             if isinstance(kwargs.get(name), Tensor) or kwargs.get(name):
                 raise EngineError(
                     f"{name} came with a cache that already holds a prompt: new images of a "
@@ -237,6 +239,7 @@ class Listener:
         # what generate encoded and keeps from forward is among its own arguments
         arguments = self.generation.inputs if self.generation is not None else {}
         inputs = {**kwargs, "input_ids": whole, **arguments}
+        # equal prompts draw alike, in every process
         seeds = gives.seeds or [zlib.crc32(row.tobytes()) for row in whole.cpu().numpy()]
         layouts = gives.layouts
         if layouts is None:
@@ -249,6 +252,7 @@ class Listener:
             )
         stream = Stream.of_prompt(batch, ids.shape[1], mask)
         visual = self.family.visual(self.setup.model, ids)
+        # a guess may be the id of an image token, and is no visual token for that
         visual[:, end:] = False
         return Call(
             visual=visual,
@@ -309,6 +313,7 @@ def _kept_logits(ids: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor | None, di
     """
     option, width = kwargs.get("logits_to_keep", 0), ids.shape[1]
     if isinstance(option, int) and not isinstance(option, bool) and option >= 0:
+        # 0 asks for all, 1 for the last position, which no stage drops: the model has both right
         if option <= 1:
             return None, kwargs
         places = torch.arange(max(0, width - option), width)
@@ -320,6 +325,7 @@ def _kept_logits(ids: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor | None, di
         )
     if bool(((places < -width) | (places >= width)).any()):
         raise EngineError(f"logits_to_keep names positions outside the prompt, which has {width}")
+    # negative ones count from the end
     kept = (places % width).to(ids.device, torch.int64)
     return kept, {**kwargs, "logits_to_keep": kept}
 

@@ -95,6 +95,7 @@ class _Config:
     def _of(self, owner: str, pattern: str, name: str) -> Any:
         """A setting at a layer: of the first pattern that its name ends with, else for all."""
         for ending, value in (self.values.get(pattern) or {}).items():
+            # as peft reads them: an ending is a pattern, behind a dot or the whole name
             if re.match(rf"(.*\.)?({ending})$", owner):
                 return value
         return self.values[name]
@@ -106,6 +107,7 @@ class _Config:
         targets = self.values["target_modules"]
         if targets == "all-linear":
             return True
+        # peft holds neither patterns nor whole names to layers_to_transform
         if isinstance(targets, str) or owner in targets:
             return _named(owner, targets)
         return _named(owner, targets) and self._in_layer(owner)
@@ -183,6 +185,7 @@ def _lacking(
     pairs: Mapping[str, Mapping[str, Tensor]],
 ) -> list[str]:
     """The tensors that an adapter should have for the layers it covers, and has not."""
+    # peft's all-linear leaves the output head alone
     head = getattr(model, "get_output_embeddings", lambda: None)()
     owners = dict.fromkeys(pairs)
     for owner, layer in layers.items():
@@ -232,6 +235,7 @@ def _read(folder: Path) -> tuple[_Config, dict[str, Tensor]]:
     try:
         values = json.loads((folder / "adapter_config.json").read_text())
         state = load_file(folder / "adapter_model.safetensors")
+    # RecursionError is what JSON that is nested too deep raises
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise Unsupported(

@@ -36,6 +36,7 @@ def full_mask(stream: Stream, queries: int, fresh: int, kernel: str, like: Tenso
     keys = visible_keys(stream, fresh, like.device)
     total = keys.shape[1]
     place = torch.arange(total, device=like.device)
+    # [queries, 1]: the queries are the last places of the sequence
     rows = place[total - queries :, None]
     # a padding row sees itself: a row that sees nothing is NaN, and NaN spreads through the values
     visible = (place <= rows) & keys[:, None, :] | (place == rows)

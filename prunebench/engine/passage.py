@@ -57,6 +57,7 @@ class Passage:
             self._shape = hidden.shape
             self.total = len(rows)
             self.alive = torch.arange(self.total)
+        # all rows come again behind a block whose output is read elsewhere: see `restored`
         if self.survivors is None or len(rows) < self.total:
             return rows
         return rows.index_select(0, self.survivors.rows)
@@ -79,6 +80,7 @@ class Passage:
         stays = torch.ones(self.total, dtype=torch.bool)
         for rows in owned:
             stays[self._own(rows)] = False
+        # behind the owned ones: a row that a dropped token shares with a live one stays
         for rows in live:
             stays[self._own(rows)] = True
         remaining = stays[self.alive]
@@ -89,6 +91,7 @@ class Passage:
         places = remaining.nonzero()[:, 0]
         self.alive = self.alive[places]
         self.survivors = Survivors(self.alive.to(hidden.device), self.total)
+        # what is kept there was fitted to more rows
         self._fitted.clear()
         return hidden.index_select(0, places.to(hidden.device))
 
@@ -100,6 +103,7 @@ class Passage:
             self.bias = torch.zeros(self.total, device=device)
         places = (rows - self.start).flatten().to(device)
         values = bias.detach().float().to(device)
+        # [K] to [K * G]: every patch of a token gets the token's bias
         self.bias = self.bias.index_add(0, places, values.repeat_interleave(rows.shape[1]))
 
     def shaped(self, hidden: Tensor) -> Tensor:
@@ -134,6 +138,7 @@ class Passage:
 
     def fitted(self, name: str, value: Any) -> Any:
         """A block's argument of that name, for the rows that are left."""
+        # rotary tables come as a pair, cosines and sines
         if isinstance(value, tuple):
             return tuple(self.fitted(name, part) for part in value)
         if name == "max_seqlen":
@@ -154,6 +159,7 @@ class Passage:
         if name == "attention_mask":
             _check_hides_nothing(value)
             return None
+        # tables with an entry for every row of the run, such as rotary ones, lose the same rows
         if self.survivors is None or value.shape[:1] != (self.total,):
             return value
         return value.index_select(0, self.survivors.rows)

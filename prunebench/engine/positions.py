@@ -96,8 +96,10 @@ def closed_up(ids: Tensor, stream: Stream) -> Tensor:
     for row in range(len(stream.source)):
         start = stream.start(row)
         live = ids[..., row, start:]
+        # flat, over all axes: a value goes only where none of them uses it
         values = torch.unique(live)
         rank = torch.searchsorted(values, live.contiguous())
+        # the first live position stays where it is, which need not be 0
         result[..., row, start:] = rank + values[0]
     return result
 
@@ -108,8 +110,10 @@ def highest_position(ids: Tensor, stream: Stream) -> Tensor:
     A fourth leading row of `ids` [.., B, n] holds plain text positions and stands by itself.
     """
     valid = stream.valid(ids.device)
+    # padding has ids, too, which must not win
     highest = torch.where(valid, ids, 0).amax(-1, keepdim=True)
     if ids.ndim == 2:
         return highest
     axes = highest[-3:].amax(0, keepdim=True).expand_as(highest[-3:])
+    # [:-3] is the row of text positions where there is one, and empty else
     return torch.cat([highest[:-3], axes])

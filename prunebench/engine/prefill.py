@@ -52,6 +52,7 @@ class Prefill:
         """
         self.entry: Frame | None = None
         """The same for the first layer, known before it runs."""
+        # batches are padded on the left: one column holds every sample's last prompt position
         self.pinned: list[bool] = call.visual[:, width - call.drafts - 1].tolist()
         """Whose prompt ends in its image.
 
@@ -65,6 +66,7 @@ class Prefill:
         setup.finite.forget()
         record = setup.trace.positions
         self.positions = Positions(call, setup.compact_ids, any(self.pinned), record)
+        # behind trace.reset: reading charges this trace for what the method did in the encoder
         self.early = setup.tower.read(call) if setup.tower is not None else ()
         """What stages inside the vision encoder left, a sample each."""
         self.reading = begin_reading(setup, call, [early.memo for early in self.early])
@@ -83,6 +85,7 @@ class Prefill:
     def _may_drop(self, sample: SampleTrace) -> bool:
         """Whether any stage of a sample may drop a token."""
         if self.setup.ready.pruner.dynamic:
+            # how few a dynamic method keeps is not known before it is asked
             return bool(sample.stages)
         return any(stage.keep < sample.available for stage in sample.stages)
 
@@ -94,13 +97,16 @@ class Prefill:
         if INPUT in self.sites:
             hidden = self._apply(INPUT, hidden)
         stream = self.now
+        # the decoder's own 2-D mask has no room for a bias, so the layers are given theirs
         if stream.bias is not None:
             self.entry = Frame(self._mask(stream, hidden))
         self.live = [stream] * self.setup.depth
+        # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
         if stream.source is self.whole.source:
             return kwargs if hidden is embeds else {**kwargs, "inputs_embeds": hidden}
         ids = kwargs.get("position_ids")
         if ids is None:
+            # what the decoder counts by itself where it is given no ids, padding included
             ids = torch.arange(self.whole.width, device=embeds.device)[None]
         positions = self.positions
         ids = positions.thinned(ids, self.whole.columns(stream, embeds.device), stream)
@@ -118,6 +124,8 @@ class Prefill:
         thinning = Thinning(self.whole)
         for row, early in enumerate(self.early):
             live = self._live(row)
+            # each site starts from the whole prompt again: what is kept only shrinks, so the last
+            # site has the last word in `thinning`
             for site, ordinals in sorted(early.kept.items()):
                 alive = torch.isin(live.ordinal, ordinals)
                 if self.pinned[row]:
@@ -134,8 +142,10 @@ class Prefill:
 
     def takes_over(self, features: Sequence[Tensor]) -> bool:
         """Whether a stage comes before the last of the layers behind which `features` are added."""
+        # the decoder adds a row to every visual token of the prompt, which fits while all are there
         if any(site.part is not Part.LLM for site in self.sites):
             return bool(features)
+        # features[j] come behind layer j, and a stage at llm:k thins what enters layer k
         return any(site.layer < len(features) for site in self.sites)
 
     def with_injected(self, layer: int, features: Tensor, hidden: Tensor) -> Tensor:
@@ -157,11 +167,13 @@ class Prefill:
     def at_layer(self, number: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
         """What layer `number` is given in place of what the decoder's loop hands it."""
         frame = self.frames[number - 1] if number else self.entry
+        # a frame is handed on from layer to layer; a stage here replaces it below
         self.frames[number] = frame
         if frame is not None:
             kwargs = frame.fitted(kwargs)
         if number and llm(number) in self.sites:
             hidden, kwargs = self._at_site(llm(number), hidden, kwargs)
+        # behind the layer's own stage: what it attends over is the stream that is left there
         if llm(number + 1) in self.sites:
             self._look_before(llm(number + 1))
         return hidden, kwargs
@@ -183,6 +195,7 @@ class Prefill:
         self._look_around(site, hidden, kwargs)
         rows = self._apply(site, hidden)
         stream = self.now
+        # also where this stage drops nothing: what an earlier one dropped may still be in caches
         if self._compacts(site):
             self._compact(site.layer, stream, kwargs.get("past_key_values"))
         if stream is entered:
@@ -198,6 +211,7 @@ class Prefill:
         if not rows:
             return
         if signals & PROBE:
+            # the probe stands behind the prompt as this layer counts it, closed up or not
             frame, positions = self.frames[site.layer], self.positions
             if frame is None or frame.ids is None:
                 end = positions.end
@@ -215,11 +229,13 @@ class Prefill:
         """
         stream, frame, positions = self.now, self.frames[site.layer], self.positions
         mask = self._mask(stream, hidden)
+        # a bias alone is new: the positions of the stream before still fit
         if stream.source is entered.source:
             return Frame(mask) if frame is None else replace(frame, mask=mask)
         index = entered.columns(stream, hidden.device)
         ids = positions.ids if frame is None or frame.ids is None else frame.ids
         ids = positions.thinned(ids, index, stream)
+        # at_layer has fitted kwargs to the stream that entered, whose columns `index` counts
         own = kwargs.get("position_ids")
         return Frame(
             mask=mask,
@@ -289,6 +305,7 @@ class Prefill:
         self.reading.forget_attention()
         if thinning.biases:
             self._check_bias(site)
+        # only now: until all samples have answered, columns are those of the stream that entered
         self.now = thinning.stream()
         return thinning.rows(hidden, self.now)
 
@@ -333,6 +350,7 @@ class Prefill:
         settled(self.setup.ready.pruner, self.samples, self.call, self.live, lengths)
         if self.call.kept_logits is not None:
             map_logits(self.call.kept_logits, self.live[-1])
+        # bytes are the prompt's: drafts are an answer's tokens
         prompts = [stream.without(self.call.drafts) for stream in self.live]
         padded = [stream.width for stream in prompts]
         for row, sample in enumerate(self.samples):
@@ -369,4 +387,5 @@ def map_logits(kept: Tensor, stream: Stream) -> None:
             "logits_to_keep means other places in each pruned sample; call the model for one at a "
             "time"
         )
+    # in place: it is this very tensor that the model was given as logits_to_keep
     kept.copy_(columns[0])

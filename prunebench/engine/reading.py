@@ -77,6 +77,7 @@ class HeadsView:
 
 def _last_query(view: HeadsView) -> Tensor:
     """[H, S] attention of the prompt's last position."""
+    # padding is on the left, so the last column is every sample's last position
     return view.attention(torch.tensor([view.stream.width - 1]))[:, 0]
 
 
@@ -92,12 +93,14 @@ def _keys(view: HeadsView) -> Tensor:
 
 def _probe_logits(view: HeadsView) -> Tensor:
     """[H, S + 1] scaled products of the probe's query and all keys, its own the last."""
+    # [H, 1, S + 1]: the probe is the only query
     return view.heads.logits(view.row)[:, 0]
 
 
 def _probe_log_attention(view: HeadsView) -> Tensor:
     """[H, S + 1] log of the attention that the probe pays."""
     valid = view.stream.valid(view.heads.key.device)[view.row]
+    # the last key is the probe's own, which it sees and which no stage has given a bias
     visible = torch.cat([valid, valid.new_ones(1)])
     scores = _probe_logits(view)
     if view.bias is not None:
@@ -193,6 +196,7 @@ class Reading:
 
     def read_before(self, site: Site, rows: list[int], stream: Stream, heads: Heads) -> None:
         """Keep of a layer's attention what the site behind it reads, for the samples `rows`."""
+        # once is enough: the same layer attends again at every step of the answer
         self.setup.unwatch()
         signals = self.setup.ready.reads.signals_at(site) & BEFORE
         with self.setup.trace.selecting(heads.key.device, rows):
@@ -236,6 +240,7 @@ class Reading:
                 token[0].to(hidden).expand(batch, 1, -1),
                 CachedPrompt(before, cache, kwargs),
                 added=token,
+                # position ids may come as one row for the whole batch
                 ids=end.expand(*end.shape[:-2], batch, 1) + 1,
                 layer=site.layer - 1,
             )
@@ -283,6 +288,7 @@ class Reading:
         columns = offer.live.columns.to(hidden.device)
         signals: dict[Signal, Any] = {}
         for signal, values in self.over_columns.items():
+            # a probe's own key is no visual token's column, and falls out here
             axis, value = signal.row.token_axis, values[row]
             signals[signal] = value if axis is None else value.index_select(axis, columns)
         for signal, blocks in ready.blocks.items():
@@ -290,6 +296,7 @@ class Reading:
                 encoder_rows = self.call.rows[row]
                 observed = self.observed.of(signal, blocks, encoder_rows, offer.live.ordinal)
                 signals[signal] = observed
+        # drafts lie at the end; they are alive and not visual, but no text of the prompt
         prompt = offer.live.text[: len(offer.live.text) - self.call.drafts]
         view = RowsView(self, offer, hidden, stream, prompt.nonzero()[:, 0])
         for signal, reader in FROM_ROWS.items():
@@ -319,6 +326,7 @@ class Reading:
             seed=call.seeds[row],
             memo=self.memos[row],
             signals=views,
+            # TILES names a kind of model and has no value, so that it is never missing
             absent=reads.signals - frozenset(views) - {Signal.TILES},
         )
 
@@ -334,6 +342,7 @@ def begin_reading(setup: Setup, call: Call, memos: Sequence[dict[str, Any]] = ()
     keys, fresh = setup.observer.keys, setup.observer.read()
     if not keys:  # none of the batch's stages is shown anything of the encoder
         return Reading(setup, call, Observed(), memos)
+    # nothing is fresh where images were encoded before: then their encodings bring it along
     observed = required(fresh if fresh is not None else call.observed, keys, setup.ready.name)
     seconds, flops = observed.cost(keys)
     setup.trace.charge(seconds, flops)
@@ -351,6 +360,7 @@ def _without_drafts(cache: Any, drafts: int) -> Iterator[None]:
     if not drafts:
         yield
         return
+    # layers behind the site have not run yet and hold nothing
     layers = [layer for layer in cache.layers if layer.keys is not None]
     whole = [(layer.keys, layer.values) for layer in layers]
     for layer in layers:
@@ -370,6 +380,7 @@ def copied(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(copied(entry) for entry in value)
     if isinstance(value, Layout):
+        # tiles are frozen and may be shared; only tensors can be changed in place
         twin = copy(value)
         for name, part in vars(value).items():
             if isinstance(part, Tensor):

@@ -30,6 +30,7 @@ class Reading:
 
 def keys(heads: Heads) -> Tensor:
     """[H, R, d] the keys of all sequences, one sequence behind the other."""
+    # [B, H, S, d] to [H, B * S, d]
     return heads.key.detach().transpose(0, 1).flatten(1, 2)
 
 
@@ -41,6 +42,7 @@ def cls_attention(heads: Heads) -> Tensor:
     logits = query @ heads.key.float().transpose(2, 3) * heads.scaling
     if heads.mask is not None:
         logits = _masked(logits, heads.mask[:, :, :1])
+    # [B, H, 1, S] to [H, B * S]
     return logits.softmax(dim=-1)[:, :, 0].transpose(0, 1).flatten(1)
 
 
@@ -49,6 +51,7 @@ def received_attention(heads: Heads) -> Tensor:
 
     It is made one head at a time, because the whole map is quadratic in the length.
     """
+    # [B, 1, S, S] to [B, S, S], for one head at a time
     mask = None if heads.mask is None else heads.mask[:, 0]
     sequences = []
     for start, end in _bounds(heads):
@@ -60,6 +63,7 @@ def received_attention(heads: Heads) -> Tensor:
             if mask is not None:
                 logits = _masked(logits, mask)
             rows.append(logits.softmax(-1).mean(1))
+        # [H, B, n] to [H, B * n]
         sequences.append(torch.stack(rows).flatten(1))
     return torch.cat(sequences, dim=1)
 

@@ -111,6 +111,7 @@ def make_ready(
 
 def reads_of(pruner: Pruner) -> Reads:
     """What a method reads; raises MethodError where it names something else."""
+    # first, because the default `reads` is made of `needs`: a bad one is named as such
     needs_of(pruner)
     name = name_of(pruner)
     with contained(name, "reads"):
@@ -168,6 +169,7 @@ def union(methods: Sequence[Ready]) -> dict[Signal, Blocks]:
     for method in methods:
         for signal, blocks in method.blocks.items():
             union_blocks.setdefault(signal, set()).update(blocks)
+    # as text: where others have a block's number, a CLIP has its name
     return {signal: tuple(sorted(blocks, key=str)) for signal, blocks in union_blocks.items()}
 
 

@@ -228,6 +228,7 @@ class Session:
     def _begin(self, call: Call, embeds: Tensor, kwargs: Kwargs) -> Kwargs:
         """Start the prefill of a prompt; the arguments that the decoder goes on with."""
         setup = self.setup
+        # first: where this prefill fails, nothing of the batch before may go on
         self.waiting = self.prefill = self.decoding = None
         prefill = Prefill(setup, call, embeds, kwargs.get("attention_mask"))
         self.prefill = prefill
@@ -243,6 +244,7 @@ class Session:
         changed = prefill.at_input(embeds, kwargs)
         layers = [site.layer for site in prefill.sites if site.part is Part.LLM]
         if layers:
+            # layers' stages thin these ids; a stage before them thins the decoder's own argument
             before(self.inside, setup.rotary, self._see_positions)
         if prefill.entry is not None:
             self._hook_layers(0)
@@ -281,6 +283,7 @@ class Session:
         output: Any,
     ) -> Any:
         """Add visual features behind a layer, in place of the decoder."""
+        # the hook stays on while decoding needs others, and a step has no features to add
         if self.prefill is not prefill:
             return None
         if not isinstance(output, tuple):
@@ -323,5 +326,6 @@ def logits_of(output: Any) -> Tensor | None:
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return logits
+    # of a tuple logits are the first tensor: labels, which put a loss there, are refused
     parts = output if isinstance(output, tuple) else ()
     return next((part for part in parts if isinstance(part, Tensor)), None)

@@ -102,6 +102,7 @@ class Stream:
         source = self.source[sample]
         live = marks[source]
         places = live.nonzero()[:, 0]
+        # the rank among all visual tokens of the prompt, dropped ones included
         ordinal = (marks.cumsum(0) - 1)[source[places]]
         return LiveTokens(places, ordinal, places + self.start(sample), ~live)
 
@@ -112,6 +113,7 @@ class Stream:
             return Stream(tuple(source), width)
         bias = []
         for values, old, new in zip(self.bias, self.source, source, strict=True):
+            # both ascend and `new` is part of `old`, so that the search finds exact places
             bias.append(values[torch.searchsorted(old, new)])
         return Stream(tuple(source), width, tuple(bias))
 
@@ -141,6 +143,7 @@ class Stream:
         """
         index = torch.zeros(len(to.source), to.width, dtype=torch.int64)
         for row, survivors in enumerate(to.source):
+            # a sample may have had no padding before, so a live row stands in for it; masks hide it
             index[row] = self.start(row)
             index[row, to.start(row) :] = self.column_of(row, survivors)
         return index.to(device)
@@ -154,6 +157,7 @@ def _check_padding(row: int, alive: Tensor) -> None:
     """Raise EngineError unless `alive` [S] is padding on the left and tokens behind it."""
     if not bool(alive.any()):
         raise EngineError(f"attention_mask hides all of sample {row}; every sample needs a token")
+    # a token with a hidden position behind it, which padding on the left never makes
     holes = (alive[:-1] & ~alive[1:]).nonzero()[:, 0]
     if not len(holes):
         return

@@ -39,6 +39,7 @@ class Thinning:
             self.biases[row] = positions, keep.bias
         index = keep.index
         if pinned:
+            # the pinned token is the last one, which the offer left out
             index = torch.cat([index, index.new_tensor([len(live) - 1])])
         self.leave(row, live, index)
         return live.ordinal[index]
@@ -47,6 +48,7 @@ class Thinning:
         """What goes on; the stream that entered where every sample kept all."""
         lengths = [len(positions) for positions in self.source]
         stream = self.entered
+        # a stage only drops, so equal lengths mean that nothing was dropped
         if lengths != [len(positions) for positions in stream.source]:
             stream = stream.narrowed(self.source)
         return stream.biased(self.biases)
@@ -59,6 +61,7 @@ class Thinning:
         if stream.source is not self.entered.source:
             columns = self.entered.columns(stream, hidden.device)[..., None]
             hidden = hidden.gather(1, columns.expand(-1, -1, hidden.shape[-1]))
+        # written to in place below, and the rows that entered may be the decoder's own
         if self.merged:
             hidden = hidden.clone()
         for row, (positions, features) in self.merged.items():

@@ -149,6 +149,7 @@ class Tower:
 
     def _enter(self, _args: Any, _kwargs: Any) -> None:
         """Hook the blocks from the first stage on."""
+        # images and videos may come in two runs, of the same samples
         if not self.samples:
             self.samples = self.expect()
         self.inside.close()
@@ -170,9 +171,11 @@ class Tower:
     def _block(self, number: int, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run one block on the rows that are left behind the stage before it."""
         passage = self.passage
+        # by name, because what fits an argument to the rows left depends on which it is
         arguments = {**dict(zip(self.names, args, strict=False)), **kwargs}
         hidden = passage.enter(arguments.pop(self.names[0]))
         hidden = self._stage(vision(number), hidden)
+        # no stage has done anything yet: the block does bit for bit what it does in a stock model
         if passage.untouched:
             return stock(passage.restored(hidden), **arguments)
         if self.observer is not None:
@@ -199,6 +202,7 @@ class Tower:
                 stages += 1
         if not stages:
             return hidden
+        # of all samples, also those without a stage here: their rows stay as their tokens' own
         owned = [sample.rows.patches for sample in self.samples]
         live = [sample.rows.patches[sample.alive] for sample in self.samples]
         return self.passage.drop(hidden, owned, live)
@@ -209,6 +213,7 @@ class Tower:
         """
         patches = sample.rows.patches
         here = self.passage.holds(patches).any(-1)
+        # newlines have no patch (-1) and are in no run
         if bool(here.any()) and not torch.equal(here, patches[:, 0] >= 0):
             raise Unsupported(
                 f"a prompt with an image and a video cannot be pruned at {site}: "
@@ -229,6 +234,7 @@ class Tower:
         places = self.passage.places(sample.rows.patches[index])
         answer = NOTHING
         if keep and len(index):
+            # [N * G, D], token by token, so that a token's patches end up side by side
             rows = hidden[places.flatten().to(hidden.device)]
             features = rows.reshape(len(index), -1)
             stage = replace(stage, keep=keep)

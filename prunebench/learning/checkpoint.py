@@ -96,6 +96,7 @@ def digest(value: Any) -> str:
 def _parts(value: Any) -> Iterator[bytes]:
     """What of a value goes into its digest, piece by piece."""
     if isinstance(value, Tensor):
+        # kinds and lengths go in, too: ["ab"] and ["a", "b"] must not read alike
         yield f"tensor {value.dtype} {list(value.shape)}\n".encode()
         # flat first, for a view as bytes needs a dimension
         flat = value.detach().cpu().contiguous().flatten()

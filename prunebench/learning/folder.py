@@ -90,6 +90,7 @@ def replaced(target: Path) -> Iterator[Path]:
         fresh.mkdir()
         try:
             yield fresh
+            # killed between the two renames, a run leaves the old folder for `_recover` to put back
             if target.exists():
                 target.rename(old)
             fresh.rename(target)
@@ -110,6 +111,7 @@ def storing(path: Path) -> Iterator[None]:
 
 def discard(path: Path) -> None:
     """Remove a file, a link or a folder; what is not there is gone already."""
+    # rmtree refuses a link, and what it leads to is not ours to remove
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -165,6 +167,7 @@ def _recover(target: Path, old: Path) -> None:
 
 def _remove_empty(folders: Sequence[Path]) -> None:
     """Take away folders that were made for nothing."""
+    # innermost first: around one that is not empty none is
     for path in folders:
         try:
             path.rmdir()

@@ -52,6 +52,7 @@ class Log:
             self.rewrite()
             return
         with storing(self.path):
+            # not through a link that took the place of the file meanwhile
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
                 file.write(self._text([row], header=False))

@@ -74,6 +74,7 @@ def learn(
     for name, values in state.totals.items():
         totals[name] = list(values)
     start = saved_at = time.monotonic()
+    # from 1, as logs and checkpoints count; `course` counts from 0
     for step in range(state.step + 1, course.steps + 1):
         for group in course.optimizer.param_groups:
             group["lr"] = course.rate(step - 1)
@@ -119,6 +120,8 @@ def update(
         if "overflow" not in str(error):
             raise
         require_number(float("inf"), "the update", step, optimizer)
+    # finite gradients may still carry a weight out of its range; all are asked at once, as every
+    # bool() waits for the GPU
     finite = [weight.detach().isfinite().all() for weight in moving]
     if finite and not bool(torch.stack(finite).all()):
         require_number(float("nan"), "a weight", step, optimizer)
@@ -128,6 +131,7 @@ def require_number(
     value: float, name: str, step: int, optimizer: torch.optim.Optimizer | None = None
 ) -> float:
     """The value; raises RunError naming the step and the figure where it is NaN or infinite."""
+    # False for NaN, too
     if abs(value) < float("inf"):
         return value
     rate = ""
@@ -158,6 +162,7 @@ def _take_up(course: Course, state: State, run: Run) -> None:
         raise RunError(f"{what}: {run.way_out}") from error
     with torch.no_grad():
         for name, weight in weights.items():
+            # into the tensors that are there: the optimizer holds these very ones
             weight.copy_(state.weights[name])
 
 

@@ -55,6 +55,7 @@ class Run:
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], way_out: str) -> None:
         self.folder = folder
+        # through JSON: plain data is all that a checkpoint may hold, paths become text
         self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity), default=str))
         self.way_out = way_out
         self.log = Log(folder / log.NAME)

@@ -33,9 +33,11 @@ def evidence_mask(layout: Layout, box: Box, size: tuple[int, int], image: int = 
     mask = torch.zeros(len(layout), dtype=torch.bool)
     for tiles in _views(layout, image):
         shares = {number: _shares(layout.tiles[number], number, box, size) for number in tiles}
+        # over the whole view: the box may only touch one of its crops and lie in the next
         most = max(float(share.max()) for share in shares.values())
         if most == 0:
             continue  # the view does not reach this part of the image
+        # where the box covers no cell by half, those that it covers most are taken
         # a cell that is cut exactly in half counts, whatever the rounding
         least = min(0.5, most) - TOLERANCE
         for number, share in shares.items():

@@ -74,6 +74,7 @@ def vision_saved(model: Any, family: Family, inputs: Mapping[str, Any], sample: 
     saved = 0
     for block in range(sites[0].layer, len(family.blocks(model))):
         full = family.stretches(model.config, inputs, block)
+        # a site lies in front of its block, which is the first to run without the rows
         passed = [site for site in sites if site.layer <= block]
         live = rows.live(sum(full), sample.kept[passed[-1]])
         left = [int(part.sum()) for part in live.split(full)]
@@ -104,6 +105,7 @@ def decode(text_config: Any, cache_lengths: Sequence[int], steps: int) -> int:
     total = 0
     for number, length in enumerate(cache_lengths):
         for step in range(1, steps + 1):
+            # a new token attends to itself, too
             total += _layer(text_config, number, 1, length + step)
     return total
 
@@ -116,9 +118,11 @@ def head(text_config: Any, positions: int = 1) -> int:
 def _layer(config: Any, number: int, queries: int, keys: int) -> int:
     """Decoder layer `number`: `queries` tokens run through it and attend to `keys`."""
     width = config.hidden_size
+    # some models name it, and then heads together are not as wide as the model
     head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
     query_width = config.num_attention_heads * head_width
     key_width = config.num_key_value_heads * head_width
+    # the output projection costs what the query's does
     projections = linear(queries, width, 2 * query_width + 2 * key_width)
     return projections + attention(queries, keys, query_width) + _mlp(config, number, queries)
 
@@ -130,6 +134,7 @@ def _mlp(config: Any, number: int, tokens: int) -> int:
     experts = getattr(config, "num_experts", None) or 0
     dense_layers = getattr(config, "mlp_only_layers", None) or ()
     sparse_step = getattr(config, "decoder_sparse_step", 1)
+    # transformers' own rule: with a step of n every n-th layer is sparse
     dense = number in dense_layers or (number + 1) % sparse_step
     if not experts or dense:
         return 3 * linear(tokens, config.hidden_size, config.intermediate_size)

@@ -58,6 +58,7 @@ class TimedRun:
         seconds["prefill"] = (
             prefill_end - prefill_start - self.vision_in_prefill - select_in_prefill
         )
+        # the prefill makes the first token, so there is a forward less to share among
         seconds["decode"] = (last_end - prefill_end) / (len(self.forwards) - 1)
         rows = []
         for phase, value in seconds.items():
@@ -175,6 +176,7 @@ def timed_run(
 def _prompt_bytes(cache: Any, inputs: Mapping[str, Any]) -> int:
     """Bytes of the live keys and values of an unpruned prompt, over the batch."""
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    # not the cache's own length: that has the new tokens and the padding, too
     lengths = [ids.shape[1]] * len(ids) if mask is None else mask.sum(dim=1).tolist()
     depth = len(cache.layers)
     return sum(live_bytes(cache, [length] * depth) for length in lengths)
@@ -197,6 +199,7 @@ def _clocks(model: Any, family: Family) -> Iterator[TimedRun]:
             run.vision_in_prefill += seconds
 
     def before_model(_model: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        # `generate` makes the cache itself and returns only ids
         run.cache = kwargs["past_key_values"]
         run.forwards.append([_now(device)])
 

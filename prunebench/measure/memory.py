@@ -64,6 +64,7 @@ def peak(device: torch.device | str = "cpu") -> Iterator[Peak]:
 def _reset_high_water() -> bool:
     """Ask Linux to start the process's high-water mark anew; False where it does not let us."""
     try:
+        # 5 resets the high-water mark and nothing else
         (PROCESS / "clear_refs").write_text("5")
     except OSError:
         return False
@@ -77,6 +78,7 @@ def _sampled() -> Iterator[list[float]]:
     over = threading.Event()
 
     def watch() -> None:
+        # no sleep: this ends at once when the block does
         while not over.wait(SAMPLING_SECONDS):
             resident_mib.append(_status_mib("VmRSS"))
 

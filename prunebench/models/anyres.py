@@ -67,6 +67,7 @@ def layout(views: Sequence[View]) -> Layout:
     tokens = [torch.empty(0, 3, dtype=torch.int64)]
     for image, view in enumerate(views):
         own = view.layout
+        # `tiles` still holds those of the images before alone
         tokens.append(torch.stack([own.tile + len(tiles), own.row, own.column], dim=1))
         tiles += [replace(tile, image=image) for tile in own.tiles]
     return Layout(tuple(tiles), torch.cat(tokens))
@@ -90,6 +91,7 @@ def encoder_rows(batch: Sequence[Sequence[View]], patches: int, cls: bool) -> li
             crops = start[view.video] + torch.arange(view.crops)
             start[view.video] += view.crops
             first = crops * length
+            # -1 finds the last crop here, which does no harm: the next line puts -1 back
             row = first[view.patches // patches] + cls + view.patches % patches
             rows.append(torch.where(view.patches < 0, -1, row))
             summaries.append(first)

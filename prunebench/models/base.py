@@ -145,6 +145,7 @@ class Family(ABC):
         """The vision encoder's transformer blocks in order."""
         tower = self.vision(model)
         for path in self.blocks_at:
+            # of a path without a dot the owner is "", which torch takes for the encoder itself
             owner, _, last = path.rpartition(".")
             try:
                 return _part(tower.get_submodule(owner), last, nn.ModuleList)

@@ -54,6 +54,7 @@ def header(folder: Path, partial: bool = False) -> Header | None:
     for file in files:
         for name, (dtype, shape) in _tensors(file).items():
             elements += torch.Size(shape).numel()
+            # safetensors' names of real types: F32, F16, F8_E4M3, BF16 and so on
             if not dtype.startswith(("F", "BF")) and name.endswith((".weight", ".bias")):
                 odd.append(name)
     return Header(elements, tuple(odd)) if files else None
@@ -127,6 +128,7 @@ def check_loaded(model: nn.Module, report: Mapping[str, Any]) -> None:
         raise LoadError(f"its weights do not fit its config.json: they {wrong}")
     if report["error_msgs"]:
         raise LoadError(f"its weights do not load: {one_line(str(report['error_msgs'][0]), 150)}")
+    # a folder with an adapter is refused before; one on the hub shows only now
     if getattr(model, "_hf_peft_config_loaded", False):
         raise LoadError(
             "it holds a low-rank adapter, not a model; "
@@ -164,6 +166,7 @@ def _files(folder: Path, partial: bool) -> list[Path]:
             f"{type(error).__name__}: {one_line(message(error), 100)}"
         ) from error
     absent = [file.name for file in files if not file.is_file()]
+    # they are still to be fetched, and some of the shards say nothing of the model's size
     if absent and partial:
         return []
     if absent:
@@ -180,6 +183,7 @@ def _tensors(file: Path) -> dict[str, tuple[str, list[int]]]:
 
     try:
         with safe_open(file, "pt") as tensors:
+            # a slice tells type and shape and reads no values; the handle itself cannot be iterated
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
             return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except SafetensorError as error:

@@ -78,6 +78,7 @@ class CropFamily(Family):
     def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:
         """Those whose outputs are concatenated before the projector; -1 is the embedding."""
         states = len(self.blocks(model)) + 1
+        # a negative layer counts from the end of `hidden_states`, whose entry 0 is the embedding
         return tuple(int(layer) % states - 1 for layer in feature_layers(config_of(model)))
 
     def clip(self, model: nn.Module) -> str | None:
@@ -94,6 +95,7 @@ class CropFamily(Family):
         crops = 0
         for layout in layouts:
             first = (crops + torch.arange(len(layout.tiles))) * length
+            # [tiles, tokens of a tile, patches of a token]
             patches = first[:, None, None] + self.cls + squares
             rows.append(EncoderRows(patches.flatten(0, 1), first if self.cls else None))
             crops += len(layout.tiles)
@@ -114,6 +116,7 @@ class CropFamily(Family):
         encoder = embedding_flops(vision, crops)
         # all blocks are alike
         block = self.block_flops(config, self.stretches(config, inputs, 0))
+        # also those behind the one that the projector reads: they run all the same
         encoder += vision.num_hidden_layers * block
         return encoder, self.projector_flops(config, tokens)
 
@@ -130,6 +133,7 @@ class CropFamily(Family):
         """How many crops the encoder is given for all prompts of `inputs`: as many as their tokens
         come from, unless overridden.
         """
+        # not by the pixels: some processors pad a batch with empty images, which models drop
         tokens = int((inputs["input_ids"] == config.image_token_id).sum())
         return tokens // self.tokens_a_side(config) ** 2
 
@@ -169,6 +173,7 @@ def feature_layers(config: Any) -> list[int]:
 
 def merged_patches(side: int, merge: int) -> Tensor:
     """[side * side, merge * merge] the patches of one crop that each of its tokens is made of."""
+    # row of squares, row within, column of squares, column within
     patches = torch.arange((side * merge) ** 2).view(side, merge, side, merge)
     return patches.transpose(1, 2).reshape(side**2, merge**2)
 
@@ -199,6 +204,7 @@ def mlp_flops(rows: int, *widths: int) -> int:
 def runs(ids: Sequence[int], placeholder: int) -> Iterator[int]:
     """Lengths of the unbroken runs of a placeholder in one prompt's ids."""
     length = 0
+    # None ends a run that reaches to the end of the prompt
     for token in [*ids, None]:
         if token == placeholder:
             length += 1

@@ -133,5 +133,6 @@ def _out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
+    # torch's allocator on the CPU raises a plain RuntimeError, known by its words alone
     text = message(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)

@@ -74,6 +74,7 @@ class GridFamily(Family):
         places = self.order(vision, all_grids(inputs, vision))
         rows = []
         for unit in in_prompt_order(places, layouts):
+            # [tokens, patches of a token]
             rows.append(EncoderRows(unit[:, None] * len(group) + group))
         return rows
 
@@ -145,6 +146,7 @@ def merger_flops(vision_config: Any, patches: int, width: int, out: int) -> int:
     channels.
     """
     unit = vision_config.spatial_merge_size**2
+    # both layers in one: the first is square, so that they have the same inputs
     return linear(patches // unit, unit * width, unit * width + out)
 
 
@@ -158,6 +160,7 @@ def _tiles(
     image = start = 0
     while start < len(visual):
         token = visual[start]
+        # where the grids have run out, one without tokens leads to the error below
         frames, rows, columns = next(grids[token], (0, 0, 0))
         end = start + frames * rows * columns
         if end == start or end > len(visual) or set(visual[start:end]) != {token}:
@@ -176,4 +179,5 @@ def _grids(grid_thw: Tensor | None, merge: int) -> Iterator[Grid]:
     """The grids that an input tensor [images, 3] names in patches."""
     if grid_thw is not None:
         for frames, height, width in grid_thw.tolist():
+            # frames are merged by the patch embedding already, only rows and columns behind it
             yield frames, height // merge, width // merge

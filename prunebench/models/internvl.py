@@ -83,6 +83,7 @@ class InternVL(CropFamily):
                 size = None if sizes is None else sizes[image]
                 tiles += _image_tiles(config, side, image, count, size)
             return tiles
+        # runs but no images: a video, whose frames are never cut into crops
         if not sizes and set(counts) == {1}:
             return [Tile(side, side, "frame", frame=frame) for frame in range(len(counts))]
         raise Unsupported(
@@ -117,6 +118,7 @@ def _canvas(config: Any, crops: int, size: Size) -> tuple[int, int]:
     # late, for it needs torchvision, which a run without images of its own does not
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
+    # height first, unlike `size`; least and most are the same, for the count is known
     across, down = get_optimal_tiled_canvas(
         size[::-1], tuple(config.vision_config.image_size), crops, crops
     )

@@ -38,6 +38,7 @@ class LlavaNext(AnyresFamily):
     def views(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[list[View]]:
         token = config_of(model).image_token_id
         sizes = rows_of(inputs, "image_sizes")
+        # one queue for the whole batch: every prompt takes the images that are its own
         images = (self.cut(model, height, width) for height, width in sizes)
         prompts = []
         for ids in inputs["input_ids"]:

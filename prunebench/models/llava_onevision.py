@@ -46,6 +46,7 @@ class LlavaOnevision(AnyresFamily):
 
     def views(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[list[View]]:
         config = config_of(model)
+        # one queue for the whole batch: every prompt takes the images that are its own
         images = (self.image(model, *size, cut) for size, cut in _images(inputs))
         prompts = []
         for ids in inputs["input_ids"].tolist():
@@ -93,6 +94,7 @@ def _images(inputs: Mapping[str, Any]) -> list[tuple[tuple[int, int], bool]]:
     alone: list[bool] = []
     for count in rows_of(inputs, "batch_num_images"):
         alone += [count == 1] * count
+    # without batch_num_images the model, too, takes every image as cut
     return list(zip(sizes, alone or [True] * len(sizes), strict=True))
 
 
@@ -121,6 +123,7 @@ def _whole(config: Any, height: int, width: int) -> View:
     x, y = 0.5 - across / 2, 0.5 - down / 2
     left, top, right, bottom = stitching.whole(vision)
     region: Region = (x + left * across, y + top * down, x + right * across, y + bottom * down)
+    # a tile of no columns is a newline alone
     tiles = (Tile(side, side, region=region), Tile(1, 0, newlines=True))
     patches = torch.cat([torch.arange(side**2), torch.tensor([-1])])
     return View(Layout(tiles), patches[:, None], crops=1)
@@ -130,7 +133,9 @@ def _video(model: nn.Module, frames: int) -> View:
     """Frames, each as the model's own pooling shrinks it, and one newline behind the last."""
     vision = config_of(model).vision_config
     side = patches_a_side(vision)
+    # [1, side * side, 2]: a single crop, without the thumbnail
     frame_places = stitching.places(side, 1, 1)[1:]
+    # [tokens of a frame, 2]: interpolated, so that they lie between patches
     pooled = stock(model).model.apply_pooling(frame_places)[0].round(decimals=6)
     patches = stitching.neighbours(pooled, side, 1)
     every = [patches + frame * side**2 for frame in range(frames)]

@@ -71,8 +71,10 @@ def load(
         model = loader.random(config, seed) if weights == "random" else loader.pretrained(config)
         model = model.to(device).eval()
         check_processor(processor, model, family.placeholders(model))
+        # new tokens are appended to every row: no padding may stand between
         processor.tokenizer.padding_side = "left"
         check_prompt(processor, model, family)
+    # of a folder the name alone, for its weights identify it, wherever it lies
     name_of_source = Path(source).name if Path(source).is_dir() else source
     commit = loader.commit() if weights == "pretrained" else None
     identity = commit or f"sha256:{weights_digest(model)[:16]}"
@@ -144,6 +146,7 @@ class _Loader:
         """Compare the model's size with what is stored and with the memory there is; LoadError."""
         if self.trust:  # nobody knows what foreign code does without data
             return
+        # shapes without memory: the size is known before anything is taken for it
         with torch.device("meta"):
             empty = _auto("AutoModelForImageTextToText").from_config(config, **self._options)
         quantized = getattr(config, "quantization_config", None) is not None
@@ -165,6 +168,7 @@ class _Loader:
         if Path(self.source).is_dir():
             return None
         cached = try_to_load_from_cache(self.source, "config.json", revision=self.revision)
+        # besides None there is an object that says a file is known not to exist
         return Path(cached).parent if isinstance(cached, str) else None
 
 

@@ -33,7 +33,9 @@ class Qwen25VL(GridFamily):
             row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
             # numbers that ascend with the windows; that some are skipped does no harm
             window = row // side * (columns // side + 1) + column // side
+            # stable, because within a window tokens stay in reading order
             encoder_order = window.flatten().sort(stable=True).indices
+            # the inverse: at which place the encoder has a token, not which token it has at a place
             orders.append(encoder_order.argsort() + start)
             start += rows * columns
         return torch.cat(orders)

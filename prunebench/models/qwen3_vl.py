@@ -51,6 +51,7 @@ class Qwen3VL(GridFamily):
                 f"prunebench is known to work with {KNOWN_GOOD}"
             )
         features = kwargs["deepstack_visual_embeds"] or []
+        # both None: the decoder itself adds nothing
         return {**kwargs, **dict.fromkeys(DEEPSTACK)}, list(features)
 
     def feature_blocks(self, model: nn.Module) -> tuple[int, ...]:

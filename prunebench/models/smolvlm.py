@@ -95,6 +95,7 @@ def _check_runs(ids: Sequence[int], runs: Sequence[Run], tile: int) -> None:
         # the model knows no ids of markers, but <fake_token_around_image> stands behind the last
         # run too
         behind_last = runs[-1][1]
+        # a slice, which is empty where nothing stands behind the run; then no marker equals it
         fake = ids[behind_last : behind_last + 1]
         if start < MARKERS or ids[start - MARKERS : start - 1] != fake:
             raise ValueError(
@@ -119,6 +120,7 @@ def _images(ids: Sequence[int], runs: Sequence[Run], side: int, covered: float) 
     tiles: list[Tile] = []
     ends: list[bool] = []  # of every crop since the last whole view, whether it ends a row
     image = 0
+    # the last run is a whole view, so where a run would follow it is never asked
     for (start, end), (following, _) in pairwise([*runs, (len(ids), len(ids))]):
         if ids[start - 1] != global_marker:
             ends.append(following - end > MARKERS)

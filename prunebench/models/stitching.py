@@ -51,7 +51,9 @@ def places(side: int, down: int, across: int) -> Tensor:
     rows, columns = torch.arange(down * side), torch.arange(across * side)
     canvas = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=2)
     thumbnail = canvas[:side, :side].reshape(1, -1, 2)
+    # [down, across, side, side, 2]: crops row by row, as the encoder takes them
     crops = canvas.view(down, side, across, side, 2).transpose(1, 2)
+    # doubles: interpolation takes no integers, and float32 is too coarse for six decimals
     return torch.cat([thumbnail, crops.reshape(-1, side * side, 2)]).double()
 
 
@@ -66,9 +68,11 @@ def stitched(config: Any, packed: Tensor, height: int, width: int) -> View:
     side = patches_a_side(vision)
     down, across = grid(config, height, width)
     packed = packed.round(decimals=6)  # interpolation leaves dust
+    # only newlines are negative: the model appends them behind its interpolation
     newline = packed[:, 0] < 0
     thumbnail, crops = packed[: side**2], packed[side**2 :]
     canvas = crops.view(int(newline.sum()), -1, 2)  # every row ends with one newline
+    # the directions are cut and shrunk apart: one column tells all rows, one row all columns
     rows = _Axis.of(canvas[:, 0, 0], side)
     columns = _Axis.of(canvas[0, :-1, 1], side)
 
@@ -81,8 +85,10 @@ def stitched(config: Any, packed: Tensor, height: int, width: int) -> View:
 
     of_thumbnail = torch.cat([torch.zeros(side**2, 1), thumbnail], dim=1).long()
     tokens = torch.cat([of_thumbnail, _crop_tokens(rows, columns, across)])
+    # a thumbnail's places lie within the first crop, so its patches get numbers from 0 here
     patches = neighbours(packed, side, across)
     patches[side**2 :] += side**2  # the thumbnail is the encoder's first sequence
+    # last, for the newlines have come through the arithmetic like places
     patches[newline] = -1
     return View(Layout(tuple(tiles), tokens), patches, len(tiles))
 
@@ -96,6 +102,7 @@ def neighbours(places: Tensor, side: int, across: int) -> Tensor:
     bottom, right = high.unbind(1)
     row = torch.stack([top, top, bottom, bottom], dim=1)
     column = torch.stack([left, right, left, right], dim=1)
+    # not interpolated: all four are the same patch
     if torch.equal(low, high):
         row, column = row[:, :1], column[:, :1]
     crop = row // side * across + column // side
@@ -131,6 +138,7 @@ class _Axis:
     @classmethod
     def of(cls, places: Tensor, side: int) -> _Axis:
         """The axis of tokens at these places, where crops are `side` patches long."""
+        # places are of centres: half a patch more is the distance from the edge of all crops
         return cls(places, (places + 0.5).floor().long() // side)
 
     def spans(self, vision_config: Any, crops: int, image_pixels: float) -> list[Span]:
@@ -149,9 +157,11 @@ class _Axis:
             edges = (0.0, 0.0)
             if len(inside):
                 first, last = float(inside[0]), float(inside[-1])
+                # a token reaches half the way to its neighbours, also beyond the first and the last
                 edges = (first + 0.5 - apart / 2, last + 0.5 + apart / 2)
             shares = []
             for edge in edges:
+                # by way of the crop: between two crops' patches may lie a strip that none covers
                 pixel = number * size + (edge - number * side) * vision_config.patch_size
                 shares.append((pixel - padding) / image_pixels)
             spans.append((len(inside), shares[0], shares[1]))
@@ -174,6 +184,7 @@ def _crop_tokens(rows: _Axis, columns: _Axis, across: int) -> Tensor:
     # a newline belongs to the crop on its left
     left = torch.cat([columns.crop, columns.crop[-1:]])
     above = rows.crop
+    # [rows, columns + 1]; tile 0 is the thumbnail
     tile = 1 + above[:, None] * across + left
     # crops ascend along an axis: where a crop's number appears first, its own count starts
     row = torch.arange(len(above)) - torch.searchsorted(above, above)

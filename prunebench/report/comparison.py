@@ -52,6 +52,7 @@ class Group:
             scores = _scores(cell, warn)
             if scores is not None:
                 answered.append(scores.dropna())
+        # seeds answer the same questions, so a sample counts once, whatever the number of seeds
         if len(answered) == len(intervals):
             interval = statistics.mean(_by_sample(answered))
         else:
@@ -132,6 +133,7 @@ class Group:
         bottom = average(others, below)
         partly = not all(cell.whole for cell in (*self.cells, *others))
         if top is not None and partly:
+            # the means that the cells give are over different samples
             top, bottom = _on_common(self.cells, above, others, below)
         if top is None or not bottom:
             return None

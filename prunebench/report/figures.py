@@ -211,10 +211,12 @@ def _canvas(
     rows = -(-panels // columns)
     light = {"grid.linewidth": 0.6, "axes.linewidth": 0.8}
     with (
+        # axes take their style when they are made, so that nothing global changes
         sns.axes_style("whitegrid", {"grid.color": "0.9"}),
         sns.plotting_context("notebook", 0.85, light),
     ):
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        # what pyplot would do; `labels` needs its renderer to measure names
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for spare in grid[panels:]:
@@ -226,12 +228,14 @@ def _canvas(
 
 
 def _title(ax: Axes, text: str) -> None:
+    # a $ in a name begins no formula
     ax.set_title(one_line(text, TITLE), fontsize="medium", parse_math=False)
 
 
 def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
     """A line per method from budget to budget, with its intervals as a band."""
     tokens = f"tokens_{kind}"
+    # groupby keeps the order inside a group, so lines run from left to right
     for method, points in rows.sort_values(tokens).groupby("method"):
         look = style[str(method)]
         if method == BASELINE:
@@ -250,6 +254,7 @@ def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
             zorder=2 if look.control else 3,
             legend=False,
             label=str(method),
+            # the points as they are: seaborn would average them and draw intervals of its own
             errorbar=None,
             estimator=None,
         )
@@ -312,6 +317,7 @@ def _points(ax: Axes, rows: pd.DataFrame, column: str, style: Looks) -> None:
 
 def _whiskers(ax: Axes, points: pd.DataFrame, column: str, look: Look) -> None:
     """Markers with their 95 % intervals."""
+    # of what stands across only times have intervals
     across = _reach(points, column) if f"{column}_low" in points else None
     size = 5.5 if look.control else 6.5
     ax.errorbar(
@@ -335,16 +341,19 @@ def _reach(points: pd.DataFrame, column: str) -> Any:
     """[2, n] how far the interval reaches below and above; zero where there is none."""
     value = points[column]
     reach = np.stack([value - points[f"{column}_low"], points[f"{column}_high"] - value])
+    # matplotlib refuses a negative reach, and a mean over seeds may lie outside its interval
     return np.nan_to_num(reach).clip(min=0)
 
 
 def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     """A logarithmic axis whose ticks stand at the tokens the budgets came to, with their share."""
     ax.set_xscale("log")
+    # at one budget methods come to slightly different tokens
     places = rows.groupby(["budget_kind", "budget"])[[column, f"{column}_share"]].median()
     places = places.sort_values(column, ascending=False)
     ticks: list[float] = []
     texts: list[str] = []
+    # from the right: of two that are too close the larger keeps its label
     for tokens, share in places.itertuples(index=False):
         if ticks and tokens > ticks[-1] / TICK_DISTANCE:
             continue
@@ -361,10 +370,12 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
 def _frontier(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     """The points that no other beats in accuracy at lower cost, joined and named."""
     best: list[dict[str, Any]] = []
+    # of equal cost the most accurate first, so that the others do not make it
     for row in records(rows.sort_values([column, "accuracy"], ascending=[True, False])):
         if not best or row["accuracy"] > best[-1]["accuracy"]:
             best.append(row)
     x, y = [row[column] for row in best], [row["accuracy"] for row in best]
+    # steps: up to the next point the cheaper one is the best there is
     ax.plot(x, y, color="black", linewidth=1, drawstyle="steps-post", zorder=1)
     points = list(zip(x, y, strict=True))
     every_point = list(zip(rows[column], rows["accuracy"], strict=True))

@@ -87,6 +87,7 @@ def budget_share(budget: str, available: float | None) -> float:
         amount = float(budget)
     except ValueError:
         return -1.0
+    # digits alone are a count: "1" is one token, "1.0" all of them
     return amount / (available or 1.0) if budget.isdigit() else amount
 
 
@@ -277,6 +278,7 @@ def _against_random(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: li
         notes += _on_fewer_samples(groups, group, group.control, pair, warn)
     directions = {cell.more_is_better for cell in groups.quality}
     if len(directions) == 1:  # tasks that disagree on what is better have no pooled answer
+        # `directions` holds one truth: whether more is better
         better = gap.sure and (gap.value > 0) in directions
         row["better_than_random"] = "yes" if better else "no"
     return row
@@ -311,6 +313,7 @@ def _available(groups: Groups, column: Column, board: Board) -> Row:
 
 def _measured(groups: Groups, column: Column, board: Board) -> Row:
     """The mean over the tasks on which cost was measured."""
+    # not `each`: of several tasks the cost pass runs on the first only
     values = groups.some(lambda group: average(group.cost, column.metric))
     return {board.name: sum(values) / len(values) if values else None}
 
@@ -432,6 +435,7 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
         row["task"],
         -share,
         row["budget_kind"],
+        # a row without accuracy stands last
         -row.get("accuracy", -1.0),
         row["method"],
     )

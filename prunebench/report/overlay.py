@@ -104,6 +104,7 @@ def drawing(
     outlines = [_box(box, scale) for box in boxes or ()]
     panels = []
     if original:
+        # all tokens kept: the picture under the same grid lines as the stages
         shape = masks[0].shape if masks else (1, 1)
         everything = np.ones(shape, dtype=bool)
         panels.append(Panel(_panel(picture, everything, outlines), "image"))
@@ -130,6 +131,7 @@ def _scaled(image: Image.Image) -> tuple[Image.Image, tuple[float, float]]:
     """
     least, most = SIDE
     factor: float = max(1, ceil(least / min(image.size)))
+    # a fraction only where the longer side would be too long
     factor = min(factor, most / max(image.size))
     width = max(1, round(image.width * factor))
     height = max(1, round(image.height * factor))
@@ -155,6 +157,7 @@ def _panel(picture: Image.Image, kept: Mask, boxes: Sequence[Box]) -> Image.Imag
     xs = _ends(columns, picture.width)
     ys = _ends(rows, picture.height)
     shaded = Image.fromarray(_shade(np.asarray(picture), kept, xs, ys))
+    # on a layer of their own: on an RGB image PIL draws half-transparent lines opaque
     layer = Image.new("RGBA", picture.size)
     pen = ImageDraw.Draw(layer)
     _draw_grid(pen, picture.size, xs, ys)
@@ -167,6 +170,7 @@ def _panel(picture: Image.Image, kept: Mask, boxes: Sequence[Box]) -> Image.Imag
 
 def _ends(tokens: int, pixels: int) -> list[int]:
     """Where each of the tokens along a side begins, and where the last one ends."""
+    # each from the whole length, so that roundings do not add up
     return [round(number * pixels / tokens) for number in range(tokens + 1)]
 
 
@@ -199,9 +203,11 @@ def _shade(
     gone.
     """
     widths, heights = np.diff(xs), np.diff(ys)
+    # [H, W] from [rows, columns]; tokens may differ by a pixel, so each is repeated its own size
     alive = kept.repeat(heights, axis=0).repeat(widths, axis=1)
     grey = pixels.mean(axis=2, keepdims=True)
     dark = SHADE * (0.35 * pixels + 0.65 * grey)
+    # [H, W] diagonals, two pixels wide in every twelve
     rows, columns = np.indices(alive.shape)
     stripes = np.less((rows + columns) % 12, 2)
     dark = dark + HATCHING * stripes[..., None]
@@ -213,6 +219,7 @@ def _shade(
 def _borders(kept: Mask, xs: Sequence[int], ys: Sequence[int]) -> list[Edge]:
     """The edges between kept and dropped tokens."""
     edges = []
+    # [rows, columns - 1]: column c against c + 1, which begins at xs[c + 1]
     beside = kept[:, 1:] != kept[:, :-1]
     for row, column in np.argwhere(beside).tolist():
         x = xs[column + 1]
@@ -233,6 +240,7 @@ def _sheet(panels: Sequence[Panel], title: str) -> Image.Image:
         raise ReportError("there is nothing to show: give a grid or the original")
     title_font = _font(TITLE_SIZE, bold=True)
     caption_font = _font(CAPTION_SIZE)
+    # all panels are the same picture
     width, height = panels[0].image.size
     total = max(len(panels) * (width + GAP) + GAP, LEAST)
     heading = _wrap(one_line(title, TITLE), title_font, total - 2 * GAP)

@@ -59,6 +59,7 @@ def looks(methods: Sequence[str], controls: Sequence[str]) -> dict[str, Look]:
     compared = sorted(set(methods) - set(controls) - {BASELINE})
     by_method = {BASELINE: Look("black", "*", (5.0, 2.0), False)}
     for place, name in enumerate(compared):
+        # 7 colours and 11 markers share no factor: 77 methods before a pair repeats
         colour, marker = colours[place % len(colours)], MARKERS[place % len(MARKERS)]
         by_method[name] = Look(colour, marker, (), False)
     for place, name in enumerate(sorted(set(controls) - {BASELINE})):

@@ -128,6 +128,7 @@ def terminal(study: Path, width: int = 100) -> Table:
     console = Console(width=UNBOUNDED)
     for layout in _layouts(content):
         table = _table(content, layout)
+        # where not even the last layout fits, it is the one that is shown
         if console.measure(table).maximum <= width:
             break
     return table
@@ -203,6 +204,7 @@ def _content(study: Path, board: pd.DataFrame) -> Content:
     several = board["model"].nunique() > 1
     blocks: list[Block] = []
     notes: list[Note] = []
+    # sort=False: rows are in the leaderboard's order already
     for model, of_model in board.groupby("model", sort=False):
         heading = one_line(str(model), NAME) if several else ""
         for _, group in of_model.groupby(["budget", "budget_kind"], sort=False):
@@ -281,8 +283,7 @@ def _accuracy(row: Row) -> str:
     half = (row["accuracy_high"] - row["accuracy_low"]) / 2
     if pd.isna(half):
         return text
-    margin = f" ±{half:.3f}"[:6]
-    return text + margin.replace("±0.", "±.")
+    return text + f" ±{half:.2f}".replace("±0.", "±.")
 
 
 def _tokens(tokens: float, share: float) -> str:
@@ -307,6 +308,7 @@ def _against_random(row: Row) -> Text:
         return Text(own, style="dim")
     if row["better_than_random"] == "no":
         return Text(f"{difference:+.3f} {NO_BETTER}", style="bold red")
+    # as wide as with the flag, so that the numbers stand below each other
     return Text(f"{difference:+.3f}  ")
 
 

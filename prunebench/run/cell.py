@@ -113,6 +113,7 @@ class Cell:
         kind = f"{self.budget_kind}-" if self.budget_kind not in ("", "mean") else ""
         parts = [
             slug(self.model),
+            # a label was checked to be a file name where the grid was read
             self.variant.label,
             kind + self.amount,
             slug(self.task),

@@ -20,6 +20,7 @@ from prunebench.study.record import Metric
 
 def calls(cost: Cost) -> int:
     """How often one cell calls `generate`."""
+    # twice, for the method and for the unpruned model; pairs as `measure` spreads them
     return 2 * cost.inputs * (cost.warmup + ceil(cost.pairs / cost.inputs))
 
 
@@ -50,6 +51,7 @@ def measure(backend: Backend, cell: Bound, inputs: Sequence[Samples], cost: Cost
         else:
             conditions = cell.conditions(samples.requests)
             pairs = backend.time(samples, cell.method, conditions, settings)
+        # pairs are numbered through, over all inputs
         rows += [asdict(replace(row, pair=row.pair + number * share)) for row in pairs]
     return rows
 

@@ -21,6 +21,7 @@ Question = Mapping[str, Any]
 def differences_of(there: Question, here: Question) -> list[str]:
     """What differs between two questions, each as "key is one's value there and other's here"."""
     lines: list[str] = []
+    # a mapping and no set, for keys keep their order
     for key in {**there, **here}:
         if key == "methods":
             lines += _method_differences(there[key], here[key])

@@ -54,6 +54,7 @@ def judged(error: BaseException) -> Fault:
     no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if no_memory or "can't allocate memory" in text:
         return Fault("oom", text, text)
+    # ahead of Unsupported, of which it is a kind
     if isinstance(error, BrokenWeights):
         return Fault("failed", text, text)
     if isinstance(error, Unsupported):

@@ -111,6 +111,7 @@ def stored_differences(file: Path, grid: Grid) -> list[str]:
     from prunebench.run.difference import completed, differences_of
 
     stored = _mapping(file, _text(file))
+    # where a study lies is no part of its question, so a folder may be moved
     stored.pop("out", None)
     if not stored:
         raise GridError(f"{short_path(file)} is empty")
@@ -125,6 +126,7 @@ def _text(file: Path) -> str:
     most = 4 * plain.MOST_CHARACTERS  # bytes of as many characters
     try:
         with file.open("rb") as stream:
+            # one byte more than is allowed, so that a longer file is told apart
             content = stream.read(most + 1)
         return content.decode("utf-8-sig")
     except FileNotFoundError:
@@ -133,6 +135,7 @@ def _text(file: Path) -> str:
             "give a YAML file, or key=value, such as methods=fastv,divprune"
         ) from None
     except UnicodeDecodeError as error:
+        # cut off inside a character: the text may well be UTF-8, but it is too long
         if len(content) > most:
             raise GridError(
                 f"grid file {short_path(file)} is too long; the most is {most} bytes"
@@ -216,6 +219,7 @@ def _check_rest(grid: Grid) -> None:
 
 def _check_size(grid: Grid) -> None:
     """That the grid has no more cells, no longer names and no more text than a study can hold."""
+    # cost is measured on the first task only
     kinds = len(grid.tasks) + grid.cost.enabled
     count = kinds * len(grid.variants()) * len(grid.budgets)
     if count > MOST_CELLS:

@@ -43,5 +43,6 @@ def limited(seconds: float | None) -> Iterator[None]:
     try:
         yield
     finally:
+        # the timer first: by default an alarm without our handler ends the process
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

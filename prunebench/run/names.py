@@ -53,6 +53,7 @@ def check_label(label: Any, method: str) -> None:
     about = f"label {short(label)} of method {short_key(method)}"
     if not isinstance(label, str):
         raise PlainError(f"{about} is no text; put it in quotes")
+    # a cell's id joins its parts by "__"
     if LABEL.fullmatch(label) is None or "__" in label or len(label) > LONGEST_LABEL:
         raise PlainError(
             f"{about} is no file name; "

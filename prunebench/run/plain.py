@@ -100,6 +100,7 @@ def storable(value: Any, depth: int = 0) -> Any:
     """A value as plain data; what is none, such as a tensor or a NaN, becomes its text."""
     if value is None or isinstance(value, bool):
         return value
+    # exact types: PyYAML cannot write a subclass, such as an enum or a float of numpy
     if type(value) is int:
         return value
     if type(value) is float and math.isfinite(value):
@@ -221,6 +222,7 @@ class _Size:
     @property
     def depth(self) -> int:
         """Levels that are open, with those of the deepest part that has ended in the innermost."""
+        # less the text itself, and the innermost part, which both terms count
         return len(self._open) + self._open[-1].depth - 2
 
     def begin(self, anchor: str | None) -> None:
@@ -241,6 +243,7 @@ class _Size:
             raise PlainError(
                 f"*{short_key(anchor)} stands inside what it repeats; write the value out"
             )
+        # an anchor that nobody has set counts as one value; the loader refuses it
         self._add(self._ended.get(anchor, _Part()))
 
     def _add(self, part: _Part) -> None:
@@ -296,11 +299,13 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # as above
         try:
             return super().construct_object(node, deep)
         except (ValueError, KeyError, OverflowError):
+            # an explicit tag may stand at any text: for "!!bool perhaps" PyYAML raises KeyError
             raise _refusal(node, f"{short(node.value, 40)} is no {word}") from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = set()
         for key, _ in node.value:
+            # SafeLoader resolves "<<" below; keys that come from there may be overridden
             if key.tag == TAG + "merge":
                 continue
             if key.tag != TAG + "str":

@@ -170,6 +170,7 @@ def sources() -> str:
         path = folder / part
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             content = file.read_bytes()
+            # name and length ahead, so that no code can move between files unnoticed
             digest.update(f"{file.relative_to(folder)} {len(content)}\n".encode())
             digest.update(content)
     return digest.hexdigest()

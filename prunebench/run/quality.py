@@ -75,6 +75,7 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
         _check_feasible(backend, cell, full)
     preparing = perf_counter() - start
     answers = backend.answer(encoded, method, conditions)
+    # a group is timed as one, so each of its samples has an equal share
     seconds = (preparing + answers.seconds) / len(answers.texts)
     rows = []
     for number, (text, trace) in enumerate(zip(answers.texts, answers.traces, strict=True)):
@@ -84,10 +85,12 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
             "status": "ok",
             "prediction": cut(text, request.until),
             "error": None,
+            # available are those of the full image, also for a method that shrinks it
             **_tokens(trace, len(layout)),
         }
         if not cell.on_pixels:  # a smaller image keeps no token, so it has no recall
             row |= _evidence(request, trace, layout, full.sizes[number])
+        # of the inputs that the model ran on, which may be smaller images
         row |= _flops(backend.flops(encoded.samples, number, trace))
         row |= {
             "kv_bytes": trace.kv_bytes,
@@ -106,6 +109,7 @@ def unanswered(request: Request, status: SampleStatus, error: str) -> Row:
 def cut(text: str, until: Sequence[str]) -> str:
     """An answer up to the first text that ends it."""
     for stop in until:
+        # partition refuses an empty text
         if stop:
             text = text.partition(stop)[0]
     return text.strip()

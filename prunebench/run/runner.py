@@ -54,6 +54,7 @@ def sweep(grid: Grid, watcher: Watcher | None = None) -> Outcome:
         watch.doing(f"loading {grid.model}")
         backend = TransformersBackend.load(setup_of(grid))
         tasks = _load_tasks(grid, watch)
+        # only now: a question whose model or tasks cannot be had is not written down
         study.begin(grid)
         facts = provenance.collect(backend.setup, backend.facts(), {"grid": grid.seed})
         worker = Worker(backend, tasks)
@@ -95,11 +96,13 @@ class _Sweep:
     def run(self) -> Outcome:
         """Work at every cell that is not done, the quality cells of a task at once."""
         cells = self.grid.cells(self.grid.tasks)
+        # all are bound first: fingerprints say what is done, and a method's file may change later
         for cell in cells:
             self.runs[cell.id] = self._begun(cell)
         waiting = [self.runs[cell.id] for cell in cells if not self._is_done(cell)]
         for run in waiting:
             if run.cell.kind == "quality":
+                # before the calls are counted: a journal says which samples have their rows
                 self._open_journal(run)
         self._tell_notes()
         calls = sum(self._calls(run) for run in waiting)
@@ -141,6 +144,7 @@ class _Sweep:
         bound: Bound | None = None
         if isinstance(outcome, Fault):
             run.standing.ended = replace(outcome, ends=True)
+            # nothing is bound that could be hashed; refused for another reason it is another cell
             deciding = [variant.source(), variant.settings(), outcome.reason]
         else:
             bound, deciding = outcome
@@ -171,6 +175,7 @@ class _Sweep:
 
     def _calls(self, run: Run) -> int:
         """How often a cell still calls `generate`."""
+        # only quality cells have a journal
         return cost.calls(self.grid.cost) if run.opened is None else run.unasked
 
     def _fingerprint(self, cell: Cell, method: list[Any]) -> str:
@@ -225,6 +230,7 @@ class _Sweep:
             budget=None if cell.budget is None else str(cell.budget),
             seed=cell.seed,
             fingerprint=self.fingerprints[cell.id],
+            # a cost cell has no journal that could be asked
             missing=tuple(run.missing(group)) if group else (),
             failures=run.standing.failures,
         )
@@ -236,12 +242,15 @@ class _Sweep:
             run.standing.answered()
             self._keep(run, result.rows)
         else:
+            # a fault in a quality cell always comes with its sample
             assert request is not None
+            # what ends a cell is its reason and no row: the next run asks the sample again
             if not fault.ends:
                 self._keep(run, [quality.unanswered(request, fault.status, one_line(fault.reason))])
             run.standing.failed(fault)
             if fault.status not in EXPECTED:
                 run.details.append(fault)
+        # the samples that it will not be asked are over as well, or progress would never end
         if not run.going:
             self.watch.advance(run.unasked)
 
@@ -251,6 +260,7 @@ class _Sweep:
         try:
             run.journal.append(new)
         except Vanished:
+            # a StoreError as well, but with no study left there is no cell that could fail
             raise
         except StoreError as error:  # a number that is none
             run.standing.failed(replace(judged(error), ends=True))
@@ -258,6 +268,7 @@ class _Sweep:
 
     def _finish(self, benchmark: Benchmark, run: Run) -> None:
         """Score a quality cell, and write it."""
+        # a continued cell has the samples that it was asked again at the end of its journal
         rows = sorted(run.journal.rows.values(), key=lambda row: row["doc_id"])
         metrics: list[Metric] = []
         status, reason = run.verdict(rows, len(benchmark.requests))

@@ -62,6 +62,7 @@ class Samples:
         """The inputs of one of its samples."""
         if len(self.requests) == 1:
             return self.inputs
+        # anew, for the inputs of the group are padded to its longest
         return loaded.process([self.messages[row]])
 
     def _masks(self, request: Request) -> list[Tensor] | None:

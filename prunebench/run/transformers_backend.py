@@ -154,6 +154,7 @@ class TransformersBackend:
         options = options_of(samples.requests[0], loaded)
         with session as trace, torch.inference_mode():
             output = loaded.model.generate(**encoded.inputs, **options)
+        # [B, prompt + new]: generate repeats the prompts; padded on the left, they end in one place
         answers = output.sequences[:, encoded.inputs["input_ids"].shape[1] :]
         texts = loaded.processor.batch_decode(
             answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -200,6 +201,7 @@ def options_of(request: Request, loaded: Loaded) -> dict[str, Any]:
     generation = {"max_new_tokens": MAX_NEW_TOKENS, **request.generation}
     temperature = generation.get("temperature")
     warm = (temperature or 0) > 0
+    # a task may ask for sampling at temperature 0, which transformers refuses
     samples = bool(generation.get("do_sample", warm)) and temperature != 0
     options = {name: generation[name] for name in KEPT_OPTIONS if name in generation}
     for name in SAMPLING_OPTIONS:

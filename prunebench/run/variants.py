@@ -64,6 +64,7 @@ def entries(methods: Sequence[Any], controls: bool) -> list[Entry]:
     for entry in named:
         if entry not in different:
             different.append(entry)
+    # a stable sort: methods stay in the order in which they were written
     return sorted(different, key=_rank)
 
 

@@ -168,9 +168,11 @@ class Worker:
             if interrupts(error):
                 raise
             outcome = judged(error)
-            if outcome.status == "oom" and torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        # only here, for the error's traceback has held the tensors until now
+        if isinstance(outcome, Fault) and outcome.status == "oom" and torch.cuda.is_available():
+            torch.cuda.empty_cache()
         random.restore()
+        # after a fault as well: a step that raises may have changed something before
         changes = self.guard.changes(module)
         if changes:
             self.guard.restore(self._fresh_module)
@@ -243,6 +245,7 @@ class _Asking:
         if alone:
             return
         for request in requests:
+            # asked anew for every sample: the one before may have ended a cell
             waiting = [part for part in again if self._waits(part, request)]
             if waiting:
                 yield from self.results([request], waiting)
@@ -252,6 +255,7 @@ class _Asking:
     ) -> Iterator[tuple[CellPart, list[Row] | Fault]]:
         """The rows of every cell, or what went wrong with the group in it."""
         able: list[CellPart] = []
+        # all are bound before the encoding, which reads there what each of the methods wants to see
         for part in parts:
             fault = self._unbound(part)
             if fault is None:
@@ -281,11 +285,13 @@ class _Asking:
         """
         encode = self.backend.encode
         methods = {part.id: self.worker.bound(part).method for part in parts}
+        # nobody is named here: of several that read, it is not known yet which one failed
         shared = self._attempt(partial(encode, samples, list(methods.values())))
         if not isinstance(shared, Fault):
             for part in parts:
                 yield part, shared
             return
+        # tells a fault of the samples from one of what some method reads in their encoding
         bare = self._attempt(partial(encode, samples, []))
         for part in parts:
             if isinstance(bare, Fault):  # with nobody looking it goes wrong as well
@@ -320,10 +326,12 @@ class _Asking:
         """A sample that cannot be made an input for any method."""
         reason = fault.reason
         status: SampleStatus = fault.status
+        # no method has been at work yet, so that it is none that failed
         if status == "failed":
             status = "unreadable"
             if not fault.media:
                 sample = f"sample {request.sample_id} of {self.benchmark.name}"
                 reason = f"{sample} cannot be processed: {reason}"
         for part in parts:
+            # a row like any other: nobody is to blame, so it counts against no method
             yield self._answered(part, [quality.unanswered(request, status, one_line(reason))])

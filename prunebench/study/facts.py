@@ -57,6 +57,7 @@ def is_number(value: Any) -> bool:
     """A finite number that a mean can take; true and false are none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
+    # a comparison that is false for NaN, too
     return bool(-LARGEST <= value <= LARGEST)
 
 
@@ -187,6 +188,7 @@ def plain(value: Any, depth: int = 32) -> Any:
 
     NaN and infinity stay what they are, so that the checks find them.
     """
+    # bool ahead of int, which it is as well; `is_whole` would refuse it
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):

@@ -96,6 +96,7 @@ class StudyFolder:
         inspect(self.folder)
         place.mkdir(exist_ok=True)
         names = [path.name] if path.parent.name == "cells" else [path.parent.name, path.name]
+        # cut in bytes, as file systems count; half a character stays as a surrogate
         stem = os.fsdecode(os.fsencode(".".join(names))[:NAME])
         number = 1
         while os.path.lexists(target := place / f"{stem}.damaged-{number}"):
@@ -112,6 +113,7 @@ def locked(folder: Path) -> Iterator[StudyFolder]:
     """
     lock, new = _lock(folder)
     try:
+        # of the open handle: another folder may lie at the path by now
         place = os.fstat(lock)
         inspect(folder)
         files.tidy(folder)
@@ -133,6 +135,7 @@ def in_one_line(
         try:
             return method(study, *args, **kwargs)
         except OSError as error:
+            # where the folder is gone, that is what there is to say
             study.still()
             raise translated(error, study.folder) from None
 
@@ -200,8 +203,10 @@ def _make_writable(folder: Path) -> list[Path] | None:
     new, or None where another sweep removed one meanwhile.
     """
     try:
+        # the innermost first, as `_leave` removes them
         new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
         folder.mkdir(parents=True, exist_ok=True)
+        # tried with a file that has no name, so nothing stays of it
         with tempfile.TemporaryFile(dir=folder):
             return new
     except FileNotFoundError:
@@ -216,6 +221,7 @@ def _hold(folder: Path, lock: int) -> bool:
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # whoever had the lock may have removed the folder; one that is gone guards nothing
         return os.path.samestat(os.fstat(lock), os.stat(folder))
     except BlockingIOError:
         os.close(lock)
@@ -240,4 +246,5 @@ def _leave(new: Sequence[Path]) -> None:
         try:
             path.rmdir()
         except OSError:
+            # it holds something by now, and so does every folder above it
             return

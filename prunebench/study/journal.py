@@ -61,6 +61,7 @@ class Journal:
         except OSError as error:
             self._study.still()
             raise translated(error, self.path) from None
+        # behind the writing: `_write` takes the rows that came before from here
         self.rows.update((row["sample_id"], row) for row in storable)
 
     def _add(self, rows: Sequence[Row]) -> None:
@@ -73,6 +74,7 @@ class Journal:
             return
         text = "".join(self._chain.line(row) for row in rows)
         self._state = None  # until the lines are whole on the disk, the next call writes anew
+        # not created where it has gone since: a journal must begin with its head
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
         with os.fdopen(handle, "wb") as file:
             file.write(text.encode())
@@ -100,6 +102,7 @@ def resume(
     except OSError as error:
         replay = lines.Replay(damage=f"it cannot be read: {error.strerror}")
     rows = list(replay.rows.values())
+    # ahead of damage: rows of another configuration are of no use, whole or not
     if replay.head is not None and replay.head["fingerprint"] != fingerprint:
         rows = []
         study.remove(path)
@@ -110,6 +113,7 @@ def resume(
             f"{len(rows)} samples before that are kept",
         )
     elif not replay.torn:
+        # a torn last line is no damage, for a killed process leaves one, but is written anew
         return Journal(study, path, cell, fingerprint, replay.rows, replay.chain)
     journal = Journal(study, path, cell, fingerprint)
     journal.append(rows)

@@ -83,6 +83,7 @@ def replay(path: Path, cell: str, samples: Mapping[str, int] | None = None) -> R
     with opened(path) as file:
         while line := file.readline(LONGEST):
             number += 1
+            # a line as long as the bound was cut by `readline`: that is damage, and `take` says so
             if not line.endswith(b"\n") and len(line) < LONGEST:
                 result.torn = True
                 break
@@ -124,6 +125,7 @@ def _take(result: Replay, content: Any, cell: str, samples: Mapping[str, int] | 
     sample = content["sample_id"]
     if sample in result.rows:
         raise Damaged(f"sample {one_line(repr(sample), 60)} stands there twice")
+    # behind one without an answer its sample may stand again, answered by a later run
     if content["error"] is None:
         result.rows[sample] = content
 

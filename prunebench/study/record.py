@@ -163,6 +163,7 @@ class CellRecord:
         """That every fact is there and is what it should be; raises Damaged."""
         facts.check_present(cls, content, "cell.json")
         facts.check_rules(cls, content, "cell.json has ")
+        # only now: from here on what is required counts as present and of its type
         facts.check_words(cls, content)
         facts.check_rules(Origin, content["provenance"], "cell.json has provenance.")
         for entry in content["metrics"]:

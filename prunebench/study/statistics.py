@@ -167,6 +167,7 @@ def common(
             f"scored on different samples: {len(odd)} stand in only one of the two, "
             f"such as {odd[0]!r}"
         )
+    # sorted, for seeded draws are of places: the same samples give the same interval
     return method.dropna().index.intersection(reference.dropna().index).sort_values()
 
 
@@ -189,6 +190,7 @@ def difference(pairs: Sequence[Pair], seed: int = 0) -> Difference:
     def statistic(*places: NDArray[Any]) -> Array:
         means = []
         for part, index in zip(parts, places, strict=True):
+            # [draws], the mean over the samples of each draw
             means.append(part[index].mean(axis=-1))
         return _mean(means)
 
@@ -203,8 +205,10 @@ def relative(pairs: Sequence[Pair], seed: int = 0) -> Interval:
 
     def statistic(*places: NDArray[Any]) -> Array:
         ratios = []
+        # draws in which the reference solves nothing have no ratio; `_resampled` leaves them out
         with np.errstate(divide="ignore", invalid="ignore"):
             for (method, reference), index in zip(pairs, places, strict=True):
+                # the last axis: `index` is [draws, n] from the bootstrap, [n] for the sample itself
                 top = method[index].mean(axis=-1)
                 bottom = reference[index].mean(axis=-1)
                 ratios.append(top / bottom)
@@ -293,12 +297,14 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
     """
     # divided by the task's samples, so that the sum is the mean over tasks
     weights = np.concatenate([part / len(part) for part in parts])
+    # a difference of zero is the same under either sign
     weights = weights[weights != 0]
     if not len(weights):
         return 1.0
     if np.allclose(np.abs(weights), abs(weights[0])):
         wins = int((weights > 0).sum())
         return float(stats.binomtest(wins, len(weights)).pvalue)
+    # given one array, "samples" flips signs; scipy tries all patterns where they are few enough
     test = stats.permutation_test(
         (weights,),
         lambda flipped, axis: flipped.sum(axis=axis),

@@ -105,5 +105,6 @@ def _check_scores(path: Path, table: pa.Table) -> None:
     from pyarrow import compute
 
     finite = compute.is_finite(table.column("score").drop_null())
+    # min_count: of no scores at all, as in a cell that failed, the answer would be null
     if not compute.all(finite, min_count=0).as_py():
         raise Damaged(f"{path.name} has a score that is no number")

@@ -120,6 +120,7 @@ def _pack(
                 # in place of the one above, which was drawn: the seeds of the shipped models count
                 question = _colour_keyed(about, rng)
             text = ids.encode(f"{question.text} {question.answer}")
+            # every answer is one word: the one before it foretells the answer, the answer its end
             end_of_question = len(text) - 2
             words[row, column, : len(text)] = text
             last[row, column] = end_of_question
@@ -173,6 +174,7 @@ def cells(width: int, height: int) -> NDArray[np.float64]:
     Qwen2.5-VL see.
     """
     side = TOKEN_PIXELS
+    # rows vary slowest, which is reading order
     y, x = np.mgrid[0:height:side, 0:width:side].reshape(2, -1).astype(float)
     return np.stack([x, y, x + side, y + side], axis=-1)
 

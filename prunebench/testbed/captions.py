@@ -158,6 +158,7 @@ def _choose(
     x0, y0, x1, y1 = thing.box
     centre = (x0 + x1) / 2, (y0 + y1) / 2
     score = rng.random(len(tile_areas))
+    # below 1, so that a tile without it may still come first
     score[[holds(areas, *centre).any() for areas in tile_areas]] += 0.8
     return np.argsort(-score)[:count]
 

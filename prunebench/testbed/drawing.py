@@ -47,6 +47,7 @@ def background(rng: np.random.Generator, width: int, height: int, complexity: in
     """
     swing = 12.0 * complexity
     base = rng.uniform(95, 145)
+    # five knots down, five across in three channels
     coarse = (base + rng.uniform(-swing, swing, size=(5, 15))).astype(np.float32)
     rows = (_interpolation(height, 5) @ coarse).reshape(height, 5, 3)
     canvas: Reals = _interpolation(width, 5) @ rows

@@ -91,6 +91,7 @@ def answers(
         inputs = _inputs(processor, pairs[first : first + batch_size], blank)
         if first_tokens is not None:
             later = _later_tokens(inputs["input_ids"], model.config.image_token_id, first_tokens)
+            # masked, not cut out: the model wants as many image tokens as it has features
             inputs["attention_mask"] = inputs["attention_mask"] * ~later
         with torch.inference_mode():
             output = model.generate(**inputs, do_sample=False, max_new_tokens=4)

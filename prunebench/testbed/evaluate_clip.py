@@ -70,6 +70,7 @@ def evaluate_clip(
 
 def _caption(about: Scene, seed: int) -> Caption:
     """The caption of a scene that lists all its objects."""
+    # the last number keeps draws apart, as in a scene and its batches
     rng = np.random.default_rng([seed, about.index, 5])
     return full_caption(list(about.objects), rng)
 

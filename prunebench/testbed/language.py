@@ -43,6 +43,7 @@ def language_settings(sizes: LanguageSizes, tokenizer: Any) -> dict[str, Any]:
 
 def new_model(kind: Any, config: Any, seed: int) -> Any:
     """A model of that class with random weights, in float32, that answers greedily in few words."""
+    # forked: the weights are the seed's, and the caller's own numbers go on as they would
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(config)
@@ -80,6 +81,7 @@ def answer(
         hidden, rotary = kwargs["hidden_states"], kwargs["position_embeddings"]
         attention.append(_last_word_attention(module, hidden, rotary, last, mask, tokens))
 
+    # the stock kernel gives no weights: they are computed again, for the last words alone
     layer = language.layers[evidence_layer].self_attn
     handle = layer.register_forward_pre_hook(look, with_kwargs=True)
     everyone = mask[None, None].expand(scenes, 1, -1, -1)
@@ -112,6 +114,7 @@ def _one_table(module: Any, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tens
     """
     if rotary[0].dim() == 3:
         return rotary
+    # twice: a table holds every angle for both halves that are rotated
     sections = 2 * list(module.config.rope_parameters["mrope_section"])
     tables = []
     for table in rotary:
@@ -141,6 +144,7 @@ def _last_word_attention(
     query = query.gather(2, rows)
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)  # one for every query's head
     scores = (query @ key.transpose(2, 3)).float() * module.scaling  # [B, heads, Q, L]
+    # [B, 1, Q, L] is the mask of the rows
     scores = scores.masked_fill(~mask[last][:, None], float("-inf"))
     to_image: Tensor = scores.softmax(-1)[..., 1 : 1 + tokens].transpose(1, 2)
     return to_image

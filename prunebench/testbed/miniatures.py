@@ -94,6 +94,7 @@ def _evaluate_tiles(folder: Path, *, samples: int, seed: int) -> dict[str, Any]:
     """`evaluate`, and what is left of the answers about fine scenes without the tokens of the
     tiles.
     """
+    # GRID * GRID tokens come first, those of the thumbnail
     thumbnail = fine(folder, samples=max(1, samples // 5), seed=seed, first_tokens=GRID * GRID)
     return {**evaluate(folder, samples=samples, seed=seed), "fine_thumbnail": thumbnail}
 

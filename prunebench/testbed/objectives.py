@@ -97,6 +97,7 @@ class Matching:
         it; in the last stage only the match, and of what lies behind the patches.
         """
         model, tower = self.model, self.model.vision_model
+        # the last stage leaves the patches alone: the labels' loss is then a mere figure
         with torch.set_grad_enabled(not self._aligning(step)):
             hidden = patch_features(tower, normal(data.views))
             labels = self.network.head(hidden[:, 1:]).float()  # of the patches, not of CLS
@@ -152,6 +153,7 @@ def _answer_loss(logits: Tensor, data: SceneBatch) -> Loss:
     """
     loss = cross_entropy(logits.flatten(0, 2), data.targets.flatten(), ignore_index=NO_TARGET)
     right = logits.argmax(-1) == data.targets
+    # [B, Q]: at the place that foretells the answer word
     right = right.gather(2, data.last.unsqueeze(2)).squeeze(2)
     figures = {"answer_loss": float(loss.detach())}
     for number, kind in enumerate(KINDS):

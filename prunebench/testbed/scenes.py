@@ -81,6 +81,7 @@ class Scene:
 
     def render(self) -> Pixels:
         """[height, width, 3] RGB; the same bytes every time."""
+        # the last number keeps draws apart: 0 is the scene, 1 its pixels, 2 its question
         rng = np.random.default_rng([self.seed, self.index, 1])
         canvas = background(rng, self.width, self.height, self.complexity)
         for thing in self.objects:
@@ -128,6 +129,7 @@ def scene(
     looks = rng.choice(len(COLOURS) * len(SHAPES), size=count, replace=False)
     digits = rng.permutation(len(DIGITS))
     objects = []
+    # not strict: all ten digits are shuffled, and as many used as there are objects
     for look, digit, box in zip(looks.tolist(), digits.tolist(), boxes, strict=False):
         colour, shape = divmod(look, len(SHAPES))
         readable = box[2] - box[0] > SIZES[0]
@@ -240,6 +242,7 @@ def _ask_digit(things: tuple[SceneObject, ...], rng: np.random.Generator) -> Que
     """Ask for the digit on an object, which both its words select, or one that nothing else has."""
     thing = _pick(rng, [thing for thing in things if thing.digit is not None])
     both = f"{thing.colour} {thing.shape}"
+    # the pair twice: it stays as likely as both single words together
     keys = [both, both, *_unique_words(thing, things)]
     key = keys[rng.integers(len(keys))]
     assert thing.digit is not None
@@ -320,6 +323,7 @@ def _throw(rng: np.random.Generator, side: int, width: int, height: int) -> Box:
             inside = int(rng.integers(0, TOKEN_PIXELS - side + 1))
             corner.append(token * TOKEN_PIXELS + inside)
         else:
+            # two pixels from either edge; the upper bound is exclusive
             corner.append(int(rng.integers(2, edge - side - 1)))
     x, y = corner
     return x, y, x + side, y + side

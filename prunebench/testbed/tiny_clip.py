@@ -117,6 +117,7 @@ def whiten(model: CLIPModel, views: Tensor, keep: float = 0.02) -> None:
     are made, vary far less. Components of less than `keep` of the variance of the 10th are damped.
     """
     squares = normal(views).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
+    # [views * patches, 3 * PATCH * PATCH], in the order of a convolution's weights
     patches = squares.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
     patches = patches - patches.mean(0)
     deviation = patches.std(1)
@@ -124,6 +125,7 @@ def whiten(model: CLIPModel, views: Tensor, keep: float = 0.02) -> None:
     variance, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     weight: Any = model.vision_model.embeddings.patch_embedding.weight
     count = len(weight)
+    # eigh gives the least first
     variance, directions = variance.flip(0)[:count], directions.flip(1)[:, :count]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -151,6 +153,7 @@ def patch_features(tower: Any, views: Tensor) -> Tensor:
     """
     hidden = tower.pre_layrnorm(tower.embeddings(views))
     for block in tower.encoder.layers[:-1]:
+        # None is the mask: all patches see each other
         hidden = block(hidden, None)
     return hidden  # type: ignore[no-any-return]
 

@@ -130,6 +130,7 @@ def take_language(model: Any, qwen: Path) -> None:
         raise ValueError(
             f"{qwen} does not fit the model: missing {missing}, unexpected {unexpected}"
         )
+    # LLaVA's start begins as Qwen's vision start: both stand before the image
     theirs = {**build_tokenizer().vocab, START: build_tokenizer().vocab[VISION_START]}
     vocabulary = build_llava_tokenizer().vocab
     common = [word for word in vocabulary if word in theirs]
@@ -190,6 +191,7 @@ class FastLlava:
         mark = torch.tensor([self.model.config.text_config.bos_token_id])
         start = self.model.get_input_embeddings()(mark)
         prefix = features.shape[1] + 1
+        # every question is numbered as if it came first
         text = prefix + torch.arange(length).repeat(questions)
         positions = torch.cat([torch.arange(prefix), text])
         return answer(
@@ -206,6 +208,7 @@ class FastLlava:
         """[V, patches, D] visual tokens of [V, 3, SIDE, SIDE] uint8 views."""
         with torch.no_grad():
             hidden = patch_features(self.model.model.vision_tower, normal(views))
+        # without the CLS token, which LLaVA drops
         projected: Tensor = self.model.model.multi_modal_projector(hidden[:, 1:])
         return projected
 
@@ -233,6 +236,7 @@ class FastLlavaNext(FastLlava):
         projected = self._project(views.flatten(0, 1))
         features = projected.view(scenes, -1, *projected.shape[1:])  # [B, 1 + tiles, patches, D]
         grids = features[:, 1:].reshape(scenes, cut.rows, cut.columns, GRID, GRID, -1)
+        # [B, rows, GRID, columns, GRID, D]
         lines = grids.transpose(2, 3)  # of patches, across the tiles that lie side by side
         rows, columns = cut.kept()
         canvas = lines.reshape(scenes, cut.rows * GRID, cut.columns * GRID, -1)

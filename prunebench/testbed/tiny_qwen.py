@@ -102,6 +102,7 @@ class FastQwen:
         order, windows, real = _window_order(height // 2, width // 2)
         patches = _patches(pixels)[:, order]  # [B, N, 4, 588], window by window
         tables = _vision_rotary(visual.rotary_pos_emb.inv_freq, height, width)
+        # tables lie in reading order, too, token by token: window by window, as the patches
         cosine, sine = (table.view(len(order), 4, -1)[order].flatten(0, 1) for table in tables)
         # Both frames of a still image are the same: the convolution over them is one product with
         # its summed slices.
@@ -113,8 +114,10 @@ class FastQwen:
             hidden = hidden + _vision_attention(block.attn, block.norm1(hidden), cosine, sine, area)
             hidden = hidden + block.mlp(block.norm2(hidden))
         merger = visual.merger
+        # the four patches of a token lie behind one another and become one
         grouped = merger.ln_q(hidden).reshape(len(hidden), len(order), -1)
         merged: Tensor = merger.mlp(grouped)
+        # the inverse of the order: back to reading order
         return merged[:, order.argsort()]
 
     def boxes(self, width: int, height: int) -> NDArray[np.float64]:
@@ -130,6 +133,7 @@ class FastQwen:
         _, height, width, _ = batch.pixels.shape
         marks = torch.tensor([config.vision_start_token_id, config.vision_end_token_id])
         embed: Any = self.model.get_input_embeddings()
+        # each [B, 1, D]
         start, stop = embed(marks).expand(scenes, 2, -1).unsqueeze(2).unbind(1)
         rows, columns = height // TOKEN_PIXELS, width // TOKEN_PIXELS
         positions = _packed_positions(rows, columns, questions, length)
@@ -151,6 +155,7 @@ def _patches(pixels: Tensor) -> Tensor:
     scenes, height, width, _ = pixels.shape
     normal = (pixels.float() / 255 - 0.5) / 0.5
     cells = normal.view(scenes, height // 28, 2, 14, width // 28, 2, 14, 3)
+    # [B, rows, columns, 2, 2, 3, 14, 14]: a token's patches, in each of them channel by channel
     return cells.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(scenes, height * width // 784, 4, 588)
 
 
@@ -203,10 +208,12 @@ def _vision_attention(
         windows, real = area
         mask = None
         if not bool(real.all()):
+            # scene by scene, as the windows are flattened below
             mask = real[:, None, None, :].repeat(scenes, 1, 1, 1)
         # a window is a row of the batch
         query, key, value = (part[:, windows].flatten(0, 1) for part in (query, key, value))
         out = _attend(query, key, value, mask)
+        # members are numbered in order: without what fills up the patches stand in theirs again
         out = out.reshape(scenes, *windows.shape, *out.shape[2:])[:, real]
     projected: Tensor = attention.proj(out.reshape(scenes, patches, width))
     return projected
@@ -223,7 +230,9 @@ def _packed_positions(rows: int, columns: int, questions: int, length: int) -> T
     if it came first.
     """
     height, width = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    # + 1: the start mark is at 0
     image = torch.stack([torch.zeros_like(height), height, width]).flatten(1) + 1
+    # M-RoPE goes on behind the largest position, not behind as many as there are tokens
     after = 1 + max(rows, columns)
     text = after + 1 + torch.arange(length).repeat(questions)
     start = torch.zeros(3, 1, dtype=torch.long)

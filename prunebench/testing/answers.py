@@ -150,6 +150,7 @@ def _afresh(pruner: Pruner, untouched: Pruner) -> Pruner:
     source = inspect.getsourcefile(method)
     if source is None or method.__qualname__ != method.__name__:
         return untouched  # made inside a function: there is no module to run again
+    # run again, not reloaded: a module may keep what it saw in a global
     path = Path(source)
     module = run_file(path, f"_prunebench_fresh.{path.stem}")
     fresh: Pruner = getattr(module, method.__name__)(**registry.settings(untouched))

@@ -86,6 +86,7 @@ def budgets(candidate: Candidate) -> str:
             # a dynamic method may always spend less
             within = over <= HALF and (pruner.dynamic or over >= -HALF)
             expect(within, f"{label}: the plan spends {cost:g}")
+            # a plan of 1.0 keeps everything, and proves nothing
             count += budget.amount != 1.0
     listed = ", ".join(map(str, BUDGETS))
     expect(count > 0, f"no budget of {listed} is within reach at any depth")

@@ -55,6 +55,7 @@ class Decoder:
         visual[:, self.image] = True
         positions: dict[str, Tensor] = {}
         if self.position_ids is not None:
+            # [3, 1, n]: a batch of one
             positions["position_ids"] = self.position_ids[:, None]
         seen_stages: list[tuple[VisualTokens, Stage]] = []
         observer = _noting(pruner, seen_stages)

@@ -34,6 +34,7 @@ def in_a_model(candidate: Candidate) -> str:
     guard = Guard(model)
     try:
         with prune(model, pruner, budget=budget, **_of_caller(pruner)) as trace:
+            # min_new_tokens: random weights may choose the end mark at once
             model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
     except Unsupported as error:
         return f"not on Qwen2.5-VL: {error}"

@@ -145,6 +145,7 @@ def random_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = Qwen2_5_VLForConditionalGeneration(config)
+        # a token is 2 x 2 patches of 4 x 4 pixels, in three channels and two frames
         pixels = torch.randn(4 * rows * columns, 3 * 2 * 4 * 4)
     ids = torch.tensor([[5, 6, start, *[image] * (rows * columns), end, 7, 8, 9, 10]])
     return model.eval(), {

@@ -77,6 +77,7 @@ def load_translator(name: str, folder: Path | None = None) -> Translator | None:
     path = (translators_folder() if folder is None else folder) / f"{name}.py"
     if not path.is_file():
         return None
+    # two folders may hold translators of one name
     spelling = sha256(str(path.resolve()).encode()).hexdigest()[:12]
     try:
         module = run_file(path, f"_prunebench_translator_{spelling}.{name}")

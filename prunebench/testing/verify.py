@@ -69,6 +69,7 @@ def verify(
     names = methods or registry.names()
     subjects = [_subject(name, folder, translators) for name in names]
     without = [subject.name for subject in subjects if not subject.files]
+    # of all methods some have no vectors; of those asked for every one must
     if without and (methods or len(without) == len(subjects)):
         listed = ", ".join(without)
         raise VerifyError(f"{folder} has no vectors METHOD-i.safetensors for {listed}")
@@ -166,6 +167,7 @@ def _step_answers(pruner: Pruner, step: Step) -> dict[str, Tensor]:
     answers = {
         "keep": step.order.sort().values,
         "order": step.order,
+        # minlength: the last tiles may keep nothing
         "kept_per_tile": torch.bincount(tile, minlength=len(kinds)),
     }
     if "thumbnail" in kinds:

@@ -46,6 +46,7 @@ def target(layout: Layout, lesson: Lesson) -> Tensor:
     inside = torch.zeros(1, height, width)
     for left, top, right, bottom in lesson.boxes:
         # whole pixels that the box touches
+        # (from 0 at least: a slice counts what is below it from the far edge)
         rows = slice(int(max(0, top)), math.ceil(bottom))
         columns = slice(int(max(0, left)), math.ceil(right))
         inside[:, rows, columns] = 1

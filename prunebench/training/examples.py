@@ -86,6 +86,8 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
     look = Look(pruner)
     record = PromptRecord(loaded)
     inputs = _session_inputs(loaded, lessons)
+    # the model is frozen: gradients begin behind this pass, in the method's own module; its logits
+    # are not read, and those of one position are the fewest that can be asked for
     with torch.no_grad(), record.recording(), prune(loaded.model, look, **inputs):
         out = loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
     probings = [Probing()] * len(lessons)
@@ -95,6 +97,7 @@ def examples(loaded: Loaded, pruner: Trained, lessons: Sequence[Lesson]) -> list
         token = reads.probe()
     if token is not None:
         depth = len(loaded.family.layers(loaded.model))
+        # not `site()`: a layer that goes by the depth is known to the plan alone
         site = pruner.plan(None, 1, depth)[0].site
         probings = _probe(loaded, token, site, batch, record, out.past_key_values)
     layouts = layouts_of(loaded, batch.inputs, lessons)
@@ -140,6 +143,7 @@ def _probe(
     rows, width = batch.visual.shape
     # the last token of an answer predicts nothing; what fills up is ignored, so any id will do
     answer_embeds = model.get_input_embeddings()(answers[:, :-1].clamp(min=0))
+    # layer 0 gets its row as the input; `aside` adds the others' on the way
     probe_embeds = token[0].to(answer_embeds).expand(rows, 1, -1)
     embeds = torch.cat([probe_embeds, answer_embeds], dim=1)
     whole = Stream.of_prompt(rows, width, batch.inputs.get("attention_mask"))
@@ -149,9 +153,11 @@ def _probe(
             family,
             model,
             embeds,
+            # `Look` dropped nothing: every layer holds the whole prompt
             CachedPrompt([whole] * depth, cache, record.kwargs),
             added=token,
             ids=record.ids_behind(every_row, embeds.shape[1]),
+            # tokens leave before the layer of a site: what decides is read in the one above
             layer=site.layer - 1,
         )
     assert heads is not None
@@ -160,6 +166,7 @@ def _probe(
     probings = []
     for row in range(rows):
         # to the probe the answer does not exist yet, at inference neither
+        # [H, width + 1]: the prompt, and the probe itself
         scores = heads.logits(row, slice(0, 1))[:, 0, : width + 1]
         visible = torch.cat([valid[row], valid.new_ones(1)])
         attention = scores.masked_fill(~visible, float("-inf")).log_softmax(-1)

@@ -135,6 +135,7 @@ def _course(
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
     def step(number: int) -> Figures:
+        # a factor above the most steps there can be: no two seeds share the numbers of a step
         torch.manual_seed(schedule.seed * 1_000_003 + number)  # dropout is the step's own
         lessons = data.batch(number, schedule.batch)
         doing = f"step {number + 1} on {lessons[0].name}"
@@ -165,6 +166,7 @@ def _backward(
             total = total + loss
             for name, figure in {"loss": value, **others}.items():
                 figures[name] += figure / len(lessons)
+        # by all lessons: the gradients of the groups add up to the mean over the batch
         total.div(len(lessons)).backward()
     return dict(figures)
 

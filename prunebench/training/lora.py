@@ -71,6 +71,7 @@ def weights_of(model: Any) -> dict[str, nn.Parameter]:
 def unworn(model: Any) -> Iterator[None]:
     """The model without its adapter, and without dropout."""
     model.disable_adapters()
+    # the adapter's switch leaves the mode alone, and a reference must not be drawn by dropout
     model.eval()
     try:
         yield

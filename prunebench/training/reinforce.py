@@ -110,6 +110,7 @@ def _course(loaded: Loaded, data: TrainingData, tuning: Tuning, reward: Reward) 
     optimizer = torch.optim.AdamW(weights.values(), lr=tuning.learning_rate, weight_decay=0.0)
 
     def step(number: int) -> Figures:
+        # a factor above the most steps there can be: no two seeds share the numbers of a step
         torch.manual_seed(tuning.seed * 1_000_003 + number)  # sampling is the step's own
         lessons = data.batch(number, tuning.batch)
         with blamed("reinforce", f"step {number + 1} on {lessons[0].name}", Evidence):

@@ -61,6 +61,7 @@ def log_probabilities(
     # the prompt's last position predicts the first token, the pruned pass itself computed it
     logits = out.logits[rows, -1:].float()
     embeds = model.get_input_embeddings()(answers[:, :-1])
+    # answers of one token have nothing that would stand behind the prompt
     if embeds.shape[1]:
         depth = len(family.layers(model))
         source = tuple(live.source[row] for row in rows.tolist())
@@ -69,10 +70,12 @@ def log_probabilities(
             model,
             embeds,
             CachedPrompt(
+                # the pruner compacts, so that the caches of all layers hold the same
                 streams=[Stream(source, live.width)] * depth,
                 cache=_repeated(out.past_key_values, rows),
                 kwargs=record.kwargs,
             ),
+            # what `aside` adds to a probe; there is none here, the first token is like the others
             added=embeds.new_zeros(depth, embeds.shape[-1]),
             ids=record.ids_behind(rows, embeds.shape[1]),
         )
@@ -102,6 +105,7 @@ def _live_stream(loaded: Loaded, inputs: Inputs, trace: Trace) -> Stream:
     for row, sample in enumerate(trace.samples):
         alive = ~visual[row]
         places = visual[row].nonzero()[:, 0]
+        # `alive` is true on padding, too, which `whole.source` does not name
         alive[places[sample.survivors()]] = True
         positions = whole.source[row]
         source.append(positions[alive[positions]])

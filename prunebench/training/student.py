@@ -129,6 +129,7 @@ def _size(label: str, value: Any, usual: Any) -> Any:
         return [_size(label, part, usual[0]) for part in value]
     if isinstance(usual, float) and type(value) is int:
         value = float(value)
+    # by exact type: to isinstance True is an int
     if type(value) is not type(usual):
         raise RunError(f"{fault}, and it takes {type(usual).__name__}")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -171,6 +172,7 @@ def _counted(name: str) -> Iterator[None]:
             size = f"{count:,} parameters and more in {tensors:,} tensors"
             raise RunError(f"sizes make a module of {name} of {size}; {most}: choose smaller sizes")
 
+    # a hook on all modules: only so are the parameters of parts seen while the whole is built
     handle = register_module_parameter_registration_hook(note)
     try:
         yield

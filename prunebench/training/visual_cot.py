@@ -105,6 +105,7 @@ class VisualCoT(TrainingData):
         for file in files:
             content = file.read_bytes()
             name = str(file.relative_to(self.folder))
+            # with its length, so that no content can pass for that of two files
             head = f"{name} {len(content)}\n"
             self._digest.update(head.encode("utf-8", "surrogateescape"))
             self._digest.update(content)
@@ -187,6 +188,7 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     """The JSON object of a line, with all keys."""
     what = f"{where} is no Visual-CoT question"
     try:
+        # -sig: a file may begin with a byte order mark, which json refuses
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what}, it is no JSON: {one_line(message(error), 100)}") from error
