@@ -18,6 +18,7 @@ from prunebench.border.text import one_line
 from prunebench.identity import weights_digest
 from prunebench.models import checkpoint
 from prunebench.models.base import Unsupported
+from prunebench.models.errors import LoadError, explained, unattended
 from prunebench.testbed import TOWERS
 
 ELSEWHERE = "Give a folder, or a hub id that can be fetched: clip=..."
@@ -76,7 +77,7 @@ def load_clip(name: str, device: torch.device, dtype: torch.dtype) -> Clip:
     A folder is read again when its files change. No code of its own runs.
     """
     source = str(TOWERS.get(name, name))
-    with checkpoint.explained(f"CLIP {name}", source, ELSEWHERE, Unsupported):
+    with explained(f"CLIP {name}", source, ELSEWHERE, Unsupported):
         files = weights.stamp(Path(source)) if Path(source).is_dir() else ()
         return _read(name, source, device, dtype, files)
 
@@ -88,12 +89,12 @@ def _read(
 ) -> Clip:
     from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-    with checkpoint.unattended():
+    with unattended():
         values, _ = CLIPConfig.get_config_dict(source)
         checkpoint.check_config(values)
         if values.get("model_type") != "clip":
             kind = one_line(str(values.get("model_type")), 60)
-            raise checkpoint.LoadError(f"its config.json describes no CLIP but a {kind!r}")
+            raise LoadError(f"its config.json describes no CLIP but a {kind!r}")
         stored = checkpoint.header(Path(source))
         with torch.device("meta"):
             empty = CLIPModel(CLIPConfig.from_pretrained(source))

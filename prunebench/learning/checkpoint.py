@@ -72,7 +72,7 @@ def unsealed(path: Path, remedy: str) -> tuple[dict[str, Any], State]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     # what a damaged archive makes torch raise is as various as the damage
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         damage = one_line(message(error), 60)
         raise RunError(f"{short(path)} is damaged ({damage}): {remedy}") from error
     readable = isinstance(content, dict) and {FORMAT, SEAL} <= content.keys()

@@ -16,11 +16,7 @@ from torch import nn
 
 from prunebench.border import weights
 from prunebench.border.text import message, one_line
-
-# whoever loads something else than a model by these checks needs these, too
-from prunebench.models.errors import LoadError as LoadError
-from prunebench.models.errors import explained as explained
-from prunebench.models.errors import unattended as unattended
+from prunebench.models.errors import LoadError
 
 DEEPEST = 1000
 """Layers beyond which a config.json describes no model: building one would never end."""
