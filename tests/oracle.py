@@ -22,7 +22,7 @@ def logits(
     from layer l on; `bias[l]` [B, S] is added to the scores of the keys there.
 
     Uses the stock model alone: per-layer masks (and, for closed-up positions, rotary tables) go in
-    by pre-hooks.
+    by pre-hooks. No mask hides anything from a layer that keeps a state: it is run on what is seen.
     """
     batch, prompt = inputs["input_ids"].shape
     steps = answer.shape[1]
@@ -66,14 +66,34 @@ def logits(
 
         return hook
 
+    def apart(number: int, stock: Any) -> Any:
+        gone = torch.cat([dead[number], torch.zeros(batch, steps - 1, dtype=torch.bool)], dim=1)
+
+        def forward(hidden: Tensor, **kwargs: Any) -> Tensor:
+            out = hidden.clone()
+            for row, seen in enumerate(valid & ~gone):
+                alone = {**kwargs, "attention_mask": None}
+                out[row, seen] = stock(hidden[row : row + 1, seen], **alone)[0]
+            return out
+
+        return forward
+
+    kinds = getattr(decoder.config, "layer_types", None) or [""] * len(decoder.layers)
+    stateful = []
     for number, layer in enumerate(decoder.layers):
-        handles.append(layer.register_forward_pre_hook(enter(number), with_kwargs=True))
+        if kinds[number] in ("linear_attention", "conv"):
+            layer.forward = apart(number, layer.forward)
+            stateful.append(layer)
+        else:
+            handles.append(layer.register_forward_pre_hook(enter(number), with_kwargs=True))
     try:
         with torch.no_grad():
             out = model(
                 **{**given, "input_ids": ids, "attention_mask": valid.long()}, use_cache=False
             )
     finally:
+        for layer in stateful:
+            del layer.forward
         for handle in handles:
             handle.remove()
     logits: Tensor = out.logits[:, prompt - 1 :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -47,15 +48,25 @@ class Decoding:
         """How many times logits were looked at."""
         self.ids: Tensor | None = None
         """The position ids of the step in flight."""
-        self.tables: dict[Frame, Any] = {}
+        self.tables: dict[Frame, Mapping[str, Any]] = {}
         """The rotary tables of the step in flight, by how far positions have moved."""
 
     # ---- what decoding needs ---------------------------------------------------------------------
 
     @property
+    def first(self) -> int:
+        """The first layer that keeps keys and values: a model counts what is in the cache there."""
+        return self.setup.attending[0]
+
+    @property
+    def holders(self) -> list[Stream]:
+        """What every layer that keeps keys and values holds of the prompt, in order."""
+        return [self.live[number] for number in self.setup.attending]
+
+    @property
     def uneven(self) -> bool:
         """Whether layers hold different positions."""
-        return any(stream is not self.live[0] for stream in self.live)
+        return any(stream is not self.holders[0] for stream in self.holders)
 
     @property
     def steered(self) -> bool:
@@ -64,7 +75,7 @@ class Decoding:
         That is a mask of its length, positions that have moved, or a bias on its keys.
         """
         # sdpa takes one query without a mask, whatever a layer's length, unless there is padding
-        masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.live)
+        masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.holders)
         moved = any(frame is not None and frame.shift is not None for frame in self.frames)
         biased = any(stream.bias is not None for stream in self.live)
         return (self.uneven and masked) or moved or biased
@@ -97,14 +108,14 @@ class Decoding:
         # before anything is counted from the caches' lengths
         if self.drafting:
             self._take_back(kwargs.get("attention_mask"), count)
-        first = self.live[0]
-        # of layer 0, as `first` is: how many tokens of the answer it holds
-        step = self.cache.get_seq_length() - first.width
+        first = self.live[self.first]
+        # of the same layer: how many tokens of the answer it holds
+        step = self.cache.layers[self.first].get_seq_length() - first.width
         if self.drops and self.setup.window is not None:
             # in positions of the unpruned sequence: those are what a window counts
             check_window(self.setup.window, self.whole.width + step + count)
         self.tables = {}
-        # where layer 0 holds the whole prompt, what the model counts from its cache is right
+        # where that layer holds the whole prompt, what the model counts from its cache is right
         if first is self.whole:
             return kwargs
         changed = {**kwargs, "attention_mask": None}  # one query sees every key
@@ -119,8 +130,10 @@ class Decoding:
 
     def at_layer(self, number: int, hidden: Tensor, kwargs: Kwargs) -> Kwargs:
         """A layer's arguments for the step in flight."""
+        if number in self.setup.ready.stateful:  # its state is all that it reads
+            return kwargs
         changed, stream, frame = dict(kwargs), self.live[number], self.frames[number]
-        if stream is not self.live[0] or stream.bias is not None:
+        if stream is not self.live[self.first] or stream.bias is not None:
             count = hidden.shape[1]
             # the layer has yet to run: its cache lacks the keys of this step
             fresh = self.cache.layers[number].get_seq_length() - stream.width + count
@@ -129,9 +142,8 @@ class Decoding:
         if frame is not None and frame.shift is not None and self.ids is not None:
             # frames compare by identity, so the layers behind one stage share their tables
             if frame not in self.tables:
-                ids = self.ids - frame.shift
-                self.tables[frame] = self.setup.rotary.forward(hidden, ids)
-            changed["position_embeddings"] = self.tables[frame]
+                self.tables[frame] = self.setup.tables(hidden, self.ids - frame.shift)
+            changed["position_embeddings"] = self.tables[frame][self.setup.kinds[number]]
         return changed
 
     def _take_back(self, mask: Any, count: int) -> None:
@@ -142,8 +154,9 @@ class Decoding:
         [B, prompt and answer], which covers `count` new tokens. Raises EngineError where the layers
         disagree on how far the answer is.
         """
-        layers, fresh = self.cache.layers, []
-        for part, stream in zip(self.cache.layers, self.live, strict=True):
+        layers = [self.cache.layers[number] for number in self.setup.attending]
+        fresh = []
+        for part, stream in zip(layers, self.holders, strict=True):
             fresh.append(part.get_seq_length() - stream.width)
         if self.generated and isinstance(mask, Tensor) and mask.dim() == 2:
             due = mask.shape[1] - self.whole.width - count

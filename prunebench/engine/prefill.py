@@ -13,7 +13,7 @@ from prunebench.budget import Stage
 from prunebench.contract import NOTHING
 from prunebench.engine.ask import Question, ask
 from prunebench.engine.attention import Heads, watch
-from prunebench.engine.cache import checked, live_bytes, pick
+from prunebench.engine.cache import checked, length_of, live_bytes, pick
 from prunebench.engine.call import Call
 from prunebench.engine.checks import check_call, planned, settled
 from prunebench.engine.frame import Frame, Kwargs
@@ -99,7 +99,7 @@ class Prefill:
         stream = self.now
         # the decoder's own 2-D mask has no room for a bias, so the layers are given theirs
         if stream.bias is not None:
-            self.entry = Frame(self._mask(stream, hidden))
+            self.entry = self._masked(stream, hidden)
         self.live = [stream] * self.setup.depth
         # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
         if stream.source is self.whole.source:
@@ -170,7 +170,7 @@ class Prefill:
         # a frame is handed on from layer to layer; a stage here replaces it below
         self.frames[number] = frame
         if frame is not None:
-            kwargs = frame.fitted(kwargs)
+            kwargs = frame.fitted(kwargs, self.setup.kinds[number])
         if number and llm(number) in self.sites:
             hidden, kwargs = self._at_site(llm(number), hidden, kwargs)
         # behind the layer's own stage: what it attends over is the stream that is left there
@@ -203,7 +203,7 @@ class Prefill:
         frame = self._frame(site, entered, rows, kwargs)
         self.frames[site.layer] = frame
         self.live[site.layer :] = [stream] * (self.setup.depth - site.layer)
-        return rows, frame.fitted(kwargs)
+        return rows, frame.fitted(kwargs, self.setup.kinds[site.layer])
 
     def _look_around(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
         """Read what a probe or the layer behind the site tells, where the method reads that."""
@@ -228,26 +228,27 @@ class Prefill:
         `hidden` [B, n, D] are the rows that were left.
         """
         stream, frame, positions = self.now, self.frames[site.layer], self.positions
-        mask = self._mask(stream, hidden)
+        masked = self._masked(stream, hidden)
         # a bias alone is new: the positions of the stream before still fit
         if stream.source is entered.source:
-            return Frame(mask) if frame is None else replace(frame, mask=mask)
+            return masked if frame is None else replace(frame, mask=masked.mask)
         index = entered.columns(stream, hidden.device)
         ids = positions.ids if frame is None or frame.ids is None else frame.ids
         ids = positions.thinned(ids, index, stream)
         # at_layer has fitted kwargs to the stream that entered, whose columns `index` counts
         own = kwargs.get("position_ids")
-        return Frame(
-            mask=mask,
+        return replace(
+            masked,
             ids=ids,
             shift=positions.shift(ids, stream),
-            tables=self.setup.rotary.forward(hidden, ids),
+            tables=self.setup.tables(hidden, ids),
             own=None if own is None else gather(own, index),
         )
 
-    def _mask(self, stream: Stream, hidden: Tensor) -> Tensor | None:
-        """What the kernel needs for all rows of a stream."""
-        return attention_mask(stream, stream.width, 0, self.setup.kernel, hidden)
+    def _masked(self, stream: Stream, hidden: Tensor) -> Frame:
+        """What the layers need to be told of padding and bias, for all rows of a stream."""
+        mask = attention_mask(stream, stream.width, 0, self.setup.kernel, hidden)
+        return Frame(mask, stream.valid(hidden.device) if stream.padded else None)
 
     def _compacts(self, site: Site) -> bool:
         """Whether the dropped go from earlier layers' caches, too; one cache has one answer."""
@@ -262,7 +263,9 @@ class Prefill:
         narrower: dict[int, Stream] = {}
         for number, part in enumerate(checked(cache).layers[:layer]):
             before = self.live[number]
-            pick(part, before.columns(stream, part.keys.device))
+            # a state has read what is dropped now, and holds no position that could be taken out
+            if length_of(part) is not None:
+                pick(part, before.columns(stream, part.keys.device))
             if stream.bias is None:
                 self.live[number] = stream
                 continue
@@ -346,7 +349,7 @@ class Prefill:
         """
         for sample in self.samples:
             sample.entering = [len(sample.alive(number)) for number in range(self.setup.depth)]
-        lengths = [part.get_seq_length() for part in cache.layers]
+        lengths = [length_of(part) for part in cache.layers]
         settled(self.setup.ready.pruner, self.samples, self.call, self.live, lengths)
         if self.call.kept_logits is not None:
             map_logits(self.call.kept_logits, self.live[-1])

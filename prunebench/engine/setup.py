@@ -111,6 +111,12 @@ class Setup:
         self.layers = parts.layers(model)
         self.rotary: Any = parts.rotary(model)
         self.config: Any = self.decoder.config
+        self.kinds = parts.kinds(model)
+        """Per layer, what it looks at, in transformers' words."""
+        self.attending = [
+            number for number in range(len(self.layers)) if number not in ready.stateful
+        ]
+        """The layers that keep keys and values."""
         self.kernel = implementation(self.config)
         if self.kernel not in ("sdpa", "eager") and "flash" not in self.kernel:
             raise Unsupported(
@@ -144,7 +150,11 @@ class Setup:
         """The self-attention module of a layer."""
         return self.parts.attention(self.layers[layer])
 
+    def tables(self, hidden: Tensor, ids: Tensor) -> Mapping[str, Any]:
+        """The rotary tables of position ids [.., B, n], by the kind of layer that takes them."""
+        return self.parts.tables(self.model, hidden, ids)
+
     def unwatch(self) -> None:
         """Let no probe look at any layer's attention."""
-        for layer in range(self.depth):
+        for layer in self.attending:
             unwatch(self.attention(layer))

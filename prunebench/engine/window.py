@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prunebench.models.base import Unsupported
+from prunebench.models.base import FULL, STATEFUL, Unsupported
 
 KINDS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 """Kinds of layers that look back a limited way, and where a configuration says how far."""
@@ -13,14 +13,15 @@ KINDS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_
 def window_of(config: Any) -> int | None:
     """The shortest window of any layer, in positions; None where every layer looks at everything.
 
-    Raises Unsupported for layers that keep no keys and values at all.
+    A layer that keeps a state reads the sequence as it is and has none. Raises Unsupported for
+    layers of a kind that no seam is known for.
     """
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         # some models, such as Mistral, have one window for all layers and no list
         widths = [getattr(config, name, None) for name in KINDS.values()]
     else:
-        strange = sorted({*kinds} - {*KINDS, "full_attention"})
+        strange = sorted({*kinds} - {*KINDS, *STATEFUL, FULL})
         if strange:
             raise Unsupported(f"the model has {strange[0]} layers, which no engine seam serves")
         widths = [getattr(config, KINDS[kind], None) for kind in KINDS if kind in kinds]
