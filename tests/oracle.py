@@ -4,6 +4,7 @@ layer on.
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -39,28 +40,41 @@ def logits(
         [inputs["attention_mask"].bool(), torch.ones(batch, steps - 1, dtype=torch.bool)], dim=1
     )
     decoder = model.get_decoder()
+    kinds = getattr(decoder.config, "layer_types", None) or [""] * len(decoder.layers)
+    turned_by_kind = "layer_type" in signature(decoder.rotary_emb.forward).parameters
     causal = torch.ones(total, total, dtype=torch.bool).tril()
     positions: list[Tensor] = []
     handles = [
         decoder.rotary_emb.register_forward_pre_hook(
-            lambda _, args, kwargs: positions.append(kwargs.get("position_ids", args[-1])),
+            lambda _, args, kwargs: positions.append(
+                kwargs.get("position_ids", args[min(1, len(args) - 1)])
+            ),
             with_kwargs=True,
         )
     ]
 
     def enter(number: int) -> Any:
+        kind = [kinds[number]] * turned_by_kind
         gone = torch.cat([dead[number], torch.zeros(batch, steps - 1, dtype=torch.bool)], dim=1)
         seen = valid & ~gone
-        mask = (causal & seen[:, None, :]) | torch.eye(total, dtype=torch.bool)
-        if bias is not None:
-            scores = torch.cat([bias[number], torch.zeros(batch, steps - 1)], dim=1)
-            mask = scores[:, None].masked_fill(~mask, torch.finfo(torch.float32).min)
 
         def hook(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            # a model that shows more or less than what stands before says so itself
+            given = kwargs["attention_mask"]
+            shown = causal if given is None else given[:, 0]
+            additive = bias is not None or shown.dtype != torch.bool
+            if shown.dtype != torch.bool:
+                shown = shown > -1
+            mask = (shown & seen[:, None, :]) | torch.eye(total, dtype=torch.bool)
+            if additive:
+                scores = torch.zeros(batch, total)
+                if bias is not None:
+                    scores[:, :prompt] = bias[number]
+                mask = scores[:, None].masked_fill(~mask, torch.finfo(torch.float32).min)
             kwargs = {**kwargs, "attention_mask": mask[:, None]}
             if compact:
                 kwargs["position_embeddings"] = decoder.rotary_emb.forward(
-                    args[0], ranked(positions[0], seen)
+                    args[0], ranked(positions[0], seen), *kind
                 )
             return args, kwargs
 
@@ -78,7 +92,6 @@ def logits(
 
         return forward
 
-    kinds = getattr(decoder.config, "layer_types", None) or [""] * len(decoder.layers)
     stateful = []
     for number, layer in enumerate(decoder.layers):
         if kinds[number] in ("linear_attention", "conv"):

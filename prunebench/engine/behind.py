@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.engine.attention import Heads, implementation, unwatch, watch
-from prunebench.engine.cache import length_of
-from prunebench.engine.masks import attention_mask
+from prunebench.engine.cache import held_by, length_of
+from prunebench.engine.masks import Sight, attention_mask
 from prunebench.engine.stream import Stream
+from prunebench.engine.window import window_of
 from prunebench.models.base import STATEFUL, Family
 
 
@@ -49,7 +50,8 @@ def aside(
     """
     layers, kinds = parts.layers(model), parts.kinds(model)
     tables = parts.tables(model, hidden, ids)
-    kernel = implementation(parts.decoder(model).config)
+    config = parts.decoder(model).config
+    kernel = implementation(config)
     count = hidden.shape[1]
     same_for_all = {
         **prompt.kwargs,
@@ -68,7 +70,10 @@ def aside(
                 hidden = torch.cat([first, hidden[:, 1:]], dim=1)
             mask = None
             if kinds[number] not in STATEFUL:
-                mask = attention_mask(stream, count, count, kernel, hidden)
+                sight = Sight(window_of(config, kinds[number]))
+                mask = attention_mask(stream, count, count, kernel, hidden, sight)
+                if mask is not None:
+                    mask = mask[..., -held_by(prompt.cache.layers[number], count) :]
             with _restored(prompt.cache.layers[number]):
                 # not called as a module: the session's own hooks are for the prompt
                 own = {"attention_mask": mask, "position_embeddings": tables[kinds[number]]}
@@ -106,5 +111,5 @@ def _state_restored(part: Any) -> Iterator[None]:
             if state is not None:
                 states.append((getattr(part, name), number, state.clone()))
     yield
-    for held, number, state in states:
-        held[number] = state
+    for owner, number, state in states:
+        owner[number] = state

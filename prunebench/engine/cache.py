@@ -48,6 +48,14 @@ def length_of(layer: Any) -> int | None:
     return None if count is None else int(count())
 
 
+def held_by(layer: Any, count: int) -> int:
+    """How many keys a layer of the cache will attend over once it has `count` further tokens."""
+    length = int(layer.keys.shape[-2])
+    window = getattr(layer, "sliding_window", None)
+    # where a layer may have to take tokens back, it keeps more than it hands out
+    return (length if window is None else min(length, int(window) - 1)) + count
+
+
 def state_bytes(layer: Any) -> int:
     """Bytes of one sample's states in a layer of the cache that keeps such; 0 for any other."""
     total = 0

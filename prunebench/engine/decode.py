@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.engine.cache import held_by
 from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.masks import attention_mask
 from prunebench.engine.prefill import Prefill
 from prunebench.engine.setup import Setup
-from prunebench.engine.stream import EngineError
-from prunebench.engine.window import check_window
+from prunebench.engine.stream import EngineError, Stream
+from prunebench.engine.window import check_chunk, check_window
 
 
 class Decoding:
@@ -35,6 +36,9 @@ class Decoding:
         """The prompt as it came; the first layer's stream where that holds all of it."""
         self.frames = prefill.frames
         self.drops = prefill.drops
+        self.sights = prefill.sights
+        self.windowed = self.drops and setup.window is not None
+        """Whether a layer may come to look back less far than its part of the cache reaches."""
         self.generated = call.generated
         self.end = prefill.positions.answer_start
         """[.., B, 1] the position behind which the answer goes on, where the prefill moved it.
@@ -78,7 +82,7 @@ class Decoding:
         masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.holders)
         moved = any(frame is not None and frame.shift is not None for frame in self.frames)
         biased = any(stream.bias is not None for stream in self.live)
-        return (self.uneven and masked) or moved or biased
+        return (self.uneven and masked) or moved or biased or self.windowed
 
     def check_cache(self, cache: Any) -> None:
         """Raise EngineError unless this is the cache that the prefill filled."""
@@ -111,9 +115,11 @@ class Decoding:
         first = self.live[self.first]
         # of the same layer: how many tokens of the answer it holds
         step = self.cache.layers[self.first].get_seq_length() - first.width
-        if self.drops and self.setup.window is not None:
-            # in positions of the unpruned sequence: those are what a window counts
-            check_window(self.setup.window, self.whole.width + step + count)
+        if self.drops:
+            # in positions of the unpruned sequence: those are what windows and chunks count
+            positions = self.whole.width + step + count
+            check_chunk(self.setup.chunk, positions)
+            check_window(self.setup.kernel, self.setup.window, positions)
         self.tables = {}
         # where that layer holds the whole prompt, what the model counts from its cache is right
         if first is self.whole:
@@ -133,12 +139,15 @@ class Decoding:
         if number in self.setup.ready.stateful:  # its state is all that it reads
             return kwargs
         changed, stream, frame = dict(kwargs), self.live[number], self.frames[number]
-        if stream is not self.live[self.first] or stream.bias is not None:
-            count = hidden.shape[1]
+        own = stream is not self.live[self.first] or stream.bias is not None
+        if own or self.windowed:
+            count, part = hidden.shape[1], self.cache.layers[number]
             # the layer has yet to run: its cache lacks the keys of this step
-            fresh = self.cache.layers[number].get_seq_length() - stream.width + count
-            kernel = self.setup.kernel
-            changed["attention_mask"] = attention_mask(stream, count, fresh, kernel, hidden)
+            fresh = part.get_seq_length() - stream.width + count
+            sight = self.sights[self.setup.kinds[number]]
+            mask = attention_mask(stream, count, fresh, self.setup.kernel, hidden, sight)
+            # a layer with a window has let go of the keys behind it
+            changed["attention_mask"] = None if mask is None else mask[..., -held_by(part, count) :]
         if frame is not None and frame.shift is not None and self.ids is not None:
             # frames compare by identity, so the layers behind one stage share their tables
             if frame not in self.tables:

@@ -18,15 +18,15 @@ Kwargs = dict[str, Any]
 class Frame:
     """The arguments that follow from one thinned stream, the same for all its layers.
 
-    `mask` is as the kernel takes it, and `tokens` [B, n] bool what of the stream is no padding,
-    None where all is: what layers take that keep a state. `ids` [.., B, n] are the stream's
-    position ids, `shift` [.., B, 1] says how far they moved at the end of the prompt (None: not at
-    all), `tables` are the rotary tables of `ids` by kind of layer, and `own` is the layer's own
-    position_ids argument. Without `ids` the stream has the positions that the layers are given
-    anyway.
+    `masks` are, by kind of layer, as the kernel takes them, and `tokens` [B, n] bool what of the
+    stream is no padding, None where all is: what layers take that keep a state. `ids` [.., B, n]
+    are the stream's position ids, `shift` [.., B, 1] says how far they moved at the end of the
+    prompt (None: not at all), `tables` are the rotary tables of `ids` by kind of layer, and `own`
+    is the layer's own position_ids argument. Without `ids` the stream has the positions that the
+    layers are given anyway.
     """
 
-    mask: Tensor | None
+    masks: Mapping[str, Tensor | None]
     tokens: Tensor | None = None
     ids: Tensor | None = None
     shift: Tensor | None = None
@@ -38,7 +38,10 @@ class Frame:
 
         Every layer behind the stage needs it: the decoder's loop hands each the full sequence's.
         """
-        changed = {**kwargs, "attention_mask": self.tokens if kind in STATEFUL else self.mask}
+        changed = {
+            **kwargs,
+            "attention_mask": self.tokens if kind in STATEFUL else self.masks[kind],
+        }
         if self.ids is None or self.tables is None:
             return changed
         changed["position_embeddings"] = self.tables[kind]

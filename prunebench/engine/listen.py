@@ -267,7 +267,14 @@ class Listener:
             kept_logits=kept,
             generated=self.generation is not None,
             stream=stream,
+            together=self._together(inputs, visual),
         )
+
+    def _together(self, inputs: Mapping[str, Any], visual: Tensor) -> Tensor | None:
+        """Which positions see each other in whatever order, for as many rows as `visual` has."""
+        rows = visual[:: max(1, len(visual) // len(inputs["input_ids"]))]
+        groups = self.family.together(inputs, rows)
+        return None if groups is None else torch.stack(_a_row(list(groups), len(visual)))
 
     def _encoder_rows(
         self, inputs: Mapping[str, Any], layouts: Sequence[Any]

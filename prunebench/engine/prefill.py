@@ -17,14 +17,14 @@ from prunebench.engine.cache import checked, length_of, live_bytes, pick
 from prunebench.engine.call import Call
 from prunebench.engine.checks import check_call, planned, settled
 from prunebench.engine.frame import Frame, Kwargs
-from prunebench.engine.masks import attention_mask
+from prunebench.engine.masks import PLAIN, Sight, attention_mask
 from prunebench.engine.positions import Positions, gather
 from prunebench.engine.reading import Offer, begin_reading
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream
 from prunebench.engine.thinning import Thinning
 from prunebench.engine.trace import SampleTrace
-from prunebench.engine.window import check_window
+from prunebench.engine.window import check_chunk, check_window
 from prunebench.models.base import Unsupported
 from prunebench.signals import BEFORE, BEHIND, PROBE
 from prunebench.sites import INPUT, Part, Site, llm
@@ -72,8 +72,22 @@ class Prefill:
         self.reading = begin_reading(setup, call, [early.memo for early in self.early])
         self.drops = any(self._may_drop(sample) for sample in self.samples)
         """Whether any stage may drop anything."""
+        together = None if call.together is None else tuple(call.together)
+        self.sights = {kind: Sight(window, together) for kind, window in setup.windows.items()}
+        """What the queries of each kind of layer see."""
         if self.drops:
-            check_window(setup.window, self.whole.width)
+            self._check_sight()
+
+    def _check_sight(self) -> None:
+        """Raise Unsupported where what layers see cannot be kept as it was."""
+        setup = self.setup
+        check_chunk(setup.chunk, self.whole.width)
+        check_window(setup.kernel, setup.window, self.whole.width)
+        if self.call.together is not None and "flash" in setup.kernel:
+            raise Unsupported(
+                "the tokens of an image see each other in both directions, which flash attention "
+                "is not told; load the model with attn_implementation='sdpa'"
+            )
 
     def _sample(self, row: int, layout: Layout) -> SampleTrace:
         """The record of one sample, with its stages planned."""
@@ -97,8 +111,9 @@ class Prefill:
         if INPUT in self.sites:
             hidden = self._apply(INPUT, hidden)
         stream = self.now
-        # the decoder's own 2-D mask has no room for a bias, so the layers are given theirs
-        if stream.bias is not None:
+        # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
+        # with gaps, so the layers are given theirs
+        if stream.bias is not None or self._sees_specially(stream):
             self.entry = self._masked(stream, hidden)
         self.live = [stream] * self.setup.depth
         # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
@@ -231,7 +246,7 @@ class Prefill:
         masked = self._masked(stream, hidden)
         # a bias alone is new: the positions of the stream before still fit
         if stream.source is entered.source:
-            return masked if frame is None else replace(frame, mask=masked.mask)
+            return masked if frame is None else replace(frame, masks=masked.masks)
         index = entered.columns(stream, hidden.device)
         ids = positions.ids if frame is None or frame.ids is None else frame.ids
         ids = positions.thinned(ids, index, stream)
@@ -247,8 +262,22 @@ class Prefill:
 
     def _masked(self, stream: Stream, hidden: Tensor) -> Frame:
         """What the layers need to be told of padding and bias, for all rows of a stream."""
-        mask = attention_mask(stream, stream.width, 0, self.setup.kernel, hidden)
-        return Frame(mask, stream.valid(hidden.device) if stream.padded else None)
+        masks: dict[str, Tensor | None] = {}
+        # most windows reach over the whole prompt, and then all layers share one mask
+        by_window: dict[int | None, Tensor | None] = {}
+        for kind, sight in self.sights.items():
+            special = sight.within(stream, stream.width, 0)
+            if special.window not in by_window:
+                by_window[special.window] = attention_mask(
+                    stream, stream.width, 0, self.setup.kernel, hidden, special
+                )
+            masks[kind] = by_window[special.window]
+        return Frame(masks, stream.valid(hidden.device) if stream.padded else None)
+
+    def _sees_specially(self, stream: Stream) -> bool:
+        """Whether any layer sees more or less of a stream than a causal rule over its columns."""
+        sights = self.sights.values()
+        return any(sight.within(stream, stream.width, 0) is not PLAIN for sight in sights)
 
     def _compacts(self, site: Site) -> bool:
         """Whether the dropped go from earlier layers' caches, too; one cache has one answer."""
@@ -265,6 +294,7 @@ class Prefill:
             before = self.live[number]
             # a state has read what is dropped now, and holds no position that could be taken out
             if length_of(part) is not None:
+                _check_whole(number, part, before)
                 pick(part, before.columns(stream, part.keys.device))
             if stream.bias is None:
                 self.live[number] = stream
@@ -360,6 +390,15 @@ class Prefill:
             lengths = [len(stream.source[row]) for stream in prompts]
             sample.kv_bytes = live_bytes(cache, lengths)
             sample.kv_bytes_padded = live_bytes(cache, padded)
+
+
+def _check_whole(number: int, part: Any, stream: Stream) -> None:
+    """Raise Unsupported where a layer's cache has let go of what lies behind its window."""
+    if part.keys.shape[-2] != stream.width:
+        raise Unsupported(
+            f"layer {number} keeps {part.keys.shape[-2]} of {stream.width} positions (its window), "
+            "which cannot be compacted; use shorter inputs"
+        )
 
 
 def sites_of(samples: Sequence[SampleTrace]) -> list[Site]:

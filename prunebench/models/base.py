@@ -24,6 +24,10 @@ them.
 
 FULL = "full_attention"
 """The kind of a layer that looks at everything, as transformers names it."""
+SLIDING = "sliding_attention"
+"""The kind of one that looks back a number of positions."""
+CHUNKED = "chunked_attention"
+"""The kind of one that looks at the chunk of positions that it stands in."""
 STATEFUL = frozenset({"linear_attention", "conv"})
 """Kinds of layers that keep a state of fixed size in place of keys and values."""
 
@@ -133,8 +137,11 @@ class Family(ABC):
 
     def kinds(self, model: nn.Module) -> tuple[str, ...]:
         """Per layer, what it looks at, in transformers' words ("sliding_attention")."""
-        kinds = getattr(config_of(self.decoder(model)), "layer_types", None)
-        return tuple(kinds or [FULL] * len(self.layers(model)))
+        config = config_of(self.decoder(model))
+        # some models, such as Mistral, have one window for all layers and no list
+        default = SLIDING if getattr(config, "sliding_window", None) else FULL
+        kinds = getattr(config, "layer_types", None)
+        return tuple(kinds or [default] * len(self.layers(model)))
 
     def stateful(self, model: nn.Module) -> frozenset[int]:
         """The layers that keep a state of fixed size in place of keys and values; they attend to
@@ -260,6 +267,13 @@ class Family(ABC):
         """Per batch row, where its tokens come from in the vision encoder; `layouts` as `layouts`
         made them.
         """
+
+    def together(self, inputs: Mapping[str, Any], visual: Tensor) -> Tensor | None:
+        """[B, S] int64, on the CPU: the number of a group of positions that see each other in
+        whatever order while a prompt is read, -1 for positions in none; None where every position
+        sees what stands before it and no more. `visual` [B, S] are the visual positions.
+        """
+        return None
 
     def token_pixels(self, model: nn.Module) -> int | None:
         """Pixels of one LLM token's side where images keep their resolution, None where it is

@@ -62,7 +62,7 @@ def mlp(config: Any, number: int, tokens: int) -> int:
     each of them, with one that all share where there is such.
     """
     width = config.hidden_size
-    experts = getattr(config, "num_experts", None) or 0
+    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
     dense_layers = getattr(config, "mlp_only_layers", None) or ()
     sparse_step = getattr(config, "decoder_sparse_step", 1)
     # transformers' own rule: with a step of n every n-th layer is sparse
@@ -79,5 +79,7 @@ def mlp(config: Any, number: int, tokens: int) -> int:
 
 def routed(config: Any, tokens: int, experts: int) -> int:
     """A router over so many experts, and for every token those that it chooses."""
-    width, chosen = config.hidden_size, tokens * config.num_experts_per_tok
-    return linear(tokens, width, experts) + swiglu(chosen, width, config.moe_intermediate_size)
+    width, choices = config.hidden_size, tokens * config.num_experts_per_tok
+    # where every layer is sparse, some models have one name for the width of all MLPs
+    inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    return linear(tokens, width, experts) + swiglu(choices, width, inner)

@@ -35,15 +35,16 @@ class Glm4V(GridFamily):
         """One, for images and videos alike."""
         return (config_of(model).image_token_id,)
 
-    def told(self, config: Any, ids: Sequence[int]) -> list[int]:
+    def visual_ids(self, config: Any, ids: Sequence[int]) -> list[int]:
         """What stands between the marks of a video is one's."""
-        told, within = [], False
+        visual: list[int] = []
+        within = False
         for token in ids:
             if token in (config.video_start_token_id, config.video_end_token_id):
                 within = token == config.video_start_token_id
             elif token == config.image_token_id:
-                told.append(config.video_token_id if within else token)
-        return told
+                visual.append(config.video_token_id if within else token)
+        return visual
 
     def layer_flops(self, text_config: Any, number: int, queries: int, keys: int) -> int:
         """The first layers are dense, and one expert is shared by all tokens."""

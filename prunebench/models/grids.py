@@ -55,10 +55,10 @@ class GridFamily(Family):
         }
         layouts = []
         for ids in inputs["input_ids"].tolist():
-            layouts.append(Layout(tuple(_tiles(self.told(config, ids), kinds, grids))))
+            layouts.append(Layout(tuple(_tiles(self.visual_ids(config, ids), kinds, grids))))
         return layouts
 
-    def told(self, config: Any, ids: Sequence[int]) -> list[int]:
+    def visual_ids(self, config: Any, ids: Sequence[int]) -> list[int]:
         """The visual tokens of one prompt, by the ids that tell images from videos."""
         kinds = (config.image_token_id, config.video_token_id)
         return [token for token in ids if token in kinds]
