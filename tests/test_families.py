@@ -229,7 +229,7 @@ def test_signals_are_what_eager_attention_puts_out(miniature: Miniature) -> None
     inputs, spy = one(eager), Spy()
     with torch.no_grad():
         # layers that keep a state put out none
-        place = family_of(eager.model).kinds(eager.model)[:1].count("full_attention")
+        place = 1 - len(family_of(eager.model).stateful(eager.model) & {0})
         weights = eager.model(**inputs, output_attentions=True).attentions[place][0]
         with prune(eager.model, spy, plan=(Stage(llm(2), 7),)):
             eager.model(**inputs)

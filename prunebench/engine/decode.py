@@ -14,6 +14,7 @@ from prunebench.engine.masks import attention_mask
 from prunebench.engine.prefill import Prefill
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, Stream
+from prunebench.engine.turns import joined
 from prunebench.engine.window import check_chunk, check_window
 
 
@@ -52,6 +53,12 @@ class Decoding:
         """How many times logits were looked at."""
         self.ids: Tensor | None = None
         """The position ids of the step in flight."""
+        self.prompt = call.ids
+        """[B, S] the prompt's tokens, drafts behind it among them."""
+        self.behind: list[Tensor] = []
+        """The tokens that were read behind it, call by call."""
+        self.coming: Tensor | None = None
+        """Those of the step in flight."""
         self.tables: dict[Frame, Mapping[str, Any]] = {}
         """The rotary tables of the step in flight, by how far positions have moved."""
 
@@ -89,6 +96,24 @@ class Decoding:
         if cache is None or cache is not self.cache:
             raise foreign_cache(cache)
 
+    def note(self, ids: Tensor) -> None:
+        """These tokens [B, n] come next."""
+        self.coming = ids
+
+    def known(self) -> Tensor:
+        """[B, n] all tokens that were read, of the prompt and behind it, drafts that were taken
+        back not among them.
+        """
+        if self.prompt is None:
+            raise EngineError("a decoder that was called with embeddings has no further turns")
+        return joined([self.prompt, *self.behind])[:, : self.whole.width + self.answered]
+
+    @property
+    def answered(self) -> int:
+        """How many tokens were read behind the prompt."""
+        length: int = self.cache.layers[self.first].get_seq_length()
+        return length - self.live[self.first].width
+
     def look_at(self, logits: Tensor) -> None:
         """Check the logits of a step; raises NotFinite, here or when the call or the block ends."""
         place, spared = f"the logits of decoding step {self.step}", None
@@ -113,8 +138,13 @@ class Decoding:
         if self.drafting:
             self._take_back(kwargs.get("attention_mask"), count)
         first = self.live[self.first]
-        # of the same layer: how many tokens of the answer it holds
-        step = self.cache.layers[self.first].get_seq_length() - first.width
+        step = self.answered
+        if self.coming is not None:
+            # drafts that were taken back are no longer among those that were read
+            self.behind = [self.known()[:, self.whole.width :]] if self.drafting else self.behind
+            self.prompt = None if self.prompt is None else self.prompt[:, : self.whole.width]
+            self.behind.append(self.coming)
+            self.coming = None
         if self.drops:
             # in positions of the unpruned sequence: those are what windows and chunks count
             positions = self.whole.width + step + count

@@ -198,11 +198,23 @@ class Session:
         """The next call of the decoder is the prefill of this prompt."""
         self.waiting = call
 
-    def check_resumed(self, cache: Any) -> None:
-        """Raise EngineError unless this is the cache that the session filled."""
+    def check_resumed(self, cache: Any, ids: Tensor) -> None:
+        """Note that these tokens come next; raises EngineError unless this is the cache that the
+        session filled.
+        """
         if self.decoding is None:
             raise foreign_cache(cache)
         self.decoding.check_cache(cache)
+        self.decoding.note(ids)
+
+    def read_into(self, cache: Any) -> Tensor:
+        """[B, n] all tokens that were read into the cache; raises EngineError unless it is the one
+        that the session filled.
+        """
+        if self.decoding is None:
+            raise foreign_cache(cache)
+        self.decoding.check_cache(cache)
+        return self.decoding.known()
 
     def look_at(self, output: Any) -> None:
         """Check what the whole model put out; raises NotFinite, here or when the call ends."""

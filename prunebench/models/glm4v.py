@@ -49,13 +49,13 @@ class Glm4V(GridFamily):
     def layer_flops(self, text_config: Any, number: int, queries: int, keys: int) -> int:
         """The first layers are dense, and one expert is shared by all tokens."""
         config = text_config
+        flops = decoders.attending(config, queries, keys)
         experts = getattr(config, "n_routed_experts", 0)
         if not experts or number < config.first_k_dense_replace:
-            return super().layer_flops(config, number, queries, keys)
+            return flops + decoders.swiglu(queries, config.hidden_size, config.intermediate_size)
         shared = config.n_shared_experts * config.moe_intermediate_size
-        sparse = decoders.routed(config, queries, experts)
-        sparse += decoders.swiglu(queries, config.hidden_size, shared)
-        return decoders.attending(config, queries, keys) + sparse
+        flops += decoders.swiglu(queries, config.hidden_size, shared)
+        return flops + decoders.routed(config, queries, experts)
 
     def block_flops(self, config: Any, stretches: Sequence[int]) -> int:
         """Here `out_hidden_size` is also the width inside a block."""
