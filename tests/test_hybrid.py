@@ -4,6 +4,7 @@ checkpoints have: what is dropped before such a layer never enters its state.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import families
@@ -71,12 +72,12 @@ def test_a_state_takes_as_much_however_many_tokens_are_left(hybrid: Miniature) -
     assert kept[4] == (text + 4) * position * attending + (6 - attending) * states
 
 
+@dataclass(frozen=True)
 class Attentive(Draw):
-    """Reads the attention of the layer before or behind its site."""
+    """Reads a signal of the attention of the layer before or behind its site."""
 
-    def __init__(self, signal: Signal, site: Site) -> None:
-        object.__setattr__(self, "signal", signal)
-        object.__setattr__(self, "place", site)
+    signal: Signal = Signal.KEYS
+    place: Site = INPUT
 
     def site(self) -> Site:
         return self.place

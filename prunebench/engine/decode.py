@@ -15,7 +15,7 @@ from prunebench.engine.prefill import Prefill
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.turns import joined
-from prunebench.engine.window import check_chunk, check_window
+from prunebench.engine.window import check_window
 
 
 class Decoding:
@@ -147,9 +147,7 @@ class Decoding:
             self.coming = None
         if self.drops:
             # in positions of the unpruned sequence: those are what windows and chunks count
-            positions = self.whole.width + step + count
-            check_chunk(self.setup.chunk, positions)
-            check_window(self.setup.kernel, self.setup.window, positions)
+            check_window(self.setup, self.whole.width + step + count)
         self.tables = {}
         # where that layer holds the whole prompt, what the model counts from its cache is right
         if first is self.whole:

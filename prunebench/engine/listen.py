@@ -153,14 +153,14 @@ class Listener:
         """
         check_further_turn(self.setup.model, inputs)
         cache = inputs["past_key_values"]
-        known = self.audience.read_into(cache)
-        arguments = further_turn(inputs, known, self.family.vision_inputs)
-        if bool(self.family.visual(self.setup.model, new_in(arguments, known)).any()):
+        context = self.audience.read_into(cache)
+        arguments = further_turn(inputs, context, self.family.vision_inputs)
+        if bool(self.family.visual(self.setup.model, new_in(arguments, context)).any()):
             raise EngineError(
                 "new images of a further turn are not pruned; call generate with the whole "
                 "conversation and no past_key_values"
             )
-        self.shadow.enter_context(said_to_hold(cache, known.shape[1]))
+        self.shadow.enter_context(said_to_hold(cache, context.shape[1]))
         return arguments
 
     # ---- forward ---------------------------------------------------------------------------------

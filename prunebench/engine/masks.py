@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +96,27 @@ def full_mask(
     if stream.bias is not None:
         scores[..., : stream.width] += stream.key_bias(like.device)[:, None].to(like.dtype)
     return scores.masked_fill(~visible, torch.finfo(like.dtype).min)[:, None]
+
+
+def masks_by_kind(
+    stream: Stream, sights: Mapping[str, Sight], kernel: str, like: Tensor
+) -> dict[str, Tensor | None]:
+    """The masks of all rows of a stream, by kind of layer."""
+    masks: dict[str, Tensor | None] = {}
+    # most windows reach over the whole prompt, and then all layers share one mask
+    by_window: dict[int | None, Tensor | None] = {}
+    for kind, sight in sights.items():
+        special = sight.within(stream, stream.width, 0)
+        if special.window not in by_window:
+            mask = attention_mask(stream, stream.width, 0, kernel, like, special)
+            by_window[special.window] = mask
+        masks[kind] = by_window[special.window]
+    return masks
+
+
+def sees_specially(stream: Stream, sights: Mapping[str, Sight]) -> bool:
+    """Whether any layer sees more or less of a stream than a causal rule over its columns."""
+    return any(sight.within(stream, stream.width, 0) is not PLAIN for sight in sights.values())
 
 
 def visible_keys(stream: Stream, fresh: int, device: torch.device) -> Tensor:

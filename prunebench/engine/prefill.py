@@ -17,14 +17,15 @@ from prunebench.engine.cache import checked, length_of, live_bytes, pick
 from prunebench.engine.call import Call
 from prunebench.engine.checks import check_call, planned, settled
 from prunebench.engine.frame import Frame, Kwargs
-from prunebench.engine.masks import PLAIN, Sight, attention_mask
+from prunebench.engine.kept_logits import map_logits
+from prunebench.engine.masks import Sight, masks_by_kind, sees_specially
 from prunebench.engine.positions import Positions, gather
 from prunebench.engine.reading import Offer, begin_reading
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream
 from prunebench.engine.thinning import Thinning
 from prunebench.engine.trace import SampleTrace
-from prunebench.engine.window import check_chunk, check_window
+from prunebench.engine.window import check_window
 from prunebench.models.base import Unsupported
 from prunebench.signals import BEFORE, BEHIND, PROBE
 from prunebench.sites import INPUT, Part, Site, llm
@@ -76,18 +77,7 @@ class Prefill:
         self.sights = {kind: Sight(window, together) for kind, window in setup.windows.items()}
         """What the queries of each kind of layer see."""
         if self.drops:
-            self._check_sight()
-
-    def _check_sight(self) -> None:
-        """Raise Unsupported where what layers see cannot be kept as it was."""
-        setup = self.setup
-        check_chunk(setup.chunk, self.whole.width)
-        check_window(setup.kernel, setup.window, self.whole.width)
-        if self.call.together is not None and "flash" in setup.kernel:
-            raise Unsupported(
-                "the tokens of an image see each other in both directions, which flash attention "
-                "is not told; load the model with attn_implementation='sdpa'"
-            )
+            check_window(setup, self.whole.width, call.together is not None)
 
     def _sample(self, row: int, layout: Layout) -> SampleTrace:
         """The record of one sample, with its stages planned."""
@@ -113,7 +103,7 @@ class Prefill:
         stream = self.now
         # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
         # with gaps, so the layers are given theirs
-        if stream.bias is not None or self._sees_specially(stream):
+        if stream.bias is not None or sees_specially(stream, self.sights):
             self.entry = self._masked(stream, hidden)
         self.live = [stream] * self.setup.depth
         # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
@@ -261,23 +251,9 @@ class Prefill:
         )
 
     def _masked(self, stream: Stream, hidden: Tensor) -> Frame:
-        """What the layers need to be told of padding and bias, for all rows of a stream."""
-        masks: dict[str, Tensor | None] = {}
-        # most windows reach over the whole prompt, and then all layers share one mask
-        by_window: dict[int | None, Tensor | None] = {}
-        for kind, sight in self.sights.items():
-            special = sight.within(stream, stream.width, 0)
-            if special.window not in by_window:
-                by_window[special.window] = attention_mask(
-                    stream, stream.width, 0, self.setup.kernel, hidden, special
-                )
-            masks[kind] = by_window[special.window]
+        """What the layers need to be told of padding, bias and sight, for all rows of a stream."""
+        masks = masks_by_kind(stream, self.sights, self.setup.kernel, hidden)
         return Frame(masks, stream.valid(hidden.device) if stream.padded else None)
-
-    def _sees_specially(self, stream: Stream) -> bool:
-        """Whether any layer sees more or less of a stream than a causal rule over its columns."""
-        sights = self.sights.values()
-        return any(sight.within(stream, stream.width, 0) is not PLAIN for sight in sights)
 
     def _compacts(self, site: Site) -> bool:
         """Whether the dropped go from earlier layers' caches, too; one cache has one answer."""
@@ -387,8 +363,8 @@ class Prefill:
         prompts = [stream.without(self.call.drafts) for stream in self.live]
         padded = [stream.width for stream in prompts]
         for row, sample in enumerate(self.samples):
-            lengths = [len(stream.source[row]) for stream in prompts]
-            sample.kv_bytes = live_bytes(cache, lengths)
+            live = [len(stream.source[row]) for stream in prompts]
+            sample.kv_bytes = live_bytes(cache, live)
             sample.kv_bytes_padded = live_bytes(cache, padded)
 
 
@@ -407,27 +383,3 @@ def sites_of(samples: Sequence[SampleTrace]) -> list[Site]:
     for sample in samples:
         sites.update(stage.site for stage in sample.stages)
     return sorted(sites)
-
-
-def map_logits(kept: Tensor, stream: Stream) -> None:
-    """Change the positions [n] whose logits are asked for to the columns where they are now.
-
-    Raises EngineError where they are nowhere, or elsewhere in each sample.
-    """
-    positions = kept.cpu()
-    columns = []
-    for row, source in enumerate(stream.source):
-        dropped = positions[~torch.isin(positions, source)]
-        if len(dropped):
-            raise EngineError(
-                f"logits_to_keep asks for position {int(dropped[0])}, which is pruned or padding "
-                f"in sample {row}; ask for positions of text"
-            )
-        columns.append(stream.column_of(row, positions))
-    if any(not torch.equal(columns[0], other) for other in columns):
-        raise EngineError(
-            "logits_to_keep means other places in each pruned sample; call the model for one at a "
-            "time"
-        )
-    # in place: it is this very tensor that the model was given as logits_to_keep
-    kept.copy_(columns[0])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunebench.models.base import CHUNKED, FULL, SLIDING, STATEFUL, Unsupported
+
+if TYPE_CHECKING:
+    from prunebench.engine.setup import Setup
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -27,27 +30,28 @@ def chunk_of(config: Any, kinds: Sequence[str]) -> int | None:
     return None if width is None else int(width)
 
 
-def check_chunk(chunk: int | None, positions: int) -> None:
-    """Raise Unsupported where a sequence of so many positions reaches into a second chunk.
-
-    A chunk counts positions, and a pruned sequence has gaps: behind its edge dropping is not the
-    same as hiding.
+def check_window(setup: Setup, positions: int, together: bool = False) -> None:
+    """Raise Unsupported where layers cannot be made to see of a pruned sequence what they would see
+    of the whole one, which has so many positions; `together` says that some see each other in
+    whatever order.
     """
+    chunk, window = setup.chunk, setup.window
     if chunk is not None and positions >= chunk:
         raise Unsupported(
             f"layers of the model look at chunks of {chunk} positions (attention_chunk_size) and "
             f"the sequence has {positions}: there dropping is not the same as hiding; use shorter "
             "inputs"
         )
-
-
-def check_window(kernel: str, window: int | None, positions: int) -> None:
-    """Raise Unsupported where a kernel that counts a window itself, among the tokens that are
-    left, would count past tokens that were dropped.
-    """
-    if "flash" in kernel and window is not None and positions > window:
+    if "flash" not in setup.kernel:
+        return
+    way_out = "load the model with attn_implementation='sdpa'"
+    if window is not None and positions > window:
         raise Unsupported(
             f"the model looks back {window} positions (sliding_window), which flash attention "
-            f"counts itself, and the sequence has {positions}; load the model with "
-            "attn_implementation='sdpa'"
+            f"counts itself, and the sequence has {positions}; {way_out}"
+        )
+    if together:
+        raise Unsupported(
+            "the tokens of an image see each other in both directions, which flash attention is "
+            f"not told; {way_out}"
         )

@@ -37,12 +37,11 @@ def delta_rule(config: Any, queries: int, keys: int) -> int:
     A prompt is read chunk by chunk, the last one in full; a step updates the state of every head,
     which torch's counter does not see, for transformers does it element by element.
     """
-    heads = config.linear_num_value_heads
-    key, value = config.linear_key_head_dim, config.linear_value_head_dim
-    channels = 2 * config.linear_num_key_heads * key + heads * value
+    heads, taps = int(config.linear_num_value_heads), int(config.linear_conv_kernel_dim)
+    key, value = int(config.linear_key_head_dim), int(config.linear_value_head_dim)
+    channels = 2 * int(config.linear_num_key_heads) * key + heads * value
     # queries, keys and values; a gate of the output; step size and decay; and the way back
     projections = linear(queries, config.hidden_size, channels + heads * (2 * value + 2))
-    taps = config.linear_conv_kernel_dim
     if queries < keys:
         # the state that the convolution is given holds one position more than it needs
         return projections + 2 * 2 * taps * channels + 3 * heads * linear(queries, key, value)
