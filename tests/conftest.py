@@ -122,7 +122,7 @@ def usual_signals() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
-    """Models of eight layers and data sets of eight rows under public ids, shared by all workers."""
+    """Models of eight layers and data sets of eight rows under public ids; all workers share it."""
     folder = tmp_path_factory.getbasetemp()
     # a worker's folder lies in that of the run
     return Hub((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "hub")
