@@ -156,7 +156,7 @@ class Family(ABC):
         """
         rotary: Any = self.rotary(model)
         # past the module's own call: the session's hook there notes the decoder's ids
-        return dict.fromkeys(self.kinds(model), rotary.forward(hidden, ids))
+        return dict.fromkeys(self.kinds(model), rotary.forward(hidden, ids.to(hidden.device)))
 
     def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
         """The decoder's arguments without the visual features it adds behind its first layers, and

@@ -41,6 +41,7 @@ class Gemma3(CropFamily):
     def tables(self, model: nn.Module, hidden: Tensor, ids: Tensor) -> Mapping[str, Any]:
         """Layers with a window turn faster than the others."""
         rotary: Any = self.rotary(model)
+        ids = ids.to(hidden.device)
         return {kind: rotary.forward(hidden, ids, kind) for kind in set(self.kinds(model))}
 
     def together(self, inputs: Mapping[str, Any], visual: Tensor) -> Tensor | None:

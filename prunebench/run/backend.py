@@ -38,6 +38,7 @@ class ModelSetup:
     revision: str | None = None
     trust_remote_code: bool = False
     threads: int | None = None
+    quantization: str = "none"
 
 
 @dataclass(frozen=True)
@@ -162,4 +163,5 @@ def setup_of(grid: Grid, model: str) -> ModelSetup:
         grid.revision,
         grid.trust_remote_code,
         grid.threads,
+        grid.quantization,
     )
