@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from prunebench.border.text import one_line
 from prunebench.models.base import Family
 from prunebench.models.inputs import Message, new_texts, process, user_message
@@ -44,7 +46,12 @@ class Loaded:
         """Whole conversations as what `model.generate` takes, a row each, padded on the left and on
         the model's device.
         """
-        return dict(process(self.processor, conversations).to(self.model.device))
+        inputs = dict(process(self.processor, conversations).to(self.model.device))
+        for name, value in inputs.items():
+            # one processor makes bfloat16, whatever its model computes in
+            if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
+                inputs[name] = value.to(self.model.dtype)
+        return inputs
 
     def text(self, output: Any, inputs: Mapping[str, Any]) -> str:
         """What `model.generate` answered to `inputs`, without the prompt that its output repeats.
