@@ -161,6 +161,32 @@ def test_a_built_in_task() -> None:
     assert benchmark.aggregate("exact_match", values) == pytest.approx(5 / 6)
 
 
+def test_what_a_task_logs_stays_out_of_the_terminal(tmp_path: Path) -> None:
+    import logging
+
+    from loguru import logger
+
+    file = write_task(tmp_path)
+    talk = 'logger.warning("by loguru"); logging.getLogger("lmms-eval").warning("by logging")'
+    loud = UTILS.replace("    return [doc", f"    {talk}\n    return [doc")
+    loud = loud.replace("    hits =", f"    {talk}\n    hits =")
+    (tmp_path / "utils.py").write_text(f"import logging\nfrom loguru import logger\n{loud}")
+    lines: list[str] = []
+    sink = logger.add(lines.append)
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    try:
+        benchmark = benchmarks.load_task(str(file))
+        benchmark.messages(benchmark.requests[0])
+        scores = benchmark.score(dict(enumerate(ANSWERS)))
+        assert benchmark.aggregate("f1", [scores[i]["f1"] for i in scores]) is not None
+    finally:
+        logging.getLogger().removeHandler(handler)
+        logger.remove(sink)
+    assert lines == []
+
+
 def test_other_questions_are_another_task() -> None:
     prints = {benchmarks.load_task("scenes_mixed", limit).fingerprint for limit in (3, 4, 3)}
     assert len(prints) == 2
