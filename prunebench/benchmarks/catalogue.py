@@ -6,10 +6,10 @@ lmms-eval is imported late: tasks are listed, and costs measured, without it.
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -18,15 +18,20 @@ from typing import Any, ClassVar, Protocol
 import yaml
 
 from prunebench.benchmarks.benchmark import Benchmark
+from prunebench.benchmarks.cached import cache_folder
 from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.request import TaskError
+from prunebench.benchmarks.served import GENERATE
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
 
 PACKAGE = "prunebench.tasks"
 
-GENERATE = "generate_until"
-"""The one kind of lmms-eval's tasks that can be run: free answers."""
+SUITES = "suites"
+"""The folder of the suites."""
+
+PUBLIC = "public.yaml"
+"""What is known of public tasks, beside the suites."""
 
 
 class Recipe(Protocol):
@@ -53,11 +58,12 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class Listed:
-    """A built-in task or suite, as `list tasks` shows it."""
+    """A built-in task or suite, as `list tasks` shows it; `tasks` are those of a suite."""
 
     name: str
     kind: str
     description: str
+    tasks: tuple[str, ...] = ()
 
 
 def load_task(
@@ -121,8 +127,22 @@ def listed() -> list[Listed]:
     for name, file in _built_in().items():
         entries.append(Listed(name, "task", _head(file)["metadata"]["description"]))
     for name, suite in _suites().items():
-        entries.append(Listed(name, "suite", ", ".join(suite["task"])))
+        description = suite["metadata"]["description"]
+        entries.append(Listed(name, "suite", description, tuple(suite["task"])))
     return entries
+
+
+def needs_blind(name: str) -> bool:
+    """Whether so much of a task is answered without its images that the blind value of the model
+    belongs beside it: its file says `metadata: {blind: true}`, or it is a public task that is known
+    for it.
+    """
+    file = Path(name) if _is_file(name) else _built_in().get(name)
+    if file is None:
+        patterns = _head(_folder() / PUBLIC)["blind"]
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+    metadata = _head(file).get("metadata") if file.is_file() else None
+    return isinstance(metadata, dict) and metadata.get("blind") is True
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is untyped
@@ -146,15 +166,22 @@ def _folder() -> Path:
     return Path(str(resources.files(PACKAGE)))
 
 
+def _own_files() -> Iterator[Path]:
+    """The files of the built-in tasks, those of a folder of tasks included."""
+    for file in sorted(_folder().rglob("[!_]*.yaml")):
+        if file.parent.name != SUITES and file.name != PUBLIC:
+            yield file
+
+
 @cache
 def _built_in() -> dict[str, Path]:
     """The file of every built-in task, by the task's name."""
-    return {_head(file)["task"]: file for file in sorted(_folder().glob("[!_]*.yaml"))}
+    return {_head(file)["task"]: file for file in _own_files()}
 
 
 @cache
 def _suites() -> dict[str, dict[str, Any]]:
-    heads = [_head(file) for file in sorted((_folder() / "suites").glob("*.yaml"))]
+    heads = [_head(file) for file in sorted((_folder() / SUITES).glob("*.yaml"))]
     return {head["group"]: head for head in heads}
 
 
@@ -233,8 +260,7 @@ def _made_data(recipe: Recipe, name: str, limit: int | None, start: int) -> Path
             f"{key} is {value}, and {short_path(name)} makes {recipe.most} questions at most; "
             f"use {key}={most}"
         )
-    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache_folder / "prunebench" / recipe.file_name(count)
+    path = cache_folder() / recipe.file_name(count)
     if not path.exists():
         try:
             recipe.write(path, count)
