@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import yaml
 
@@ -35,15 +35,16 @@ PUBLIC = "public.yaml"
 
 
 class Recipe(Protocol):
-    """What a task's file says of data that are made: the class `Recipe` of a module beside the
-    built-in tasks, which is a frozen dataclass.
+    """What a task's file says of data that are made, or brought together from files on disk: the
+    class `Recipe` of a module beside the built-in tasks, which is a frozen dataclass.
 
     A file asks for it under the module's name, `metadata: {NAME: {samples: 200, ...}}`. Making one
-    raises ValueError, in words that begin with the field, for a value that cannot be.
+    raises ValueError, in words that begin with the field, for a value that cannot be; the methods
+    raise TaskError for files that are not there.
     """
 
-    most: ClassVar[int]
-    """Samples that are made at most."""
+    most: ClassVar[int | None]
+    """Samples that are made at most; None where there are as many as there are."""
 
     @property
     def samples(self) -> int:
@@ -54,6 +55,14 @@ class Recipe(Protocol):
 
     def write(self, path: Path, count: int) -> Path:
         """Write `count` samples as a parquet file that appears whole or not at all."""
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A recipe that changes its task by what is configured on the machine."""
+
+    def settled(self, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The task's file as it is to be used, and what belongs to the task's identity."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def load_task(
     """A built-in task, the path of a YAML file, or any of lmms-eval's own tasks by name; raises
     TaskError in one line.
 
-    A `limit` above what a public task or a user's data have means all of them; data that are made
+    A `limit` above what a public task or a user's data have means all of them; scenes that are made
     are as many as are asked for, up to their recipe's most. A sample with an image of more than
     `max_image_pixels` cannot be asked; None is no limit.
     """
@@ -218,6 +227,10 @@ def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[An
         )
     recipe = _recipe(name, recipes[0], config["metadata"][recipes[0]])
     data = _made_data(recipe, name, limit, start)
+    identity: dict[str, Any] = {"data": data.name, "definition": definition}
+    if isinstance(recipe, Settling):
+        config, settings = recipe.settled(config)
+        identity |= settings
     config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(data)}}
     try:
         task = lmms.construct(name, config)
@@ -226,7 +239,7 @@ def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[An
         raise TaskError(
             f"task {short_path(name)}: {short_path(data)} cannot be read ({cause}); remove it"
         ) from error
-    return task, {"data": data.name, "definition": definition}
+    return task, identity
 
 
 def _recipe(name: str, kind: str, content: Any) -> Recipe:
@@ -251,8 +264,8 @@ def _made_data(recipe: Recipe, name: str, limit: int | None, start: int) -> Path
     larger file.
     """
     # never fewer than usual, so that all smaller limits share one file
-    count = max(recipe.samples, start + (limit or 0))
-    if count > recipe.most:
+    count = recipe.samples if recipe.most is None else max(recipe.samples, start + (limit or 0))
+    if recipe.most is not None and count > recipe.most:
         key, value, most = (
             ("sample", start, recipe.most - 1) if start else ("limit", limit, recipe.most)
         )
