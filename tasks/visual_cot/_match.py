@@ -31,8 +31,8 @@ many places at which something similar may stand.
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {word: str(number) for number, word in enumerate(WORDS)}
 ARTICLES = frozenset(("a", "an", "the"))
-NOTHING = """is are was were be been of in on at to and or with by for from as it its there this that
-he she they"""
+NOTHING = """is are was were be been of in on at to and or with by for from as it its there this
+that he she they"""
 EMPTY = frozenset(NOTHING.split())
 """Words that a sentence has whatever it says."""
 
