@@ -82,7 +82,7 @@ def test_scores_that_come_in_pairs_are_no_paired_statistics(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         (("utils.visual", "utils.blank"), "none of the first 4 samples can be read: .*no such"),
         (("generate_until", "loglikelihood"), "is of kind loglikelihood"),
@@ -90,11 +90,11 @@ def test_scores_that_come_in_pairs_are_no_paired_statistics(tmp_path: Path) -> N
         (("doc_to_text: question", "doc_to_text: tusk_{{nothing}}"), "cannot be asked|nothing"),
     ],
 )
-def test_what_cannot_be_served_says_why(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+def test_what_cannot_be_served_says_why(tmp_path: Path, change: tuple[str, str], reason: str) -> None:
     import re
 
     line = trial(tmp_path / "mine.yaml", TASK.replace(*change))
-    assert re.search(said, line), line
+    assert re.search(reason, line), line
     assert "\n" not in line
 
 
