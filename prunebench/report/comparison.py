@@ -34,6 +34,7 @@ class Group:
     cost: tuple[StoredCell, ...]
     baseline: tuple[StoredCell, ...]
     control: tuple[StoredCell, ...]
+    blind: tuple[StoredCell, ...] = ()
 
     def accuracy(self, warn: Warn) -> Interval | None:
         """The primary metric, mean over seeds, with the interval of its samples, or else the cell's
@@ -68,6 +69,18 @@ class Group:
     def against_control(self, warn: Warn) -> Pair | None:
         """Scores of the method and of the random control at the same budget on the same samples."""
         return _pair(self.cells, self.control, warn)
+
+    def against_blind(self, warn: Warn) -> Pair | None:
+        """Scores of the method and of the model without its images on the same samples."""
+        return _pair(self.cells, self.blind, warn)
+
+    def above_blind(self) -> float | None:
+        """The primary metric less that of the model without its images; both must speak for all
+        samples.
+        """
+        own, blind = average(self.cells, SCORE), average(self.blind, SCORE)
+        partly = not all(cell.whole for cell in (*self.cells, *self.blind))
+        return None if own is None or blind is None or partly else own - blind
 
     def value(self, name: str) -> float | None:
         """A metric of the method's own, from quality where it has it, else from cost; mean over

@@ -57,6 +57,12 @@ TAIL = (
 )
 
 
+ABOVE_BLIND = Heading(
+    "above_blind", "accuracy less that of blind, which sees no image, paired", ends=DIFFERENCE
+)
+"""Behind the others, and only where some task has its blind value."""
+
+
 def _names() -> Iterator[str]:
     for heading in HEAD:
         yield from heading.names

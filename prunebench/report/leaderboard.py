@@ -21,11 +21,11 @@ from prunebench.border.files import opened
 from prunebench.border.text import one_line
 from prunebench.report import tables
 from prunebench.report.comparison import Group, Warn, average
-from prunebench.report.headings import COLUMNS, TEXTS
+from prunebench.report.headings import ABOVE_BLIND, COLUMNS, TEXTS
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
-from prunebench.study.record import BASELINE, CONTROL
+from prunebench.study.record import BASELINE, BLIND, CONTROL
 from prunebench.study.statistics import Difference, Interval, Pair
 
 __all__ = ["ALL", "COLUMNS", "TEXTS", "budget_share", "fold", "load"]
@@ -46,14 +46,17 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     for model in sorted({cell.model for cell in cells}):
         of_model = [cell for cell in cells if cell.model == model]
         rows += _rows(of_model, warn)
-    return tables.texts(sorted(rows, key=_order), COLUMNS)
+    columns = COLUMNS
+    if any(ABOVE_BLIND.name in row for row in rows):
+        columns += tuple(ABOVE_BLIND.names)
+    return tables.texts(sorted(rows, key=_order), columns)
 
 
 def load(path: Path) -> pd.DataFrame:
     """leaderboard.csv with numbers as floats (NaN where empty) and texts as texts; raises
     ReportError.
     """
-    numbers = [name for name in COLUMNS if name not in TEXTS]
+    numbers = [name for name in (*COLUMNS, *ABOVE_BLIND.names) if name not in TEXTS]
     try:
         with opened(path) as file:
             board = pd.read_csv(
@@ -61,7 +64,9 @@ def load(path: Path) -> pd.DataFrame:
                 keep_default_na=False,  # a method is called "none"
                 dtype=dict.fromkeys(TEXTS, str) | dict.fromkeys(numbers, float),
                 na_values={name: [""] for name in numbers},
-            )[list(COLUMNS)]
+            )
+        extra = [name for name in ABOVE_BLIND.names if name in board]
+        board = board[[*COLUMNS, *extra]]
     except FileNotFoundError:
         raise ReportError(
             f"there is no {path}; fold the study first: prunebench report {path.parent}"
@@ -152,7 +157,9 @@ def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
             if group.cells or group.cost:
                 numbers = _row(Groups((group,)), warn)
                 yield {**about, "task": group.task, **numbers}
-        if len(tasks) > 1:
+        # the blind value is of those tasks alone that need it, and no mean over all
+        everywhere = all(group.cells or group.cost for group in groups)
+        if len(tasks) > 1 and (about["method"] != BLIND or everywhere):
             numbers = _row(Groups(tuple(groups)), warn)
             yield {**about, "task": ALL, **numbers}
 
@@ -186,7 +193,7 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
     """
     model, _, budget_kind, budget = key
     control_key = (model, CONTROL, budget_kind, budget)
-    own, cost, baseline, control = [], [], [], []
+    own, cost, baseline, control, blind = [], [], [], [], []
     for cell in cells:
         if cell.kind == "cost":
             on_task = cell.task == task or cell.task not in tasks
@@ -201,7 +208,9 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
             baseline.append(cell)
         if _key(cell) == control_key:
             control.append(cell)
-    return Group(task, tuple(own), tuple(cost), tuple(baseline), tuple(control))
+        if cell.method == BLIND:
+            blind.append(cell)
+    return Group(task, *map(tuple, (own, cost, baseline, control, blind)))
 
 
 def _row(groups: Groups, warn: Warn) -> Row:
@@ -219,6 +228,8 @@ def _row(groups: Groups, warn: Warn) -> Row:
         control = groups.each(partial(Group.against_control, warn=warn))
         if control is not None:
             row |= _against_random(groups, control, warn, notes)
+    if method != BLIND:
+        row |= _above_blind(groups, warn)
     for column, board in on_board():
         fold_number = FOLDS[board.fold]
         row |= fold_number(groups, column, board)
@@ -282,6 +293,17 @@ def _against_random(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: li
         better = gap.sure and (gap.value > 0) in directions
         row["better_than_random"] = "yes" if better else "no"
     return row
+
+
+def _above_blind(groups: Groups, warn: Warn) -> Row:
+    """Accuracy less that of the model without its images, where every task has that; without an
+    interval where the metric is no mean of samples.
+    """
+    pairs = groups.each(partial(Group.against_blind, warn=warn))
+    if pairs is not None:
+        return _ends(ABOVE_BLIND.name, statistics.difference(pairs))
+    gap = groups.mean(Group.above_blind)
+    return {} if gap is None else {ABOVE_BLIND.name: gap}
 
 
 def _on_fewer_samples(

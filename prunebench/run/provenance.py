@@ -96,6 +96,7 @@ UNCOUNTED = (
     "run/question.py",
     "run/show.py",
     "run/store.py",
+    "run/trial.py",
     "run/variants.py",
     "run/view.py",
     "start.py",

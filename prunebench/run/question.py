@@ -17,7 +17,7 @@ from prunebench.budget import Budget
 from prunebench.run import plain
 from prunebench.run.keys import Key, key, keys_of
 from prunebench.run.names import expanded
-from prunebench.study.record import BASELINE, Kind
+from prunebench.study.record import BASELINE, BLIND, Kind
 from prunebench.testbed import DEFAULT
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class Grid:
     )
     controls: bool = key(
         True,
-        "Whether the controls stand beside the methods: no pruning, random, uniform, pooled, and a "
-        "smaller image.",
+        "Whether the controls stand beside the methods: no pruning, random, uniform, pooled, a "
+        "smaller image, and no image where a task is mostly answered without.",
         "controls=false",
     )
     batch: int = key(
@@ -200,13 +200,21 @@ class Grid:
         return cells
 
     def _cells(self, kind: Kind, model: str, task: str) -> list[Cell]:
-        """Every method at every budget; the baseline, which ignores budgets, once."""
+        """Every method at every budget; what ignores budgets, once. Where a task needs it, the
+        model's blind value stands beside.
+        """
+        from prunebench.benchmarks import needs_blind
         from prunebench.run.cell import Cell
+        from prunebench.run.variants import variants_of
 
         budgets = [Budget.parse(text) for text in self.budgets]
+        variants = self.variants()
+        has_blind = any(variant.name == BLIND for variant in variants)
+        if kind == "quality" and self.controls and not has_blind and needs_blind(task):
+            variants += variants_of([BLIND], controls=False)
         cells = []
-        for variant in self.variants():
-            for budget in [None] if variant.name == BASELINE else budgets:
+        for variant in variants:
+            for budget in [None] if variant.name in (BASELINE, BLIND) else budgets:
                 cells.append(Cell(kind, model, variant, budget, task, self.seed))
         return cells
 

@@ -29,7 +29,7 @@ from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
 from prunebench.run.summary import scored
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import CellPart, Result, TaskSource, Unit, Worker, load_benchmark
-from prunebench.study.record import CellRecord, Metric, Status
+from prunebench.study.record import BLIND, CellRecord, Metric, Status
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ class _Sweep:
             pruner=variant.name,
             pruner_source=variant.source(),
             settings=variant.settings(),
-            control=variant.name in CONTROLS,
+            control=variant.name in (*CONTROLS, BLIND),
             budget=cell.amount,
             budget_kind=cell.budget_kind,
             task=shown(cell.task),
