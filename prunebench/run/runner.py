@@ -282,6 +282,8 @@ class _Sweep:
     def _keep(self, run: Run, rows: Sequence[Row]) -> None:
         """Store the rows that are new; of a batch some may be there already."""
         new = [row for row in rows if row["sample_id"] not in run.journal.rows]
+        if not new:
+            return
         try:
             run.journal.append(new)
         except Vanished:
