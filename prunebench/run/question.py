@@ -30,6 +30,11 @@ WEIGHTS = ("pretrained", "random")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
+EXECUTORS = ("local", "ray")
+
+HOW = ("out", "executor", "workers", "ray_address", "worker_gpu_memory")
+"""Keys that say where a study is stored and who works at it, and are no part of what it asks."""
+
 MOST_SECONDS = 10**7
 
 
@@ -71,8 +76,11 @@ class Cost:
 class Grid:
     """One study: every key that a grid can have."""
 
-    model: str = key(
-        DEFAULT_MODEL, "The model: an alias, a hub id or a local folder.", "model=qwen2.5-vl-3b"
+    models: list[Any] = key(
+        [DEFAULT_MODEL],
+        "Models: aliases, hub ids or local folders; they run one after the other, and methods are "
+        "compared within a model.",
+        "models=qwen2.5-vl-7b,qwen3-vl-8b",
     )
     methods: list[Any] = key(
         ["all"],
@@ -160,6 +168,31 @@ class Grid:
         "max_image_pixels=50000000",
         Bound(least=1, most=10**12),
     )
+    executor: str = key(
+        "local",
+        "Who works at the samples: this process, or workers that Ray starts here or on a cluster.",
+        "executor=ray",
+        Bound(choices=EXECUTORS),
+    )
+    workers: int | None = key(
+        None,
+        "Ray's workers, each with a model of its own; null is one a core, or one a GPU where "
+        "models run on GPUs.",
+        "workers=2",
+        Bound(least=1, most=10_000),
+    )
+    ray_address: str | None = key(
+        None,
+        "The cluster that Ray's workers are on: its address, or auto for the one of this machine; "
+        "null is this machine alone.",
+        "ray_address=auto",
+    )
+    worker_gpu_memory: float | None = key(
+        None,
+        "GiB of a GPU that one of Ray's workers takes, where they share GPUs; null is computed "
+        "from the size of the model.",
+        "worker_gpu_memory=20",
+    )
     cost: Cost = field(default_factory=Cost)
     out: str | None = key(
         None,
@@ -184,16 +217,19 @@ class Grid:
         return list(kept[1])
 
     def cells(self, tasks: Sequence[str]) -> list[Cell]:
-        """The quality cells of every task, then the cost cells, which stand on the first task."""
+        """For one model after the other the quality cells of every task, then the cost cells,
+        which stand on the first task.
+        """
         cells: list[Cell] = []
-        for task in tasks:
-            cells += self._cells("quality", task)
-        if self.cost.enabled:
-            for task in tasks[:1]:
-                cells += self._cells("cost", task)
+        for model in self.models:
+            for task in tasks:
+                cells += self._cells("quality", model, task)
+            if self.cost.enabled:
+                for task in tasks[:1]:
+                    cells += self._cells("cost", model, task)
         return cells
 
-    def _cells(self, kind: Kind, task: str) -> list[Cell]:
+    def _cells(self, kind: Kind, model: str, task: str) -> list[Cell]:
         """Every method at every budget; the baseline, which ignores budgets, once."""
         from prunebench.run.cell import Cell
 
@@ -201,7 +237,7 @@ class Grid:
         cells = []
         for variant in self.variants():
             for budget in [None] if variant.name == BASELINE else budgets:
-                cells.append(Cell(kind, self.model, variant, budget, task, self.seed))
+                cells.append(Cell(kind, model, variant, budget, task, self.seed))
         return cells
 
     def folder(self) -> Path:
@@ -210,11 +246,15 @@ class Grid:
 
         if self.out is not None:
             return Path(expanded(self.out))
-        return Path("results") / "scratch" / f"{slug(self.model)}-{self.digest()[:8]}"
+        first = slug(self.models[0])
+        others = f"-and-{len(self.models) - 1}-more" if len(self.models) > 1 else ""
+        return Path("results") / "scratch" / f"{first}{others}-{self.digest()[:8]}"
 
     def question(self) -> dict[str, Any]:
-        """Everything that makes a study this one, as plain data: all but where it is stored."""
-        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "out"}
+        """Everything that makes a study this one, as plain data: all but where it is stored and
+        who works at it.
+        """
+        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in HOW}
         content["cost"] = asdict(self.cost)
         content["methods"] = [variant.entry() for variant in self.variants()]
         return {name: plain.storable(value) for name, value in content.items()}
@@ -226,6 +266,9 @@ class Grid:
         usual = usual_question()
         question = self.question()
         content = {name: value for name, value in question.items() if usual[name] != value}
+        # studies of one model are older than lists of models, and keep their names as well
+        if len(self.models) == 1 and "models" in content:
+            (content["model"],) = content.pop("models")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -237,5 +280,5 @@ def keys() -> list[Key]:
 def usual_question() -> dict[str, Any]:
     """The keys of a question at their defaults."""
     grid = Grid()
-    usual = {one.name: getattr(grid, one.name) for one in fields(grid) if one.name != "out"}
+    usual = {one.name: getattr(grid, one.name) for one in fields(grid) if one.name not in HOW}
     return {**usual, "cost": asdict(grid.cost)}
