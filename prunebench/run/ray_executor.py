@@ -256,10 +256,10 @@ class RayExecutor:
                 yield from self._lost(schedule, member, TimeoutError())
 
     def _heard(self, schedule: Schedule, member: Member) -> Iterator[Result]:
-        """A result, the end of a piece, or the end of the worker."""
+        """Some results, the end of a piece, or the end of the worker."""
         errors = self.ray.exceptions
         try:
-            result: Result = self.ray.get(next(member.streams[0]))
+            results: list[Result] = self.ray.get(next(member.streams[0]))
         except StopIteration:
             schedule.done(member.name)
             member.streams.pop(0)
@@ -276,8 +276,9 @@ class RayExecutor:
             return
         else:
             member.failures = 0
-            schedule.came(member.name, result)
-            yield result
+            for result in results:
+                schedule.came(member.name, result)
+            yield from results
         member.news = monotonic()
 
     def _lost(self, schedule: Schedule, member: Member, error: Exception) -> Iterator[Result]:

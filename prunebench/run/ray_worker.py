@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from prunebench.border.interruption import raises_interruption
@@ -20,6 +21,11 @@ from prunebench.border.interruption import raises_interruption
 if TYPE_CHECKING:
     from prunebench.run.backend import ModelSetup
     from prunebench.run.work import Result, TaskSource, Unit, Worker
+
+MOMENT = 0.2
+"""Seconds for which results are kept back: of a miniature so many come that sending each would keep
+the driver of many workers busy.
+"""
 
 GRACE = 5.0
 """Seconds beyond the timeout after which a step that no alarm interrupts ends its process."""
@@ -68,11 +74,19 @@ class RayWorker:
             code(),
         )
 
-    def work(self, unit: Unit) -> Iterator[Result]:
-        """What a unit comes to, as it is had."""
+    def work(self, unit: Unit) -> Iterator[list[Result]]:
+        """What a unit comes to, as it is had; what comes within a moment is sent together."""
         from prunebench.run.work import work
 
-        yield from work(unit, self._ready(unit.setup, unit.task))
+        results: list[Result] = []
+        sent = monotonic()
+        for result in work(unit, self._ready(unit.setup, unit.task)):
+            results.append(result)
+            if monotonic() - sent >= MOMENT:
+                yield results
+                results, sent = [], monotonic()
+        if results:
+            yield results
 
     def _ready(self, setup: ModelSetup, task: TaskSource | None = None) -> Worker:
         """The worker with that model and that task."""
