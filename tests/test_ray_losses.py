@@ -57,13 +57,13 @@ def command(out: Path, *more: str) -> list[str]:
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
     """The workers of a driver, once they are at work."""
-    found = []
+    result = []
     with suppress(psutil.Error):
         for child in process.children(recursive=True):
             with suppress(psutil.Error):
                 if "ray::RayWorker" in " ".join(child.cmdline()):
-                    found.append(child)
-    return found
+                    result.append(child)
+    return result
 
 
 def journal_lines(study: Path) -> int:
@@ -128,11 +128,11 @@ def test_a_sample_that_kills_its_worker_is_one_row(tmp_path: Path, batch: int) -
     more = ["limit=12", f"batch={batch}", "executor=ray", "workers=2"]
     outcome = run(tmp_path / "study", methods, *more)
     run(tmp_path / "whole", "methods=none,random", *more[:2])
-    found = statuses(tmp_path / "study")
-    assert found["none"] == found["random"] == ["ok"] * 12
-    lost = found["poison"].count("failed")
+    result = statuses(tmp_path / "study")
+    assert result["none"] == result["random"] == ["ok"] * 12
+    lost = result["poison"].count("failed")
     assert 0 < lost < 6
-    assert found["poison"].count("ok") == 12 - lost
+    assert result["poison"].count("ok") == 12 - lost
     assert list(outcome.statuses.values()).count("failed") == 1
     table = pd.read_parquet(
         next((tmp_path / "study").glob("cells/*poison*/samples.parquet"))
@@ -144,9 +144,9 @@ def test_a_sample_that_hangs_for_good_is_a_timeout(tmp_path: Path) -> None:
     (tmp_path / "poison.py").write_text(poison("hang", "tokens.seed % 7 == 0"))
     methods = f"methods=none,{tmp_path / 'poison.py'}"
     run(tmp_path / "study", methods, "limit=8", "timeout=5", "executor=ray", "workers=2")
-    found = statuses(tmp_path / "study")
-    assert found["none"] == ["ok"] * 8
-    assert set(found["poison"]) == {"ok", "timeout"}
+    result = statuses(tmp_path / "study")
+    assert result["none"] == ["ok"] * 8
+    assert set(result["poison"]) == {"ok", "timeout"}
 
 
 def test_a_worker_that_takes_all_memory_is_out_of_memory(
@@ -160,9 +160,9 @@ def test_a_worker_that_takes_all_memory_is_out_of_memory(
     (tmp_path / "poison.py").write_text(poison("hog", "tokens.seed % 7 == 0"))
     methods = f"methods=none,{tmp_path / 'poison.py'}"
     run(tmp_path / "study", methods, "limit=8", "executor=ray", "workers=2")
-    found = statuses(tmp_path / "study")
-    assert found["none"] == ["ok"] * 8
-    assert set(found["poison"]) == {"ok", "oom"}
+    result = statuses(tmp_path / "study")
+    assert result["none"] == ["ok"] * 8
+    assert set(result["poison"]) == {"ok", "oom"}
 
 
 @pytest.fixture
@@ -171,10 +171,10 @@ def cluster() -> Iterator[object]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    made.add_node(**node)
-    yield made
-    made.shutdown()
+    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    nodes.add_node(**node)
+    yield nodes
+    nodes.shutdown()
 
 
 def test_a_cluster_of_two_machines_of_which_one_goes(tmp_path: Path, cluster: object) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from simulated_cluster import Cluster, Grid, Seconds
 
 from prunebench.run.active import PATIENCE, Course
 from prunebench.run.backend import ModelSetup
@@ -101,57 +102,60 @@ class Crew:
 
 def outcomes(results: list[Result]) -> dict[tuple[str, str], str]:
     """What became of every cell and sample; fails where one has two answers."""
-    found: dict[tuple[str, str], str] = {}
+    fates: dict[tuple[str, str], str] = {}
     for result in results:
         samples = [row["sample_id"] for row in result.rows] or [result.sample]
         for sample in samples:
-            assert (result.cell, sample) not in found
-            found[result.cell, sample] = "ok" if result.fault is None else result.fault.reason
-    return found
+            assert (result.cell, sample) not in fates
+            fates[result.cell, sample] = "ok" if result.fault is None else result.fault.reason
+    return fates
 
 
 def expected(units: list[Unit]) -> set[tuple[str, str]]:
-    return {(part.id, sample) for one in units for part in one.cells for sample in part.missing}
+    places: set[tuple[str, str]] = set()
+    for part in itertools.chain.from_iterable(one.cells for one in units):
+        places |= {(part.id, sample) for sample in part.missing}
+    return places
 
 
 @pytest.mark.parametrize("cells", [1, 5, 100])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_sample_of_every_cell_is_answered_once(cells: int, workers: int) -> None:
     units = [unit(cells, f"a{n}", f"b{n}") for n in range(7)]
-    found = outcomes(Crew(Schedule(units), workers).run())
-    assert found.keys() == expected(units)
-    assert set(found.values()) == {"ok"}
+    fates = outcomes(Crew(Schedule(units), workers).run())
+    assert fates.keys() == expected(units)
+    assert set(fates.values()) == {"ok"}
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_workers_that_die_at_any_time_lose_and_double_nothing(seed: int) -> None:
     units = [unit(9, f"a{n}", f"b{n}") for n in range(6)]
     crew = Crew(Schedule(units), 3)
-    found = outcomes(crew.run(seed, sudden_deaths=0.07))
+    fates = outcomes(crew.run(seed, sudden_deaths=0.07))
     assert crew.deaths
-    assert found.keys() == expected(units)
+    assert fates.keys() == expected(units)
     # nobody is blamed for deaths that have nothing to do with it
-    assert set(found.values()) == {"ok"}
+    assert set(fates.values()) == {"ok"}
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_cell_and_sample_that_kill_workers_are_found_and_no_other_is_blamed(size: int) -> None:
-    units = [unit(6, *(f"{n}-{k}" for k in range(size))) for n in range(4)]
+    units = [unit(6, *[f"{n}-0", f"{n}-1", f"{n}-2"][:size]) for n in range(4)]
     crew = Crew(Schedule(units), 2, lambda cell, sample: (cell, sample) == ("cell2", "1-0"))
-    found = outcomes(crew.run())
-    assert found.keys() == expected(units)
-    assert {place for place, what in found.items() if what == "gone"} == {("cell2", "1-0")}
+    fates = outcomes(crew.run())
+    assert fates.keys() == expected(units)
+    assert {place for place, what in fates.items() if what == "gone"} == {("cell2", "1-0")}
     assert crew.deaths <= TRIES + (size > 1)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_sample_that_cannot_be_read_alive_is_given_up_in_every_cell(size: int) -> None:
-    units = [unit(40, *(f"{n}-{k}" for k in range(size))) for n in range(3)]
+    units = [unit(40, *[f"{n}-0", f"{n}-1", f"{n}-2"][:size]) for n in range(3)]
     crew = Crew(Schedule(units), 2, lambda cell, sample: sample == "1-0")
-    found = outcomes(crew.run())
-    assert found.keys() == expected(units)
-    assert {sample for (_, sample), what in found.items() if what == "gone"} == {"1-0"}
-    assert sum(what == "gone" for what in found.values()) == 40
+    fates = outcomes(crew.run())
+    assert fates.keys() == expected(units)
+    assert {sample for (_, sample), what in fates.items() if what == "gone"} == {"1-0"}
+    assert sum(what == "gone" for what in fates.values()) == 40
     # of forty cells in pieces, not one death for each
     pieces = -(-40 // LEAST_CELLS)
     assert crew.deaths <= pieces * (TRIES + (size > 1))
@@ -170,19 +174,19 @@ def test_a_piece_in_stock_is_not_blamed() -> None:
 
 
 def test_a_unit_is_asked_for_when_there_is_room_for_it() -> None:
-    asked = []
+    numbers = []
 
     def units() -> Iterator[Unit]:
         for number in range(10):
-            asked.append(number)
+            numbers.append(number)
             yield unit(1, f"s{number}")
 
     schedule = Schedule(units(), left=lambda: 1000)
     assert not list(schedule.handouts())
-    assert asked == []
+    assert numbers == []
     schedule.joins("w", "m")
     assert len(list(schedule.handouts())) == DEPTH
-    assert asked == [0, 1]
+    assert numbers == [0, 1]
 
 
 def test_costs_are_measured_alone_on_their_machine() -> None:
@@ -244,6 +248,15 @@ def test_pieces_are_small_enough_and_not_too_small(workers: int) -> None:
     assert sum(sizes) == 20_000
     assert sizes[0] > LEAST_CELLS
     assert sum(size >= LEAST_CELLS for size in sizes) > 0.9 * len(sizes)
+
+
+@pytest.mark.parametrize("workers", [2, 16, 64])
+@pytest.mark.parametrize("grid", [(20, 500, 2), (1, 10_000, 1), (5, 22, 50)])
+def test_workers_are_busy_nearly_all_the_time(workers: int, grid: tuple[int, int, int]) -> None:
+    # a model of eight billion parameters on a GPU
+    seconds = Seconds(encoding=[0.2, 0.6], answers=[0.6, 0.9, 1.4], result=0.002, cell=0.05)
+    simulated = Cluster(workers, seconds).run(Grid(*grid))
+    assert 1 <= simulated.ratio <= 1.1
 
 
 @pytest.mark.parametrize("seed", range(5))

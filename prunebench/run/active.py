@@ -121,14 +121,14 @@ class Run:
     """A cell at work: how it fares, and the faults with their tracebacks by sample, for its reason
     is the first of them.
 
-    `told` counts the samples that whoever watches knows to be over.
+    `samples_told` counts those that whoever watches knows to be over.
     """
 
     cell: Cell
     samples: Sequence[str] = ()
     faults: dict[str, Fault] = field(default_factory=dict)
     opened: Journal | None = None
-    told: int = 0
+    samples_told: int = 0
 
     def __post_init__(self) -> None:
         self.course = Course(self.samples)
@@ -154,7 +154,7 @@ class Run:
         self.opened = journal
         for sample in journal.rows:
             self.course.answered(sample)
-        self.told = len(journal.rows)
+        self.samples_told = len(journal.rows)
 
     def missing(self, group: Sequence[Request]) -> list[str]:
         """The samples of a group that are still to be asked."""

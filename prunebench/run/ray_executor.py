@@ -314,22 +314,22 @@ class RayExecutor:
         on_one = -(-(self.grid.workers or 1) // max(1, int(gpus)))
         if on_one == 1:
             return Need(cores, gpus=1.0)
-        wanted = self.grid.worker_gpu_memory
-        takes = ROOM * size + BESIDE if wanted is None else wanted * GIB
+        gib = self.grid.worker_gpu_memory
+        takes = ROOM * size + BESIDE if gib is None else gib * GIB
         return Need(cores, ray_cluster.gpu_share(takes, ray_cluster.gpu_bytes(self.ray), on_one))
 
     def _count(self, need: Need) -> int:
         """How many workers there are to be."""
         places = ray_cluster.room(ray_cluster.machines(self.ray), need)
-        wanted = self.grid.workers
-        if wanted is None:
+        workers = self.grid.workers
+        if workers is None:
             return places
-        if wanted > places:
+        if workers > places:
             self.watch.note(
-                f"workers={wanted}, and there is room for {places} now, each with {need}; "
+                f"workers={workers}, and there is room for {places} now, each with {need}; "
                 "the others begin when there is room for them"
             )
-        return wanted
+        return workers
 
     def _facts(self) -> dict[str, Any]:
         """What provenance says of where the model runs."""

@@ -79,12 +79,12 @@ class RayWorker:
         from prunebench.run.work import work
 
         results: list[Result] = []
-        sent = monotonic()
+        last = monotonic()
         for result in work(unit, self._ready(unit.setup, unit.task)):
             results.append(result)
-            if monotonic() - sent >= MOMENT:
+            if monotonic() - last >= MOMENT:
                 yield results
-                results, sent = [], monotonic()
+                results, last = [], monotonic()
         if results:
             yield results
 

@@ -352,7 +352,7 @@ class _Sweep:
 
     def _tell(self, run: Run, samples: int) -> None:
         """Samples of a cell are over."""
-        run.told += samples
+        run.samples_told += samples
         self.watch.advance(samples)
 
     def _end(self, task: _TaskRuns, run: Run) -> None:
@@ -362,7 +362,7 @@ class _Sweep:
         if run.going or run.cell.id not in task.waiting:
             return
         # the samples that it is not asked are over as well, or progress would never end
-        self._tell(run, len(run.samples) - run.told)
+        self._tell(run, len(run.samples) - run.samples_told)
         task.waiting.remove(run.cell.id)
         if not task.waiting:
             for one in task.runs:
