@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -166,28 +167,28 @@ def test_a_worker_that_takes_all_memory_is_out_of_memory(
 
 
 @pytest.fixture
-def cluster() -> Iterator[object]:
+def cluster() -> Iterator[Any]:
     """Two machines, as far as Ray can tell."""
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    nodes: Any = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     nodes.add_node(**node)
     yield nodes
     nodes.shutdown()
 
 
-def test_a_cluster_of_two_machines_of_which_one_goes(tmp_path: Path, cluster: object) -> None:
+def test_a_cluster_of_two_machines_of_which_one_goes(tmp_path: Path, cluster: Any) -> None:
     more = [write_methods(tmp_path), "limit=60"]
     run(tmp_path / "whole", *more)
     study = tmp_path / "spread"
-    words = command(study, *more, "executor=ray", f"ray_address={cluster.address}")  # type: ignore[attr-defined]
+    words = command(study, *more, "executor=ray", f"ray_address={cluster.address}")
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while driver.poll() is None and journal_lines(study) < 40:
         time.sleep(0.1)
     assert driver.poll() is None, driver.communicate()[0]
     # the one that was added last, with its worker
-    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)  # type: ignore[attr-defined]
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
     output, _ = driver.communicate(timeout=600)
     assert driver.returncode == 1, output
     assert_same(tmp_path / "whole", study)

@@ -23,6 +23,7 @@ from prunebench.run.work import CellPart, Result, TaskSource, Unit
 SETUP = ModelSetup("tiny-qwen2.5-vl")
 TASK = TaskSource("scenes_mixed", None, None)
 LOST = Fault("failed", "gone", "gone")
+FATE = f"gone ({TRIES} times)"
 BROKEN = Fault("failed", "broken", "broken")
 
 
@@ -144,7 +145,7 @@ def test_the_cell_and_sample_that_kill_workers_are_found_and_no_other_is_blamed(
     crew = Crew(Schedule(units), 2, lambda cell, sample: (cell, sample) == ("cell2", "1-0"))
     fates = outcomes(crew.run())
     assert fates.keys() == expected(units)
-    assert {place for place, what in fates.items() if what == "gone"} == {("cell2", "1-0")}
+    assert {place for place, what in fates.items() if what == FATE} == {("cell2", "1-0")}
     assert crew.deaths <= TRIES + (size > 1)
 
 
@@ -154,8 +155,8 @@ def test_a_sample_that_cannot_be_read_alive_is_given_up_in_every_cell(size: int)
     crew = Crew(Schedule(units), 2, lambda cell, sample: sample == "1-0")
     fates = outcomes(crew.run())
     assert fates.keys() == expected(units)
-    assert {sample for (_, sample), what in fates.items() if what == "gone"} == {"1-0"}
-    assert sum(what == "gone" for what in fates.values()) == 40
+    assert {sample for (_, sample), what in fates.items() if what == FATE} == {"1-0"}
+    assert sum(what == FATE for what in fates.values()) == 40
     # of forty cells in pieces, not one death for each
     pieces = -(-40 // LEAST_CELLS)
     assert crew.deaths <= pieces * (TRIES + (size > 1))
@@ -217,7 +218,7 @@ def test_a_cost_over_which_workers_die_is_given_up() -> None:
     units = [unit(1, "s0"), unit(1, cost=Cost())]
     units[1] = replace(units[1], cells=(replace(units[1].cells[0], id="price"),))
     crew = Crew(Schedule(units), 2, lambda cell, sample: cell == "price")
-    assert outcomes(crew.run()) == {("cell0", "s0"): "ok", ("price", ""): "gone"}
+    assert outcomes(crew.run()) == {("cell0", "s0"): "ok", ("price", ""): FATE}
     assert crew.deaths == TRIES
 
 

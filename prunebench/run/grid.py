@@ -255,6 +255,11 @@ def _check_executor(grid: Grid) -> None:
             value = getattr(grid, key)
             if value is not None:
                 raise GridError(f"{key} is {short(value)}, which is Ray's; add executor=ray")
+    if grid.ray_address is not None and grid.ray_address.startswith("ray://"):
+        raise GridError(
+            f"ray_address is {short(grid.ray_address)}, which is for clients outside a cluster; "
+            "sweep on one of its machines, with ray_address=auto"
+        )
 
 
 def _check_size(grid: Grid) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,15 @@ class Need:
             places = min(places, int(machine.get("memory", 0) // self.memory))
         return places
 
+    def covers(self, other: Need) -> bool:
+        """Whether a worker that takes this has room for what takes the other."""
+        return (
+            self.cores == other.cores
+            and self.gpus >= other.gpus
+            and bool(self.gpus) == bool(other.gpus)
+            and self.memory >= other.memory
+        )
+
     def __str__(self) -> str:
         words = ["1 core" if self.cores == 1 else f"{self.cores} cores"]
         if self.gpus:
@@ -115,7 +125,7 @@ def connected(address: str | None, cores: int) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    handlers = {number: signal.getsignal(number) for number in HANDLED}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in HANDLED}
     folder = None if address is not None else _folder()
     try:
         options = _own(cores, folder) if address is None else {"address": address}
@@ -201,8 +211,10 @@ def _unreachable(address: str | None, error: Exception) -> ExecutorError:
 
 
 def _put_back(handlers: Mapping[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    # outside the main thread neither Ray nor we can set any
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _own_gpu() -> float:

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Self
 
 from prunebench.border.text import message, one_line
+from prunebench.models import LoadError, Unsupported
 from prunebench.run import ray_cluster
 from prunebench.run.backend import Backend, ModelSetup
 from prunebench.run.fault import Fault
@@ -21,7 +22,7 @@ from prunebench.run.progress import Watcher
 from prunebench.run.question import Grid
 from prunebench.run.ray_cluster import BESIDE, GIB, MODEL_ROOM, ROOM, ExecutorError, Need
 from prunebench.run.ray_worker import GRACE, Facts, RayWorker, code
-from prunebench.run.schedule import TRIES, Piece, Schedule
+from prunebench.run.schedule import Piece, Schedule
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import Result, Unit, Worker
 
@@ -80,7 +81,7 @@ class RayExecutor:
         self._need: Need | None = None
         self._setup: ModelSetup | None = None
         self._number = 0
-        self._reason = ""
+        self._cause: Exception = ExecutorError("no worker can be started")
 
     @classmethod
     @contextmanager
@@ -113,7 +114,7 @@ class RayExecutor:
         self._setup = worker.backend.setup
         need = self._need_of(worker.backend)
         count = self._count(need)
-        if self._need == need and len(self.members) == count:
+        if self._need is not None and self._need.covers(need) and len(self.members) == count:
             for member in self.members:
                 member.loading = member.actor.load.remote(self._setup)
         else:
@@ -182,7 +183,7 @@ class RayExecutor:
         try:
             facts: Facts = self.ray.get(member.loading)
         except (errors.RayActorError, errors.RayTaskError, errors.RaySystemError) as error:
-            self._reason = one_line(message(getattr(error, "cause", None) or error), 200)
+            self._cause = getattr(error, "cause", None) or error
             self._replace(member, failures=member.failures + 1)
             return
         here = code()
@@ -212,12 +213,18 @@ class RayExecutor:
         if failures < STARTS:
             self.members.append(self._member(failures))
         elif not self.members:
-            raise ExecutorError(f"no worker can be started: {self._reason}")
+            raise self._failure()
         else:
-            self.watch.note(
-                f"a worker did not start {STARTS} times, and {_workers(len(self.members))} "
-                f"are left: {self._reason}"
-            )
+            left = f"{_workers(len(self.members))} left"
+            reason = one_line(message(self._cause), 200)
+            self.watch.note(f"a worker did not start, {STARTS} times; {left}: {reason}")
+
+    def _failure(self) -> Exception:
+        """Why there is no worker."""
+        # of a model that does not load, whoever sweeps several makes failed cells
+        if isinstance(self._cause, LoadError | Unsupported):
+            return self._cause
+        return ExecutorError(f"no worker can be started: {one_line(message(self._cause), 200)}")
 
     def _dismiss(self) -> None:
         for member in self.members:
@@ -268,7 +275,7 @@ class RayExecutor:
             if not _is_own(cause):
                 raise cause from None
             # it could not load the model or the task, for which no sample is to blame
-            self._reason = one_line(message(cause), 200)
+            self._cause = cause
             schedule.leaves(member.name)
             self._replace(member, failures=member.failures + 1)
         except errors.RayError as error:
@@ -285,6 +292,9 @@ class RayExecutor:
         """A worker is gone; another takes its place."""
         fault = self._fault(schedule, member, error)
         results = schedule.lost(member.name, fault)
+        place = "" if member.facts is None else f" on {member.facts.address}"
+        what = "is given up" if results else "is given out again"
+        self.watch.note(f"a worker{place} was lost: {fault.reason}; what it was at {what}")
         self._replace(member)
         yield from results
 
@@ -292,14 +302,13 @@ class RayExecutor:
         """What the loss of a worker means for the samples that it was at, if it is they."""
         piece = schedule.working(member.name)
         timeout = None if piece is None else piece.unit.timeout
-        tries = f"{TRIES} times"
         if timeout is not None and monotonic() - member.news >= timeout:
-            reason = f"took longer than timeout={timeout:g} seconds, and did not stop, {tries}"
+            reason = f"took longer than timeout={timeout:g} seconds, and no alarm stopped it"
             return Fault("timeout", reason, reason)
         if isinstance(error, self.ray.exceptions.OutOfMemoryError) or NO_MEMORY in str(error):
-            reason = f"the machine was out of memory, and the worker was ended, {tries}"
+            reason = "its process was ended, for the machine had no memory left"
             return Fault("oom", reason, reason)
-        reason = f"the worker's process ended without a word (killed, or crashed), {tries}"
+        reason = "its process ended without a word: killed, or crashed"
         return Fault("failed", reason, reason)
 
     # ---- machines --------------------------------------------------------------------------------
@@ -334,7 +343,12 @@ class RayExecutor:
     def _facts(self) -> dict[str, Any]:
         """What provenance says of where the model runs."""
         facts = next(one.facts for one in self.members if one.facts is not None)
-        return {"hardware": facts.hardware, "cores": facts.cores, "threads": facts.threads}
+        return {
+            "hardware": facts.hardware,
+            "cores": facts.cores,
+            "threads": facts.threads,
+            "executor": "ray",
+        }
 
 
 def _hangs(schedule: Schedule, member: Member) -> bool:

@@ -10,7 +10,6 @@ import faulthandler
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -26,6 +25,9 @@ MOMENT = 0.2
 """Seconds for which results are kept back: of a miniature so many come that sending each would keep
 the driver of many workers busy.
 """
+
+STDERR = 2
+"""The file that Ray keeps as a worker's log, whatever Python's own name for it is."""
 
 GRACE = 5.0
 """Seconds beyond the timeout after which a step that no alarm interrupts ends its process."""
@@ -67,7 +69,7 @@ class RayWorker:
         context = ray.get_runtime_context()
         return Facts(
             context.get_node_id(),
-            ray.util.get_node_ip_address(),
+            str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
             provenance.hardware(setup.device),
             os.cpu_count(),
             torch.get_num_threads(),
@@ -133,7 +135,7 @@ def _timed(backend: Any, tasks: Mapping[TaskSource, Any]) -> Worker:
 
             def bounded() -> Any:
                 seconds = timeout + GRACE
-                faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+                faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
                 try:
                     return step()
                 finally:

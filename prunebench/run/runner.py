@@ -219,7 +219,7 @@ class _Sweep:
             deciding = [variant.source(), variant.settings(), outcome.reason]
         else:
             bound, deciding = outcome
-            self.digests[cell.id] = tuple(deciding[1:])
+            self.digests[cell.id] = tuple(map(str, deciding[1:]))
         digest = self.fingerprints[cell.id] = self._fingerprint(cell, deciding)
         if bound is not None:
             self.worker.keep(cell.id, digest, bound)

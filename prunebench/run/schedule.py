@@ -285,6 +285,8 @@ class Schedule:
     @staticmethod
     def _given_up(unit: Unit, fault: Fault) -> list[Result]:
         """Every sample of every cell, with the fault."""
+        reason = f"{fault.reason} ({TRIES} times)"
+        fault = replace(fault, reason=reason, detail=reason)
         results: list[Result] = []
         for part in unit.cells:
             if unit.cost is not None:
