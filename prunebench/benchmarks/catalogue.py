@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 import yaml
 
+from prunebench.benchmarks import judge
 from prunebench.benchmarks.benchmark import Benchmark
 from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.request import TaskError
@@ -78,7 +79,7 @@ def load_task(
         file = Path(name)
         if not file.is_file():
             raise TaskError(f"no task file {short_path(name)}")
-    with quiet():
+    with quiet(), judge.loadable():
         from prunebench.benchmarks import lmms
 
         if file is None:

@@ -27,6 +27,7 @@ from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
 from prunebench.run.summary import scored
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import CellPart, Result, TaskSource, Unit, Worker, load_benchmark
+from prunebench.study.cells import joined
 from prunebench.study.record import CellRecord, Metric, Status
 
 
@@ -69,6 +70,9 @@ def _load_tasks(grid: Grid, watch: Watcher) -> dict[TaskSource, Benchmark]:
         watch.doing(f"loading {task}")
         source = TaskSource(task, grid.limit, most)
         benchmark = benchmarks[source] = load_benchmark(source)
+        if benchmark.refusal:
+            # before hours of answers that nobody could score; the other tasks go on
+            watch.note(f"{benchmark.refusal}; its cells are unsupported")
         count = len(benchmark.requests)
         if grid.limit is not None and count < grid.limit:
             watch.note(
@@ -138,9 +142,12 @@ class _Sweep:
         run = Run(cell, requests=len(self._benchmark(cell).requests))
         variant = cell.variant
         module = type(variant.pruner).__module__
-        outcome = self.worker.attempt(
-            partial(self._bind, cell), self.grid.timeout, variant.label, module
-        )
+        refusal = self._benchmark(cell).refusal if cell.kind == "quality" else ""
+        outcome: tuple[Bound, list[Any]] | Fault = Fault("unsupported", refusal, refusal)
+        if not refusal:
+            outcome = self.worker.attempt(
+                partial(self._bind, cell), self.grid.timeout, variant.label, module
+            )
         bound: Bound | None = None
         if isinstance(outcome, Fault):
             run.standing.ended = replace(outcome, ends=True)
@@ -271,16 +278,18 @@ class _Sweep:
         # a continued cell has the samples that it was asked again at the end of its journal
         rows = sorted(run.journal.rows.values(), key=lambda row: row["doc_id"])
         metrics: list[Metric] = []
+        kept: dict[str, bytes] = {}
         status, reason = run.verdict(rows, len(benchmark.requests))
         if status == "ok" and rows:
             outcome = self.worker.attempt(partial(scored, benchmark, rows), self.grid.timeout)
             if isinstance(outcome, Fault):
                 status, reason = "failed", outcome.detail
             else:
-                rows, metrics = outcome
+                rows, metrics, kept = outcome.rows, outcome.metrics, outcome.files
+                reason = joined([reason, *outcome.notes])
         answered = sum(row["error"] is None for row in rows)
         counts = {"asked": len(benchmark.requests), "answered": answered}
-        self._write(run.cell, status, reason, metrics, {"samples": rows}, counts)
+        self._write(run.cell, status, reason, metrics, {"samples": rows}, counts, kept)
 
     # ---- cost ------------------------------------------------------------------------------------
 
@@ -315,8 +324,11 @@ class _Sweep:
         metrics: list[Metric],
         tables: dict[str, list[Row]],
         counts: dict[str, int] | None,
+        kept: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Write a finished cell; `counts` say for how many samples a quality cell speaks."""
+        """Write a finished cell; `counts` say for how many samples a quality cell speaks, `kept`
+        are files of its task.
+        """
         benchmark, variant = self._benchmark(cell), cell.variant
         record = CellRecord(
             id=cell.id,
@@ -341,7 +353,7 @@ class _Sweep:
             provenance=dict(self.provenance),
         )
         # numbers that are none make a cell fail where it is written
-        stored = self.study.finish(cell, record, tables)
+        stored = self.study.finish(cell, record, tables, kept or {})
         self.statuses[cell.id] = stored.status
         self.watch.finished(cell.id, stored.status, stored.reason)
 
