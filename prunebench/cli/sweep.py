@@ -19,9 +19,10 @@ def add_commands(commands: Commands) -> None:
         commands,
         "sweep",
         sweep,
-        "Run a grid of methods, budgets and tasks; the same command again goes on.",
+        "Run a grid of models, methods, budgets and tasks; the same command again goes on.",
         examples=(
             "prunebench sweep model=qwen2.5-vl methods=fastv,divprune tasks=gqa limit=500",
+            "prunebench sweep models=qwen2.5-vl-7b,qwen3-vl-8b methods=divprune tasks=pope",
             "prunebench sweep study.yaml fastv.layer=3",
         ),
         keys=grid_keys,

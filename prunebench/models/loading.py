@@ -11,7 +11,7 @@ import torch
 from prunebench.border.text import one_line
 from prunebench.identity import weights_digest
 from prunebench.models import checkpoint
-from prunebench.models.base import KNOWN_GOOD
+from prunebench.models.base import KNOWN_GOOD, Family
 from prunebench.models.catalogue import family_of_type, source_of
 from prunebench.models.errors import LoadError, explained, unattended
 from prunebench.models.loaded import Loaded
@@ -79,6 +79,14 @@ def load(
     commit = loader.commit() if weights == "pretrained" else None
     identity = commit or f"sha256:{weights_digest(model)[:16]}"
     return Loaded(name, name_of_source, model, processor, family, identity, trust_remote_code)
+
+
+def look_up(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Family:
+    """The family of a model, by its name and without its weights; raises what `load` raises."""
+    source = source_of(name)
+    with explained(f"model {name}", source, ELSEWHERE), unattended():
+        loader = _Loader(source, "cpu", torch.float32, "sdpa", revision, trust_remote_code)
+        return family_of_type(loader.config().model_type)
 
 
 @dataclass(frozen=True)

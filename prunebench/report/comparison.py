@@ -25,6 +25,7 @@ from prunebench.study.statistics import (
 
 SCORE = "score"
 AVAILABLE = "tokens_available"
+PERCENT = 100.0
 
 Cells = Sequence[StoredCell]
 Warn = Callable[[str], None]
@@ -34,6 +35,8 @@ Warn = Callable[[str], None]
 class Group:
     """The quality and cost cells of one method at one budget on one task, and the quality cells it
     is compared with.
+
+    `scale` is that of the task's primary metric, as `scale_of` says it.
     """
 
     task: str
@@ -146,6 +149,24 @@ class Group:
         if top is None or not bottom:
             return None
         return top / bottom
+
+
+def scale_of(task: str, cells: Cells) -> str:
+    """On what scale the primary metric of a task stands, read off all its cells: numbers of two
+    tasks can be averaged where it is the same.
+    """
+    metrics = _metrics(cells, SCORE)
+    if not metrics:
+        return ""
+    directions = {metric.higher_is_better for metric in metrics}
+    direction = "lower is better" if directions == {False} else ""
+    units = {metric.unit for metric in metrics} - {"", SCORE}
+    largest = max(abs(metric.value or 0.0) for metric in metrics)
+    if units or largest > PERCENT:
+        scale = f"{' or '.join(sorted(units)) or 'numbers'} of {task}"
+    else:
+        scale = "0..100" if largest > 1 else "0..1"
+    return ", ".join(filter(None, [scale, direction]))
 
 
 def average(cells: Cells, name: str) -> float | None:

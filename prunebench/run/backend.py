@@ -84,6 +84,12 @@ class Backend(Protocol):
         """The hub's commit of the model, or a digest of its weights."""
 
     @classmethod
+    def check(cls, setup: ModelSetup) -> None:
+        """That there is such a model and that it can be served, without its weights; raises
+        LoadError or Unsupported in one line.
+        """
+
+    @classmethod
     def load(cls, setup: ModelSetup) -> Self:
         """Load the model; raises LoadError or Unsupported in one line."""
 
@@ -133,9 +139,9 @@ class Backend(Protocol):
         """The same for smaller images against the full ones, without any method."""
 
 
-def setup_of(grid: Grid) -> ModelSetup:
-    """What a grid's model is loaded from on this machine; raises GridError for a GPU where there is
-    none.
+def setup_of(grid: Grid, model: str) -> ModelSetup:
+    """What one of a grid's models is loaded from on this machine; raises GridError for a GPU where
+    there is none.
     """
     has_gpu = torch.cuda.is_available()
     device = grid.device
@@ -147,7 +153,7 @@ def setup_of(grid: Grid) -> ModelSetup:
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     return ModelSetup(
-        grid.model,
+        model,
         device,
         dtype,
         grid.attention,

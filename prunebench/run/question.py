@@ -71,8 +71,11 @@ class Cost:
 class Grid:
     """One study: every key that a grid can have."""
 
-    model: str = key(
-        DEFAULT_MODEL, "The model: an alias, a hub id or a local folder.", "model=qwen2.5-vl-3b"
+    models: list[Any] = key(
+        [DEFAULT_MODEL],
+        "Models: aliases, hub ids or local folders; they run one after the other, and methods are "
+        "compared within a model.",
+        "models=qwen2.5-vl-7b,qwen3-vl-8b",
     )
     methods: list[Any] = key(
         ["all"],
@@ -184,16 +187,19 @@ class Grid:
         return list(kept[1])
 
     def cells(self, tasks: Sequence[str]) -> list[Cell]:
-        """The quality cells of every task, then the cost cells, which stand on the first task."""
+        """For one model after the other the quality cells of every task, then the cost cells,
+        which stand on the first task.
+        """
         cells: list[Cell] = []
-        for task in tasks:
-            cells += self._cells("quality", task)
-        if self.cost.enabled:
-            for task in tasks[:1]:
-                cells += self._cells("cost", task)
+        for model in self.models:
+            for task in tasks:
+                cells += self._cells("quality", model, task)
+            if self.cost.enabled:
+                for task in tasks[:1]:
+                    cells += self._cells("cost", model, task)
         return cells
 
-    def _cells(self, kind: Kind, task: str) -> list[Cell]:
+    def _cells(self, kind: Kind, model: str, task: str) -> list[Cell]:
         """Every method at every budget; the baseline, which ignores budgets, once."""
         from prunebench.run.cell import Cell
 
@@ -201,7 +207,7 @@ class Grid:
         cells = []
         for variant in self.variants():
             for budget in [None] if variant.name == BASELINE else budgets:
-                cells.append(Cell(kind, self.model, variant, budget, task, self.seed))
+                cells.append(Cell(kind, model, variant, budget, task, self.seed))
         return cells
 
     def folder(self) -> Path:
@@ -210,7 +216,9 @@ class Grid:
 
         if self.out is not None:
             return Path(expanded(self.out))
-        return Path("results") / "scratch" / f"{slug(self.model)}-{self.digest()[:8]}"
+        first = slug(self.models[0])
+        others = f"-and-{len(self.models) - 1}-more" if len(self.models) > 1 else ""
+        return Path("results") / "scratch" / f"{first}{others}-{self.digest()[:8]}"
 
     def question(self) -> dict[str, Any]:
         """Everything that makes a study this one, as plain data: all but where it is stored."""
@@ -226,6 +234,9 @@ class Grid:
         usual = usual_question()
         question = self.question()
         content = {name: value for name, value in question.items() if usual[name] != value}
+        # studies of one model are older than lists of models, and keep their names as well
+        if len(self.models) == 1 and "models" in content:
+            (content["model"],) = content.pop("models")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,18 +4,20 @@ writes what they come to; nobody else writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from gc import collect
 from pathlib import Path
 from typing import Any
 
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.border import images
 from prunebench.border.text import one_line
+from prunebench.models import LoadError, Unsupported
 from prunebench.run import cost, provenance, quality
 from prunebench.run.active import EXPECTED, Run
-from prunebench.run.backend import setup_of
+from prunebench.run.backend import ModelSetup, setup_of
 from prunebench.run.cell import Cell, shown
 from prunebench.run.fault import Fault, judged
 from prunebench.run.fingerprint import fingerprint
@@ -45,40 +47,88 @@ class Outcome:
 
 
 def sweep(grid: Grid, watcher: Watcher | None = None) -> Outcome:
-    """Run every cell of the grid that is not finished yet.
+    """Run every cell of the grid that is not finished yet, one model after the other.
 
-    Raises StoreError, LoadError, Unsupported or TaskError before any work where the folder, the
-    model or a task cannot be had; whatever goes wrong in a cell is that cell's status.
+    Raises StoreError, GridError, LoadError, Unsupported or TaskError before any work where the
+    folder, a model or a task cannot be had; whatever goes wrong in a cell is that cell's status.
+    Where a further model turns out not to load, its cells have failed, and the others are asked.
     """
     watch = watcher if watcher is not None else Silent()
     with open_study(grid.folder()) as study:
-        watch.doing(f"loading {grid.model}")
-        backend = TransformersBackend.load(setup_of(grid))
-        tasks = _load_tasks(grid, watch)
+        first, *others = [setup_of(grid, model) for model in grid.models]
+        for setup in others:
+            # hours before their turn: a name may be wrong, or a folder gone
+            watch.doing(f"looking up {setup.model}")
+            TransformersBackend.check(setup)
+        benchmarks: dict[TaskSource, Benchmark] = {}
+        run = _loaded(grid, first, study, watch, benchmarks)
         # only now: a question whose model or tasks cannot be had is not written down
         study.begin(grid)
-        facts = provenance.collect(backend.setup, backend.facts(), {"grid": grid.seed})
-        worker = Worker(backend, tasks)
-        return _Sweep(grid, study, watch, worker, Local(worker), facts).run()
+        statuses = run()
+        del run  # with its model, for two may have no room beside each other
+        for setup in others:
+            collect()
+            try:
+                run = _loaded(grid, setup, study, watch, benchmarks)
+            except (LoadError, Unsupported) as error:
+                statuses |= _left_out(grid, setup, watch, error)
+                continue
+            statuses |= run()
+            del run
+        return Outcome(study.folder, statuses)
 
 
-def _load_tasks(grid: Grid, watch: Watcher) -> dict[TaskSource, Benchmark]:
-    """Every task of the grid, in its order."""
+Statuses = dict[str, str]
+"""What has become of every cell, by its id."""
+
+
+def _loaded(
+    grid: Grid,
+    setup: ModelSetup,
+    study: Study,
+    watch: Watcher,
+    benchmarks: dict[TaskSource, Benchmark],
+) -> Callable[[], Statuses]:
+    """Load a model, and those tasks that are not in `benchmarks` yet; gives the sweep of its
+    cells.
+    """
+    watch.doing(f"loading {setup.model}")
+    backend = TransformersBackend.load(setup)
+    for source in _sources(grid):
+        if source not in benchmarks:
+            benchmarks[source] = _load_task(grid, source, watch)
+    facts = provenance.collect(backend.setup, backend.facts(), {"grid": grid.seed})
+    worker = Worker(backend, benchmarks)
+    return _Sweep(grid, study, watch, worker, Local(worker), facts).run
+
+
+def _sources(grid: Grid) -> list[TaskSource]:
+    """The tasks of the grid, in its order."""
     most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
-    benchmarks = {}
-    for task in grid.tasks:
-        watch.doing(f"loading {task}")
-        source = TaskSource(task, grid.limit, most)
-        benchmark = benchmarks[source] = load_benchmark(source)
-        if benchmark.refusal:
-            # before hours of answers that nobody could score; the other tasks go on
-            watch.note(f"{benchmark.refusal}; its cells are unsupported")
-        count = len(benchmark.requests)
-        if grid.limit is not None and count < grid.limit:
-            watch.note(
-                f"{task} has {count} samples, fewer than limit={grid.limit}; all of them are asked"
-            )
-    return benchmarks
+    return [TaskSource(task, grid.limit, most) for task in grid.tasks]
+
+
+def _load_task(grid: Grid, source: TaskSource, watch: Watcher) -> Benchmark:
+    """One task."""
+    watch.doing(f"loading {source.name}")
+    benchmark = load_benchmark(source)
+    if benchmark.refusal:
+        # before hours of answers that nobody could score; the other tasks go on
+        watch.note(f"{benchmark.refusal}; its cells are unsupported")
+    count = len(benchmark.requests)
+    if grid.limit is not None and count < grid.limit:
+        watch.note(
+            f"{source.name} has {count} samples, fewer than limit={grid.limit}; all of them are "
+            "asked"
+        )
+    return benchmark
+
+
+def _left_out(grid: Grid, setup: ModelSetup, watch: Watcher, error: Exception) -> Statuses:
+    """The cells of a model that does not load, as failed; what is stored of them stays."""
+    cells = [cell for cell in grid.cells(grid.tasks) if cell.model == setup.model]
+    watch.note(one_line(f"{error}; its {len(cells)} cells are not asked", tail=40))
+    return {cell.id: "failed" for cell in cells}
 
 
 @dataclass
@@ -93,13 +143,14 @@ class _Sweep:
     provenance: Mapping[str, Any]
     runs: dict[str, Run] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
-    statuses: dict[str, str] = field(default_factory=dict)
+    statuses: Statuses = field(default_factory=dict)
     notes: int = 0
     """Notes of the study that were passed on already."""
 
-    def run(self) -> Outcome:
-        """Work at every cell that is not done, the quality cells of a task at once."""
-        cells = self.grid.cells(self.grid.tasks)
+    def run(self) -> Statuses:
+        """Work at every cell of the model that is not done, the quality cells of a task at once."""
+        model = self.worker.backend.setup.model
+        cells = [cell for cell in self.grid.cells(self.grid.tasks) if cell.model == model]
         # all are bound first: fingerprints say what is done, and a method's file may change later
         for cell in cells:
             self.runs[cell.id] = self._begun(cell)
@@ -118,7 +169,7 @@ class _Sweep:
             if run.cell.kind == "cost":
                 self._cost(run)
         self._tell_notes()
-        return Outcome(self.study.folder, self.statuses)
+        return self.statuses
 
     def _tell_notes(self) -> None:
         """What the study has set aside since the last time."""

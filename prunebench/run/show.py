@@ -151,7 +151,12 @@ def _cells(view: View, settings: options.Settings) -> list[Cell]:
     methods = [name.strip() for name in view.method.split(",") if name.strip()]
     if not methods:
         raise OptionError("method is empty; name at least one, such as method=random")
-    content = {"model": view.model, "methods": methods, "budgets": [view.budget], "seed": view.seed}
+    content = {
+        "models": [view.model],
+        "methods": methods,
+        "budgets": [view.budget],
+        "seed": view.seed,
+    }
     grid = grids.build({**content, "controls": False, "cost": False}, settings)
     cells = grid.cells([view.task])
     if len(cells) > 1 and any(on_pixels(cell.variant.pruner) for cell in cells):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from time import perf_counter
 from typing import Any, Self
 
@@ -51,6 +51,13 @@ class TransformersBackend:
 
     setup: ModelSetup
     loaded: Loaded
+
+    @classmethod
+    def check(cls, setup: ModelSetup) -> None:
+        """That there is such a model, of a family that is known; its weights are not fetched."""
+        models.look_up(
+            setup.model, revision=setup.revision, trust_remote_code=setup.trust_remote_code
+        )
 
     @classmethod
     def load(cls, setup: ModelSetup) -> Self:
@@ -218,12 +225,20 @@ def options_of(request: Request, loaded: Loaded) -> dict[str, Any]:
     }
 
 
+@cache
+def _usual_threads() -> int:
+    """torch's threads as they stood before the first model was loaded."""
+    return torch.get_num_threads()
+
+
 def _set_threads(setup: ModelSetup, model: Any) -> None:
     """A miniature gains nothing from a second thread, and on a busy machine threads that wait for
     each other cost 25x.
     """
+    usual = _usual_threads()
     threads = setup.threads
-    if threads is None and setup.device == "cpu" and model.num_parameters() < MINIATURE:
-        threads = 1
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if threads is None:
+        # said for every model: one before may have been a miniature
+        is_small = setup.device == "cpu" and model.num_parameters() < MINIATURE
+        threads = 1 if is_small else usual
+    torch.set_num_threads(threads)
