@@ -129,7 +129,8 @@ class Benchmark:
         """The number of the task's own aggregation over per-sample values; None where it yields
         none (a file to submit). Raises whatever the task's code raises.
         """
-        return self.scoring.number(metric, values)
+        with self.scoring.repeated(metric) as aggregate:
+            return aggregate(values)
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether more is better; an undeclared metric counts as such."""

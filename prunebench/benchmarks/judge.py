@@ -8,6 +8,7 @@ not answer for a wrong answer, or guess; here such a score is none.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,10 +34,19 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 }
 """By lmms-eval's API_TYPE the variables without which it asks nobody."""
 
-STANDIN = "none"
+STANDIN = "no-key"
 """A key for loading: clients that are built with a task's module refuse to be built without one."""
 
 CHAT = "/chat/completions"
+
+CLASSES = (("requests", "Session"), ("httpx", "Client"), ("httpx", "AsyncClient"))
+"""What sends every request of the libraries that judges are asked through."""
+
+Before = Callable[[str], str]
+"""Told of an address that is asked, it gives the right one."""
+
+Behind = Callable[[int | None, str], None]
+"""Told of an HTTP status, or of what went wrong instead."""
 
 PATIENCE = 3
 """Calls of a judge that has never answered, behind which it is given up."""
@@ -56,7 +66,8 @@ def asks(names: Iterable[str]) -> bool:
 def missing() -> str:
     """What a judge lacks for being asked; empty where one is configured."""
     kind = os.environ.get("API_TYPE", "openai").lower()
-    lacking = [key for key in KEYS.get(kind, ()) if not os.environ.get(key)]
+    keys = KEYS.get(kind, ())
+    lacking = [key for key in keys if os.environ.get(key, "") in ("", STANDIN)]
     return " and ".join(lacking)
 
 
@@ -150,40 +161,67 @@ def watched(task: str) -> Iterator[Calls]:
             calls.fault = fault or f"HTTP status {status}"
 
     with contextlib.ExitStack() as stack:
-        for module, name in (("requests", "Session"), ("httpx", "Client")):
+        for module, name in CLASSES:
             with contextlib.suppress(ImportError):
                 owner = getattr(__import__(module), name)
                 stack.callback(setattr, owner, "send", owner.send)
-                owner.send = _counting(owner.send, configured, before, behind)
+                counting = _awaited if inspect.iscoroutinefunction(owner.send) else _counting
+                owner.send = counting(owner.send, configured, before, behind)
         yield calls
 
 
 def _counting(
-    send: Callable[..., Any],
-    configured: str,
-    before: Callable[[str], str],
-    behind: Callable[[int | None, str], None],
+    send: Callable[..., Any], configured: str, before: Before, behind: Behind
 ) -> Callable[..., Any]:
     """A client's `send` that tells of every request to a judge."""
 
     @wraps(send)
     def counting(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        url = str(request.url)
-        if not _is_judge(url, configured):
+        if not _is_judge(str(request.url), configured):
             return send(client, request, *args, **kwargs)
-        place = before(url)
-        if place != url:
-            # requests keeps a text here, httpx an address of its own type
-            request.url = type(request.url)(place)
+        _redirect(request, before)
         try:
             response = send(client, request, *args, **kwargs)
         except Exception as error:
-            behind(None, one_line(f"{type(error).__name__}: {error}", 150))
+            behind(None, _said_by(error))
             raise
         behind(response.status_code, "")
         return response
 
     return counting
+
+
+def _awaited(
+    send: Callable[..., Any], configured: str, before: Before, behind: Behind
+) -> Callable[..., Any]:
+    """The same for a client that is awaited."""
+
+    @wraps(send)
+    async def counting(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_judge(str(request.url), configured):
+            return await send(client, request, *args, **kwargs)
+        _redirect(request, before)
+        try:
+            response = await send(client, request, *args, **kwargs)
+        except Exception as error:
+            behind(None, _said_by(error))
+            raise
+        behind(response.status_code, "")
+        return response
+
+    return counting
+
+
+def _redirect(request: Any, before: Before) -> None:
+    url = str(request.url)
+    place = before(url)
+    if place != url:
+        # requests keeps a text here, httpx an address of its own type
+        request.url = type(request.url)(place)
+
+
+def _said_by(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 150)
 
 
 def _is_judge(url: str, configured: str) -> bool:

@@ -12,7 +12,7 @@ import random
 import re
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -46,6 +46,9 @@ NO_NUMBER = frozenset({"bypass_agg", "bypass"})
 LARGEST = 100 * 2**20
 """Bytes of a submission that is kept."""
 
+Aggregate = Callable[[Sequence[Any]], float | None]
+"""From the values of some samples to their number; None where they have none."""
+
 Scores = dict[int, dict[str, Any]]
 """By doc_id and metric, what a task makes of one answer."""
 
@@ -77,6 +80,10 @@ class Scoring:
         self._functions = [function for function in functions if callable(function)]
         self._pristine = ModuleState(self._functions)
         self._scored = self._pristine
+        self._judged: set[str] = set()
+        # lmms-eval calls it five times, two seconds apart, where it raises; it would raise again
+        process_results = inspect.unwrap(type(task).process_results)
+        self._process_results = partial(process_results, task)
 
     @cached_property
     def refusal(self) -> str:
@@ -119,7 +126,8 @@ class Scoring:
     def repeatable(self, metric: str) -> str:
         """Why an aggregation cannot be run again and again; empty where it can."""
         names = reached([self._function(metric)])
-        if self.reviewed.judged is not False and judge.asks(names):
+        in_code = self.reviewed.judged is not False and judge.asks(names)
+        if in_code or metric in self._judged:
             return "its aggregation asks a judge, which is not asked again for an interval"
         heavy = sorted(name for name in names if HEAVY.search(name))
         if heavy:
@@ -135,6 +143,7 @@ class Scoring:
 
         Raises NoJudge where a judge is asked that is not there.
         """
+        self._scored = self._pristine
         self._pristine.restore()
         scores: Scores = {}
         faults: dict[int, str] = {}
@@ -145,11 +154,11 @@ class Scoring:
                 except (Exception, SystemExit) as error:
                     _pass_on(error)
                     faults[doc_id] = _said_by(error)
+            # an aggregation may read what process_results left behind, and is called many times
+            self._scored = ModuleState(self._functions)
         silent = calls.silent()
         if silent:
             raise judge.NoJudge(silent)
-        # an aggregation may read what process_results left behind, and is called more than once
-        self._scored = ModuleState(self._functions)
         return scores, faults
 
     def fold(self, metric: str, values: Sequence[Any]) -> Fold:
@@ -162,13 +171,19 @@ class Scoring:
         except (Exception, SystemExit) as error:
             _pass_on(error)
             return Fold(note=f"its aggregation fails: {_said_by(error)}")
+        if calls.requests:
+            self._judged.add(metric)
         if calls.silent():
             return Fold(note=calls.silent())
         return _folded(value, files)
 
-    def number(self, metric: str, values: Sequence[Any]) -> float | None:
-        """The one number of an aggregation; raises whatever the task's code raises."""
-        return number(self._call(metric, values)[0])
+    @contextlib.contextmanager
+    def repeated(self, metric: str) -> Iterator[Aggregate]:
+        """The number of an aggregation over any values, for many calls: each begins from the same
+        state, and raises whatever the task's code raises.
+        """
+        with self._alone() as folder:
+            yield lambda values: number(self._applied(metric, values, folder))
 
     def value(self, scores: Mapping[str, Any], metric: str) -> float | None:
         """A sample's own number in `metric`, None where only the aggregation has one."""
@@ -204,25 +219,25 @@ class Scoring:
         scores = {}
         for position, (name, answer) in enumerate(answers.items()):
             _seed()
-            for metric, value in self._task.process_results(row, [answer]).items():
+            for metric, value in self._process_results(row, [answer]).items():
                 if metric in declared:
                     scores[metric if position == 0 else f"{metric},{name}"] = value
         return scores
 
     def _call(self, metric: str, values: Sequence[Any]) -> tuple[Any, dict[str, bytes]]:
         """What an aggregation returns, and the files that it writes."""
-        function = self._function(metric)
-        # before as well as behind: a call that was interrupted has put nothing back
-        self._scored.restore()
         with self._alone() as folder:
-            _seed()
-            if "args" in inspect.signature(function).parameters:
-                value = function(list(values), args=_arguments(folder))
-            else:
-                value = function(list(values))
-            files = _written(folder)
+            value = self._applied(metric, values, folder)
+            return value, _written(folder)
+
+    def _applied(self, metric: str, values: Sequence[Any], folder: Path) -> Any:
+        """What an aggregation returns, from the state in which the samples were scored."""
+        function = self._function(metric)
         self._scored.restore()
-        return value, files
+        _seed()
+        if "args" in inspect.signature(function).parameters:
+            return function(list(values), args=_arguments(folder))
+        return function(list(values))
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[Path]:
@@ -237,6 +252,7 @@ class Scoring:
             finally:
                 os.chdir(before)
                 _restore(states)
+                self._scored.restore()
 
 
 def number(value: Any) -> float | None:

@@ -66,12 +66,25 @@ def _kept(namespace: Namespace) -> Namespace:
             continue
         if type(value) in NUMBERS:
             kept[name] = value
-        elif isinstance(value, CONTAINERS) and len(value) <= LARGEST:
+        elif isinstance(value, CONTAINERS) and _size(value) <= LARGEST:
             try:
                 kept[name] = copy.deepcopy(value)
             except Exception:  # such as a lock or an open file in it
                 continue
     return kept
+
+
+def _size(value: Any) -> int:
+    """Entries of a container and of those in it, counted no further than it matters."""
+    size = 0
+    waiting = [value]
+    while waiting and size <= LARGEST:
+        one = waiting.pop()
+        if isinstance(one, CONTAINERS):
+            size += len(one)
+            if size <= LARGEST:
+                waiting += one.values() if isinstance(one, dict) else one
+    return size
 
 
 def _put_back(namespace: Namespace, name: str, value: Any) -> None:

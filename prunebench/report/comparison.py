@@ -158,8 +158,7 @@ def scale_of(task: str, cells: Cells) -> str:
     metrics = _metrics(cells, SCORE)
     if not metrics:
         return ""
-    directions = {metric.higher_is_better for metric in metrics}
-    direction = "lower is better" if directions == {False} else ""
+    direction = "" if any(cell.more_is_better for cell in cells) else "lower is better"
     units = {metric.unit for metric in metrics} - {"", SCORE}
     largest = max(abs(metric.value or 0.0) for metric in metrics)
     if units or largest > PERCENT:

@@ -8,13 +8,14 @@ count; where not, the samples are drawn anew, and where that cannot be, there is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from prunebench.benchmarks import Benchmark
+from prunebench.benchmarks.scoring import Aggregate, Scoring
 from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.study.statistics import (
@@ -27,12 +28,14 @@ from prunebench.study.statistics import (
     stratified_interval,
 )
 
-Aggregate = Callable[[Sequence[Any]], float | None]
-
 NONE: Spread = (None, None, None)
 
 FAILURES = CELL_RESAMPLES // 20
 """Draws that may fail; where more do, those that did not are no fair ones."""
+
+
+FEW = 32
+"""Samples on which an aggregation is tried first."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,53 @@ def parts_of(
     unable = scoring.repeatable(metric)
     if unable:
         return Parts(note=unable)
+    with scoring.repeated(metric) as aggregate:
+        for names in [[str(place) for place in range(len(values))], grouped]:
+            if names is not None:
+                fitting = _counted(scoring, aggregate, value, values, names, grouped)
+                if fitting is not None:
+                    return fitting
+        return _drawn(aggregate, value, values, grouped)
 
-    def aggregate(part: Sequence[Any]) -> float | None:
-        return benchmark.aggregate(metric, part)
 
-    alone = _alone(aggregate, values, [str(place) for place in range(len(values))])
-    together = None if grouped is None else _alone(aggregate, values, grouped)
-    for kind, shares in ((None, alone), (grouped, together)):
-        if shares is not None:
-            fitting = _fitting(benchmark, value, values, shares, kind or grouped)
-            if fitting is not None:
-                return fitting
-    return _drawn(aggregate, value, values, grouped)
+def _counted(
+    scoring: Scoring,
+    aggregate: Aggregate,
+    value: float,
+    values: Sequence[Any],
+    names: Sequence[str],
+    groups: Sequence[str] | None,
+) -> Parts | None:
+    """What the aggregation counts of each group in `names` alone, where that adds up to its number;
+    `groups` are those in which the samples are drawn.
+    """
+    # most that do not add up show it on a few, which saves asking of thousands
+    few = _first(names, FEW)
+    if few < len(values):
+        try:
+            part = aggregate(values[:few])
+        except (Exception, SystemExit) as error:
+            _pass_on(error)
+            return None
+        shares = _alone(aggregate, values[:few], names[:few])
+        of_few = None if groups is None else groups[:few]
+        if part is None or shares is None:
+            return None
+        if _fitting(scoring, part, values[:few], shares, of_few) is None:
+            return None
+    shares = _alone(aggregate, values, names)
+    return None if shares is None else _fitting(scoring, value, values, shares, groups)
+
+
+def _first(names: Sequence[str], count: int) -> int:
+    """How many values from the first on make whole groups; at least `count`, where they can."""
+    last = {name: place for place, name in enumerate(names)}
+    end = 0
+    for place, name in enumerate(names):
+        end = max(end, last[name])
+        if place == end and place + 1 >= count:
+            return place + 1
+    return len(names)
 
 
 def _of_mean(scores: Sequence[float], groups: Sequence[str] | None) -> Spread:
@@ -99,8 +137,7 @@ def _alone(
         try:
             number = aggregate(group)
         except (Exception, SystemExit) as error:
-            if isinstance(error, MemoryError) or interrupts(error):
-                raise
+            _pass_on(error)
             return None
         if number is None or number != number:
             return None
@@ -109,7 +146,7 @@ def _alone(
 
 
 def _fitting(
-    benchmark: Benchmark,
+    scoring: Scoring,
     value: float,
     values: Sequence[Any],
     shares: Sequence[tuple[float, int]],
@@ -126,8 +163,8 @@ def _fitting(
         scores = numbers * weights * scale * n
         if same(float(scores.mean()), value):
             return Parts(_of_mean(scores.tolist(), groups), scores.tolist())
-    for keys in benchmark.scoring.strata():
-        names = [benchmark.scoring.stratum(one, keys) for one in values]
+    for keys in scoring.strata():
+        names = [scoring.stratum(one, keys) for one in values]
         if None in names or len(set(names)) < 2:
             continue
         totals: dict[str | None, float] = {}
@@ -164,8 +201,7 @@ def _drawn(
         try:
             return aggregate(draw)
         except (Exception, SystemExit) as error:
-            if isinstance(error, MemoryError) or interrupts(error):
-                raise
+            _pass_on(error)
             faults.append(one_line(f"{type(error).__name__}: {message(error)}", 120))
             return None
 
@@ -183,8 +219,7 @@ def _ignores_repeats(aggregate: Aggregate, value: float, values: Sequence[Any]) 
         try:
             repeated = aggregate([*values, *part])
         except (Exception, SystemExit) as error:
-            if isinstance(error, MemoryError) or interrupts(error):
-                raise
+            _pass_on(error)
             return False  # the draws will show it
         if repeated is None or abs(repeated - value) > 1e-12:
             return False
@@ -196,7 +231,12 @@ def _differs(aggregate: Aggregate, part: Sequence[Any], value: float) -> bool:
     try:
         number = aggregate(part)
     except (Exception, SystemExit) as error:
-        if isinstance(error, MemoryError) or interrupts(error):
-            raise
+        _pass_on(error)
         return False
     return number is not None and abs(number - value) > 1e-12
+
+
+def _pass_on(error: BaseException) -> None:
+    """Raise again what is no doing of the task's."""
+    if isinstance(error, MemoryError) or interrupts(error):
+        raise error
