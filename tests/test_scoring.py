@@ -333,6 +333,20 @@ def test_pairs_are_drawn_as_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [row["group"] for row in summary.rows][:4] == ["p0", "p0", "p1", "p1"]
 
 
+def test_a_pair_that_lacks_one_answer_does_not_take_the_others_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped(monkeypatch, groups=("pair",), size=2)
+    benchmark = task(tmp_path, COUNTED + PAIRS)
+    answered = rows(benchmark)
+    answered[2] |= {"error": "broken", "prediction": None, "status": "unreadable"}
+    summary = scored(benchmark, answered)
+    assert metric(summary).value == pytest.approx(100 * 2 / 5)
+    assert metric(summary).n == QUESTIONS - 2
+    assert own_scores(summary)[2:4] == [None, None]
+    assert summary.notes == ["1 answers stand without those that they are scored with"]
+
+
 def test_where_pairs_are_not_known_there_is_no_interval(tmp_path: Path) -> None:
     summary = result(task(tmp_path, COUNTED + PAIRS))
     assert metric(summary).value == pytest.approx(100 / 3)

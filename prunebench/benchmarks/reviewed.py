@@ -17,7 +17,8 @@ class Reviewed:
     """What is known of some tasks; what is empty follows the general rules.
 
     `tasks` are names or patterns. `headline` is the metric that stands for the task. `groups` are
-    the keys of a sample's value that tell which samples are scored together. `strata` are keys of
+    the keys of a sample's value that tell which samples are scored together, `size` how many those
+    are where a group that lacks one has no score. `strata` are keys of
     a sample's value whose parts count alike, whatever their size. `unit` is that of the headline,
     where it is no share and no percentage. `judged` is false where a judge stands in the task's
     code but is never asked as lmms-eval runs the task.
@@ -27,6 +28,7 @@ class Reviewed:
     why: str
     headline: str = ""
     groups: tuple[str, ...] = ()
+    size: int = 0
     strata: tuple[str, ...] = ()
     unit: str = ""
     judged: bool | None = None
@@ -44,6 +46,7 @@ TABLE: tuple[Reviewed, ...] = (
         "perception and 800 of cognition; perception is what papers print",
         headline="mme_perception_score",
         groups=("category", "question_id"),
+        size=2,
         strata=("category",),
         unit="points",
     ),
@@ -52,6 +55,7 @@ TABLE: tuple[Reviewed, ...] = (
         "a pair of images that CLIP confuses counts where both are right, in the paper as well",
         headline="mmvp_pair_accuracy",
         groups=("pair_index",),
+        size=2,
     ),
     Reviewed(
         ("mvp", "mvp_*"),

@@ -200,6 +200,23 @@ class Scoring:
             keys = (cluster,)
         return _key(score, keys)
 
+    def without_partners(self, scores: Scores) -> list[int]:
+        """Take the metrics from samples that are scored in groups of a size and whose group lacks
+        one, and say which: a task would fail on the first of them.
+        """
+        size = self.reviewed.size
+        members: dict[tuple[str, str | None], list[int]] = {}
+        for doc_id, own in scores.items() if size else ():
+            for metric, score in own.items():
+                members.setdefault((metric, self.group(score)), []).append(doc_id)
+        alone: set[int] = set()
+        for (metric, _), doc_ids in members.items():
+            if len(doc_ids) != size:
+                alone.update(doc_ids)
+                for doc_id in doc_ids:
+                    del scores[doc_id][metric]
+        return sorted(alone)
+
     def strata(self) -> list[tuple[str, ...]]:
         """By which keys of a sample's value its parts may count alike, likeliest first."""
         if self.reviewed.strata:

@@ -56,6 +56,9 @@ def scored(benchmark: Benchmark, rows: Sequence[Row]) -> Scored:
         reason = result.rows[rows.index(first)]["error"]
         sample = first["sample_id"]
         result.notes.append(f"{len(faults)} answers have no score: sample {sample}: {reason}")
+    alone = benchmark.scoring.without_partners(scores)
+    if alone:
+        result.notes.append(f"{len(alone)} answers stand without those that they are scored with")
     fair = [row for row in answered if row["doc_id"] in scores]
     in_order = [scores[row["doc_id"]] for row in fair]
     parts = _fold(benchmark, in_order, result)
@@ -110,7 +113,7 @@ def _fold(
         for place, content in fold.files.items():
             result.files[place] = content
         better = benchmark.higher_is_better(name)
-        unit = (benchmark.scoring.reviewed.unit or UNIT) if name == primary else UNIT
+        unit = benchmark.scoring.reviewed.unit or UNIT
         parts = Parts(note=fold.note)
         metric = Metric(name, unit=NO_NUMBER, n=len(values))
         if fold.value is not None:
