@@ -32,7 +32,8 @@ def f1(pairs):
 
 
 def submit(pairs, args):
-    raise AssertionError("nobody asked for a submission")
+    with open(args.output_path + "/answers.json", "w") as file:
+        file.write(str(len(pairs)))
 """
 
 TASK = """

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import yaml
 
+from prunebench.benchmarks import judge
 from prunebench.benchmarks.benchmark import Benchmark
 from prunebench.benchmarks.cached import cache_folder
 from prunebench.benchmarks.quiet import quiet
@@ -93,7 +94,7 @@ def load_task(
         file = Path(name)
         if not file.is_file():
             raise TaskError(f"no task file {short_path(name)}")
-    with quiet():
+    with quiet(), judge.loadable():
         from prunebench.benchmarks import lmms
 
         if file is None:

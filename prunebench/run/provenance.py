@@ -39,6 +39,7 @@ COUNTED = (
     "run/backend.py",
     "run/cost.py",
     "run/fault.py",
+    "run/parts.py",
     "run/quality.py",
     "run/runner.py",
     "run/samples.py",

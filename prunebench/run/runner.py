@@ -30,6 +30,7 @@ from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
 from prunebench.run.summary import scored
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import CellPart, Result, TaskSource, Unit, Worker, load_benchmark
+from prunebench.study.cells import joined
 from prunebench.study.record import BLIND, CellRecord, Metric, Status
 
 
@@ -118,6 +119,9 @@ def _load_task(grid: Grid, source: TaskSource, watch: Watcher) -> Benchmark:
     """One task."""
     watch.doing(f"loading {source.name}")
     benchmark = load_benchmark(source)
+    if benchmark.refusal:
+        # before hours of answers that nobody could score; the other tasks go on
+        watch.note(f"{benchmark.refusal}; its cells are unsupported")
     count = len(benchmark.requests)
     if grid.limit is not None and count < grid.limit:
         watch.note(
@@ -209,9 +213,12 @@ class _Sweep:
         run = Run(cell, [request.sample_id for request in requests])
         variant = cell.variant
         module = type(variant.pruner).__module__
-        outcome = self.worker.attempt(
-            partial(self._bind, cell), self.grid.timeout, variant.label, module
-        )
+        refusal = self._benchmark(cell).refusal if cell.kind == "quality" else ""
+        outcome: tuple[Bound, list[Any]] | Fault = Fault("unsupported", refusal, refusal)
+        if not refusal:
+            outcome = self.worker.attempt(
+                partial(self._bind, cell), self.grid.timeout, variant.label, module
+            )
         bound: Bound | None = None
         if isinstance(outcome, Fault):
             run.course.refused(replace(outcome, ends=True))
@@ -375,16 +382,18 @@ class _Sweep:
         """Score a quality cell, and write it."""
         rows = run.rows()
         metrics: list[Metric] = []
+        kept: dict[str, bytes] = {}
         status, reason = run.verdict(rows, len(benchmark.requests))
         if status == "ok" and rows:
             outcome = self.worker.attempt(partial(scored, benchmark, rows), self.grid.timeout)
             if isinstance(outcome, Fault):
                 status, reason = "failed", outcome.detail
             else:
-                rows, metrics = outcome
+                rows, metrics, kept = outcome.rows, outcome.metrics, outcome.files
+                reason = joined([reason, *outcome.notes])
         answered = sum(row["error"] is None for row in rows)
         counts = {"asked": len(benchmark.requests), "answered": answered}
-        self._write(run.cell, status, reason, metrics, {"samples": rows}, counts)
+        self._write(run.cell, status, reason, metrics, {"samples": rows}, counts, kept)
 
     # ---- cost ------------------------------------------------------------------------------------
 
@@ -427,8 +436,11 @@ class _Sweep:
         metrics: list[Metric],
         tables: dict[str, list[Row]],
         counts: dict[str, int] | None,
+        kept: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Write a finished cell; `counts` say for how many samples a quality cell speaks."""
+        """Write a finished cell; `counts` say for how many samples a quality cell speaks, `kept`
+        are files of its task.
+        """
         benchmark, variant = self._benchmark(cell), cell.variant
         record = CellRecord(
             id=cell.id,
@@ -453,7 +465,7 @@ class _Sweep:
             provenance=dict(self.provenance),
         )
         # numbers that are none make a cell fail where it is written
-        stored = self.study.finish(cell, record, tables)
+        stored = self.study.finish(cell, record, tables, kept or {})
         self.statuses[cell.id] = stored.status
         self.watch.finished(cell.id, stored.status, stored.reason)
 
