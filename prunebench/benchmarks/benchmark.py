@@ -67,7 +67,9 @@ class Benchmark:
                     one.evidence_box,
                 ]
             )
-        content = [questions, self._identity, self.max_image_pixels]
+        # what a task says to this model alone, which not all of its questions show
+        own = json.dumps(self._task.lmms_eval_specific_kwargs, sort_keys=True, default=_type_name)
+        content = [questions, self._identity, self.max_image_pixels, own]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def messages(self, request: Request) -> list[dict[str, Any]]:
@@ -86,6 +88,11 @@ class Benchmark:
         except Exception as error:
             raise MediaError(self._unreadable(f"sample {request.sample_id}", error)) from error
         return messages
+
+    @property
+    def hears(self) -> bool:
+        """Whether its data have sound."""
+        return any(type(one).__name__ == "Audio" for one in self._rows.features.values())
 
     def masks(self, request: Request) -> Any:
         """[H, W] integers: 0 for background, k for the k-th thing that the image shows; None where
@@ -158,8 +165,10 @@ class Benchmark:
         return [self._request(rows[one.doc_id], one, column) for one in arguments]
 
     def _request(self, row: Mapping[str, Any], arguments: Any, column: str | None) -> Request:
+        from prunebench.benchmarks.lmms import ends_of  # late, as above
+
         generation = dict(arguments.generation)
-        until = generation.pop("until", None) or []
+        until = ends_of(self._task, generation)
         question_type = row.get("question_type")
         complexity = row.get("complexity")
         return Request(
@@ -168,7 +177,7 @@ class Benchmark:
             question=str(self._task.doc_to_text(row)),
             reference=_text(self._task.doc_to_target(row)),
             generation=generation,
-            until=(until,) if isinstance(until, str) else tuple(until),
+            until=until,
             evidence_box=_box(row.get("evidence_box")),
             question_type=None if question_type is None else str(question_type),
             complexity=complexity if isinstance(complexity, int) else None,
@@ -225,6 +234,11 @@ def _number(value: Any) -> float | None:
     """A plain or numpy number as a float, None for anything else."""
     plain = value.item() if hasattr(value, "dtype") and value.size == 1 else value
     return float(plain) if isinstance(plain, int | float) else None
+
+
+def _type_name(value: Any) -> str:
+    """The name of what is no plain data: a function's text would say where in memory it lies."""
+    return str(getattr(value, "__name__", type(value).__name__))
 
 
 def _text(target: Any) -> str:

@@ -80,8 +80,10 @@ def read_config(file: Path) -> Config:
     return config
 
 
-def construct(name: str, config: Config) -> Task:
-    """The task of a configuration; raises TaskError where its data cannot be had."""
+def construct(name: str, config: Config, model_name: str | None = None) -> Task:
+    """The task of a configuration, with its prompts for `model_name`; raises TaskError where its
+    data cannot be had.
+    """
     # data sets have had no code of their own since datasets 4; a task cannot ask for it on any
     # version
     kwargs = config.get("dataset_kwargs")
@@ -89,24 +91,29 @@ def construct(name: str, config: Config) -> Task:
         kwargs = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
         config = {**config, "dataset_kwargs": kwargs}
     try:
-        task = StoredImages(config=config)
+        task = StoredImages(config=config, model_name=model_name)
     except Exception as error:
         raise _unfetched(name, error) from error
     task.put_back()
+    task.says_until = _says_until(config)
     return task
 
 
-def public(name: str, beside: Sequence[str]) -> tuple[Task, dict[str, Any]]:
-    """One of lmms-eval's own tasks, and what identifies it; `beside` are further names to suggest.
+def public(
+    name: str, beside: Sequence[str], model_name: str | None = None
+) -> tuple[Task, dict[str, Any]]:
+    """One of lmms-eval's own tasks with its prompts for `model_name`, and what identifies it;
+    `beside` are further names to suggest.
 
     Raises TaskError for a name that it does not have, and for a group.
     """
-    manager = TaskManager("ERROR", include_defaults=True)
+    manager = TaskManager("ERROR", include_defaults=True, model_name=model_name)
     if name in manager.all_subtasks:
         file = Path(manager.task_index[name]["yaml_path"])
         config = utils.load_yaml_config(str(file), mode="full")
         data = [config.get("dataset_path"), config.get("dataset_name")]
-        return construct(name, config), {"dataset": data, "definition": definition_of(file)}
+        identity = {"dataset": data, "definition": definition_of(file)}
+        return construct(name, config, model_name), identity
     if name not in manager.all_tasks:
         where = "; see `prunebench list tasks`, and lmms-eval's own list for public tasks"
         near = suggest(name[:100], [*beside, *manager.all_tasks], where)
@@ -119,6 +126,26 @@ def public(name: str, beside: Sequence[str]) -> tuple[Task, dict[str, Any]]:
         members = one_line(", ".join(map(str, _members(tasks))), 150)
         raise TaskError(f"{name} is a group of tasks; name the ones you want: {members}")
     return next(iter(tasks.values())), {"dataset": name}
+
+
+def ends_of(task: Task, generation: dict[str, Any]) -> tuple[str, ...]:
+    """Takes out of `generation` the texts that end an answer: those that the task's file names.
+
+    Where it names none, lmms-eval writes a blank line there, by which none of its wrappers of the
+    models here cuts.
+    """
+    until = generation.pop("until", None) or []
+    until = [until] if isinstance(until, str) else list(until)
+    if not getattr(task, "says_until", until != [task.config.fewshot_delimiter]):
+        return ()
+    return tuple(map(str, until))
+
+
+def _says_until(config: Config) -> bool:
+    """Whether a task's file says where answers end, for all models or for some."""
+    settings = [config.get("generation_kwargs")]
+    settings += list((config.get("model_specific_generation_kwargs") or {}).values())
+    return any("until" in setting for setting in settings if isinstance(setting, dict))
 
 
 def definition_of(file: Path) -> str:

@@ -17,6 +17,7 @@ from prunebench.engine.ready import Ready
 from prunebench.engine.trace import SampleTrace
 from prunebench.measure.flops import Flops
 from prunebench.measure.pairs import PairRow, PairSettings
+from prunebench.models.harness import USUAL, Manner, Wish
 from prunebench.pruner import Positions, Pruner
 from prunebench.run.keys import GridError
 from prunebench.run.question import Grid
@@ -38,6 +39,7 @@ class ModelSetup:
     revision: str | None = None
     trust_remote_code: bool = False
     threads: int | None = None
+    wish: Wish = USUAL
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,10 @@ class Backend(Protocol):
     def layers(self) -> int:
         """Layers of the language model."""
 
+    @property
+    def manner(self) -> Manner:
+        """How the model is asked."""
+
     def facts(self) -> dict[str, Any]:
         """What provenance says of the model."""
 
@@ -162,4 +168,13 @@ def setup_of(grid: Grid, model: str) -> ModelSetup:
         grid.revision,
         grid.trust_remote_code,
         grid.threads,
+        _wish_of(grid),
     )
+
+
+def _wish_of(grid: Grid) -> Wish:
+    """How a grid wants its models to be asked; raises GridError where no image could be."""
+    low, high = grid.min_pixels, grid.max_pixels
+    if low is not None and high is not None and low > high:
+        raise GridError(f"min_pixels is {low} and max_pixels is {high}; min_pixels is at most that")
+    return Wish(grid.harness, low, high, grid.fps, grid.max_frames, grid.system_prompt)
