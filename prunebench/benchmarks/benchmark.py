@@ -44,8 +44,9 @@ class Benchmark:
         if start >= count:
             there = f"samples 0..{count - 1}" if count else "no samples"
             raise TaskError(f"sample is {start}, but {short_path(name)} has {there}")
-        with quiet():
-            task.build_all_requests(limit=limit, offset=start, rank=0, world_size=1)
+        if not task.instances:  # inside lmms-eval they are made already
+            with quiet():
+                task.build_all_requests(limit=limit, offset=start, rank=0, world_size=1)
         self._instances = {instance.doc_id: instance for instance in task.instances}
         arguments = [Arguments(*instance.args) for instance in task.instances]
         self._split = arguments[0].split
