@@ -56,10 +56,6 @@ class Wish:
     system_prompt: str | None = None
 
 
-USUAL = Wish()
-"""Where nobody says anything."""
-
-
 @dataclass(frozen=True)
 class Manner:
     """How one loaded model is asked: a harness and a wish, made out.

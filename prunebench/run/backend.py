@@ -5,7 +5,7 @@ what it cannot serve.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, Self
 
 import torch
@@ -17,7 +17,7 @@ from prunebench.engine.ready import Ready
 from prunebench.engine.trace import SampleTrace
 from prunebench.measure.flops import Flops
 from prunebench.measure.pairs import PairRow, PairSettings
-from prunebench.models.harness import USUAL, Manner, Wish
+from prunebench.models.harness import Manner, Wish
 from prunebench.pruner import Positions, Pruner
 from prunebench.run.keys import GridError
 from prunebench.run.question import Grid
@@ -39,7 +39,18 @@ class ModelSetup:
     revision: str | None = None
     trust_remote_code: bool = False
     threads: int | None = None
-    wish: Wish = USUAL
+    harness: str = "lmms-eval"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    system_prompt: str | None = None
+
+    @property
+    def wish(self) -> Wish:
+        """How it is to be asked."""
+        values = {one.name: getattr(self, one.name) for one in fields(Wish)}
+        return Wish(**values)
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,7 @@ def setup_of(grid: Grid, model: str) -> ModelSetup:
         grid.revision,
         grid.trust_remote_code,
         grid.threads,
-        _wish_of(grid),
+        **asdict(_wish_of(grid)),
     )
 
 
