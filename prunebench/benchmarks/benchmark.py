@@ -44,7 +44,8 @@ class Benchmark:
         if start >= count:
             there = f"samples 0..{count - 1}" if count else "no samples"
             raise TaskError(f"sample is {start}, but {short_path(name)} has {there}")
-        if not task.instances:  # inside lmms-eval they are made already
+        # inside lmms-eval they are made already; a fresh task has not even an empty list
+        if not getattr(task, "_instances", None):
             with quiet():
                 task.build_all_requests(limit=limit, offset=start, rank=0, world_size=1)
         self._instances = {instance.doc_id: instance for instance in task.instances}

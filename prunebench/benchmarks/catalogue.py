@@ -103,6 +103,23 @@ def load_task(
         ) from error
 
 
+def check_access(name: str) -> None:
+    """That there is such a task, and that the hub or its cache describes its data: what asks for a
+    login says so before anything is fetched. Raises TaskError in one line.
+    """
+    if name in _built_in():
+        return
+    with quiet():
+        from prunebench.benchmarks import lmms
+
+        if _is_file(name):
+            lmms.check_access(name, lmms.read_config(Path(name)))
+            return
+        file = lmms.file_of(name, [*_built_in(), *_suites()])
+        if file is not None:  # a group is refused when it is loaded
+            lmms.check_access(name, lmms.definition(name, file))
+
+
 def expand(name: str) -> list[str]:
     """The tasks of a suite, or the one name; raises TaskError for a path without a file."""
     suite = _suites().get(name)

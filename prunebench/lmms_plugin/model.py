@@ -1,4 +1,4 @@
-"""The model as lmms-eval sees it: it takes lmms-eval's requests, and answers them as a sweep does."""
+"""The model as lmms-eval sees it: it takes requests, and answers them as a sweep does."""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ UNCOUNTED = (
     "border/functions.py",
     "border/guard.py",
     "border/hooks.py",
+    "border/hub.py",
     "border/interruption.py",
     "border/model_state.py",
     "border/process.py",

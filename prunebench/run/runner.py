@@ -11,7 +11,7 @@ from gc import collect
 from pathlib import Path
 from typing import Any
 
-from prunebench.benchmarks import Benchmark, Request
+from prunebench.benchmarks import Benchmark, Request, check_access
 from prunebench.border import images
 from prunebench.border.text import one_line
 from prunebench.models import LoadError, Unsupported
@@ -55,10 +55,13 @@ def sweep(grid: Grid, watcher: Watcher | None = None) -> Outcome:
     watch = watcher if watcher is not None else Silent()
     with open_study(grid.folder()) as study:
         first, *others = [setup_of(grid, model) for model in grid.models]
-        for setup in others:
-            # hours before their turn: a name may be wrong, or a folder gone
+        for setup in (first, *others):
+            # hours before their turn: a name may be wrong, a folder gone, or a login needed
             watch.doing(f"looking up {setup.model}")
             TransformersBackend.check(setup)
+        for task in grid.tasks:
+            watch.doing(f"looking up {task}")
+            check_access(task)
         benchmarks: dict[TaskSource, Benchmark] = {}
         run = _loaded(grid, first, study, watch, benchmarks)
         # only now: a question whose model or tasks cannot be had is not written down
