@@ -74,16 +74,16 @@ class Benchmark:
         content = [questions, self._identity, self.max_image_pixels, own]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
-    def messages(self, request: Request) -> list[dict[str, Any]]:
-        """The chat messages with images (RGB, upright) and videos in them; raises MediaError where
-        those cannot be read.
+    def messages(self, request: Request, on_white: bool = False) -> list[dict[str, Any]]:
+        """The chat messages with images (RGB, upright) in them, and what names their videos; with
+        `on_white` what is transparent is white. Raises MediaError where images cannot be read.
         """
         try:
             with images.strictly(self.max_image_pixels):
                 row = read_row(self._rows, request.doc_id, self.max_image_pixels)
                 messages: list[dict[str, Any]] = self._task.doc_to_messages(row)
                 for turn in messages:
-                    self._load_images(turn["content"])
+                    self._load_images(turn["content"], on_white)
         except MemoryError:
             raise
         # what decoders and a task's own functions raise is as various as they are
@@ -185,13 +185,15 @@ class Benchmark:
             complexity=complexity if isinstance(complexity, int) else None,
         )
 
-    def _load_images(self, content: Any) -> None:
+    def _load_images(self, content: Any, on_white: bool) -> None:
         """Put the images of one turn in place of what names them."""
         if isinstance(content, str):
             return
         for part in content:
             if part["type"] == "image":
-                part["url"] = images.load(part["url"], max_pixels=self.max_image_pixels)
+                part["url"] = images.load(
+                    part["url"], max_pixels=self.max_image_pixels, on_white=on_white
+                )
 
     def _scores(self, instance: Any) -> dict[str, Any]:
         """The scores of one sample by metric, for every filter of the task."""

@@ -66,19 +66,18 @@ def clip_of(loaded: Loaded, source: Source, max_pixels: int | None = images.MAX_
 
 
 def _with_clip(loaded: Loaded, part: Message, max_pixels: int | None) -> Message:
-    """A video as a part that holds its clip; another part as it is."""
-    if part["type"] != "video" or not _is_source(part.get("url")):
+    """A video as a part that holds its clip, or its frames where it came with those; another part
+    as it is.
+    """
+    if part["type"] != "video":
         return part
-    source = part["url"]
-    start, end = part.get("start_time"), part.get("end_time")
-    if start is not None or end is not None:
-        source = {"path": source, "video_start": start, "video_end": end}
-    return {"type": "video", "video": clip_of(loaded, source, max_pixels)}
-
-
-def _is_source(value: Any) -> bool:
-    """Whether a part names its video, and does not hold the frames."""
-    return value is not None and not isinstance(value, list | tuple | Clip)
+    video = next(part[key] for key in ("video", "url", "path") if part.get(key) is not None)
+    if not isinstance(video, list | tuple | Clip):
+        start, end = part.get("start_time"), part.get("end_time")
+        if start is not None or end is not None:
+            video = {"path": video, "video_start": start, "video_end": end}
+        video = clip_of(loaded, video, max_pixels)
+    return {"type": "video", "video": video}
 
 
 def _reader(loaded: Loaded) -> Any:

@@ -28,9 +28,7 @@ LEAST_FRAMES, MOST_FRAMES = 4, 768
 
 
 def image(picture: Image.Image, side: int) -> Image.Image:
-    """The image at the size that it is fetched at, where a token is `side` pixels wide; what is
-    transparent shows white.
-    """
+    """The image at the size that it is fetched at, where a token is `side` pixels wide."""
     low, high = (tokens * side**2 for tokens in IMAGE_TOKENS)
     width, height = picture.size
     rows, columns = smart_resize(height, width, side, low, high)

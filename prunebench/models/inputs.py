@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 """One turn of a conversation as transformers' chat templates take it: `role`, and `content`, which
 is a text or a list of parts. A part is {"type": "text", "text": ...}, {"type": "image", "url":
-IMAGE} with an open image, or {"type": "video", "video": CLIP} with a clip that is read (of
-`border.videos`) or a list of frames.
+IMAGE} with an open image, or {"type": "video", "video": VIDEO} with a video's file, a clip that is
+read (of `border.videos`) or a list of frames.
 """
 
 

@@ -47,10 +47,14 @@ class Loaded:
         self, conversations: Sequence[list[Message]], *, fitted: bool = False
     ) -> dict[str, Any]:
         """Whole conversations as what `model.generate` takes, a row each, padded on the left and on
-        the model's device; images that are `fitted` are of their final size.
+        the model's device; images that are `fitted` are of their final size. Raises VideoError
+        where a video cannot be read.
         """
+        from prunebench.models.clips import with_clips  # late, for it knows what is loaded
+
+        chats = [with_clips(self, conversation) for conversation in conversations]
         side = self.family.token_pixels(self.model)
-        batch = process(self.processor, conversations, self.manner, side, fitted)
+        batch = process(self.processor, chats, self.manner, side, fitted)
         return dict(batch.to(self.model.device))
 
     def text(self, output: Any, inputs: Mapping[str, Any]) -> str:

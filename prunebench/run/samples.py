@@ -36,7 +36,8 @@ class Samples:
     them.
 
     `messages` hold a chat a sample, `sizes` the size of every image in the data, `layouts` where
-    the tokens of `inputs` lie; `benchmark` is where the samples came from.
+    the tokens of `inputs` lie; `benchmark` is where the samples came from, and `fitted` says that
+    their images are of their final size.
     """
 
     requests: tuple[Request, ...]
@@ -45,6 +46,7 @@ class Samples:
     layouts: tuple[Layout, ...]
     sizes: tuple[tuple[Size, ...], ...]
     benchmark: Benchmark | None = None
+    fitted: bool = False
 
     def caller_gives(self, loaded: Loaded, needs: frozenset[Signal]) -> dict[str, Any]:
         """What `prune` is given beside the model: of what a method `needs` that which the data
@@ -76,7 +78,7 @@ class Samples:
         if len(self.requests) == 1:
             return self.inputs
         # anew, for the inputs of the group are padded to its longest
-        return loaded.process([self.messages[row]])
+        return loaded.process([self.messages[row]], fitted=self.fitted)
 
     def _masks(self, request: Request) -> list[Tensor] | None:
         """[Q, H, W] bool of the one image whose things are numbered from 1; None where nothing is
@@ -102,7 +104,8 @@ def read(loaded: Loaded, benchmark: Benchmark, requests: Sequence[Request]) -> S
         )
     chats = []
     for request in requests:
-        chat = benchmark.messages(request)
+        # qwen-vl-utils shows white where an image is transparent
+        chat = benchmark.messages(request, on_white=loaded.manner.fetches)
         check_seen(loaded, chat, one_line(benchmark.name, 60))
         try:
             chats.append(with_clips(loaded, chat, benchmark.max_image_pixels))
@@ -153,7 +156,7 @@ def resized(loaded: Loaded, samples: Samples, pruner: Pruner, budget: Budget | N
                 f"budget {budget}: an image of {count} visual tokens comes out of the processor "
                 f"with {len(layout)}"
             )
-    return replace(samples, messages=tuple(chats), inputs=inputs, layouts=layouts)
+    return replace(samples, messages=tuple(chats), inputs=inputs, layouts=layouts, fitted=True)
 
 
 def seed_of(request: Request, seed: int) -> int:
