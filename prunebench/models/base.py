@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from prunebench.models.harness import Harness
 from prunebench.pruner import Facts
 from prunebench.pruner import Unsupported as Unsupported  # most who need a family need it
 from prunebench.signals import Signal
@@ -99,6 +100,8 @@ class Family(ABC):
     """Whether the vision encoder is a CLIP's and takes crops [B, 3, H, W], so that a CLIP can be
     shown what it is shown.
     """
+    harness: ClassVar[Harness | None] = None
+    """How lmms-eval's wrapper of the family asks; None where it has none."""
     blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
     """Where the vision encoder keeps its blocks: the first of these paths that exists, because
     versions of transformers differ.

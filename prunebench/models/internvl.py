@@ -11,6 +11,7 @@ from torch import nn
 
 from prunebench.models.base import Originals, Size, Unsupported, config_of
 from prunebench.models.crops import CropFamily, runs
+from prunebench.models.harness import Harness
 from prunebench.tokens import Layout, Region, Tile
 
 
@@ -39,6 +40,7 @@ class InternVL(CropFamily):
         "internvl3.5-14b": "OpenGVLab/InternVL3_5-14B-HF",
         "internvl3.5-38b": "OpenGVLab/InternVL3_5-38B-HF",
     }
+    harness = Harness("internvl_hf", max_new_tokens=1024)
     encoders = ("internvl_vision",)
     cls = True
     tiled = True

@@ -26,6 +26,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 COUNTED = (
     "benchmarks",
     "border/images.py",
+    "border/videos.py",
     "border/weights.py",
     "budget.py",
     "contract.py",

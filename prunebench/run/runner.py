@@ -100,19 +100,23 @@ def _loaded(
     """
     watch.doing(f"loading {setup.model}")
     backend = executor.load(setup)
-    for source in _sources(grid):
+    manner = backend.manner
+    if manner.lacking:
+        watch.note(f"{setup.model}: {manner.lacking}; it is asked as its own processor does")
+    sources = _sources(grid, manner.wrapper)
+    for source in sources:
         if source not in benchmarks:
             benchmarks[source] = _load_task(grid, source, watch)
     facts = provenance.collect(backend.setup, backend.facts(), {"grid": grid.seed})
-    worker = Worker(backend, benchmarks)
+    worker = Worker(backend, {source: benchmarks[source] for source in sources})
     facts |= executor.begin(worker)
     return _Sweep(grid, study, watch, worker, executor, facts).run
 
 
-def _sources(grid: Grid) -> list[TaskSource]:
-    """The tasks of the grid, in its order."""
+def _sources(grid: Grid, model_name: str | None) -> list[TaskSource]:
+    """The tasks of the grid, in its order, with their prompts for a model of that name."""
     most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
-    return [TaskSource(task, grid.limit, most) for task in grid.tasks]
+    return [TaskSource(task, grid.limit, most, model_name) for task in grid.tasks]
 
 
 def _load_task(grid: Grid, source: TaskSource, watch: Watcher) -> Benchmark:
