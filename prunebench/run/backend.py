@@ -39,6 +39,7 @@ class ModelSetup:
     revision: str | None = None
     trust_remote_code: bool = False
     threads: int | None = None
+    quantization: str = "none"
     harness: str = "lmms-eval"
     min_pixels: int | None = None
     max_pixels: int | None = None
@@ -180,6 +181,7 @@ def setup_of(grid: Grid, model: str, has_gpu: bool | None = None) -> ModelSetup:
         grid.revision,
         grid.trust_remote_code,
         grid.threads,
+        quantization=grid.quantization,
         **asdict(_wish_of(grid)),
     )
 

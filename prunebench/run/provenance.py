@@ -153,6 +153,7 @@ def collect(
         "device": setup.device,
         "dtype": setup.dtype,
         "attention": setup.attention,
+        "quantization": setup.quantization,
         **model_facts,
         "seeds": dict(seeds),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -29,6 +29,7 @@ DEFAULT_TASK = "scenes_mixed"
 WEIGHTS = ("pretrained", "random")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "8bit", "4bit")
 HARNESSES = ("lmms-eval", "processor")
 
 EXECUTORS = ("local", "ray")
@@ -169,6 +170,12 @@ class Grid:
         "Images with more pixels are not decoded; null is the built-in limit.",
         "max_image_pixels=50000000",
         Bound(least=1, most=10**12),
+    )
+    quantization: str = key(
+        "none",
+        "Bits of the linear layers' weights, made by bitsandbytes while a model is loaded.",
+        "quantization=4bit",
+        Bound(choices=QUANTIZATIONS),
     )
     harness: str = key(
         "lmms-eval",

@@ -27,7 +27,7 @@ from prunebench.run.local import Executor, executor_of
 from prunebench.run.progress import Silent, Watcher
 from prunebench.run.quality import Bound
 from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
-from prunebench.run.summary import scored
+from prunebench.run.summary import summarized
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import CellPart, Result, TaskSource, Unit, Worker, load_benchmark
 from prunebench.study.cells import joined
@@ -389,7 +389,7 @@ class _Sweep:
         kept: dict[str, bytes] = {}
         status, reason = run.verdict(rows, len(benchmark.requests))
         if status == "ok" and rows:
-            outcome = self.worker.attempt(partial(scored, benchmark, rows), self.grid.timeout)
+            outcome = self.worker.attempt(partial(summarized, benchmark, rows), self.grid.timeout)
             if isinstance(outcome, Fault):
                 status, reason = "failed", outcome.detail
             else:
