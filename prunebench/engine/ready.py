@@ -10,8 +10,9 @@ from torch import nn
 
 from prunebench.border.text import one_line
 from prunebench.budget import Stage
+from prunebench.engine.counter import Tally
 from prunebench.models.base import Family, Unsupported
-from prunebench.pruner import MethodError, Pruner, contained
+from prunebench.pruner import MethodError, Pruner, contained, works_by_shape
 from prunebench.reads import Reads
 from prunebench.registry import build, name_of
 from prunebench.signals import CLIP, SEEN, Signal
@@ -36,6 +37,10 @@ class Ready:
     clip: str | None = None
     feature_block: int | None = None
     """The vision block whose output the projector reads; None where there is no encoder."""
+    by_shape: bool = False
+    """Whether the method's own FLOPs depend on nothing but shapes."""
+    tally: Tally = field(default_factory=Tally)
+    """FLOPs of the method's work and of reading for it, as far as they are known already."""
 
     @property
     def name(self) -> str:
@@ -106,7 +111,8 @@ def make_ready(
             blocks[signal] = (str(clip),)
         else:
             blocks[signal] = _blocks_of(name, reads, signal, parts, model)
-    return Ready(prepared, reads, blocks, clip, facts.feature_block)
+    by_shape = works_by_shape(prepared)
+    return Ready(prepared, reads, blocks, clip, facts.feature_block, by_shape)
 
 
 def reads_of(pruner: Pruner) -> Reads:
