@@ -20,7 +20,7 @@ from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.kept_logits import map_logits
 from prunebench.engine.masks import Sight, masks_by_kind, sees_specially
 from prunebench.engine.positions import Positions, gather
-from prunebench.engine.reading import Offer, begin_reading
+from prunebench.engine.reading import Offer, begin_reading, reading_work
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream
 from prunebench.engine.thinning import Thinning
@@ -339,7 +339,8 @@ class Prefill:
         Only the signals and the method are charged to it, and whatever it is shown is a copy.
         """
         setup, row, device = self.setup, offer.row, hidden.device
-        with setup.trace.selecting(device, [row]):
+        work = reading_work(setup.ready, offer.stage.site)
+        with setup.trace.selecting(device, [row], work):
             signals = self.reading.signals(offer, hidden, self.now)
         features = hidden[row, offer.live.columns.to(device)]
         tokens = self.reading.tokens(offer, features, signals)

@@ -103,7 +103,7 @@ def prune(  # noqa: PLR0913  (every one but three is optional, and named where i
     whole = chain[-1]
     family = family_of(whole)
     ready = pruner if isinstance(pruner, Ready) else make_ready(family, whole, pruner)
-    trace = Trace(timed, count_flops)
+    trace = Trace(timed, count_flops, tally=ready.tally)
     setup = Setup(family, whole, ready, Terms.of(budget, positions, plan), trace, Finite())
     gives = CallerGives(seeds, questions, pictures, masks, processor, layouts, rows)
     missing = gives.missing(ready.needs)
