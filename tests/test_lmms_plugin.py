@@ -135,11 +135,13 @@ def test_lmms_evals_own_command(hub: Hub, server: Server, tmp_path: Path) -> Non
     (table,) = (tmp_path / "study").glob("cells/*/samples.parquet")
     rows = parquet.read_table(table).to_pylist()
     answers = {row["doc_id"]: row["prediction"] for row in rows}
-    assert {line["doc_id"]: line["filtered_resps"][0] for line in lines} == answers
+    assert {line["doc_id"]: line["filtered_resps"] for line in lines} == answers
     assert len(set(answers.values())) > 1
     again = hub.run([*LMMS_EVAL, *words], tmp_path, server)
     assert again.returncode == 0, again.stderr
-    assert "all 6 requests served from cache" in again.stdout + again.stderr
+    # lmms-eval's cache takes no empty answers
+    hits = sum(answer != "" for answer in answers.values())
+    assert f"ResponseCache stats: {hits} hits" in again.stdout + again.stderr
 
 
 @pytest.mark.slow
