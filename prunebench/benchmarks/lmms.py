@@ -102,8 +102,8 @@ def read_config(file: Path) -> Config:
 
 
 def definition(name: str, file: Path) -> Config:
-    """The file of one of lmms-eval's tasks, with the functions that it calls; raises TaskError for
-    a package that those need.
+    """The file of one of lmms-eval's tasks, with the functions that it calls; raises TaskError
+    where those cannot be imported.
     """
     try:
         return dict(utils.load_yaml_config(str(file), mode="full"))
@@ -111,6 +111,11 @@ def definition(name: str, file: Path) -> Config:
         package = error.name or one_line(str(error), 60)
         raise TaskError(
             f"task {short_path(name)} needs the package {package}, which is not installed"
+        ) from error
+    except Exception as error:  # their modules run as they are imported, and may raise anything
+        reason = one_line(said_by(error), 150)
+        raise TaskError(
+            f"task {short_path(name)}: its definition does not load ({reason})"
         ) from error
 
 
