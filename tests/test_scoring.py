@@ -17,7 +17,7 @@ import yaml
 
 from prunebench.benchmarks import Benchmark, judge, load_task, reviewed
 from prunebench.cli import main
-from prunebench.run.summary import Scored, Unscored, scored
+from prunebench.run.summary import Scored, Unscored, summarized
 from prunebench.study import cells
 from prunebench.study.record import Metric
 
@@ -95,7 +95,7 @@ RIGHT = (0, 1, 4, 6, 8, 9)
 
 
 def result(benchmark: Benchmark, right: Sequence[int] = RIGHT) -> Scored:
-    return scored(benchmark, rows(benchmark, right))
+    return summarized(benchmark, rows(benchmark, right))
 
 
 def rows(benchmark: Benchmark, right: Sequence[int] = RIGHT) -> list[dict[str, Any]]:
@@ -340,7 +340,7 @@ def test_a_pair_that_lacks_one_answer_does_not_take_the_others_with_it(
     benchmark = task(tmp_path, COUNTED + PAIRS)
     answered = rows(benchmark)
     answered[2] |= {"error": "broken", "prediction": None, "status": "unreadable"}
-    summary = scored(benchmark, answered)
+    summary = summarized(benchmark, answered)
     assert metric(summary).value == pytest.approx(100 * 2 / 5)
     assert metric(summary).n == QUESTIONS - 2
     assert own_scores(summary)[2:4] == [None, None]

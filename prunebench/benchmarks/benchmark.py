@@ -70,25 +70,32 @@ class Benchmark:
                     one.evidence_box,
                 ]
             )
-        content = [questions, self._identity, self.max_image_pixels]
+        # what a task says to this model alone, which not all of its questions show
+        own = json.dumps(self._task.lmms_eval_specific_kwargs, sort_keys=True, default=_type_name)
+        content = [questions, self._identity, self.max_image_pixels, own]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
-    def messages(self, request: Request) -> list[dict[str, Any]]:
-        """The chat messages with images (RGB, upright) and videos in them; raises MediaError where
-        those cannot be read.
+    def messages(self, request: Request, on_white: bool = False) -> list[dict[str, Any]]:
+        """The chat messages with images (RGB, upright) in them, and what names their videos; with
+        `on_white` what is transparent is white. Raises MediaError where images cannot be read.
         """
         try:
             with images.strictly(self.max_image_pixels):
                 row = read_row(self._rows, request.doc_id, self.max_image_pixels)
                 messages: list[dict[str, Any]] = self._task.doc_to_messages(row)
                 for turn in messages:
-                    self._load_images(turn["content"])
+                    self._load_images(turn["content"], on_white)
         except MemoryError:
             raise
         # what decoders and a task's own functions raise is as various as they are
         except Exception as error:
             raise MediaError(self._unreadable(f"sample {request.sample_id}", error)) from error
         return messages
+
+    @property
+    def hears(self) -> bool:
+        """Whether its data have sound."""
+        return any(type(one).__name__ == "Audio" for one in self._rows.features.values())
 
     def masks(self, request: Request) -> Any:
         """[H, W] integers: 0 for background, k for the k-th thing that the image shows; None where
@@ -166,8 +173,10 @@ class Benchmark:
         return [self._request(rows[one.doc_id], one, column) for one in arguments]
 
     def _request(self, row: Mapping[str, Any], arguments: Any, column: str | None) -> Request:
+        from prunebench.benchmarks.lmms import ends_of  # late, as above
+
         generation = dict(arguments.generation)
-        until = generation.pop("until", None) or []
+        until = ends_of(self._task, generation)
         question_type = row.get("question_type")
         complexity = row.get("complexity")
         return Request(
@@ -176,19 +185,21 @@ class Benchmark:
             question=str(self._task.doc_to_text(row)),
             reference=_text(self._task.doc_to_target(row)),
             generation=generation,
-            until=(until,) if isinstance(until, str) else tuple(until),
+            until=until,
             evidence_box=_box(row.get("evidence_box")),
             question_type=None if question_type is None else str(question_type),
             complexity=complexity if isinstance(complexity, int) else None,
         )
 
-    def _load_images(self, content: Any) -> None:
+    def _load_images(self, content: Any, on_white: bool) -> None:
         """Put the images of one turn in place of what names them."""
         if isinstance(content, str):
             return
         for part in content:
             if part["type"] == "image":
-                part["url"] = images.load(part["url"], max_pixels=self.max_image_pixels)
+                part["url"] = images.load(
+                    part["url"], max_pixels=self.max_image_pixels, on_white=on_white
+                )
 
     def _unreadable(self, what: str, error: Exception) -> str:
         """The one line for media that cannot be read."""
@@ -210,6 +221,11 @@ def _box(value: Any) -> tuple[float, float, float, float] | None:
     if value is None or len(value) != 4:
         return None
     return value[0], value[1], value[2], value[3]
+
+
+def _type_name(value: Any) -> str:
+    """The name of what is no plain data: a function's text would say where in memory it lies."""
+    return str(getattr(value, "__name__", type(value).__name__))
 
 
 def _text(target: Any) -> str:

@@ -25,7 +25,7 @@ from prunebench.run.lists import (
 )
 from prunebench.run.names import check_path, expanded
 from prunebench.run.plain import PlainError, short, short_key
-from prunebench.run.question import HOW, MOST_SECONDS, Cost, Grid, keys
+from prunebench.run.question import HOW, MOST_FPS, MOST_SECONDS, Cost, Grid, keys
 
 __all__ = [
     "CONTROLS",
@@ -226,6 +226,8 @@ def _check_rest(grid: Grid) -> None:
         raise GridError(
             f"timeout is {grid.timeout}; it is seconds a sample, above 0 and at most {MOST_SECONDS}"
         )
+    if grid.fps is not None and not 0 < grid.fps <= MOST_FPS:
+        raise GridError(f"fps is {grid.fps}; it is frames a second, above 0 and at most {MOST_FPS}")
     for key in ("attention", "revision", "ray_address", "out"):
         value = getattr(grid, key)
         if value is not None:

@@ -26,6 +26,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 COUNTED = (
     "benchmarks",
     "border/images.py",
+    "border/videos.py",
     "border/weights.py",
     "budget.py",
     "contract.py",
@@ -152,6 +153,7 @@ def collect(
         "device": setup.device,
         "dtype": setup.dtype,
         "attention": setup.attention,
+        "quantization": setup.quantization,
         **model_facts,
         "seeds": dict(seeds),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -29,6 +29,8 @@ DEFAULT_TASK = "scenes_mixed"
 WEIGHTS = ("pretrained", "random")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "8bit", "4bit")
+HARNESSES = ("lmms-eval", "processor")
 
 EXECUTORS = ("local", "ray")
 
@@ -36,6 +38,7 @@ HOW = ("out", "executor", "workers", "ray_address", "worker_gpu_memory")
 """Keys that say where a study is stored and who works at it, and are no part of what it asks."""
 
 MOST_SECONDS = 10**7
+MOST_FPS = 1000
 
 
 @dataclass
@@ -167,6 +170,50 @@ class Grid:
         "Images with more pixels are not decoded; null is the built-in limit.",
         "max_image_pixels=50000000",
         Bound(least=1, most=10**12),
+    )
+    quantization: str = key(
+        "none",
+        "Bits of the linear layers' weights, made by bitsandbytes while a model is loaded.",
+        "quantization=4bit",
+        Bound(choices=QUANTIZATIONS),
+    )
+    harness: str = key(
+        "lmms-eval",
+        "Whose prompts, generation settings, resolution and frames a model is asked with: those of "
+        "lmms-eval's wrapper of its family, or of its own processor.",
+        "harness=processor",
+        Bound(choices=HARNESSES),
+    )
+    min_pixels: int | None = key(
+        None,
+        "Images with fewer pixels are scaled up, where a model keeps their resolution; null is "
+        "what the harness says.",
+        "min_pixels=3136",
+        Bound(least=1, most=10**12),
+    )
+    max_pixels: int | None = key(
+        None,
+        "Images with more pixels are scaled down, where a model keeps their resolution; null is "
+        "what the harness says.",
+        "max_pixels=1003520",
+        Bound(least=1, most=10**12),
+    )
+    fps: float | None = key(
+        None,
+        "Frames a second that a video is shown with, up to max_frames; null is what the harness "
+        "says.",
+        "fps=1",
+    )
+    max_frames: int | None = key(
+        None,
+        "Frames of a video that are shown at most; null is what the harness says.",
+        "max_frames=64",
+        Bound(least=1, most=768),
+    )
+    system_prompt: str | None = key(
+        None,
+        "What is said before every question; null is what the harness says.",
+        "system_prompt='Answer in one word.'",
     )
     executor: str = key(
         "local",

@@ -27,7 +27,7 @@ from prunebench.run.local import Executor, executor_of
 from prunebench.run.progress import Silent, Watcher
 from prunebench.run.quality import Bound
 from prunebench.run.store import Row, StoreError, Study, Vanished, open_study
-from prunebench.run.summary import scored
+from prunebench.run.summary import summarized
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import CellPart, Result, TaskSource, Unit, Worker, load_benchmark
 from prunebench.study.cells import joined
@@ -100,19 +100,23 @@ def _loaded(
     """
     watch.doing(f"loading {setup.model}")
     backend = executor.load(setup)
-    for source in _sources(grid):
+    manner = backend.manner
+    if manner.lacking:
+        watch.note(f"{setup.model}: {manner.lacking}; it is asked as its own processor does")
+    sources = _sources(grid, manner.wrapper)
+    for source in sources:
         if source not in benchmarks:
             benchmarks[source] = _load_task(grid, source, watch)
     facts = provenance.collect(backend.setup, backend.facts(), {"grid": grid.seed})
-    worker = Worker(backend, benchmarks)
+    worker = Worker(backend, {source: benchmarks[source] for source in sources})
     facts |= executor.begin(worker)
     return _Sweep(grid, study, watch, worker, executor, facts).run
 
 
-def _sources(grid: Grid) -> list[TaskSource]:
-    """The tasks of the grid, in its order."""
+def _sources(grid: Grid, model_name: str | None) -> list[TaskSource]:
+    """The tasks of the grid, in its order, with their prompts for a model of that name."""
     most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
-    return [TaskSource(task, grid.limit, most) for task in grid.tasks]
+    return [TaskSource(task, grid.limit, most, model_name) for task in grid.tasks]
 
 
 def _load_task(grid: Grid, source: TaskSource, watch: Watcher) -> Benchmark:
@@ -385,7 +389,7 @@ class _Sweep:
         kept: dict[str, bytes] = {}
         status, reason = run.verdict(rows, len(benchmark.requests))
         if status == "ok" and rows:
-            outcome = self.worker.attempt(partial(scored, benchmark, rows), self.grid.timeout)
+            outcome = self.worker.attempt(partial(summarized, benchmark, rows), self.grid.timeout)
             if isinstance(outcome, Fault):
                 status, reason = "failed", outcome.detail
             else:

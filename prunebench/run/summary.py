@@ -40,7 +40,13 @@ class Unscored(ValueError):
     """A cell none of whose answers the task's own code can score."""
 
 
-def scored(benchmark: Benchmark, rows: Sequence[Row]) -> Scored:
+def scored(benchmark: Benchmark, rows: Sequence[Row]) -> tuple[list[Row], list[Metric]]:
+    """Rows with their score, and the cell's numbers, as `summarized` has them."""
+    summary = summarized(benchmark, rows)
+    return summary.rows, summary.metrics
+
+
+def summarized(benchmark: Benchmark, rows: Sequence[Row]) -> Scored:
     """Rows with their score, and the cell's numbers over the samples that were answered.
 
     What goes wrong in the task's own code costs a sample its score, or a metric its number. Raises

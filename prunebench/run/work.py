@@ -38,11 +38,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TaskSource:
-    """A task as it is loaded; two that are equal ask the same questions."""
+    """A task as it is loaded; two that are equal ask the same questions.
+
+    `model_name` is the name by which the task may have a prompt of its own for the model.
+    """
 
     name: str
     limit: int | None
     max_image_pixels: int | None
+    model_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,12 @@ class OtherMethod(RuntimeError):
 
 def load_benchmark(task: TaskSource) -> Benchmark:
     """The task, loaded; raises TaskError."""
-    return load_task(task.name, task.limit, max_image_pixels=task.max_image_pixels)
+    return load_task(
+        task.name,
+        task.limit,
+        max_image_pixels=task.max_image_pixels,
+        model_name=task.model_name,
+    )
 
 
 class Worker:

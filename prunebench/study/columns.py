@@ -128,6 +128,8 @@ SAMPLES: tuple[Column, ...] = (
         metric="tokens_available",
         board=Board("tokens_available", fold="available", place=1),
     ),
+    Column("frames", "list", "the numbers of the frames that are shown of its videos"),
+    Column("video_fps", "number", "frames a second that its first video has"),
     Column("stages", "list", "tokens kept after each stage, in their order"),
     Column(
         "tokens_input",
