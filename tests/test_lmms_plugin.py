@@ -118,17 +118,30 @@ def test_the_evaluator_gets_the_answers_of_a_sweep(
 
 
 @pytest.mark.slow
-def test_lmms_evals_own_command(hub: Hub, server: Server, tmp_path: Path) -> None:
-    hub.provide(QWEN, POPE)
-    given = f"pretrained={QWEN},method=divprune,budget=0.25"
-    words = ["--model", "prunebench", "--model_args", given, "--tasks", "pope", "--limit", "6"]
+@pytest.mark.parametrize(
+    ("model", "task", "data"),
+    # the second task has a prompt of its own for the family
+    [(QWEN, "pope", POPE), ("Qwen/Qwen3-VL-8B-Instruct", "mmstar", "Lin-Chen/MMStar")],
+)
+def test_lmms_evals_own_command(
+    hub: Hub, server: Server, tmp_path: Path, model: str, task: str, data: str
+) -> None:
+    hub.provide(model, data)
+    given = f"pretrained={model},method=divprune,budget=0.25"
+    words = ["--model", "prunebench", "--model_args", given, "--tasks", task, "--limit", "6"]
     words += ["--batch_size", "3", "--log_samples", "--output_path", "logs"]
     words += ["--use_cache", str(tmp_path / "responses")]
     process = hub.run([*LMMS_EVAL, *words], tmp_path, server)
     assert process.returncode == 0, process.stderr
-    (log,) = tmp_path.rglob("*samples_pope.jsonl")
+    (log,) = tmp_path.rglob(f"*samples_{task}.jsonl")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    sweep_words = [f"models={QWEN}", "methods=divprune", "tasks=pope", "budgets=0.25", "limit=6"]
+    sweep_words = [
+        f"models={model}",
+        "methods=divprune",
+        f"tasks={task}",
+        "budgets=0.25",
+        "limit=6",
+    ]
     sweep_words += ["controls=false", "cost=false", "batch=3", "out=study"]
     own = hub.run([*PRUNEBENCH, "sweep", *sweep_words], tmp_path, server)
     assert own.returncode == 0, own.stderr

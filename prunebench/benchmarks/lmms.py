@@ -163,6 +163,13 @@ def construct(name: str, config: Config, model_name: str | None = None) -> Task:
     return task
 
 
+def ask_as(task: Task, model_name: str | None) -> None:
+    """Give a task that lmms-eval has made the prompts that it has for `model_name`."""
+    task.model_name = model_name
+    # what its constructor does with the name; there is no public way
+    task._prepare_model_specific_config()
+
+
 def public(
     name: str, beside: Sequence[str], model_name: str | None = None
 ) -> tuple[Task, dict[str, Any]]:
