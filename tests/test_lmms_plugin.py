@@ -83,9 +83,8 @@ def test_answers_that_were_made_are_there_when_one_cannot_be_had() -> None:
     assert len(answers) == 3
 
 
-@pytest.mark.parametrize("batch", [1, 4])
 def test_the_evaluator_gets_the_answers_of_a_sweep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_task(tmp_path / "task")
     monkeypatch.chdir(file.parent)  # its data are named beside it
@@ -97,14 +96,14 @@ def test_the_evaluator_gets_the_answers_of_a_sweep(
             model="prunebench",
             model_args=f"pretrained={TINY},method=random,budget=0.5,method_positions=compact",
             tasks=["mine"],
-            task_manager=TaskManager("ERROR", include_path=[str(file.parent)]),
-            batch_size=batch,
+            task_manager=TaskManager("ERROR", str(file.parent), include_defaults=False),
+            batch_size=4,
             device="cpu",
             bootstrap_iters=0,
             process_docs_parallel=1,
         )
     words = ["methods=random", "random.positions=compact", f"models={TINY}", f"tasks={file}"]
-    words += ["budgets=0.5", "controls=false", "cost=false", f"batch={batch}", "out=study"]
+    words += ["budgets=0.5", "controls=false", "cost=false", "batch=4", "out=study"]
     outcome = sweep(grid.load(None, words))
     (cell,) = (outcome.folder / "cells").iterdir()
     rows = parquet.read_table(cell / "samples.parquet").to_pylist()
