@@ -342,7 +342,7 @@ def test_what_a_task_asks_for_is_read_off_its_files() -> None:
         "summed": "",
     }
     assert tasks["judged"].why_not(judge=True) == ""
-    assert tasks["plain"].notes == "needs `hf auth login`"
+    assert tasks["plain"].notes == "its file asks for a login"
     assert tasks["plain"].media == "image"
     assert "only a file to submit" in tasks["sent"].notes
     assert "only a file to submit" not in tasks["summed"].notes

@@ -104,7 +104,7 @@ class PublicTask:
         notes = {
             "asks a judge": self.judge,
             "no number, only a file to submit": self.submission,
-            "needs `hf auth login`": self.login,
+            "its file asks for a login": self.login,
             "text alone, nothing to prune": self.media == "text",
         }
         return "; ".join(note for note, holds in notes.items() if holds)
