@@ -123,8 +123,10 @@ def _tried(grid: Grid, name: str, cells: Sequence[Cell]) -> Trial:
 
 def _unjudged(name: str) -> str:
     """Why a public task cannot be scored for want of a judge; empty where it can."""
+    if benchmarks.judge_configured():
+        return ""
     task = benchmarks.public_tasks().get(name)
-    return "" if task is None else task.why_not(benchmarks.judge_configured())
+    return "" if task is None else task.why_not(judge=False)
 
 
 def _media(benchmark: Benchmark) -> tuple[str, str]:
