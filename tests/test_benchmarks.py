@@ -32,7 +32,8 @@ def f1(pairs):
 
 
 def submit(pairs, args):
-    raise AssertionError("nobody asked for a submission")
+    with open(args.output_path + "/answers.json", "w") as file:
+        file.write(str(len(pairs)))
 """
 
 TASK = """
@@ -160,6 +161,32 @@ def test_a_built_in_task() -> None:
     values = [scores[doc_id]["exact_match"] for doc_id in right]
     assert values == [1, 1, 1, 1, 1, 0]
     assert benchmark.aggregate("exact_match", values) == pytest.approx(5 / 6)
+
+
+def test_what_a_task_logs_stays_out_of_the_terminal(tmp_path: Path) -> None:
+    import logging
+
+    from loguru import logger
+
+    file = write_task(tmp_path)
+    talk = 'logger.warning("by loguru"); logging.getLogger("lmms-eval").warning("by logging")'
+    loud = UTILS.replace("    return [doc", f"    {talk}\n    return [doc")
+    loud = loud.replace("    hits =", f"    {talk}\n    hits =")
+    (tmp_path / "utils.py").write_text(f"import logging\nfrom loguru import logger\n{loud}")
+    lines: list[str] = []
+    sink = logger.add(lines.append)
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    try:
+        benchmark = benchmarks.load_task(str(file))
+        benchmark.messages(benchmark.requests[0])
+        scores = benchmark.score(dict(enumerate(ANSWERS)))
+        assert benchmark.aggregate("f1", [scores[i]["f1"] for i in scores]) is not None
+    finally:
+        logging.getLogger().removeHandler(handler)
+        logger.remove(sink)
+    assert lines == []
 
 
 def test_other_questions_are_another_task() -> None:

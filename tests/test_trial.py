@@ -90,7 +90,9 @@ def test_scores_that_come_in_pairs_are_no_paired_statistics(tmp_path: Path) -> N
         (("doc_to_text: question", "doc_to_text: tusk_{{nothing}}"), "cannot be asked|nothing"),
     ],
 )
-def test_what_cannot_be_served_says_why(tmp_path: Path, change: tuple[str, str], reason: str) -> None:
+def test_what_cannot_be_served_says_why(
+    tmp_path: Path, change: tuple[str, str], reason: str
+) -> None:
     import re
 
     line = trial(tmp_path / "mine.yaml", TASK.replace(*change))

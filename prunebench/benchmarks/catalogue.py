@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import yaml
 
+from prunebench.benchmarks import judge
 from prunebench.benchmarks.benchmark import Benchmark
 from prunebench.benchmarks.cached import cache_folder
 from prunebench.benchmarks.quiet import quiet
@@ -80,26 +81,29 @@ def load_task(
     limit: int | None = None,
     start: int = 0,
     max_image_pixels: int | None = images.MAX_PIXELS,
+    model_name: str | None = None,
 ) -> Benchmark:
     """A built-in task, the path of a YAML file, or any of lmms-eval's own tasks by name; raises
     TaskError in one line.
 
     A `limit` above what a public task or a user's data have means all of them; scenes that are made
     are as many as are asked for, up to their recipe's most. A sample with an image of more than
-    `max_image_pixels` cannot be asked; None is no limit.
+    `max_image_pixels` cannot be asked; None is no limit. `model_name` is what lmms-eval calls the
+    model: some tasks have prompts for some.
     """
     file = _built_in().get(name)
     if _is_file(name):
         file = Path(name)
         if not file.is_file():
             raise TaskError(f"no task file {short_path(name)}")
-    with quiet():
+    with quiet(), judge.loadable():
         from prunebench.benchmarks import lmms
 
         if file is None:
-            task, identity = lmms.public(name, [*_built_in(), *_suites()])
+            beside = [*_built_in(), *_suites()]
+            task, identity = lmms.public(name, beside, model_name)
         else:
-            task, identity = _from_file(name, file, limit, start)
+            task, identity = _from_file(name, file, limit, start, model_name)
     kind = task.OUTPUT_TYPE
     if kind != GENERATE:
         raise TaskError(
@@ -222,7 +226,9 @@ def _recipes() -> dict[str, type[Recipe]]:
     return recipes
 
 
-def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[Any, dict[str, Any]]:
+def _from_file(
+    name: str, file: Path, limit: int | None, start: int, model_name: str | None
+) -> tuple[Any, dict[str, Any]]:
     """A task from a YAML file of our own or the user's, and what identifies its data."""
     from prunebench.benchmarks import lmms
 
@@ -233,7 +239,7 @@ def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[An
     if not recipes:
         kwargs = config.get("dataset_kwargs")
         files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
-        return lmms.construct(name, config), {
+        return lmms.construct(name, config, model_name), {
             "data": lmms.stamped(files),
             "definition": definition,
         }
@@ -250,7 +256,7 @@ def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[An
         identity |= settings
     config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(data)}}
     try:
-        task = lmms.construct(name, config)
+        task = lmms.construct(name, config, model_name)
     except TaskError as error:  # nothing was to be fetched
         cause = one_line(lmms.said_by(error.__cause__ or error), 100)
         raise TaskError(

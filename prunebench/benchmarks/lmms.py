@@ -22,6 +22,7 @@ from lmms_eval.api import metrics
 from lmms_eval.api.task import ConfigurableMessagesTask
 from lmms_eval.tasks import TaskManager, get_task_dict
 
+from prunebench.benchmarks.quiet import hush
 from prunebench.benchmarks.request import TaskError
 from prunebench.border import hub
 from prunebench.border.text import message, one_line, short_path
@@ -130,21 +131,29 @@ def check_access(name: str, config: Config) -> None:
         raise _unfetched(name, error, config) from error
 
 
-def construct(name: str, config: Config) -> Task:
-    """The task of a configuration; raises TaskError where its data cannot be had."""
+def construct(name: str, config: Config, model_name: str | None = None) -> Task:
+    """The task of a configuration, with its prompts for `model_name`; raises TaskError where its
+    data cannot be had.
+    """
     kwargs = config.get("dataset_kwargs")
     if isinstance(kwargs, dict):
         config = {**config, "dataset_kwargs": _options(kwargs)}
     try:
-        task = StoredImages(config=config)
+        task = StoredImages(config=config, model_name=model_name)
     except Exception as error:
         raise _unfetched(name, error, config) from error
     task.put_back()
+    for module in _modules(config):
+        hush(module)
+    task.says_until = _says_until(config)
     return task
 
 
-def public(name: str, beside: Sequence[str]) -> tuple[Task, dict[str, Any]]:
-    """One of lmms-eval's own tasks, and what identifies it; `beside` are further names to suggest.
+def public(
+    name: str, beside: Sequence[str], model_name: str | None = None
+) -> tuple[Task, dict[str, Any]]:
+    """One of lmms-eval's own tasks with its prompts for `model_name`, and what identifies it;
+    `beside` are further names to suggest.
 
     Raises TaskError for a name that it does not have, and for a group.
     """
@@ -152,15 +161,38 @@ def public(name: str, beside: Sequence[str]) -> tuple[Task, dict[str, Any]]:
     if file is not None:
         config = definition(name, file)
         data = [config.get("dataset_path"), config.get("dataset_name")]
-        return construct(name, config), {"dataset": data, "definition": definition_of(file)}
+        identity = {"dataset": data, "definition": definition_of(file)}
+        return construct(name, config, model_name), identity
+    index = _index()
+    index.model_name = model_name
     try:
-        tasks = get_task_dict([name], _index(), "chat")
+        tasks = get_task_dict([name], index, "chat")
     except Exception as error:
         raise _unfetched(name, error, {}) from error
     if len(tasks) != 1 or isinstance(next(iter(tasks.values())), dict):
         members = one_line(", ".join(map(str, _members(tasks))), 150)
         raise TaskError(f"{name} is a group of tasks; name the ones you want: {members}")
     return next(iter(tasks.values())), {"dataset": name}
+
+
+def ends_of(task: Task, generation: dict[str, Any]) -> tuple[str, ...]:
+    """Takes out of `generation` the texts that end an answer: those that the task's file names.
+
+    Where it names none, lmms-eval writes a blank line there, by which none of its wrappers of the
+    models here cuts.
+    """
+    until = generation.pop("until", None) or []
+    until = [until] if isinstance(until, str) else list(until)
+    if not getattr(task, "says_until", until != [task.config.fewshot_delimiter]):
+        return ()
+    return tuple(map(str, until))
+
+
+def _says_until(config: Config) -> bool:
+    """Whether a task's file says where answers end, for all models or for some."""
+    settings = [config.get("generation_kwargs")]
+    settings += list((config.get("model_specific_generation_kwargs") or {}).values())
+    return any("until" in setting for setting in settings if isinstance(setting, dict))
 
 
 def file_of(name: str, beside: Sequence[str]) -> Path | None:
@@ -224,6 +256,16 @@ def stamped(files: Any) -> Any:
 def said_by(error: BaseException) -> str:
     """What went wrong in code of others, in one line."""
     return one_line(f"{type(error).__name__}: {message(error)}", 180)
+
+
+def _modules(config: Config) -> set[str]:
+    """The modules whose functions a task calls, by the names that they were loaded under: those of
+    lmms-eval's tasks are no part of its package.
+    """
+    metrics = [one for one in config.get("metric_list") or [] if isinstance(one, Mapping)]
+    values = [*config.values(), *(one.get("aggregation") for one in metrics)]
+    functions = [getattr(value, "func", value) for value in values if callable(value)]
+    return {str(function.__module__) for function in functions} - {"builtins"}
 
 
 def _options(kwargs: Mapping[str, Any]) -> Config:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from prunebench.border.text import one_line
+from prunebench.cli import lists
 from prunebench.cli.completion import any_of, completed_by, files, key_values
 from prunebench.cli.ending import FAILED
 from prunebench.cli.parser import Commands, add_command
@@ -115,6 +116,7 @@ def verify(arguments: argparse.Namespace) -> int:
     comparisons = verifying.verify(arguments.folder, translators=arguments.translators)
     if arguments.record:
         verified.write_verified(comparisons)
+        lists.keep_method_rows()
     if arguments.json:
         print(json.dumps([asdict(comparison) for comparison in comparisons], indent=2))
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.border.text import message, one_line
-from prunebench.cli import names
+from prunebench.cli import listing, names
 from prunebench.cli.parser import Commands, add_command
 
 Row = dict[str, Any]
@@ -113,12 +113,11 @@ def model_rows() -> list[Row]:
 
 def method_rows() -> list[Row]:
     """Every method; one whose file fails is listed as broken, with the others beside it."""
-    from prunebench import registry
-
+    kept = listing.kept_rows()
     rows = []
-    for name in registry.names():
+    for name in names.methods():
         try:
-            rows.append(method_row(name))
+            rows.append(kept[name] if name in kept else method_row(name))
         except Exception as error:  # a file that somebody put there may raise anything
             status = f"broken: {one_line(message(error), 120)}"
             row = {"name": name, "status": status, "settings": "", "paper": None, "code": None}
@@ -141,6 +140,15 @@ def method_row(name: str) -> Row:
         "paper": card.paper,
         "code": card.code,
     }
+
+
+def keep_method_rows() -> None:
+    """Keep the rows of the installed methods, so that listing them imports none."""
+    from prunebench import registry
+
+    methods = {name: registry.get(name) for name in names.methods()}
+    rows = {name: method_row(name) for name in methods}
+    listing.keep(rows, methods, names.folder_of(registry.PACKAGE))
 
 
 def task_rows() -> list[Row]:

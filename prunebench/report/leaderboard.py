@@ -20,13 +20,13 @@ import pandas as pd
 from prunebench.border.files import opened
 from prunebench.border.text import one_line
 from prunebench.report import tables
-from prunebench.report.comparison import Group, Warn, average
+from prunebench.report.comparison import Group, Warn, average, scale_of
 from prunebench.report.headings import ABOVE_BLIND, COLUMNS, TEXTS
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
 from prunebench.study.record import BASELINE, BLIND, CONTROL
-from prunebench.study.statistics import Difference, Interval, Pair
+from prunebench.study.statistics import Difference, GroupedPair, Interval, Pair
 
 __all__ = ["ALL", "COLUMNS", "TEXTS", "budget_share", "fold", "load"]
 
@@ -125,6 +125,16 @@ class Groups:
         """Whether the row stands for several tasks."""
         return len(self.parts) > 1
 
+    @cached_property
+    def scales(self) -> list[str]:
+        """The scales of the tasks' primary metrics; of one scale numbers can be averaged."""
+        return sorted({group.scale for group in self.parts if group.scale})
+
+    @property
+    def directions(self) -> set[bool]:
+        """Whether more is better, of every cell."""
+        return {cell.more_is_better for cell in self.quality}
+
     def each(self, number: Callable[[Group], T | None]) -> list[T] | None:
         """What every task has; None where one lacks it."""
         values = [number(group) for group in self.parts]
@@ -210,7 +220,9 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
             control.append(cell)
         if cell.method == BLIND:
             blind.append(cell)
-    return Group(task, *map(tuple, (own, cost, baseline, control, blind)))
+    of_task = [cell for cell in cells if cell.kind == "quality" and cell.task == task]
+    parts = map(tuple, (own, cost, baseline, control, blind))
+    return Group(task, *parts, scale=scale_of(task, of_task))
 
 
 def _row(groups: Groups, warn: Warn) -> Row:
@@ -219,7 +231,7 @@ def _row(groups: Groups, warn: Warn) -> Row:
     seeds = {cell.seed for cell in groups.cells}
     notes: list[str] = []
     row: Row = {"seeds": len(seeds)}
-    row |= _accuracy(groups, warn)
+    row |= _accuracy(groups, warn, notes)
     baseline = groups.each(partial(Group.against_baseline, warn=warn))
     row |= _relative(groups, baseline)
     if method != BASELINE and baseline is not None:
@@ -240,15 +252,19 @@ def _row(groups: Groups, warn: Warn) -> Row:
 # ---- accuracy ------------------------------------------------------------------------------------
 
 
-def _accuracy(groups: Groups, warn: Warn) -> Row:
-    """The primary metric, and for how many samples of how many it speaks."""
+def _accuracy(groups: Groups, warn: Warn, notes: list[str]) -> Row:
+    """The primary metric, and for how many samples of how many it speaks; no mean over tasks whose
+    metrics stand on different scales.
+    """
     accuracies = groups.each(partial(Group.accuracy, warn=warn))
     totals = groups.each(partial(_total, warn=warn))
     row: Row = {"n_asked": None if totals is None else sum(totals)}
     if accuracies is not None:
-        accuracy = _pooled(accuracies)
-        row["n"] = accuracy.n
-        row |= _ends("accuracy", accuracy)
+        row["n"] = sum(accuracy.n for accuracy in accuracies)
+        if len(groups.scales) > 1:
+            notes.append(f"no mean accuracy over different scales ({'; '.join(groups.scales)})")
+        else:
+            row |= _ends("accuracy", _pooled(accuracies))
     return row
 
 
@@ -261,36 +277,44 @@ def _total(group: Group, warn: Warn) -> int | None:
     return None if accuracy is None else accuracy.n
 
 
-def _relative(groups: Groups, pairs: Sequence[Pair] | None) -> Row:
+def _relative(groups: Groups, pairs: Sequence[Pair | GroupedPair] | None) -> Row:
     """Accuracy over that of the unpruned model; without an interval where the metric is no mean of
-    samples.
+    samples, and without a mean over tasks that disagree on what is better.
     """
+    if len(groups.directions) > 1:
+        return {}
     if pairs is None:
         return {"relative_accuracy": groups.mean(Group.relative)}
     return _ends("relative_accuracy", statistics.relative(pairs))
 
 
-def _against_none(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: list[str]) -> Row:
+def _against_none(
+    groups: Groups, pairs: Sequence[Pair | GroupedPair], warn: Warn, notes: list[str]
+) -> Row:
     """Accuracy less that of the unpruned model; what is to be said of it goes to `notes`."""
     gap = statistics.difference(pairs)
-    row = _ends("difference_to_none", gap)
-    row["n_paired"] = gap.n
+    row: Row = {"n_paired": gap.n}
+    if len(groups.scales) <= 1:
+        row |= _ends("difference_to_none", gap)
     for group, pair in zip(groups.parts, pairs, strict=True):
         notes += _on_fewer_samples(groups, group, group.baseline, pair, warn)
     return row
 
 
-def _against_random(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: list[str]) -> Row:
+def _against_random(
+    groups: Groups, pairs: Sequence[Pair | GroupedPair], warn: Warn, notes: list[str]
+) -> Row:
     """Accuracy less that of the random control, and whether the method is better."""
     gap = statistics.difference(pairs)
-    row = _ends("difference_to_random", gap)
-    row["n_paired_random"] = gap.n
+    row: Row = {"n_paired_random": gap.n}
+    if len(groups.scales) <= 1:
+        row |= _ends("difference_to_random", gap)
     for group, pair in zip(groups.parts, pairs, strict=True):
         notes += _on_fewer_samples(groups, group, group.control, pair, warn)
-    directions = {cell.more_is_better for cell in groups.quality}
-    if len(directions) == 1:  # tasks that disagree on what is better have no pooled answer
+    # tasks that disagree on what is better, or by how much, have no pooled answer
+    if len(groups.directions) == 1 and len(groups.scales) <= 1:
         # `directions` holds one truth: whether more is better
-        better = gap.sure and (gap.value > 0) in directions
+        better = gap.sure and (gap.value > 0) in groups.directions
         row["better_than_random"] = "yes" if better else "no"
     return row
 
@@ -307,7 +331,7 @@ def _above_blind(groups: Groups, warn: Warn) -> Row:
 
 
 def _on_fewer_samples(
-    groups: Groups, group: Group, others: Sequence[StoredCell], pair: Pair, warn: Warn
+    groups: Groups, group: Group, others: Sequence[StoredCell], pair: Pair | GroupedPair, warn: Warn
 ) -> list[str]:
     """A note where a task's pair is smaller than what one of the two answered; else none."""
     note = group.paired(others, pair, warn)

@@ -29,8 +29,16 @@ DEFAULT_TASK = "scenes_mixed"
 WEIGHTS = ("pretrained", "random")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "8bit", "4bit")
+HARNESSES = ("lmms-eval", "processor")
+
+EXECUTORS = ("local", "ray")
+
+HOW = ("out", "executor", "workers", "ray_address", "worker_gpu_memory")
+"""Keys that say where a study is stored and who works at it, and are no part of what it asks."""
 
 MOST_SECONDS = 10**7
+MOST_FPS = 1000
 
 
 @dataclass
@@ -163,6 +171,75 @@ class Grid:
         "max_image_pixels=50000000",
         Bound(least=1, most=10**12),
     )
+    quantization: str = key(
+        "none",
+        "Bits of the linear layers' weights, made by bitsandbytes while a model is loaded.",
+        "quantization=4bit",
+        Bound(choices=QUANTIZATIONS),
+    )
+    harness: str = key(
+        "lmms-eval",
+        "Whose prompts, generation settings, resolution and frames a model is asked with: those of "
+        "lmms-eval's wrapper of its family, or of its own processor.",
+        "harness=processor",
+        Bound(choices=HARNESSES),
+    )
+    min_pixels: int | None = key(
+        None,
+        "Images with fewer pixels are scaled up, where a model keeps their resolution; null is "
+        "what the harness says.",
+        "min_pixels=3136",
+        Bound(least=1, most=10**12),
+    )
+    max_pixels: int | None = key(
+        None,
+        "Images with more pixels are scaled down, where a model keeps their resolution; null is "
+        "what the harness says.",
+        "max_pixels=1003520",
+        Bound(least=1, most=10**12),
+    )
+    fps: float | None = key(
+        None,
+        "Frames a second that a video is shown with, up to max_frames; null is what the harness "
+        "says.",
+        "fps=1",
+    )
+    max_frames: int | None = key(
+        None,
+        "Frames of a video that are shown at most; null is what the harness says.",
+        "max_frames=64",
+        Bound(least=1, most=768),
+    )
+    system_prompt: str | None = key(
+        None,
+        "What is said before every question; null is what the harness says.",
+        "system_prompt='Answer in one word.'",
+    )
+    executor: str = key(
+        "local",
+        "Who works at the samples: this process, or workers that Ray starts here or on a cluster.",
+        "executor=ray",
+        Bound(choices=EXECUTORS),
+    )
+    workers: int | None = key(
+        None,
+        "Ray's workers, each with a model of its own; null is one a core, or one a GPU where "
+        "models run on GPUs.",
+        "workers=2",
+        Bound(least=1, most=10_000),
+    )
+    ray_address: str | None = key(
+        None,
+        "The cluster that Ray's workers are on: its address, or auto for the one of this machine; "
+        "null is this machine alone.",
+        "ray_address=auto",
+    )
+    worker_gpu_memory: float | None = key(
+        None,
+        "GiB of a GPU that one of Ray's workers takes, where they share GPUs; null is computed "
+        "from the size of the model.",
+        "worker_gpu_memory=20",
+    )
     cost: Cost = field(default_factory=Cost)
     out: str | None = key(
         None,
@@ -229,8 +306,10 @@ class Grid:
         return Path("results") / "scratch" / f"{first}{others}-{self.digest()[:8]}"
 
     def question(self) -> dict[str, Any]:
-        """Everything that makes a study this one, as plain data: all but where it is stored."""
-        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "out"}
+        """Everything that makes a study this one, as plain data: all but where it is stored and
+        who works at it.
+        """
+        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in HOW}
         content["cost"] = asdict(self.cost)
         content["methods"] = [variant.entry() for variant in self.variants()]
         return {name: plain.storable(value) for name, value in content.items()}
@@ -256,5 +335,5 @@ def keys() -> list[Key]:
 def usual_question() -> dict[str, Any]:
     """The keys of a question at their defaults."""
     grid = Grid()
-    usual = {one.name: getattr(grid, one.name) for one in fields(grid) if one.name != "out"}
+    usual = {one.name: getattr(grid, one.name) for one in fields(grid) if one.name not in HOW}
     return {**usual, "cost": asdict(grid.cost)}
