@@ -100,3 +100,18 @@ def test_a_suite_comes_to_its_end(hub: Hub, server: Server, tmp_path: Path, suit
     rows = board(tmp_path / "study")
     assert set(rows["task"]) >= set(tasks)
     assert not rows["status"].isin(["failed", "oom"]).any(), rows[["method", "task", "reason"]]
+
+
+@pytest.mark.slow
+def test_tasks_are_tried_out_before_a_sweep(hub: Hub, server: Server, tmp_path: Path) -> None:
+    tasks = [*expand("separates"), "scienceqa_img", "refcoco_bbox_rec_val"]
+    hub.provide(QWEN, *(data_of(task) for task in tasks))
+    words = [f"tasks={','.join(tasks)},no_such_task", "model=qwen2.5-vl"]
+    process = hub.run([*PRUNEBENCH, "check", *words, "methods=fastv"], tmp_path, server)
+    lines = process.stdout.splitlines()
+    faults = [line.partition(":")[0] for line in lines if line.startswith("FAIL")]
+    assert faults == ["FAIL no_such_task"], process.stdout + process.stderr
+    assert process.returncode == 1
+    assert "21 cells, 168 calls" in next(line for line in lines if "gqa" in line)
+    # its blind control is one more
+    assert "22 cells, 176 calls" in next(line for line in lines if "scienceqa_img" in line)
