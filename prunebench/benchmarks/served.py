@@ -21,9 +21,10 @@ from typing import Any
 
 import yaml
 
-from prunebench.benchmarks import sources
+from prunebench.benchmarks import judge, reviewed, sources
 from prunebench.benchmarks.cached import cache_folder
 from prunebench.benchmarks.request import TaskError
+from prunebench.benchmarks.reviewed import review_of
 from prunebench.benchmarks.sources import PACKAGE, Call, Sources, installed
 from prunebench.border import files
 
@@ -42,13 +43,6 @@ FILM = re.compile(r"\.mp4|\.mkv|video", re.IGNORECASE)
 """Words by which the media of a task are told: in its name, and in what reads them."""
 
 PATTERNS = {"judge": JUDGE, "sound": SOUND, "film": FILM}
-
-JUDGE_KEYS = ("OPENAI_API_KEY", "AZURE_API_KEY")
-JUDGE_PLACES = ("OPENAI_API_URL", "OPENAI_BASE_URL", "AZURE_ENDPOINT")
-"""The environment variables by which lmms-eval finds its judge."""
-
-NO_KEYS = ("", "YOUR_API_KEY", "EMPTY")
-"""What stands in them where nobody has set one; a server of one's own may take any key."""
 
 Config = dict[str, Any]
 """A task's YAML, with what it includes; functions are `Call`s."""
@@ -95,7 +89,7 @@ class PublicTask:
     def why_not(self, judge: bool) -> str:
         """Why it cannot be served; `judge` says whether one is configured."""
         if not self.refusal and self.judge and not judge:
-            return f"scored by a judge, and none is configured: set {JUDGE_KEYS[0]}"
+            return "scored by a judge, and none is configured: set OPENAI_API_KEY"
         return self.refusal
 
     @property
@@ -112,9 +106,7 @@ class PublicTask:
 
 def judge_configured(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether lmms-eval would find a judge: a key of one, or the address of a server."""
-    keys = [environment.get(name, "") for name in JUDGE_KEYS]
-    places = [environment.get(name, "") for name in JUDGE_PLACES]
-    return any(places) or any(key not in NO_KEYS for key in keys)
+    return not judge.missing(environment)
 
 
 @cache
@@ -161,7 +153,7 @@ def _kept(path: Path) -> dict[str, PublicTask] | None:
 def _digest(site: Path) -> str:
     """A hash of which files there are to be read, and of how they are read here."""
     digest = sha256()
-    for module in (__file__, sources.__file__):
+    for module in (__file__, sources.__file__, reviewed.__file__):
         digest.update(Path(module).read_bytes())
     for file in _files(site / PACKAGE / "tasks", (".yaml", "_yaml", ".py")):
         status = file.stat()
@@ -237,12 +229,15 @@ class _Reader:
         options = config.get("dataset_kwargs")
         calls = [value for value in config.values() if isinstance(value, Call)]
         calls += [value for value in aggregations if isinstance(value, Call)]
+        has_judge = review_of(name).judged
+        if has_judge is None:
+            has_judge = any("judge" in self._marks(value) for value in scoring)
         return PublicTask(
             name=name,
             kind=str(config.get("output_type") or GENERATE),
             media=self._media(name, file, config),
             metrics=tuple(str(one.get("metric")) for one in metrics),
-            judge=any("judge" in self._marks(value) for value in scoring),
+            judge=has_judge,
             submission=bool(metrics) and all(map(self._submits, aggregations)),
             login=isinstance(options, dict) and bool(options.get("token")),
             packages=tuple(sorted(self.sources.packages(calls))),
