@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 
 from prunebench import INPUT, Budget, Keep, Pruner, Stage, VisualTokens, register
-from prunebench.pruner import Positions
 
 
 @register()
@@ -21,7 +20,7 @@ class Blind(Pruner):
     without visual tokens is where every budget ends that goes to zero.
     """
 
-    default_positions: ClassVar[Positions] = "compact"
+    default_positions = "compact"
     dynamic: ClassVar[bool] = True
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:

@@ -24,6 +24,7 @@ from prunebench.run.grid import (
     load,
     stored_differences,
 )
+from prunebench.run.question import HOW
 from prunebench.run.store import StoreError, open_study
 from prunebench.run.view import View
 
@@ -535,7 +536,7 @@ def test_every_key_says_what_it_is_and_its_example_can_be_asked(mine: Path) -> N
     assert len(set(names)) == len(names)
     question = Grid(methods=["none"]).question()
     sections = {name.partition(".")[0] for name in names}
-    assert sections == set(question) | {"out"}
+    assert sections == set(question) | set(HOW)
     for key in keys():
         assert key.type
         assert key.what.endswith(".")
