@@ -372,6 +372,9 @@ def test_the_suites_name_tasks_that_can_be_served() -> None:
     for suite in benchmarks.listed():
         for name in set(suite.tasks) - own:
             assert public[name].why_not("") == "", f"{suite.name}: {name}"
+    # as its scoring has it, which knows that its class asks nobody here
+    assert not public["mmbench_en_dev_static"].judge
+    assert public["mmbench_en_dev"].judge
 
 
 def test_what_needs_its_blind_value(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Group:
         """Scores of the method and of the random control at the same budget on the same samples."""
         return _pair(self.cells, self.control, warn)
 
-    def against_blind(self, warn: Warn) -> Pair | None:
+    def against_blind(self, warn: Warn) -> Pair | GroupedPair | None:
         """Scores of the method and of the model without its images on the same samples."""
         return _pair(self.cells, self.blind, warn)
 

@@ -321,8 +321,10 @@ def _against_random(
 
 def _above_blind(groups: Groups, warn: Warn) -> Row:
     """Accuracy less that of the model without its images, where every task has that; without an
-    interval where the metric is no mean of samples.
+    interval where the metric is no mean of samples, and none over tasks of different scales.
     """
+    if len(groups.scales) > 1:
+        return {}
     pairs = groups.each(partial(Group.against_blind, warn=warn))
     if pairs is not None:
         return _ends(ABOVE_BLIND.name, statistics.difference(pairs))
