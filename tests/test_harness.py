@@ -194,6 +194,16 @@ def test_frames_are_capped_where_nobody_says_how_many(qwen: Loaded, tmp_path: Pa
     assert len(shown(qwen, file, WRAPPER)) == 8
 
 
+def test_a_processor_that_chooses_for_itself_is_held_to_the_number(
+    qwen: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the whole of the video, and not by its first frames."""
+    reader = qwen.processor.video_processor
+    monkeypatch.setattr(type(reader), "sample_frames", lambda *_, **__: list(range(100)))
+    file = film(tmp_path / "a.mp4", count=100)
+    assert shown(qwen, file, replace(OWN, max_frames=4)) == (0, 25, 50, 75)
+
+
 def test_times_reach_the_model(qwen: Loaded, tmp_path: Path) -> None:
     """Ten seconds in eight frames are 2.5 seconds for every two."""
     loaded = replace(qwen, manner=WRAPPER)
