@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -87,10 +87,15 @@ class Pruner(ABC):
     method that says more of how it reads them overrides `reads`. `default_positions` says what its
     paper does with the survivors' position ids: "original" keeps them, gaps included, "compact"
     closes the gaps. A `dynamic` method may keep fewer than it may, even none.
+
+    The FLOPs of selecting are counted anew for every sample, which takes time, unless a class says
+    `work_by_shape`: that its matrix products follow from the stage, the layout and the shapes that
+    it is shown, and from no value, text or number of rounds. A class that inherits says it anew.
     """
 
     default_positions: ClassVar[Positions] = "original"
     dynamic: ClassVar[bool] = False
+    work_by_shape: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -148,6 +153,15 @@ class Pruner(ABC):
         code are compared with.
         """
         return {}
+
+
+def works_by_shape(pruner: Pruner) -> bool:
+    """Whether a method and all methods that it holds declare that their work depends on shapes."""
+    # of the class itself: one that inherits may do other work
+    if not type(pruner).__dict__.get("work_by_shape", False):
+        return False
+    values = [getattr(pruner, field.name) for field in fields(pruner)]
+    return all(works_by_shape(value) for value in values if isinstance(value, Pruner))
 
 
 @dataclass(frozen=True)

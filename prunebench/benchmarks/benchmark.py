@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.request import MediaError, Request, TaskError, read_mask, read_row
+from prunebench.benchmarks.scoring import Fold, Scores, Scoring
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
 
@@ -51,6 +51,7 @@ class Benchmark:
         self._instances = {instance.doc_id: instance for instance in task.instances}
         arguments = [Arguments(*instance.args) for instance in task.instances]
         self._split = arguments[0].split
+        self.scoring = Scoring(name, task, self._split)
         self.requests = self._requests(arguments)
 
     @property
@@ -108,50 +109,55 @@ class Benchmark:
             what = f"the mask of sample {request.sample_id}"
             raise MediaError(self._unreadable(what, error)) from error
 
-    def score(self, predictions: Mapping[int, str]) -> dict[int, dict[str, Any]]:
+    def score(self, predictions: Mapping[int, str]) -> Scores:
         """By doc_id and metric, what the task's own filters and process_results make of an answer.
 
         Metrics of further filters carry the filter's name behind a comma, as lmms-eval writes them.
         """
+        return self.scored(predictions)[0]
+
+    def scored(self, predictions: Mapping[int, str]) -> tuple[Scores, dict[int, str]]:
+        """The same, and by doc_id why the task makes nothing of an answer, where it raises."""
         # filters run over all instances; those without a prediction get an empty one and no score
         for doc_id, instance in self._instances.items():
             instance.resps = [predictions.get(doc_id, "")]
             instance.filtered_resps = {}
         with quiet():
             self._task.apply_filters()
-            return {doc_id: self._scores(self._instances[doc_id]) for doc_id in predictions}
+        rows = self._task.dataset_no_image[self._split]
+        answers = {}
+        for doc_id in predictions:
+            answers[doc_id] = self._instances[doc_id].filtered_resps
+        return self.scoring.score(rows, answers)
+
+    def fold(self, metric: str, values: Sequence[Any]) -> Fold:
+        """The task's own aggregation over per-sample values, and the files that it writes."""
+        return self.scoring.fold(metric, values)
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float | None:
-        """The task's own aggregation over per-sample values; None where it yields no number (a file
-        to submit).
+        """The number of the task's own aggregation over per-sample values; None where it yields
+        none (a file to submit). Raises whatever the task's code raises.
         """
-        function = self._task.aggregation()[metric.partition(",")[0]]
-        if _submits(function):
-            return None
-        with quiet():
-            value = function(list(values))
-        return _number(value)
+        with self.scoring.repeated(metric) as aggregate:
+            return aggregate(values)
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether more is better; an undeclared metric counts as such."""
-        return bool(self._task.higher_is_better().get(metric.partition(",")[0], True))
+        return self.scoring.higher_is_better(metric)
 
     @property
     def primary(self) -> str:
-        """The metric that stands for the task: the first that yields a number."""
-        for metric, function in self._task.aggregation().items():
-            if not _submits(function):
-                return str(metric)
-        raise TaskError(
-            f"task {self.name} has no metric that can be computed here, only submissions"
-        )
+        """The metric that stands for the task: the total of its metrics where it has one."""
+        return self.scoring.primary
+
+    @property
+    def refusal(self) -> str:
+        """Why the answers to the task cannot be scored here; empty where they can."""
+        return self.scoring.refusal
 
     def value(self, scores: Mapping[str, Any], metric: str) -> float | None:
         """A sample's own number in `metric`, None where only the aggregation has one."""
-        score = scores.get(metric)
-        if isinstance(score, Mapping):
-            score = score.get(self._task.config.score_key)
-        return _number(score)
+        return self.scoring.value(scores, metric)
 
     @property
     def _rows(self) -> Any:
@@ -195,17 +201,6 @@ class Benchmark:
                     part["url"], max_pixels=self.max_image_pixels, on_white=on_white
                 )
 
-    def _scores(self, instance: Any) -> dict[str, Any]:
-        """The scores of one sample by metric, for every filter of the task."""
-        task = self._task
-        row = task.dataset_no_image[self._split][instance.doc_id]
-        scores = {}
-        for number, (name, answer) in enumerate(instance.filtered_resps.items()):
-            for metric, value in task.process_results(row, [answer]).items():
-                if metric in task.aggregation():
-                    scores[metric if number == 0 else f"{metric},{name}"] = value
-        return scores
-
     def _unreadable(self, what: str, error: Exception) -> str:
         """The one line for media that cannot be read."""
         place = f"{one_line(what, 80)} of {one_line(self.name, 60)}"
@@ -221,23 +216,11 @@ def _id_column(columns: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
-def _submits(aggregation: Any) -> bool:
-    """Whether an aggregation yields no number but writes a submission for a remote judge."""
-    # lmms-eval gives `args` to those that ask for them, and these say where a file goes
-    return "args" in inspect.signature(aggregation).parameters
-
-
 def _box(value: Any) -> tuple[float, float, float, float] | None:
     """An evidence box, None where a sample has none."""
     if value is None or len(value) != 4:
         return None
     return value[0], value[1], value[2], value[3]
-
-
-def _number(value: Any) -> float | None:
-    """A plain or numpy number as a float, None for anything else."""
-    plain = value.item() if hasattr(value, "dtype") and value.size == 1 else value
-    return float(plain) if isinstance(plain, int | float) else None
 
 
 def _type_name(value: Any) -> str:

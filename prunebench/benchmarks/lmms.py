@@ -22,6 +22,7 @@ from lmms_eval.api import metrics
 from lmms_eval.api.task import ConfigurableMessagesTask
 from lmms_eval.tasks import TaskManager, get_task_dict
 
+from prunebench.benchmarks.quiet import hush
 from prunebench.benchmarks.request import TaskError
 from prunebench.border import hub
 from prunebench.border.text import message, one_line, short_path
@@ -142,6 +143,8 @@ def construct(name: str, config: Config, model_name: str | None = None) -> Task:
     except Exception as error:
         raise _unfetched(name, error, config) from error
     task.put_back()
+    for module in _modules(config):
+        hush(module)
     task.says_until = _says_until(config)
     return task
 
@@ -253,6 +256,16 @@ def stamped(files: Any) -> Any:
 def said_by(error: BaseException) -> str:
     """What went wrong in code of others, in one line."""
     return one_line(f"{type(error).__name__}: {message(error)}", 180)
+
+
+def _modules(config: Config) -> set[str]:
+    """The modules whose functions a task calls, by the names that they were loaded under: those of
+    lmms-eval's tasks are no part of its package.
+    """
+    metrics = [one for one in config.get("metric_list") or [] if isinstance(one, Mapping)]
+    values = [*config.values(), *(one.get("aggregation") for one in metrics)]
+    functions = [getattr(value, "func", value) for value in values if callable(value)]
+    return {str(function.__module__) for function in functions} - {"builtins"}
 
 
 def _options(kwargs: Mapping[str, Any]) -> Config:

@@ -39,6 +39,7 @@ class ModelSetup:
     revision: str | None = None
     trust_remote_code: bool = False
     threads: int | None = None
+    quantization: str = "none"
     harness: str = "lmms-eval"
     min_pixels: int | None = None
     max_pixels: int | None = None
@@ -156,11 +157,12 @@ class Backend(Protocol):
         """The same for smaller images against the full ones, without any method."""
 
 
-def setup_of(grid: Grid, model: str) -> ModelSetup:
-    """What one of a grid's models is loaded from on this machine; raises GridError for a GPU where
-    there is none.
+def setup_of(grid: Grid, model: str, has_gpu: bool | None = None) -> ModelSetup:
+    """What one of a grid's models is loaded from where it runs, by default on this machine; raises
+    GridError for a GPU where there is none.
     """
-    has_gpu = torch.cuda.is_available()
+    if has_gpu is None:
+        has_gpu = torch.cuda.is_available()
     device = grid.device
     if device == "auto":
         device = "cuda" if has_gpu else "cpu"
@@ -179,6 +181,7 @@ def setup_of(grid: Grid, model: str) -> ModelSetup:
         grid.revision,
         grid.trust_remote_code,
         grid.threads,
+        quantization=grid.quantization,
         **asdict(_wish_of(grid)),
     )
 

@@ -48,6 +48,9 @@ def fingerprint(
         "task": task,
         "seed": grid.seed,
     }
+    # beside the others only where it is not what every cell had before there was a choice
+    if setup.quantization != "none":
+        content["quantization"] = setup.quantization
     if cell.kind == "cost":
         content["cost"] = [asdict(grid.cost), machine["hardware"], machine["threads"]]
     text = json.dumps(content, sort_keys=True, default=str)

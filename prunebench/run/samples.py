@@ -5,7 +5,7 @@ resolution.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,10 @@ class Samples:
     sizes: tuple[tuple[Size, ...], ...]
     benchmark: Benchmark | None = None
     fitted: bool = False
+    _singles: dict[int, Mapping[str, Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """By row, the inputs of one sample alone, as far as they were asked for."""
 
     def caller_gives(self, loaded: Loaded, needs: frozenset[Signal]) -> dict[str, Any]:
         """What `prune` is given beside the model: of what a method `needs` that which the data
@@ -77,8 +81,10 @@ class Samples:
         """The inputs of one of its samples."""
         if len(self.requests) == 1:
             return self.inputs
-        # anew, for the inputs of the group are padded to its longest
-        return loaded.process([self.messages[row]], fitted=self.fitted)
+        # anew, for the inputs of the group are padded to its longest; once for all cells
+        if row not in self._singles:
+            self._singles[row] = loaded.process([self.messages[row]], fitted=self.fitted)
+        return self._singles[row]
 
     def _masks(self, request: Request) -> list[Tensor] | None:
         """[Q, H, W] bool of the one image whose things are numbered from 1; None where nothing is

@@ -76,6 +76,7 @@ class TransformersBackend:
                 seed=setup.seed,
                 revision=setup.revision,
                 trust_remote_code=setup.trust_remote_code,
+                quantization=setup.quantization,
             )
         except ImportError as error:  # an attention kernel, a processor's library
             raise models.LoadError(

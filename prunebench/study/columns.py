@@ -182,6 +182,7 @@ SAMPLES: tuple[Column, ...] = (
     Column("seconds", "number", "time of the call, shared by the samples of a batch", unit="s"),
     Column("question_type", "text", "the kind of question, where the data say"),
     Column("complexity", "whole", "how hard the question is, where the data say"),
+    Column("group", "text", "the samples that the task scores this one with, where it does"),
 )
 """samples.parquet: one row a sample."""
 
