@@ -119,7 +119,7 @@ def test_every_familys_facts_are_those_of_a_wrapper() -> None:
 
 
 @pytest.mark.parametrize("side", [28, 32])
-@pytest.mark.parametrize("size", [(640, 480), (20, 33), (5000, 4000), (31, 900)])
+@pytest.mark.parametrize("size", [(640, 480), (20, 33), (31, 900)])
 def test_images_are_fetched_as_qwen_vl_utils_fetches_them(side: int, size: tuple[int, int]) -> None:
     from qwen_vl_utils import vision_process
 
@@ -143,8 +143,7 @@ def test_smaller_images_are_not_held_to_a_wrappers_limits(
 # ---- videos --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [64, 33, 9, 2])
-@pytest.mark.parametrize("side", [28, 32])
+@pytest.mark.parametrize(("count", "side"), [(33, 28), (9, 32), (2, 28)])
 def test_frames_are_fetched_as_qwen_vl_utils_fetches_them(
     count: int, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
