@@ -58,7 +58,7 @@ def test_a_family_without_a_wrapper_says_so(qwen: Loaded, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(qwen.family), "harness", None)
     manner = manner_of(qwen, Wish())
     assert not manner.is_wrapper
-    assert manner.lacking == "lmms-eval has no wrapper for Qwen2.5-VL"
+    assert manner.lacking == "no wrapper of lmms-eval is known for Qwen2.5-VL"
     assert manner_of(qwen, Wish("processor")).lacking == ""
 
 

@@ -29,7 +29,7 @@ def manner_of(loaded: Loaded, wish: Wish) -> Manner:
     harness = loaded.family.harness
     manner = Manner()
     if wish.harness == "lmms-eval" and harness is None:
-        manner = Manner(lacking=f"lmms-eval has no wrapper for {loaded.family.name}")
+        manner = Manner(lacking=f"no wrapper of lmms-eval is known for {loaded.family.name}")
     elif wish.harness == "lmms-eval" and len(loaded.processor.tokenizer) >= WORDS:
         assert harness is not None
         manner = Manner("lmms-eval", **asdict(harness))
