@@ -152,6 +152,8 @@ def construct(name: str, config: Config, model_name: str | None = None) -> Task:
     kwargs = config.get("dataset_kwargs")
     if isinstance(kwargs, dict):
         config = {**config, "dataset_kwargs": _options(kwargs)}
+    # asked before: lmms-eval writes its own into the settings
+    says_until = _says_until(config)
     try:
         task = StoredImages(config=config, model_name=model_name)
     except Exception as error:
@@ -159,7 +161,7 @@ def construct(name: str, config: Config, model_name: str | None = None) -> Task:
     task.put_back()
     for module in _modules(config):
         hush(module)
-    task.says_until = _says_until(config)
+    task.says_until = says_until
     return task
 
 

@@ -111,7 +111,7 @@ class Family(ABC):
     shown what it is shown.
     """
     harness: ClassVar[Harness | None] = None
-    """How lmms-eval's wrapper of the family asks; None where it has none."""
+    """How lmms-eval's wrapper of the family asks; None where none is known that takes chats."""
     blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
     """Where the vision encoder keeps its blocks: the first of these paths that exists, because
     versions of transformers differ.
