@@ -678,9 +678,12 @@ def test_the_disk_has_all_journals_at_least_every_few_seconds(
     clock, synced = [0.0], []
     monkeypatch.setattr(folder_module, "monotonic", lambda: clock[0])
     plain = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda handle: synced.append(os.fstat(handle)) or plain(handle)
-    )
+
+    def watched(handle: int) -> None:
+        synced.append(os.fstat(handle))
+        plain(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
     first, second = cells(grid)
     with open_study(tmp_path / "s") as study:
         study.synced = 0.0

@@ -70,7 +70,9 @@ def _limited(loaded: Loaded, manner: Manner) -> Manner:
         # nothing is scaled further behind what is fetched: the processor's limits are the same
         from prunebench.models.fetching import IMAGE_TOKENS  # late, for it brings torchvision
 
-        unit = int(loaded.family.token_pixels(loaded.model)) ** 2
+        side = loaded.family.token_pixels(loaded.model)
+        assert side is not None  # what is fetched is scaled to whole tokens
+        unit = side**2
         low, high = (tokens * unit for tokens in IMAGE_TOKENS)
         manner = replace(
             manner,
