@@ -12,6 +12,7 @@ from typing import Any
 
 from prunebench.border.text import message, one_line
 from prunebench.cli import listing, names
+from prunebench.cli.completion import completed_by
 from prunebench.cli.parser import Commands, add_command
 
 Row = dict[str, Any]
@@ -31,13 +32,14 @@ def add_commands(commands: Commands) -> None:
         ),
     )
     words = ", ".join(LISTS)
-    parser.add_argument(
+    what = parser.add_argument(
         "what",
         type=wish,
         metavar="WHAT",
         help=f"{words}; tasks=all and tasks=PATTERN show those of lmms-eval, too, and say of each "
         "whether it can be served, and why not",
     )
+    completed_by(what, list_names)
     parser.add_argument(
         "--models",
         action="store_true",
@@ -47,6 +49,11 @@ def add_commands(commands: Commands) -> None:
         "--markdown", action="store_true", help="with --models: as the page of the documentation"
     )
     parser.add_argument("--json", action="store_true", help="as data, with nothing left out")
+
+
+def list_names(**_: Any) -> list[str]:
+    """Completes what can be listed."""
+    return [*LISTS, "tasks="]
 
 
 def print_list(arguments: argparse.Namespace) -> int:
@@ -65,11 +72,11 @@ def print_list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 0
-    from prunebench.cli.screen import print_table
+    from prunebench.cli.screen import print_rich, print_table
 
     print_table(rows)
     if what == "tasks" and not pattern:
-        print(public_line())
+        print_rich(public_line())
     return 0
 
 
