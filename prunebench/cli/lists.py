@@ -201,7 +201,11 @@ def public_line() -> str:
     from prunebench import benchmarks
 
     lacking = benchmarks.judge.missing()
-    tasks = [task for task in benchmarks.public_tasks().values() if not task.members]
+    try:
+        public = benchmarks.public_tasks()
+    except benchmarks.TaskError as error:  # without lmms-eval the built-in ones are still there
+        return message(error)
+    tasks = [task for task in public.values() if not task.members]
     count = sum(not task.why_not(lacking) for task in tasks)
     return (
         f"and {count:,} of the {len(tasks):,} tasks of lmms-eval; `list tasks=all` shows them, "
