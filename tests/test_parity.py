@@ -24,7 +24,6 @@ IMAGES = (
     "docvqa_val",
     "gqa",
     "infovqa_val",
-    "mmbench_en_dev",
     "mme",
     "mmmu_val",
     "mmstar",
@@ -36,6 +35,8 @@ IMAGES = (
     "textvqa_val",
     "vizwiz_vqa_val",
 )
+"""All but those that are asked only where a judge is configured."""
+
 VIDEOS = ("mvbench_action_count", "videomme")
 LIMIT = 4
 FRAMES = 24
@@ -48,6 +49,11 @@ FAMILIES = {
     "Qwen/Qwen3-VL-8B-Instruct": ("qwen3_vl", (*IMAGES, *VIDEOS)),
     "llava-hf/llava-1.5-7b-hf": ("llava_hf", IMAGES),
 }
+"""By model its wrapper, and what it is asked."""
+
+DTYPES = {"qwen2_5_vl": "bfloat16", "qwen3_vl": "bfloat16", "llava_hf": "float16"}
+"""What wrappers compute with; that of LLaVA takes what the checkpoint is stored in."""
+
 GUESSING = ("mmmu_val",)
 """Tasks that score an answer without a letter by a letter at random."""
 
@@ -116,8 +122,9 @@ def _numbers(entries: Mapping[str, Any]) -> dict[str, float]:
 def ours(hub: Hub, server: Server, folder: Path, model: str) -> Said:
     """What a study says."""
     wrapper, tasks = FAMILIES[model]
-    words = [f"model={model}", "methods=none", "controls=false", "cost=false", "dtype=bfloat16"]
+    words = [f"model={model}", "methods=none", "controls=false", "cost=false"]
     words += [f"tasks={','.join(tasks)}", f"limit={LIMIT}", "out=ours"]
+    words.append(f"dtype={DTYPES[wrapper]}")
     if wrapper.startswith("qwen"):
         words.append(f"max_frames={FRAMES}")
     process = hub.run([*PRUNEBENCH, "sweep", *words], folder, server, seconds=3000)
@@ -128,9 +135,7 @@ def ours(hub: Hub, server: Server, folder: Path, model: str) -> Said:
         assert record["status"] == "ok", record["reason"]
         assert record["provenance"]["manner"]["wrapper"] == wrapper
         rows = parquet.read_table(cell / "samples.parquet").to_pylist()
-        numbers = {
-            one["metric"]: one["value"] for one in record["metrics"] if one["unit"] == "score"
-        }
+        numbers = {one["metric"]: one["value"] for one in record["metrics"]}
         by_task[record["task"]] = {row["doc_id"]: row["prediction"] for row in rows}, numbers
     return by_task
 

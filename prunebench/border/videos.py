@@ -159,9 +159,10 @@ def _file(path: str, name: str) -> Path:
     """The path of an ordinary file; nothing is fetched, and nothing that a read could hang at is
     opened.
     """
-    file = Path(path.removeprefix("file://"))
-    if "://" in str(file):
+    path = path.removeprefix("file://")
+    if "://" in path:
         raise VideoError(f"{name} is an address; videos are read from files alone")
+    file = Path(path)
     mode = os.stat(file).st_mode
     if not stat.S_ISREG(mode):
         kind = "folder" if stat.S_ISDIR(mode) else "device or pipe"
