@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 from test_grid import MINE
-from test_ray import Counting, assert_same, options, run, statuses, write_methods
+from test_ray import Counting, answers, assert_same, options, run, statuses, write_methods
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +144,9 @@ def test_a_sample_that_kills_its_worker_is_one_row(tmp_path: Path, batch: int) -
     more = ["limit=6", f"batch={batch}", "executor=ray", "workers=2"]
     outcome = run(tmp_path / "study", methods, *more)
     run(tmp_path / "whole", "methods=none,random", *more[:2])
+    everything = answers(tmp_path / "study")
+    for cell, table in answers(tmp_path / "whole").items():
+        pd.testing.assert_frame_equal(everything[cell], table)
     result = statuses(tmp_path / "study")
     assert result["none"] == result["random"] == ["ok"] * 6
     lost = result["poison"].count("failed")
