@@ -154,7 +154,6 @@ def test_what_only_ray_reads_is_refused_without_it(option: str) -> None:
         ("executor=spark", "executor is 'spark'; it is one of local, ray"),
         ("workers=0", "workers is 0; it starts at 1"),
         ("worker_gpu_memory=-1", "worker_gpu_memory is -1.0; it is GiB, above 0"),
-        ("ray_address=' '", "ray_address is empty"),
         ("ray_address=ray://here:10001", "sweep on one of its machines, with ray_address=auto"),
     ],
 )

@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 from test_grid import MINE
-from test_ray import Counting, assert_same, options, run, statuses, write_methods
+from test_ray import Counting, answers, assert_same, options, run, statuses, write_methods
 
 pytestmark = pytest.mark.slow
 
@@ -141,14 +141,17 @@ def wait_for_the_end_of(processes: list[psutil.Process]) -> None:
 def test_a_sample_that_kills_its_worker_is_one_row(tmp_path: Path, batch: int) -> None:
     (tmp_path / "poison.py").write_text(poison("die", "tokens.seed % 7 == 0"))
     methods = f"methods=none,random,{tmp_path / 'poison.py'}"
-    more = ["limit=12", f"batch={batch}", "executor=ray", "workers=2"]
+    more = ["limit=6", f"batch={batch}", "executor=ray", "workers=2"]
     outcome = run(tmp_path / "study", methods, *more)
     run(tmp_path / "whole", "methods=none,random", *more[:2])
+    everything = answers(tmp_path / "study")
+    for cell, table in answers(tmp_path / "whole").items():
+        pd.testing.assert_frame_equal(everything[cell], table)
     result = statuses(tmp_path / "study")
-    assert result["none"] == result["random"] == ["ok"] * 12
+    assert result["none"] == result["random"] == ["ok"] * 6
     lost = result["poison"].count("failed")
-    assert 0 < lost < 6
-    assert result["poison"].count("ok") == 12 - lost
+    assert 0 < lost < 3
+    assert result["poison"].count("ok") == 6 - lost
     assert list(outcome.statuses.values()).count("failed") == 1
     table = pd.read_parquet(
         next((tmp_path / "study").glob("cells/*poison*/samples.parquet"))
@@ -159,9 +162,9 @@ def test_a_sample_that_kills_its_worker_is_one_row(tmp_path: Path, batch: int) -
 def test_a_sample_that_hangs_for_good_is_a_timeout(tmp_path: Path) -> None:
     (tmp_path / "poison.py").write_text(poison("hang", "tokens.seed % 7 == 0"))
     methods = f"methods=none,{tmp_path / 'poison.py'}"
-    run(tmp_path / "study", methods, "limit=8", "timeout=5", "executor=ray", "workers=2")
+    run(tmp_path / "study", methods, "limit=4", "timeout=5", "executor=ray", "workers=2")
     result = statuses(tmp_path / "study")
-    assert result["none"] == ["ok"] * 8
+    assert result["none"] == ["ok"] * 4
     assert set(result["poison"]) == {"ok", "timeout"}
 
 
@@ -175,9 +178,9 @@ def test_a_worker_that_takes_all_memory_is_out_of_memory(
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     (tmp_path / "poison.py").write_text(poison("hog", "tokens.seed % 7 == 0"))
     methods = f"methods=none,{tmp_path / 'poison.py'}"
-    run(tmp_path / "study", methods, "limit=8", "executor=ray", "workers=2")
+    run(tmp_path / "study", methods, "limit=4", "executor=ray", "workers=2")
     result = statuses(tmp_path / "study")
-    assert result["none"] == ["ok"] * 8
+    assert result["none"] == ["ok"] * 4
     assert set(result["poison"]) == {"ok", "oom"}
 
 

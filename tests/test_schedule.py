@@ -251,8 +251,15 @@ def test_pieces_are_small_enough_and_not_too_small(workers: int) -> None:
     assert sum(size >= LEAST_CELLS for size in sizes) > 0.9 * len(sizes)
 
 
-@pytest.mark.parametrize("workers", [2, 16, 64])
-@pytest.mark.parametrize("grid", [(20, 500, 2), (1, 10_000, 1), (5, 22, 50)])
+@pytest.mark.parametrize(
+    ("workers", "grid"),
+    [
+        (64, (1, 10_000, 1)),
+        (64, (5, 22, 50)),
+        pytest.param(64, (20, 500, 10), marks=pytest.mark.slow),
+        pytest.param(2, (20, 500, 10), marks=pytest.mark.slow),
+    ],
+)
 def test_workers_are_busy_nearly_all_the_time(workers: int, grid: tuple[int, int, int]) -> None:
     # a model of eight billion parameters on a GPU
     seconds = Seconds(encoding=[0.2, 0.6], answers=[0.6, 0.9, 1.4], result=0.002, cell=0.05)

@@ -23,6 +23,8 @@ QUIET = {
     # told by whoever lost it
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    # else it replaces `print` once a worker is lost, which looks like a method's doing
+    "RAY_TQDM_PATCH_PRINT": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # as quick as this process, or times would say how busy the machine is otherwise
     "RAY_worker_niceness": "0",
@@ -176,13 +178,12 @@ def room(machines: Sequence[Mapping[str, float]], need: Need) -> int:
 
 
 def _own(cores: int, folder: Path | None) -> dict[str, Any]:
-    """Options of a cluster of this machine's own, which nobody outside can reach."""
+    """Options of a cluster of this machine's own."""
     options: dict[str, Any] = {
         "address": "local",
         "num_cpus": max(cores, len(os.sched_getaffinity(0))),
         "include_dashboard": False,
         "object_store_memory": STORE_BYTES,
-        "_node_ip_address": "127.0.0.1",
     }
     if folder is not None:
         options["_temp_dir"] = str(folder)
