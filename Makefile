@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 OLDEST = $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
-# what `make sweep` passes on, where given: MODEL METHODS TASKS BUDGETS LIMIT OUT SEED, and anything else as ARGS
+# what `make sweep` passes on, where given: MODEL (one, or several with commas) METHODS TASKS BUDGETS LIMIT OUT SEED, and anything else as ARGS
 SWEEP_ARGS = $(if $(MODEL),model=$(MODEL)) $(if $(METHODS),methods=$(METHODS)) $(if $(TASKS),tasks=$(TASKS)) \
 	$(if $(BUDGETS),budgets=$(BUDGETS)) $(if $(LIMIT),limit=$(LIMIT)) $(if $(OUT),out=$(OUT)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
@@ -21,7 +21,7 @@ install: $(STAMP) ## make .venv with everything in it
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[eval,nouns,smolvlm,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[eval,nouns,smolvlm,wrappers,ray,docs,dev]'
 	touch $@
 
 sweep: $(STAMP) ## sweep a grid and print its leaderboard: MODEL= METHODS= TASKS= BUDGETS= LIMIT= OUT= SEED= GRID=file.yaml

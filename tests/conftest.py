@@ -4,12 +4,14 @@ and inputs for it.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from hub import Hub, Server
 from PIL import Image
 
 from prunebench.testbed.processor import build_processor
@@ -116,3 +118,18 @@ def usual_signals() -> Iterator[None]:
     yield
     for name, handler in before.items():
         signal.signal(getattr(signal, name), handler)
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    """Models of eight layers and data sets of eight rows under public ids; all workers share it."""
+    folder = tmp_path_factory.getbasetemp()
+    # a worker's folder lies in that of the run
+    return Hub((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "hub")
+
+
+@pytest.fixture(scope="session")
+def server(hub: Hub) -> Iterator[Server]:
+    """The hub as long as it is well; tests of faults start their own."""
+    with Server(hub.root) as one:
+        yield one

@@ -228,33 +228,43 @@ def windowed(window: int | None) -> Any:
     return family, model
 
 
-@pytest.mark.parametrize("plan", ["input", "llm:2"])
-def test_a_window_that_hides_something_is_refused(plan: str) -> None:
-    family, model = windowed(12)
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("window", [12, 24])
+def test_a_window_counts_the_tokens_that_were_dropped(
+    plan: str, positions: Any, window: int
+) -> None:
+    """The prompt is longer than the shorter window, and the answer leaves the longer one."""
+    family, model = windowed(window)
     inputs = family.inputs(([picture(56, 56)], "color of 5"))
-    for call in (lambda: model(**inputs), lambda: generate(model, inputs)):
-        with (
-            prune(model, Draw(), plan=PLANS[plan]),
-            pytest.raises(Unsupported, match="looks back 12 positions"),
-        ):
-            call()
-    with prune(model, "none", 1.0):
-        _, got = generate(model, inputs)
-    assert torch.equal(got, generate(model, inputs)[1])
+    check(model, inputs, PLANS[plan], positions, steps=8)
+
+
+def test_a_window_in_a_padded_batch() -> None:
+    family, model = windowed(12)
+    inputs = family.inputs(
+        ([picture(56, 56)], "color of 5"), ([picture(56, 56, 1)], "digit on any red square")
+    )
+    for plan in ("input", "three stages"):
+        check(model, inputs, PLANS[plan], "original", steps=8)
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("positions", ["original", "compact"])
-def test_a_window_is_served_up_to_its_edge(plan: str, positions: Any) -> None:
-    family, model = windowed(30)
+@pytest.mark.parametrize("window", [12, 24])
+def test_drafts_and_a_window(plan: str, window: int) -> None:
+    family, model = windowed(window)
     inputs = family.inputs(([picture(56, 56)], "color of 5"))
-    width = inputs["input_ids"].shape[1]
-    check(model, inputs, PLANS[plan], positions, steps=27 - width, prompt_lookup_num_tokens=2)
+    check(model, inputs, PLANS[plan], "original", steps=8, prompt_lookup_num_tokens=2)
+
+
+def test_a_cache_that_has_let_go_cannot_be_compacted() -> None:
+    family, model = windowed(12)
+    inputs = family.inputs(([picture(56, 56)], "color of 5"))
     with (
-        prune(model, Draw(), plan=PLANS[plan]),
-        pytest.raises(Unsupported, match="the sequence has 30"),
+        prune(model, Draw(), plan=(Stage(llm(3), 6, compact=True),)),
+        pytest.raises(Unsupported, match="layer 0 keeps 11 of 20 positions"),
     ):
-        generate(model, inputs, 12)
+        generate(model, inputs, 4)
 
 
 def test_compacted_caches_within_a_window() -> None:
@@ -274,8 +284,9 @@ def test_windows_of_some_layers() -> None:
     config = Qwen2_5_VLTextConfig(
         num_hidden_layers=6, use_sliding_window=True, sliding_window=24, max_window_layers=3
     )
-    assert window_of(config) == 24
-    assert window_of(Qwen2_5_VLTextConfig(num_hidden_layers=6, sliding_window=24)) is None
+    assert [window_of(config, kind) for kind in config.layer_types] == [None] * 3 + [24] * 3
+    unused = Qwen2_5_VLTextConfig(num_hidden_layers=6, sliding_window=24)
+    assert {window_of(unused, kind) for kind in unused.layer_types} == {None}
 
 
 # ---- prompts that end with their image -----------------------------------------------------------

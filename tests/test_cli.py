@@ -103,7 +103,7 @@ def completions(line: str, environment: dict[str, str], tmp_path: Path) -> list[
     [
         ("prunebench sw", "sweep"),
         ("prunebench list m", "methods"),
-        ("prunebench sweep mod", "model="),
+        ("prunebench sweep mod", "models="),
         ("prunebench sweep cost.pa", "cost.pairs="),
         ("prunebench sweep model=qwen2.5-vl-", "model=qwen2.5-vl-3b"),
         ("prunebench sweep methods=fas", "methods=fastv"),

@@ -24,6 +24,7 @@ from prunebench.run.grid import (
     load,
     stored_differences,
 )
+from prunebench.run.question import HOW
 from prunebench.run.store import StoreError, open_study
 from prunebench.run.view import View
 
@@ -54,7 +55,7 @@ def mine(tmp_path: Path) -> Path:
 def test_the_default_grid_holds_every_method_at_every_budget_once() -> None:
     cells = load().cells(["scenes_mixed"])
     quality = [cell for cell in cells if cell.kind == "quality"]
-    others = [name for name in registry.names() if name != "none"]
+    others = [name for name in registry.names() if name not in ("none", "blind")]
     assert len(quality) == 1 + len(load().budgets) * len(others)
     assert len(cells) == 2 * len(quality)
     assert len({cell.id for cell in cells}) == len(cells)
@@ -97,6 +98,51 @@ def test_variants_of_one_method(tmp_path: Path) -> None:
         ("fastv", {"layer": 2, "positions": "compact"}),
     ]
     assert grid.budgets == ["0.5"]
+
+
+def test_a_list_is_understood_in_the_singular() -> None:
+    one = load(None, ["model=a", "method=fastv", "task=scenes_color", "budget=0.5"])
+    several = load(None, ["models=a", "methods=fastv", "tasks=scenes_color", "budgets=0.5"])
+    assert differences(one, several) == []
+    assert one.models == ["a"]
+
+
+def test_a_study_of_one_model_keeps_the_name_that_it_had() -> None:
+    assert load().folder().name == "tiny-qwen2.5-vl-7454eab7"
+    grid = load(None, ["model=tiny-llava-1.5", "methods=fastv"])
+    assert grid.folder().name == "tiny-llava-1.5-021165e9"
+
+
+def test_a_study_that_names_its_model_in_the_singular_goes_on(tmp_path: Path) -> None:
+    grid = load(None, ["models=tiny-llava-1.5", "methods=fastv", "controls=false"])
+    file = tmp_path / "grid.yaml"
+    file.write_text(dump(grid).replace("models:\n- tiny", "model: tiny"))
+    assert "model: tiny-llava-1.5" in file.read_text()
+    assert stored_differences(file, grid) == []
+
+
+def test_several_models_have_their_cells_one_after_the_other() -> None:
+    grid = load(None, ["models=b,a,b", "methods=fastv", "budgets=0.5", "controls=false"])
+    assert [cell.id for cell in grid.cells(["t"])] == [
+        "b__fastv__0.5__t__s0",
+        "b__fastv__0.5__t__s0__cost",
+        "a__fastv__0.5__t__s0",
+        "a__fastv__0.5__t__s0__cost",
+    ]
+    assert grid.folder().name.startswith("b-and-1-more-")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["models="], "models is empty"),
+        (["models=a,b", "revision=main"], "revision is 'main', which is one model's"),
+        (["models=x/A,x/a"], "models 'x/A' and 'x/a' would share the folder name"),
+    ],
+)
+def test_models_that_cannot_be_asked(options: list[str], said: str) -> None:
+    with pytest.raises(GridError, match=said):
+        load(None, options)
 
 
 def test_a_file_is_a_method(mine: Path) -> None:
@@ -179,7 +225,8 @@ def test_what_cannot_be_asked_is_refused_in_one_line(options: list[str], said: s
     [
         ("methods: [", "is no YAML for a grid: line 1: "),
         ("- fastv", "must hold keys and values"),
-        ("modell: x", "did you mean 'model'?"),
+        ("modelss: x", "did you mean 'models'?"),
+        ("model: x\nmodels: y", "model and models are the same key; write models alone"),
     ],
 )
 def test_a_broken_grid_file(tmp_path: Path, text: str, said: str) -> None:
@@ -339,7 +386,7 @@ def test_nothing_is_filled_into_a_grid(
 
 def test_a_text_is_taken_as_it_stands() -> None:
     grid = load(None, ["revision=1e10", "out=a  b: c", "model=007"])
-    assert (grid.revision, grid.out, grid.model) == ("1e10", "a  b: c", "007")
+    assert (grid.revision, grid.out, grid.models) == ("1e10", "a  b: c", ["007"])
     assert load(None, ["revision=", "limit=010"]).revision is None
     assert load(None, ["limit=010"]).limit == 10
 
@@ -489,7 +536,7 @@ def test_every_key_says_what_it_is_and_its_example_can_be_asked(mine: Path) -> N
     assert len(set(names)) == len(names)
     question = Grid(methods=["none"]).question()
     sections = {name.partition(".")[0] for name in names}
-    assert sections == set(question) | {"out"}
+    assert sections == set(question) | set(HOW)
     for key in keys():
         assert key.type
         assert key.what.endswith(".")

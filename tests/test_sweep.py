@@ -239,7 +239,7 @@ def test_a_model_that_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
     assert out == ""
     last = err.strip().splitlines()[-1]
     assert last.startswith(
-        "prunebench: error: model qwen2.5-vl: Qwen/Qwen2.5-VL-7B-Instruct could not be fetched"
+        "prunebench: error: model qwen2.5-vl: Qwen/Qwen2.5-VL-7B-Instruct is not in the local cache"
     )
     assert "Traceback" not in err
     assert not (tmp_path / "study").exists()

@@ -4,19 +4,27 @@ public names.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import lmms_eval.tasks
+import tenacity
+from huggingface_hub import get_token
 from lmms_eval import utils
 from lmms_eval.api import metrics
 from lmms_eval.api.task import ConfigurableMessagesTask
 from lmms_eval.tasks import TaskManager, get_task_dict
 
+from prunebench.benchmarks.quiet import hush
 from prunebench.benchmarks.request import TaskError
+from prunebench.border import hub
 from prunebench.border.text import message, one_line, short_path
 from prunebench.registry import suggest
 
@@ -27,6 +35,14 @@ Task = Any
 
 Config = dict[str, Any]
 """A task's YAML, with what it includes and the functions it calls."""
+
+RETRIES = tenacity.Retrying(
+    stop=tenacity.stop_after_attempt(3),
+    wait=tenacity.wait_exponential(multiplier=2),
+    retry=tenacity.retry_if_exception(hub.is_passing),
+    reraise=True,
+)
+"""How often data are asked for while the hub is not well; its client has retries of its own."""
 
 
 class Arguments(NamedTuple):
@@ -53,7 +69,12 @@ class StoredImages(ConfigurableMessagesTask):  # type: ignore[misc]  # lmms-eval
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
         """Fetch the data, and set the images aside."""
-        super().download(dataset_kwargs)
+        # lmms-eval's own retries ask again whatever went wrong, with arguments that the first took
+        # something out of
+        fetch = ConfigurableMessagesTask.download.__wrapped__
+        for attempt in RETRIES:
+            with attempt:
+                fetch(self, copy.deepcopy(dataset_kwargs))
         self.decoded = self.dataset
         stored = {split: _undecoded(rows) for split, rows in self.dataset.items()}
         self.dataset = datasets.DatasetDict(stored)
@@ -80,45 +101,136 @@ def read_config(file: Path) -> Config:
     return config
 
 
-def construct(name: str, config: Config) -> Task:
-    """The task of a configuration; raises TaskError where its data cannot be had."""
-    # data sets have had no code of their own since datasets 4; a task cannot ask for it on any
-    # version
+def definition(name: str, file: Path) -> Config:
+    """The file of one of lmms-eval's tasks, with the functions that it calls; raises TaskError for
+    a package that those need.
+    """
+    try:
+        return dict(utils.load_yaml_config(str(file), mode="full"))
+    except ImportError as error:
+        package = error.name or one_line(str(error), 60)
+        raise TaskError(
+            f"task {short_path(name)} needs the package {package}, which is not installed"
+        ) from error
+
+
+def check_access(name: str, config: Config) -> None:
+    """That the hub, or its cache, describes the data of a task; nothing else is fetched. Raises
+    TaskError.
+    """
+    options = _options(config.get("dataset_kwargs") or {})
+    source = config.get("dataset_path")
+    if not isinstance(source, str) or "/" not in source or options.get("load_from_disk"):
+        return
+    place = {key: options[key] for key in ("data_files", "revision", "token") if key in options}
+    try:
+        for attempt in RETRIES:
+            with attempt:
+                datasets.load_dataset_builder(source, config.get("dataset_name"), **place)
+    except Exception as error:
+        raise _unfetched(name, error, config) from error
+
+
+def construct(name: str, config: Config, model_name: str | None = None) -> Task:
+    """The task of a configuration, with its prompts for `model_name`; raises TaskError where its
+    data cannot be had.
+    """
     kwargs = config.get("dataset_kwargs")
     if isinstance(kwargs, dict):
-        kwargs = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
-        config = {**config, "dataset_kwargs": kwargs}
+        config = {**config, "dataset_kwargs": _options(kwargs)}
     try:
-        task = StoredImages(config=config)
+        task = StoredImages(config=config, model_name=model_name)
     except Exception as error:
-        raise _unfetched(name, error) from error
+        raise _unfetched(name, error, config) from error
     task.put_back()
+    for module in _modules(config):
+        hush(module)
+    task.says_until = _says_until(config)
     return task
 
 
-def public(name: str, beside: Sequence[str]) -> tuple[Task, dict[str, Any]]:
-    """One of lmms-eval's own tasks, and what identifies it; `beside` are further names to suggest.
+def public(
+    name: str, beside: Sequence[str], model_name: str | None = None
+) -> tuple[Task, dict[str, Any]]:
+    """One of lmms-eval's own tasks with its prompts for `model_name`, and what identifies it;
+    `beside` are further names to suggest.
 
     Raises TaskError for a name that it does not have, and for a group.
     """
-    manager = TaskManager("ERROR", include_defaults=True)
-    if name in manager.all_subtasks:
-        file = Path(manager.task_index[name]["yaml_path"])
-        config = utils.load_yaml_config(str(file), mode="full")
+    file = file_of(name, beside)
+    if file is not None:
+        config = definition(name, file)
         data = [config.get("dataset_path"), config.get("dataset_name")]
-        return construct(name, config), {"dataset": data, "definition": definition_of(file)}
-    if name not in manager.all_tasks:
-        where = "; see `prunebench list tasks`, and lmms-eval's own list for public tasks"
-        near = suggest(name[:100], [*beside, *manager.all_tasks], where)
-        raise TaskError(f"unknown task {short_path(name)!r}{near}")
+        identity = {"dataset": data, "definition": definition_of(file)}
+        return construct(name, config, model_name), identity
+    index = _index()
+    index.model_name = model_name
     try:
-        tasks = get_task_dict([name], manager, "chat")
+        tasks = get_task_dict([name], index, "chat")
     except Exception as error:
-        raise _unfetched(name, error) from error
+        raise _unfetched(name, error, {}) from error
     if len(tasks) != 1 or isinstance(next(iter(tasks.values())), dict):
         members = one_line(", ".join(map(str, _members(tasks))), 150)
         raise TaskError(f"{name} is a group of tasks; name the ones you want: {members}")
     return next(iter(tasks.values())), {"dataset": name}
+
+
+def ends_of(task: Task, generation: dict[str, Any]) -> tuple[str, ...]:
+    """Takes out of `generation` the texts that end an answer: those that the task's file names.
+
+    Where it names none, lmms-eval writes a blank line there, by which none of its wrappers of the
+    models here cuts.
+    """
+    until = generation.pop("until", None) or []
+    until = [until] if isinstance(until, str) else list(until)
+    if not getattr(task, "says_until", until != [task.config.fewshot_delimiter]):
+        return ()
+    return tuple(map(str, until))
+
+
+def _says_until(config: Config) -> bool:
+    """Whether a task's file says where answers end, for all models or for some."""
+    settings = [config.get("generation_kwargs")]
+    settings += list((config.get("model_specific_generation_kwargs") or {}).values())
+    return any("until" in setting for setting in settings if isinstance(setting, dict))
+
+
+def file_of(name: str, beside: Sequence[str]) -> Path | None:
+    """The file of one of lmms-eval's own tasks, None for a group; `beside` are further names to
+    suggest.
+
+    Raises TaskError for a name that it does not have.
+    """
+    file = _only_file(name)
+    if file is not None:
+        return file
+    index = _index()
+    if name in index.all_subtasks:
+        return Path(index.task_index[name]["yaml_path"])
+    if name not in index.all_tasks:
+        where = "; see `prunebench list tasks`, and lmms-eval's own list for public tasks"
+        near = suggest(name[:100], [*beside, *index.all_tasks], where)
+        raise TaskError(f"unknown task {short_path(name)!r}{near}")
+    return None
+
+
+@cache
+def _only_file(name: str) -> Path | None:
+    """The one file of lmms-eval's that names a task; None where none does, or several.
+
+    lmms-eval's own index parses all files, which takes ten seconds.
+    """
+    quotes = r"""["']?"""
+    line = re.compile(rf"^task:[ \t]*{quotes}{re.escape(name)}{quotes}[ \t]*(#.*)?$", re.MULTILINE)
+    files = Path(lmms_eval.tasks.__file__).parent.rglob("*.yaml")
+    named = [file for file in files if line.search(file.read_text(encoding="utf-8"))]
+    return named[0] if len(named) == 1 else None
+
+
+@cache
+def _index() -> TaskManager:
+    """All of lmms-eval's tasks and groups."""
+    return TaskManager("ERROR", include_defaults=True)
 
 
 def definition_of(file: Path) -> str:
@@ -146,6 +258,28 @@ def said_by(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {message(error)}", 180)
 
 
+def _modules(config: Config) -> set[str]:
+    """The modules whose functions a task calls, by the names that they were loaded under: those of
+    lmms-eval's tasks are no part of its package.
+    """
+    metrics = [one for one in config.get("metric_list") or [] if isinstance(one, Mapping)]
+    values = [*config.values(), *(one.get("aggregation") for one in metrics)]
+    functions = [getattr(value, "func", value) for value in values if callable(value)]
+    return {str(function.__module__) for function in functions} - {"builtins"}
+
+
+def _options(kwargs: Mapping[str, Any]) -> Config:
+    """What a task says of its data, without what hinders their being fetched."""
+    options = dict(kwargs)
+    # data sets have had no code of their own since datasets 4; a task cannot ask for it on any
+    # version
+    options.pop("trust_remote_code", None)
+    # most tasks say that a token is needed, and nearly all of their data are open to anybody
+    if options.get("token") is True and get_token() is None:
+        del options["token"]
+    return options
+
+
 def _undecoded(rows: Any) -> Any:
     """The rows with images that are not decoded when a row is looked at."""
     for column, feature in rows.features.items():
@@ -163,18 +297,23 @@ def _members(tasks: Mapping[Any, Any]) -> Iterator[str]:
             yield name
 
 
-def _unfetched(name: str, error: Exception) -> TaskError:
+def _unfetched(name: str, error: Exception, config: Config) -> TaskError:
     """The one line for a task that does not load, from the bottom of lmms-eval's retries."""
     # tenacity's error does not say what went wrong, but holds the last attempt
     attempt = getattr(error, "last_attempt", None)
     cause = attempt.exception() if attempt is not None else error
     if isinstance(cause, TaskError):
         return cause
+    source = config.get("dataset_path")
+    refusal = hub.refusal(cause, "data set", str(source))
+    if refusal is not None:
+        return TaskError(
+            f"task {short_path(name, 50)}: its data set {one_line(str(source), 60)} {refusal}"
+        )
     detail = f"({one_line(said_by(cause), 90)})"
     if isinstance(cause, AssertionError | KeyError | TypeError | AttributeError):
         return TaskError(f"task {short_path(name)}: its definition does not load {detail}")
     return TaskError(
         f"task {short_path(name, 50)}: its data could not be fetched {detail}. "
-        "Go online once (some need `hf auth login`), "
-        "or fill the cache elsewhere and set HF_HOME to it."
+        "Go online once, or fill the cache elsewhere and set HF_HOME to it."
     )

@@ -21,6 +21,7 @@ Names = Callable[[], Iterable[str]]
 
 NAMES: dict[str, Names] = {
     "model": names.models,
+    "models": names.models,
     "method": names.methods,
     "methods": names.methods,
     "task": names.tasks,
@@ -28,7 +29,7 @@ NAMES: dict[str, Names] = {
 }
 """The keys whose values are names."""
 
-SEVERAL = ("method", "methods", "tasks")
+SEVERAL = ("models", "method", "methods", "tasks")
 """Of these, those that take several, with commas between."""
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,20 @@ def add_commands(commands: Commands) -> None:
         "list",
         print_list,
         "List what can be named in a grid.",
-        examples=("prunebench list methods --models", "prunebench list models --json"),
+        examples=(
+            "prunebench list methods --models",
+            "prunebench list models --json",
+            "prunebench list tasks='refcoco*'",
+        ),
     )
-    parser.add_argument("what", choices=tuple(LISTS))
+    words = ", ".join(LISTS)
+    parser.add_argument(
+        "what",
+        type=wish,
+        metavar="WHAT",
+        help=f"{words}; tasks=all and tasks=PATTERN show those of lmms-eval, too, and say of each "
+        "whether it can be served, and why not",
+    )
     parser.add_argument(
         "--models",
         action="store_true",
@@ -39,7 +51,8 @@ def add_commands(commands: Commands) -> None:
 
 def print_list(arguments: argparse.Namespace) -> int:
     """Print one of the lists as a table or as JSON, or the matrix of methods and families."""
-    stray_models = arguments.models and arguments.what != "methods"
+    what, pattern = arguments.what
+    stray_models = arguments.models and what != "methods"
     if stray_models or (arguments.markdown and not arguments.models):
         from prunebench.registry import RegistryError
 
@@ -48,14 +61,26 @@ def print_list(arguments: argparse.Namespace) -> int:
         )
     if arguments.models:
         return print_matrix(arguments)
-    rows = LISTS[arguments.what]()
+    rows = served_rows(pattern) if pattern else LISTS[what]()
     if arguments.json:
         print(json.dumps(rows, indent=2))
-    else:
-        from prunebench.cli.screen import print_table
+        return 0
+    from prunebench.cli.screen import print_table
 
-        print_table(rows)
+    print_table(rows)
+    if what == "tasks" and not pattern:
+        print(public_line())
     return 0
+
+
+def wish(word: str) -> tuple[str, str]:
+    """What is to be listed, and a pattern of names; raises ArgumentTypeError."""
+    what, equals, pattern = word.partition("=")
+    if what not in LISTS or (equals and (what != "tasks" or not pattern)):
+        names_here = ", ".join(LISTS)
+        fault = f"{one_line(word, 60)!r} is none of {names_here}, tasks=all, tasks=PATTERN"
+        raise argparse.ArgumentTypeError(fault)
+    return what, pattern
 
 
 def print_matrix(arguments: argparse.Namespace) -> int:
@@ -130,7 +155,51 @@ def task_rows() -> list[Row]:
     """The built-in tasks and the suites."""
     from prunebench import benchmarks
 
-    return [asdict(task) for task in benchmarks.listed()]
+    rows = []
+    for task in benchmarks.listed():
+        row = asdict(task)
+        row["tasks"] = ", ".join(task.tasks)
+        rows.append(row)
+    return rows
+
+
+def served_rows(pattern: str) -> list[Row]:
+    """The tasks whose names match, lmms-eval's included, each with whether it can be served; where
+    the pattern is no pattern, the names that hold it.
+    """
+    from prunebench import benchmarks
+
+    if pattern != "all" and not set("*?[") & set(pattern):
+        pattern = f"*{pattern}*"
+    rows = [served_row(task.name, task.kind, "") for task in benchmarks.listed()]
+    judge = benchmarks.judge_configured()
+    for task in benchmarks.public_tasks().values():
+        refusal = task.why_not(judge)
+        row = served_row(task.name, "group" if task.members else task.media, refusal)
+        rows.append({**row, "notes": "" if refusal else task.notes})
+    rows = [row for row in rows if pattern == "all" or fnmatchcase(row["name"], pattern)]
+    if not rows:
+        raise benchmarks.TaskError(f"no task is like {pattern}; `prunebench list tasks=all`")
+    return rows
+
+
+def served_row(name: str, kind: str, refusal: str) -> Row:
+    """A task, and why it cannot be served; empty where it can."""
+    served = "no" if refusal else "yes"
+    return {"name": name, "kind": kind, "served": served, "why not": refusal, "notes": ""}
+
+
+def public_line() -> str:
+    """How many tasks lmms-eval has beside the listed ones."""
+    from prunebench import benchmarks
+
+    judge = benchmarks.judge_configured()
+    tasks = [task for task in benchmarks.public_tasks().values() if not task.members]
+    count = sum(not task.why_not(judge) for task in tasks)
+    return (
+        f"and {count:,} of the {len(tasks):,} tasks of lmms-eval; `list tasks=all` shows them, "
+        "`list tasks=mme` those with mme in their name, and why others are not served"
+    )
 
 
 def reasons() -> list[Row]:

@@ -28,7 +28,7 @@ class Heads:
     got them.
 
     So are `mask`, boolean or additive, and `lengths`, the places where packed sequences begin and
-    the last one ends.
+    the last one ends. `sinks` [H] are scores of no key, which take their share of every row.
     """
 
     query: Tensor
@@ -36,6 +36,7 @@ class Heads:
     scaling: float
     mask: Tensor | None = None
     lengths: Tensor | None = None
+    sinks: Tensor | None = None
 
     def rows(self, sample: int, rows: Tensor, valid: Tensor, bias: Tensor | None = None) -> Tensor:
         """[H, R, S] post-softmax attention of the query places `rows` on all keys, in float32.
@@ -45,10 +46,16 @@ class Heads:
         """
         # by columns, not positions: survivors keep their order, so that "before" means the same
         visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
+        if self.mask is not None and self.mask.dim() == 4:
+            visible = visible & _shown(self.mask, sample, rows)
         scores = self.logits(sample, rows)
         if bias is not None:
             scores = scores + bias
-        return scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
+        scores = scores.masked_fill(~visible, float("-inf"))
+        if self.sinks is None:
+            return scores.softmax(dim=-1)
+        sinks = self.sinks.float()[:, None, None].expand(*scores.shape[:2], 1)
+        return torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
 
     def logits(self, sample: int, rows: Tensor | slice = slice(None)) -> Tensor:
         """[H, R, S] scaled products of the queries `rows` and all keys, in float32, not masked."""
@@ -67,6 +74,16 @@ class Heads:
             return self
         mask = None if self.mask is None else self.mask[..., :-last, :-last]
         return replace(self, query=self.query[:, :, :-last], key=self.key[:, :, :-last], mask=mask)
+
+
+def _shown(mask: Tensor, sample: int, rows: Tensor) -> Tensor:
+    """[R, S] bool what a kernel's mask [B, 1, S, S] lets the queries `rows` see, where a window
+    hides more than what stands behind them.
+    """
+    # one mask may serve all samples
+    own = mask[min(sample, len(mask) - 1), 0, rows]
+    # additive: a bias is small, and what is hidden is the least number there is
+    return own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min / 2
 
 
 Probe = Callable[[Heads], None]
@@ -233,7 +250,8 @@ def _beside(base: str) -> Callable[..., Any]:
             scaling = kwargs.get("scaling")
             # what kernels do where they are given none
             scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
-            probe(Heads(query, key, scaling, attention_mask, kwargs.get("cu_seq_lens_q")))
+            lengths, sinks = kwargs.get("cu_seq_lens_q"), kwargs.get("s_aux")
+            probe(Heads(query, key, scaling, attention_mask, lengths, sinks))
         # the eager kernel is a function of each modelling file, by that name
         eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(base, eager)

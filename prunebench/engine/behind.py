@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.engine.attention import Heads, implementation, unwatch, watch
-from prunebench.engine.masks import attention_mask
+from prunebench.engine.cache import held_by, length_of
+from prunebench.engine.masks import Sight, attention_mask
 from prunebench.engine.stream import Stream
-from prunebench.models.base import Family
+from prunebench.engine.window import window_of
+from prunebench.models.base import STATEFUL, Family
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,13 @@ def aside(
     the last layer's output and the heads of `layer`, whose keys are the prompt's with the T tokens'
     behind them. The cache is left as it was.
     """
-    layers, rotary = parts.layers(model), parts.rotary(model)
-    kernel = implementation(parts.decoder(model).config)
+    layers, kinds = parts.layers(model), parts.kinds(model)
+    tables = parts.tables(model, hidden, ids)
+    config = parts.decoder(model).config
+    kernel = implementation(config)
     count = hidden.shape[1]
     same_for_all = {
         **prompt.kwargs,
-        "position_embeddings": rotary.forward(hidden, ids),
         "position_ids": ids if ids.dim() == 2 else ids[0],
         "past_key_values": prompt.cache,
         "use_cache": True,
@@ -65,10 +68,16 @@ def aside(
             if number:
                 first = hidden[:, :1] + added[number].to(hidden)
                 hidden = torch.cat([first, hidden[:, 1:]], dim=1)
-            mask = attention_mask(stream, count, count, kernel, hidden)
+            mask = None
+            if kinds[number] not in STATEFUL:
+                sight = Sight(window_of(config, kinds[number]))
+                mask = attention_mask(stream, count, count, kernel, hidden, sight)
+                if mask is not None:
+                    mask = mask[..., -held_by(prompt.cache.layers[number], count) :]
             with _restored(prompt.cache.layers[number]):
                 # not called as a module: the session's own hooks are for the prompt
-                kwargs = {**same_for_all, "attention_mask": mask}
+                own = {"attention_mask": mask, "position_embeddings": tables[kinds[number]]}
+                kwargs = {**same_for_all, **own}
                 out = layers[number].forward(hidden, **kwargs)
             hidden = out[0] if isinstance(out, tuple) else out
     finally:
@@ -80,6 +89,10 @@ def aside(
 @contextmanager
 def _restored(part: Any) -> Iterator[None]:
     """Put one layer's part of a cache back as it was."""
+    if length_of(part) is None:
+        with _state_restored(part):
+            yield
+        return
     keys, values = part.keys, part.values
     # a layer with a window counts what it was given
     length = getattr(part, "cumulative_length", None)
@@ -87,3 +100,16 @@ def _restored(part: Any) -> Iterator[None]:
     part.keys, part.values = keys, values
     if length is not None:
         part.cumulative_length = length
+
+
+@contextmanager
+def _state_restored(part: Any) -> Iterator[None]:
+    """The same for a layer that keeps a state, which is overwritten in place."""
+    states = []
+    for name in ("conv_states", "recurrent_states"):
+        for number, state in getattr(part, name).items():
+            if state is not None:
+                states.append((getattr(part, name), number, state.clone()))
+    yield
+    for owner, number, state in states:
+        owner[number] = state

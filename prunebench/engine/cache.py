@@ -40,6 +40,32 @@ def pick(layer: Any, index: Tensor) -> None:
         layer.cumulative_length = index.shape[1]
 
 
+def length_of(layer: Any) -> int | None:
+    """How many positions a layer of the cache has read; None for one that keeps a state of fixed
+    size and does not count.
+    """
+    count = getattr(layer, "get_seq_length", None)
+    return None if count is None else int(count())
+
+
+def held_by(layer: Any, count: int) -> int:
+    """How many keys a layer of the cache will attend over once it has `count` further tokens."""
+    length = int(layer.keys.shape[-2])
+    window = getattr(layer, "sliding_window", None)
+    # where a layer may have to take tokens back, it keeps more than it hands out
+    return (length if window is None else min(length, int(window) - 1)) + count
+
+
+def state_bytes(layer: Any) -> int:
+    """Bytes of one sample's states in a layer of the cache that keeps such; 0 for any other."""
+    total = 0
+    for name in ("conv_states", "recurrent_states"):
+        for state in getattr(layer, name, {}).values():
+            if isinstance(state, Tensor):
+                total += state[0].numel() * state.element_size()
+    return total
+
+
 def position_bytes(layer: Any, number: int) -> int:
     """Bytes of the keys and values of one position of one sample in layer `number`; 0 where it
     holds none.
@@ -63,10 +89,13 @@ def position_bytes(layer: Any, number: int) -> int:
 
 def live_bytes(cache: Any, lengths: Sequence[int]) -> int:
     """Bytes of the keys and values of one sample with so many live positions in each layer,
-    whatever pads it.
+    whatever pads it; of a layer that keeps a state in their place, the state's.
     """
     total = 0
     for number, (layer, length) in enumerate(zip(cache.layers, lengths, strict=True)):
+        if length_of(layer) is None:
+            total += state_bytes(layer)
+            continue
         bytes_each = position_bytes(layer, number)
         # a layer with a window holds no more than its last positions
         total += bytes_each * min(length, layer.keys.shape[-2]) if bytes_each else 0

@@ -26,8 +26,10 @@ class Call:
 
     The last `drafts` positions are no prompt but guesses at the answer, which assisted decoding
     adds. `kept_logits` [n] int64 are the positions whose logits the caller asks for, to be changed
-    in place to where they went. `generated` says that `generate` reads it, rather than a call of
-    the model by hand; `stream` is what of it is no padding, where that is known already.
+    in place to where they went. `together` [B, S] are the numbers of groups of positions that see
+    each other in whatever order, -1 for those in none. `generated` says that `generate` reads it,
+    rather than a call of the model by hand; `ids` [B, S] are the tokens; `stream` is what of it is
+    no padding, where that is known already.
 
     Raises EngineError where ids and images disagree, as they do when a prompt comes in chunks.
     """
@@ -44,6 +46,8 @@ class Call:
     kept_logits: Tensor | None = None
     generated: bool = False
     stream: Stream | None = None
+    together: Tensor | None = None
+    ids: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.layouts) != len(self.visual):

@@ -72,6 +72,8 @@ def planned(
             _check_block(name, ready, stage.site)
         _check_stage(name, before, stage, available, layers)
     _check_signals(name, ready, stages)
+    for stage in stages:
+        ready.check_attention(stage.site)
     if budget is not None and plan is None:
         _check_spending(name, budget, stages, available, layers)
     return tuple(stages)
@@ -159,12 +161,12 @@ def settled(
     samples: Sequence[SampleTrace],
     call: Call,
     live: Sequence[Stream],
-    lengths: Sequence[int],
+    lengths: Sequence[int | None],
 ) -> None:
     """See that every stage ran, all text is there, and every layer's cache is as long as planned.
 
-    `live` and `lengths` are per layer and hold the call's drafts behind the prompt; fills in the
-    samples' `cached`. Raises EngineError.
+    `live` and `lengths` are per layer and hold the call's drafts behind the prompt; a layer that
+    keeps a state has no length. Fills in the samples' `cached`. Raises EngineError.
     """
     name = type(pruner).__name__
     for row, sample in enumerate(samples):
@@ -180,7 +182,7 @@ def settled(
                 )
             sample.cached.append(count)
     for number, (stream, length) in enumerate(zip(live, lengths, strict=True)):
-        if length != stream.width:
+        if length is not None and length != stream.width:
             raise EngineError(
                 f"{name}: the cache of layer {number} holds {length} entries, {stream.width} were "
                 "planned"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunebench.engine.cache import held_by
 from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.masks import attention_mask
 from prunebench.engine.prefill import Prefill
 from prunebench.engine.setup import Setup
-from prunebench.engine.stream import EngineError
+from prunebench.engine.stream import EngineError, Stream
+from prunebench.engine.turns import joined
 from prunebench.engine.window import check_window
 
 
@@ -34,6 +37,9 @@ class Decoding:
         """The prompt as it came; the first layer's stream where that holds all of it."""
         self.frames = prefill.frames
         self.drops = prefill.drops
+        self.sights = prefill.sights
+        self.windowed = self.drops and setup.window is not None
+        """Whether a layer may come to look back less far than its part of the cache reaches."""
         self.generated = call.generated
         self.end = prefill.positions.answer_start
         """[.., B, 1] the position behind which the answer goes on, where the prefill moved it.
@@ -47,15 +53,31 @@ class Decoding:
         """How many times logits were looked at."""
         self.ids: Tensor | None = None
         """The position ids of the step in flight."""
-        self.tables: dict[Frame, Any] = {}
+        self.prompt = call.ids
+        """[B, S] the prompt's tokens, drafts behind it among them."""
+        self.behind: list[Tensor] = []
+        """The tokens that were read behind it, call by call."""
+        self.coming: Tensor | None = None
+        """Those of the step in flight."""
+        self.tables: dict[Frame, Mapping[str, Any]] = {}
         """The rotary tables of the step in flight, by how far positions have moved."""
 
     # ---- what decoding needs ---------------------------------------------------------------------
 
     @property
+    def first(self) -> int:
+        """The first layer that keeps keys and values: a model counts what is in the cache there."""
+        return self.setup.attending[0]
+
+    @property
+    def holders(self) -> list[Stream]:
+        """What every layer that keeps keys and values holds of the prompt, in order."""
+        return [self.live[number] for number in self.setup.attending]
+
+    @property
     def uneven(self) -> bool:
         """Whether layers hold different positions."""
-        return any(stream is not self.live[0] for stream in self.live)
+        return any(stream is not self.holders[0] for stream in self.holders)
 
     @property
     def steered(self) -> bool:
@@ -64,15 +86,33 @@ class Decoding:
         That is a mask of its length, positions that have moved, or a bias on its keys.
         """
         # sdpa takes one query without a mask, whatever a layer's length, unless there is padding
-        masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.live)
+        masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.holders)
         moved = any(frame is not None and frame.shift is not None for frame in self.frames)
         biased = any(stream.bias is not None for stream in self.live)
-        return (self.uneven and masked) or moved or biased
+        return (self.uneven and masked) or moved or biased or self.windowed
 
     def check_cache(self, cache: Any) -> None:
         """Raise EngineError unless this is the cache that the prefill filled."""
         if cache is None or cache is not self.cache:
             raise foreign_cache(cache)
+
+    def note(self, ids: Tensor) -> None:
+        """These tokens [B, n] come next."""
+        self.coming = ids
+
+    def known(self) -> Tensor:
+        """[B, n] all tokens that were read, of the prompt and behind it, drafts that were taken
+        back not among them.
+        """
+        if self.prompt is None:
+            raise EngineError("a decoder that was called with embeddings has no further turns")
+        return joined([self.prompt, *self.behind])[:, : self.whole.width + self.answered]
+
+    @property
+    def answered(self) -> int:
+        """How many tokens were read behind the prompt."""
+        length: int = self.cache.layers[self.first].get_seq_length()
+        return length - self.live[self.first].width
 
     def look_at(self, logits: Tensor) -> None:
         """Check the logits of a step; raises NotFinite, here or when the call or the block ends."""
@@ -97,14 +137,19 @@ class Decoding:
         # before anything is counted from the caches' lengths
         if self.drafting:
             self._take_back(kwargs.get("attention_mask"), count)
-        first = self.live[0]
-        # of layer 0, as `first` is: how many tokens of the answer it holds
-        step = self.cache.get_seq_length() - first.width
-        if self.drops and self.setup.window is not None:
-            # in positions of the unpruned sequence: those are what a window counts
-            check_window(self.setup.window, self.whole.width + step + count)
+        first = self.live[self.first]
+        step = self.answered
+        if self.coming is not None:
+            # drafts that were taken back are no longer among those that were read
+            self.behind = [self.known()[:, self.whole.width :]] if self.drafting else self.behind
+            self.prompt = None if self.prompt is None else self.prompt[:, : self.whole.width]
+            self.behind.append(self.coming)
+            self.coming = None
+        if self.drops:
+            # in positions of the unpruned sequence: those are what windows and chunks count
+            check_window(self.setup, self.whole.width + step + count)
         self.tables = {}
-        # where layer 0 holds the whole prompt, what the model counts from its cache is right
+        # where that layer holds the whole prompt, what the model counts from its cache is right
         if first is self.whole:
             return kwargs
         changed = {**kwargs, "attention_mask": None}  # one query sees every key
@@ -119,19 +164,23 @@ class Decoding:
 
     def at_layer(self, number: int, hidden: Tensor, kwargs: Kwargs) -> Kwargs:
         """A layer's arguments for the step in flight."""
+        if number in self.setup.ready.stateful:  # its state is all that it reads
+            return kwargs
         changed, stream, frame = dict(kwargs), self.live[number], self.frames[number]
-        if stream is not self.live[0] or stream.bias is not None:
-            count = hidden.shape[1]
+        own = stream is not self.live[self.first] or stream.bias is not None
+        if own or self.windowed:
+            count, part = hidden.shape[1], self.cache.layers[number]
             # the layer has yet to run: its cache lacks the keys of this step
-            fresh = self.cache.layers[number].get_seq_length() - stream.width + count
-            kernel = self.setup.kernel
-            changed["attention_mask"] = attention_mask(stream, count, fresh, kernel, hidden)
+            fresh = part.get_seq_length() - stream.width + count
+            sight = self.sights[self.setup.kinds[number]]
+            mask = attention_mask(stream, count, fresh, self.setup.kernel, hidden, sight)
+            # a layer with a window has let go of the keys behind it
+            changed["attention_mask"] = None if mask is None else mask[..., -held_by(part, count) :]
         if frame is not None and frame.shift is not None and self.ids is not None:
             # frames compare by identity, so the layers behind one stage share their tables
             if frame not in self.tables:
-                ids = self.ids - frame.shift
-                self.tables[frame] = self.setup.rotary.forward(hidden, ids)
-            changed["position_embeddings"] = self.tables[frame]
+                self.tables[frame] = self.setup.tables(hidden, self.ids - frame.shift)
+            changed["position_embeddings"] = self.tables[frame][self.setup.kinds[number]]
         return changed
 
     def _take_back(self, mask: Any, count: int) -> None:
@@ -142,8 +191,9 @@ class Decoding:
         [B, prompt and answer], which covers `count` new tokens. Raises EngineError where the layers
         disagree on how far the answer is.
         """
-        layers, fresh = self.cache.layers, []
-        for part, stream in zip(self.cache.layers, self.live, strict=True):
+        layers = [self.cache.layers[number] for number in self.setup.attending]
+        fresh = []
+        for part, stream in zip(layers, self.holders, strict=True):
             fresh.append(part.get_seq_length() - stream.width)
         if self.generated and isinstance(mask, Tensor) and mask.dim() == 2:
             due = mask.shape[1] - self.whole.width - count

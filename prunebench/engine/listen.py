@@ -17,9 +17,10 @@ from prunebench.engine.cache import checked
 from prunebench.engine.call import Call, CallerGives
 from prunebench.engine.encoder import observed_in
 from prunebench.engine.hooks import after, before, overheard
-from prunebench.engine.options import check_options, prompt_of
+from prunebench.engine.options import check_further_turn, check_options, prompt_of
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, Stream
+from prunebench.engine.turns import further_turn, is_filled, new_in, said_to_hold
 from prunebench.engine.wrappers import compiled
 from prunebench.models.base import EncoderRows, Family
 from prunebench.signals import Signal
@@ -31,8 +32,11 @@ class Audience(Protocol):
     def expect(self, call: Call) -> None:
         """A prompt is about to be read."""
 
-    def check_resumed(self, cache: Any) -> None:
-        """An answer goes on from that cache."""
+    def check_resumed(self, cache: Any, ids: Tensor) -> None:
+        """An answer or a further turn goes on from that cache with these tokens [B, n]."""
+
+    def read_into(self, cache: Any) -> Tensor:
+        """[B, n] all tokens that were read into that cache, those that were dropped among them."""
 
     def look_at(self, output: Any) -> None:
         """The whole model put that out."""
@@ -87,6 +91,8 @@ class Listener:
         self.call: Call | None = None
         """The prompts whose images the encoder is given, as far as they are known."""
         self.turn = Turn()
+        self.shadow = ExitStack()
+        """What `generate` is told of the cache of a further turn, until it calls the model."""
 
     @contextmanager
     def attached(self, chain: Sequence[nn.Module]) -> Iterator[None]:
@@ -124,17 +130,38 @@ class Listener:
                 )
             inputs = dict(zip(("inputs", "generation_config"), args, strict=False)) | kwargs
             check_options(self.setup.model, inputs)
+            if is_filled(inputs.get("past_key_values")):
+                args, kwargs = (), self._further_turn(inputs)
+                inputs = kwargs
             self.generation = Generation({**inputs, "input_ids": prompt_of(inputs)})
             self.setup.forget_encoder()
             self.call = None
             try:
                 answer = stock(*args, **kwargs)
             finally:
+                self.shadow.close()
                 self.generation = self.call = None
             self.audience.end()
             return answer
         finally:
             self.turn.release()
+
+    def _further_turn(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call of `generate` that goes on from the session's own cache.
+
+        Raises EngineError where they are no further turn of what was read, or bring new images.
+        """
+        check_further_turn(self.setup.model, inputs)
+        cache = inputs["past_key_values"]
+        context = self.audience.read_into(cache)
+        arguments = further_turn(inputs, context, self.family.vision_inputs)
+        if bool(self.family.visual(self.setup.model, new_in(arguments, context)).any()):
+            raise EngineError(
+                "new images of a further turn are not pruned; call generate with the whole "
+                "conversation and no past_key_values"
+            )
+        self.shadow.enter_context(said_to_hold(cache, context.shape[1]))
+        return arguments
 
     # ---- forward ---------------------------------------------------------------------------------
 
@@ -147,7 +174,8 @@ class Listener:
         ids = _checked_ids(kwargs.get("input_ids", args[0] if args else None), kwargs)
         cache = kwargs.get("past_key_values")
         if cache is not None and checked(cache).get_seq_length() > 0:
-            self.audience.check_resumed(cache)
+            self.shadow.close()
+            self.audience.check_resumed(cache, ids)
             if self.generation is None:
                 self._check_images(kwargs)
             return None
@@ -255,6 +283,7 @@ class Listener:
         # a guess may be the id of an image token, and is no visual token for that
         visual[:, end:] = False
         return Call(
+            ids=ids,
             visual=visual,
             layouts=_a_row(layouts, batch),
             seeds=_a_row(seeds, batch),
@@ -267,7 +296,14 @@ class Listener:
             kept_logits=kept,
             generated=self.generation is not None,
             stream=stream,
+            together=self._together(inputs, visual),
         )
+
+    def _together(self, inputs: Mapping[str, Any], visual: Tensor) -> Tensor | None:
+        """Which positions see each other in whatever order, for as many rows as `visual` has."""
+        rows = visual[:: max(1, len(visual) // len(inputs["input_ids"]))]
+        groups = self.family.together(inputs, rows)
+        return None if groups is None else torch.stack(_a_row(list(groups), len(visual)))
 
     def _encoder_rows(
         self, inputs: Mapping[str, Any], layouts: Sequence[Any]

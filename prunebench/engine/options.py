@@ -49,6 +49,22 @@ REFUSALS = (
 )
 
 
+NOT_IN_A_FURTHER_TURN = ("assistant_model", "prompt_lookup_num_tokens")
+"""Options with which `generate` reads a conversation anew from its beginning, whatever the cache
+holds.
+"""
+
+
+def check_further_turn(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Raise EngineError for an option that a further turn on a filled cache cannot have."""
+    for option in NOT_IN_A_FURTHER_TURN:
+        if option_value(model, inputs, option) is not None:
+            raise EngineError(
+                f"a further turn was given {option}, with which generate reads the whole "
+                "conversation again; leave it out there, or past_key_values"
+            )
+
+
 def check_options(model: nn.Module, inputs: Mapping[str, Any]) -> None:
     """Raise EngineError for an option that is refused, before it fails as something else."""
     for refusal in REFUSALS:

@@ -79,6 +79,7 @@ class Positions:
 def gather(values: Tensor, index: Tensor) -> Tensor:
     """Columns `index` [B, n] of position-like `values` [..., B or 1, S]."""
     batch, count = index.shape
+    index = index.to(values.device)  # a model may lie on several
     values = values.expand(*values.shape[:-2], batch, values.shape[-1])
     return values.gather(-1, index.expand(*values.shape[:-1], count))
 

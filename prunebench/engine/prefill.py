@@ -13,11 +13,12 @@ from prunebench.budget import Stage
 from prunebench.contract import NOTHING
 from prunebench.engine.ask import Question, ask
 from prunebench.engine.attention import Heads, watch
-from prunebench.engine.cache import checked, live_bytes, pick
+from prunebench.engine.cache import checked, length_of, live_bytes, pick
 from prunebench.engine.call import Call
 from prunebench.engine.checks import check_call, planned, settled
 from prunebench.engine.frame import Frame, Kwargs
-from prunebench.engine.masks import attention_mask
+from prunebench.engine.kept_logits import map_logits
+from prunebench.engine.masks import Sight, masks_by_kind, sees_specially
 from prunebench.engine.positions import Positions, gather
 from prunebench.engine.reading import Offer, begin_reading, reading_work
 from prunebench.engine.setup import Setup
@@ -72,8 +73,11 @@ class Prefill:
         self.reading = begin_reading(setup, call, [early.memo for early in self.early])
         self.drops = any(self._may_drop(sample) for sample in self.samples)
         """Whether any stage may drop anything."""
+        together = None if call.together is None else tuple(call.together)
+        self.sights = {kind: Sight(window, together) for kind, window in setup.windows.items()}
+        """What the queries of each kind of layer see."""
         if self.drops:
-            check_window(setup.window, self.whole.width)
+            check_window(setup, self.whole.width, call.together is not None)
 
     def _sample(self, row: int, layout: Layout) -> SampleTrace:
         """The record of one sample, with its stages planned."""
@@ -97,9 +101,10 @@ class Prefill:
         if INPUT in self.sites:
             hidden = self._apply(INPUT, hidden)
         stream = self.now
-        # the decoder's own 2-D mask has no room for a bias, so the layers are given theirs
-        if stream.bias is not None:
-            self.entry = Frame(self._mask(stream, hidden))
+        # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
+        # with gaps, so the layers are given theirs
+        if stream.bias is not None or sees_specially(stream, self.sights):
+            self.entry = self._masked(stream, hidden)
         self.live = [stream] * self.setup.depth
         # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
         if stream.source is self.whole.source:
@@ -170,7 +175,7 @@ class Prefill:
         # a frame is handed on from layer to layer; a stage here replaces it below
         self.frames[number] = frame
         if frame is not None:
-            kwargs = frame.fitted(kwargs)
+            kwargs = frame.fitted(kwargs, self.setup.kinds[number])
         if number and llm(number) in self.sites:
             hidden, kwargs = self._at_site(llm(number), hidden, kwargs)
         # behind the layer's own stage: what it attends over is the stream that is left there
@@ -203,7 +208,7 @@ class Prefill:
         frame = self._frame(site, entered, rows, kwargs)
         self.frames[site.layer] = frame
         self.live[site.layer :] = [stream] * (self.setup.depth - site.layer)
-        return rows, frame.fitted(kwargs)
+        return rows, frame.fitted(kwargs, self.setup.kinds[site.layer])
 
     def _look_around(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
         """Read what a probe or the layer behind the site tells, where the method reads that."""
@@ -228,26 +233,27 @@ class Prefill:
         `hidden` [B, n, D] are the rows that were left.
         """
         stream, frame, positions = self.now, self.frames[site.layer], self.positions
-        mask = self._mask(stream, hidden)
+        masked = self._masked(stream, hidden)
         # a bias alone is new: the positions of the stream before still fit
         if stream.source is entered.source:
-            return Frame(mask) if frame is None else replace(frame, mask=mask)
+            return masked if frame is None else replace(frame, masks=masked.masks)
         index = entered.columns(stream, hidden.device)
         ids = positions.ids if frame is None or frame.ids is None else frame.ids
         ids = positions.thinned(ids, index, stream)
         # at_layer has fitted kwargs to the stream that entered, whose columns `index` counts
         own = kwargs.get("position_ids")
-        return Frame(
-            mask=mask,
+        return replace(
+            masked,
             ids=ids,
             shift=positions.shift(ids, stream),
-            tables=self.setup.rotary.forward(hidden, ids),
+            tables=self.setup.tables(hidden, ids),
             own=None if own is None else gather(own, index),
         )
 
-    def _mask(self, stream: Stream, hidden: Tensor) -> Tensor | None:
-        """What the kernel needs for all rows of a stream."""
-        return attention_mask(stream, stream.width, 0, self.setup.kernel, hidden)
+    def _masked(self, stream: Stream, hidden: Tensor) -> Frame:
+        """What the layers need to be told of padding, bias and sight, for all rows of a stream."""
+        masks = masks_by_kind(stream, self.sights, self.setup.kernel, hidden)
+        return Frame(masks, stream.valid(hidden.device) if stream.padded else None)
 
     def _compacts(self, site: Site) -> bool:
         """Whether the dropped go from earlier layers' caches, too; one cache has one answer."""
@@ -262,7 +268,10 @@ class Prefill:
         narrower: dict[int, Stream] = {}
         for number, part in enumerate(checked(cache).layers[:layer]):
             before = self.live[number]
-            pick(part, before.columns(stream, part.keys.device))
+            # a state has read what is dropped now, and holds no position that could be taken out
+            if length_of(part) is not None:
+                _check_whole(number, part, before)
+                pick(part, before.columns(stream, part.keys.device))
             if stream.bias is None:
                 self.live[number] = stream
                 continue
@@ -347,7 +356,7 @@ class Prefill:
         """
         for sample in self.samples:
             sample.entering = [len(sample.alive(number)) for number in range(self.setup.depth)]
-        lengths = [part.get_seq_length() for part in cache.layers]
+        lengths = [length_of(part) for part in cache.layers]
         settled(self.setup.ready.pruner, self.samples, self.call, self.live, lengths)
         if self.call.kept_logits is not None:
             map_logits(self.call.kept_logits, self.live[-1])
@@ -355,9 +364,18 @@ class Prefill:
         prompts = [stream.without(self.call.drafts) for stream in self.live]
         padded = [stream.width for stream in prompts]
         for row, sample in enumerate(self.samples):
-            lengths = [len(stream.source[row]) for stream in prompts]
-            sample.kv_bytes = live_bytes(cache, lengths)
+            live = [len(stream.source[row]) for stream in prompts]
+            sample.kv_bytes = live_bytes(cache, live)
             sample.kv_bytes_padded = live_bytes(cache, padded)
+
+
+def _check_whole(number: int, part: Any, stream: Stream) -> None:
+    """Raise Unsupported where a layer's cache has let go of what lies behind its window."""
+    if part.keys.shape[-2] != stream.width:
+        raise Unsupported(
+            f"layer {number} keeps {part.keys.shape[-2]} of {stream.width} positions (its window), "
+            "which cannot be compacted; use shorter inputs"
+        )
 
 
 def sites_of(samples: Sequence[SampleTrace]) -> list[Site]:
@@ -366,27 +384,3 @@ def sites_of(samples: Sequence[SampleTrace]) -> list[Site]:
     for sample in samples:
         sites.update(stage.site for stage in sample.stages)
     return sorted(sites)
-
-
-def map_logits(kept: Tensor, stream: Stream) -> None:
-    """Change the positions [n] whose logits are asked for to the columns where they are now.
-
-    Raises EngineError where they are nowhere, or elsewhere in each sample.
-    """
-    positions = kept.cpu()
-    columns = []
-    for row, source in enumerate(stream.source):
-        dropped = positions[~torch.isin(positions, source)]
-        if len(dropped):
-            raise EngineError(
-                f"logits_to_keep asks for position {int(dropped[0])}, which is pruned or padding "
-                f"in sample {row}; ask for positions of text"
-            )
-        columns.append(stream.column_of(row, positions))
-    if any(not torch.equal(columns[0], other) for other in columns):
-        raise EngineError(
-            "logits_to_keep means other places in each pruned sample; call the model for one at a "
-            "time"
-        )
-    # in place: it is this very tensor that the model was given as logits_to_keep
-    kept.copy_(columns[0])

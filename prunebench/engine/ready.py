@@ -15,8 +15,8 @@ from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained, works_by_shape
 from prunebench.reads import Reads
 from prunebench.registry import build, name_of
-from prunebench.signals import CLIP, SEEN, Signal
-from prunebench.sites import Part, Site
+from prunebench.signals import BEFORE, BEHIND, CLIP, PROBE, SEEN, Signal
+from prunebench.sites import Part, Site, llm
 
 Blocks = tuple[int | str, ...]
 """Encoder blocks counted from 0, or the name of a CLIP."""
@@ -37,6 +37,10 @@ class Ready:
     clip: str | None = None
     feature_block: int | None = None
     """The vision block whose output the projector reads; None where there is no encoder."""
+    depth: int = 0
+    """How many layers the decoder has."""
+    stateful: frozenset[int] = frozenset()
+    """Those of its layers that keep a state in place of keys and values."""
     by_shape: bool = False
     """Whether the method's own FLOPs depend on nothing but shapes."""
     tally: Tally = field(default_factory=Tally)
@@ -69,6 +73,26 @@ class Ready:
             elif max(int(block) for block in blocks[signal]) >= site.layer:
                 del blocks[signal]
         return blocks
+
+    def check_attention(self, site: Site) -> None:
+        """Raise Unsupported where a stage at that site reads the attention of a layer that has
+        none.
+        """
+        if site.part is not Part.LLM:
+            return
+        here = self.reads.signals_at(site)
+        # how far before the site the layer is that is read
+        for signals, back in ((BEFORE | PROBE, 1), (BEHIND, 0)):
+            layer = site.layer - back
+            if not here & signals or layer not in self.stateful:
+                continue
+            places = [n for n in range(1, self.depth) if n - back not in self.stateful]
+            nearest = min(places, key=lambda place: abs(place - site.layer), default=None)
+            way_out = f"; the nearest site where there is some is {llm(nearest)}" if nearest else ""
+            raise Unsupported(
+                f"{self.name} reads {min(here & signals)} at {site}, and layer {layer} keeps a "
+                f"state instead of attending to tokens (linear attention, convolution){way_out}"
+            )
 
     def inside_encoder(self, plan: Sequence[Stage] | None = None) -> bool:
         """Whether it prunes inside the vision encoder.
@@ -111,8 +135,11 @@ def make_ready(
             blocks[signal] = (str(clip),)
         else:
             blocks[signal] = _blocks_of(name, reads, signal, parts, model)
+    stateful = parts.stateful(model)
     by_shape = works_by_shape(prepared)
-    return Ready(prepared, reads, blocks, clip, facts.feature_block, by_shape)
+    return Ready(
+        prepared, reads, blocks, clip, facts.feature_block, facts.layers, stateful, by_shape
+    )
 
 
 def reads_of(pruner: Pruner) -> Reads:

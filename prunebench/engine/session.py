@@ -164,7 +164,8 @@ class Session:
         self.prefill: Prefill | None = None
         self.decoding: Decoding | None = None
         self.inside = ExitStack()
-        self.layers_hooked = False
+        self.hooked_from: int | None = None
+        """The first of the layers that are hooked, which go on to the last; None for none."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -197,11 +198,23 @@ class Session:
         """The next call of the decoder is the prefill of this prompt."""
         self.waiting = call
 
-    def check_resumed(self, cache: Any) -> None:
-        """Raise EngineError unless this is the cache that the session filled."""
+    def check_resumed(self, cache: Any, ids: Tensor) -> None:
+        """Note that these tokens come next; raises EngineError unless this is the cache that the
+        session filled.
+        """
         if self.decoding is None:
             raise foreign_cache(cache)
         self.decoding.check_cache(cache)
+        self.decoding.note(ids)
+
+    def read_into(self, cache: Any) -> Tensor:
+        """[B, n] all tokens that were read into the cache; raises EngineError unless it is the one
+        that the session filled.
+        """
+        if self.decoding is None:
+            raise foreign_cache(cache)
+        self.decoding.check_cache(cache)
+        return self.decoding.known()
 
     def look_at(self, output: Any) -> None:
         """Check what the whole model put out; raises NotFinite, here or when the call ends."""
@@ -258,20 +271,23 @@ class Session:
         if self.decoding is None:
             raise foreign_cache(kwargs.get("past_key_values"))
         changed = self.decoding.at_decoder(embeds, kwargs)
-        if embeds.shape[1] > 1 and self.decoding.uneven and not self.layers_hooked:
-            self._hook_layers(0)  # several queries need a mask where one does not
+        # several queries need a mask where one does not; a window may, at any step
+        masked = embeds.shape[1] > 1 and self.decoding.uneven
+        if masked or self.decoding.windowed:
+            self._hook_layers(0)
         return changed
 
     def _hook_layers(self, first: int) -> None:
         """Hook the layers from that one on."""
-        for number in range(first, self.setup.depth):
+        end = self.setup.depth if self.hooked_from is None else self.hooked_from
+        for number in range(first, end):
             before(self.inside, self.setup.layers[number], partial(self._enter_layer, number))
-        self.layers_hooked = True
+        self.hooked_from = min(first, end)
 
     def _unhook_inside(self) -> None:
         """Take the hooks inside the decoder off again."""
         self.inside.close()
-        self.layers_hooked = False
+        self.hooked_from = None
 
     def _inject(
         self,

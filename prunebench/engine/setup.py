@@ -17,7 +17,7 @@ from prunebench.engine.finite import Finite
 from prunebench.engine.ready import Ready
 from prunebench.engine.stream import EngineError
 from prunebench.engine.trace import Trace
-from prunebench.engine.window import window_of
+from prunebench.engine.window import check_kinds, chunk_of, window_of
 from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import Positions
 from prunebench.sites import Site
@@ -111,12 +111,21 @@ class Setup:
         self.layers = parts.layers(model)
         self.rotary: Any = parts.rotary(model)
         self.config: Any = self.decoder.config
+        self.kinds = parts.kinds(model)
+        """Per layer, what it looks at, in transformers' words."""
+        self.attending = [
+            number for number in range(len(self.layers)) if number not in ready.stateful
+        ]
+        """The layers that keep keys and values."""
         self.kernel = implementation(self.config)
         if self.kernel not in ("sdpa", "eager") and "flash" not in self.kernel:
             raise Unsupported(
                 f"attention {self.kernel!r} is not supported; use sdpa, eager or flash attention"
             )
-        self.window = window_of(self.config)
+        check_kinds(self.kinds)
+        self.windows = {kind: window_of(self.config, kind) for kind in self.kinds}
+        """How far back the layers of each kind look, None for everything."""
+        self.chunk = chunk_of(self.config, self.kinds)
         self.observer: Observer | None = None
         if ready.blocks:
             self.observer = Observer(
@@ -144,7 +153,17 @@ class Setup:
         """The self-attention module of a layer."""
         return self.parts.attention(self.layers[layer])
 
+    def tables(self, hidden: Tensor, ids: Tensor) -> Mapping[str, Any]:
+        """The rotary tables of position ids [.., B, n], by the kind of layer that takes them."""
+        return self.parts.tables(self.model, hidden, ids)
+
+    @property
+    def window(self) -> int | None:
+        """The shortest window of any layer, None where every layer looks at everything."""
+        widths = [width for width in self.windows.values() if width is not None]
+        return min(widths, default=None)
+
     def unwatch(self) -> None:
         """Let no probe look at any layer's attention."""
-        for layer in range(self.depth):
+        for layer in self.attending:
             unwatch(self.attention(layer))

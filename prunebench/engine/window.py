@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from prunebench.models.base import Unsupported
+from prunebench.models.base import CHUNKED, FULL, SLIDING, STATEFUL, Unsupported
 
-KINDS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-"""Kinds of layers that look back a limited way, and where a configuration says how far."""
+if TYPE_CHECKING:
+    from prunebench.engine.setup import Setup
 
 
-def window_of(config: Any) -> int | None:
-    """The shortest window of any layer, in positions; None where every layer looks at everything.
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise Unsupported for layers of a kind that no seam is known for."""
+    strange = sorted({*kinds} - {*STATEFUL, CHUNKED, FULL, SLIDING})
+    if strange:
+        raise Unsupported(f"the model has {strange[0]} layers, which no engine seam serves")
 
-    Raises Unsupported for layers that keep no keys and values at all.
+
+def window_of(config: Any, kind: str) -> int | None:
+    """How far back the layers of a kind look, in positions; None where that is everything."""
+    width = getattr(config, "sliding_window", None) if kind == SLIDING else None
+    return None if width is None else int(width)
+
+
+def chunk_of(config: Any, kinds: Sequence[str]) -> int | None:
+    """The positions of a chunk, where any layers look at one alone."""
+    width = getattr(config, "attention_chunk_size", None) if CHUNKED in kinds else None
+    return None if width is None else int(width)
+
+
+def check_window(setup: Setup, positions: int, together: bool = False) -> None:
+    """Raise Unsupported where layers cannot be made to see of a pruned sequence what they would see
+    of the whole one, which has so many positions; `together` says that some see each other in
+    whatever order.
     """
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        # some models, such as Mistral, have one window for all layers and no list
-        widths = [getattr(config, name, None) for name in KINDS.values()]
-    else:
-        strange = sorted({*kinds} - {*KINDS, "full_attention"})
-        if strange:
-            raise Unsupported(f"the model has {strange[0]} layers, which no engine seam serves")
-        widths = [getattr(config, KINDS[kind], None) for kind in KINDS if kind in kinds]
-    narrow = [int(width) for width in widths if width is not None]
-    return min(narrow) if narrow else None
-
-
-def check_window(window: int | None, positions: int) -> None:
-    """Raise Unsupported where a sequence of so many positions reaches a window's edge.
-
-    A window counts positions, and a pruned sequence has gaps: behind the edge dropping is not the
-    same as hiding. Up to it a window hides nothing.
-    """
-    if window is not None and positions >= window:
+    chunk, window = setup.chunk, setup.window
+    if chunk is not None and positions >= chunk:
         raise Unsupported(
-            f"the model looks back {window} positions (sliding_window) and the sequence has "
-            f"{positions}: there dropping is not the same as hiding; use shorter inputs"
+            f"layers of the model look at chunks of {chunk} positions (attention_chunk_size) and "
+            f"the sequence has {positions}: there dropping is not the same as hiding; use shorter "
+            "inputs"
+        )
+    if "flash" not in setup.kernel:
+        return
+    way_out = "load the model with attn_implementation='sdpa'"
+    if window is not None and positions > window:
+        raise Unsupported(
+            f"the model looks back {window} positions (sliding_window), which flash attention "
+            f"counts itself, and the sequence has {positions}; {way_out}"
+        )
+    if together:
+        raise Unsupported(
+            "the tokens of an image see each other in both directions, which flash attention is "
+            f"not told; {way_out}"
         )

@@ -8,17 +8,23 @@ treats all methods alike, and equals torch's own counter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunebench.engine.counter import counter
-from prunebench.models.arithmetic import attention, linear
+from prunebench.models import decoders
+from prunebench.models.arithmetic import linear
 from prunebench.sites import Part
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import SampleTrace
     from prunebench.models.base import Family
+
+LayerFlops = Callable[[Any, int, int, int], int]
+"""FLOPs of a decoder's layer: its configuration, the layer's number, tokens that run through it,
+and positions that they attend to.
+"""
 
 __all__ = ["Flops", "counter", "decode", "head", "llm_prefill", "sample_flops"]
 
@@ -59,7 +65,7 @@ def sample_flops(
     return Flops(
         vision,
         projector,
-        llm_prefill(text_config, lengths),
+        llm_prefill(text_config, lengths, family.layer_flops),
         head(text_config),
         sample.selector_flops or 0,
     )
@@ -83,19 +89,26 @@ def vision_saved(model: Any, family: Family, inputs: Mapping[str, Any], sample: 
     return saved
 
 
-def llm_prefill(text_config: Any, lengths: Sequence[int]) -> int:
-    """All decoder layers, layer i at `lengths[i]` tokens (text and visual); grouped queries, SwiGLU
-    or experts.
+def llm_prefill(
+    text_config: Any, lengths: Sequence[int], layer: LayerFlops = decoders.layer
+) -> int:
+    """All decoder layers, layer i at `lengths[i]` tokens (text and visual); a family's
+    `layer_flops` says what one of its layers does.
 
     A sparse layer counts its router and, for every token, the experts it is sent to and no others.
 
     Raises ValueError where the number of lengths is not the number of layers.
     """
     _check_layers(text_config, lengths)
-    return sum(_layer(text_config, number, length, length) for number, length in enumerate(lengths))
+    return sum(layer(text_config, number, length, length) for number, length in enumerate(lengths))
 
 
-def decode(text_config: Any, cache_lengths: Sequence[int], steps: int) -> int:
+def decode(
+    text_config: Any,
+    cache_lengths: Sequence[int],
+    steps: int,
+    layer: LayerFlops = decoders.layer,
+) -> int:
     """All decoder layers over `steps` new tokens, one by one, behind a prefill that left
     `cache_lengths` in the caches.
 
@@ -106,42 +119,13 @@ def decode(text_config: Any, cache_lengths: Sequence[int], steps: int) -> int:
     for number, length in enumerate(cache_lengths):
         for step in range(1, steps + 1):
             # a new token attends to itself, too
-            total += _layer(text_config, number, 1, length + step)
+            total += layer(text_config, number, 1, length + step)
     return total
 
 
 def head(text_config: Any, positions: int = 1) -> int:
     """The LM head on `positions` positions; a prefill needs the last one only."""
     return linear(positions, text_config.hidden_size, text_config.vocab_size)
-
-
-def _layer(config: Any, number: int, queries: int, keys: int) -> int:
-    """Decoder layer `number`: `queries` tokens run through it and attend to `keys`."""
-    width = config.hidden_size
-    # some models name it, and then heads together are not as wide as the model
-    head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
-    query_width = config.num_attention_heads * head_width
-    key_width = config.num_key_value_heads * head_width
-    # the output projection costs what the query's does
-    projections = linear(queries, width, 2 * query_width + 2 * key_width)
-    return projections + attention(queries, keys, query_width) + _mlp(config, number, queries)
-
-
-def _mlp(config: Any, number: int, tokens: int) -> int:
-    """SwiGLU over `tokens`, or in a sparse layer the router and the experts that it chooses for
-    each of them.
-    """
-    experts = getattr(config, "num_experts", None) or 0
-    dense_layers = getattr(config, "mlp_only_layers", None) or ()
-    sparse_step = getattr(config, "decoder_sparse_step", 1)
-    # transformers' own rule: with a step of n every n-th layer is sparse
-    dense = number in dense_layers or (number + 1) % sparse_step
-    if not experts or dense:
-        return 3 * linear(tokens, config.hidden_size, config.intermediate_size)
-    router = linear(tokens, config.hidden_size, experts)
-    expert_tokens = tokens * config.num_experts_per_tok
-    expert = linear(expert_tokens, config.hidden_size, config.moe_intermediate_size)
-    return router + 3 * expert
 
 
 def _check_layers(config: Any, lengths: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from prunebench.models.base import Unsupported
 from prunebench.models.catalogue import aliases, families, family_of
 from prunebench.models.errors import LoadError
 from prunebench.models.loaded import Loaded
-from prunebench.models.loading import Weights, load
+from prunebench.models.loading import Weights, load, look_up
 from prunebench.testbed import DEFAULT
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "families",
     "family_of",
     "load",
+    "look_up",
 ]

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from prunebench.models import decoders
+from prunebench.models.harness import Harness
 from prunebench.pruner import Facts
 from prunebench.pruner import Unsupported as Unsupported  # most who need a family need it
 from prunebench.signals import Signal
@@ -20,6 +22,15 @@ KNOWN_GOOD = "transformers 5.6 to 5.23"
 """Before 5.6 the temporal positions of Qwen2.5-VL's images are wrong wherever text stands before
 them.
 """
+
+FULL = "full_attention"
+"""The kind of a layer that looks at everything, as transformers names it."""
+SLIDING = "sliding_attention"
+"""The kind of one that looks back a number of positions."""
+CHUNKED = "chunked_attention"
+"""The kind of one that looks at the chunk of positions that it stands in."""
+STATEFUL = frozenset({"linear_attention", "conv"})
+"""Kinds of layers that keep a state of fixed size in place of keys and values."""
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -99,6 +110,8 @@ class Family(ABC):
     """Whether the vision encoder is a CLIP's and takes crops [B, 3, H, W], so that a CLIP can be
     shown what it is shown.
     """
+    harness: ClassVar[Harness | None] = None
+    """How lmms-eval's wrapper of the family asks; None where it has none."""
     blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
     """Where the vision encoder keeps its blocks: the first of these paths that exists, because
     versions of transformers differ.
@@ -125,6 +138,29 @@ class Family(ABC):
         """The self-attention module of one layer, as it is handed to the attention function."""
         return _part(layer, "self_attn", nn.Module)
 
+    def kinds(self, model: nn.Module) -> tuple[str, ...]:
+        """Per layer, what it looks at, in transformers' words ("sliding_attention")."""
+        config = config_of(self.decoder(model))
+        # some models, such as Mistral, have one window for all layers and no list
+        default = SLIDING if getattr(config, "sliding_window", None) else FULL
+        kinds = getattr(config, "layer_types", None)
+        return tuple(kinds or [default] * len(self.layers(model)))
+
+    def stateful(self, model: nn.Module) -> frozenset[int]:
+        """The layers that keep a state of fixed size in place of keys and values; they attend to
+        nothing.
+        """
+        kinds = enumerate(self.kinds(model))
+        return frozenset(number for number, kind in kinds if kind in STATEFUL)
+
+    def tables(self, model: nn.Module, hidden: Tensor, ids: Tensor) -> Mapping[str, Any]:
+        """The rotary tables of position ids [.., B, n], by the kind of layer that takes them; like
+        `hidden` in device and dtype.
+        """
+        rotary: Any = self.rotary(model)
+        # past the module's own call: the session's hook there notes the decoder's ids
+        return dict.fromkeys(self.kinds(model), rotary.forward(hidden, ids.to(hidden.device)))
+
     def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
         """The decoder's arguments without the visual features it adds behind its first layers, and
         those features.
@@ -133,6 +169,10 @@ class Family(ABC):
         family injects them.
         """
         return kwargs, []
+
+    def layer_flops(self, text_config: Any, number: int, queries: int, keys: int) -> int:
+        """FLOPs of decoder layer `number`: `queries` tokens run through it and attend to `keys`."""
+        return decoders.layer(text_config, number, queries, keys)
 
     # ---- the vision encoder ----------------------------------------------------------------------
 
@@ -230,6 +270,13 @@ class Family(ABC):
         """Per batch row, where its tokens come from in the vision encoder; `layouts` as `layouts`
         made them.
         """
+
+    def together(self, inputs: Mapping[str, Any], visual: Tensor) -> Tensor | None:
+        """[B, S] int64, on the CPU: the number of a group of positions that see each other in
+        whatever order while a prompt is read, -1 for positions in none; None where every position
+        sees what stands before it and no more. `visual` [B, S] are the visual positions.
+        """
+        return None
 
     def token_pixels(self, model: nn.Module) -> int | None:
         """Pixels of one LLM token's side where images keep their resolution, None where it is

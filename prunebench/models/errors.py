@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from prunebench.border import hub
 from prunebench.border.text import message, one_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -42,7 +43,7 @@ def explained(
     except Exception as error:
         if type(error).__module__.startswith("prunebench."):
             raise
-        if raised is not LoadError and any(map(_out_of_memory, _chain(error))):
+        if raised is not LoadError and any(map(_out_of_memory, hub.causes(error))):
             raise
         raise raised(one_line(f"{about}: {_reason(error, source, elsewhere)}")) from error
 
@@ -74,7 +75,7 @@ def _reason(error: Exception, source: str, elsewhere: str) -> str:
     """What went wrong and the way out. Causes are looked through: libraries wrap what the system
     said.
     """
-    chain = list(_chain(error))
+    chain = list(hub.causes(error))
     text = message(error)
     detail = one_line(text, 110)
     if any(_out_of_memory(link) for link in chain):
@@ -98,6 +99,9 @@ def _reason(error: Exception, source: str, elsewhere: str) -> str:
             "Where you have read that code and trust it, allow it with trust_remote_code=true"
         )
     if isinstance(error, OSError) and not Path(source).is_dir():
+        refusal = hub.refusal(error, "model", source)
+        if refusal is not None:
+            return f"{one_line(source, 60)} {refusal}"
         return (
             f"{one_line(source, 60)} could not be fetched and is not in the local cache "
             f"({one_line(detail, 55)}). {elsewhere}"
@@ -116,16 +120,6 @@ def _kind(error: Exception) -> str:
     if isinstance(error, OSError | ValueError | ImportError) or message(error) == name:
         return ""
     return f"{name}: "
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, its cause, the cause's cause, and so on."""
-    link: BaseException | None = error
-    for _ in range(20):  # a chain can be a ring
-        if link is None:
-            return
-        yield link
-        link = link.__cause__ or link.__context__
 
 
 def _out_of_memory(error: BaseException) -> bool:

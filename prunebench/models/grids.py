@@ -55,9 +55,13 @@ class GridFamily(Family):
         }
         layouts = []
         for ids in inputs["input_ids"].tolist():
-            visual = [token for token in ids if token in kinds]
-            layouts.append(Layout(tuple(_tiles(visual, kinds, grids))))
+            layouts.append(Layout(tuple(_tiles(self.visual_ids(config, ids), kinds, grids))))
         return layouts
+
+    def visual_ids(self, config: Any, ids: Sequence[int]) -> list[int]:
+        """The visual tokens of one prompt, by the ids that tell images from videos."""
+        kinds = (config.image_token_id, config.video_token_id)
+        return [token for token in ids if token in kinds]
 
     def order(self, vision_config: Any, grids: Sequence[Grid]) -> Tensor:
         """[tokens] for every token of these grids in reading order, its place among the encoder's;

@@ -11,11 +11,12 @@ import torch
 from prunebench.border.text import one_line
 from prunebench.identity import weights_digest
 from prunebench.models import checkpoint
-from prunebench.models.base import KNOWN_GOOD
+from prunebench.models.base import KNOWN_GOOD, Family
 from prunebench.models.catalogue import family_of_type, source_of
 from prunebench.models.errors import LoadError, explained, unattended
 from prunebench.models.loaded import Loaded
 from prunebench.models.processors import check_processor, check_prompt
+from prunebench.models.quantized import Quantization, quantization_of
 from prunebench.testbed import Embedded
 
 Device = Literal["cpu", "cuda"]
@@ -29,7 +30,7 @@ ELSEWHERE = (
 )
 
 
-def load(
+def load(  # noqa: PLR0913  (every one but the name is optional, and named where it is called)
     name: Embedded | str,
     *,
     device: Device | str = "cpu",
@@ -39,6 +40,7 @@ def load(
     seed: int = 0,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantization: Quantization | str = "none",
 ) -> Loaded:
     """Load an embedded model, an alias, a hub id or a local folder through stock transformers.
 
@@ -55,7 +57,8 @@ def load(
 
     `weights="random"` builds the configuration with random weights drawn from `seed` and fetches
     none: enough to measure time and memory. Code that comes with a model runs only where
-    `trust_remote_code` says so; nobody is asked at a terminal.
+    `trust_remote_code` says so; nobody is asked at a terminal. With `quantization` the linear
+    layers' weights get 8 or 4 bits while they are loaded, by bitsandbytes.
 
     Raises LoadError in one line that says what could not be had and what to do, Unsupported where
     prunebench does not know the model's family. Weights that lack a tensor, hold one too many, one
@@ -67,9 +70,14 @@ def load(
         loader = _Loader(source, device, _dtype(dtype), kernel, revision, trust_remote_code)
         config = loader.config()
         family = family_of_type(config.model_type)
+        bits = quantization_of(quantization, config, loader.dtype, random=weights == "random")
         processor = loader.processor()
-        model = loader.random(config, seed) if weights == "random" else loader.pretrained(config)
-        model = model.to(device).eval()
+        if weights == "random":
+            model = loader.random(config, seed)
+        else:
+            model = loader.pretrained(config, bits)
+        # what is quantized was made where it is to stay
+        model = model.eval() if bits is not None else model.to(device).eval()
         check_processor(processor, model, family.placeholders(model))
         # new tokens are appended to every row: no padding may stand between
         processor.tokenizer.padding_side = "left"
@@ -79,6 +87,14 @@ def load(
     commit = loader.commit() if weights == "pretrained" else None
     identity = commit or f"sha256:{weights_digest(model)[:16]}"
     return Loaded(name, name_of_source, model, processor, family, identity, trust_remote_code)
+
+
+def look_up(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Family:
+    """The family of a model, by its name and without its weights; raises what `load` raises."""
+    source = source_of(name)
+    with explained(f"model {name}", source, ELSEWHERE), unattended():
+        loader = _Loader(source, "cpu", torch.float32, "sdpa", revision, trust_remote_code)
+        return family_of_type(loader.config().model_type)
 
 
 @dataclass(frozen=True)
@@ -116,11 +132,16 @@ class _Loader:
         torch.manual_seed(seed)
         return _auto("AutoModelForImageTextToText").from_config(config, **self._options)
 
-    def pretrained(self, config: Any) -> Any:
-        """The model with its stored weights, all of them and no others."""
+    def pretrained(self, config: Any, bits: Any | None = None) -> Any:
+        """The model with its stored weights, all of them and no others; quantized as `bits` say."""
         self._check_size(config, self._stored())
         # the sizes are compared below, where the names are at hand; transformers only logs them
-        options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        options: dict[str, Any] = {
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+        }
+        if bits is not None:
+            options |= {"quantization_config": bits, "device_map": {"": self.device}}
         model, report = self._from("AutoModelForImageTextToText", **options, **self._options)
         checkpoint.check_loaded(model, report)
         return model

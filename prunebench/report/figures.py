@@ -22,7 +22,7 @@ from prunebench.report.board import budget_kind, budget_label, overall, records
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import Look, looks
 from prunebench.study.cells import ReportError
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, BLIND
 
 DPI = 160
 TOKENS = {
@@ -162,7 +162,8 @@ def _having(board: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The rows that have these numbers; raises ReportError where none but the unpruned model
     has.
     """
-    rows = board.dropna(subset=list(columns))
+    # without tokens it has no place on an axis of them
+    rows = board[board["method"] != BLIND].dropna(subset=list(columns))
     if not (rows["method"] != BASELINE).any():
         raise ReportError(f"no method has {' and '.join(columns)}")
     return rows

@@ -9,7 +9,7 @@ from typing import Any
 from prunebench.run import plain
 from prunebench.run.cell import Variant
 from prunebench.run.keys import GridError
-from prunebench.run.lists import LISTS, budget_texts, task_names
+from prunebench.run.lists import LISTS, budget_texts, model_names, task_names
 from prunebench.run.plain import PlainError, short, short_key
 from prunebench.run.question import Grid, usual_question
 from prunebench.run.variants import BESIDE, entries
@@ -48,6 +48,7 @@ def completed(stored: Question, grid: Grid) -> dict[str, Any]:
         if not isinstance(question[key], list):
             question[key] = [question[key]]
     try:
+        question["models"] = model_names(question["models"])
         question["budgets"] = budget_texts(question["budgets"])
         question["tasks"] = task_names(question["tasks"])
         named_entries = entries(question["methods"], question["controls"] is True)

@@ -44,9 +44,13 @@ def fingerprint(
             {name: versions.get(name) for name in provenance.DECIDING},
         ],
         "method": [*method, cell.amount, cell.budget_kind],
+        "manner": backend.manner.facts(),
         "task": task,
         "seed": grid.seed,
     }
+    # beside the others only where it is not what every cell had before there was a choice
+    if setup.quantization != "none":
+        content["quantization"] = setup.quantization
     if cell.kind == "cost":
         content["cost"] = [asdict(grid.cost), machine["hardware"], machine["threads"]]
     text = json.dumps(content, sort_keys=True, default=str)

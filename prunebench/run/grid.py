@@ -14,10 +14,18 @@ from typing import Any
 from prunebench.border.text import one_line, short_path
 from prunebench.run import options, plain
 from prunebench.run.keys import GridError, Key, check_values
-from prunebench.run.lists import CONTROLS, LISTS, budget_texts, task_names
+from prunebench.run.lists import (
+    CONTROLS,
+    LISTS,
+    SINGULAR,
+    budget_texts,
+    in_plural,
+    model_names,
+    task_names,
+)
 from prunebench.run.names import check_path, expanded
 from prunebench.run.plain import PlainError, short, short_key
-from prunebench.run.question import MOST_SECONDS, Cost, Grid, keys
+from prunebench.run.question import HOW, MOST_FPS, MOST_SECONDS, Cost, Grid, keys
 
 __all__ = [
     "CONTROLS",
@@ -42,6 +50,9 @@ MOST_ENTRIES = 1_000
 
 MOST_CELLS = 100_000
 
+MOST_GIB = 10_000
+"""Memory of a GPU, far above any."""
+
 LONGEST_ID = 230
 """Bytes of a cell's id, which is a folder's name; some are left for what is put behind it."""
 
@@ -58,10 +69,12 @@ def load(file: Path | None = None, overrides: Iterable[str] = ()) -> Grid:
             plain.check(content)
         except PlainError as error:
             raise GridError(one_line(f"grid file {short_path(file)}: {error}", tail=100)) from None
+        content = in_plural(content)
         if isinstance(content.get("methods"), list):
             content["methods"] = [_beside(entry, file.parent) for entry in content["methods"]]
     try:
-        settings = options.override(content, overrides, Grid, LISTS)
+        words = [_in_plural(word) for word in overrides]
+        settings = options.override(content, words, Grid, LISTS)
     except options.OptionError as error:
         raise GridError(one_line(str(error), tail=100)) from None
     if file is not None and continues and content.get("out") is None:
@@ -73,7 +86,7 @@ def build(content: Mapping[str, Any], settings: options.Settings | None = None) 
     """The checked grid of plain data, with settings of methods by label on top; raises GridError in
     one line.
     """
-    content = dict(content)
+    content = in_plural(content)
     if isinstance(content.get("cost"), bool):
         content["cost"] = {"enabled": content["cost"]}
     for key in LISTS:
@@ -110,9 +123,10 @@ def stored_differences(file: Path, grid: Grid) -> list[str]:
     """
     from prunebench.run.difference import completed, differences_of
 
-    stored = _mapping(file, _text(file))
+    stored = in_plural(_mapping(file, _text(file)))
     # where a study lies is no part of its question, so a folder may be moved
-    stored.pop("out", None)
+    for key in HOW:
+        stored.pop(key, None)
     if not stored:
         raise GridError(f"{short_path(file)} is empty")
     return differences_of(completed(stored, grid), grid.question())
@@ -162,6 +176,12 @@ def _mapping(file: Path, text: str) -> dict[str, Any]:
     return content
 
 
+def _in_plural(word: str) -> str:
+    """An option whose key holds a list under that list's one name: "model=x" is "models=x"."""
+    name, equals, value = word.partition("=")
+    return f"{SINGULAR.get(name, name)}{equals}{value}"
+
+
 def _beside(entry: Any, folder: Path) -> Any:
     """A method's file that a YAML names, looked for beside the YAML where the working directory has
     none.
@@ -189,6 +209,7 @@ def _check(grid: Grid, settings: options.Settings) -> None:
     for key in LISTS:
         if not getattr(grid, key):
             raise GridError(f"{key} is empty; name at least one")
+    grid.models = model_names(grid.models)
     grid.budgets = budget_texts(grid.budgets)
     grid.tasks = task_names(grid.tasks)
     if settings:
@@ -205,11 +226,23 @@ def _check_rest(grid: Grid) -> None:
         raise GridError(
             f"timeout is {grid.timeout}; it is seconds a sample, above 0 and at most {MOST_SECONDS}"
         )
-    grid.model = expanded(grid.model)
-    for key in ("model", "attention", "revision", "out"):
+    if grid.fps is not None and not 0 < grid.fps <= MOST_FPS:
+        raise GridError(f"fps is {grid.fps}; it is frames a second, above 0 and at most {MOST_FPS}")
+    for key in ("attention", "revision", "ray_address", "out"):
         value = getattr(grid, key)
         if value is not None:
             check_path(key, value)
+    if grid.worker_gpu_memory is not None and not 0 < grid.worker_gpu_memory <= MOST_GIB:
+        raise GridError(
+            f"worker_gpu_memory is {grid.worker_gpu_memory}; it is GiB, above 0 and at most "
+            f"{MOST_GIB}"
+        )
+    _check_executor(grid)
+    if grid.revision is not None and len(grid.models) > 1:
+        raise GridError(
+            f"revision is {short(grid.revision)}, which is one model's, and the grid has "
+            f"{len(grid.models)}; sweep that model alone"
+        )
     if grid.out is not None and expanded(grid.out).startswith("~"):
         raise GridError(
             f"out is {short(grid.out)}, and there is no such home folder; "
@@ -217,15 +250,29 @@ def _check_rest(grid: Grid) -> None:
         )
 
 
+def _check_executor(grid: Grid) -> None:
+    """That nothing is said to an executor that does not listen."""
+    if grid.executor == "local":
+        for key in ("workers", "ray_address", "worker_gpu_memory"):
+            value = getattr(grid, key)
+            if value is not None:
+                raise GridError(f"{key} is {short(value)}, which is Ray's; add executor=ray")
+    if grid.ray_address is not None and grid.ray_address.startswith("ray://"):
+        raise GridError(
+            f"ray_address is {short(grid.ray_address)}, which is for clients outside a cluster; "
+            "sweep on one of its machines, with ray_address=auto"
+        )
+
+
 def _check_size(grid: Grid) -> None:
     """That the grid has no more cells, no longer names and no more text than a study can hold."""
     # cost is measured on the first task only
     kinds = len(grid.tasks) + grid.cost.enabled
-    count = kinds * len(grid.variants()) * len(grid.budgets)
+    count = len(grid.models) * kinds * len(grid.variants()) * len(grid.budgets)
     if count > MOST_CELLS:
         raise GridError(
             f"the grid has {count} cells; the most is {MOST_CELLS}, "
-            "so ask for fewer methods, tasks or budgets"
+            "so ask for fewer models, methods, tasks or budgets"
         )
     for cell in grid.cells(grid.tasks):
         if len(cell.id.encode()) > LONGEST_ID:

@@ -4,7 +4,7 @@ to the one form that is stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prunebench.border.text import one_line
@@ -19,10 +19,43 @@ CONTROLS = (BASELINE, "random", "uniform", "pool", "resize")
 done instead.
 """
 
-LISTS = ("methods", "tasks", "budgets")
+LISTS = ("models", "methods", "tasks", "budgets")
 """Keys that hold a list, or a single thing that stands for a list of one."""
 
+SINGULAR = {"model": "models", "method": "methods", "task": "tasks", "budget": "budgets"}
+"""The same keys as one writes them for a single thing."""
+
 MOST_TOKENS = 10**9
+
+
+def in_plural(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a grid with each list under its one name; raises GridError where a list stands
+    under both.
+    """
+    renamed: dict[str, Any] = {}
+    for key, value in content.items():
+        name = SINGULAR.get(key, key)
+        if name in renamed:
+            singular = next(one for one, plural in SINGULAR.items() if plural == name)
+            raise GridError(f"{singular} and {name} are the same key; write {name} alone")
+        renamed[name] = value
+    return renamed
+
+
+def model_names(entries: Sequence[Any]) -> list[str]:
+    """Every model once; raises GridError.
+
+    Whether there is such a model is found out when it is looked up.
+    """
+    from prunebench.run.cell import slug
+
+    names: list[str] = []
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise GridError(f"model {short(entry)} is no name; write an alias, an id or a folder")
+        check_path("a model", entry)
+        names.append(expanded(entry))
+    return _apart("models", names, slug)
 
 
 def budget_texts(entries: Sequence[Any]) -> list[str]:
@@ -61,13 +94,18 @@ def task_names(entries: Sequence[Any]) -> list[str]:
             names += benchmarks.expand(expanded(entry))
         except benchmarks.TaskError as error:
             raise GridError(str(error)) from None
+    return _apart("tasks", names, slug)
+
+
+def _apart(key: str, names: Sequence[str], slug: Callable[[str], str]) -> list[str]:
+    """Every name once; raises GridError where two would share a folder's name."""
     folders: dict[str, str] = {}
     for name in dict.fromkeys(names):
         folder = slug(name).lower()  # some file systems make no difference
         twin = folders.setdefault(folder, name)
         if twin != name:
             raise GridError(
-                f"tasks {short(twin)} and {short(name)} would share the folder name "
+                f"{key} {short(twin)} and {short(name)} would share the folder name "
                 f"{short(folder)}; rename one"
             )
     return list(folders.values())

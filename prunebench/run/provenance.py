@@ -26,6 +26,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 COUNTED = (
     "benchmarks",
     "border/images.py",
+    "border/videos.py",
     "border/weights.py",
     "budget.py",
     "contract.py",
@@ -39,6 +40,7 @@ COUNTED = (
     "run/backend.py",
     "run/cost.py",
     "run/fault.py",
+    "run/parts.py",
     "run/quality.py",
     "run/runner.py",
     "run/samples.py",
@@ -66,6 +68,7 @@ UNCOUNTED = (
     "border/functions.py",
     "border/guard.py",
     "border/hooks.py",
+    "border/hub.py",
     "border/interruption.py",
     "border/model_state.py",
     "border/process.py",
@@ -74,6 +77,7 @@ UNCOUNTED = (
     "display.py",
     "identity.py",
     "learning",
+    "lmms_plugin",
     "methods",
     "registry.py",
     "report",
@@ -92,8 +96,13 @@ UNCOUNTED = (
     "run/progress.py",
     "run/provenance.py",
     "run/question.py",
+    "run/ray_cluster.py",
+    "run/ray_executor.py",
+    "run/ray_worker.py",
+    "run/schedule.py",
     "run/show.py",
     "run/store.py",
+    "run/trial.py",
     "run/variants.py",
     "run/view.py",
     "start.py",
@@ -144,6 +153,7 @@ def collect(
         "device": setup.device,
         "dtype": setup.dtype,
         "attention": setup.attention,
+        "quantization": setup.quantization,
         **model_facts,
         "seeds": dict(seeds),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -201,7 +211,7 @@ def git() -> tuple[str | None, bool | None]:
 
 def hardware(device: str) -> str:
     """The GPU's name, or the CPU's with the number of its cores."""
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():
         return str(torch.cuda.get_device_name(device))
     return f"{_cpu()} ({os.cpu_count()} cores)"
 

@@ -121,10 +121,14 @@ class Study(StudyFolder):
 
     @in_one_line
     def finish(
-        self, cell: Cell, record: CellRecord, rows: Mapping[str, Sequence[Row]]
+        self,
+        cell: Cell,
+        record: CellRecord,
+        rows: Mapping[str, Sequence[Row]],
+        kept: Mapping[str, bytes] | None = None,
     ) -> CellRecord:
-        """Write a cell's tables ("samples", "pairs") and its record; behind that the journal is no
-        longer needed.
+        """Write a cell's tables ("samples", "pairs"), the files in `kept` by their names, and its
+        record; behind that the journal is no longer needed.
 
         Returns the record as it was written: a cell whose numbers are none, and so could not be
         read again, has failed.
@@ -141,6 +145,9 @@ class Study(StudyFolder):
             data = tables.encoded(table, storable)
             self.put(folder / f"{table}.parquet", data)
             digests[f"{table}.parquet"] = digest(data)
+        for name, data in (kept or {}).items():
+            self.put(folder / name, data)
+            digests[name] = digest(data)
         content = _sound({**facts.plain(record.content()), "files": digests}, faults)
         # behind the tables, for it seals them: a cell with cell.json is a whole one
         self.put(folder / "cell.json", facts.to_json(sealed(content), indent=1).encode())

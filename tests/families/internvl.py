@@ -26,13 +26,14 @@ NAMED = {
 SIZE = {"height": 56, "width": 56}
 
 
-def build() -> Miniature:
+def build(**text: Any) -> Miniature:
+    """With another language model where `text` says so."""
     words = tokenizer(*NAMED.values())
     for name, token in NAMED.items():
         setattr(words, f"{name}_token", token)
         setattr(words, f"{name}_token_id", words.convert_tokens_to_ids(token))
     config = InternVLConfig(
-        text_config={"model_type": "qwen2", **llama(len(words))},
+        text_config={"model_type": "qwen2", **llama(len(words)), **text},
         vision_config={
             "hidden_size": 32,
             "intermediate_size": 64,

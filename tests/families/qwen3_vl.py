@@ -37,7 +37,7 @@ HEADS = {
 }
 
 
-def family(make: Any, config: Any, **text: Any) -> Miniature:
+def family(make: Any, config: Any, name: str = "Qwen3-VL", **text: Any) -> Miniature:
     """The family's miniature with a text model of `text` besides; the mixture of experts differs in
     nothing else.
     """
@@ -61,7 +61,7 @@ def family(make: Any, config: Any, **text: Any) -> Miniature:
     sizes = ((128, 96), (90, 170), (64, 160), (300, 260))
     # the processor puts marks around every frame of a video
     return Miniature(
-        "Qwen3-VL",
+        name,
         seeded(lambda: make(settings)),
         processor,
         f"{START} {IMAGE} {END} ",
