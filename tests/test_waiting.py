@@ -68,11 +68,10 @@ def of_engine(
     """How often a prefill asks on the engine's account: with it, less without it."""
     model = build_model(replace(SIZES, layers=layers), 0).eval().to(device)
     inputs = {name: value.to(device) for name, value in inputs.items()}
-    counts = []
-    for session in (
-        nullcontext,
-        lambda: prune(model, method, 1.0 if method == "none" else 0.9),
-    ):
+    budget = 1.0 if method == "none" else 0.9
+    sessions: list[Callable[[], Any]] = [nullcontext, lambda: prune(model, method, budget)]
+    counts: list[int] = []
+    for session in sessions:
         with session(), torch.inference_mode():
             model(**inputs)  # what is made at the first call is no prefill's
             with counting() as count:

@@ -178,8 +178,8 @@ def settled(
             if id(stream) not in counts:
                 visual = call.visual[row][stream.source[row]]
                 counts[id(stream)] = int(visual.sum()), len(visual)
-            count, length = counts[id(stream)]
-            if length - count != sample.text + call.drafts:
+            count, alive_count = counts[id(stream)]
+            if alive_count - count != sample.text + call.drafts:
                 raise EngineError(
                     f"sample {row} lost text before layer {number}: {sample.text} tokens were there"
                 )
