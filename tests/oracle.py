@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.models import family_of
+
 
 def logits(
     model: Any,
@@ -39,7 +41,8 @@ def logits(
     valid = torch.cat(
         [inputs["attention_mask"].bool(), torch.ones(batch, steps - 1, dtype=torch.bool)], dim=1
     )
-    decoder = model.get_decoder()
+    # of the family alone where its decoder is: a stock class may take more for it
+    decoder: Any = family_of(model).decoder(model)
     kinds = getattr(decoder.config, "layer_types", None) or [""] * len(decoder.layers)
     turned_by_kind = "layer_type" in signature(decoder.rotary_emb.forward).parameters
     causal = torch.ones(total, total, dtype=torch.bool).tril()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from prunebench import Stage, llm, prune
 from prunebench.engine.counter import counter
 from prunebench.measure.flops import head, llm_prefill
 from prunebench.models import family_of
+from prunebench.models.llama4 import Llama4
 
 BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("sdpa", {"model_type": "qwen3", "head_dim": 24}),
@@ -100,3 +102,17 @@ def test_attention_is_what_the_model_puts_out(layer: int) -> None:
     for row, seen in enumerate(spy.seen):
         want = weights[row, :, -1, visual[row]]
         torch.testing.assert_close(seen.last_query_attention, want, atol=1e-5, rtol=1e-4)
+
+
+def test_only_the_experts_that_are_chosen_count() -> None:
+    """Llama 4, whose stock class runs all of them for every token."""
+    family, config = Llama4(), families.build("llama4").model.config.text_config
+    few, many = copy(config), copy(config)
+    few.num_experts_per_tok = many.num_experts_per_tok = 1
+    many.num_local_experts = 16
+    sparse = config.moe_layers[0]
+    tokens, width = 7, config.hidden_size
+    router = 2 * tokens * width * (16 - config.num_local_experts)
+    costs = [family.layer_flops(one, sparse, tokens, tokens) for one in (config, few, many)]
+    assert costs[2] - costs[1] == router
+    assert costs[0] - costs[1] == 3 * 2 * tokens * width * config.intermediate_size

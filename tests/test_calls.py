@@ -284,9 +284,9 @@ def test_windows_of_some_layers() -> None:
     config = Qwen2_5_VLTextConfig(
         num_hidden_layers=6, use_sliding_window=True, sliding_window=24, max_window_layers=3
     )
-    assert [window_of(config, kind) for kind in config.layer_types] == [None] * 3 + [24] * 3
+    assert [window_of(config, kind) for kind in config.layer_types or ()] == [None] * 3 + [24] * 3
     unused = Qwen2_5_VLTextConfig(num_hidden_layers=6, sliding_window=24)
-    assert {window_of(unused, kind) for kind in unused.layer_types} == {None}
+    assert {window_of(unused, kind) for kind in unused.layer_types or ()} == {None}
 
 
 # ---- prompts that end with their image -----------------------------------------------------------

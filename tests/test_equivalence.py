@@ -66,7 +66,7 @@ def run(
 def dead_columns(model: Any, inputs: dict[str, Any], trace: Any) -> list[Tensor]:
     """Per layer [B, S]: visual positions that no longer live there, from the trace's indices."""
     visual = family_of(model).visual(model, inputs["input_ids"])
-    dead = [torch.zeros_like(visual) for _ in model.get_decoder().layers]
+    dead = [torch.zeros_like(visual) for _ in family_of(model).layers(model)]
     for row, sample in enumerate(trace.samples):
         places = visual[row].nonzero()[:, 0]
         for site, kept in sample.kept.items():

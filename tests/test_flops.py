@@ -19,7 +19,8 @@ from prunebench.engine.trace import SampleTrace
 from prunebench.measure.flops import Flops, counter, decode, head, llm_prefill, sample_flops
 from prunebench.models.qwen2_5_vl import Qwen25VL
 from prunebench.registry import build, get, names
-from prunebench.run.backend import Conditions, Encoded, ModelSetup
+from prunebench.run.backend import Conditions, Encoded, setup_of
+from prunebench.run.grid import Grid
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.tokens import Layout, Tile
 from prunebench.trained import RANDOM, Trained
@@ -182,7 +183,7 @@ def scenes() -> tuple[TransformersBackend, list[Encoded]]:
     """A trained miniature with crops and newlines, and a few questions; their images have one
     size.
     """
-    backend = TransformersBackend.load(ModelSetup("tiny-llava-next"))
+    backend = TransformersBackend.load(setup_of(Grid(), "tiny-llava-next"))
     benchmark = load_task("scenes_mixed", limit=3)
     samples = [backend.read(benchmark, [request]) for request in benchmark.requests]
     return backend, [Encoded(sample, sample.inputs) for sample in samples]
@@ -193,9 +194,8 @@ def selector_flops(scenes: Any, method: Ready, number: int) -> int:
     budget = Budget(1.0 if method.name == "none" else 0.5)
     conditions = Conditions(budget, seeds=[number], count_flops=True)
     (trace,) = backend.answer(encodings[number], method, conditions).traces
-    flops: int | None = trace.selector_flops
-    assert flops is not None
-    return flops
+    assert trace.selector_flops is not None
+    return int(trace.selector_flops)
 
 
 def built(name: str) -> Pruner:
@@ -228,18 +228,18 @@ def test_a_method_that_works_by_shape_is_counted_and_confirmed_and_then_known(
     scenes: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, _ = scenes
-    ready, counts = backend.ready(build(name)), [0]
+    ready, counts = backend.ready(build(name)), []
 
-    def counting() -> Any:
-        counts[0] += 1
+    def counted() -> Any:
+        counts.append(1)
         return counter()
 
-    monkeypatch.setattr(trace_module, "counter", counting)
+    monkeypatch.setattr(trace_module, "counter", counted)
     counted_per_sample = []
     for _ in range(4):
-        counts[0] = 0
+        counts.clear()
         selector_flops(scenes, ready, 0)
-        counted_per_sample.append(counts[0])
+        counted_per_sample.append(len(counts))
     assert counted_per_sample[0] == counted_per_sample[1] > 0
     assert counted_per_sample[2:] == [0, 0]
 

@@ -88,8 +88,9 @@ def theirs(hub: Hub, server: Server, folder: Path, model: str) -> Said:
     words += ["--device", "cpu", "--batch_size", "1", "--limit", str(LIMIT)]
     words += ["--log_samples", "--output_path", "theirs"]
     # the reader that qwen-vl-utils would take is installed, but what it stands on may not be
-    reader = {"FORCE_QWENVL_VIDEO_READER": "decord"}
-    process = hub.run([*LMMS_EVAL, *words], folder, server, seconds=3000, **reader)
+    process = hub.run(
+        [*LMMS_EVAL, *words], folder, server, seconds=3000, FORCE_QWENVL_VIDEO_READER="decord"
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     (results,) = folder.glob("theirs/**/*results.json")
     numbers = json.loads(results.read_text())["results"]
@@ -144,7 +145,7 @@ def test_none_is_lmms_evals_own_wrapper(talkative: Hub, tmp_path: Path, model: s
         expected = theirs(talkative, server, tmp_path, model)
         own = ours(talkative, server, tmp_path, model)
     assert own.keys() == expected.keys()
-    different = {}
+    different: dict[tuple[str, str], Any] = {}
     for task, (answers, numbers) in expected.items():
         own_answers, own_numbers = own[task]
         if own_answers != answers:

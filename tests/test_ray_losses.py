@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -56,6 +57,22 @@ def command(out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "prunebench.cli", "sweep", *options(out, *more)]
 
 
+def start(words: list[str], folder: str | None = None) -> subprocess.Popen[str]:
+    """A sweep in a process of its own; what Ray leaves of one that is killed is in the folder."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if folder is not None:
+        environment["RAY_TMPDIR"] = folder
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(words, **pipes, text=True, env=environment)
+
+
+@pytest.fixture
+def short() -> Iterator[str]:
+    """A folder whose name is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
     """The workers of a driver, once they are at work."""
     result = []
@@ -75,7 +92,7 @@ def journal_lines(study: Path) -> int:
     return total
 
 
-def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path, short: str) -> None:
     """Workers are killed at random times while they work, and now and then the driver, which the
     same command then continues.
     """
@@ -85,7 +102,7 @@ def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     words = command(study, *more, "executor=ray", "workers=2")
     chance = random.Random(0)
     kills = driver_kills = 0
-    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    driver = start(words, short)
     while True:
         time.sleep(chance.uniform(0.2, 1.0))
         if driver.poll() is not None:
@@ -99,9 +116,7 @@ def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
             driver_kills += 1
             kills += 1
             wait_for_the_end_of(workers)
-            driver = subprocess.Popen(
-                words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
+            driver = start(words, short)
         elif kills < KILLS:
             with suppress(psutil.Error):
                 chance.choice(workers).kill()
@@ -183,7 +198,7 @@ def test_a_cluster_of_two_machines_of_which_one_goes(tmp_path: Path, cluster: An
     run(tmp_path / "whole", *more)
     study = tmp_path / "spread"
     words = command(study, *more, "executor=ray", f"ray_address={cluster.address}")
-    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    driver = start(words)
     while driver.poll() is None and journal_lines(study) < 40:
         time.sleep(0.1)
     assert driver.poll() is None, driver.communicate()[0]
@@ -215,7 +230,7 @@ def test_costs_by_workers(tmp_path: Path) -> None:
 
 def test_control_c_leaves_no_process(tmp_path: Path) -> None:
     words = command(tmp_path / "study", "methods=random", "limit=400", "executor=ray", "workers=2")
-    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    driver = start(words)
     while driver.poll() is None and journal_lines(tmp_path / "study") < 3:
         time.sleep(0.1)
     others = psutil.Process(driver.pid).children(recursive=True)

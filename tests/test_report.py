@@ -448,7 +448,9 @@ def test_all_tasks_have_no_mean_accuracy_over_different_scales(tmp_path: Path) -
 
 
 def test_a_unit_of_its_own_is_averaged_with_no_other(tmp_path: Path) -> None:
-    points = {"metrics": [{"metric": "score", "value": 0.5, "unit": "points", "n": 2}]}
+    points: dict[str, Any] = {
+        "metrics": [{"metric": "score", "value": 0.5, "unit": "points", "n": 2}]
+    }
     for method in ("none", "fastv"):
         cell(tmp_path, method, "color", [0.5, 0.5], **points)
         cell(tmp_path, method, "count", [0.5, 0.5])
@@ -472,7 +474,7 @@ def test_samples_of_a_group_count_as_one_where_methods_are_compared(tmp_path: Pa
     """Five pairs, each lost as a whole: the test has five signs, not ten."""
     groups = [f"image {number // 2}" for number in range(10)]
     for method, scores in (("none", [1.0] * 10), ("random", [0.0] * 10), ("fastv", [0.0] * 10)):
-        alone = {} if method == "random" else {"group": groups}
+        alone: dict[str, Any] = {} if method == "random" else {"group": groups}
         cell(tmp_path, method, "color", scores, columns=alone)
     fold(tmp_path)
     line = row(tmp_path, "fastv", "color")

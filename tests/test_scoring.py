@@ -323,14 +323,14 @@ def grouped(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
 
 def test_pairs_are_drawn_as_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of six pairs are right, {0, 1} and {8, 9}: the interval is that of six, not of twelve."""
-    grouped(monkeypatch, groups=("pair",))
+    grouped(monkeypatch, groups=("pair",), beside="^p")
     summary = result(task(tmp_path, COUNTED + PAIRS))
     row = metric(summary)
     assert row.value == pytest.approx(100 / 3)
     half = 2.5706 * 51.6398 / 6**0.5  # Student's for six, of 100, 0, 0, 0, 100, 0
     assert (row.ci_low, row.ci_high) == pytest.approx((100 / 3 - half, 100 / 3 + half), rel=1e-4)
     assert own_scores(summary) == pytest.approx([100, 100, 0, 0, 0, 0, 0, 0, 100, 100, 0, 0])
-    assert [row["group"] for row in summary.rows][:4] == ["p0", "p0", "p1", "p1"]
+    assert [row["group"] for row in summary.rows][:4] == ["0", "0", "1", "1"]
 
 
 def test_a_pair_that_lacks_one_answer_does_not_take_the_others_with_it(

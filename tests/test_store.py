@@ -675,16 +675,15 @@ def test_no_end_of_the_process_loses_what_was_appended(
 def test_the_disk_has_all_journals_at_least_every_few_seconds(
     tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = [0.0]
-    synced: list[int] = []
+    clock, synced = [0.0], []
+    monkeypatch.setattr(folder_module, "monotonic", lambda: clock[0])
     plain = os.fsync
 
-    def noted(handle: int) -> None:
-        synced.append(os.fstat(handle).st_ino)
+    def watched(handle: int) -> None:
+        synced.append(os.fstat(handle))
         plain(handle)
 
-    monkeypatch.setattr(folder_module, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "fsync", watched)
     first, second = cells(grid)
     with open_study(tmp_path / "s") as study:
         study.synced = 0.0
@@ -694,9 +693,11 @@ def test_the_disk_has_all_journals_at_least_every_few_seconds(
             clock[0] = seconds
             for journal in journals:
                 journal.append([row(sample)])
+            inodes = {place.st_ino for place in synced}
             # at 5 s the first journal that is added to brings both along; the second's new line
             # waits for the next time
-            assert len(set(synced)) == len(synced) == (0 if seconds < 5 else 2), seconds
+            assert len(inodes) == (0 if seconds < 5 else 2), seconds
+            assert len(synced) == len(inodes)
     assert len(synced) > 2, "what is left is brought to the disk at the end"
 
 

@@ -138,6 +138,39 @@ def test_a_further_turn_with_drafts_is_refused() -> None:
             )
 
 
+@pytest.mark.parametrize("plan", ["input", "three stages"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_5_vl", "window"])
+def test_two_conversations_of_different_length(name: str, plan: str) -> None:
+    """Padded on the left by their first prompts, with turns of the same length."""
+    miniature = build(name)
+    model = miniature.model
+    inputs = miniature.inputs(
+        ([picture(112, 84)], "color of 5"),
+        ([picture(84, 112, 1)], "digit on any red square"),
+    )
+    start, mask = inputs["input_ids"].shape[1], inputs["attention_mask"]
+    with prune(model, Draw(), plan=PLANS[plan], seeds=[3, 4]) as trace:
+        out = answered(miniature, inputs)
+        turn = words(miniature, "what is it").expand(2, -1)
+        conversation = torch.cat([out.sequences, turn], dim=1)
+        place = conversation.shape[1] - start
+        mask = torch.nn.functional.pad(mask, (0, place), value=1)
+        last = answered(
+            miniature,
+            {"input_ids": conversation, "attention_mask": mask},
+            past_key_values=out.past_key_values,
+        )
+        with pytest.raises(EngineError, match="a further turn is padded in some samples"):
+            longer_mask = torch.nn.functional.pad(mask, (0, STEPS), value=0)
+            model.generate(
+                last.sequences, attention_mask=longer_mask, past_key_values=last.past_key_values
+            )
+    dead = dead_columns(model, inputs, trace)
+    want = logits(model, inputs, last.sequences[:, start:], dead)
+    got = torch.stack(last.logits, dim=1)
+    torch.testing.assert_close(got, want[:, place:], atol=5e-4, rtol=2e-4)
+
+
 def test_a_turn_of_nothing_else_than_what_was_read() -> None:
     miniature = build("llava")
     inputs = first(miniature)

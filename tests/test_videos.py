@@ -88,7 +88,7 @@ def broken(folder: Path) -> dict[str, tuple[Any, str]]:
         frame.sample_rate = 8000
         container.mux(sound.encode(frame))
     return {
-        "cut off": (folder / "cut.mkv", "ends before frame 39|cut off"),
+        "cut off": (folder / "cut.mkv", "cut off: it ends at second"),
         "cut off before its index": (folder / "half.mp4", "cannot be read"),
         "a text": (folder / "text.mp4", "cannot be read"),
         "empty": (folder / "empty.mp4", "cannot be read"),

@@ -134,7 +134,7 @@ def test_a_set_may_lie_in_anothers_folder(
     assert benchmark.messages(benchmark.requests[0])
     lines = []
     for number, (question, answer, box) in enumerate(QUESTIONS):
-        row = {"question": question, "answer": answer, "image": f"{number}.jpg"}
+        row: dict[str, Any] = {"question": question, "answer": answer, "image": f"{number}.jpg"}
         boxes = [box, [box[0], box[1], box[2] + 1, box[3] + 1]]
         row |= {"width": 112, "height": 112, "dataset": name, "split": "train"}
         lines.append(json.dumps({**row, "bboxs": boxes}))

@@ -1,5 +1,6 @@
 """Benchmarks: tasks through lmms-eval's API, which asks the questions and scores the answers."""
 
+from prunebench.benchmarks import judge
 from prunebench.benchmarks.benchmark import Benchmark
 from prunebench.benchmarks.catalogue import (
     Listed,
@@ -10,7 +11,7 @@ from prunebench.benchmarks.catalogue import (
     needs_blind,
 )
 from prunebench.benchmarks.request import MediaError, Request, TaskError
-from prunebench.benchmarks.served import PublicTask, judge_configured, public_tasks
+from prunebench.benchmarks.served import PublicTask, public_tasks
 
 __all__ = [
     "Benchmark",
@@ -21,7 +22,7 @@ __all__ = [
     "TaskError",
     "check_access",
     "expand",
-    "judge_configured",
+    "judge",
     "listed",
     "load_task",
     "needs_blind",

@@ -125,7 +125,7 @@ def check_access(name: str) -> None:
     """
     if name in _built_in():
         return
-    with quiet():
+    with quiet(), judge.loadable():
         from prunebench.benchmarks import lmms
 
         if _is_file(name):

@@ -34,8 +34,14 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 }
 """By lmms-eval's API_TYPE the variables without which it asks nobody."""
 
+PLACES = ("OPENAI_API_URL", "OPENAI_BASE_URL")
+"""Where a judge is that is not OpenAI's."""
+
 STANDIN = "no-key"
 """A key for loading: clients that are built with a task's module refuse to be built without one."""
+
+NO_KEYS = ("", STANDIN, "YOUR_API_KEY", "EMPTY")
+"""What stands for a key where nobody has set one."""
 
 CHAT = "/chat/completions"
 
@@ -63,12 +69,16 @@ def asks(names: Iterable[str]) -> bool:
     return any(CLIENTS.search(name) for name in names)
 
 
-def missing() -> str:
-    """What a judge lacks for being asked; empty where one is configured."""
-    kind = os.environ.get("API_TYPE", "openai").lower()
+def missing(environment: Mapping[str, str] = os.environ) -> str:
+    """What a judge lacks for being asked; empty where one is configured.
+
+    A server of one's own may take any key, so its address is enough.
+    """
+    kind = environment.get("API_TYPE", "openai").lower()
+    if "azure" not in kind and any(environment.get(name) for name in PLACES):
+        return ""
     keys = KEYS.get(kind, ())
-    lacking = [key for key in keys if os.environ.get(key, "") in ("", STANDIN)]
-    return " and ".join(lacking)
+    return " and ".join(key for key in keys if environment.get(key, "") in NO_KEYS)
 
 
 def refusal(task: str) -> str:

@@ -102,8 +102,8 @@ def read_config(file: Path) -> Config:
 
 
 def definition(name: str, file: Path) -> Config:
-    """The file of one of lmms-eval's tasks, with the functions that it calls; raises TaskError for
-    a package that those need.
+    """The file of one of lmms-eval's tasks, with the functions that it calls; raises TaskError
+    where those cannot be imported.
     """
     try:
         return dict(utils.load_yaml_config(str(file), mode="full"))
@@ -112,6 +112,11 @@ def definition(name: str, file: Path) -> Config:
         raise TaskError(
             f"task {short_path(name)} needs the package {package}, which is not installed"
         ) from error
+    except Exception as error:  # their modules run as they are imported, and may raise anything
+        reason = one_line(said_by(error), 150)
+        raise TaskError(
+            f"task {short_path(name)}: its definition does not load ({reason})"
+        ) from error
 
 
 def check_access(name: str, config: Config) -> None:
@@ -119,16 +124,25 @@ def check_access(name: str, config: Config) -> None:
     TaskError.
     """
     options = _options(config.get("dataset_kwargs") or {})
-    source = config.get("dataset_path")
-    if not isinstance(source, str) or "/" not in source or options.get("load_from_disk"):
+    if not _is_on_hub(config):
         return
     place = {key: options[key] for key in ("data_files", "revision", "token") if key in options}
     try:
         for attempt in RETRIES:
             with attempt:
-                datasets.load_dataset_builder(source, config.get("dataset_name"), **place)
+                datasets.load_dataset_builder(
+                    config["dataset_path"], config.get("dataset_name"), **place
+                )
     except Exception as error:
         raise _unfetched(name, error, config) from error
+
+
+def _is_on_hub(config: Config) -> bool:
+    """Whether a task's data are a data set of the hub."""
+    source, options = config.get("dataset_path"), config.get("dataset_kwargs") or {}
+    if not isinstance(source, str) or options.get("load_from_disk"):
+        return False
+    return source.count("/") == 1 and not Path(source).exists()
 
 
 def construct(name: str, config: Config, model_name: str | None = None) -> Task:
@@ -138,6 +152,8 @@ def construct(name: str, config: Config, model_name: str | None = None) -> Task:
     kwargs = config.get("dataset_kwargs")
     if isinstance(kwargs, dict):
         config = {**config, "dataset_kwargs": _options(kwargs)}
+    # asked before: lmms-eval writes its own into the settings
+    says_until = _says_until(config)
     try:
         task = StoredImages(config=config, model_name=model_name)
     except Exception as error:
@@ -145,8 +161,15 @@ def construct(name: str, config: Config, model_name: str | None = None) -> Task:
     task.put_back()
     for module in _modules(config):
         hush(module)
-    task.says_until = _says_until(config)
+    task.says_until = says_until
     return task
+
+
+def ask_as(task: Task, model_name: str | None) -> None:
+    """Give a task that lmms-eval has made the prompts that it has for `model_name`."""
+    task.model_name = model_name
+    # what its constructor does with the name; there is no public way
+    task._prepare_model_specific_config()
 
 
 def public(
@@ -304,15 +327,17 @@ def _unfetched(name: str, error: Exception, config: Config) -> TaskError:
     cause = attempt.exception() if attempt is not None else error
     if isinstance(cause, TaskError):
         return cause
-    source = config.get("dataset_path")
-    refusal = hub.refusal(cause, "data set", str(source))
-    if refusal is not None:
-        return TaskError(
-            f"task {short_path(name, 50)}: its data set {one_line(str(source), 60)} {refusal}"
-        )
-    detail = f"({one_line(said_by(cause), 90)})"
     if isinstance(cause, AssertionError | KeyError | TypeError | AttributeError):
+        detail = f"({one_line(said_by(cause), 90)})"
         return TaskError(f"task {short_path(name)}: its definition does not load {detail}")
+    if _is_on_hub(config):
+        source = config["dataset_path"]
+        cause = hub.answer("data set", source) or cause
+        refusal = hub.refusal(cause, "data set", source)
+        if refusal is not None:
+            place = one_line(source, 60)
+            return TaskError(f"task {short_path(name, 50)}: its data set {place} {refusal}")
+    detail = f"({one_line(said_by(cause), 90)})"
     return TaskError(
         f"task {short_path(name, 50)}: its data could not be fetched {detail}. "
         "Go online once, or fill the cache elsewhere and set HF_HOME to it."

@@ -113,7 +113,7 @@ def _followed(value: Any, attributes: set[str], function: FunctionType) -> list[
     if isinstance(value, FunctionType | MethodType | partial):
         return [step for step in _steps(value, None) if _is_own(step[0], function)]
     if isinstance(value, ModuleType):
-        steps = []
+        steps: list[Step] = []
         for name in attributes:
             inner = getattr(value, name, None)
             if isinstance(inner, FunctionType) and _is_own(inner, function):

@@ -17,8 +17,9 @@ class Reviewed:
     """What is known of some tasks; what is empty follows the general rules.
 
     `tasks` are names or patterns. `headline` is the metric that stands for the task. `groups` are
-    the keys of a sample's value that tell which samples are scored together, `size` how many those
-    are where a group that lacks one has no score. `strata` are keys of
+    the keys of a sample's value that tell which samples are scored together, but for what matches
+    `beside` in them; `size` is how many those are where a group that lacks one has no score.
+    `strata` are keys of
     a sample's value whose parts count alike, whatever their size. `unit` is that of the headline,
     where it is no share and no percentage. `judged` is false where a judge stands in the task's
     code but is never asked as lmms-eval runs the task.
@@ -28,6 +29,7 @@ class Reviewed:
     why: str
     headline: str = ""
     groups: tuple[str, ...] = ()
+    beside: str = ""
     size: int = 0
     strata: tuple[str, ...] = ()
     unit: str = ""
@@ -62,11 +64,13 @@ TABLE: tuple[Reviewed, ...] = (
         "two videos that differ little share a question, and count where both are right",
         headline="pair_accuracy",
         groups=("video_id",),
+        beside=r"_[^_]*$",
     ),
     Reviewed(
         ("3dsrbench_circular",),
         "a question is asked with its options in every order, and mirrored",
         groups=("qid",),
+        beside=r"-.*$",
     ),
     Reviewed(
         ("videomathqa_mbin*",),

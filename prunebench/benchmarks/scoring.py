@@ -198,7 +198,9 @@ class Scoring:
         cluster = self._task.config.cluster_key
         if not keys and cluster:
             keys = (cluster,)
-        return _key(score, keys)
+        name = _key(score, keys)
+        beside = self.reviewed.beside
+        return re.sub(beside, "", name) if name and beside else name
 
     def without_partners(self, scores: Scores) -> list[int]:
         """Take the metrics from samples that are scored in groups of a size and whose group lacks

@@ -21,9 +21,10 @@ from typing import Any
 
 import yaml
 
-from prunebench.benchmarks import sources
+from prunebench.benchmarks import reviewed, sources
 from prunebench.benchmarks.cached import cache_folder
 from prunebench.benchmarks.request import TaskError
+from prunebench.benchmarks.reviewed import review_of
 from prunebench.benchmarks.sources import PACKAGE, Call, Sources, installed
 from prunebench.border import files
 
@@ -42,13 +43,6 @@ FILM = re.compile(r"\.mp4|\.mkv|video", re.IGNORECASE)
 """Words by which the media of a task are told: in its name, and in what reads them."""
 
 PATTERNS = {"judge": JUDGE, "sound": SOUND, "film": FILM}
-
-JUDGE_KEYS = ("OPENAI_API_KEY", "AZURE_API_KEY")
-JUDGE_PLACES = ("OPENAI_API_URL", "OPENAI_BASE_URL", "AZURE_ENDPOINT")
-"""The environment variables by which lmms-eval finds its judge."""
-
-NO_KEYS = ("", "YOUR_API_KEY", "EMPTY")
-"""What stands in them where nobody has set one; a server of one's own may take any key."""
 
 Config = dict[str, Any]
 """A task's YAML, with what it includes; functions are `Call`s."""
@@ -92,10 +86,12 @@ class PublicTask:
             return f"needs the package {', '.join(self.missing)}"
         return ""
 
-    def why_not(self, judge: bool) -> str:
-        """Why it cannot be served; `judge` says whether one is configured."""
-        if not self.refusal and self.judge and not judge:
-            return f"scored by a judge, and none is configured: set {JUDGE_KEYS[0]}"
+    def why_not(self, lacking: str) -> str:
+        """Why it cannot be served; `lacking` is what a judge lacks for being asked, empty where
+        one is configured.
+        """
+        if not self.refusal and self.judge and lacking:
+            return f"scored by a judge, and none is configured: set {lacking}"
         return self.refusal
 
     @property
@@ -104,17 +100,10 @@ class PublicTask:
         notes = {
             "asks a judge": self.judge,
             "no number, only a file to submit": self.submission,
-            "needs `hf auth login`": self.login,
+            "its file asks for a login": self.login,
             "text alone, nothing to prune": self.media == "text",
         }
         return "; ".join(note for note, holds in notes.items() if holds)
-
-
-def judge_configured(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether lmms-eval would find a judge: a key of one, or the address of a server."""
-    keys = [environment.get(name, "") for name in JUDGE_KEYS]
-    places = [environment.get(name, "") for name in JUDGE_PLACES]
-    return any(places) or any(key not in NO_KEYS for key in keys)
 
 
 @cache
@@ -161,7 +150,7 @@ def _kept(path: Path) -> dict[str, PublicTask] | None:
 def _digest(site: Path) -> str:
     """A hash of which files there are to be read, and of how they are read here."""
     digest = sha256()
-    for module in (__file__, sources.__file__):
+    for module in (__file__, sources.__file__, reviewed.__file__):
         digest.update(Path(module).read_bytes())
     for file in _files(site / PACKAGE / "tasks", (".yaml", "_yaml", ".py")):
         status = file.stat()
@@ -237,12 +226,15 @@ class _Reader:
         options = config.get("dataset_kwargs")
         calls = [value for value in config.values() if isinstance(value, Call)]
         calls += [value for value in aggregations if isinstance(value, Call)]
+        judge = review_of(name).judged
+        if judge is None:
+            judge = any("judge" in self._marks(value) for value in scoring)
         return PublicTask(
             name=name,
             kind=str(config.get("output_type") or GENERATE),
             media=self._media(name, file, config),
             metrics=tuple(str(one.get("metric")) for one in metrics),
-            judge=any("judge" in self._marks(value) for value in scoring),
+            judge=judge,
             submission=bool(metrics) and all(map(self._submits, aggregations)),
             login=isinstance(options, dict) and bool(options.get("token")),
             packages=tuple(sorted(self.sources.packages(calls))),

@@ -88,7 +88,7 @@ def _size(value: Any) -> int:
 
 
 def _put_back(namespace: Namespace, name: str, value: Any) -> None:
-    present = namespace.get(name)
+    present: Any = namespace.get(name)
     if isinstance(value, NUMBERS):
         # what was a number and has become an object since is made once, such as a client
         if type(present) in NUMBERS and present != value:

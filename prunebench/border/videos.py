@@ -29,6 +29,12 @@ MOST_SHOWN = 768
 MOST_BYTES = 2 * 2**30
 """Bytes that the shown frames of one video may take together."""
 
+MICROSECONDS = 1_000_000
+"""What a container gives its length in, of a second."""
+
+SHARE = 0.9
+"""Of the length that a file says of itself, how much has to be there; it is often rounded."""
+
 EXACT = ("mp4", "matroska", "flv", "asf")
 """Formats that come back to a frame by its time; of others all frames before it are decoded."""
 
@@ -179,8 +185,12 @@ class _Index:
         keys: list[int] = []
         count = 0
         exact = any(word in container.format.name for word in EXACT)
-        for packet in container.demux(stream):
-            if not packet.size:  # the one that ends the stream
+        reached = 0.0
+        for packet in container.demux():
+            if not packet.size:  # the one that ends a stream
+                continue
+            reached = max(reached, _end(packet))
+            if packet.stream.index != stream.index:
                 continue
             count += 1
             if count > MOST_FRAMES:
@@ -195,6 +205,9 @@ class _Index:
             raise VideoError(f"{name} has no frames")
         if count < stream.frames:
             raise VideoError(f"{name} is cut off: it has {count} of its {stream.frames} frames")
+        seconds = (container.duration or 0) / MICROSECONDS
+        if reached < SHARE * seconds - 1:
+            raise VideoError(f"{name} is cut off: it ends at second {reached:.1f} of {seconds:.1f}")
         return cls(sorted(times), sorted(keys) if exact else [])
 
 
@@ -231,6 +244,15 @@ def _decoded(
                 f"{name} ends before frame {number} of {len(index.times)}; it is cut off or broken"
             )
         yield picture
+
+
+def _end(packet: Any) -> float:
+    """Until which second a packet reaches, from the beginning of its stream."""
+    time = packet.pts if packet.pts is not None else packet.dts
+    if time is None:
+        return 0.0
+    start = packet.stream.start_time or 0
+    return float((time - start + (packet.duration or 0)) * packet.time_base)
 
 
 def _counted(container: Any, stream: Any, numbers: Sequence[int]) -> Iterator[Any]:

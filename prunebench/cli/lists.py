@@ -172,9 +172,9 @@ def served_rows(pattern: str) -> list[Row]:
     if pattern != "all" and not set("*?[") & set(pattern):
         pattern = f"*{pattern}*"
     rows = [served_row(task.name, task.kind, "") for task in benchmarks.listed()]
-    judge = benchmarks.judge_configured()
+    lacking = benchmarks.judge.missing()
     for task in benchmarks.public_tasks().values():
-        refusal = task.why_not(judge)
+        refusal = task.why_not(lacking)
         row = served_row(task.name, "group" if task.members else task.media, refusal)
         rows.append({**row, "notes": "" if refusal else task.notes})
     rows = [row for row in rows if pattern == "all" or fnmatchcase(row["name"], pattern)]
@@ -193,9 +193,9 @@ def public_line() -> str:
     """How many tasks lmms-eval has beside the listed ones."""
     from prunebench import benchmarks
 
-    judge = benchmarks.judge_configured()
+    lacking = benchmarks.judge.missing()
     tasks = [task for task in benchmarks.public_tasks().values() if not task.members]
-    count = sum(not task.why_not(judge) for task in tasks)
+    count = sum(not task.why_not(lacking) for task in tasks)
     return (
         f"and {count:,} of the {len(tasks):,} tasks of lmms-eval; `list tasks=all` shows them, "
         "`list tasks=mme` those with mme in their name, and why others are not served"

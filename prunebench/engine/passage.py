@@ -159,6 +159,11 @@ class Passage:
         if name == "attention_mask":
             _check_hides_nothing(value)
             return None
+        if self._shape is not None and len(self._shape) == 3:
+            count, length = self._shape[:2]
+            # a table for the rows of one crop: all crops come as one now
+            if value.shape[:1] == (length,) and count > 1:
+                value = value.repeat(count, *[1] * (value.dim() - 1))
         # tables with an entry for every row of the run, such as rotary ones, lose the same rows
         if self.survivors is None or value.shape[:1] != (self.total,):
             return value

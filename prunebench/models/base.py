@@ -110,8 +110,10 @@ class Family(ABC):
     """Whether the vision encoder is a CLIP's and takes crops [B, 3, H, W], so that a CLIP can be
     shown what it is shown.
     """
+    projects_late: ClassVar[bool] = False
+    """Whether the projector runs in the model's own forward, behind what `encode` gives."""
     harness: ClassVar[Harness | None] = None
-    """How lmms-eval's wrapper of the family asks; None where it has none."""
+    """How lmms-eval's wrapper of the family asks; None where none is known that takes chats."""
     blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
     """Where the vision encoder keeps its blocks: the first of these paths that exists, because
     versions of transformers differ.

@@ -108,8 +108,15 @@ def _sampled(loaded: Loaded, stretch: Stretch) -> list[int]:
         together = getattr(reader, "temporal_patch_size", 1) or 1
         if count > together:
             count -= count % together
-        numbers = reader.sample_frames(metadata, num_frames=count)[:count]
+        numbers = _evenly(reader.sample_frames(metadata, num_frames=count), count)
     return [min(int(number), stretch.count - 1) for number in numbers]
+
+
+def _evenly(numbers: Sequence[int], count: int) -> Sequence[int]:
+    """At most `count` of the numbers: some processors choose without asking how many."""
+    if len(numbers) <= count:
+        return numbers
+    return [numbers[place * len(numbers) // count] for place in range(count)]
 
 
 def _count(stretch: Stretch, most: int, rate: float | None) -> int:

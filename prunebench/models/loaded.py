@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from prunebench.border.text import one_line
 from prunebench.models.base import Family
 from prunebench.models.harness import OWN, Manner
@@ -55,7 +57,12 @@ class Loaded:
         chats = [with_clips(self, conversation) for conversation in conversations]
         side = self.family.token_pixels(self.model)
         batch = process(self.processor, chats, self.manner, side, fitted)
-        return dict(batch.to(self.model.device))
+        inputs = dict(batch.to(self.model.device))
+        for name, value in inputs.items():
+            # one processor makes bfloat16, whatever its model computes in
+            if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
+                inputs[name] = value.to(self.model.dtype)
+        return inputs
 
     def text(self, output: Any, inputs: Mapping[str, Any]) -> str:
         """What `model.generate` answered to `inputs`, without the prompt that its output repeats.

@@ -29,7 +29,7 @@ def manner_of(loaded: Loaded, wish: Wish) -> Manner:
     harness = loaded.family.harness
     manner = Manner()
     if wish.harness == "lmms-eval" and harness is None:
-        manner = Manner(lacking=f"lmms-eval has no wrapper for {loaded.family.name}")
+        manner = Manner(lacking=f"no wrapper of lmms-eval is known for {loaded.family.name}")
     elif wish.harness == "lmms-eval" and len(loaded.processor.tokenizer) >= WORDS:
         assert harness is not None
         manner = Manner("lmms-eval", **asdict(harness))
@@ -70,7 +70,9 @@ def _limited(loaded: Loaded, manner: Manner) -> Manner:
         # nothing is scaled further behind what is fetched: the processor's limits are the same
         from prunebench.models.fetching import IMAGE_TOKENS  # late, for it brings torchvision
 
-        unit = int(loaded.family.token_pixels(loaded.model)) ** 2
+        side = loaded.family.token_pixels(loaded.model)
+        assert side is not None  # what is fetched is scaled to whole tokens
+        unit = side**2
         low, high = (tokens * unit for tokens in IMAGE_TOKENS)
         manner = replace(
             manner,
@@ -79,14 +81,15 @@ def _limited(loaded: Loaded, manner: Manner) -> Manner:
         )
     if manner.min_pixels is None and manner.max_pixels is None:
         return manner
-    size = getattr(images, "size", None)
-    edges = None if size is None else (size["shortest_edge"], size["longest_edge"])
-    if loaded.family.token_pixels(loaded.model) is None or edges is None or None in edges:
+    size = getattr(images, "size", None) or {}
+    is_fixed = loaded.family.token_pixels(loaded.model) is None
+    if is_fixed or "shortest_edge" not in size or "longest_edge" not in size:
         raise Unsupported(
             f"{loaded.family.name} scales every image to its own resolution; "
             "leave out min_pixels and max_pixels"
         )
-    low, high = manner.min_pixels or edges[0], manner.max_pixels or edges[1]
+    low = manner.min_pixels or size["shortest_edge"]
+    high = manner.max_pixels or size["longest_edge"]
     if low > high:
         raise LoadError(
             f"model {one_line(loaded.name, 60)}: min_pixels is {low} and max_pixels {high}; "

@@ -81,7 +81,7 @@ class Group:
         """Scores of the method and of the random control at the same budget on the same samples."""
         return _pair(self.cells, self.control, warn)
 
-    def against_blind(self, warn: Warn) -> Pair | None:
+    def against_blind(self, warn: Warn) -> Pair | GroupedPair | None:
         """Scores of the method and of the model without its images on the same samples."""
         return _pair(self.cells, self.blind, warn)
 
@@ -236,9 +236,9 @@ def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | GroupedPair | None:
         return _by_sample(left), _by_sample(right)
     of_sample, of_reference = _sample_means(left), _sample_means(right)
     names = _names(of_sample, groups)
-    method = statistics.grouped(of_sample.to_numpy(dtype=float), names)
-    reference = statistics.grouped(of_reference.to_numpy(dtype=float), names)
-    return GroupedPair(method, reference, len(of_sample))
+    by_method = statistics.grouped(of_sample.to_numpy(dtype=float), names)
+    by_reference = statistics.grouped(of_reference.to_numpy(dtype=float), names)
+    return GroupedPair(by_method, by_reference, len(of_sample))
 
 
 def _on_common(

@@ -32,6 +32,8 @@ __all__ = ["ALL", "COLUMNS", "TEXTS", "budget_share", "fold", "load"]
 
 T = TypeVar("T")
 Row = dict[str, Any]
+Pairs = list[Pair | GroupedPair]
+"""Scores of a method and of what it is compared with, a pair a task."""
 
 ALL = "all"
 PARTIAL = "partial"
@@ -203,7 +205,11 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
     """
     model, _, budget_kind, budget = key
     control_key = (model, CONTROL, budget_kind, budget)
-    own, cost, baseline, control, blind = [], [], [], [], []
+    own: list[StoredCell] = []
+    cost: list[StoredCell] = []
+    baseline: list[StoredCell] = []
+    control: list[StoredCell] = []
+    blind: list[StoredCell] = []
     for cell in cells:
         if cell.kind == "cost":
             on_task = cell.task == task or cell.task not in tasks
@@ -221,8 +227,15 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
         if cell.method == BLIND:
             blind.append(cell)
     of_task = [cell for cell in cells if cell.kind == "quality" and cell.task == task]
-    parts = map(tuple, (own, cost, baseline, control, blind))
-    return Group(task, *parts, scale=scale_of(task, of_task))
+    return Group(
+        task,
+        tuple(own),
+        tuple(cost),
+        tuple(baseline),
+        tuple(control),
+        tuple(blind),
+        scale_of(task, of_task),
+    )
 
 
 def _row(groups: Groups, warn: Warn) -> Row:
@@ -232,12 +245,12 @@ def _row(groups: Groups, warn: Warn) -> Row:
     notes: list[str] = []
     row: Row = {"seeds": len(seeds)}
     row |= _accuracy(groups, warn, notes)
-    baseline = groups.each(partial(Group.against_baseline, warn=warn))
+    baseline: Pairs | None = groups.each(partial(Group.against_baseline, warn=warn))
     row |= _relative(groups, baseline)
     if method != BASELINE and baseline is not None:
         row |= _against_none(groups, baseline, warn, notes)
     if method not in (BASELINE, CONTROL):
-        control = groups.each(partial(Group.against_control, warn=warn))
+        control: Pairs | None = groups.each(partial(Group.against_control, warn=warn))
         if control is not None:
             row |= _against_random(groups, control, warn, notes)
     if method != BLIND:
@@ -321,9 +334,11 @@ def _against_random(
 
 def _above_blind(groups: Groups, warn: Warn) -> Row:
     """Accuracy less that of the model without its images, where every task has that; without an
-    interval where the metric is no mean of samples.
+    interval where the metric is no mean of samples, and none over tasks of different scales.
     """
-    pairs = groups.each(partial(Group.against_blind, warn=warn))
+    if len(groups.scales) > 1:
+        return {}
+    pairs: Pairs | None = groups.each(partial(Group.against_blind, warn=warn))
     if pairs is not None:
         return _ends(ABOVE_BLIND.name, statistics.difference(pairs))
     gap = groups.mean(Group.above_blind)

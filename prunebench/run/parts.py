@@ -71,9 +71,9 @@ def parts_of(
     if unable:
         return Parts(note=unable)
     with scoring.repeated(metric) as aggregate:
-        for names in [[str(place) for place in range(len(values))], grouped]:
-            if names is not None:
-                fitting = _counted(scoring, aggregate, value, values, names, grouped)
+        for parts in ([str(place) for place in range(len(values))], grouped):
+            if parts is not None:
+                fitting = _counted(scoring, aggregate, value, values, parts, grouped)
                 if fitting is not None:
                     return fitting
         return _drawn(aggregate, value, values, grouped)

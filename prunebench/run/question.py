@@ -208,7 +208,7 @@ class Grid:
         None,
         "Frames of a video that are shown at most; null is what the harness says.",
         "max_frames=64",
-        Bound(least=1, most=768),
+        Bound(least=2, most=768),
     )
     system_prompt: str | None = key(
         None,

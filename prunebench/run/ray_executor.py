@@ -50,7 +50,8 @@ class WriterBackend(TransformersBackend):
         """Load the model where it is in no worker's way, under the setup that workers have."""
         if setup.device == "cpu":
             return super().load(setup)
-        return replace(super().load(replace(setup, device="cpu", attention="sdpa")), setup=setup)
+        plain = replace(setup, device="cpu", attention="sdpa", quantization="none")
+        return replace(super().load(plain), setup=setup)
 
 
 @dataclass(eq=False)

@@ -6,10 +6,13 @@ model answers anything.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from numpy import isclose
 
 from prunebench import benchmarks
 from prunebench.benchmarks import Benchmark, MediaError, TaskError
@@ -19,8 +22,9 @@ from prunebench.border.text import message, one_line
 from prunebench.run.backend import setup_of
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid
-from prunebench.run.summary import SCORE, scored
+from prunebench.run.summary import SCORE, summarized
 from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.study.cells import joined
 
 LOOKED_AT = 4
 """Samples whose media are read."""
@@ -31,8 +35,9 @@ ANSWERED = 12
 LONGEST = 20
 """Characters of a reference that may pass for an answer."""
 
-SAME = 1e-9
-"""How far the mean of the samples may be from the task's number, to be the same."""
+
+PARTLY = re.compile("no interval|stand without those")
+"""What a summary notes of so few answers, whatever the task."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,10 @@ def _tried(grid: Grid, name: str, cells: Sequence[Cell]) -> Trial:
     try:
         benchmarks.check_access(name)
         benchmark = benchmarks.load_task(name, grid.limit, max_image_pixels=most)
-        refusal = _unjudged(name)
-        if refusal:
-            return Trial(name, refusal)
-        media, note = _media(benchmark)
-        metric, paired = _scored(benchmark)
+        if benchmark.refusal:
+            return Trial(name, one_line(benchmark.refusal, 300))
+        media, unread = _media(benchmark)
+        paired, unscored = _scored(benchmark)
     except TaskError as error:
         return Trial(name, one_line(message(error), 300))
     except BaseException as error:  # code of others, which may raise anything
@@ -113,18 +117,12 @@ def _tried(grid: Grid, name: str, cells: Sequence[Cell]) -> Trial:
         name=name,
         samples=samples,
         media=media,
-        metric=metric,
+        metric=benchmark.primary,
         paired=paired,
         cells=len(cells),
         calls=samples * len(cells),
-        note=note,
+        note="; ".join(note for note in (unread, unscored) if note),
     )
-
-
-def _unjudged(name: str) -> str:
-    """Why a public task cannot be scored for want of a judge; empty where it can."""
-    task = benchmarks.public_tasks().get(name)
-    return "" if task is None else task.why_not(benchmarks.judge_configured())
 
 
 def _media(benchmark: Benchmark) -> tuple[str, str]:
@@ -164,10 +162,10 @@ def _content(messages: Sequence[dict[str, Any]]) -> str:
     return f"{len(sizes)} image" + "s" * (len(sizes) > 1) + size
 
 
-def _scored(benchmark: Benchmark) -> tuple[str, bool]:
-    """The metric that stands for the task, and whether samples have numbers whose mean it is.
+def _scored(benchmark: Benchmark) -> tuple[bool, str]:
+    """Whether samples have numbers whose mean the task's number is, and what is to be said of it.
 
-    Raises TaskError where made-up answers have no number.
+    Raises Unscored where the task's code can score no answer.
     """
     rows = []
     for number, request in enumerate(benchmark.requests[:ANSWERED]):
@@ -180,12 +178,15 @@ def _scored(benchmark: Benchmark) -> tuple[str, bool]:
                 "error": None,
             }
         )
-    answered, metrics = scored(benchmark, rows)
-    primary = next((metric for metric in metrics if metric.metric == SCORE), None)
+    result = summarized(benchmark, rows)
+    primary = next((metric for metric in result.metrics if metric.metric == SCORE), None)
+    # that so few have no interval, or miss their partners, says nothing of all
+    notes = [note for note in result.notes if not PARTLY.search(note)]
     if primary is None or primary.value is None:
-        raise TaskError(f"{benchmark.primary} has no number for made-up answers")
-    scores = [row[SCORE] for row in answered]
-    if any(score is None for score in scores):
-        return benchmark.primary, False
-    mean = sum(scores) / len(scores)
-    return benchmark.primary, abs(mean - primary.value) < SAME
+        reason = joined(notes) or f"{benchmark.primary} has no number for made-up answers"
+        if not result.files:
+            raise TaskError(reason)
+        return False, reason
+    scores = [row[SCORE] for row in result.rows if row["error"] is None]
+    has_all = all(score is not None for score in scores)
+    return has_all and bool(isclose(sum(scores) / len(scores), primary.value)), joined(notes)

@@ -163,7 +163,7 @@ def stratified_interval(
         mask = of_stratum == name
         part = array[mask]
         if groups is not None:
-            part = grouped(part, [groups[place] for place in np.flatnonzero(mask)])
+            part = grouped(part, [groups[int(place)] for place in np.flatnonzero(mask)])
         # of the mean over all samples
         parts.append(part * (mask.sum() / len(array)))
     sizes = [len(part) for part in parts]

@@ -74,7 +74,12 @@ class Miniature:
             return_tensors="pt",
             **options,
         )
-        return {key: value for key, value in made.items() if value is not None}
+        # Llama 4's processor makes bfloat16, whatever the model computes in
+        return {
+            key: value.float() if value.dtype == torch.bfloat16 else value
+            for key, value in made.items()
+            if value is not None
+        }
 
 
 def names() -> list[str]:
