@@ -13,7 +13,7 @@ from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError, Stage, solve
 from prunebench.reads import Reads
-from prunebench.select import share, tile_places, top, top_of_each
+from prunebench.select import places_on_cpu, share, top, top_of_each
 from prunebench.signals import Signal
 from prunebench.sites import INPUT, Site
 from prunebench.tokens import Keep, VisualTokens
@@ -192,6 +192,8 @@ class ScorePruner(Pruner):
                 f"{type(self).__name__}.score gave {scores.dtype}, which has no order; it must "
                 "give real numbers"
             )
+        # ranked on the CPU: a GPU is waited for once here, and not for each question below
+        scores = scores.cpu()
         if scores.isnan().any():
             raise ValueError(
                 f"{type(self).__name__}.score gave NaN for {int(scores.isnan().sum())} of "
@@ -202,4 +204,4 @@ class ScorePruner(Pruner):
         sizes = torch.bincount(tokens.tile, minlength=len(tokens.tiles))
         # by size and of no more than all, so that no tile is asked for more tokens than it has
         counts = share(min(stage.keep, len(tokens)), sizes)
-        return Keep(top_of_each(scores, tile_places(tokens), counts))
+        return Keep(top_of_each(scores, places_on_cpu(tokens), counts))

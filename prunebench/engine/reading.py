@@ -21,7 +21,7 @@ from prunebench.engine.encoder import Observed, required
 from prunebench.engine.frame import Kwargs
 from prunebench.engine.ready import Ready
 from prunebench.engine.setup import Setup
-from prunebench.engine.stream import EngineError, LiveTokens, Stream
+from prunebench.engine.stream import EngineError, LiveTokens, Stream, sent
 from prunebench.pruner import contained
 from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
 from prunebench.sites import Site
@@ -59,7 +59,7 @@ class HeadsView:
         """[H, R, S] what the query columns `places` [R] pay to all columns."""
         device = self.heads.key.device
         valid = self.stream.valid(device)[self.row]
-        return self.heads.rows(self.row, places.to(device), valid, self.bias)
+        return self.heads.rows(self.row, sent(places, device), valid, self.bias)
 
     @property
     def bias(self) -> Tensor | None:
@@ -137,7 +137,7 @@ def _text_features(view: RowsView) -> Tensor:
     """[M, D] the text's rows of the stream."""
     row = view.offer.row
     columns = view.text + view.stream.start(row)
-    return view.hidden[row, columns.to(view.hidden.device)]
+    return view.hidden[row, sent(columns, view.hidden.device)]
 
 
 def _text_pieces(view: RowsView) -> tuple[str, ...]:
@@ -301,7 +301,7 @@ class Reading:
         """The declared observations of the offered tokens, but for those that the caller gives."""
         row, ready = offer.row, self.setup.ready
         here = ready.reads.signals_at(offer.stage.site)
-        columns = offer.live.columns.to(hidden.device)
+        columns = sent(offer.live.columns, hidden.device)
         signals: dict[Signal, Any] = {}
         for signal, values in self.over_columns.items():
             # a probe's own key is no visual token's column, and falls out here

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -208,6 +207,8 @@ def _canvas(
     """
     if not panels:
         raise ReportError("there is nothing to draw")
+    import seaborn as sns  # here, as it takes a second that a study without figures need not wait
+
     columns = min(columns, panels)
     rows = -(-panels // columns)
     light = {"grid.linewidth": 0.6, "axes.linewidth": 0.8}
@@ -235,6 +236,8 @@ def _title(ax: Axes, text: str) -> None:
 
 def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
     """A line per method from budget to budget, with its intervals as a band."""
+    import seaborn as sns
+
     tokens = f"tokens_{kind}"
     # groupby keeps the order inside a group, so lines run from left to right
     for method, points in rows.sort_values(tokens).groupby("method"):

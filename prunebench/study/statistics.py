@@ -5,6 +5,9 @@ stand in cell.json. Comparisons are the report's. There samples are compared wit
 and reference answer the same questions, and the bootstrap draws questions. Where several tasks are
 pooled, each counts alike: questions are drawn within their task, and the number is the mean over
 tasks. Every draw is seeded, so the same scores give the same interval.
+
+scipy is imported where an interval is asked for: it takes a second, and whoever reads names and
+columns does not need it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.floating[Any]]
 Pair = tuple[Array, Array]
@@ -102,6 +104,8 @@ def mean_interval(values: Sequence[float]) -> Spread:
     n = len(values)
     if n < 2:
         return None, None, None
+    from scipy import stats
+
     array = np.asarray(values, dtype=float)
     middle = float(array.mean())
     stderr = float(stats.sem(array))
@@ -205,6 +209,8 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[floa
 
     None where even the smallest and the largest value do not (below 6 values for 95 %).
     """
+    from scipy import stats
+
     test = stats.quantile_test(values, q=0, p=0.5)  # q belongs to the test, not to the interval
     ends = test.confidence_interval(level)
     if np.isnan(ends.low) or np.isnan(ends.high):
@@ -218,6 +224,8 @@ def wilson(successes: int, n: int) -> Interval:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n} is no proportion")
+    from scipy import stats
+
     ends = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return Interval(successes / n, float(ends.low), float(ends.high), n)
 
@@ -374,6 +382,8 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
     """Two-sided p-value of the sign-flip test; exact where all differences have one size (McNemar's
     exact test).
     """
+    from scipy import stats
+
     # divided by the task's samples, so that the sum is the mean over tasks
     weights = np.concatenate([part / len(part) for part in parts])
     # a difference of zero is the same under either sign
