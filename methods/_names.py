@@ -3,6 +3,7 @@
 from typing import Literal
 
 MethodName = Literal[
+    "blind",
     "divprune",
     "fastervlm",
     "fastv",

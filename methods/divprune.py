@@ -21,6 +21,7 @@ class DivPrune(Pruner):
     """
 
     default_positions = "compact"
+    work_by_shape = True
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         require_finite(tokens.features, "features")

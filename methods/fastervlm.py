@@ -26,6 +26,7 @@ class FasterVLM(ScorePruner):
 
     default_positions = "compact"
     per_tile = True
+    work_by_shape = True
     attention: str = "cls"
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ class FastV(ScorePruner):
     """
 
     needs = frozenset({Signal.LAST_QUERY_ATTENTION})
+    work_by_shape = True
     layer: int = 2
 
     def site(self) -> Site:

@@ -66,6 +66,7 @@ class GlimpsePrune(Trained):
     """
 
     dynamic = True
+    work_by_shape = True
     layer: int = -1
     threshold: float = 0.5
     floor: int = 1

@@ -29,6 +29,7 @@ class GlimpsePrunePlus(GlimpsePrune):  # type: ignore[misc]  # mypy reads method
     too.
     """
 
+    work_by_shape = True
     lora: str = ""
 
     @property

@@ -14,6 +14,8 @@ from prunebench import Budget, Keep, Pruner, Stage, VisualTokens, register
 class Unpruned(Pruner):
     """Keep every token, whatever the budget."""
 
+    work_by_shape = True
+
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
         return (Stage(self.site(), available),)
 

@@ -19,6 +19,8 @@ class Pool(Pruner):
     The mean stands at the place of the window's middle token.
     """
 
+    work_by_shape = True
+
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """[K, D] means, one a window, in the order of the windows."""
         features = tokens.features

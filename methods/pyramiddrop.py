@@ -35,6 +35,7 @@ class PyramidDrop(ScorePruner):
 
     needs = frozenset({Signal.NEXT_QUERY_ATTENTION})
     default_positions = "compact"
+    work_by_shape = True
     layers: tuple[int | float, ...] = (0.25, 0.5, 0.75)
     ratios: tuple[float, ...] | None = None
 

@@ -19,6 +19,7 @@ class Random(ScorePruner):
     every device.
     """
 
+    work_by_shape = True
     seed: int = 0
 
     def score(self, tokens: VisualTokens) -> Tensor:

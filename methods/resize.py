@@ -27,6 +27,8 @@ class Resize(Pruner):
     log(budget/tokens).
     """
 
+    work_by_shape = True
+
     def site(self) -> Site:
         return PIXELS
 

@@ -16,6 +16,8 @@ class Uniform(Pruner):
     one's middle.
     """
 
+    work_by_shape = True
+
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         middles = []
         for window in windows(tokens, stage.keep):  # [h, w] places

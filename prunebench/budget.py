@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal, get_args
 
 from prunebench.sites import Site
@@ -163,17 +163,44 @@ class _Search:
     shares: Callable[[float], Sequence[float]]
     compact: bool
 
+    @cached_property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """By site, in the order in which the layers meet them: its place among the sites, and how
+        many layers there are up to the next one.
+        """
+        firsts = []
+        for place, site in enumerate(self.sites):
+            layer = next(layer for layer in range(self.layers) if site.is_before(layer))
+            firsts.append((layer, place))
+        firsts.sort()
+        ends = [layer for layer, _ in firsts[1:]] + [self.layers]
+        pairs = zip(firsts, ends, strict=True)
+        return tuple((place, end - first) for (first, place), end in pairs)
+
     def stages(self, counts: Sequence[int]) -> tuple[Stage, ...]:
         """The counts at their sites."""
         pairs = zip(self.sites, counts, strict=True)
         return tuple(Stage(site, count, self.compact) for site, count in pairs)
 
     def cost(self, counts: Sequence[int]) -> float:
-        """What a run with these counts spends, in tokens."""
-        stages = self.stages(counts)
-        entering = alive(stages, self.available, self.layers)
-        caches = cached(stages, self.available, self.layers)
-        return spent(self.kind, entering, caches)
+        """What a run with these counts spends, in tokens: what `spent` says of their `alive` and
+        `cached`, without a list of the layers, for a search asks it a hundred times.
+        """
+        if self.kind == "input":
+            at_input = [self.available]
+            for site, count in zip(self.sites, counts, strict=True):
+                if site.is_before(0):
+                    at_input.append(count)
+            return float(min(at_input))
+        if self.kind == "kv" and self.compact:
+            # what any stage drops has left every cache
+            return float(min([self.available, *counts]))
+        entering = self.available
+        total = entering * (self.layers - sum(length for _, length in self.spans))
+        for place, length in self.spans:
+            entering = min(entering, counts[place])
+            total += entering * length
+        return total / self.layers
 
     def slope(self, counts: Sequence[int]) -> float:
         """What one token more or less at the last stage costs; 0 where it has room for neither."""
@@ -231,16 +258,17 @@ class _Search:
     def bracket(self, target: float) -> tuple[float, float]:
         """Two points of the ladder, one on each side of the target, with no counts between."""
         low, high = 0.0, 1.0
+        fewest, most = sum(self.counts_at(low)), sum(self.counts_at(high))
         for _ in range(60):  # halvings; a float tells no more apart
             # counts rise with t: where their sums differ by one, there are none between
-            between = sum(self.counts_at(high)) - sum(self.counts_at(low))
-            if between <= 1:
+            if most - fewest <= 1:
                 break
             middle = (low + high) / 2
-            if self.cost(self.counts_at(middle)) <= target:
-                low = middle
+            counts = self.counts_at(middle)
+            if self.cost(counts) <= target:
+                low, fewest = middle, sum(counts)
             else:
-                high = middle
+                high, most = middle, sum(counts)
         return low, high
 
     def refined(self, counts: list[int], target: float) -> list[int]:

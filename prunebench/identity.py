@@ -81,6 +81,18 @@ def source_digest(method: type[Pruner]) -> str:
     return digest.hexdigest()
 
 
+def source_files(method: type[Pruner]) -> list[Path]:
+    """The files that `source_digest` is made of, as they lie on the disk now."""
+    files: list[Path] = []
+    for kind in method.__mro__:
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        if issubclass(kind, Pruner) and kind.__module__ not in BASES and file is not None:
+            path = Path(file)
+            package = sys.modules[kind.__module__].__package__ or ""
+            files += [path, *helpers(path, path.read_bytes(), package)]
+    return files
+
+
 def weights_digest(module: nn.Module) -> str:
     """sha256 over the names, types, shapes and contents of all parameters and buffers."""
     digest = sha256()

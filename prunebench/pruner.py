@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -13,7 +13,7 @@ from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError, Stage, solve
 from prunebench.reads import Reads
-from prunebench.select import share, tile_places, top, top_of_each
+from prunebench.select import places_on_cpu, share, top, top_of_each
 from prunebench.signals import Signal
 from prunebench.sites import INPUT, Site
 from prunebench.tokens import Keep, VisualTokens
@@ -87,10 +87,15 @@ class Pruner(ABC):
     method that says more of how it reads them overrides `reads`. `default_positions` says what its
     paper does with the survivors' position ids: "original" keeps them, gaps included, "compact"
     closes the gaps. A `dynamic` method may keep fewer than it may, even none.
+
+    The FLOPs of selecting are counted anew for every sample, which takes time, unless a class says
+    `work_by_shape`: that its matrix products follow from the stage, the layout and the shapes that
+    it is shown, and from no value, text or number of rounds. A class that inherits says it anew.
     """
 
     default_positions: ClassVar[Positions] = "original"
     dynamic: ClassVar[bool] = False
+    work_by_shape: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -150,6 +155,15 @@ class Pruner(ABC):
         return {}
 
 
+def works_by_shape(pruner: Pruner) -> bool:
+    """Whether a method and all methods that it holds declare that their work depends on shapes."""
+    # of the class itself: one that inherits may do other work
+    if not type(pruner).__dict__.get("work_by_shape", False):
+        return False
+    values = [getattr(pruner, field.name) for field in fields(pruner)]
+    return all(works_by_shape(value) for value in values if isinstance(value, Pruner))
+
+
 @dataclass(frozen=True)
 class ScorePruner(Pruner):
     """A method that scores tokens and keeps the highest.
@@ -178,6 +192,8 @@ class ScorePruner(Pruner):
                 f"{type(self).__name__}.score gave {scores.dtype}, which has no order; it must "
                 "give real numbers"
             )
+        # ranked on the CPU: a GPU is waited for once here, and not for each question below
+        scores = scores.cpu()
         if scores.isnan().any():
             raise ValueError(
                 f"{type(self).__name__}.score gave NaN for {int(scores.isnan().sum())} of "
@@ -188,4 +204,4 @@ class ScorePruner(Pruner):
         sizes = torch.bincount(tokens.tile, minlength=len(tokens.tiles))
         # by size and of no more than all, so that no tile is asked for more tokens than it has
         counts = share(min(stage.keep, len(tokens)), sizes)
-        return Keep(top_of_each(scores, tile_places(tokens), counts))
+        return Keep(top_of_each(scores, places_on_cpu(tokens), counts))

@@ -42,12 +42,17 @@ def tile_places(tokens: VisualTokens, newlines: bool = True) -> list[Tensor]:
     """Per tile, the places of its live tokens, on the device of their features; without `newlines`
     those of patches alone.
     """
+    device = tokens.features.device
+    return [places.to(device) for places in places_on_cpu(tokens, newlines)]
+
+
+def places_on_cpu(tokens: VisualTokens, newlines: bool = True) -> list[Tensor]:
+    """The same on the CPU, where the layout is, whatever device the features are on."""
     eligible = torch.ones_like(tokens.newline) if newlines else ~tokens.newline
     places = []
     for number in range(len(tokens.tiles)):
         is_member = (tokens.tile == number) & eligible
-        of_tile = is_member.nonzero()[:, 0]
-        places.append(of_tile.to(tokens.features.device))
+        places.append(is_member.nonzero()[:, 0])
     return places
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def f1(pairs):
 
 
 def submit(pairs, args):
-    raise AssertionError("nobody asked for a submission")
+    with open(args.output_path + "/answers.json", "w") as file:
+        file.write(str(len(pairs)))
 """
 
 TASK = """
@@ -161,6 +163,32 @@ def test_a_built_in_task() -> None:
     assert benchmark.aggregate("exact_match", values) == pytest.approx(5 / 6)
 
 
+def test_what_a_task_logs_stays_out_of_the_terminal(tmp_path: Path) -> None:
+    import logging
+
+    from loguru import logger
+
+    file = write_task(tmp_path)
+    talk = 'logger.warning("by loguru"); logging.getLogger("lmms-eval").warning("by logging")'
+    loud = UTILS.replace("    return [doc", f"    {talk}\n    return [doc")
+    loud = loud.replace("    hits =", f"    {talk}\n    hits =")
+    (tmp_path / "utils.py").write_text(f"import logging\nfrom loguru import logger\n{loud}")
+    lines: list[str] = []
+    sink = logger.add(lines.append)
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    try:
+        benchmark = benchmarks.load_task(str(file))
+        benchmark.messages(benchmark.requests[0])
+        scores = benchmark.score(dict(enumerate(ANSWERS)))
+        assert benchmark.aggregate("f1", [scores[i]["f1"] for i in scores]) is not None
+    finally:
+        logging.getLogger().removeHandler(handler)
+        logger.remove(sink)
+    assert lines == []
+
+
 def test_other_questions_are_another_task() -> None:
     prints = {benchmarks.load_task("scenes_mixed", limit).fingerprint for limit in (3, 4, 3)}
     assert len(prints) == 2
@@ -248,3 +276,112 @@ def test_scenes_that_cannot_be_made(tmp_path: Path, scenes: str, said: str) -> N
     )
     with pytest.raises(TaskError, match=said):
         benchmarks.load_task(str(tmp_path / "mine.yaml"))
+
+
+# ---- what can be served, read off files ----------------------------------------------------------
+
+
+TREE = {
+    "plain/plain.yaml": "include: _base_yaml\ntask: plain\ntest_split: test\n",
+    "plain/_base_yaml": "dataset_path: a/b\ndataset_kwargs: {token: True}\n"
+    "doc_to_visual: !function utils.visual\nprocess_results: !function utils.plain\n"
+    "metric_list: [{metric: acc, aggregation: mean}]\n",
+    "plain/judged.yaml": "include: _base_yaml\ntask: judged\n"
+    "process_results: !function utils.judged\n",
+    "plain/sent.yaml": "include: _base_yaml\ntask: sent\n"
+    "metric_list: [{metric: file, aggregation: !function utils.send}]\n",
+    "plain/summed.yaml": "include: _base_yaml\ntask: summed\n"
+    "metric_list: [{metric: sum, aggregation: !function utils.add}]\n",
+    "plain/likely.yaml": "include: _base_yaml\ntask: likely\noutput_type: loglikelihood\n",
+    "plain/lacking.yaml": "include: _base_yaml\ntask: lacking\n"
+    "process_results: !function other.plain\n",
+    "plain/all.yaml": "group: all\ntask: [plain, {task: judged}]\n",
+    "plain/utils.py": "import json\nfrom lmms_eval.tasks.shared import ask\nimport utils\n"
+    "def visual(doc):\n    return [doc['image']]\n"
+    "def plain(doc, results):\n    return {'acc': 1}\n"
+    "def judged(doc, results):\n    return {'acc': _through(doc)}\n"
+    "def _through(doc):\n    return ask(doc)\n"
+    "def send(results, args):\n    open(args.output_path)\n    return None\n"
+    "def add(results, args):\n    return sum(results)\n",
+    "plain/other.py": "import no_such_package_anywhere\ndef plain(doc, results):\n    return {}\n",
+    "speech/heard.yaml": "task: heard_speech\ndataset_path: c/d\n",
+    "shared.py": "import requests\ndef ask(doc):\n    return requests.post('http://judge')\n",
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Task files in lmms-eval's layout, none of which can be imported."""
+    from prunebench.benchmarks import served
+
+    for name, text in TREE.items():
+        file = tmp_path / "lmms_eval" / "tasks" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr(served, "_site", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    served.public_tasks.cache_clear()
+    yield tmp_path
+    served.public_tasks.cache_clear()
+
+
+@pytest.mark.usefixtures("tree")
+def test_what_a_task_asks_for_is_read_off_its_files() -> None:
+    from prunebench.benchmarks import served
+
+    tasks = served.public_tasks()
+    refusals = {name: task.why_not("OPENAI_API_KEY") for name, task in tasks.items()}
+    assert refusals == {
+        "all": "a group of 2; name the tasks: plain, judged",
+        "heard_speech": "it plays audio",
+        "judged": "scored by a judge, and none is configured: set OPENAI_API_KEY",
+        "lacking": "needs the package no_such_package_anywhere",
+        "likely": "of kind loglikelihood; only generate_until is run",
+        "plain": "",
+        "sent": "",
+        "summed": "",
+    }
+    assert tasks["judged"].why_not("") == ""
+    assert tasks["plain"].notes == "its file asks for a login"
+    assert tasks["plain"].media == "image"
+    assert "only a file to submit" in tasks["sent"].notes
+    assert "only a file to submit" not in tasks["summed"].notes
+
+
+def test_what_was_read_is_kept_until_a_file_changes(tree: Path) -> None:
+    from prunebench.benchmarks import served
+
+    first = served.public_tasks()
+    served.public_tasks.cache_clear()
+    (kept,) = (tree / "cache" / "prunebench").iterdir()
+    assert served.public_tasks() == first
+    file = tree / "lmms_eval" / "tasks" / "plain" / "plain.yaml"
+    file.write_text(file.read_text() + "output_type: loglikelihood\n")
+    served.public_tasks.cache_clear()
+    assert "loglikelihood" in served.public_tasks()["plain"].refusal
+    kept.write_text("damaged")
+    file.write_text(TREE["plain/plain.yaml"])
+    served.public_tasks.cache_clear()
+    assert served.public_tasks()["plain"].refusal == ""
+
+
+def test_the_suites_name_tasks_that_can_be_served() -> None:
+    """Of the installed lmms-eval, whatever judges."""
+    public = benchmarks.public_tasks()
+    own = {entry.name for entry in benchmarks.listed() if entry.kind == "task"}
+    for suite in benchmarks.listed():
+        for name in set(suite.tasks) - own:
+            assert public[name].why_not("") == "", f"{suite.name}: {name}"
+    # as its scoring has it, which knows that its class asks nobody here
+    assert not public["mmbench_en_dev_static"].judge
+    assert public["mmbench_en_dev"].judge
+
+
+def test_what_needs_its_blind_value(tmp_path: Path) -> None:
+    for name in ("scienceqa_img", "mmmu_val", "vizwiz_vqa_val"):
+        assert benchmarks.needs_blind(name)
+    for name in ("gqa", "pope", "scenes_mixed", "docvqa_val"):
+        assert not benchmarks.needs_blind(name)
+    file = write_task(tmp_path, text=TASK + "metadata: {blind: true}\n")
+    assert benchmarks.needs_blind(str(file))
+    assert not benchmarks.needs_blind(str(write_task(tmp_path / "other")))

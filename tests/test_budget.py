@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import partial
 
 import pytest
+import solver_oracle
 
 from prunebench import (
     INPUT,
+    PIXELS,
     Budget,
     BudgetError,
     Stage,
@@ -18,6 +22,7 @@ from prunebench import (
     share,
     solve,
     top,
+    vision,
 )
 from prunebench.budget import Kind, spent
 from prunebench.sites import Site
@@ -103,6 +108,39 @@ def test_plans_of_many_stages_spend_what_they_may(kind: Kind) -> None:
         counts = [stage.keep for stage in stages]
         assert counts == sorted(counts, reverse=True)
         assert 1 <= counts[-1] <= counts[0] <= available
+
+
+@pytest.mark.parametrize("kind", ["mean", "input", "kv"])
+def test_the_quick_search_finds_what_the_plain_one_finds(kind: Kind) -> None:
+    """The same stages, or the same refusal, of single stages and of many, wherever they lie."""
+    draw = random.Random(f"searches {kind}")
+    solved = 0
+    for _ in range(1200):
+        layers = draw.choice([1, 2, 4, 6, 28])
+        available = draw.choice([1, 2, 3, 7, 64, 100, 577])
+        places = [PIXELS, vision(3), INPUT, *map(llm, range(1, layers + draw.randint(0, 1)))]
+        sites = sorted(draw.sample(places, min(len(places), draw.randint(1, 5))))
+        share_ = draw.choice([0.01, 0.1, 0.25, 0.5, 1.0, draw.random() or 0.5])
+        budget = Budget(draw.choice([share_, draw.randint(1, available)]), kind)
+        shares = draw.choice([None, partial(rising, len(sites))])
+        arguments = budget, sites, available, layers, shares, draw.random() < 0.3
+        expected = answer(solver_oracle.solve, *arguments)
+        assert answer(solve, *arguments) == expected, arguments
+        solved += not isinstance(expected, str)
+    assert solved > 200
+
+
+def rising(steps: int, t: float) -> list[float]:
+    """Shares of another shape than the staircase."""
+    return [t / (step + 1) for step in range(steps)]
+
+
+def answer(search: Callable[..., tuple[Stage, ...]], *arguments: object) -> object:
+    """The stages that a search gives, or what it says against the budget."""
+    try:
+        return search(*arguments)
+    except BudgetError as error:
+        return str(error)
 
 
 def test_parsing() -> None:

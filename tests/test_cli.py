@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from test_grid import MINE
 
-from prunebench.cli import main, names
+from prunebench.cli import listing, lists, main, names
 from prunebench.run import grid
 
 COMMANDS = (
@@ -133,7 +134,8 @@ def test_files_are_completed_where_a_file_is_due(
     for name in ("my_study.yaml", "my_method.py"):
         (tmp_path / name).write_text("")
     assert completions("prunebench sweep my_", without_torch, tmp_path) == ["my_study.yaml"]
-    assert completions("prunebench check my_", without_torch, tmp_path) == ["my_method.py"]
+    offers = completions("prunebench check my_", without_torch, tmp_path)
+    assert sorted(offers) == ["my_method.py", "my_study.yaml"]
 
 
 def test_names_that_are_read_from_files_are_those_of_the_registries() -> None:
@@ -152,6 +154,42 @@ def test_models_are_listed_without_torch_and_fit_80_columns(without_torch: dict[
     ids = {name: source.strip() for name, source in rows}
     assert ids["llava-onevision-0.5b"] == "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
     assert ids["tiny-llava-next"] == "in the package"
+
+
+def test_methods_are_listed_without_torch(without_torch: dict[str, str]) -> None:
+    rows = json.loads(program(["list", "methods", "--json"], without_torch))
+    assert [row["name"] for row in rows] == names.methods()
+    assert not [row for row in rows if row["status"].startswith("broken")], (
+        "a method has changed: run prunebench verify tests/golden --record"
+    )
+
+
+def test_what_is_kept_of_methods_is_what_importing_them_gives() -> None:
+    kept = listing.kept_rows()
+    assert {name: lists.method_row(name) for name in kept} == kept
+    assert len(kept) > 10
+
+
+@pytest.mark.parametrize("change", ["the method", "what it inherits from", "the record", "gone"])
+def test_what_is_kept_of_a_method_ends_with_its_files(tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "methods"
+    shutil.copytree(names.folder_of("prunebench.methods"), folder)
+    file = {
+        "the method": "glimpseprune_plus.py",
+        "what it inherits from": "glimpseprune.py",
+        "the record": "verified.json",
+        "gone": "glimpseprune.py",
+    }[change]
+    assert "glimpseprune_plus" in listing.kept_rows(folder)
+    if change == "gone":
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text((folder / file).read_text() + "\n")
+    kept = listing.kept_rows(folder)
+    assert "glimpseprune_plus" not in kept
+    assert ("divprune" in kept) == (change != "the record")
+    (folder / "listed.json").write_text("[")
+    assert listing.kept_rows(folder) == {}
 
 
 def test_lists_fit_the_columns_of_a_pipe_and_cut_no_word(
@@ -201,7 +239,7 @@ def test_lists_fit_the_columns_of_a_pipe_and_cut_no_word(
         (["sweep", "model=\udcff"], "no printable text"),
         (["sweep", "--limit", "3"], "unrecognized arguments: --limit;"),
         (["lst"], "invalid choice: 'lst'"),
-        (["list", "x" * 5000], "(choose from"),
+        (["list", "x" * 5000], "is none of models, methods, tasks"),
         (["show", "methd=fastv"], "unknown key methd; did you mean 'method'?"),
         (["show", "sample=-1"], "sample is -1; it starts at 0"),
         (
@@ -462,6 +500,8 @@ def test_a_broken_method_leaves_the_others_in_the_list(
         return get(name)
 
     monkeypatch.setattr(registry, "get", broken)
+    kept = {name: row for name, row in listing.kept_rows().items() if name != "fastv"}
+    monkeypatch.setattr(listing, "kept_rows", lambda: kept)
     assert main(["list", "methods", "--json"]) == 0
     status = {row["name"]: row["status"] for row in json.loads(capsys.readouterr().out)}
     assert status["fastv"] == "broken: fastv cannot be imported"

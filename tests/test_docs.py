@@ -27,7 +27,7 @@ from prunebench.study import columns
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-SLOW = ("train_a_pruner",)
+SLOW = ("run_on_several_machines", "train_a_pruner")
 """Tutorials that take minutes."""
 
 NOT_RUN = "<!-- not run: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,20 @@ import torch
 from conftest import counted as products
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from prunebench import prune
+from prunebench import Budget, BudgetError, Keep, Pruner, Stage, Unsupported, VisualTokens, prune
+from prunebench.benchmarks import load_task
+from prunebench.engine import trace as trace_module
+from prunebench.engine.ready import Ready
+from prunebench.engine.stream import EngineError
 from prunebench.engine.trace import SampleTrace
 from prunebench.measure.flops import Flops, counter, decode, head, llm_prefill, sample_flops
 from prunebench.models.qwen2_5_vl import Qwen25VL
+from prunebench.registry import build, get, names
+from prunebench.run.backend import Conditions, Encoded, setup_of
+from prunebench.run.grid import Grid
+from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.tokens import Layout, Tile
+from prunebench.trained import RANDOM, Trained
 
 IMAGE, VIDEO, START, END = 90, 91, 92, 93
 
@@ -163,6 +173,115 @@ def test_the_selector_is_counted(model: Any) -> None:
     with torch.inference_mode(), prune(model, "fastv", budget=0.7, count_flops=True) as trace:
         model(**inputs)
     assert trace.samples[0].selector_flops == 2 * 4 * inputs["input_ids"].shape[1] * 16
+
+
+# ---- counted once --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scenes() -> tuple[TransformersBackend, list[Encoded]]:
+    """A trained miniature with crops and newlines, and a few questions; their images have one
+    size.
+    """
+    backend = TransformersBackend.load(setup_of(Grid(), "tiny-llava-next"))
+    benchmark = load_task("scenes_mixed", limit=3)
+    samples = [backend.read(benchmark, [request]) for request in benchmark.requests]
+    return backend, [Encoded(sample, sample.inputs) for sample in samples]
+
+
+def selector_flops(scenes: Any, method: Ready, number: int) -> int:
+    backend, encodings = scenes
+    budget = Budget(1.0 if method.name == "none" else 0.5)
+    conditions = Conditions(budget, seeds=[number], count_flops=True)
+    (trace,) = backend.answer(encodings[number], method, conditions).traces
+    assert trace.selector_flops is not None
+    return int(trace.selector_flops)
+
+
+def built(name: str) -> Pruner:
+    pruner = build(name)
+    return replace(pruner, weights=RANDOM) if isinstance(pruner, Trained) else pruner
+
+
+def marked(name: str) -> Any:
+    """A method that declares nothing is always counted: slow, and what could go wrong is less."""
+    declares = "work_by_shape" in vars(get(name))
+    return pytest.param(name, marks=[] if declares else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in names()])
+def test_what_is_counted_once_equals_what_is_counted_every_time(scenes: Any, name: str) -> None:
+    """Over several samples, for every method, whatever it declares."""
+    backend, encodings = scenes
+    pruner = built(name)
+    try:
+        shared = backend.ready(pruner)
+        remembered = [selector_flops(scenes, shared, n) for n in range(len(encodings))]
+    except (Unsupported, BudgetError) as error:
+        pytest.skip(str(error))
+    fresh = [selector_flops(scenes, backend.ready(pruner), n) for n in range(len(encodings))]
+    assert remembered == fresh
+
+
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "pool"])
+def test_a_method_that_works_by_shape_is_counted_and_confirmed_and_then_known(
+    scenes: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, _ = scenes
+    ready, counts = backend.ready(build(name)), []
+
+    def counted() -> Any:
+        counts.append(1)
+        return counter()
+
+    monkeypatch.setattr(trace_module, "counter", counted)
+    counted_per_sample = []
+    for _ in range(4):
+        counts.clear()
+        selector_flops(scenes, ready, 0)
+        counted_per_sample.append(len(counts))
+    assert counted_per_sample[0] == counted_per_sample[1] > 0
+    assert counted_per_sample[2:] == [0, 0]
+
+
+@dataclass(frozen=True)
+class Rounds(Pruner):
+    """Multiplies more often the larger a value is, and says that it does not."""
+
+    work_by_shape = True
+
+    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        for _ in range(1 + tokens.seed):
+            tokens.features @ tokens.features.T
+        return Keep(torch.arange(stage.keep))
+
+
+@dataclass(frozen=True)
+class Inheriting(Rounds):
+    """One that says nothing of itself."""
+
+
+@dataclass(frozen=True)
+class Holding(Pruner):
+    """One that declares, and holds one that does not."""
+
+    work_by_shape = True
+    pruner: Pruner = field(default_factory=Inheriting)
+
+    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        return self.pruner.prune(tokens, stage)
+
+
+def test_a_method_whose_work_depends_on_more_is_named_or_counted_every_time(scenes: Any) -> None:
+    backend, _ = scenes
+    wrong = backend.ready(Rounds())
+    selector_flops(scenes, wrong, 0)
+    with pytest.raises(EngineError, match="take work_by_shape out of its class"):
+        selector_flops(scenes, wrong, 1)
+    for pruner in (Inheriting(), Holding()):
+        ready = backend.ready(pruner)
+        one, two = (selector_flops(scenes, ready, number) for number in (0, 1))
+        assert two == 2 * one > 0
 
 
 def test_decode_equals_torchs_counter(model: Any) -> None:

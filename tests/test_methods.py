@@ -224,5 +224,5 @@ def test_conforms(name: str) -> None:
 
 @pytest.mark.parametrize("name", registry.names())
 def test_names_its_paper_or_is_a_baseline(name: str) -> None:
-    baseline = name in {"none", "random", "uniform", "pool", "resize"}
+    baseline = name in {"none", "random", "uniform", "pool", "resize", "blind"}
     assert (registry.card(registry.get(name)).paper is None) == baseline

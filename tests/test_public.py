@@ -13,6 +13,7 @@ from hub import Hub, Server
 from hub.hub import PRUNEBENCH
 
 from prunebench.benchmarks import expand
+from prunebench.benchmarks.quiet import quiet
 
 ROOT = Path(__file__).parents[1]
 QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -21,23 +22,18 @@ ALIASES = {
     "Qwen/Qwen3-VL-8B-Instruct": "qwen3-vl-8b",
     "llava-hf/llava-1.5-7b-hf": "llava-1.5",
 }
-SETS = {
-    "chartqa": "ChartQA",
-    "docvqa_val": "DocVQA",
-    "gqa": "GQA",
-    "infovqa_val": "DocVQA",
-    "mmbench_en_dev": "MMBench",
-    "mme": "MME",
-    "pope": "POPE",
-    "scienceqa_img": "ScienceQA",
-    "seedbench": "SEED-Bench",
-    "textvqa_val": "textvqa",
-}
-"""By task the data set of its questions."""
+POPE = "lmms-lab-encoder/POPE"
+SUITES = ("understanding", "reading", "localisation", "separates", "quick")
 
 
 def data_of(task: str) -> str:
-    return "echo840/OCRBench" if task == "ocrbench" else f"lmms-lab-encoder/{SETS[task]}"
+    """The data set of a task's questions."""
+    with quiet():
+        from prunebench.benchmarks import lmms
+
+        file = lmms.file_of(task, [])
+        assert file is not None
+        return str(lmms.definition(task, file)["dataset_path"])
 
 
 def board(study: Path) -> pd.DataFrame:
@@ -50,7 +46,7 @@ def sweep(hub: Hub, server: Server, folder: Path, *words: str) -> subprocess.Com
 
 
 def test_a_public_task_on_a_public_model(hub: Hub, server: Server, tmp_path: Path) -> None:
-    hub.provide(QWEN, data_of("pope"))
+    hub.provide(QWEN, POPE)
     words = ["model=qwen2.5-vl", "methods=fastv", "tasks=pope", "budgets=0.5", "limit=2"]
     process = sweep(hub, server, tmp_path, *words)
     assert process.returncode == 0, process.stderr
@@ -62,7 +58,7 @@ def test_a_public_task_on_a_public_model(hub: Hub, server: Server, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ALIASES)
 def test_a_family_by_its_short_name(hub: Hub, server: Server, tmp_path: Path, model: str) -> None:
-    hub.provide(model, data_of("pope"), data_of("textvqa_val"))
+    hub.provide(model, POPE, "lmms-lab-encoder/textvqa")
     words = [f"model={ALIASES[model]}", "methods=none,fastv,divprune", "tasks=pope,textvqa_val"]
     process = sweep(hub, server, tmp_path, *words, "budgets=0.5", "limit=4")
     assert process.returncode == 0, process.stderr
@@ -94,7 +90,7 @@ def test_the_command_that_the_readme_begins_with(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["understanding", "reading"])
+@pytest.mark.parametrize("suite", SUITES)
 def test_a_suite_comes_to_its_end(hub: Hub, server: Server, tmp_path: Path, suite: str) -> None:
     tasks = expand(suite)
     hub.provide(QWEN, *(data_of(task) for task in tasks))
@@ -104,3 +100,18 @@ def test_a_suite_comes_to_its_end(hub: Hub, server: Server, tmp_path: Path, suit
     rows = board(tmp_path / "study")
     assert set(rows["task"]) >= set(tasks)
     assert not rows["status"].isin(["failed", "oom"]).any(), rows[["method", "task", "reason"]]
+
+
+@pytest.mark.slow
+def test_tasks_are_tried_out_before_a_sweep(hub: Hub, server: Server, tmp_path: Path) -> None:
+    tasks = [*expand("separates"), "scienceqa_img", "refcoco_bbox_rec_val"]
+    hub.provide(QWEN, *(data_of(task) for task in tasks))
+    words = [f"tasks={','.join(tasks)},no_such_task", "model=qwen2.5-vl"]
+    process = hub.run([*PRUNEBENCH, "check", *words, "methods=fastv"], tmp_path, server)
+    lines = process.stdout.splitlines()
+    faults = [line.partition(":")[0] for line in lines if line.startswith("FAIL")]
+    assert faults == ["FAIL no_such_task"], process.stdout + process.stderr
+    assert process.returncode == 1
+    assert "21 cells, 168 calls" in next(line for line in lines if "gqa" in line)
+    # its blind control is one more
+    assert "22 cells, 176 calls" in next(line for line in lines if "scienceqa_img" in line)

@@ -11,14 +11,14 @@ import torch
 from prunebench.benchmarks import Request
 from prunebench.budget import BudgetError
 from prunebench.models.base import Unsupported
+from prunebench.models.harness import OWN
 from prunebench.run.fault import judged
-from prunebench.run.quality import cut
 from prunebench.run.samples import seed_of
-from prunebench.run.transformers_backend import options_of
+from prunebench.run.transformers_backend import cut, options_of
 from prunebench.study.statistics import bootstrap, mean_interval
 
 TOKENIZER = SimpleNamespace(pad_token_id=None, eos_token_id=7)
-LOADED: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=TOKENIZER))
+LOADED: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=TOKENIZER), manner=OWN)
 
 
 def request(sample: str = "a", **generation: Any) -> Request:

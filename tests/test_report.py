@@ -37,7 +37,7 @@ def study(tmp_path: Path) -> Path:
     return golden_study(tmp_path / "study")
 
 
-# ---- tables --------------------------------------------------------------------------------------
+# ---- tables ------------------------------------------------------------------------------------
 
 
 def test_metrics_equal_the_golden_table(study: Path) -> None:
@@ -110,7 +110,7 @@ def test_rows_that_did_not_run_keep_their_reason(study: Path) -> None:
     assert set(without_number["status"]) == {"infeasible", "failed"}
 
 
-# ---- partial and damaged studies -----------------------------------------------------------------
+# ---- partial and damaged studies ---------------------------------------------------------------
 
 
 def test_damaged_cells_are_named_and_the_others_kept(study: Path) -> None:
@@ -400,7 +400,7 @@ def test_a_report_tidies_up_after_one_that_was_killed(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.part"))
 
 
-# ---- layers --------------------------------------------------------------------------------------
+# ---- layers ------------------------------------------------------------------------------------
 
 
 PARTS = ("border", "report", "study")
@@ -424,3 +424,64 @@ def test_the_report_imports_no_model_code() -> None:
             assert package not in ("torch", "transformers"), path
             if package == "prunebench" and inside:
                 assert inside.partition(".")[0] in PARTS, path
+
+
+# ---- tasks of different scales, and samples in groups --------------------------------------------
+
+
+def test_all_tasks_have_no_mean_accuracy_over_different_scales(tmp_path: Path) -> None:
+    """A share, a percentage, and a task of another kind of number: what each keeps of the unpruned
+    model's is averaged, what each has is not.
+    """
+    for method, share, percent in (("none", 1.0, 80.0), ("random", 0.25, 20.0), ("fastv", 0.5, 60)):
+        cell(tmp_path, method, "color", [share] * 4)
+        cell(tmp_path, method, "count", [percent] * 4)
+    fold(tmp_path)
+    pooled = row(tmp_path, "fastv", "all")
+    assert pooled["relative_accuracy"] == pytest.approx((0.5 + 0.75) / 2)
+    for name in ("accuracy", "accuracy_low", "difference_to_none", "difference_to_random"):
+        assert np.isnan(pooled[name]), name
+    assert pooled["better_than_random"] == ""
+    assert "no mean accuracy over different scales (0..1; 0..100)" in pooled["reason"]
+    assert pooled["n"] == 8
+    assert row(tmp_path, "fastv", "count")["difference_to_none"] == pytest.approx(-20)
+
+
+def test_a_unit_of_its_own_is_averaged_with_no_other(tmp_path: Path) -> None:
+    points: dict[str, Any] = {
+        "metrics": [{"metric": "score", "value": 0.5, "unit": "points", "n": 2}]
+    }
+    for method in ("none", "fastv"):
+        cell(tmp_path, method, "color", [0.5, 0.5], **points)
+        cell(tmp_path, method, "count", [0.5, 0.5])
+    fold(tmp_path)
+    reason = row(tmp_path, "fastv", "all")["reason"]
+    assert "different scales (0..1; points of color)" in reason
+
+
+def test_tasks_that_disagree_on_what_is_better_have_no_mean_of_ratios(tmp_path: Path) -> None:
+    for method, score in (("none", 0.5), ("fastv", 0.25)):
+        cell(tmp_path, method, "color", [score] * 4)
+        metrics = [{"metric": "score", "value": score, "n": 4, "higher_is_better": False}]
+        cell(tmp_path, method, "count", [score] * 4, metrics=metrics, higher_is_better=False)
+    fold(tmp_path)
+    pooled = row(tmp_path, "fastv", "all")
+    assert np.isnan(pooled["relative_accuracy"])
+    assert np.isnan(pooled["accuracy"])
+
+
+def test_samples_of_a_group_count_as_one_where_methods_are_compared(tmp_path: Path) -> None:
+    """Five pairs, each lost as a whole: the test has five signs, not ten."""
+    groups = [f"image {number // 2}" for number in range(10)]
+    for method, scores in (("none", [1.0] * 10), ("random", [0.0] * 10), ("fastv", [0.0] * 10)):
+        alone: dict[str, Any] = {} if method == "random" else {"group": groups}
+        cell(tmp_path, method, "color", scores, columns=alone)
+    fold(tmp_path)
+    line = row(tmp_path, "fastv", "color")
+    assert line["difference_to_none"] == pytest.approx(-1)
+    assert line["difference_to_none_p"] == pytest.approx(2 / 2**5)
+    assert line["n_paired"] == 10
+    assert line["n"] == 10
+    # Wilson's of no success among five, not among ten
+    assert line["accuracy_high"] == pytest.approx(0.4345, abs=1e-3)
+    assert row(tmp_path, "random", "color")["accuracy_high"] == pytest.approx(0.2775, abs=1e-3)

@@ -129,3 +129,49 @@ def test_an_aggregation_that_most_draws_lack_has_no_spread() -> None:
 
 def ends(interval: Interval) -> tuple[float, float]:
     return interval.low, interval.high
+
+
+def test_groups_keep_the_mean_and_weigh_by_their_size() -> None:
+    scores = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
+    groups = ["a", "b", "a", "b", "a"]
+    of_group = statistics.grouped(scores, groups)
+    assert of_group.tolist() == pytest.approx([2 * 2 / 5, 1 * 2 / 5])
+    assert of_group.mean() == pytest.approx(scores.mean())
+
+
+def test_a_pair_of_groups_speaks_for_its_samples() -> None:
+    method, reference = np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
+    pair = statistics.GroupedPair(method, reference, samples=6)
+    gap = statistics.difference([pair])
+    assert gap.value == pytest.approx(-1 / 3)
+    assert gap.n == 6
+    ratio = statistics.relative([pair])
+    assert ratio.value == pytest.approx(2 / 3)
+    assert ratio.n == 6
+
+
+@pytest.mark.parametrize(
+    ("mean", "value", "is_same"),
+    [
+        (1 / 3, 0.33333, True),
+        (1 / 3, 1 / 3, True),
+        (1 / 3, 0.3334, False),
+        (33.3333, 33.33, True),
+        (33.3333, 33.3, False),
+        (0.5, 0.5001, False),
+        (1862.0, 1862.0 * (1 + 1e-12), True),
+    ],
+)
+def test_a_rounded_mean_is_one(mean: float, value: float, is_same: bool) -> None:
+    assert statistics.same(mean, value) is is_same
+
+
+def test_strata_are_drawn_apart() -> None:
+    """Nothing varies within either stratum, so nothing varies in the number."""
+    scores, strata = [1.0] * 4 + [0.0] * 4, ["a"] * 4 + ["b"] * 4
+    assert statistics.stratified_interval(scores, None, strata) == (0.0, 0.5, 0.5)
+    assert statistics.stratified_interval([1.0, 0.0], None, ["a", "b"]) == (None, None, None)
+    varied = statistics.stratified_interval([1.0, 0.0, 1.0, 0.0, 1.0, 1.0], None, list("aaaabb"))
+    assert varied == statistics.stratified_interval(
+        [1.0, 0.0, 1.0, 0.0, 1.0, 1.0], None, list("aaaabb")
+    ), "it is seeded"

@@ -24,6 +24,8 @@ from prunebench.budget import Budget
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid, load
 from prunebench.run.store import StoreError, Vanished, open_study
+from prunebench.study import folder as folder_module
+from prunebench.study import journal as journal_module
 from prunebench.study.lines import Chain
 from prunebench.study.record import CellRecord, Metric, Status
 from prunebench.study.seal import seal
@@ -612,11 +614,91 @@ def test_a_full_disk_keeps_what_is_finished(
             patch.setattr(
                 os, "fsync", partial(_refuse, OSError(errno.ENOSPC, "No space left on device"))
             )
+            patch.setattr(journal_module, "SYNC_SECONDS", 0)
             with pytest.raises(OSError, match=r"No space left.*samples\.jsonl"):
                 journal.append([row(SAMPLES[1])])
         journal.append([row(SAMPLES[2])])
         assert list(study.journal(cell, PRINT).rows) == [SAMPLES[0], SAMPLES[2]]
         assert study.notes == []
+
+
+def test_a_disk_that_fails_a_journal_later_has_it_written_anew(
+    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a failed fsync leaves of earlier lines nobody knows, so none of them is trusted to it;
+    the cell that happened to ask for it loses the row that it was about to add.
+    """
+    first, second = cells(grid)
+    with open_study(tmp_path / "s") as study:
+        journals = [study.journal(cell, PRINT) for cell in (first, second)]
+        for sample in SAMPLES[:2]:
+            journals[0].append([row(sample)])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", partial(_refuse, OSError(errno.EIO, "Input/output error")))
+            patch.setattr(journal_module, "SYNC_SECONDS", 0)
+            with pytest.raises(StoreError, match=r"samples\.jsonl cannot be used: Input/output"):
+                journals[1].append([row(SAMPLES[0])])
+        with journals[0].path.open("r+b") as file:  # as long as before, so that nothing shows
+            file.seek(-40, os.SEEK_END)
+            file.write(bytes(40))
+        for journal in journals:
+            journal.append([row(SAMPLES[2])])
+        assert list(study.journal(first, PRINT).rows) == SAMPLES[:3]
+        assert list(study.journal(second, PRINT).rows) == [SAMPLES[2]]
+
+
+@pytest.mark.parametrize("interval", [0.0, 1000.0])
+def test_no_end_of_the_process_loses_what_was_appended(
+    tmp_path: Path, grid: Grid, interval: float
+) -> None:
+    """Killed by the signal that nobody can catch, whether the disk has been asked or not."""
+    cell = cells(grid)[0]
+
+    def append_and_die() -> None:
+        journal_module.SYNC_SECONDS = interval
+        with open_study(tmp_path / "s") as study:
+            journal = study.journal(cell, PRINT)
+            for sample in SAMPLES[:3]:
+                journal.append([row(sample)])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        append_and_die()
+        os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    with open_study(tmp_path / "s") as study:
+        assert list(study.journal(cell, PRINT).rows) == SAMPLES[:3]
+        assert study.notes == []
+
+
+def test_the_disk_has_all_journals_at_least_every_few_seconds(
+    tmp_path: Path, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, synced = [0.0], []
+    monkeypatch.setattr(folder_module, "monotonic", lambda: clock[0])
+    plain = os.fsync
+
+    def watched(handle: int) -> None:
+        synced.append(os.fstat(handle))
+        plain(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    first, second = cells(grid)
+    with open_study(tmp_path / "s") as study:
+        study.synced = 0.0
+        journals = [study.journal(cell, PRINT) for cell in (first, second)]
+        synced.clear()
+        for seconds, sample in zip((1, 4.9, 5, 6), SAMPLES, strict=True):
+            clock[0] = seconds
+            for journal in journals:
+                journal.append([row(sample)])
+            inodes = {place.st_ino for place in synced}
+            # at 5 s the first journal that is added to brings both along; the second's new line
+            # waits for the next time
+            assert len(inodes) == (0 if seconds < 5 else 2), seconds
+            assert len(synced) == len(inodes)
+    assert len(synced) > 2, "what is left is brought to the disk at the end"
 
 
 def _refuse(error: OSError, *_: object) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.request import MediaError, Request, TaskError, read_mask, read_row
+from prunebench.benchmarks.scoring import Fold, Scores, Scoring
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
 
@@ -51,6 +51,7 @@ class Benchmark:
         self._instances = {instance.doc_id: instance for instance in task.instances}
         arguments = [Arguments(*instance.args) for instance in task.instances]
         self._split = arguments[0].split
+        self.scoring = Scoring(name, task, self._split)
         self.requests = self._requests(arguments)
 
     @property
@@ -69,25 +70,32 @@ class Benchmark:
                     one.evidence_box,
                 ]
             )
-        content = [questions, self._identity, self.max_image_pixels]
+        # what a task says to this model alone, which not all of its questions show
+        own = json.dumps(self._task.lmms_eval_specific_kwargs, sort_keys=True, default=_type_name)
+        content = [questions, self._identity, self.max_image_pixels, own]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
-    def messages(self, request: Request) -> list[dict[str, Any]]:
-        """The chat messages with images (RGB, upright) and videos in them; raises MediaError where
-        those cannot be read.
+    def messages(self, request: Request, on_white: bool = False) -> list[dict[str, Any]]:
+        """The chat messages with images (RGB, upright) in them, and what names their videos; with
+        `on_white` what is transparent is white. Raises MediaError where images cannot be read.
         """
         try:
             with images.strictly(self.max_image_pixels):
                 row = read_row(self._rows, request.doc_id, self.max_image_pixels)
                 messages: list[dict[str, Any]] = self._task.doc_to_messages(row)
                 for turn in messages:
-                    self._load_images(turn["content"])
+                    self._load_images(turn["content"], on_white)
         except MemoryError:
             raise
         # what decoders and a task's own functions raise is as various as they are
         except Exception as error:
             raise MediaError(self._unreadable(f"sample {request.sample_id}", error)) from error
         return messages
+
+    @property
+    def hears(self) -> bool:
+        """Whether its data have sound."""
+        return any(type(one).__name__ == "Audio" for one in self._rows.features.values())
 
     def masks(self, request: Request) -> Any:
         """[H, W] integers: 0 for background, k for the k-th thing that the image shows; None where
@@ -101,50 +109,55 @@ class Benchmark:
             what = f"the mask of sample {request.sample_id}"
             raise MediaError(self._unreadable(what, error)) from error
 
-    def score(self, predictions: Mapping[int, str]) -> dict[int, dict[str, Any]]:
+    def score(self, predictions: Mapping[int, str]) -> Scores:
         """By doc_id and metric, what the task's own filters and process_results make of an answer.
 
         Metrics of further filters carry the filter's name behind a comma, as lmms-eval writes them.
         """
+        return self.scored(predictions)[0]
+
+    def scored(self, predictions: Mapping[int, str]) -> tuple[Scores, dict[int, str]]:
+        """The same, and by doc_id why the task makes nothing of an answer, where it raises."""
         # filters run over all instances; those without a prediction get an empty one and no score
         for doc_id, instance in self._instances.items():
             instance.resps = [predictions.get(doc_id, "")]
             instance.filtered_resps = {}
         with quiet():
             self._task.apply_filters()
-            return {doc_id: self._scores(self._instances[doc_id]) for doc_id in predictions}
+        rows = self._task.dataset_no_image[self._split]
+        answers = {}
+        for doc_id in predictions:
+            answers[doc_id] = self._instances[doc_id].filtered_resps
+        return self.scoring.score(rows, answers)
+
+    def fold(self, metric: str, values: Sequence[Any]) -> Fold:
+        """The task's own aggregation over per-sample values, and the files that it writes."""
+        return self.scoring.fold(metric, values)
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float | None:
-        """The task's own aggregation over per-sample values; None where it yields no number (a file
-        to submit).
+        """The number of the task's own aggregation over per-sample values; None where it yields
+        none (a file to submit). Raises whatever the task's code raises.
         """
-        function = self._task.aggregation()[metric.partition(",")[0]]
-        if _submits(function):
-            return None
-        with quiet():
-            value = function(list(values))
-        return _number(value)
+        with self.scoring.repeated(metric) as aggregate:
+            return aggregate(values)
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether more is better; an undeclared metric counts as such."""
-        return bool(self._task.higher_is_better().get(metric.partition(",")[0], True))
+        return self.scoring.higher_is_better(metric)
 
     @property
     def primary(self) -> str:
-        """The metric that stands for the task: the first that yields a number."""
-        for metric, function in self._task.aggregation().items():
-            if not _submits(function):
-                return str(metric)
-        raise TaskError(
-            f"task {self.name} has no metric that can be computed here, only submissions"
-        )
+        """The metric that stands for the task: the total of its metrics where it has one."""
+        return self.scoring.primary
+
+    @property
+    def refusal(self) -> str:
+        """Why the answers to the task cannot be scored here; empty where they can."""
+        return self.scoring.refusal
 
     def value(self, scores: Mapping[str, Any], metric: str) -> float | None:
         """A sample's own number in `metric`, None where only the aggregation has one."""
-        score = scores.get(metric)
-        if isinstance(score, Mapping):
-            score = score.get(self._task.config.score_key)
-        return _number(score)
+        return self.scoring.value(scores, metric)
 
     @property
     def _rows(self) -> Any:
@@ -160,8 +173,10 @@ class Benchmark:
         return [self._request(rows[one.doc_id], one, column) for one in arguments]
 
     def _request(self, row: Mapping[str, Any], arguments: Any, column: str | None) -> Request:
+        from prunebench.benchmarks.lmms import ends_of  # late, as above
+
         generation = dict(arguments.generation)
-        until = generation.pop("until", None) or []
+        until = ends_of(self._task, generation)
         question_type = row.get("question_type")
         complexity = row.get("complexity")
         return Request(
@@ -170,30 +185,21 @@ class Benchmark:
             question=str(self._task.doc_to_text(row)),
             reference=_text(self._task.doc_to_target(row)),
             generation=generation,
-            until=(until,) if isinstance(until, str) else tuple(until),
+            until=until,
             evidence_box=_box(row.get("evidence_box")),
             question_type=None if question_type is None else str(question_type),
             complexity=complexity if isinstance(complexity, int) else None,
         )
 
-    def _load_images(self, content: Any) -> None:
+    def _load_images(self, content: Any, on_white: bool) -> None:
         """Put the images of one turn in place of what names them."""
         if isinstance(content, str):
             return
         for part in content:
             if part["type"] == "image":
-                part["url"] = images.load(part["url"], max_pixels=self.max_image_pixels)
-
-    def _scores(self, instance: Any) -> dict[str, Any]:
-        """The scores of one sample by metric, for every filter of the task."""
-        task = self._task
-        row = task.dataset_no_image[self._split][instance.doc_id]
-        scores = {}
-        for number, (name, answer) in enumerate(instance.filtered_resps.items()):
-            for metric, value in task.process_results(row, [answer]).items():
-                if metric in task.aggregation():
-                    scores[metric if number == 0 else f"{metric},{name}"] = value
-        return scores
+                part["url"] = images.load(
+                    part["url"], max_pixels=self.max_image_pixels, on_white=on_white
+                )
 
     def _unreadable(self, what: str, error: Exception) -> str:
         """The one line for media that cannot be read."""
@@ -210,12 +216,6 @@ def _id_column(columns: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
-def _submits(aggregation: Any) -> bool:
-    """Whether an aggregation yields no number but writes a submission for a remote judge."""
-    # lmms-eval gives `args` to those that ask for them, and these say where a file goes
-    return "args" in inspect.signature(aggregation).parameters
-
-
 def _box(value: Any) -> tuple[float, float, float, float] | None:
     """An evidence box, None where a sample has none."""
     if value is None or len(value) != 4:
@@ -223,10 +223,9 @@ def _box(value: Any) -> tuple[float, float, float, float] | None:
     return value[0], value[1], value[2], value[3]
 
 
-def _number(value: Any) -> float | None:
-    """A plain or numpy number as a float, None for anything else."""
-    plain = value.item() if hasattr(value, "dtype") and value.size == 1 else value
-    return float(plain) if isinstance(plain, int | float) else None
+def _type_name(value: Any) -> str:
+    """The name of what is no plain data: a function's text would say where in memory it lies."""
+    return str(getattr(value, "__name__", type(value).__name__))
 
 
 def _text(target: Any) -> str:

@@ -6,39 +6,46 @@ lmms-eval is imported late: tasks are listed, and costs measured, without it.
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import yaml
 
+from prunebench.benchmarks import judge
 from prunebench.benchmarks.benchmark import Benchmark
+from prunebench.benchmarks.cached import cache_folder
 from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.request import TaskError
+from prunebench.benchmarks.served import GENERATE
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
 
 PACKAGE = "prunebench.tasks"
 
-GENERATE = "generate_until"
-"""The one kind of lmms-eval's tasks that can be run: free answers."""
+SUITES = "suites"
+"""The folder of the suites."""
+
+PUBLIC = "public.yaml"
+"""What is known of public tasks, beside the suites."""
 
 
 class Recipe(Protocol):
-    """What a task's file says of data that are made: the class `Recipe` of a module beside the
-    built-in tasks, which is a frozen dataclass.
+    """What a task's file says of data that are made, or brought together from files on disk: the
+    class `Recipe` of a module beside the built-in tasks, which is a frozen dataclass.
 
     A file asks for it under the module's name, `metadata: {NAME: {samples: 200, ...}}`. Making one
-    raises ValueError, in words that begin with the field, for a value that cannot be.
+    raises ValueError, in words that begin with the field, for a value that cannot be; the methods
+    raise TaskError for files that are not there.
     """
 
-    most: ClassVar[int]
-    """Samples that are made at most."""
+    most: ClassVar[int | None]
+    """Samples that are made at most; None where there are as many as there are."""
 
     @property
     def samples(self) -> int:
@@ -51,13 +58,22 @@ class Recipe(Protocol):
         """Write `count` samples as a parquet file that appears whole or not at all."""
 
 
+@runtime_checkable
+class Settling(Protocol):
+    """A recipe that changes its task by what is configured on the machine."""
+
+    def settled(self, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The task's file as it is to be used, and what belongs to the task's identity."""
+
+
 @dataclass(frozen=True)
 class Listed:
-    """A built-in task or suite, as `list tasks` shows it."""
+    """A built-in task or suite, as `list tasks` shows it; `tasks` are those of a suite."""
 
     name: str
     kind: str
     description: str
+    tasks: tuple[str, ...] = ()
 
 
 def load_task(
@@ -65,26 +81,29 @@ def load_task(
     limit: int | None = None,
     start: int = 0,
     max_image_pixels: int | None = images.MAX_PIXELS,
+    model_name: str | None = None,
 ) -> Benchmark:
     """A built-in task, the path of a YAML file, or any of lmms-eval's own tasks by name; raises
     TaskError in one line.
 
-    A `limit` above what a public task or a user's data have means all of them; data that are made
+    A `limit` above what a public task or a user's data have means all of them; scenes that are made
     are as many as are asked for, up to their recipe's most. A sample with an image of more than
-    `max_image_pixels` cannot be asked; None is no limit.
+    `max_image_pixels` cannot be asked; None is no limit. `model_name` is what lmms-eval calls the
+    model: some tasks have prompts for some.
     """
     file = _built_in().get(name)
     if _is_file(name):
         file = Path(name)
         if not file.is_file():
             raise TaskError(f"no task file {short_path(name)}")
-    with quiet():
+    with quiet(), judge.loadable():
         from prunebench.benchmarks import lmms
 
         if file is None:
-            task, identity = lmms.public(name, [*_built_in(), *_suites()])
+            beside = [*_built_in(), *_suites()]
+            task, identity = lmms.public(name, beside, model_name)
         else:
-            task, identity = _from_file(name, file, limit, start)
+            task, identity = _from_file(name, file, limit, start, model_name)
     kind = task.OUTPUT_TYPE
     if kind != GENERATE:
         raise TaskError(
@@ -106,7 +125,7 @@ def check_access(name: str) -> None:
     """
     if name in _built_in():
         return
-    with quiet():
+    with quiet(), judge.loadable():
         from prunebench.benchmarks import lmms
 
         if _is_file(name):
@@ -138,8 +157,22 @@ def listed() -> list[Listed]:
     for name, file in _built_in().items():
         entries.append(Listed(name, "task", _head(file)["metadata"]["description"]))
     for name, suite in _suites().items():
-        entries.append(Listed(name, "suite", ", ".join(suite["task"])))
+        description = suite["metadata"]["description"]
+        entries.append(Listed(name, "suite", description, tuple(suite["task"])))
     return entries
+
+
+def needs_blind(name: str) -> bool:
+    """Whether so much of a task is answered without its images that the blind value of the model
+    belongs beside it: its file says `metadata: {blind: true}`, or it is a public task that is known
+    for it.
+    """
+    file = Path(name) if _is_file(name) else _built_in().get(name)
+    if file is None:
+        patterns = _head(_folder() / PUBLIC)["blind"]
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+    metadata = _head(file).get("metadata") if file.is_file() else None
+    return isinstance(metadata, dict) and metadata.get("blind") is True
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is untyped
@@ -163,15 +196,22 @@ def _folder() -> Path:
     return Path(str(resources.files(PACKAGE)))
 
 
+def _own_files() -> Iterator[Path]:
+    """The files of the built-in tasks, those of a folder of tasks included."""
+    for file in sorted(_folder().rglob("[!_]*.yaml")):
+        if file.parent.name != SUITES and file.name != PUBLIC:
+            yield file
+
+
 @cache
 def _built_in() -> dict[str, Path]:
     """The file of every built-in task, by the task's name."""
-    return {_head(file)["task"]: file for file in sorted(_folder().glob("[!_]*.yaml"))}
+    return {_head(file)["task"]: file for file in _own_files()}
 
 
 @cache
 def _suites() -> dict[str, dict[str, Any]]:
-    heads = [_head(file) for file in sorted((_folder() / "suites").glob("*.yaml"))]
+    heads = [_head(file) for file in sorted((_folder() / SUITES).glob("*.yaml"))]
     return {head["group"]: head for head in heads}
 
 
@@ -186,7 +226,9 @@ def _recipes() -> dict[str, type[Recipe]]:
     return recipes
 
 
-def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[Any, dict[str, Any]]:
+def _from_file(
+    name: str, file: Path, limit: int | None, start: int, model_name: str | None
+) -> tuple[Any, dict[str, Any]]:
     """A task from a YAML file of our own or the user's, and what identifies its data."""
     from prunebench.benchmarks import lmms
 
@@ -197,7 +239,7 @@ def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[An
     if not recipes:
         kwargs = config.get("dataset_kwargs")
         files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
-        return lmms.construct(name, config), {
+        return lmms.construct(name, config, model_name), {
             "data": lmms.stamped(files),
             "definition": definition,
         }
@@ -208,15 +250,19 @@ def _from_file(name: str, file: Path, limit: int | None, start: int) -> tuple[An
         )
     recipe = _recipe(name, recipes[0], config["metadata"][recipes[0]])
     data = _made_data(recipe, name, limit, start)
+    identity: dict[str, Any] = {"data": data.name, "definition": definition}
+    if isinstance(recipe, Settling):
+        config, settings = recipe.settled(config)
+        identity |= settings
     config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(data)}}
     try:
-        task = lmms.construct(name, config)
+        task = lmms.construct(name, config, model_name)
     except TaskError as error:  # nothing was to be fetched
         cause = one_line(lmms.said_by(error.__cause__ or error), 100)
         raise TaskError(
             f"task {short_path(name)}: {short_path(data)} cannot be read ({cause}); remove it"
         ) from error
-    return task, {"data": data.name, "definition": definition}
+    return task, identity
 
 
 def _recipe(name: str, kind: str, content: Any) -> Recipe:
@@ -241,8 +287,8 @@ def _made_data(recipe: Recipe, name: str, limit: int | None, start: int) -> Path
     larger file.
     """
     # never fewer than usual, so that all smaller limits share one file
-    count = max(recipe.samples, start + (limit or 0))
-    if count > recipe.most:
+    count = recipe.samples if recipe.most is None else max(recipe.samples, start + (limit or 0))
+    if recipe.most is not None and count > recipe.most:
         key, value, most = (
             ("sample", start, recipe.most - 1) if start else ("limit", limit, recipe.most)
         )
@@ -250,8 +296,7 @@ def _made_data(recipe: Recipe, name: str, limit: int | None, start: int) -> Path
             f"{key} is {value}, and {short_path(name)} makes {recipe.most} questions at most; "
             f"use {key}={most}"
         )
-    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache_folder / "prunebench" / recipe.file_name(count)
+    path = cache_folder() / recipe.file_name(count)
     if not path.exists():
         try:
             recipe.write(path, count)

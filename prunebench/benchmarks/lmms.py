@@ -22,6 +22,7 @@ from lmms_eval.api import metrics
 from lmms_eval.api.task import ConfigurableMessagesTask
 from lmms_eval.tasks import TaskManager, get_task_dict
 
+from prunebench.benchmarks.quiet import hush
 from prunebench.benchmarks.request import TaskError
 from prunebench.border import hub
 from prunebench.border.text import message, one_line, short_path
@@ -101,8 +102,8 @@ def read_config(file: Path) -> Config:
 
 
 def definition(name: str, file: Path) -> Config:
-    """The file of one of lmms-eval's tasks, with the functions that it calls; raises TaskError for
-    a package that those need.
+    """The file of one of lmms-eval's tasks, with the functions that it calls; raises TaskError
+    where those cannot be imported.
     """
     try:
         return dict(utils.load_yaml_config(str(file), mode="full"))
@@ -111,6 +112,11 @@ def definition(name: str, file: Path) -> Config:
         raise TaskError(
             f"task {short_path(name)} needs the package {package}, which is not installed"
         ) from error
+    except Exception as error:  # their modules run as they are imported, and may raise anything
+        reason = one_line(said_by(error), 150)
+        raise TaskError(
+            f"task {short_path(name)}: its definition does not load ({reason})"
+        ) from error
 
 
 def check_access(name: str, config: Config) -> None:
@@ -118,33 +124,59 @@ def check_access(name: str, config: Config) -> None:
     TaskError.
     """
     options = _options(config.get("dataset_kwargs") or {})
-    source = config.get("dataset_path")
-    if not isinstance(source, str) or "/" not in source or options.get("load_from_disk"):
+    if not _is_on_hub(config):
         return
     place = {key: options[key] for key in ("data_files", "revision", "token") if key in options}
     try:
         for attempt in RETRIES:
             with attempt:
-                datasets.load_dataset_builder(source, config.get("dataset_name"), **place)
+                datasets.load_dataset_builder(
+                    config["dataset_path"], config.get("dataset_name"), **place
+                )
     except Exception as error:
         raise _unfetched(name, error, config) from error
 
 
-def construct(name: str, config: Config) -> Task:
-    """The task of a configuration; raises TaskError where its data cannot be had."""
+def _is_on_hub(config: Config) -> bool:
+    """Whether a task's data are a data set of the hub."""
+    source, options = config.get("dataset_path"), config.get("dataset_kwargs") or {}
+    if not isinstance(source, str) or options.get("load_from_disk"):
+        return False
+    return source.count("/") == 1 and not Path(source).exists()
+
+
+def construct(name: str, config: Config, model_name: str | None = None) -> Task:
+    """The task of a configuration, with its prompts for `model_name`; raises TaskError where its
+    data cannot be had.
+    """
     kwargs = config.get("dataset_kwargs")
     if isinstance(kwargs, dict):
         config = {**config, "dataset_kwargs": _options(kwargs)}
+    # asked before: lmms-eval writes its own into the settings
+    says_until = _says_until(config)
     try:
-        task = StoredImages(config=config)
+        task = StoredImages(config=config, model_name=model_name)
     except Exception as error:
         raise _unfetched(name, error, config) from error
     task.put_back()
+    for module in _modules(config):
+        hush(module)
+    task.says_until = says_until
     return task
 
 
-def public(name: str, beside: Sequence[str]) -> tuple[Task, dict[str, Any]]:
-    """One of lmms-eval's own tasks, and what identifies it; `beside` are further names to suggest.
+def ask_as(task: Task, model_name: str | None) -> None:
+    """Give a task that lmms-eval has made the prompts that it has for `model_name`."""
+    task.model_name = model_name
+    # what its constructor does with the name; there is no public way
+    task._prepare_model_specific_config()
+
+
+def public(
+    name: str, beside: Sequence[str], model_name: str | None = None
+) -> tuple[Task, dict[str, Any]]:
+    """One of lmms-eval's own tasks with its prompts for `model_name`, and what identifies it;
+    `beside` are further names to suggest.
 
     Raises TaskError for a name that it does not have, and for a group.
     """
@@ -152,15 +184,38 @@ def public(name: str, beside: Sequence[str]) -> tuple[Task, dict[str, Any]]:
     if file is not None:
         config = definition(name, file)
         data = [config.get("dataset_path"), config.get("dataset_name")]
-        return construct(name, config), {"dataset": data, "definition": definition_of(file)}
+        identity = {"dataset": data, "definition": definition_of(file)}
+        return construct(name, config, model_name), identity
+    index = _index()
+    index.model_name = model_name
     try:
-        tasks = get_task_dict([name], _index(), "chat")
+        tasks = get_task_dict([name], index, "chat")
     except Exception as error:
         raise _unfetched(name, error, {}) from error
     if len(tasks) != 1 or isinstance(next(iter(tasks.values())), dict):
         members = one_line(", ".join(map(str, _members(tasks))), 150)
         raise TaskError(f"{name} is a group of tasks; name the ones you want: {members}")
     return next(iter(tasks.values())), {"dataset": name}
+
+
+def ends_of(task: Task, generation: dict[str, Any]) -> tuple[str, ...]:
+    """Takes out of `generation` the texts that end an answer: those that the task's file names.
+
+    Where it names none, lmms-eval writes a blank line there, by which none of its wrappers of the
+    models here cuts.
+    """
+    until = generation.pop("until", None) or []
+    until = [until] if isinstance(until, str) else list(until)
+    if not getattr(task, "says_until", until != [task.config.fewshot_delimiter]):
+        return ()
+    return tuple(map(str, until))
+
+
+def _says_until(config: Config) -> bool:
+    """Whether a task's file says where answers end, for all models or for some."""
+    settings = [config.get("generation_kwargs")]
+    settings += list((config.get("model_specific_generation_kwargs") or {}).values())
+    return any("until" in setting for setting in settings if isinstance(setting, dict))
 
 
 def file_of(name: str, beside: Sequence[str]) -> Path | None:
@@ -226,6 +281,16 @@ def said_by(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {message(error)}", 180)
 
 
+def _modules(config: Config) -> set[str]:
+    """The modules whose functions a task calls, by the names that they were loaded under: those of
+    lmms-eval's tasks are no part of its package.
+    """
+    metrics = [one for one in config.get("metric_list") or [] if isinstance(one, Mapping)]
+    values = [*config.values(), *(one.get("aggregation") for one in metrics)]
+    functions = [getattr(value, "func", value) for value in values if callable(value)]
+    return {str(function.__module__) for function in functions} - {"builtins"}
+
+
 def _options(kwargs: Mapping[str, Any]) -> Config:
     """What a task says of its data, without what hinders their being fetched."""
     options = dict(kwargs)
@@ -262,15 +327,17 @@ def _unfetched(name: str, error: Exception, config: Config) -> TaskError:
     cause = attempt.exception() if attempt is not None else error
     if isinstance(cause, TaskError):
         return cause
-    source = config.get("dataset_path")
-    refusal = hub.refusal(cause, "data set", str(source))
-    if refusal is not None:
-        return TaskError(
-            f"task {short_path(name, 50)}: its data set {one_line(str(source), 60)} {refusal}"
-        )
-    detail = f"({one_line(said_by(cause), 90)})"
     if isinstance(cause, AssertionError | KeyError | TypeError | AttributeError):
+        detail = f"({one_line(said_by(cause), 90)})"
         return TaskError(f"task {short_path(name)}: its definition does not load {detail}")
+    if _is_on_hub(config):
+        source = config["dataset_path"]
+        cause = hub.answer("data set", source) or cause
+        refusal = hub.refusal(cause, "data set", source)
+        if refusal is not None:
+            place = one_line(source, 60)
+            return TaskError(f"task {short_path(name, 50)}: its data set {place} {refusal}")
+    detail = f"({one_line(said_by(cause), 90)})"
     return TaskError(
         f"task {short_path(name, 50)}: its data could not be fetched {detail}. "
         "Go online once, or fill the cache elsewhere and set HF_HOME to it."

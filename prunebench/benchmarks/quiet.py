@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,11 +14,21 @@ def quiet() -> Iterator[None]:
     """Let nothing through that the block's libraries print, log or warn of."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     import datasets
-    from loguru import logger
+    from datasets.utils import logging as datasets_logging
 
-    logger.disable("lmms_eval")
+    hush("lmms_eval")
     datasets.disable_progress_bars()
+    # their handlers hold the terminal itself, so that sending stderr elsewhere does not reach them
+    datasets_logging.set_verbosity_error()
+    logging.getLogger("lmms-eval").setLevel(logging.ERROR)
     with warnings.catch_warnings(), open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
         warnings.simplefilter("ignore")
         with contextlib.redirect_stderr(sink):
             yield
+
+
+def hush(module: str) -> None:
+    """Let nothing through any more that a module, or one inside it, logs by loguru."""
+    from loguru import logger
+
+    logger.disable(module)

@@ -4,6 +4,7 @@ replace.
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,14 +57,36 @@ class Function:
         setattr(self.holder, self.name, self.value)
 
 
-def watched_functions(prefixes: Sequence[str]) -> list[Function]:
-    """Every function that is watched, in modules whose names begin with one of `prefixes`, too."""
-    functions = []
-    for label, holder in _holders((*ALWAYS, *prefixes)):
+class Functions:
+    """All functions of a module or of a class, as they were."""
+
+    def __init__(self, label: str, holder: Any) -> None:
+        self.label, self.holder = label, holder
+        self.values: dict[str, Any] = {}
         for name, value in list(vars(holder).items()):
             if callable(value) or isinstance(value, property | classmethod | staticmethod):
-                functions.append(Function(label, holder, name, value))
-    return functions
+                self.values[name] = value
+        self._last = list(vars(holder).values())
+        """All that the holder had, in its order, when its functions were last found in place."""
+
+    def replaced(self) -> list[Function]:
+        """Those in whose place another function stands."""
+        # all are asked after every step, thousands of functions: nearly always nothing has changed
+        # in a holder at all, which is told without looking a single name up
+        present = vars(self.holder)
+        as_long = len(present) == len(self._last)
+        if as_long and all(map(operator.is_, present.values(), self._last)):
+            return []
+        functions = [Function(self.label, self.holder, *item) for item in self.values.items()]
+        replaced = [function for function in functions if function.is_replaced()]
+        if not replaced:
+            self._last = list(present.values())
+        return replaced
+
+
+def watched_functions(prefixes: Sequence[str]) -> list[Functions]:
+    """All functions that are watched, in modules whose names begin with one of `prefixes`, too."""
+    return [Functions(label, holder) for label, holder in _holders((*ALWAYS, *prefixes))]
 
 
 def _holders(prefixes: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -73,7 +73,10 @@ class Guard:
             self._model.restore(reload)
 
     def _replaced(self) -> list[Function]:
-        return [function for function in self._functions if function.is_replaced()]
+        replaced = []
+        for functions in self._functions:
+            replaced += functions.replaced()
+        return replaced
 
 
 class RandomState:

@@ -35,6 +35,8 @@ def changed_keys(hooks: Hooks, before: Hooks) -> list[Any]:
     """The keys of hooks that came or went. A library's own may come, for it installs some when they
     are first needed.
     """
+    if hooks.keys() == before.keys():  # nearly always, and asked of every module
+        return []
     new = [key for key in hooks if key not in before]
     foreign = [key for key in new if not _is_of_library(hooks[key])]
     return foreign + [key for key in before if key not in hooks]

@@ -29,6 +29,23 @@ def refusal(error: BaseException, kind: str, name: str) -> str | None:
     return None
 
 
+def answer(kind: str, name: str) -> Exception | None:
+    """What the hub has against giving a "model" or "data set" out right now; None where nothing.
+
+    Libraries make errors of their own of what it answers, and lose it on the way.
+    """
+    import httpx
+    from huggingface_hub import HfApi, constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    try:
+        HfApi().auth_check(name, repo_type="dataset" if kind == "data set" else "model")
+    except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        return error
+    return None
+
+
 def is_passing(error: BaseException) -> bool:
     """Whether the hub may be well again in a moment: it is busy, fails, or cannot be reached."""
     import httpx

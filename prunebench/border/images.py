@@ -47,20 +47,27 @@ class ImageError(ValueError):
     """An image that cannot be read, or that is larger than what is decoded."""
 
 
-def load(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
+def load(
+    source: Source, *, max_pixels: int | None = MAX_PIXELS, on_white: bool = False
+) -> Image.Image:
     """The image as people see it: RGB, 8 bits a channel, upright, the first of several frames.
 
     For ordinary 8-bit images the pixels are those of Pillow's `convert("RGB")`, which is what
     lmms-eval's tasks give to models. That holds for transparency, too: the alpha channel is
-    dropped, and what was transparent shows the colour stored there. What `convert` clips to white
-    is scaled instead, see `eight_bit`. An orientation in the file's EXIF is applied; EXIF that
-    cannot be read says nothing about it.
+    dropped, and what was transparent shows the colour stored there, or with `on_white` white. What
+    `convert` clips to white is scaled instead, see `eight_bit`. An orientation in the file's EXIF
+    is applied; EXIF that cannot be read says nothing about it.
 
     `max_pixels` is checked before anything is decoded, None is no limit; an aspect ratio above
     MAX_ASPECT is always refused. Raises ImageError in one line; for a file that is missing, no
     image or truncated, too.
     """
-    return _converted(eight_bit(read(source, max_pixels=max_pixels)), _name(source))
+    image = eight_bit(read(source, max_pixels=max_pixels))
+    if on_white and image.mode == "RGBA":
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
+    return _converted(image, _name(source))
 
 
 def read(source: Source, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:

@@ -4,7 +4,9 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 
 from prunebench.border import hooks
 
-FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType)
+FUNCTIONS = frozenset({FunctionType, MethodType, BuiltinFunctionType})
+"""Types of functions; none of them can be inherited from."""
 
 PLAIN = (str, int, float, bool, type(None))
 """Kinds of settings whose values are compared."""
@@ -70,9 +73,13 @@ class _ModuleState:
         self.parts = _parts(module)
         self.functions = _functions(module)
         self.training = module.training
+        self._watch()
 
     def changes(self) -> list[str]:
         """What is different, in words."""
+        # every module is asked after every step: the quick way first
+        if self._is_untouched():
+            return []
         changes = []
         if any(hooks.changed_keys(*pair) for pair in self._hooks_now_and_before()):
             changes.append(f"hooks on {self.label}")
@@ -80,7 +87,26 @@ class _ModuleState:
         now = _parts(self.module), _functions(self.module), self.module.training
         if now != before:
             changes.append(f"parts of {self.label}")
+        if not changes:
+            self._watch()
         return changes
+
+    def _watch(self) -> None:
+        """Note every single thing that the module holds: attributes, parts, weights, hooks.
+
+        Many may change without harm. The dicts are attributes themselves, so that another dict in
+        the place of one is noticed as well.
+        """
+        module = self.module
+        kept = [getattr(module, kind) for kind in hooks.OF_MODULE]
+        self._dicts = [vars(module), module._modules, module._parameters, *kept]
+        self._values = list(_values(self._dicts))
+
+    def _is_untouched(self) -> bool:
+        """Whether it holds the very same things as when they were noted, in the same order."""
+        if sum(map(len, self._dicts)) != len(self._values):
+            return False
+        return all(map(operator.is_, _values(self._dicts), self._values))
 
     def restore(self) -> None:
         """Put back hooks, functions that hide those of the class, and the mode. A submodule that
@@ -106,24 +132,33 @@ def checksums(model: nn.Module) -> dict[str, str]:
     the order alone changed.
     """
     counts: dict[str, int] = {}
-    sums: list[Tensor] = []
+    # by type, so that each is read together: on a GPU every single number that is read waits for
+    # all that was asked before
+    sums: dict[torch.dtype, list[Tensor]] = {torch.float32: [], torch.int64: []}
+    names: dict[torch.dtype, list[str]] = {torch.float32: [], torch.int64: []}
     for name, tensor in model.state_dict(keep_vars=True).items():
         values = tensor.detach()
         # the sum's own type: in half precision it would swallow small changes
         wide = torch.float32 if values.is_floating_point() else torch.int64
         # tensors made in inference mode have no count
         counts[name] = -1 if values.is_inference() else tensor._version
-        sums.append(values.sum(dtype=wide))
-    if not sums:
-        return {}
-    # read together: on a GPU every single number that is read waits for all that was asked before
-    device = sums[0].device
-    doubles = [total.double().to(device) for total in sums]
-    totals = torch.stack(doubles).tolist()
+        sums[wide].append(values.sum(dtype=wide))
+        names[wide].append(name)
     texts: dict[str, str] = {}
-    for (name, count), total in zip(counts.items(), totals, strict=True):
-        texts[name] = f"{count} {total!r}"
+    for wide, totals in sums.items():
+        for name, total in zip(names[wide], _numbers(totals), strict=True):
+            texts[name] = f"{counts[name]} {total!r}"
     return texts
+
+
+def _numbers(scalars: list[Tensor]) -> list[float]:
+    """The values of scalars of one type, which may lie on several devices."""
+    if not scalars:
+        return []
+    device = scalars[0].device
+    if any(scalar.device != device for scalar in scalars):
+        scalars = [scalar.to(device) for scalar in scalars]
+    return list(torch.stack(scalars).double().tolist())
 
 
 def _differing(sums: dict[str, str], others: dict[str, str]) -> list[str]:
@@ -131,19 +166,27 @@ def _differing(sums: dict[str, str], others: dict[str, str]) -> list[str]:
     return [name for name, total in sums.items() if others.get(name) != total]
 
 
-def _parts(module: nn.Module) -> dict[str, int]:
+def _values(dicts: list[dict[str, Any]]) -> Iterator[Any]:
+    """All values of all the dicts."""
+    return chain.from_iterable(map(dict.values, dicts))
+
+
+def _parts(module: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
     """The module's submodules and parameters by identity."""
-    parts: dict[str, int] = {}
-    for name, child in module._modules.items():
-        parts[f"module {name}"] = id(child)
-    for name, weight in module._parameters.items():
-        parts[f"parameter {name}"] = id(weight)
-    return parts
+    modules, weights = module._modules, module._parameters
+    # zip and map, for every module is asked after every step
+    return (
+        dict(zip(modules, map(id, modules.values()), strict=True)),
+        dict(zip(weights, map(id, weights.values()), strict=True)),
+    )
 
 
 def _functions(module: nn.Module) -> dict[str, Any]:
     """Functions that hide those of the module's class."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, FUNCTIONS)}
+    attributes = vars(module)
+    if FUNCTIONS.isdisjoint(map(type, attributes.values())):  # nearly always, and quickly said
+        return {}
+    return {name: value for name, value in attributes.items() if type(value) in FUNCTIONS}
 
 
 def _configs(model: nn.Module) -> list[Any]:

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from prunebench.border.text import one_line
-from prunebench.cli.completion import completed_by, files
+from prunebench.cli import lists
+from prunebench.cli.completion import any_of, completed_by, files, key_values
 from prunebench.cli.ending import FAILED
 from prunebench.cli.parser import Commands, add_command
+from prunebench.cli.sweep import grid_keys, grid_of
 
 
 def add_commands(commands: Commands) -> None:
@@ -19,11 +21,20 @@ def add_commands(commands: Commands) -> None:
         commands,
         "check",
         check,
-        "Run the conformance checks on a method's file.",
-        examples=("prunebench check ./mine.py",),
+        "Run the conformance checks on a method's file, or try out the tasks of a grid.",
+        examples=(
+            "prunebench check ./mine.py",
+            "prunebench check tasks=gqa,pope model=qwen2.5-vl-7b",
+        ),
     )
-    file = parser.add_argument("file", type=Path, metavar="FILE", help="a file with one method")
-    completed_by(file, files("py"))
+    words = parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE | GRID.yaml | key=value",
+        help="a file with one method; or what `sweep` takes: its tasks are loaded, their first "
+        "images read and made-up answers scored, before hours of answers",
+    )
+    completed_by(words, any_of(files("py", "yaml", "yml"), key_values(grid_keys)))
     parser = add_command(
         commands,
         "new",
@@ -59,14 +70,33 @@ def add_commands(commands: Commands) -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Print a line a check."""
+    """Print a line a check, or a line a task."""
+    words: list[str] = arguments.words
+    if len(words) > 1 or "=" in words[0] or words[0].endswith((".yaml", ".yml")):
+        return check_tasks(words)
     from prunebench.testing import check_file
 
-    checks = check_file(arguments.file)
+    checks = check_file(Path(words[0]))
     for one in checks:
         mark = "ok  " if one.ok else "FAIL"
         print(f"{mark} {one.name}: {one_line(one.message, 1000)}")
     return 0 if all(one.ok for one in checks) else FAILED
+
+
+def check_tasks(words: list[str]) -> int:
+    """Print a line a model and a task of a grid."""
+    from prunebench.cli.screen import quiet_libraries
+
+    grid = grid_of(words)
+    quiet_libraries()
+    from prunebench.run.trial import tried
+
+    all_ok = True
+    for trial in tried(grid):
+        mark = "ok  " if trial.ok else "FAIL"
+        print(f"{mark} {one_line(trial.line, 1000)}", flush=True)
+        all_ok = all_ok and trial.ok
+    return 0 if all_ok else FAILED
 
 
 def new(arguments: argparse.Namespace) -> int:
@@ -86,6 +116,7 @@ def verify(arguments: argparse.Namespace) -> int:
     comparisons = verifying.verify(arguments.folder, translators=arguments.translators)
     if arguments.record:
         verified.write_verified(comparisons)
+        lists.keep_method_rows()
     if arguments.json:
         print(json.dumps([asdict(comparison) for comparison in comparisons], indent=2))
     else:

@@ -6,11 +6,13 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from prunebench.border.text import message, one_line
-from prunebench.cli import names
+from prunebench.cli import listing, names
+from prunebench.cli.completion import completed_by
 from prunebench.cli.parser import Commands, add_command
 
 Row = dict[str, Any]
@@ -23,9 +25,21 @@ def add_commands(commands: Commands) -> None:
         "list",
         print_list,
         "List what can be named in a grid.",
-        examples=("prunebench list methods --models", "prunebench list models --json"),
+        examples=(
+            "prunebench list methods --models",
+            "prunebench list models --json",
+            "prunebench list tasks='refcoco*'",
+        ),
     )
-    parser.add_argument("what", choices=tuple(LISTS))
+    words = ", ".join(LISTS)
+    what = parser.add_argument(
+        "what",
+        type=wish,
+        metavar="WHAT",
+        help=f"{words}; tasks=all and tasks=PATTERN show those of lmms-eval, too, and say of each "
+        "whether it can be served, and why not",
+    )
+    completed_by(what, list_names)
     parser.add_argument(
         "--models",
         action="store_true",
@@ -37,9 +51,15 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="as data, with nothing left out")
 
 
+def list_names(**_: Any) -> list[str]:
+    """Completes what can be listed."""
+    return [*LISTS, "tasks="]
+
+
 def print_list(arguments: argparse.Namespace) -> int:
     """Print one of the lists as a table or as JSON, or the matrix of methods and families."""
-    stray_models = arguments.models and arguments.what != "methods"
+    what, pattern = arguments.what
+    stray_models = arguments.models and what != "methods"
     if stray_models or (arguments.markdown and not arguments.models):
         from prunebench.registry import RegistryError
 
@@ -48,14 +68,26 @@ def print_list(arguments: argparse.Namespace) -> int:
         )
     if arguments.models:
         return print_matrix(arguments)
-    rows = LISTS[arguments.what]()
+    rows = served_rows(pattern) if pattern else LISTS[what]()
     if arguments.json:
         print(json.dumps(rows, indent=2))
-    else:
-        from prunebench.cli.screen import print_table
+        return 0
+    from prunebench.cli.screen import print_rich, print_table
 
-        print_table(rows)
+    print_table(rows)
+    if what == "tasks" and not pattern:
+        print_rich(public_line())
     return 0
+
+
+def wish(word: str) -> tuple[str, str]:
+    """What is to be listed, and a pattern of names; raises ArgumentTypeError."""
+    what, equals, pattern = word.partition("=")
+    if what not in LISTS or (equals and (what != "tasks" or not pattern)):
+        names_here = ", ".join(LISTS)
+        fault = f"{one_line(word, 60)!r} is none of {names_here}, tasks=all, tasks=PATTERN"
+        raise argparse.ArgumentTypeError(fault)
+    return what, pattern
 
 
 def print_matrix(arguments: argparse.Namespace) -> int:
@@ -88,12 +120,11 @@ def model_rows() -> list[Row]:
 
 def method_rows() -> list[Row]:
     """Every method; one whose file fails is listed as broken, with the others beside it."""
-    from prunebench import registry
-
+    kept = listing.kept_rows()
     rows = []
-    for name in registry.names():
+    for name in names.methods():
         try:
-            rows.append(method_row(name))
+            rows.append(kept[name] if name in kept else method_row(name))
         except Exception as error:  # a file that somebody put there may raise anything
             status = f"broken: {one_line(message(error), 120)}"
             row = {"name": name, "status": status, "settings": "", "paper": None, "code": None}
@@ -118,11 +149,68 @@ def method_row(name: str) -> Row:
     }
 
 
+def keep_method_rows() -> None:
+    """Keep the rows of the installed methods, so that listing them imports none."""
+    from prunebench import registry
+
+    methods = {name: registry.get(name) for name in names.methods()}
+    rows = {name: method_row(name) for name in methods}
+    listing.keep(rows, methods, names.folder_of(registry.PACKAGE))
+
+
 def task_rows() -> list[Row]:
     """The built-in tasks and the suites."""
     from prunebench import benchmarks
 
-    return [asdict(task) for task in benchmarks.listed()]
+    rows = []
+    for task in benchmarks.listed():
+        row = asdict(task)
+        row["tasks"] = ", ".join(task.tasks)
+        rows.append(row)
+    return rows
+
+
+def served_rows(pattern: str) -> list[Row]:
+    """The tasks whose names match, lmms-eval's included, each with whether it can be served; where
+    the pattern is no pattern, the names that hold it.
+    """
+    from prunebench import benchmarks
+
+    if pattern != "all" and not set("*?[") & set(pattern):
+        pattern = f"*{pattern}*"
+    rows = [served_row(task.name, task.kind, "") for task in benchmarks.listed()]
+    lacking = benchmarks.judge.missing()
+    for task in benchmarks.public_tasks().values():
+        refusal = task.why_not(lacking)
+        row = served_row(task.name, "group" if task.members else task.media, refusal)
+        rows.append({**row, "notes": "" if refusal else task.notes})
+    rows = [row for row in rows if pattern == "all" or fnmatchcase(row["name"], pattern)]
+    if not rows:
+        raise benchmarks.TaskError(f"no task is like {pattern}; `prunebench list tasks=all`")
+    return rows
+
+
+def served_row(name: str, kind: str, refusal: str) -> Row:
+    """A task, and why it cannot be served; empty where it can."""
+    served = "no" if refusal else "yes"
+    return {"name": name, "kind": kind, "served": served, "why not": refusal, "notes": ""}
+
+
+def public_line() -> str:
+    """How many tasks lmms-eval has beside the listed ones."""
+    from prunebench import benchmarks
+
+    lacking = benchmarks.judge.missing()
+    try:
+        public = benchmarks.public_tasks()
+    except benchmarks.TaskError as error:  # without lmms-eval the built-in ones are still there
+        return message(error)
+    tasks = [task for task in public.values() if not task.members]
+    count = sum(not task.why_not(lacking) for task in tasks)
+    return (
+        f"and {count:,} of the {len(tasks):,} tasks of lmms-eval; `list tasks=all` shows them, "
+        "`list tasks=mme` those with mme in their name, and why others are not served"
+    )
 
 
 def reasons() -> list[Row]:

@@ -37,7 +37,9 @@ def models() -> dict[str, str]:
 def tasks() -> list[str]:
     """The built-in tasks, then the suites."""
     folder = folder_of("prunebench.tasks")
-    files = [*sorted(folder.glob("[!_]*.yaml")), *sorted((folder / "suites").glob("*.yaml"))]
+    suites = sorted((folder / "suites").glob("*.yaml"))
+    files = [file for file in sorted(folder.rglob("[!_]*.yaml")) if file not in suites]
+    files += suites
     titles = [TITLE.search(file.read_text(encoding="utf-8")) for file in files]
     return [title[1] for title in titles if title is not None]
 

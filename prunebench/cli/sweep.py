@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunebench.border.text import clean, one_line
 from prunebench.cli.completion import any_of, completed_by, files, key_values
 from prunebench.cli.ending import FAILED, say
 from prunebench.cli.parser import Commands, add_command
 from prunebench.run.keys import Key
+
+if TYPE_CHECKING:
+    from prunebench.run.question import Grid
 
 
 def add_commands(commands: Commands) -> None:
@@ -52,20 +56,26 @@ def grid_keys() -> Sequence[Key]:
     return grid.keys()
 
 
+def grid_of(words: Sequence[str]) -> Grid:
+    """The grid that the words of a command mean, a file at most and options; raises GridError."""
+    from prunebench.run import grid as grids
+
+    grid_files = [word for word in words if "=" not in word]
+    if len(grid_files) > 1:
+        names = ", ".join(grid_files[:3])
+        raise grids.GridError(f"one grid file at most, got {names}; options are written key=value")
+    file = Path(grid_files[0]) if grid_files else None
+    return grids.load(file, [word for word in words if "=" in word])
+
+
 def sweep(arguments: argparse.Namespace) -> int:
     """Run or go on with a study, and show its leaderboard."""
     from rich.console import Console
 
     from prunebench.cli.bars import SweepBar
     from prunebench.cli.screen import print_rich, quiet_libraries, width
-    from prunebench.run import grid as grids
 
-    grid_files = [word for word in arguments.grid if "=" not in word]
-    if len(grid_files) > 1:
-        names = ", ".join(grid_files[:3])
-        raise grids.GridError(f"one grid file at most, got {names}; options are written key=value")
-    file = Path(grid_files[0]) if grid_files else None
-    grid = grids.load(file, [word for word in arguments.grid if "=" in word])
+    grid = grid_of(arguments.grid)
     quiet_libraries()
     from prunebench import report
     from prunebench.run import runner

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -42,14 +44,30 @@ def ask(ready: Ready, question: Question, trace: Trace, finite: Finite) -> Keep:
     for signal, value in tokens.signals.items():
         if isinstance(value, Tensor):
             finite.look(value[None], f"{signal} at {stage.site}", [row])
+    work = pruning_work(tokens, stage) if ready.by_shape else None
     try:
-        with trace.selecting(question.features.device, [row]), contained(ready.name, "prune"):
+        with trace.selecting(question.features.device, [row], work), contained(ready.name, "prune"):
             keep = ready.pruner.prune(tokens, stage)
     except Exception:
         finite.settle()  # what the method stumbled over has a better name
         raise
     untouched = replace(tokens, features=question.features, index=question.index)
     return answered(ready.pruner, Step(stage, untouched, keep))
+
+
+def pruning_work(tokens: VisualTokens, stage: Stage) -> Hashable:
+    """What decides the FLOPs of a method whose work depends on shapes."""
+    signals = [(signal, _shapes(value)) for signal, value in sorted(tokens.signals.items())]
+    return "prune", stage, _shapes(tokens.features), tokens.tiles, tuple(signals)
+
+
+def _shapes(value: Any) -> Hashable:
+    """The shapes and types of the tensors in a signal; texts as they are."""
+    if isinstance(value, Tensor):
+        return value.dtype, tuple(value.shape)
+    if isinstance(value, tuple):
+        return tuple(_shapes(part) for part in value)
+    return str(value)
 
 
 def answered(pruner: Pruner, step: Step) -> Keep:

@@ -237,6 +237,12 @@ def implementation(config: Any) -> str:
 def _beside(base: str) -> Callable[..., Any]:
     """The kernel of that name, which lets probes see first and keeps packed sequences apart."""
 
+    def kernel_of(module: nn.Module) -> Callable[..., Any]:
+        # the eager kernel is a function of each modelling file, by that name
+        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        kernel: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(base, eager)
+        return kernel
+
     def run(
         module: nn.Module,
         query: Tensor,
@@ -253,10 +259,7 @@ def _beside(base: str) -> Callable[..., Any]:
             scaling = kwargs["scaling"]
             lengths, sinks = kwargs.get("cu_seq_lens_q"), kwargs.get("s_aux")
             probe(Heads(query, key, scaling, attention_mask, lengths, sinks))
-        # the eager kernel is a function of each modelling file, by that name
-        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(base, eager)
-        return kernel(module, query, key, value, attention_mask, **kwargs)
+        return kernel_of(module)(module, query, key, value, attention_mask, **kwargs)
 
     def attend(
         module: nn.Module,
@@ -266,6 +269,9 @@ def _beside(base: str) -> Callable[..., Any]:
         attention_mask: Tensor | None,
         **kwargs: Any,
     ) -> Any:
+        # nothing is asked of any module: so it is at every layer of every step of an answer
+        if not _PROBES and not _PACKINGS:
+            return kernel_of(module)(module, query, key, value, attention_mask, **kwargs)
         packing = _PACKINGS.get(module)
         if packing is None:
             return run(module, query, key, value, attention_mask, **kwargs)

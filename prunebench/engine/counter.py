@@ -1,11 +1,20 @@
-"""Torch's FLOP counter, 2 per multiply-add, made to see attention on the CPU."""
+"""Torch's FLOP counter, 2 per multiply-add, made to see attention on the CPU; and a tally of what
+it need not count again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from prunebench.engine.stream import EngineError
+
+CONFIRMED_EVERY = 64
+"""Uses of a number that was counted once before it is counted again."""
 
 
 def counter() -> FlopCounterMode:
@@ -21,6 +30,38 @@ def counter() -> FlopCounterMode:
     if hasattr(torch.ops.aten, "_grouped_mm"):
         unseen[torch.ops.aten._grouped_mm] = _grouped_flops
     return FlopCounterMode(display=False, custom_mapping=unseen)
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """FLOPs of work that takes as many wherever the same things decide it, by these things.
+
+    Counting sees every operation, which makes small work ten times as slow, so that each of these
+    numbers is counted once. It is confirmed at its first use and at every so many later ones.
+    """
+
+    _flops: dict[Hashable, int] = field(default_factory=dict)
+    _uses: dict[Hashable, int] = field(default_factory=dict)
+
+    def known(self, work: Hashable | None) -> int | None:
+        """The FLOPs of that work; None where they are to be counted, now or always."""
+        if work not in self._flops:
+            return None
+        uses = self._uses[work]
+        self._uses[work] = uses + 1
+        return self._flops[work] if uses % CONFIRMED_EVERY else None
+
+    def note(self, work: Hashable | None, flops: int) -> None:
+        """Take what was counted; raises EngineError where it was another number before."""
+        if work is None:
+            return
+        earlier = self._flops.setdefault(work, flops)
+        self._uses.setdefault(work, 0)
+        if earlier != flops:
+            raise EngineError(
+                f"the method took {earlier} FLOPs, and then {flops} on tokens of the same shapes: "
+                "its work depends on more; take work_by_shape out of its class"
+            )
 
 
 def _attention_flops(

@@ -87,9 +87,26 @@ class Decoding:
         """
         # sdpa takes one query without a mask, whatever a layer's length, unless there is padding
         masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.holders)
-        moved = any(frame is not None and frame.shift is not None for frame in self.frames)
         biased = any(stream.bias is not None for stream in self.live)
-        return (self.uneven and masked) or moved or biased or self.windowed
+        return (self.uneven and masked) or self.moved or biased or self.windowed
+
+    @property
+    def moved(self) -> bool:
+        """Whether positions have moved in front of any layer."""
+        return any(frame is not None and frame.shift is not None for frame in self.frames)
+
+    @property
+    def steered_from(self) -> int:
+        """The first layer that may need other arguments than the first; the number of layers where
+        none does.
+        """
+        if self.windowed:
+            return 0
+        for number, (stream, frame) in enumerate(zip(self.live, self.frames, strict=True)):
+            moved = frame is not None and frame.shift is not None
+            if moved or stream is not self.live[self.first] or stream.bias is not None:
+                return number
+        return self.setup.depth
 
     def check_cache(self, cache: Any) -> None:
         """Raise EngineError unless this is the cache that the prefill filled."""

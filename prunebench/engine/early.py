@@ -14,7 +14,7 @@ from prunebench.engine.call import Call
 from prunebench.engine.checks import planned
 from prunebench.engine.encoder import Key, Observed
 from prunebench.engine.finite import Finite
-from prunebench.engine.reading import Offer, Reading, clip_texts
+from prunebench.engine.reading import Offer, Reading, clip_texts, reading_work
 from prunebench.engine.setup import Early, Setup
 from prunebench.engine.stream import EngineError, LiveTokens
 from prunebench.engine.tower import Candidates, Passenger, Tower
@@ -36,7 +36,7 @@ class EarlyStages:
         self.prompts = prompts
         self.observer = setup.observer
         self.tower = Tower(setup.parts, setup.model, self._expect, self._choose, setup.observer)
-        self.trace = Trace(setup.trace.timed, setup.trace.count_flops)
+        self.trace = Trace(setup.trace.timed, setup.trace.count_flops, tally=setup.ready.tally)
         """What the method took here; the prefill's own trace begins behind the encoder."""
         self.finite = Finite()
         self._reading: Reading | None = None
@@ -137,7 +137,8 @@ class EarlyStages:
         number = candidates.number
         stage = candidates.stage
         features = candidates.features
-        with self.trace.selecting(features.device, [number]):
+        work = reading_work(self.setup.ready, stage.site)
+        with self.trace.selecting(features.device, [number], work):
             signals = self._signals(candidates)
         tokens = self.reading.tokens(_offer(candidates), features, signals)
         question = Question(number, stage, tokens, features, candidates.index)

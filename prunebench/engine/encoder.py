@@ -31,7 +31,7 @@ from prunebench.engine.clip import load_clip
 from prunebench.engine.counter import counter
 from prunebench.engine.hooks import Hook, before
 from prunebench.engine.readings import READINGS
-from prunebench.engine.stream import EngineError
+from prunebench.engine.stream import EngineError, sent
 from prunebench.models.base import EncoderRows, Family, Unsupported
 from prunebench.signals import CLIP, Signal
 
@@ -84,10 +84,10 @@ class Observed:
         reading = READINGS[signal]
         if not reading.of_tiles:
             patches = rows.patches[index]
-            return _means(values, reading.axis, patches.to(values.device))
+            return _means(values, reading.axis, sent(patches, values.device))
         if rows.summaries is None:
             raise EngineError(f"{signal} was asked of an encoder without a CLS token")
-        summaries = rows.summaries.to(values.device)
+        summaries = sent(rows.summaries, values.device)
         return values[summaries].float()
 
 

@@ -30,6 +30,20 @@ class Hook:
         return _idle, ()
 
 
+class _Before(Hook):
+    """One in front of a module, whose function need not know it."""
+
+    def __call__(self, _module: Any, args: Any, kwargs: Any) -> Any:
+        return self._work(args, kwargs)
+
+
+class _After(Hook):
+    """One behind a module."""
+
+    def __call__(self, _module: Any, args: Any, output: Any) -> Any:
+        return self._work(args, output)
+
+
 class Overheard:
     """A model's method with a listener in front of it; a copy of the model gets its own method
     back.
@@ -54,7 +68,7 @@ class Overheard:
 
 def before(undo: ExitStack, module: nn.Module, work: Callable[[Any, dict[str, Any]], Any]) -> None:
     """Call `work(args, kwargs)` before the module, until `undo` closes."""
-    hook = Hook(lambda _module, args, kwargs: work(args, kwargs))
+    hook = _Before(work)
     undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
 
@@ -64,7 +78,7 @@ def after(
     """Call `work(args, output)` behind the module, until `undo` closes; `always` also where the
     module failed.
     """
-    hook = Hook(lambda _module, args, output: work(args, output))
+    hook = _After(work)
     undo.callback(module.register_forward_hook(hook, always_call=always).remove)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunebench.engine.stream import Stream
+from prunebench.engine.stream import Stream, sent
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ def full_mask(
     rows = place[total - queries :, None]
     reached = place <= rows
     if sight.together is not None:
-        groups = along(stream, sight.together, fresh, -1).to(like.device)
+        groups = sent(along(stream, sight.together, fresh, -1), like.device)
         of_query = groups[:, total - queries :, None]
         reached = reached | (of_query == groups[:, None]) & (of_query >= 0)
     if sight.window is not None:
         positions = [torch.arange(end_of(source) + fresh) for source in stream.source]
-        places = along(stream, positions, fresh, 0).to(like.device)
+        places = sent(along(stream, positions, fresh, 0), like.device)
         reached = reached & (places[:, total - queries :, None] - places[:, None] < sight.window)
     # a padding row sees itself: a row that sees nothing is NaN, and NaN spreads through the values
     visible = reached & keys[:, None, :] | (place == rows)

@@ -98,8 +98,12 @@ def closed_up(ids: Tensor, stream: Stream) -> Tensor:
         start = stream.start(row)
         live = ids[..., row, start:]
         # flat, over all axes: a value goes only where none of them uses it
-        values = torch.unique(live)
-        rank = torch.searchsorted(values, live.contiguous())
+        values = live.flatten().sort().values
+        # the rank of each among the distinct ones; `unique` would wait for the GPU to count these
+        ranks = (values.diff() != 0).cumsum(0)
+        ranks = torch.cat([ranks.new_zeros(1), ranks])
+        # searched, a value is found where it first stands
+        rank = ranks[torch.searchsorted(values, live.contiguous())]
         # the first live position stays where it is, which need not be 0
         result[..., row, start:] = rank + values[0]
     return result

@@ -20,9 +20,9 @@ from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.kept_logits import map_logits
 from prunebench.engine.masks import Sight, masks_by_kind, sees_specially
 from prunebench.engine.positions import Positions, gather
-from prunebench.engine.reading import Offer, begin_reading
+from prunebench.engine.reading import Offer, begin_reading, reading_work
 from prunebench.engine.setup import Setup
-from prunebench.engine.stream import EngineError, LiveTokens, Stream
+from prunebench.engine.stream import EngineError, LiveTokens, Stream, sent
 from prunebench.engine.thinning import Thinning
 from prunebench.engine.trace import SampleTrace
 from prunebench.engine.window import check_window
@@ -161,8 +161,8 @@ class Prefill:
         hidden, start = hidden.clone(), 0
         for row, layout in enumerate(self.call.layouts):
             live = self.live[layer].visual(row, self.call.visual[row])
-            columns = live.columns.to(hidden.device)
-            added = features[(live.ordinal + start).to(features.device)].to(hidden)
+            columns = sent(live.columns, hidden.device)
+            added = features[sent(live.ordinal + start, features.device)].to(hidden)
             hidden[row, columns] = hidden[row, columns] + added
             start += len(layout)
         return hidden
@@ -339,9 +339,10 @@ class Prefill:
         Only the signals and the method are charged to it, and whatever it is shown is a copy.
         """
         setup, row, device = self.setup, offer.row, hidden.device
-        with setup.trace.selecting(device, [row]):
+        work = reading_work(setup.ready, offer.stage.site)
+        with setup.trace.selecting(device, [row], work):
             signals = self.reading.signals(offer, hidden, self.now)
-        features = hidden[row, offer.live.columns.to(device)]
+        features = hidden[row, sent(offer.live.columns, device)]
         tokens = self.reading.tokens(offer, features, signals)
         question = Question(row, offer.stage, tokens, features, offer.live.ordinal)
         return ask(setup.ready, question, setup.trace, setup.finite)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from prunebench.engine.encoder import Observed, required
 from prunebench.engine.frame import Kwargs
 from prunebench.engine.ready import Ready
 from prunebench.engine.setup import Setup
-from prunebench.engine.stream import EngineError, LiveTokens, Stream
+from prunebench.engine.stream import EngineError, LiveTokens, Stream, sent
 from prunebench.pruner import contained
 from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
 from prunebench.sites import Site
@@ -59,7 +59,7 @@ class HeadsView:
         """[H, R, S] what the query columns `places` [R] pay to all columns."""
         device = self.heads.key.device
         valid = self.stream.valid(device)[self.row]
-        return self.heads.rows(self.row, places.to(device), valid, self.bias)
+        return self.heads.rows(self.row, sent(places, device), valid, self.bias)
 
     @property
     def bias(self) -> Tensor | None:
@@ -137,7 +137,7 @@ def _text_features(view: RowsView) -> Tensor:
     """[M, D] the text's rows of the stream."""
     row = view.offer.row
     columns = view.text + view.stream.start(row)
-    return view.hidden[row, columns.to(view.hidden.device)]
+    return view.hidden[row, sent(columns, view.hidden.device)]
 
 
 def _text_pieces(view: RowsView) -> tuple[str, ...]:
@@ -199,17 +199,19 @@ class Reading:
         # once is enough: the same layer attends again at every step of the answer
         self.setup.unwatch()
         signals = self.setup.ready.reads.signals_at(site) & BEFORE
-        with self.setup.trace.selecting(heads.key.device, rows):
+        work = self._work(site, signals, rows, heads.key.shape)
+        with self.setup.trace.selecting(heads.key.device, rows, work):
             self._keep(signals, rows, stream, heads.without(self.call.drafts))
 
     def read_behind(
         self, site: Site, rows: list[int], stream: Stream, hidden: Tensor, kwargs: Kwargs
     ) -> None:
         """Run the norm and projections of the layer behind the site; keep what is read there."""
-        with self.setup.trace.selecting(hidden.device, rows):
+        signals = self.setup.ready.reads.signals_at(site) & BEHIND
+        work = self._work(site, signals, rows, hidden.shape)
+        with self.setup.trace.selecting(hidden.device, rows, work):
             layer = self.setup.layers[site.layer]
             heads = dry_run(layer, self.setup.attention(site.layer), hidden, kwargs)
-            signals = self.setup.ready.reads.signals_at(site) & BEHIND
             self._keep(signals, rows, stream, heads.without(self.call.drafts))
 
     def read_probe(
@@ -230,9 +232,11 @@ class Reading:
         setup, drafts, batch = self.setup, self.call.drafts, len(hidden)
         cache = checked(kwargs.get("past_key_values"))
         before = [stream.without(drafts) for stream in streams[:-1]]
+        signals = setup.ready.reads.signals_at(site) & PROBE
+        work = self._work(site, signals, rows, tuple(stream.width for stream in streams))
         with (
             _without_drafts(cache, drafts),
-            setup.trace.selecting(hidden.device, rows),
+            setup.trace.selecting(hidden.device, rows, work),
         ):
             _, heads = aside(
                 setup.parts,
@@ -246,7 +250,7 @@ class Reading:
             )
             if heads is None:
                 raise EngineError(f"layer {site.layer - 1} never called its attention function")
-            self._keep(setup.ready.reads.signals_at(site) & PROBE, rows, streams[-1], heads)
+            self._keep(signals, rows, streams[-1], heads)
 
     def _probe_token(self, hidden: Tensor) -> Tensor:
         """[L, D] the method's probe; raises EngineError where it has none or one that fits not."""
@@ -275,6 +279,18 @@ class Reading:
                 values[row] = reader(HeadsView(heads, row, prompt, self.call.visual[row]))
             self.over_columns[signal] = values
 
+    def _work(
+        self, site: Site, signals: frozenset[Signal], rows: list[int], shape: Sequence[int]
+    ) -> Hashable | None:
+        """What decides the FLOPs of reading a layer's attention, where it gets rows of that shape.
+
+        None where it is also how many positions are text.
+        """
+        if Signal.TEXT_ATTENTION in signals:
+            return None
+        batch = len(self.call.layouts)
+        return "attention", site, signals, batch, len(rows), tuple(shape), self.call.drafts
+
     def forget_attention(self) -> None:
         """Drop what was kept for a stage that has run."""
         self.over_columns.clear()
@@ -285,7 +301,7 @@ class Reading:
         """The declared observations of the offered tokens, but for those that the caller gives."""
         row, ready = offer.row, self.setup.ready
         here = ready.reads.signals_at(offer.stage.site)
-        columns = offer.live.columns.to(hidden.device)
+        columns = sent(offer.live.columns, hidden.device)
         signals: dict[Signal, Any] = {}
         for signal, values in self.over_columns.items():
             # a probe's own key is no visual token's column, and falls out here
@@ -349,6 +365,15 @@ def begin_reading(setup: Setup, call: Call, memos: Sequence[dict[str, Any]] = ()
     # what was read before this call took none of its time
     setup.trace.seconds["observe"] += seconds if fresh is not None else 0.0
     return Reading(setup, call, observed, memos)
+
+
+def reading_work(ready: Ready, site: Site) -> Hashable | None:
+    """What decides the FLOPs of picking a stage's signals out of what was read before: nothing but
+    the stage, for nothing is multiplied.
+
+    None where a CLIP reads texts for it.
+    """
+    return None if Signal.CLIP_TEXT in ready.reads.signals_at(site) else ("picking", site)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from torch import nn
 
 from prunebench.border.text import one_line
 from prunebench.budget import Stage
+from prunebench.engine.counter import Tally
 from prunebench.models.base import Family, Unsupported
-from prunebench.pruner import MethodError, Pruner, contained
+from prunebench.pruner import MethodError, Pruner, contained, works_by_shape
 from prunebench.reads import Reads
 from prunebench.registry import build, name_of
 from prunebench.signals import BEFORE, BEHIND, CLIP, PROBE, SEEN, Signal
@@ -40,6 +41,10 @@ class Ready:
     """How many layers the decoder has."""
     stateful: frozenset[int] = frozenset()
     """Those of its layers that keep a state in place of keys and values."""
+    by_shape: bool = False
+    """Whether the method's own FLOPs depend on nothing but shapes."""
+    tally: Tally = field(default_factory=Tally)
+    """FLOPs of the method's work and of reading for it, as far as they are known already."""
 
     @property
     def name(self) -> str:
@@ -131,7 +136,10 @@ def make_ready(
         else:
             blocks[signal] = _blocks_of(name, reads, signal, parts, model)
     stateful = parts.stateful(model)
-    return Ready(prepared, reads, blocks, clip, facts.feature_block, facts.layers, stateful)
+    by_shape = works_by_shape(prepared)
+    return Ready(
+        prepared, reads, blocks, clip, facts.feature_block, facts.layers, stateful, by_shape
+    )
 
 
 def reads_of(pruner: Pruner) -> Reads:

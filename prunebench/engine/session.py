@@ -103,7 +103,7 @@ def prune(  # noqa: PLR0913  (every one but three is optional, and named where i
     whole = chain[-1]
     family = family_of(whole)
     ready = pruner if isinstance(pruner, Ready) else make_ready(family, whole, pruner)
-    trace = Trace(timed, count_flops)
+    trace = Trace(timed, count_flops, tally=ready.tally)
     setup = Setup(family, whole, ready, Terms.of(budget, positions, plan), trace, Finite())
     gives = CallerGives(seeds, questions, pictures, masks, processor, layouts, rows)
     missing = gives.missing(ready.needs)
@@ -284,6 +284,14 @@ class Session:
             before(self.inside, self.setup.layers[number], partial(self._enter_layer, number))
         self.hooked_from = min(first, end)
 
+    def _hook_step(self, decoding: Decoding) -> None:
+        """Hook what the steps of an answer need, and no layer in front of the first that does."""
+        if not decoding.steered:
+            return
+        if decoding.moved:
+            before(self.inside, self.setup.rotary, self._see_positions)
+        self._hook_layers(decoding.steered_from)
+
     def _unhook_inside(self) -> None:
         """Take the hooks inside the decoder off again."""
         self.inside.close()
@@ -332,8 +340,8 @@ class Session:
         cache = checked(getattr(output, "past_key_values", None))
         prefill.finish(cache)
         self.decoding = Decoding(self.setup, prefill, cache)
-        if not self.decoding.steered:
-            self._unhook_inside()
+        self._unhook_inside()
+        self._hook_step(self.decoding)
         self.setup.finite.settle()
 
 

@@ -92,7 +92,7 @@ class Stream:
     def valid(self, device: torch.device) -> Tensor:
         """[B, width] bool: columns that are no padding."""
         starts = torch.tensor([self.start(row) for row in range(len(self.source))])
-        return (torch.arange(self.width) >= starts[:, None]).to(device)
+        return sent(torch.arange(self.width) >= starts[:, None], device)
 
     def visual(self, sample: int, marks: Tensor) -> LiveTokens:
         """Where a sample's visual tokens are; `marks` [S] bool says which prompt positions are.
@@ -134,7 +134,7 @@ class Stream:
         values = torch.zeros(len(self.source), self.width)
         for row, bias in enumerate(self.bias or ()):
             values[row, self.start(row) :] = bias
-        return values.to(device)
+        return sent(values, device)
 
     def columns(self, to: Stream, device: torch.device) -> Tensor:
         """[B, to.width] for every column of the narrower stream `to` its column here.
@@ -146,11 +146,20 @@ class Stream:
             # a sample may have had no padding before, so a live row stands in for it; masks hide it
             index[row] = self.start(row)
             index[row, to.start(row) :] = self.column_of(row, survivors)
-        return index.to(device)
+        return sent(index, device)
 
     def column_of(self, sample: int, positions: Tensor) -> Tensor:
         """[n] the columns of a sample's prompt `positions` [n], which are alive."""
         return torch.searchsorted(self.source[sample], positions) + self.start(sample)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values that were worked out on the CPU, on the device of the model.
+
+    A GPU is not waited for: what it had been asked for before need not be done, and the values are
+    copied aside before this returns. Nothing may be read back this way.
+    """
+    return values.to(device, non_blocking=device.type == "cuda")
 
 
 def _check_padding(row: int, alive: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunebench.engine.stream import LiveTokens, Stream
+from prunebench.engine.stream import LiveTokens, Stream, sent
 from prunebench.tokens import Keep
 
 
@@ -65,6 +65,6 @@ class Thinning:
         if self.merged:
             hidden = hidden.clone()
         for row, (positions, features) in self.merged.items():
-            columns = stream.column_of(row, positions).to(hidden.device)
+            columns = sent(stream.column_of(row, positions), hidden.device)
             hidden[row, columns] = features.to(hidden)
         return hidden

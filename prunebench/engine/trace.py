@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunebench import display
 from prunebench.budget import Kind, Stage, spent
-from prunebench.engine.counter import counter
+from prunebench.engine.counter import Tally, counter
 from prunebench.sites import Part, Site
 from prunebench.tokens import Layout
 
@@ -127,7 +127,7 @@ class Trace:
 
     `seconds["select"]` is wall time in signals and `prune`, and in nothing of the engine's own; the
     device is synchronised around it only where timed. The part of it that lay inside this call's
-    vision encoder is `seconds["observe"]`.
+    vision encoder is `seconds["observe"]`. The `tally` holds FLOPs that need no counting.
     """
 
     timed: bool = False
@@ -135,6 +135,7 @@ class Trace:
     samples: list[SampleTrace] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     positions: list[Tensor] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
 
     def reset(self, samples: list[SampleTrace]) -> None:
         """Start the record of a new prefill."""
@@ -144,19 +145,27 @@ class Trace:
         self.seconds = {"select": 0.0, "observe": 0.0}
 
     @contextmanager
-    def selecting(self, device: torch.device, rows: list[int]) -> Iterator[None]:
-        """Charge the block to selection; its FLOPs are split evenly over the samples `rows`."""
+    def selecting(
+        self, device: torch.device, rows: list[int], work: Hashable | None = None
+    ) -> Iterator[None]:
+        """Charge the block to selection; its FLOPs are split evenly over the samples `rows`.
+
+        `work` is all that they depend on, None where nobody knows: then they are always counted.
+        """
         self._settle(device)
+        flops = self.tally.known(work) if self.count_flops else 0
         start = perf_counter()
-        with counter() if self.count_flops else nullcontext() as flops:
+        with counter() if flops is None else nullcontext() as counting:
             yield
         self._settle(device)
         self.seconds["select"] += perf_counter() - start
-        if flops is not None:
-            for row in rows:
-                self.samples[row].selector_flops = (
-                    self.samples[row].selector_flops or 0
-                ) + flops.get_total_flops() // len(rows)
+        if counting is not None:
+            flops = counting.get_total_flops()
+            self.tally.note(work, flops)
+        for row in rows:
+            sample = self.samples[row]
+            if sample.selector_flops is not None and flops is not None:
+                sample.selector_flops += flops // len(rows)
 
     def charge(self, seconds: float, flops: int) -> None:
         """Count work for the method that was done before this prefill, split evenly over its

@@ -9,6 +9,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from prunebench.benchmarks import Benchmark, Request
+from prunebench.benchmarks.lmms import ask_as
 from prunebench.border import images
 from prunebench.border.text import one_line
 from prunebench.budget import Budget
@@ -108,6 +109,8 @@ class Answering:
         if name not in self._tasks:
             # a request brings the function that makes its chat, which is its task's own
             task = instance.args[1].__self__
+            # lmms-eval has made it for a model that it calls by this package's name
+            ask_as(task, self._backend.manner.wrapper)
             most = self._asking.grid.max_image_pixels
             limit = images.MAX_PIXELS if most is None else most
             benchmark = Benchmark(name, task, None, {}, max_image_pixels=limit)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunebench.models import decoders
+from prunebench.models.harness import Harness
 from prunebench.pruner import Facts
 from prunebench.pruner import Unsupported as Unsupported  # most who need a family need it
 from prunebench.signals import Signal
@@ -111,6 +112,8 @@ class Family(ABC):
     """
     projects_late: ClassVar[bool] = False
     """Whether the projector runs in the model's own forward, behind what `encode` gives."""
+    harness: ClassVar[Harness | None] = None
+    """How lmms-eval's wrapper of the family asks; None where none is known that takes chats."""
     blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
     """Where the vision encoder keeps its blocks: the first of these paths that exists, because
     versions of transformers differ.

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from prunebench.models.harness import Manner
 
 Message = dict[str, Any]
 """One turn of a conversation as transformers' chat templates take it: `role`, and `content`, which
 is a text or a list of parts. A part is {"type": "text", "text": ...}, {"type": "image", "url":
-IMAGE} with an open image, or {"type": "video", ...}.
+IMAGE} with an open image, or {"type": "video", "video": VIDEO} with a video's file, a clip that is
+read (of `border.videos`) or a list of frames.
 """
 
 
@@ -18,31 +25,45 @@ def user_message(image: Any, text: str) -> list[Message]:
     return [{"role": "user", "content": content}]
 
 
-def process(processor: Any, conversations: Sequence[list[Message]]) -> Any:
+def process(
+    processor: Any,
+    conversations: Sequence[list[Message]],
+    manner: Manner,
+    side: int | None = None,
+    fitted: bool = False,
+) -> Any:
     """What a model's `generate` takes, by name, as its processor makes it: a row a conversation,
     padded on the left, on the CPU.
+
+    `manner` says what is put before a conversation and how images are scaled before the processor
+    sees them, where a token is `side` pixels wide. Images that are `fitted` are of their final
+    size, and whoever is asked in a wrapper's manner does not hold them to its limits.
     """
-    if any(_shows_video(conversation) for conversation in conversations):
-        # only the template reads videos: how many frames it takes is part of the text it makes
-        batch = processor.apply_chat_template(
-            list(conversations),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-        )
-    else:
-        texts = processor.apply_chat_template(
-            [_named(conversation) for conversation in conversations],
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        images = [_images(conversation) for conversation in conversations]
-        batch = processor(
-            text=texts, images=images if any(images) else None, padding=True, return_tensors="pt"
-        )
-    return batch
+    chats = [manner.introduced(conversation) for conversation in conversations]
+    options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+    side = None if fitted else side
+    images = [_images(chat, manner, side) for chat in chats]
+    if any(images):
+        options["images"] = images
+    if fitted and manner.is_wrapper:
+        options["images_kwargs"] = {"do_resize": False}
+    clips: list[Any] = []
+    for chat in chats:
+        clips += clips_of(chat)
+    if clips:
+        options |= _videos(clips)
+        if manner.fetches:
+            # scaled already, to limits of their own
+            options["videos_kwargs"] = {"do_resize": False}
+    return processor(text=[text_of(processor, chat) for chat in chats], **options)
+
+
+def text_of(processor: Any, conversation: Sequence[Message]) -> str:
+    """The prompt that the chat template makes of a conversation."""
+    text: str = processor.apply_chat_template(
+        _named(conversation), add_generation_prompt=True, tokenize=False
+    )
+    return text
 
 
 def new_texts(processor: Any, inputs: Mapping[str, Any], output: Any) -> list[str]:
@@ -69,13 +90,34 @@ def image_parts(conversation: Sequence[Message]) -> list[Message]:
     return [part for part in parts_of(conversation) if part["type"] == "image"]
 
 
-def _images(conversation: Sequence[Message]) -> list[Any]:
-    """The open images of a conversation, in order."""
-    return [part["url"] for part in image_parts(conversation)]
+def clips_of(conversation: Sequence[Message]) -> list[Any]:
+    """The clips of a conversation, or lists of frames, in order."""
+    return [part["video"] for part in parts_of(conversation) if part["type"] == "video"]
 
 
-def _shows_video(conversation: Sequence[Message]) -> bool:
-    return any(part["type"] == "video" for part in parts_of(conversation))
+def _images(conversation: Sequence[Message], manner: Manner, side: int | None) -> list[Any]:
+    """The open images of a conversation, in order, as the processor is given them."""
+    pictures = [part["url"] for part in image_parts(conversation)]
+    if not manner.fetches or side is None:
+        return pictures
+    from prunebench.models import fetching  # late: only who fetches needs its libraries
+
+    return [fetching.image(picture, side) for picture in pictures]
+
+
+def _videos(clips: Sequence[Any]) -> dict[str, Any]:
+    """Clips as a processor takes those whose frames were chosen already."""
+    videos, metadata = [], []
+    for clip in clips:
+        frames = getattr(clip, "frames", None)
+        if frames is None:  # a list of frames alone: nobody knows when they were shown
+            frames = np.stack([np.asarray(frame.convert("RGB")) for frame in clip])
+            metadata.append({"total_num_frames": len(frames)})
+        else:
+            metadata.append(clip.metadata)
+        # [F, 3, H, W]
+        videos.append(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous())
+    return {"videos": videos, "video_metadata": metadata, "do_sample_frames": False}
 
 
 def _named(conversation: Sequence[Message]) -> list[Message]:

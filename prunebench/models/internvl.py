@@ -11,6 +11,7 @@ from torch import nn
 
 from prunebench.models.base import Originals, Size, Unsupported, config_of
 from prunebench.models.crops import CropFamily, runs
+from prunebench.models.harness import Harness
 from prunebench.tokens import Layout, Region, Tile
 
 
@@ -42,6 +43,7 @@ class InternVL(CropFamily):
         "internvl3.5-30b-a3b": "OpenGVLab/InternVL3_5-30B-A3B-HF",
         "internvl3.5-241b-a28b": "OpenGVLab/InternVL3_5-241B-A28B-HF",
     }
+    harness = Harness("internvl_hf", max_new_tokens=1024)
     encoders = ("internvl_vision",)
     cls = True
     tiled = True

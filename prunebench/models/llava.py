@@ -11,6 +11,7 @@ from torch import nn
 
 from prunebench.models.base import Originals, Size, config_of
 from prunebench.models.crops import CropFamily
+from prunebench.models.harness import Harness
 from prunebench.tokens import Layout, Region, Tile
 
 
@@ -24,6 +25,7 @@ class Llava(CropFamily):
         "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
         "llava-1.5-13b": "llava-hf/llava-1.5-13b-hf",
     }
+    harness = Harness("llava_hf", max_new_tokens=1024)
     encoders = ("clip_vision_model",)
     cls = True
     clipped = True

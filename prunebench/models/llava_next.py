@@ -12,6 +12,7 @@ from torch import nn
 from prunebench.models.anyres import AnyresFamily, next_images
 from prunebench.models.base import config_of
 from prunebench.models.crops import rows_of
+from prunebench.models.harness import Harness
 from prunebench.models.stitching import View, grid
 
 
@@ -26,6 +27,7 @@ class LlavaNext(AnyresFamily):
         "llava-next-13b": "llava-hf/llava-v1.6-vicuna-13b-hf",
         "llava-next-mistral": "llava-hf/llava-v1.6-mistral-7b-hf",
     }
+    harness = Harness("llava_hf", max_new_tokens=1024)
     encoders = ("clip_vision_model",)
     beside_pixels = ("image_sizes",)
     cls = True

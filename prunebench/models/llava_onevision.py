@@ -16,6 +16,7 @@ from prunebench.models import stitching
 from prunebench.models.anyres import AnyresFamily, next_images
 from prunebench.models.base import config_of, stock
 from prunebench.models.crops import patches_a_side, rows_of, runs
+from prunebench.models.harness import Harness
 from prunebench.models.stitching import View
 from prunebench.tokens import Layout, Region, Tile
 
@@ -31,6 +32,7 @@ class LlavaOnevision(AnyresFamily):
         "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         "llava-onevision-72b": "llava-hf/llava-onevision-qwen2-72b-ov-hf",
     }
+    harness = Harness("llava_hf", max_new_tokens=1024)
     encoders = ("siglip_vision_model",)
     vision_inputs = ("pixel_values", "pixel_values_videos")
     beside_pixels = ("image_sizes", "batch_num_images")

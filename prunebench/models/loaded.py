@@ -10,6 +10,7 @@ import torch
 
 from prunebench.border.text import one_line
 from prunebench.models.base import Family
+from prunebench.models.harness import OWN, Manner
 from prunebench.models.inputs import Message, new_texts, process, user_message
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ class Loaded:
 
     `name` is what it was asked for by, `id` the hub's or a local folder's name; `revision` the
     hub's commit, or the weights' hash. `model` and `processor` are stock objects of transformers.
-    `trust_remote_code` says whether code that came with the model was allowed to run.
+    `trust_remote_code` says whether code that came with the model was allowed to run; `manner` how
+    it is asked.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Loaded:
     family: Family
     revision: str
     trust_remote_code: bool = False
+    manner: Manner = OWN
 
     def inputs(self, image: Source, question: str) -> dict[str, Any]:
         """A question about an image as what `model.generate` takes, in the model's own chat format.
@@ -42,11 +45,19 @@ class Loaded:
 
         return self.process([user_message(images.load(image), question)])
 
-    def process(self, conversations: Sequence[list[Message]]) -> dict[str, Any]:
+    def process(
+        self, conversations: Sequence[list[Message]], *, fitted: bool = False
+    ) -> dict[str, Any]:
         """Whole conversations as what `model.generate` takes, a row each, padded on the left and on
-        the model's device.
+        the model's device; images that are `fitted` are of their final size. Raises VideoError
+        where a video cannot be read.
         """
-        inputs = dict(process(self.processor, conversations).to(self.model.device))
+        from prunebench.models.clips import with_clips  # late, for it knows what is loaded
+
+        chats = [with_clips(self, conversation) for conversation in conversations]
+        side = self.family.token_pixels(self.model)
+        batch = process(self.processor, chats, self.manner, side, fitted)
+        inputs = dict(batch.to(self.model.device))
         for name, value in inputs.items():
             # one processor makes bfloat16, whatever its model computes in
             if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:

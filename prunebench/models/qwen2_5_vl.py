@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunebench.models.arithmetic import encoder_block
 from prunebench.models.grids import Grid, GridFamily, all_grids, frame_grids, merger_flops
+from prunebench.models.harness import Harness
 
 
 class Qwen25VL(GridFamily):
@@ -23,6 +24,14 @@ class Qwen25VL(GridFamily):
         "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
         "qwen2.5-vl-72b": "Qwen/Qwen2.5-VL-72B-Instruct",
     }
+    # the template has the wrapper's system prompt, so that the wrapper itself puts none
+    harness = Harness(
+        "qwen2_5_vl",
+        fetches=True,
+        min_pixels=256 * 28**2,
+        max_pixels=1_605_632,
+        frame_pixels=(256 * 28**2, 1_605_632),
+    )
 
     def order(self, vision_config: Any, grids: Sequence[Grid]) -> Tensor:
         """Window by window, and row by row within each."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunebench.models.arithmetic import encoder_block
 from prunebench.models.base import KNOWN_GOOD, Unsupported, config_of
 from prunebench.models.grids import GridFamily, merger_flops
+from prunebench.models.harness import Harness
 
 DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
 """The decoder's arguments that say where it adds visual features, and what it adds, one tensor a
@@ -39,6 +40,13 @@ class Qwen3VL(GridFamily):
         "qwen3-vl-30b-a3b": "Qwen/Qwen3-VL-30B-A3B-Instruct",
         "qwen3-vl-235b-a22b": "Qwen/Qwen3-VL-235B-A22B-Instruct",
     }
+    # the wrapper's limits reach its videos alone: images go through at the size they are fetched at
+    harness = Harness(
+        "qwen3_vl",
+        system_prompt="You are a helpful assistant.",
+        fetches=True,
+        frame_pixels=(256 * 28**2, 1_605_632),
+    )
 
     def injected(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
         """Raises Unsupported where the decoder is no longer given the visual features by that

@@ -4,16 +4,18 @@ alone.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.report import figures, leaderboard, tables
+from prunebench.report import leaderboard, tables
 from prunebench.report.screen import terminal
 from prunebench.study import cells
 from prunebench.study.cells import ReportError
+from prunebench.study.record import BASELINE
 
 __all__ = ["Report", "ReportError", "build", "terminal"]
 
@@ -43,7 +45,7 @@ def build(study: Path) -> Report:
     _tidy(study)
     metrics = tables.write_csv(study / "metrics.csv", tables.metrics(records))
     board = tables.write_csv(study / "leaderboard.csv", leaderboard.fold(records, warnings.append))
-    figure_paths = figures.draw(leaderboard.load(board), study / "figures")
+    figure_paths = _drawn(board, study / "figures")
     if not figure_paths:
         warnings.append(
             f"{one_line(study.name, 80)} has no figures: "
@@ -51,6 +53,17 @@ def build(study: Path) -> Report:
         )
     distinct = tuple(dict.fromkeys(map(one_line, warnings)))
     return Report(study, metrics, board, tuple(figure_paths), distinct)
+
+
+def _drawn(board: Path, folder: Path) -> list[Path]:
+    """The figures that the leaderboard has the numbers for."""
+    rows = leaderboard.load(board)
+    compares = bool((rows["method"] != BASELINE).any())
+    if not compares and not os.path.lexists(folder):
+        return []  # nothing to draw, and nothing that was drawn before
+    from prunebench.report import figures  # here, for what draws takes a second to import
+
+    return figures.draw(rows, folder)
 
 
 def _tidy(study: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from prunebench.border.text import one_line
 from prunebench.report.leaderboard import ALL
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, BLIND
 
 NAME = 60
 """Characters of a budget's name that a line bears."""
@@ -36,7 +36,7 @@ def budget_kind(board: pd.DataFrame) -> str:
     """The kind of tokens that a study's budgets count: that of its rows where they agree, else the
     mean over layers.
     """
-    of_methods = board["method"] != BASELINE  # the unpruned model has no budget
+    of_methods = ~board["method"].isin([BASELINE, BLIND])  # these two have no budget
     kinds = set(board.loc[of_methods, "budget_kind"])
     for kind in TOKEN_KINDS:
         if kinds == {kind}:

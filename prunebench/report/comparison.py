@@ -14,10 +14,18 @@ from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import declared
 from prunebench.study.record import Metric
-from prunebench.study.statistics import NAN, Array, Interval, Pair, SampleMismatch
+from prunebench.study.statistics import (
+    NAN,
+    Array,
+    GroupedPair,
+    Interval,
+    Pair,
+    SampleMismatch,
+)
 
 SCORE = "score"
 AVAILABLE = "tokens_available"
+PERCENT = 100.0
 
 Cells = Sequence[StoredCell]
 Warn = Callable[[str], None]
@@ -27,6 +35,8 @@ Warn = Callable[[str], None]
 class Group:
     """The quality and cost cells of one method at one budget on one task, and the quality cells it
     is compared with.
+
+    `scale` is that of the task's primary metric, as `scale_of` says it.
     """
 
     task: str
@@ -34,6 +44,8 @@ class Group:
     cost: tuple[StoredCell, ...]
     baseline: tuple[StoredCell, ...]
     control: tuple[StoredCell, ...]
+    blind: tuple[StoredCell, ...] = ()
+    scale: str = ""
 
     def accuracy(self, warn: Warn) -> Interval | None:
         """The primary metric, mean over seeds, with the interval of its samples, or else the cell's
@@ -54,20 +66,32 @@ class Group:
                 answered.append(scores.dropna())
         # seeds answer the same questions, so a sample counts once, whatever the number of seeds
         if len(answered) == len(intervals):
-            interval = statistics.mean(_by_sample(answered))
+            interval = _mean(answered, _groups(self.cells, warn))
         else:
             interval = statistics.pool(intervals)
         return replace(interval, value=value)
 
-    def against_baseline(self, warn: Warn) -> Pair | None:
+    def against_baseline(self, warn: Warn) -> Pair | GroupedPair | None:
         """Scores of the method and of the unpruned model on the same samples; None where either is
         missing.
         """
         return _pair(self.cells, self.baseline, warn)
 
-    def against_control(self, warn: Warn) -> Pair | None:
+    def against_control(self, warn: Warn) -> Pair | GroupedPair | None:
         """Scores of the method and of the random control at the same budget on the same samples."""
         return _pair(self.cells, self.control, warn)
+
+    def against_blind(self, warn: Warn) -> Pair | GroupedPair | None:
+        """Scores of the method and of the model without its images on the same samples."""
+        return _pair(self.cells, self.blind, warn)
+
+    def above_blind(self) -> float | None:
+        """The primary metric less that of the model without its images; both must speak for all
+        samples.
+        """
+        own, blind = average(self.cells, SCORE), average(self.blind, SCORE)
+        partly = not all(cell.whole for cell in (*self.cells, *self.blind))
+        return None if own is None or blind is None or partly else own - blind
 
     def value(self, name: str) -> float | None:
         """A metric of the method's own, from quality where it has it, else from cost; mean over
@@ -85,11 +109,11 @@ class Group:
         counts = [cell.asked for cell in self.cells if cell.asked is not None]
         return max(counts, default=None)
 
-    def paired(self, others: Cells, pair: Pair, warn: Warn) -> str:
+    def paired(self, others: Cells, pair: Pair | GroupedPair, warn: Warn) -> str:
         """On how many samples a pair stands, where that is fewer than one of the two answered; else
         empty.
         """
-        count = len(pair[0])
+        count = statistics.count(pair)
         if count == _answered(self.cells, warn) == _answered(others, warn):
             return ""
         return f"compared with {others[0].method} on the {count} samples that both answered"
@@ -140,6 +164,23 @@ class Group:
         return top / bottom
 
 
+def scale_of(task: str, cells: Cells) -> str:
+    """On what scale the primary metric of a task stands, read off all its cells: numbers of two
+    tasks can be averaged where it is the same.
+    """
+    metrics = _metrics(cells, SCORE)
+    if not metrics:
+        return ""
+    direction = "" if any(cell.more_is_better for cell in cells) else "lower is better"
+    units = {metric.unit for metric in metrics} - {"", SCORE}
+    largest = max(abs(metric.value or 0.0) for metric in metrics)
+    if units or largest > PERCENT:
+        scale = f"{' or '.join(sorted(units)) or 'numbers'} of {task}"
+    else:
+        scale = "0..100" if largest > 1 else "0..1"
+    return ", ".join(filter(None, [scale, direction]))
+
+
 def average(cells: Cells, name: str) -> float | None:
     """Mean of a metric over the cells that have it; None where none has."""
     metrics = _metrics(cells, name)
@@ -168,9 +209,9 @@ def _or_nan(number: float | None) -> float:
     return NAN if number is None else number
 
 
-def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | None:
+def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | GroupedPair | None:
     """Seed by seed, joined on sample_id; then a sample's scores are averaged over the seeds both
-    ran.
+    ran, and those of samples that the task scores together become their group's.
     """
     references = {other.seed: other for other in others if other.number(SCORE)}
     left, right = [], []
@@ -190,7 +231,14 @@ def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | None:
         right.append(reference.loc[both])
     if not left or not sum(map(len, left)):
         return None
-    return _by_sample(left), _by_sample(right)
+    groups = _groups([*cells, *others], warn)
+    if groups is None:
+        return _by_sample(left), _by_sample(right)
+    of_sample, of_reference = _sample_means(left), _sample_means(right)
+    names = _names(of_sample, groups)
+    by_method = statistics.grouped(of_sample.to_numpy(dtype=float), names)
+    by_reference = statistics.grouped(of_reference.to_numpy(dtype=float), names)
+    return GroupedPair(by_method, by_reference, len(of_sample))
 
 
 def _on_common(
@@ -253,10 +301,50 @@ def _scores(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
     if metric is None or scores.isna().all():
         return None
     # a task may aggregate otherwise than by the mean; then samples say nothing of the metric
-    mean = metric.value or 0.0
-    return scores if np.isclose(scores.mean(), mean) else None
+    mean = float(scores.mean())
+    value = metric.value or 0.0
+    return scores if np.isclose(mean, value) or statistics.same(mean, value) else None
 
 
 def _by_sample(parts: Sequence[pd.Series[float]]) -> Array:
     """[n] mean score of every sample over the parts, in the order of their ids."""
-    return pd.concat(list(parts)).groupby(level=0).mean().to_numpy(dtype=float)
+    return _sample_means(parts).to_numpy(dtype=float)
+
+
+def _sample_means(parts: Sequence[pd.Series[float]]) -> pd.Series[float]:
+    """The mean score of every sample over the parts, by its id and in the order of ids."""
+    return pd.concat(list(parts)).groupby(level=0).mean()
+
+
+def _groups(cells: Cells, warn: Warn) -> pd.Series[str] | None:
+    """The group of every sample that one of the cells answered; None where the task has none."""
+    parts: list[pd.Series[str]] = []
+    for cell in cells:
+        try:
+            groups = cell.groups
+        except ReportError as error:
+            warn(str(error))
+            continue
+        if groups is not None:
+            parts.append(groups)
+    if not parts:
+        return None
+    together = pd.concat(parts)
+    return together[~together.index.duplicated()]
+
+
+def _names(scores: pd.Series[float], groups: pd.Series[str]) -> list[str]:
+    """The group of every score; a sample without one is its own."""
+    names = []
+    for sample in scores.index:
+        names.append(str(groups.get(sample, f"sample {sample}")))
+    return names
+
+
+def _mean(parts: Sequence[pd.Series[float]], groups: pd.Series[str] | None) -> Interval:
+    """The mean over samples, which are drawn in groups where the task has some."""
+    scores = _sample_means(parts)
+    if groups is None:
+        return statistics.mean(scores.to_numpy(dtype=float))
+    of_group = statistics.grouped(scores.to_numpy(dtype=float), _names(scores, groups))
+    return replace(statistics.mean(of_group), n=len(scores))

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,7 +22,7 @@ from prunebench.report.board import budget_kind, budget_label, overall, records
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import Look, looks
 from prunebench.study.cells import ReportError
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, BLIND
 
 DPI = 160
 TOKENS = {
@@ -163,7 +162,8 @@ def _having(board: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The rows that have these numbers; raises ReportError where none but the unpruned model
     has.
     """
-    rows = board.dropna(subset=list(columns))
+    # without tokens it has no place on an axis of them
+    rows = board[board["method"] != BLIND].dropna(subset=list(columns))
     if not (rows["method"] != BASELINE).any():
         raise ReportError(f"no method has {' and '.join(columns)}")
     return rows
@@ -207,6 +207,8 @@ def _canvas(
     """
     if not panels:
         raise ReportError("there is nothing to draw")
+    import seaborn as sns  # here, as it takes a second that a study without figures need not wait
+
     columns = min(columns, panels)
     rows = -(-panels // columns)
     light = {"grid.linewidth": 0.6, "axes.linewidth": 0.8}
@@ -234,6 +236,8 @@ def _title(ax: Axes, text: str) -> None:
 
 def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
     """A line per method from budget to budget, with its intervals as a band."""
+    import seaborn as sns
+
     tokens = f"tokens_{kind}"
     # groupby keeps the order inside a group, so lines run from left to right
     for method, points in rows.sort_values(tokens).groupby("method"):

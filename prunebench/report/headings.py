@@ -40,7 +40,11 @@ HEAD = (
     Heading("seeds", "how many are pooled"),
     Heading("n", "samples behind the accuracy, of all tasks in row all"),
     Heading("n_asked", "samples that the tasks have"),
-    Heading("accuracy", "the task's primary metric, mean over seeds", ends=INTERVAL),
+    Heading(
+        "accuracy",
+        "the task's primary metric, mean over seeds; in row all where tasks share a scale",
+        ends=INTERVAL,
+    ),
     Heading("relative_accuracy", "accuracy over that of none, same samples", ends=INTERVAL),
     Heading("difference_to_none", "accuracy less that of none, paired", ends=DIFFERENCE),
     Heading("n_paired", "samples that both answered, behind the two comparisons with none"),
@@ -55,6 +59,12 @@ TAIL = (
     Heading("dtype", "of the model's weights", text=True),
     Heading("commit", "of the code", text=True),
 )
+
+
+ABOVE_BLIND = Heading(
+    "above_blind", "accuracy less that of blind, which sees no image, paired", ends=DIFFERENCE
+)
+"""Behind the others, and only where some task has its blind value."""
 
 
 def _names() -> Iterator[str]:

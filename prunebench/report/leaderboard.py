@@ -20,18 +20,20 @@ import pandas as pd
 from prunebench.border.files import opened
 from prunebench.border.text import one_line
 from prunebench.report import tables
-from prunebench.report.comparison import Group, Warn, average
-from prunebench.report.headings import COLUMNS, TEXTS
+from prunebench.report.comparison import Group, Warn, average, scale_of
+from prunebench.report.headings import ABOVE_BLIND, COLUMNS, TEXTS
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
-from prunebench.study.record import BASELINE, CONTROL
-from prunebench.study.statistics import Difference, Interval, Pair
+from prunebench.study.record import BASELINE, BLIND, CONTROL
+from prunebench.study.statistics import Difference, GroupedPair, Interval, Pair
 
 __all__ = ["ALL", "COLUMNS", "TEXTS", "budget_share", "fold", "load"]
 
 T = TypeVar("T")
 Row = dict[str, Any]
+Pairs = list[Pair | GroupedPair]
+"""Scores of a method and of what it is compared with, a pair a task."""
 
 ALL = "all"
 PARTIAL = "partial"
@@ -46,14 +48,17 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     for model in sorted({cell.model for cell in cells}):
         of_model = [cell for cell in cells if cell.model == model]
         rows += _rows(of_model, warn)
-    return tables.texts(sorted(rows, key=_order), COLUMNS)
+    columns = COLUMNS
+    if any(ABOVE_BLIND.name in row for row in rows):
+        columns += tuple(ABOVE_BLIND.names)
+    return tables.texts(sorted(rows, key=_order), columns)
 
 
 def load(path: Path) -> pd.DataFrame:
     """leaderboard.csv with numbers as floats (NaN where empty) and texts as texts; raises
     ReportError.
     """
-    numbers = [name for name in COLUMNS if name not in TEXTS]
+    numbers = [name for name in (*COLUMNS, *ABOVE_BLIND.names) if name not in TEXTS]
     try:
         with opened(path) as file:
             board = pd.read_csv(
@@ -61,7 +66,9 @@ def load(path: Path) -> pd.DataFrame:
                 keep_default_na=False,  # a method is called "none"
                 dtype=dict.fromkeys(TEXTS, str) | dict.fromkeys(numbers, float),
                 na_values={name: [""] for name in numbers},
-            )[list(COLUMNS)]
+            )
+        extra = [name for name in ABOVE_BLIND.names if name in board]
+        board = board[[*COLUMNS, *extra]]
     except FileNotFoundError:
         raise ReportError(
             f"there is no {path}; fold the study first: prunebench report {path.parent}"
@@ -120,6 +127,16 @@ class Groups:
         """Whether the row stands for several tasks."""
         return len(self.parts) > 1
 
+    @cached_property
+    def scales(self) -> list[str]:
+        """The scales of the tasks' primary metrics; of one scale numbers can be averaged."""
+        return sorted({group.scale for group in self.parts if group.scale})
+
+    @property
+    def directions(self) -> set[bool]:
+        """Whether more is better, of every cell."""
+        return {cell.more_is_better for cell in self.quality}
+
     def each(self, number: Callable[[Group], T | None]) -> list[T] | None:
         """What every task has; None where one lacks it."""
         values = [number(group) for group in self.parts]
@@ -152,7 +169,9 @@ def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
             if group.cells or group.cost:
                 numbers = _row(Groups((group,)), warn)
                 yield {**about, "task": group.task, **numbers}
-        if len(tasks) > 1:
+        # the blind value is of those tasks alone that need it, and no mean over all
+        everywhere = all(group.cells or group.cost for group in groups)
+        if len(tasks) > 1 and (about["method"] != BLIND or everywhere):
             numbers = _row(Groups(tuple(groups)), warn)
             yield {**about, "task": ALL, **numbers}
 
@@ -186,7 +205,11 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
     """
     model, _, budget_kind, budget = key
     control_key = (model, CONTROL, budget_kind, budget)
-    own, cost, baseline, control = [], [], [], []
+    own: list[StoredCell] = []
+    cost: list[StoredCell] = []
+    baseline: list[StoredCell] = []
+    control: list[StoredCell] = []
+    blind: list[StoredCell] = []
     for cell in cells:
         if cell.kind == "cost":
             on_task = cell.task == task or cell.task not in tasks
@@ -201,7 +224,18 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
             baseline.append(cell)
         if _key(cell) == control_key:
             control.append(cell)
-    return Group(task, tuple(own), tuple(cost), tuple(baseline), tuple(control))
+        if cell.method == BLIND:
+            blind.append(cell)
+    of_task = [cell for cell in cells if cell.kind == "quality" and cell.task == task]
+    return Group(
+        task,
+        tuple(own),
+        tuple(cost),
+        tuple(baseline),
+        tuple(control),
+        tuple(blind),
+        scale_of(task, of_task),
+    )
 
 
 def _row(groups: Groups, warn: Warn) -> Row:
@@ -210,15 +244,17 @@ def _row(groups: Groups, warn: Warn) -> Row:
     seeds = {cell.seed for cell in groups.cells}
     notes: list[str] = []
     row: Row = {"seeds": len(seeds)}
-    row |= _accuracy(groups, warn)
-    baseline = groups.each(partial(Group.against_baseline, warn=warn))
+    row |= _accuracy(groups, warn, notes)
+    baseline: Pairs | None = groups.each(partial(Group.against_baseline, warn=warn))
     row |= _relative(groups, baseline)
     if method != BASELINE and baseline is not None:
         row |= _against_none(groups, baseline, warn, notes)
     if method not in (BASELINE, CONTROL):
-        control = groups.each(partial(Group.against_control, warn=warn))
+        control: Pairs | None = groups.each(partial(Group.against_control, warn=warn))
         if control is not None:
             row |= _against_random(groups, control, warn, notes)
+    if method != BLIND:
+        row |= _above_blind(groups, warn)
     for column, board in on_board():
         fold_number = FOLDS[board.fold]
         row |= fold_number(groups, column, board)
@@ -229,15 +265,19 @@ def _row(groups: Groups, warn: Warn) -> Row:
 # ---- accuracy ------------------------------------------------------------------------------------
 
 
-def _accuracy(groups: Groups, warn: Warn) -> Row:
-    """The primary metric, and for how many samples of how many it speaks."""
+def _accuracy(groups: Groups, warn: Warn, notes: list[str]) -> Row:
+    """The primary metric, and for how many samples of how many it speaks; no mean over tasks whose
+    metrics stand on different scales.
+    """
     accuracies = groups.each(partial(Group.accuracy, warn=warn))
     totals = groups.each(partial(_total, warn=warn))
     row: Row = {"n_asked": None if totals is None else sum(totals)}
     if accuracies is not None:
-        accuracy = _pooled(accuracies)
-        row["n"] = accuracy.n
-        row |= _ends("accuracy", accuracy)
+        row["n"] = sum(accuracy.n for accuracy in accuracies)
+        if len(groups.scales) > 1:
+            notes.append(f"no mean accuracy over different scales ({'; '.join(groups.scales)})")
+        else:
+            row |= _ends("accuracy", _pooled(accuracies))
     return row
 
 
@@ -250,42 +290,63 @@ def _total(group: Group, warn: Warn) -> int | None:
     return None if accuracy is None else accuracy.n
 
 
-def _relative(groups: Groups, pairs: Sequence[Pair] | None) -> Row:
+def _relative(groups: Groups, pairs: Sequence[Pair | GroupedPair] | None) -> Row:
     """Accuracy over that of the unpruned model; without an interval where the metric is no mean of
-    samples.
+    samples, and without a mean over tasks that disagree on what is better.
     """
+    if len(groups.directions) > 1:
+        return {}
     if pairs is None:
         return {"relative_accuracy": groups.mean(Group.relative)}
     return _ends("relative_accuracy", statistics.relative(pairs))
 
 
-def _against_none(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: list[str]) -> Row:
+def _against_none(
+    groups: Groups, pairs: Sequence[Pair | GroupedPair], warn: Warn, notes: list[str]
+) -> Row:
     """Accuracy less that of the unpruned model; what is to be said of it goes to `notes`."""
     gap = statistics.difference(pairs)
-    row = _ends("difference_to_none", gap)
-    row["n_paired"] = gap.n
+    row: Row = {"n_paired": gap.n}
+    if len(groups.scales) <= 1:
+        row |= _ends("difference_to_none", gap)
     for group, pair in zip(groups.parts, pairs, strict=True):
         notes += _on_fewer_samples(groups, group, group.baseline, pair, warn)
     return row
 
 
-def _against_random(groups: Groups, pairs: Sequence[Pair], warn: Warn, notes: list[str]) -> Row:
+def _against_random(
+    groups: Groups, pairs: Sequence[Pair | GroupedPair], warn: Warn, notes: list[str]
+) -> Row:
     """Accuracy less that of the random control, and whether the method is better."""
     gap = statistics.difference(pairs)
-    row = _ends("difference_to_random", gap)
-    row["n_paired_random"] = gap.n
+    row: Row = {"n_paired_random": gap.n}
+    if len(groups.scales) <= 1:
+        row |= _ends("difference_to_random", gap)
     for group, pair in zip(groups.parts, pairs, strict=True):
         notes += _on_fewer_samples(groups, group, group.control, pair, warn)
-    directions = {cell.more_is_better for cell in groups.quality}
-    if len(directions) == 1:  # tasks that disagree on what is better have no pooled answer
+    # tasks that disagree on what is better, or by how much, have no pooled answer
+    if len(groups.directions) == 1 and len(groups.scales) <= 1:
         # `directions` holds one truth: whether more is better
-        better = gap.sure and (gap.value > 0) in directions
+        better = gap.sure and (gap.value > 0) in groups.directions
         row["better_than_random"] = "yes" if better else "no"
     return row
 
 
+def _above_blind(groups: Groups, warn: Warn) -> Row:
+    """Accuracy less that of the model without its images, where every task has that; without an
+    interval where the metric is no mean of samples, and none over tasks of different scales.
+    """
+    if len(groups.scales) > 1:
+        return {}
+    pairs: Pairs | None = groups.each(partial(Group.against_blind, warn=warn))
+    if pairs is not None:
+        return _ends(ABOVE_BLIND.name, statistics.difference(pairs))
+    gap = groups.mean(Group.above_blind)
+    return {} if gap is None else {ABOVE_BLIND.name: gap}
+
+
 def _on_fewer_samples(
-    groups: Groups, group: Group, others: Sequence[StoredCell], pair: Pair, warn: Warn
+    groups: Groups, group: Group, others: Sequence[StoredCell], pair: Pair | GroupedPair, warn: Warn
 ) -> list[str]:
     """A note where a task's pair is smaller than what one of the two answered; else none."""
     note = group.paired(others, pair, warn)

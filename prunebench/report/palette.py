@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import seaborn as sns
-
 from prunebench.study.record import BASELINE
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">")
@@ -54,6 +52,8 @@ def looks(methods: Sequence[str], controls: Sequence[str]) -> dict[str, Look]:
     """A look for every method by its place in the alphabet; markers outnumber colours, so pairs
     repeat late.
     """
+    import seaborn as sns  # here, as it takes a second that a study without figures need not wait
+
     palette = sns.color_palette("colorblind").as_hex()
     colours = [palette[place] for place in USABLE]
     compared = sorted(set(methods) - set(controls) - {BASELINE})

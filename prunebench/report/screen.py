@@ -23,7 +23,7 @@ from prunebench.border.text import one_line
 from prunebench.report import leaderboard
 from prunebench.report.board import NAME, budget_kind, budget_label, overall, records
 from prunebench.report.leaderboard import ALL
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, BLIND
 
 MISSING = "-"
 NO_BETTER = "✗"
@@ -102,6 +102,7 @@ class Content:
     blocks: list[Block]
     notes: list[Note]
     some_no_better: bool
+    blind: list[str]
 
     @property
     def name_widths(self) -> tuple[int, int]:
@@ -123,8 +124,8 @@ def terminal(study: Path, width: int = 100) -> Table:
     """The study's leaderboard.csv, pooled over tasks, in at most `width` columns; what did not run
     is listed below with its reason.
     """
-    board = overall(leaderboard.load(study / "leaderboard.csv"))
-    content = _content(study, board)
+    board = leaderboard.load(study / "leaderboard.csv")
+    content = _content(study, overall(board), _blind(board))
     console = Console(width=UNBOUNDED)
     for layout in _layouts(content):
         table = _table(content, layout)
@@ -199,7 +200,7 @@ def _table(content: Content, layout: Layout) -> Table:
 # ---- content -------------------------------------------------------------------------------------
 
 
-def _content(study: Path, board: pd.DataFrame) -> Content:
+def _content(study: Path, board: pd.DataFrame, blind: list[str]) -> Content:
     kind = budget_kind(board)
     several = board["model"].nunique() > 1
     blocks: list[Block] = []
@@ -220,7 +221,24 @@ def _content(study: Path, board: pd.DataFrame) -> Content:
         blocks=blocks,
         notes=notes,
         some_no_better=bool((board["better_than_random"] == "no").any()),
+        blind=blind,
     )
+
+
+def _blind(board: pd.DataFrame) -> list[str]:
+    """A line a model and task that has its blind value, which the rows over all tasks do not
+    show: "m on t: 0.634 without the image, 0.695 with it unpruned".
+    """
+    lines = []
+    for row in records(board[board["method"] == BLIND]):
+        if pd.isna(row["accuracy"]):
+            continue
+        same = (board["model"] == row["model"]) & (board["task"] == row["task"])
+        unpruned = board.loc[same & (board["method"] == BASELINE), "accuracy"]
+        beside = f", {unpruned.iloc[0]:.3f} with it unpruned" if unpruned.notna().any() else ""
+        where = f"{one_line(row['model'], NAME)} on {one_line(row['task'], NAME)}"
+        lines.append(f"blind: {where}: {row['accuracy']:.3f} without the image{beside}")
+    return lines
 
 
 def _notes(row: Row, several: bool) -> list[Note]:
@@ -354,7 +372,7 @@ def _caption(content: Content, headings: Sequence[str]) -> str:
     hidden = [heading for heading in HEADINGS if heading not in headings]
     if hidden:
         lines.append(f"without {', '.join(hidden)}: leaderboard.csv has all columns")
-    return "\n".join([*lines, *_grouped(content.notes)])
+    return "\n".join([*lines, *content.blind, *_grouped(content.notes)])
 
 
 def _grouped(notes: Sequence[Note]) -> list[str]:

@@ -5,7 +5,7 @@ what it cannot serve.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, Self
 
 import torch
@@ -17,6 +17,7 @@ from prunebench.engine.ready import Ready
 from prunebench.engine.trace import SampleTrace
 from prunebench.measure.flops import Flops
 from prunebench.measure.pairs import PairRow, PairSettings
+from prunebench.models.harness import Manner, Wish
 from prunebench.pruner import Positions, Pruner
 from prunebench.run.keys import GridError
 from prunebench.run.question import Grid
@@ -39,6 +40,18 @@ class ModelSetup:
     trust_remote_code: bool = False
     threads: int | None = None
     quantization: str = "none"
+    harness: str = "lmms-eval"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    system_prompt: str | None = None
+
+    @property
+    def wish(self) -> Wish:
+        """How it is to be asked."""
+        values = {one.name: getattr(self, one.name) for one in fields(Wish)}
+        return Wish(**values)
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,10 @@ class Backend(Protocol):
     def layers(self) -> int:
         """Layers of the language model."""
 
+    @property
+    def manner(self) -> Manner:
+        """How the model is asked."""
+
     def facts(self) -> dict[str, Any]:
         """What provenance says of the model."""
 
@@ -140,11 +157,12 @@ class Backend(Protocol):
         """The same for smaller images against the full ones, without any method."""
 
 
-def setup_of(grid: Grid, model: str) -> ModelSetup:
-    """What one of a grid's models is loaded from on this machine; raises GridError for a GPU where
-    there is none.
+def setup_of(grid: Grid, model: str, has_gpu: bool | None = None) -> ModelSetup:
+    """What one of a grid's models is loaded from where it runs, by default on this machine; raises
+    GridError for a GPU where there is none.
     """
-    has_gpu = torch.cuda.is_available()
+    if has_gpu is None:
+        has_gpu = torch.cuda.is_available()
     device = grid.device
     if device == "auto":
         device = "cuda" if has_gpu else "cpu"
@@ -163,5 +181,14 @@ def setup_of(grid: Grid, model: str) -> ModelSetup:
         grid.revision,
         grid.trust_remote_code,
         grid.threads,
-        grid.quantization,
+        quantization=grid.quantization,
+        **asdict(_wish_of(grid)),
     )
+
+
+def _wish_of(grid: Grid) -> Wish:
+    """How a grid wants its models to be asked; raises GridError where no image could be."""
+    low, high = grid.min_pixels, grid.max_pixels
+    if low is not None and high is not None and low > high:
+        raise GridError(f"min_pixels is {low} and max_pixels is {high}; min_pixels is at most that")
+    return Wish(grid.harness, low, high, grid.fps, grid.max_frames, grid.system_prompt)

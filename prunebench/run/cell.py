@@ -12,7 +12,7 @@ from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.identity import Unhashable, plain, source_digest
 from prunebench.pruner import Pruner
-from prunebench.study.record import Kind
+from prunebench.study.record import BLIND, Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def _can_be_written(value: Any) -> bool:
 @dataclass(frozen=True)
 class Cell:
     """One model, method, budget, task and seed; `kind` says whether answers or costs are measured.
-    No budget: the baseline's.
+    No budget: that of the baseline, which keeps all, and of the blind control, which keeps nothing.
     """
 
     kind: Kind
@@ -100,7 +100,9 @@ class Cell:
     @property
     def amount(self) -> str:
         """The budget without its kind."""
-        return "1.0" if self.budget is None else str(self.budget.amount)
+        if self.budget is not None:
+            return str(self.budget.amount)
+        return "0" if self.variant.name == BLIND else "1.0"
 
     @property
     def budget_kind(self) -> str:

@@ -44,6 +44,7 @@ def fingerprint(
             {name: versions.get(name) for name in provenance.DECIDING},
         ],
         "method": [*method, cell.amount, cell.budget_kind],
+        "manner": backend.manner.facts(),
         "task": task,
         "seed": grid.seed,
     }

@@ -25,7 +25,7 @@ from prunebench.run.lists import (
 )
 from prunebench.run.names import check_path, expanded
 from prunebench.run.plain import PlainError, short, short_key
-from prunebench.run.question import MOST_SECONDS, Cost, Grid, keys
+from prunebench.run.question import HOW, MOST_FPS, MOST_SECONDS, Cost, Grid, keys
 
 __all__ = [
     "CONTROLS",
@@ -49,6 +49,9 @@ MOST_ENTRIES = 1_000
 """Of methods, of tasks, and of budgets."""
 
 MOST_CELLS = 100_000
+
+MOST_GIB = 10_000
+"""Memory of a GPU, far above any."""
 
 LONGEST_ID = 230
 """Bytes of a cell's id, which is a folder's name; some are left for what is put behind it."""
@@ -122,7 +125,8 @@ def stored_differences(file: Path, grid: Grid) -> list[str]:
 
     stored = in_plural(_mapping(file, _text(file)))
     # where a study lies is no part of its question, so a folder may be moved
-    stored.pop("out", None)
+    for key in HOW:
+        stored.pop(key, None)
     if not stored:
         raise GridError(f"{short_path(file)} is empty")
     return differences_of(completed(stored, grid), grid.question())
@@ -222,10 +226,18 @@ def _check_rest(grid: Grid) -> None:
         raise GridError(
             f"timeout is {grid.timeout}; it is seconds a sample, above 0 and at most {MOST_SECONDS}"
         )
-    for key in ("attention", "revision", "out"):
+    if grid.fps is not None and not 0 < grid.fps <= MOST_FPS:
+        raise GridError(f"fps is {grid.fps}; it is frames a second, above 0 and at most {MOST_FPS}")
+    for key in ("attention", "revision", "ray_address", "out"):
         value = getattr(grid, key)
         if value is not None:
             check_path(key, value)
+    if grid.worker_gpu_memory is not None and not 0 < grid.worker_gpu_memory <= MOST_GIB:
+        raise GridError(
+            f"worker_gpu_memory is {grid.worker_gpu_memory}; it is GiB, above 0 and at most "
+            f"{MOST_GIB}"
+        )
+    _check_executor(grid)
     if grid.revision is not None and len(grid.models) > 1:
         raise GridError(
             f"revision is {short(grid.revision)}, which is one model's, and the grid has "
@@ -235,6 +247,20 @@ def _check_rest(grid: Grid) -> None:
         raise GridError(
             f"out is {short(grid.out)}, and there is no such home folder; "
             f"write ./{short_key(grid.out)} for a folder"
+        )
+
+
+def _check_executor(grid: Grid) -> None:
+    """That nothing is said to an executor that does not listen."""
+    if grid.executor == "local":
+        for key in ("workers", "ray_address", "worker_gpu_memory"):
+            value = getattr(grid, key)
+            if value is not None:
+                raise GridError(f"{key} is {short(value)}, which is Ray's; add executor=ray")
+    if grid.ray_address is not None and grid.ray_address.startswith("ray://"):
+        raise GridError(
+            f"ray_address is {short(grid.ray_address)}, which is for clients outside a cluster; "
+            "sweep on one of its machines, with ray_address=auto"
         )
 
 

@@ -26,6 +26,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 COUNTED = (
     "benchmarks",
     "border/images.py",
+    "border/videos.py",
     "border/weights.py",
     "budget.py",
     "contract.py",
@@ -39,6 +40,7 @@ COUNTED = (
     "run/backend.py",
     "run/cost.py",
     "run/fault.py",
+    "run/parts.py",
     "run/quality.py",
     "run/runner.py",
     "run/samples.py",
@@ -94,8 +96,13 @@ UNCOUNTED = (
     "run/progress.py",
     "run/provenance.py",
     "run/question.py",
+    "run/ray_cluster.py",
+    "run/ray_executor.py",
+    "run/ray_worker.py",
+    "run/schedule.py",
     "run/show.py",
     "run/store.py",
+    "run/trial.py",
     "run/variants.py",
     "run/view.py",
     "start.py",
@@ -204,7 +211,7 @@ def git() -> tuple[str | None, bool | None]:
 
 def hardware(device: str) -> str:
     """The GPU's name, or the CPU's with the number of its cores."""
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():
         return str(torch.cuda.get_device_name(device))
     return f"{_cpu()} ({os.cpu_count()} cores)"
 

@@ -83,7 +83,7 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
         row = {
             **_identity(request),
             "status": "ok",
-            "prediction": cut(text, request.until),
+            "prediction": text,
             "error": None,
             # available are those of the full image, also for a method that shrinks it
             **_tokens(trace, len(layout)),
@@ -92,6 +92,7 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
             row |= _evidence(request, trace, layout, full.sizes[number])
         # of the inputs that the model ran on, which may be smaller images
         row |= _flops(backend.flops(encoded.samples, number, trace))
+        row |= _video(full, number)
         row |= {
             "kv_bytes": trace.kv_bytes,
             "kv_bytes_padded": trace.kv_bytes_padded,
@@ -104,15 +105,6 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
 def unanswered(request: Request, status: SampleStatus, error: str) -> Row:
     """The row of a sample that has no answer, and why."""
     return {**_identity(request), "status": status, "prediction": None, "error": error}
-
-
-def cut(text: str, until: Sequence[str]) -> str:
-    """An answer up to the first text that ends it."""
-    for stop in until:
-        # partition refuses an empty text
-        if stop:
-            text = text.partition(stop)[0]
-    return text.strip()
 
 
 def _check_feasible(backend: Backend, cell: Bound, samples: Samples) -> None:
@@ -161,6 +153,12 @@ def _evidence(request: Request, trace: SampleTrace, layout: Layout, sizes: Seque
         "evidence_recall": sum(recalls) / len(recalls),
         "evidence_tokens": int(mask.sum()),
     }
+
+
+def _video(samples: Samples, number: int) -> Row:
+    """Which frames a sample shows of its videos; nothing where it shows none."""
+    frames, fps = samples.shown(number)
+    return {"frames": frames, "video_fps": fps} if frames else {}
 
 
 def _flops(flops: Flops) -> Row:

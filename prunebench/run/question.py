@@ -17,7 +17,7 @@ from prunebench.budget import Budget
 from prunebench.run import plain
 from prunebench.run.keys import Key, key, keys_of
 from prunebench.run.names import expanded
-from prunebench.study.record import BASELINE, Kind
+from prunebench.study.record import BASELINE, BLIND, Kind
 from prunebench.testbed import DEFAULT
 
 if TYPE_CHECKING:
@@ -30,8 +30,15 @@ WEIGHTS = ("pretrained", "random")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "8bit", "4bit")
+HARNESSES = ("lmms-eval", "processor")
+
+EXECUTORS = ("local", "ray")
+
+HOW = ("out", "executor", "workers", "ray_address", "worker_gpu_memory")
+"""Keys that say where a study is stored and who works at it, and are no part of what it asks."""
 
 MOST_SECONDS = 10**7
+MOST_FPS = 1000
 
 
 @dataclass
@@ -109,8 +116,8 @@ class Grid:
     )
     controls: bool = key(
         True,
-        "Whether the controls stand beside the methods: no pruning, random, uniform, pooled, and a "
-        "smaller image.",
+        "Whether the controls stand beside the methods: no pruning, random, uniform, pooled, a "
+        "smaller image, and no image where a task is mostly answered without.",
         "controls=false",
     )
     batch: int = key(
@@ -170,6 +177,69 @@ class Grid:
         "quantization=4bit",
         Bound(choices=QUANTIZATIONS),
     )
+    harness: str = key(
+        "lmms-eval",
+        "Whose prompts, generation settings, resolution and frames a model is asked with: those of "
+        "lmms-eval's wrapper of its family, or of its own processor.",
+        "harness=processor",
+        Bound(choices=HARNESSES),
+    )
+    min_pixels: int | None = key(
+        None,
+        "Images with fewer pixels are scaled up, where a model keeps their resolution; null is "
+        "what the harness says.",
+        "min_pixels=3136",
+        Bound(least=1, most=10**12),
+    )
+    max_pixels: int | None = key(
+        None,
+        "Images with more pixels are scaled down, where a model keeps their resolution; null is "
+        "what the harness says.",
+        "max_pixels=1003520",
+        Bound(least=1, most=10**12),
+    )
+    fps: float | None = key(
+        None,
+        "Frames a second that a video is shown with, up to max_frames; null is what the harness "
+        "says.",
+        "fps=1",
+    )
+    max_frames: int | None = key(
+        None,
+        "Frames of a video that are shown at most; null is what the harness says.",
+        "max_frames=64",
+        Bound(least=2, most=768),
+    )
+    system_prompt: str | None = key(
+        None,
+        "What is said before every question; null is what the harness says.",
+        "system_prompt='Answer in one word.'",
+    )
+    executor: str = key(
+        "local",
+        "Who works at the samples: this process, or workers that Ray starts here or on a cluster.",
+        "executor=ray",
+        Bound(choices=EXECUTORS),
+    )
+    workers: int | None = key(
+        None,
+        "Ray's workers, each with a model of its own; null is one a core, or one a GPU where "
+        "models run on GPUs.",
+        "workers=2",
+        Bound(least=1, most=10_000),
+    )
+    ray_address: str | None = key(
+        None,
+        "The cluster that Ray's workers are on: its address, or auto for the one of this machine; "
+        "null is this machine alone.",
+        "ray_address=auto",
+    )
+    worker_gpu_memory: float | None = key(
+        None,
+        "GiB of a GPU that one of Ray's workers takes, where they share GPUs; null is computed "
+        "from the size of the model.",
+        "worker_gpu_memory=20",
+    )
     cost: Cost = field(default_factory=Cost)
     out: str | None = key(
         None,
@@ -207,13 +277,21 @@ class Grid:
         return cells
 
     def _cells(self, kind: Kind, model: str, task: str) -> list[Cell]:
-        """Every method at every budget; the baseline, which ignores budgets, once."""
+        """Every method at every budget; what ignores budgets, once. Where a task needs it, the
+        model's blind value stands beside.
+        """
+        from prunebench.benchmarks import needs_blind
         from prunebench.run.cell import Cell
+        from prunebench.run.variants import variants_of
 
         budgets = [Budget.parse(text) for text in self.budgets]
+        variants = self.variants()
+        has_blind = any(variant.name == BLIND for variant in variants)
+        if kind == "quality" and self.controls and not has_blind and needs_blind(task):
+            variants += variants_of([BLIND], controls=False)
         cells = []
-        for variant in self.variants():
-            for budget in [None] if variant.name == BASELINE else budgets:
+        for variant in variants:
+            for budget in [None] if variant.name in (BASELINE, BLIND) else budgets:
                 cells.append(Cell(kind, model, variant, budget, task, self.seed))
         return cells
 
@@ -228,8 +306,10 @@ class Grid:
         return Path("results") / "scratch" / f"{first}{others}-{self.digest()[:8]}"
 
     def question(self) -> dict[str, Any]:
-        """Everything that makes a study this one, as plain data: all but where it is stored."""
-        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "out"}
+        """Everything that makes a study this one, as plain data: all but where it is stored and
+        who works at it.
+        """
+        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in HOW}
         content["cost"] = asdict(self.cost)
         content["methods"] = [variant.entry() for variant in self.variants()]
         return {name: plain.storable(value) for name, value in content.items()}
@@ -255,5 +335,5 @@ def keys() -> list[Key]:
 def usual_question() -> dict[str, Any]:
     """The keys of a question at their defaults."""
     grid = Grid()
-    usual = {one.name: getattr(grid, one.name) for one in fields(grid) if one.name != "out"}
+    usual = {one.name: getattr(grid, one.name) for one in fields(grid) if one.name not in HOW}
     return {**usual, "cost": asdict(grid.cost)}

@@ -5,7 +5,7 @@ resolution.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunebench.benchmarks import Benchmark, Request
+from prunebench.benchmarks import Benchmark, MediaError, Request
+from prunebench.border.text import one_line
+from prunebench.border.videos import Clip, VideoError
 from prunebench.budget import Budget, BudgetError
 from prunebench.models.base import Originals, Unsupported
-from prunebench.models.inputs import Message, image_parts, parts_of
+from prunebench.models.clips import check_seen, with_clips
+from prunebench.models.inputs import Message, clips_of, image_parts, parts_of
 from prunebench.pruner import Pruner
 from prunebench.tokens import Layout, Signal
 
@@ -33,7 +36,8 @@ class Samples:
     them.
 
     `messages` hold a chat a sample, `sizes` the size of every image in the data, `layouts` where
-    the tokens of `inputs` lie; `benchmark` is where the samples came from.
+    the tokens of `inputs` lie; `benchmark` is where the samples came from, and `fitted` says that
+    their images are of their final size.
     """
 
     requests: tuple[Request, ...]
@@ -42,6 +46,11 @@ class Samples:
     layouts: tuple[Layout, ...]
     sizes: tuple[tuple[Size, ...], ...]
     benchmark: Benchmark | None = None
+    fitted: bool = False
+    _singles: dict[int, Mapping[str, Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """By row, the inputs of one sample alone, as far as they were asked for."""
 
     def caller_gives(self, loaded: Loaded, needs: frozenset[Signal]) -> dict[str, Any]:
         """What `prune` is given beside the model: of what a method `needs` that which the data
@@ -53,17 +62,29 @@ class Samples:
             "layouts": self.layouts,
         }
         if Signal.PICTURES in needs:
-            arguments["pictures"] = _unless_missing([_pictures(chat) for chat in self.messages])
+            arguments["pictures"] = [_pictures(chat) for chat in self.messages]
         if Signal.MASKS in needs:
             arguments["masks"] = _unless_missing([self._masks(one) for one in self.requests])
         return arguments
+
+    def shown(self, row: int) -> tuple[list[int], float | None]:
+        """The numbers of the frames that one of its samples shows of its videos, and how many a
+        second the first of them has; no frames and None where it shows none.
+        """
+        clips = [clip for clip in clips_of(self.messages[row]) if isinstance(clip, Clip)]
+        numbers: list[int] = []
+        for clip in clips:
+            numbers += clip.indices
+        return numbers, clips[0].stretch.fps if clips else None
 
     def single(self, loaded: Loaded, row: int) -> Mapping[str, Any]:
         """The inputs of one of its samples."""
         if len(self.requests) == 1:
             return self.inputs
-        # anew, for the inputs of the group are padded to its longest
-        return loaded.process([self.messages[row]])
+        # anew, for the inputs of the group are padded to its longest; once for all cells
+        if row not in self._singles:
+            self._singles[row] = loaded.process([self.messages[row]], fitted=self.fitted)
+        return self._singles[row]
 
     def _masks(self, request: Request) -> list[Tensor] | None:
         """[Q, H, W] bool of the one image whose things are numbered from 1; None where nothing is
@@ -78,10 +99,25 @@ class Samples:
 
 
 def read(loaded: Loaded, benchmark: Benchmark, requests: Sequence[Request]) -> Samples:
-    """Read the samples' images and process them; raises MediaError where a file is missing or
-    broken.
+    """Read the samples' images and videos, and process them.
+
+    Raises MediaError where a file is missing or broken, Unsupported where the model cannot see or
+    hear what a sample shows.
     """
-    chats = [benchmark.messages(request) for request in requests]
+    if benchmark.hears:
+        raise Unsupported(
+            f"{loaded.family.name} hears nothing, and {one_line(benchmark.name, 60)} plays sound"
+        )
+    chats = []
+    for request in requests:
+        # qwen-vl-utils shows white where an image is transparent
+        chat = benchmark.messages(request, on_white=loaded.manner.fetches)
+        check_seen(loaded, chat, one_line(benchmark.name, 60))
+        try:
+            chats.append(with_clips(loaded, chat, benchmark.max_image_pixels))
+        except VideoError as error:
+            sample = one_line(f"sample {request.sample_id} of {benchmark.name}", 140)
+            raise MediaError(one_line(f"{sample} cannot be read: {error}")) from error
     return prepared(loaded, requests, chats, benchmark)
 
 
@@ -118,7 +154,7 @@ def resized(loaded: Loaded, samples: Samples, pruner: Pruner, budget: Budget | N
         sizes = _smaller(layout, pixels, pruner, budget)
         counts.append(sum(width * height for width, height in sizes) // pixels**2)
         chats.append(_with_sizes(chat, sizes))
-    inputs = loaded.process(chats)
+    inputs = loaded.process(chats, fitted=True)
     layouts = tuple(loaded.family.layouts(loaded.model, inputs))
     for layout, count in zip(layouts, counts, strict=True):
         if len(layout) != count:
@@ -126,7 +162,7 @@ def resized(loaded: Loaded, samples: Samples, pruner: Pruner, budget: Budget | N
                 f"budget {budget}: an image of {count} visual tokens comes out of the processor "
                 f"with {len(layout)}"
             )
-    return replace(samples, messages=tuple(chats), inputs=inputs, layouts=layouts)
+    return replace(samples, messages=tuple(chats), inputs=inputs, layouts=layouts, fitted=True)
 
 
 def seed_of(request: Request, seed: int) -> int:
@@ -142,10 +178,8 @@ def _smaller(layout: Layout, pixels: int, pruner: Pruner, budget: Budget | None)
     return [pruner.resize(full[number], pixels, budget) for number in sorted(full)]
 
 
-def _pictures(chat: list[Message]) -> list[Tensor] | None:
-    """[F, H, W, 3] uint8 of every image and video; None where a video is a file, whose frames only
-    its reader knows.
-    """
+def _pictures(chat: list[Message]) -> list[Tensor]:
+    """[F, H, W, 3] uint8 of every image and video."""
     pictures = []
     for part in parts_of(chat):
         if part["type"] == "text":
@@ -153,9 +187,7 @@ def _pictures(chat: list[Message]) -> list[Tensor] | None:
         if part["type"] == "image":
             frames: Any = [part["url"]]
         else:
-            frames = part.get("video", part.get("url"))
-        if frames is None or isinstance(frames, str):
-            return None
+            frames = getattr(part["video"], "frames", part["video"])
         pictures.append(torch.stack([torch.from_numpy(np.array(frame)) for frame in frames]))
     return pictures
 

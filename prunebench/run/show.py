@@ -60,9 +60,10 @@ def picture(texts: Iterable[str]) -> Picture:
     view = options.structured(View, content)
     cells = _cells(view, settings)
     _check_out(view)
-    benchmark = _benchmark(view)
+    _check_task(view)
     setup = ModelSetup(cells[0].model, trust_remote_code=view.trust_remote_code)
     backend = TransformersBackend.load(setup)
+    benchmark = _benchmark(view, backend.manner.wrapper)
     with _one_line(view):
         samples = _samples(backend, view, benchmark)
         panels = [_panel(backend, view, cell, samples) for cell in cells]
@@ -179,17 +180,32 @@ def _check_out(view: View) -> None:
         )
 
 
-def _benchmark(view: View) -> Benchmark | None:
-    """The sample's task with that sample alone; None where an image file is drawn."""
+def _check_task(view: View) -> None:
+    """Refuse a task that cannot be named or has no such sample, before any work."""
     if view.image is not None:
-        return None
+        return
     check_path("task", view.task)
     if view.sample < 0:
         raise OptionError(f"sample is {view.sample}; it starts at 0")
     tasks = expand(expanded(view.task))
     if len(tasks) > 1:
         raise OptionError(f"task {view.task} is a suite; name one of {', '.join(tasks)}")
-    return load_task(tasks[0], limit=1, start=view.sample, max_image_pixels=view.max_image_pixels)
+
+
+def _benchmark(view: View, model_name: str | None) -> Benchmark | None:
+    """The sample's task with that sample alone and its prompt for the model; None where an image
+    file is drawn.
+    """
+    if view.image is not None:
+        return None
+    (task,) = expand(expanded(view.task))
+    return load_task(
+        task,
+        limit=1,
+        start=view.sample,
+        max_image_pixels=view.max_image_pixels,
+        model_name=model_name,
+    )
 
 
 def _samples(backend: TransformersBackend, view: View, benchmark: Benchmark | None) -> Samples:

@@ -3,7 +3,8 @@ every sample that is done.
 
 The order of writes makes that true at any point where the process may die: samples are appended to
 the journal one by one; then samples.parquet appears by a rename, then cell.json, which seals the
-parquet's hash and its own; then the journal goes.
+parquet's hash and its own; then the journal goes. Where the machine dies, finished cells are there,
+and of a journal at most the last seconds of work are not.
 
 Nothing that an earlier run left is taken on trust. What does not bear its seal or its checksums is
 set aside, and asked again; of a journal the lines before the first damaged one are kept.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,14 @@ class Study(StudyFolder):
 
     @in_one_line
     def finish(
-        self, cell: Cell, record: CellRecord, rows: Mapping[str, Sequence[Row]]
+        self,
+        cell: Cell,
+        record: CellRecord,
+        rows: Mapping[str, Sequence[Row]],
+        kept: Mapping[str, bytes] | None = None,
     ) -> CellRecord:
-        """Write a cell's tables ("samples", "pairs") and its record; behind that the journal is no
-        longer needed.
+        """Write a cell's tables ("samples", "pairs"), the files in `kept` by their names, and its
+        record; behind that the journal is no longer needed.
 
         Returns the record as it was written: a cell whose numbers are none, and so could not be
         read again, has failed.
@@ -140,6 +145,9 @@ class Study(StudyFolder):
             data = tables.encoded(table, storable)
             self.put(folder / f"{table}.parquet", data)
             digests[f"{table}.parquet"] = digest(data)
+        for name, data in (kept or {}).items():
+            self.put(folder / name, data)
+            digests[name] = digest(data)
         content = _sound({**facts.plain(record.content()), "files": digests}, faults)
         # behind the tables, for it seals them: a cell with cell.json is a whole one
         self.put(folder / "cell.json", facts.to_json(sealed(content), indent=1).encode())
@@ -192,7 +200,12 @@ def open_study(folder: Path) -> Iterator[Study]:
     StoreError in one line.
     """
     with locked(folder) as place:
-        yield Study(place.folder, place.notes, place.identity)
+        study = Study(place.folder, place.notes, place.identity)
+        try:
+            yield study
+        finally:
+            with suppress(OSError):  # the block has its own error, or is done without these files
+                study.sync()
 
 
 def _storable(table: str, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:

@@ -3,58 +3,143 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prunebench.benchmarks import Benchmark
+from prunebench.border.text import one_line
+from prunebench.run.parts import Parts, parts_of
 from prunebench.study.columns import SAMPLES, Column
 from prunebench.study.record import Metric
-from prunebench.study.statistics import bootstrap, mean_interval
+from prunebench.study.statistics import mean_interval
 from prunebench.study.tables import Row
 
 SCORE = "score"
 """The name under which every cell has the number of its task's primary metric."""
 
-SAME = 1e-9
-"""How far the mean of the samples may be from what a task aggregates, to be the same number."""
+UNIT = "score"
+"""The unit of what a task gives, where it is not reviewed to be another."""
+
+NO_NUMBER = "none"
+"""The unit of a metric that has no number, such as a file for a task's own server."""
+
+
+@dataclass
+class Scored:
+    """The rows with their scores, and the cell's numbers; `notes` say what has no number or no
+    interval, and why. `files` are to be kept in the cell's folder.
+    """
+
+    rows: list[Row]
+    metrics: list[Metric] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+class Unscored(ValueError):
+    """A cell none of whose answers the task's own code can score."""
 
 
 def scored(benchmark: Benchmark, rows: Sequence[Row]) -> tuple[list[Row], list[Metric]]:
-    """Rows with their score, and the cell's numbers over the samples that were answered."""
+    """Rows with their score, and the cell's numbers, as `summarized` has them."""
+    summary = summarized(benchmark, rows)
+    return summary.rows, summary.metrics
+
+
+def summarized(benchmark: Benchmark, rows: Sequence[Row]) -> Scored:
+    """Rows with their score, and the cell's numbers over the samples that were answered.
+
+    What goes wrong in the task's own code costs a sample its score, or a metric its number. Raises
+    Unscored where no sample has a score.
+    """
     answered = [row for row in rows if row["error"] is None]
-    scores = benchmark.score({row["doc_id"]: row["prediction"] for row in answered})
-    primary = benchmark.primary
-    scored_rows = []
-    for row in rows:
-        score = None
-        if row["error"] is None:
-            own = scores[row["doc_id"]]
-            score = benchmark.value(own, primary)
-        scored_rows.append({**row, "score": score})
-    in_order = [scores[row["doc_id"]] for row in answered]
-    metrics = _task_metrics(benchmark, primary, in_order)
+    scores, faults = benchmark.scored({row["doc_id"]: row["prediction"] for row in answered})
+    if faults and not scores:
+        raise Unscored(f"no answer can be scored: {next(iter(faults.values()))}")
+    result = Scored(_with_faults(rows, faults))
+    if faults:
+        first = next(row for row in answered if row["doc_id"] in faults)
+        reason = result.rows[rows.index(first)]["error"]
+        sample = first["sample_id"]
+        result.notes.append(f"{len(faults)} answers have no score: sample {sample}: {reason}")
+    alone = benchmark.scoring.without_partners(scores)
+    if alone:
+        result.notes.append(f"{len(alone)} answers stand without those that they are scored with")
+    fair = [row for row in answered if row["doc_id"] in scores]
+    in_order = [scores[row["doc_id"]] for row in fair]
+    parts = _fold(benchmark, in_order, result)
+    for row in result.rows:
+        own = scores.get(row["doc_id"])
+        row[SCORE] = None if own is None else benchmark.value(own, benchmark.primary)
+        row["group"] = None if own is None else benchmark.scoring.group(own.get(benchmark.primary))
+    if parts is not None and parts.scores is not None:
+        _fill(benchmark, result.rows, scores, parts.scores)
     for column in SAMPLES:
         if column.metric:
-            metrics += _column_mean(column, answered)
-    return scored_rows, metrics
+            result.metrics += _column_mean(column, fair)
+    return result
 
 
-def _task_metrics(
-    benchmark: Benchmark, primary: str, scores: Sequence[Mapping[str, Any]]
-) -> list[Metric]:
-    """What the task makes of the samples' own values; its primary metric also as the score."""
-    metrics = []
+def _with_faults(rows: Sequence[Row], faults: Mapping[int, str]) -> list[Row]:
+    """The rows, with why those have no score that the task's code raises on."""
+    marked = []
+    for row in rows:
+        fault = faults.get(row["doc_id"]) if row["error"] is None else None
+        if fault is not None:
+            row = {**row, "status": "failed", "error": f"the task cannot score it: {fault}"}
+        marked.append({**row, SCORE: None, "group": None})
+    return marked
+
+
+def _fill(
+    benchmark: Benchmark,
+    rows: Sequence[Row],
+    scores: Mapping[int, Mapping[str, Any]],
+    parts: Sequence[float],
+) -> None:
+    """Give the samples what they add to the primary metric; `parts` are of those that have it, in
+    the order of the rows.
+    """
+    having = [row for row in rows if benchmark.primary in scores.get(row["doc_id"], {})]
+    for row, part in zip(having, parts, strict=True):
+        row[SCORE] = part
+
+
+def _fold(
+    benchmark: Benchmark, scores: Sequence[Mapping[str, Any]], result: Scored
+) -> Parts | None:
+    """Put what the task makes of the samples' own values into `result`, its primary metric also as
+    the score; the parts of that are returned.
+    """
+    primary = benchmark.primary
+    primary_parts: Parts | None = None
     for name in _names(scores):
         values = [own[name] for own in scores if name in own]
-        numbers = [benchmark.value(own, name) for own in scores if name in own]
-        metric = _task_metric(benchmark, name, values, numbers)
-        if metric is None:
-            continue
-        metrics.append(metric)
+        fold = benchmark.fold(name, values)
+        for place, content in fold.files.items():
+            result.files[place] = content
+        better = benchmark.higher_is_better(name)
+        unit = benchmark.scoring.reviewed.unit or UNIT
+        parts = Parts(note=fold.note)
+        metric = Metric(name, unit=NO_NUMBER, n=len(values))
+        if fold.value is not None:
+            if not fold.parts:
+                numbers = [benchmark.value(own, name) for own in scores if name in own]
+                parts = parts_of(benchmark, name, fold.value, values, numbers)
+            metric = Metric(name, fold.value, unit, *parts.interval, len(values), better)
+        result.metrics.append(metric)
+        if name == primary and fold.value is not None:
+            result.metrics.append(replace(metric, metric=SCORE))
+        for key, number in fold.parts.items():
+            part = Metric(f"{name}{key}", number, UNIT, None, None, None, len(values), better)
+            result.metrics.append(part)
+        # a file beside the number that counts is no lack; its row says what it is
+        if parts.note and (name == primary or not fold.files):
+            what = "no number" if fold.value is None else "no interval"
+            result.notes.append(one_line(f"{name} has {what}: {parts.note}"))
         if name == primary:
-            metrics.append(replace(metric, metric=SCORE))
-    return metrics
+            primary_parts = parts
+    return primary_parts
 
 
 def _names(scores: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -63,24 +148,6 @@ def _names(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     for own in scores:
         names.update(dict.fromkeys(own))
     return list(names)
-
-
-def _task_metric(
-    benchmark: Benchmark, name: str, values: Sequence[Any], numbers: Sequence[float | None]
-) -> Metric | None:
-    """The task's own aggregation. Its spread is that of a mean where it is the mean of the samples'
-    numbers; else the samples are drawn anew.
-    """
-    value = benchmark.aggregate(name, values)
-    if value is None:
-        return None
-    present = [number for number in numbers if number is not None]
-    if len(present) == len(numbers) and abs(sum(present) / len(present) - value) < SAME:
-        interval = mean_interval(present)
-    else:
-        interval = bootstrap(values, partial(benchmark.aggregate, name))
-    better = benchmark.higher_is_better(name)
-    return Metric(name, value, "score", *interval, len(values), better)
 
 
 def _column_mean(column: Column, rows: Sequence[Row]) -> list[Metric]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from time import perf_counter
 from typing import Any, Self
@@ -24,6 +24,8 @@ from prunebench.measure.flops import Flops, sample_flops
 from prunebench.measure.latency import measure_pairs
 from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.models import Loaded
+from prunebench.models.harness import Manner
+from prunebench.models.manners import manner_of
 from prunebench.pruner import Pruner
 from prunebench.run import samples as group
 from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
@@ -32,11 +34,13 @@ from prunebench.run.samples import Samples
 from prunebench.sites import Part, Site
 from prunebench.tokens import Signal
 
-MAX_NEW_TOKENS = 128
-"""Where the task does not say; lmms-eval's own model classes take the same."""
-
 KEPT_OPTIONS = ("max_new_tokens", "min_new_tokens", "num_beams", "repetition_penalty")
 """Generation settings of a task that `generate` takes under the same name."""
+
+WRAPPER_OPTIONS = ("max_new_tokens", "num_beams")
+"""Those that lmms-eval's wrappers hand on, beside what only means something where answers are
+sampled.
+"""
 
 SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
 """Those that only mean something where answers are sampled."""
@@ -78,6 +82,7 @@ class TransformersBackend:
             raise models.LoadError(
                 f"model {setup.model} needs a package that is missing: {error}"
             ) from error
+        loaded = replace(loaded, manner=manner_of(loaded, setup.wish))
         _set_threads(setup, loaded.model)
         return cls(setup, loaded)
 
@@ -97,6 +102,11 @@ class TransformersBackend:
         """Layers of the language model."""
         return len(self.loaded.family.layers(self.loaded.model))
 
+    @property
+    def manner(self) -> Manner:
+        """How the model is asked."""
+        return self.loaded.manner
+
     def facts(self) -> dict[str, Any]:
         """What provenance says of the model."""
         return {
@@ -104,6 +114,7 @@ class TransformersBackend:
             "model_revision": self.loaded.revision,
             "trust_remote_code": self.loaded.trust_remote_code,
             "resolution": resolution(self.loaded.processor),
+            "manner": self.manner.facts(),
         }
 
     def lacks(self, need: Signal | Site) -> str | None:
@@ -168,6 +179,10 @@ class TransformersBackend:
             answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         beams = len(trace.samples) // len(texts)  # rows of one prompt, all pruned alike
+        # a wrapper of lmms-eval gives the whole answer on, also where a task says what ends it
+        if not self.manner.is_wrapper:
+            pairs = zip(texts, samples.requests, strict=True)
+            texts = [cut(text, request.until) for text, request in pairs]
         return Answer(list(texts), trace.samples[::beams], perf_counter() - start)
 
     def flops(self, samples: Samples, row: int, trace: SampleTrace) -> Flops:
@@ -206,17 +221,24 @@ class TransformersBackend:
 
 def options_of(request: Request, loaded: Loaded) -> dict[str, Any]:
     """The task's generation settings in transformers' words; temperature 0 is greedy."""
-    generation = {"max_new_tokens": MAX_NEW_TOKENS, **request.generation}
+    manner = loaded.manner
+    generation = {"max_new_tokens": manner.max_new_tokens, **request.generation}
     temperature = generation.get("temperature")
-    warm = (temperature or 0) > 0
-    # a task may ask for sampling at temperature 0, which transformers refuses
-    samples = bool(generation.get("do_sample", warm)) and temperature != 0
-    options = {name: generation[name] for name in KEPT_OPTIONS if name in generation}
+    samples = (temperature or 0) > 0
+    # a wrapper goes by the temperature alone; a task may ask for sampling at temperature 0, which
+    # transformers refuses
+    if not manner.is_wrapper:
+        samples = bool(generation.get("do_sample", samples)) and temperature != 0
+    kept = WRAPPER_OPTIONS if manner.is_wrapper else KEPT_OPTIONS
+    options = {name: generation[name] for name in kept if name in generation}
     for name in SAMPLING_OPTIONS:
         # None, for a model's own configuration may set it
         options[name] = generation.get(name) if samples else None
     tokenizer = loaded.processor.tokenizer
     padding = tokenizer.pad_token_id
+    if manner.is_wrapper:
+        # the model's own configuration may name further ends, which wrappers do not heed
+        options["eos_token_id"] = tokenizer.eos_token_id
     return {
         **options,
         "do_sample": samples,
@@ -224,6 +246,15 @@ def options_of(request: Request, loaded: Loaded) -> dict[str, Any]:
         "use_cache": True,
         "return_dict_in_generate": True,
     }
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """An answer up to the first text that ends it."""
+    for stop in until:
+        # partition refuses an empty text
+        if stop:
+            text = text.partition(stop)[0]
+    return text.strip()
 
 
 @cache

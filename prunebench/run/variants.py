@@ -16,6 +16,7 @@ from prunebench.run.keys import GridError
 from prunebench.run.lists import CONTROLS
 from prunebench.run.names import check_label, check_path, expanded
 from prunebench.run.plain import PlainError, short, short_key
+from prunebench.study.record import BLIND
 
 BESIDE = ("name", "label", "positions")
 """What an entry of `methods` holds beside the method's own settings."""
@@ -55,7 +56,9 @@ def entries(methods: Sequence[Any], controls: bool) -> list[Entry]:
     """
     named: list[Entry] = []
     for method in methods:
-        names = registry.names() if method == "all" else [method]
+        # the blind control is no method to compare; tasks ask for it
+        every = [name for name in registry.names() if name != BLIND]
+        names = every if method == "all" else [method]
         named += [_entry(name) for name in names]
     if controls:
         labels = [entry["label"] for entry in named]
@@ -107,7 +110,7 @@ def _entry(method: Any) -> Entry:
         raise GridError(f"unknown method {short(name)}{near}")
     label = method.get("label", Path(name).stem if is_file else name)
     check_label(label, name)
-    if label in CONTROLS and name != label:
+    if label in (*CONTROLS, BLIND) and name != label:
         raise GridError(f"label {label!r} is that of the control; give {short(name)} another")
     positions = method.get("positions")
     if positions not in (None, "original", "compact"):

@@ -38,20 +38,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TaskSource:
-    """A task as it is loaded; two that are equal ask the same questions."""
+    """A task as it is loaded; two that are equal ask the same questions.
+
+    `model_name` is the name by which the task may have a prompt of its own for the model.
+    """
 
     name: str
     limit: int | None
     max_image_pixels: int | None
+    model_name: str | None = None
 
 
 @dataclass(frozen=True)
 class CellPart:
     """What one cell wants of a unit.
 
-    `method` is the method as a grid writes it, and `fingerprint` a hash of all that decides its
-    answers; `missing` are the samples that have no row yet, and `failures` says on how many samples
-    in a row the method has just failed.
+    `method` is the method as a grid writes it, `fingerprint` a hash of all that decides its
+    answers, and `digests` those of the method alone, which a worker that binds it compares with its
+    own. `missing` are the samples that have no row yet, and `failures` says on how many samples in
+    a row the method has just failed.
     """
 
     id: str
@@ -59,6 +64,7 @@ class CellPart:
     budget: str | None
     seed: int
     fingerprint: str = ""
+    digests: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     failures: int = 0
 
@@ -92,9 +98,18 @@ class Result:
     sample: str = ""
 
 
+class OtherMethod(RuntimeError):
+    """A method that is not the one that a sweep began with."""
+
+
 def load_benchmark(task: TaskSource) -> Benchmark:
     """The task, loaded; raises TaskError."""
-    return load_task(task.name, task.limit, max_image_pixels=task.max_image_pixels)
+    return load_task(
+        task.name,
+        task.limit,
+        max_image_pixels=task.max_image_pixels,
+        model_name=task.model_name,
+    )
 
 
 class Worker:
@@ -121,11 +136,19 @@ class Worker:
         return self._requests[task]
 
     def bound(self, part: CellPart) -> Bound:
-        """The cell's method on the model, bound once; raises whatever its code raises."""
+        """The cell's method on the model, bound once; raises whatever its code raises, and
+        OtherMethod.
+        """
         if not self.has(part):
             (variant,) = variants_of([part.method], controls=False)
             budget = None if part.budget is None else Budget.parse(part.budget)
             method = self.backend.ready(variant.pruner)
+            if part.digests and part.digests != tuple(self.backend.digests(method)):
+                # edited while the sweep runs, or another machine has another file
+                raise OtherMethod(
+                    f"method {variant.label} is another one here than where the sweep began: "
+                    f"the code or the weights of {variant.name} differ"
+                )
             bound = Bound(variant.pruner, method, budget, part.seed, variant.positions)
             self.keep(part.id, part.fingerprint, bound)
         return self._bound[part.id, part.fingerprint]
@@ -245,6 +268,10 @@ class _Asking:
         if alone:
             return
         for request in requests:
+            for part in again:
+                if request.sample_id not in part.missing:
+                    # it has a row from before, so that those around it are not in a row
+                    self.standings[part.id].answered()
             # asked anew for every sample: the one before may have ended a cell
             waiting = [part for part in again if self._waits(part, request)]
             if waiting:

@@ -82,6 +82,20 @@ class StoredCell(CellRecord):
         numbers = [name for name in ("score", *names) if name in frame]
         return frame.set_index("sample_id")[numbers].astype(float).sort_index()
 
+    @cached_property
+    def groups(self) -> pd.Series[str] | None:
+        """The group of every sample by sample_id, None where the task scores each alone; raises
+        ReportError.
+        """
+        try:
+            names = tables.read_groups(self.folder / "samples.parquet")
+        except Damaged as error:
+            raise _damaged(self.id, str(error)) from None
+        if any(name is None for name in names.values()):
+            # those without an answer have none: where nobody else has one either, there are none
+            names = {sample: name for sample, name in names.items() if name is not None}
+        return pd.Series(names, dtype=object) if names else None
+
     @property
     def scores(self) -> pd.Series[float]:
         """The primary score of every sample by sample_id, NaN where it was not answered; raises

@@ -128,6 +128,8 @@ SAMPLES: tuple[Column, ...] = (
         metric="tokens_available",
         board=Board("tokens_available", fold="available", place=1),
     ),
+    Column("frames", "list", "the numbers of the frames that are shown of its videos"),
+    Column("video_fps", "number", "frames a second that its first video has"),
     Column("stages", "list", "tokens kept after each stage, in their order"),
     Column(
         "tokens_input",
@@ -180,6 +182,7 @@ SAMPLES: tuple[Column, ...] = (
     Column("seconds", "number", "time of the call, shared by the samples of a batch", unit="s"),
     Column("question_type", "text", "the kind of question, where the data say"),
     Column("complexity", "whole", "how hard the question is, where the data say"),
+    Column("group", "text", "the samples that the task scores this one with, where it does"),
 )
 """samples.parquet: one row a sample."""
 

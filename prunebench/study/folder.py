@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
+from time import monotonic
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prunebench.border import files
@@ -53,6 +54,36 @@ class StudyFolder:
     folder: Path
     notes: list[str] = field(default_factory=list)
     identity: tuple[int, int] | None = None
+    unsynced: set[Path] = field(default_factory=set)
+    """Files that were added to and may not be on the disk yet."""
+    synced: float = field(default_factory=monotonic)
+    """When there was last none of these, on the clock of `monotonic`."""
+    doubtful: set[Path] = field(default_factory=set)
+    """Those that the disk may not have taken, and that may lack what was added: they are to be
+    written anew.
+    """
+
+    def sync(self, after: float = 0.0) -> None:
+        """Bring what was added to files to the disk, where that was last done `after` seconds ago
+        or more; raises OSError that names the file.
+        """
+        if monotonic() - self.synced < after:
+            return
+        while self.unsynced:
+            path = self.unsynced.pop()
+            try:
+                handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+            except OSError:
+                continue  # removed, or changed by somebody else: who adds to it again will see
+            try:
+                os.fsync(handle)
+            except OSError as error:
+                # neither are the others trusted to a disk that fails
+                self.doubtful |= {path, *self.unsynced}
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            finally:
+                os.close(handle)
+        self.synced = monotonic()
 
     def still(self) -> None:
         """Raises Vanished where the folder is no longer the one that was opened."""

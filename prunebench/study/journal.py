@@ -1,5 +1,7 @@
-"""Journal: samples.jsonl of an unfinished cell, in which each sample is on the disk before the next
-is computed.
+"""Journal: samples.jsonl of an unfinished cell, which has each sample before the next is computed.
+
+What was appended is the operating system's: however the process ends, none of it is lost. It is on
+the disk itself within SYNC_SECONDS of work, so that a power cut costs no more than that.
 """
 
 from __future__ import annotations
@@ -14,6 +16,11 @@ from prunebench.study.lines import Chain
 from prunebench.study.tables import Row
 
 FILE = "samples.jsonl"
+
+SYNC_SECONDS = 5.0
+"""Seconds of work after which all journals of a study are brought to the disk, which takes some ms
+each.
+"""
 
 State = tuple[int, int, int]
 """Device, inode and size of a file: what changes where another program touches it."""
@@ -43,9 +50,10 @@ class Journal:
         self._state = _state(path) if chain is not None else None
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add samples, durable on return; raises StoreError for a row that could not be read again.
+        """Add samples; raises StoreError for a row that could not be read again.
 
-        A journal that was deleted or changed meanwhile is written anew, whole.
+        On return no end of this process can lose them. A journal that was deleted or changed
+        meanwhile is written anew, whole.
         """
         # checked before it is written: a line that cannot be read again would end the journal
         storable = [facts.plain(row) for row in rows]
@@ -65,21 +73,22 @@ class Journal:
         self.rows.update((row["sample_id"], row) for row in storable)
 
     def _add(self, rows: Sequence[Row]) -> None:
-        if self._chain is None or self._state is None or self._state != _state(self.path):
-            if self._state is not None:
+        doubtful = self._state is None or self.path in self._study.doubtful
+        if self._chain is None or doubtful or self._state != _state(self.path):
+            if not doubtful:
                 self._study.notes.append(
                     f"{self.path} was deleted or changed by another program; it was written anew"
                 )
             self._write([*self.rows.values(), *rows])
             return
         text = "".join(self._chain.line(row) for row in rows)
-        self._state = None  # until the lines are whole on the disk, the next call writes anew
+        self._state = None  # until the lines are there, whole, the next call writes anew
         # not created where it has gone since: a journal must begin with its head
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
         with os.fdopen(handle, "wb") as file:
             file.write(text.encode())
-            file.flush()
-            os.fsync(handle)
+        self._study.unsynced.add(self.path)
+        self._study.sync(SYNC_SECONDS)
         self._state = _state(self.path)
 
     def _write(self, rows: Sequence[Row]) -> None:
@@ -88,6 +97,7 @@ class Journal:
         self._chain = Chain()
         text = "".join(self._chain.line(content) for content in [self._head, *rows])
         self._study.put(self.path, text.encode())
+        self._study.doubtful.discard(self.path)
         self._state = _state(self.path)
 
 

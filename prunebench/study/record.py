@@ -44,6 +44,9 @@ BASELINE = "none"
 CONTROL = "random"
 """The method that any other must beat at the same budget."""
 
+BLIND = "blind"
+"""The method that drops every visual token: what is answered without the images."""
+
 STATUSES = get_args(Status)
 TABLES: Mapping[str, str] = {"quality": "samples.parquet", "cost": "pairs.parquet"}
 """The table that every cell of a kind has."""

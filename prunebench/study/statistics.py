@@ -5,22 +5,35 @@ stand in cell.json. Comparisons are the report's. There samples are compared wit
 and reference answer the same questions, and the bootstrap draws questions. Where several tasks are
 pooled, each counts alike: questions are drawn within their task, and the number is the mean over
 tasks. Every draw is seeded, so the same scores give the same interval.
+
+scipy is imported where an interval is asked for: it takes a second, and whoever reads names and
+columns does not need it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.floating[Any]]
 Pair = tuple[Array, Array]
 """Scores of a method and of its reference, [n] and [n], on the same samples in the same order."""
+
+
+class GroupedPair(NamedTuple):
+    """The same for samples that are scored in groups: [groups] and [groups], as `grouped` gives
+    them, and how many samples they are of.
+    """
+
+    method: Array
+    reference: Array
+    samples: int
+
 
 Spread = tuple[float | None, float | None, float | None]
 """Standard error, low and high end of the 95 % interval; None where there are too few samples."""
@@ -44,6 +57,10 @@ BATCH = 2_000_000
 """Places drawn at a time, so that large tasks fit in memory."""
 
 NAN = float("nan")
+
+
+ROUNDED = 4
+"""Decimals of a share that a task rounds to at least; of a percentage two fewer."""
 
 
 class SampleMismatch(ValueError):
@@ -87,6 +104,8 @@ def mean_interval(values: Sequence[float]) -> Spread:
     n = len(values)
     if n < 2:
         return None, None, None
+    from scipy import stats
+
     array = np.asarray(values, dtype=float)
     middle = float(array.mean())
     stderr = float(stats.sem(array))
@@ -100,6 +119,64 @@ def mean_interval(values: Sequence[float]) -> Spread:
         low = max(0.0, low)
         high = min(1.0, high)
     return stderr, low, high
+
+
+def same(mean: float, value: float) -> bool:
+    """Whether a task's number is the mean of its samples, which it may have rounded."""
+    if abs(mean - value) <= 1e-9 * max(1.0, abs(value)):
+        return True
+    decimals = len(f"{value:.10f}".rstrip("0").partition(".")[2])
+    decimals = max(decimals, ROUNDED if abs(value) <= 1 else ROUNDED - 2)
+    return abs(mean - value) <= 0.5000001 * 10.0**-decimals
+
+
+def grouped(scores: Array, groups: Sequence[Any]) -> Array:
+    """[groups] what each group adds, such that the mean over groups is the mean over samples.
+
+    Groups are independent of each other where the samples in them are not; a group of more samples
+    than others weighs more.
+    """
+    _, places = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    sums = np.bincount(places, weights=scores)
+    return np.asarray(sums * (len(sums) / len(scores)), dtype=float)
+
+
+def grouped_interval(values: Sequence[float], groups: Sequence[str | None]) -> Spread:
+    """The spread of a mean over samples that are drawn in groups; None where there are fewer than
+    two.
+    """
+    return mean_interval(grouped(np.asarray(values, dtype=float), groups).tolist())
+
+
+def stratified_interval(
+    values: Sequence[float], groups: Sequence[Any] | None, strata: Sequence[Any]
+) -> Spread:
+    """The spread of a mean of means, by drawing samples, or their groups, anew within each stratum;
+    None where every stratum has a single one.
+
+    `values` already weigh what a sample adds, so that the number is their plain mean.
+    """
+    array = np.asarray(values, dtype=float)
+    of_stratum = np.asarray(strata, dtype=str)
+    parts: list[Array] = []
+    for name in np.unique(of_stratum):
+        mask = of_stratum == name
+        part = array[mask]
+        if groups is not None:
+            part = grouped(part, [groups[int(place)] for place in np.flatnonzero(mask)])
+        # of the mean over all samples
+        parts.append(part * (mask.sum() / len(array)))
+    sizes = [len(part) for part in parts]
+    if max(sizes) < 2:
+        return None, None, None
+
+    def statistic(*places: NDArray[Any]) -> Array:
+        means = [part[index].mean(axis=-1) for part, index in zip(parts, places, strict=True)]
+        return np.asarray(np.sum(np.stack(means), axis=0))
+
+    numbers = _resampled(sizes, statistic, seed=0, resamples=RESAMPLES)
+    low, high = _percentiles(numbers)
+    return float(np.std(numbers, ddof=1)), low, high
 
 
 def bootstrap(values: Sequence[Any], aggregate: Callable[[Sequence[Any]], float | None]) -> Spread:
@@ -132,6 +209,8 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[floa
 
     None where even the smallest and the largest value do not (below 6 values for 95 %).
     """
+    from scipy import stats
+
     test = stats.quantile_test(values, q=0, p=0.5)  # q belongs to the test, not to the interval
     ends = test.confidence_interval(level)
     if np.isnan(ends.low) or np.isnan(ends.high):
@@ -145,6 +224,8 @@ def wilson(successes: int, n: int) -> Interval:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n} is no proportion")
+    from scipy import stats
+
     ends = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return Interval(successes / n, float(ends.low), float(ends.high), n)
 
@@ -179,11 +260,16 @@ def join(method: pd.Series[float], reference: pd.Series[float], total: int | Non
     return scores, reference_scores
 
 
-def difference(pairs: Sequence[Pair], seed: int = 0) -> Difference:
+def count(pair: Pair | GroupedPair) -> int:
+    """How many samples a pair is of."""
+    return pair.samples if isinstance(pair, GroupedPair) else len(pair[0])
+
+
+def difference(pairs: Sequence[Pair | GroupedPair], seed: int = 0) -> Difference:
     """Method minus reference: the mean over tasks of the mean paired difference; one pair of arrays
     a task.
     """
-    parts = [method - reference for method, reference in pairs]
+    parts = [pair[0] - pair[1] for pair in pairs]
     sizes = [len(part) for part in parts]
     value = float(np.mean([part.mean() for part in parts]))
 
@@ -195,10 +281,10 @@ def difference(pairs: Sequence[Pair], seed: int = 0) -> Difference:
         return _mean(means)
 
     low, high = _interval_of(sizes, statistic, seed)
-    return Difference(value, low, high, n=sum(sizes), p=_flip_test(parts, seed))
+    return Difference(value, low, high, n=sum(map(count, pairs)), p=_flip_test(parts, seed))
 
 
-def relative(pairs: Sequence[Pair], seed: int = 0) -> Interval:
+def relative(pairs: Sequence[Pair | GroupedPair], seed: int = 0) -> Interval:
     """Method over reference: the mean over tasks of the ratio of mean scores; NaN where the
     reference scores zero.
     """
@@ -207,20 +293,21 @@ def relative(pairs: Sequence[Pair], seed: int = 0) -> Interval:
         ratios = []
         # draws in which the reference solves nothing have no ratio; `_resampled` leaves them out
         with np.errstate(divide="ignore", invalid="ignore"):
-            for (method, reference), index in zip(pairs, places, strict=True):
+            for pair, index in zip(pairs, places, strict=True):
                 # the last axis: `index` is [draws, n] from the bootstrap, [n] for the sample itself
-                top = method[index].mean(axis=-1)
-                bottom = reference[index].mean(axis=-1)
+                top = pair[0][index].mean(axis=-1)
+                bottom = pair[1][index].mean(axis=-1)
                 ratios.append(top / bottom)
         return _mean(ratios)
 
-    sizes = [len(method) for method, _ in pairs]
-    if any(reference.mean() == 0 for _, reference in pairs):
-        return Interval(NAN, NAN, NAN, sum(sizes))
+    sizes = [len(pair[0]) for pair in pairs]
+    samples = sum(map(count, pairs))
+    if any(pair[1].mean() == 0 for pair in pairs):
+        return Interval(NAN, NAN, NAN, samples)
     every_sample_once = [np.arange(size) for size in sizes]
     value = float(statistic(*every_sample_once))
     low, high = _interval_of(sizes, statistic, seed)
-    return Interval(value, low, high, sum(sizes))
+    return Interval(value, low, high, samples)
 
 
 def mean(scores: Array, seed: int = 0) -> Interval:
@@ -295,6 +382,8 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
     """Two-sided p-value of the sign-flip test; exact where all differences have one size (McNemar's
     exact test).
     """
+    from scipy import stats
+
     # divided by the task's samples, so that the sum is the mean over tasks
     weights = np.concatenate([part / len(part) for part in parts])
     # a difference of zero is the same under either sign

@@ -52,6 +52,19 @@ def read_samples(path: Path, numbers: Sequence[str] = ()) -> pa.Table:
     return table
 
 
+def read_groups(path: Path) -> dict[str, str | None]:
+    """The group of every sample by sample_id; empty where the file has none. Raises Damaged."""
+    table = _read(path, ("sample_id", "group"))
+    if "group" not in table.column_names:
+        return {}
+    names: dict[str, str | None] = {}
+    columns_of = zip(table.column("sample_id"), table.column("group"), strict=True)
+    for sample, group in columns_of:
+        name = group.as_py()
+        names[str(sample.as_py())] = None if name is None else str(name)
+    return names
+
+
 def _read(path: Path, names: Sequence[str]) -> pa.Table:
     """Those of the columns that the file has."""
     from pyarrow import parquet

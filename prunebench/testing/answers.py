@@ -14,10 +14,11 @@ from torch import Tensor
 from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.contract import walk
-from prunebench.pruner import Pruner
+from prunebench.pruner import Pruner, works_by_shape
 from prunebench.signals import NotShown
 from prunebench.testing.candidate import (
     DEPTHS,
+    GRIDS,
     Candidate,
     Fault,
     answers,
@@ -29,6 +30,9 @@ from prunebench.testing.candidate import (
 from prunebench.testing.modules import run_file
 from prunebench.testing.samples import facts
 from prunebench.tokens import Keep, VisualTokens
+
+SEEDS = 4
+"""Samples of each layout that `work_by_shape` compares."""
 
 
 def contract(candidate: Candidate, dtype: torch.dtype = torch.float32) -> str:
@@ -113,6 +117,28 @@ def keeps_all(candidate: Candidate) -> str:
                 f"budget 1.0 keeps {kept} of {len(tokens)} tokens",
             )
     return "dynamic: as many as it wants" if candidate.bare.dynamic else "every token"
+
+
+def work_by_shape(candidate: Candidate) -> str:
+    """A method that declares so takes as many FLOPs for all tokens of the same shapes."""
+    pruner = candidate.ready
+    if not works_by_shape(pruner):
+        return "not declared: counted anew for every sample"
+    from prunebench.engine.counter import counter
+
+    for grid in GRIDS:
+        counts = set()
+        for seed in range(SEEDS):
+            tokens = sample(pruner, seed=seed, **grid)
+            with torch.no_grad(), counter() as flops:
+                answers(pruner, tokens)
+            counts.add(flops.get_total_flops())
+        expect(
+            len(counts) == 1,
+            f"takes {min(counts)} to {max(counts)} FLOPs on tokens of the same shapes: "
+            "take work_by_shape out of its class",
+        )
+    return "the same FLOPs on the same shapes"
 
 
 def _inputs(tokens: VisualTokens) -> Iterator[tuple[str, Any]]:

@@ -29,6 +29,7 @@ CHECKS: tuple[tuple[str, Callable[[Candidate], str]], ...] = (
     ("no memory", answers.no_memory),
     ("inputs untouched", answers.inputs_untouched),
     ("keeps all at 1.0", answers.keeps_all),
+    ("work by shape", answers.work_by_shape),
     ("in a model", inside.in_a_model),
 )
 """By name, in the order in which they run, the checks of a method that could be prepared. Each

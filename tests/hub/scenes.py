@@ -47,5 +47,6 @@ def film(file: Path, number: int, frames: int = 24) -> None:
             image = Image.new("RGB", (128, 96), "white")
             x = 4 * (place % 24)
             ImageDraw.Draw(image).rectangle((x, 20, x + 24, 50), fill=colour(number))
-            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            frame: Any = av.VideoFrame
+            container.mux(stream.encode(frame.from_image(image)))
         container.mux(stream.encode())

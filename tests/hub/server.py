@@ -22,7 +22,7 @@ from hub.repository import DATE, Repository, branches, etag
 
 API = re.compile(
     r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
-    r"(?:/(?P<what>revision|tree|paths-info|refs|commits)(?:/(?P<revision>[^/]+)(?:/(?P<path>.*))?)?)?"
+    r"(?:/(?P<what>revision|tree|paths-info|refs|commits|auth-check)(?:/(?P<revision>[^/]+)(?:/(?P<path>.*))?)?)?"
 )
 FILE = re.compile(
     r"/(?P<kind>datasets/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"

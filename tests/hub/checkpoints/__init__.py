@@ -98,6 +98,7 @@ def _write_weights(folder: Path, checkpoint: Checkpoint) -> None:
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
         end = checkpoint.tokenizer.token_to_id(checkpoint.end)
+        assert end is not None
         with torch.no_grad():
             _enliven(model, answer_ids(checkpoint.tokenizer), end)
     files = {path: path.read_bytes() for path in folder.iterdir()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from hub.checkpoints import Checkpoint
 from hub.vocabulary import byte_fallback
@@ -103,7 +104,7 @@ def llava() -> Checkpoint:
         "unk_token": "<unk>",
         "use_default_system_prompt": False,
     }
-    files = {
+    files: dict[str, dict[str, Any]] = {
         "added_tokens.json": {"<image>": 32000, "<pad>": 32001},
         "config.json": config,
         "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 32001},

@@ -152,6 +152,8 @@ def _texts(*names: str) -> dict[str, Value]:
     return dict.fromkeys(names, TEXT)
 
 
+CHARTQA = {**_texts("type", "question", "answer"), "image": IMAGE}
+
 SPLITS = [
     Split(
         "lmms-lab-encoder/GQA",
@@ -234,9 +236,10 @@ SPLITS = [
         "lmms-lab-encoder/ChartQA",
         "",
         "test",
-        {**_texts("type", "question", "answer"), "image": IMAGE},
+        CHARTQA,
         chartqa,
     ),
+    Split("lmms-lab-encoder/LMMs-Eval-Lite", "chartqa", "lite", CHARTQA, chartqa),
     Split(
         "echo840/OCRBench",
         "",

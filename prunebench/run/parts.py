@@ -1,0 +1,242 @@
+"""Parts: what every sample adds to a number of its task, and from that the number's spread.
+
+Most tasks take the mean of their samples' scores, but not all give the scores: some have them
+counted by their aggregation, in pairs, or as a mean of means. Here the aggregation is asked of each
+sample, or of each group of samples, alone. Where that adds up to the number again, it is what they
+count; where not, the samples are drawn anew, and where that cannot be, there is no interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prunebench.benchmarks import Benchmark
+from prunebench.benchmarks.scoring import Aggregate, Scoring
+from prunebench.border.interruption import interrupts
+from prunebench.border.text import message, one_line
+from prunebench.study.statistics import (
+    CELL_RESAMPLES,
+    Spread,
+    bootstrap,
+    grouped_interval,
+    mean_interval,
+    same,
+    stratified_interval,
+)
+
+NONE: Spread = (None, None, None)
+
+FAILURES = CELL_RESAMPLES // 20
+"""Draws that may fail; where more do, those that did not are no fair ones."""
+
+
+FEW = 32
+"""Samples on which an aggregation is tried first."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`scores` is what each sample adds, so that their mean is the number, None where that is not
+    known; `note` says why there is no spread.
+    """
+
+    interval: Spread = NONE
+    scores: Sequence[float] | None = None
+    note: str = ""
+
+
+def parts_of(
+    benchmark: Benchmark,
+    metric: str,
+    value: float,
+    values: Sequence[Any],
+    numbers: Sequence[float | None],
+) -> Parts:
+    """What the samples add to `value`, which the task's aggregation made of `values`; `numbers` are
+    the samples' own scores, where they have any.
+    """
+    scoring = benchmark.scoring
+    names = [scoring.group(one) for one in values]
+    groups = [name for name in names if name is not None]
+    grouped = groups if len(groups) == len(values) else None
+    own = [number for number in numbers if number is not None]
+    whole = len(own) == len(values)
+    if whole and same(sum(own) / len(own), value):
+        return Parts(_of_mean(own, grouped), own)
+    unable = scoring.repeatable(metric)
+    if unable:
+        return Parts(note=unable)
+    with scoring.repeated(metric) as aggregate:
+        for parts in ([str(place) for place in range(len(values))], grouped):
+            if parts is not None:
+                fitting = _counted(scoring, aggregate, value, values, parts, grouped)
+                if fitting is not None:
+                    return fitting
+        return _drawn(aggregate, value, values, grouped)
+
+
+def _counted(
+    scoring: Scoring,
+    aggregate: Aggregate,
+    value: float,
+    values: Sequence[Any],
+    names: Sequence[str],
+    groups: Sequence[str] | None,
+) -> Parts | None:
+    """What the aggregation counts of each group in `names` alone, where that adds up to its number;
+    `groups` are those in which the samples are drawn.
+    """
+    # most that do not add up show it on a few, which saves asking of thousands
+    few = _first(names, FEW)
+    if few < len(values):
+        try:
+            part = aggregate(values[:few])
+        except (Exception, SystemExit) as error:
+            _pass_on(error)
+            return None
+        shares = _alone(aggregate, values[:few], names[:few])
+        of_few = None if groups is None else groups[:few]
+        if part is None or shares is None:
+            return None
+        if _fitting(scoring, part, values[:few], shares, of_few) is None:
+            return None
+    shares = _alone(aggregate, values, names)
+    return None if shares is None else _fitting(scoring, value, values, shares, groups)
+
+
+def _first(names: Sequence[str], count: int) -> int:
+    """How many values from the first on make whole groups; at least `count`, where they can."""
+    last = {name: place for place, name in enumerate(names)}
+    end = 0
+    for place, name in enumerate(names):
+        end = max(end, last[name])
+        if place == end and place + 1 >= count:
+            return place + 1
+    return len(names)
+
+
+def _of_mean(scores: Sequence[float], groups: Sequence[str] | None) -> Spread:
+    return mean_interval(scores) if groups is None else grouped_interval(scores, groups)
+
+
+def _alone(
+    aggregate: Aggregate, values: Sequence[Any], names: Sequence[str]
+) -> list[tuple[float, int]] | None:
+    """For every sample the number of its group alone, and how many samples that has; None where a
+    group alone has none.
+    """
+    members: dict[str, list[Any]] = {}
+    for name, value in zip(names, values, strict=True):
+        members.setdefault(name, []).append(value)
+    own: dict[str, float] = {}
+    for name, group in members.items():
+        try:
+            number = aggregate(group)
+        except (Exception, SystemExit) as error:
+            _pass_on(error)
+            return None
+        if number is None or number != number:
+            return None
+        own[name] = number
+    return [(own[name], len(members[name])) for name in names]
+
+
+def _fitting(
+    scoring: Scoring,
+    value: float,
+    values: Sequence[Any],
+    shares: Sequence[tuple[float, int]],
+    groups: Sequence[str] | None,
+) -> Parts | None:
+    """The way of adding up that gives the number: a mean, a sum, or either over strata; None where
+    none does.
+    """
+    numbers = np.array([number for number, _ in shares])
+    # a sample stands for its part of a group
+    weights = np.array([1 / size for _, size in shares])
+    n = len(shares)
+    for scale in (1 / weights.sum(), 1.0):
+        scores = numbers * weights * scale * n
+        if same(float(scores.mean()), value):
+            return Parts(_of_mean(scores.tolist(), groups), scores.tolist())
+    for keys in scoring.strata():
+        names = [scoring.stratum(one, keys) for one in values]
+        if None in names or len(set(names)) < 2:
+            continue
+        totals: dict[str | None, float] = {}
+        for name, weight in zip(names, weights, strict=True):
+            totals[name] = totals.get(name, 0.0) + weight
+        sizes = np.array([totals[name] for name in names])
+        for scale in (1 / len(totals), 1.0):
+            scores = numbers * weights / sizes * scale * n
+            if same(float(scores.mean()), value):
+                interval = stratified_interval(scores.tolist(), groups, names)
+                return Parts(interval, scores.tolist())
+    return None
+
+
+def _drawn(
+    aggregate: Aggregate, value: float, values: Sequence[Any], groups: Sequence[str] | None
+) -> Parts:
+    """The spread over samples drawn anew, where the aggregation can be asked of them."""
+    if groups is not None and len(set(groups)) < len(groups):
+        return Parts(
+            note="its samples are scored in groups, and its number is no mean over groups, "
+            "so they cannot be drawn anew"
+        )
+    if len(values) > 1 and _ignores_repeats(aggregate, value, values):
+        return Parts(
+            note="its aggregation counts a sample that is drawn twice once, so samples cannot be "
+            "drawn anew"
+        )
+    faults: list[str] = []
+
+    def attempted(draw: Sequence[Any]) -> float | None:
+        if len(faults) > FAILURES:
+            return None
+        try:
+            return aggregate(draw)
+        except (Exception, SystemExit) as error:
+            _pass_on(error)
+            faults.append(one_line(f"{type(error).__name__}: {message(error)}", 120))
+            return None
+
+    interval = bootstrap(values, attempted)
+    if len(faults) > FAILURES:
+        return Parts(note=f"its aggregation fails on samples drawn anew: {faults[0]}")
+    return Parts(interval)
+
+
+def _ignores_repeats(aggregate: Aggregate, value: float, values: Sequence[Any]) -> bool:
+    """Whether an aggregation gives the same number, whichever samples are there twice."""
+    half = len(values) // 2
+    halves = (values[:half], values[half:], values[::2], values[1::2])
+    for part in halves:
+        try:
+            repeated = aggregate([*values, *part])
+        except (Exception, SystemExit) as error:
+            _pass_on(error)
+            return False  # the draws will show it
+        if repeated is None or abs(repeated - value) > 1e-12:
+            return False
+    # where every part alone has that number, repeating one can make no difference
+    return any(_differs(aggregate, part, value) for part in halves)
+
+
+def _differs(aggregate: Aggregate, part: Sequence[Any], value: float) -> bool:
+    try:
+        number = aggregate(part)
+    except (Exception, SystemExit) as error:
+        _pass_on(error)
+        return False
+    return number is not None and abs(number - value) > 1e-12
+
+
+def _pass_on(error: BaseException) -> None:
+    """Raise again what is no doing of the task's."""
+    if isinstance(error, MemoryError) or interrupts(error):
+        raise error

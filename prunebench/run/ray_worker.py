@@ -1,0 +1,155 @@
+"""A worker in a process that Ray started, perhaps on another machine.
+
+Nothing heavy is imported with this file: what libraries read from the environment when they are
+imported is set first.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from prunebench.border.interruption import raises_interruption
+
+if TYPE_CHECKING:
+    from prunebench.run.backend import ModelSetup
+    from prunebench.run.work import Result, TaskSource, Unit, Worker
+
+MOMENT = 0.2
+"""Seconds for which results are kept back: of a miniature so many come that sending each would keep
+the driver of many workers busy.
+"""
+
+STDERR = 2
+"""The file that Ray keeps as a worker's log, whatever Python's own name for it is."""
+
+GRACE = 5.0
+"""Seconds beyond the timeout after which a step that no alarm interrupts ends its process."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a worker runs on: its machine as Ray names it, with an address for messages, its
+    hardware, cores and threads, and the code and versions that decide what stands in a cell.
+    """
+
+    machine: str
+    address: str
+    hardware: str
+    cores: int | None
+    threads: int
+    code: Mapping[str, Any]
+
+
+class RayWorker:
+    """The one thing in its process: it keeps a model, and loads another when it is asked to."""
+
+    def __init__(self, environment: Mapping[str, str], folder: str) -> None:
+        os.environ.update(environment)
+        if os.path.isdir(folder):
+            # relative paths of a grid mean the same here
+            os.chdir(folder)
+        _let_methods_raise()
+        self._worker: Worker | None = None
+
+    def load(self, setup: ModelSetup) -> Facts:
+        """Load the model, and say on what it runs; raises LoadError or Unsupported."""
+        import ray
+        import torch
+
+        from prunebench.run import provenance
+
+        self._ready(setup)
+        context = ray.get_runtime_context()
+        return Facts(
+            context.get_node_id(),
+            str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
+            provenance.hardware(setup.device),
+            os.cpu_count(),
+            torch.get_num_threads(),
+            code(),
+        )
+
+    def work(self, unit: Unit) -> Iterator[list[Result]]:
+        """What a unit comes to, as it is had; what comes within a moment is sent together."""
+        from prunebench.run.work import work
+
+        results: list[Result] = []
+        last = monotonic()
+        for result in work(unit, self._ready(unit.setup, unit.task)):
+            results.append(result)
+            if monotonic() - last >= MOMENT:
+                yield results
+                results, last = [], monotonic()
+        if results:
+            yield results
+
+    def _ready(self, setup: ModelSetup, task: TaskSource | None = None) -> Worker:
+        """The worker with that model and that task."""
+        from prunebench.run.transformers_backend import TransformersBackend
+        from prunebench.run.work import load_benchmark
+
+        worker = self._worker
+        if worker is None or worker.backend.setup != setup:
+            tasks = {} if worker is None else worker.benchmarks
+            # the old one first: two may have no room beside each other
+            self._worker = worker = None
+            gc.collect()
+            worker = self._worker = _timed(TransformersBackend.load(setup), tasks)
+        if task is not None and task not in worker.benchmarks:
+            tasks = {**worker.benchmarks, task: load_benchmark(task)}
+            # anew, for what a task's libraries do to the process is no method's doing
+            worker = self._worker = _timed(worker.backend, tasks)
+        return worker
+
+
+def code() -> dict[str, Any]:
+    """What has to be the same in every process that works at a study."""
+    from prunebench.run import provenance
+
+    versions = provenance.versions()
+    deciding = {name: versions.get(name) for name in provenance.DECIDING}
+    return {"prunebench": provenance.sources()[:12], **deciding}
+
+
+def _timed(backend: Any, tasks: Mapping[TaskSource, Any]) -> Worker:
+    """A worker whose process ends where a step hangs for good."""
+    from prunebench.run.work import Worker
+
+    class Timed(Worker):
+        """An alarm interrupts Python alone; a library that does not return is ended from a thread
+        that needs no Python.
+        """
+
+        def attempt(
+            self, step: Callable[[], Any], timeout: float | None, label: str = "", module: str = ""
+        ) -> Any:
+            if timeout is None:
+                return super().attempt(step, timeout, label, module)
+
+            def bounded() -> Any:
+                seconds = timeout + GRACE
+                faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
+                try:
+                    return step()
+                finally:
+                    faulthandler.cancel_dump_traceback_later()
+
+            return super().attempt(bounded, timeout, label, module)
+
+    return Timed(backend, tasks)
+
+
+def _let_methods_raise() -> None:
+    """A KeyboardInterrupt here is somebody's code raising it: control-C is the driver's affair."""
+
+    @raises_interruption
+    def ignore(_number: int, _frame: Any) -> None: ...
+
+    signal.signal(signal.SIGINT, ignore)
