@@ -67,7 +67,9 @@ def inputs_of(miniature: Miniature) -> dict[str, Any]:
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "sinks")) for name in BACKBONES]
+)
 def test_dropping_equals_hiding(name: str, plan: str, positions: Any) -> None:
     miniature = backbone(name)
     inputs, model = inputs_of(miniature), miniature.model

@@ -52,10 +52,15 @@ from prunebench.testing.samples import facts
 from prunebench.tokens import Layout, Tile
 
 FAMILIES = families.names()
+TWINS = {"glm4v_moe", "idefics3", "qwen3_5_moe", "qwen3_vl_moe"}
+"""Those that differ from another in little; they are left to the slow tests."""
+MARKED = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in TWINS else []) for name in FAMILIES
+]
 build = cache(families.build)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=MARKED)
 def miniature(request: pytest.FixtureRequest) -> Miniature:
     return build(request.param)
 
@@ -205,7 +210,7 @@ class Spy(Pruner):
         return Keep(tokens.last_query_attention.mean(0).topk(stage.keep).indices)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MARKED)
 def test_signals_and_selection_do_not_depend_on_the_kernel(name: str) -> None:
     sdpa, eager = build(name), build(name, "eager")
     spies = [Spy(), Spy()]
@@ -274,7 +279,9 @@ def patch_embeddings(miniature: Miniature, inputs: dict[str, Any]) -> Tensor:
     entered: list[Tensor] = []
     block = family_of(miniature.model).blocks(miniature.model)[0]
     handle = block.register_forward_pre_hook(
-        lambda _, args, kw: entered.append((args or (kw["hidden_states"],))[0]), with_kwargs=True
+        # the first argument, whatever a family calls it
+        lambda _, args, kw: entered.append((*args, *kw.values())[0]),
+        with_kwargs=True,
     )
     with torch.no_grad():
         miniature.model(**inputs)

@@ -24,7 +24,10 @@ L, F = qwen3_5_vl.LINEAR, qwen3_5_vl.FULL
 ORDERS = {"states first": [L, L, L, F, L, F], "attention first": [F, L, F, L, L, L]}
 
 
-@pytest.fixture(scope="module", params=ORDERS)
+@pytest.fixture(
+    scope="module",
+    params=["states first", pytest.param("attention first", marks=pytest.mark.slow)],
+)
 def hybrid(request: pytest.FixtureRequest) -> Miniature:
     monkey = pytest.MonkeyPatch()
     monkey.setitem(qwen3_5_vl.TEXT, "layer_types", ORDERS[request.param])

@@ -29,7 +29,13 @@ def inputs_of(loaded: Loaded) -> tuple[dict[str, Any], str]:
 
 
 @needs_bits
-@pytest.mark.parametrize(("bits", "layer"), [("8bit", "Linear8bitLt"), ("4bit", "Linear4bit")])
+@pytest.mark.parametrize(
+    ("bits", "layer"),
+    [
+        pytest.param("8bit", "Linear8bitLt", marks=pytest.mark.slow),
+        ("4bit", "Linear4bit"),
+    ],
+)
 def test_quantized_weights_are_pruned_like_others(bits: str, layer: str) -> None:
     loaded = prunebench.load(MODEL, quantization=bits)
     names = {type(module).__name__ for module in loaded.model.modules()}
@@ -48,6 +54,7 @@ def test_quantized_weights_are_pruned_like_others(bits: str, layer: str) -> None
 
 
 @needs_bits
+@pytest.mark.slow
 def test_quantization_is_of_the_weights_identity() -> None:
     plain, four = (prunebench.load(MODEL, quantization=bits) for bits in ("none", "4bit"))
     assert plain.revision != four.revision

@@ -252,10 +252,11 @@ def _beside(base: str) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         probe = _PROBES.get(module)
+        if kwargs.get("scaling") is None:
+            # what kernels do where they are given none, but for some that are written for others
+            kwargs = {**kwargs, "scaling": query.shape[-1] ** -0.5}
         if probe is not None:
-            scaling = kwargs.get("scaling")
-            # what kernels do where they are given none
-            scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+            scaling = kwargs["scaling"]
             lengths, sinks = kwargs.get("cu_seq_lens_q"), kwargs.get("s_aux")
             probe(Heads(query, key, scaling, attention_mask, lengths, sinks))
         return kernel_of(module)(module, query, key, value, attention_mask, **kwargs)
