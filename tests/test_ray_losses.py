@@ -97,7 +97,7 @@ def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path, short: str)
     same command then continues.
     """
     methods = f"{write_methods(tmp_path)},random,uniform,resize"
-    more = [methods, f"limit={os.environ.get('SAMPLES', '400')}"]
+    more = [methods, "budgets=0.5,0.25"]
     run(tmp_path / "whole", *more)
     study = tmp_path / "killed"
     words = command(study, *more, "executor=ray", "workers=2")
