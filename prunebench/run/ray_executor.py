@@ -24,7 +24,7 @@ from prunebench.run.ray_cluster import BESIDE, GIB, MODEL_ROOM, ROOM, ExecutorEr
 from prunebench.run.ray_worker import GRACE, Facts, RayWorker, code
 from prunebench.run.schedule import Piece, Schedule
 from prunebench.run.transformers_backend import TransformersBackend
-from prunebench.run.work import Result, Unit, Worker
+from prunebench.run.work import Result, TaskSource, Unit, Worker
 
 TICK = 0.5
 """Seconds after which a wait is over although nothing happened: a person may have stopped us."""
@@ -81,6 +81,7 @@ class RayExecutor:
         self.members: list[Member] = []
         self._need: Need | None = None
         self._setup: ModelSetup | None = None
+        self._tasks: tuple[TaskSource, ...] = ()
         self._number = 0
         self._cause: Exception = ExecutorError("no worker can be started")
 
@@ -112,12 +113,12 @@ class RayExecutor:
         """Have every worker load that worker's model, and wait for the first; raises ExecutorError
         where none is ready, or where one runs other code than this process.
         """
-        self._setup = worker.backend.setup
+        self._setup, self._tasks = worker.backend.setup, tuple(worker.benchmarks)
         need = self._need_of(worker.backend)
         count = self._count(need)
         if self._need is not None and self._need.covers(need) and len(self.members) == count:
             for member in self.members:
-                member.loading = member.actor.load.remote(self._setup)
+                member.loading = member.actor.load.remote(self._setup, self._tasks)
         else:
             self._dismiss()
             self._need = need
@@ -162,7 +163,7 @@ class RayExecutor:
             max_restarts=0, max_task_retries=0, **self._need.options()
         )
         actor = actor_class.remote(_environment(), os.getcwd())
-        loading = actor.load.remote(self._setup)
+        loading = actor.load.remote(self._setup, self._tasks)
         return Member(f"worker {self._number}", actor, loading, monotonic(), failures=failures)
 
     def _meet(self, timeout: float) -> None:

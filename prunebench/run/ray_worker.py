@@ -10,7 +10,7 @@ import faulthandler
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -58,14 +58,16 @@ class RayWorker:
         _let_methods_raise()
         self._worker: Worker | None = None
 
-    def load(self, setup: ModelSetup) -> Facts:
-        """Load the model, and say on what it runs; raises LoadError or Unsupported."""
+    def load(self, setup: ModelSetup, tasks: Sequence[TaskSource] = ()) -> Facts:
+        """Load the model and the tasks, and say on what it runs; raises LoadError, Unsupported or
+        TaskError.
+        """
         import ray
         import torch
 
         from prunebench.run import provenance
 
-        self._ready(setup)
+        self._ready(setup, *tasks)
         context = ray.get_runtime_context()
         return Facts(
             context.get_node_id(),
@@ -90,22 +92,27 @@ class RayWorker:
         if results:
             yield results
 
-    def _ready(self, setup: ModelSetup, task: TaskSource | None = None) -> Worker:
-        """The worker with that model and that task."""
+    def _ready(self, setup: ModelSetup, *tasks: TaskSource) -> Worker:
+        """The worker with that model and those tasks, and the tasks that it has."""
         from prunebench.run.transformers_backend import TransformersBackend
         from prunebench.run.work import load_benchmark
 
         worker = self._worker
-        if worker is None or worker.backend.setup != setup:
-            tasks = {} if worker is None else worker.benchmarks
+        benchmarks = {} if worker is None else dict(worker.benchmarks)
+        backend = None if worker is None else worker.backend
+        missing = [task for task in tasks if task not in benchmarks]
+        if worker is not None and backend is not None and backend.setup == setup and not missing:
+            return worker
+        self._worker = worker = None
+        if backend is None or backend.setup != setup:
             # the old one first: two may have no room beside each other
-            self._worker = worker = None
+            backend = None
             gc.collect()
-            worker = self._worker = _timed(TransformersBackend.load(setup), tasks)
-        if task is not None and task not in worker.benchmarks:
-            tasks = {**worker.benchmarks, task: load_benchmark(task)}
-            # anew, for what a task's libraries do to the process is no method's doing
-            worker = self._worker = _timed(worker.backend, tasks)
+            backend = TransformersBackend.load(setup)
+        for task in missing:
+            benchmarks[task] = load_benchmark(task)
+        # made last, for what a task's libraries do to the process is no method's doing
+        self._worker = worker = _timed(backend, benchmarks)
         return worker
 
 
