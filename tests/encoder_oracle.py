@@ -95,7 +95,10 @@ class HiddenRows:
         return added
 
     def _enter(self, number: int, _: nn.Module, args: Any, kwargs: Any) -> Any:
-        hidden, self.number = args[0], number
+        # some encoders name what they give their blocks
+        name = next(iter(kwargs)) if not args else ""
+        hidden = args[0] if args else kwargs[name]
+        self.number = number
         self.length = hidden.shape[:-1].numel()
         self.cursor = self.start
         self.dead = self.dead_rows(number)
@@ -107,7 +110,10 @@ class HiddenRows:
                 patches = one.patches[places[site]]
                 patches = patches[patches[:, 0] >= 0].flatten() - self.start
                 flat[patches] = values[site].reshape(-1, flat.shape[-1])
-        return (flat.view(hidden.shape), *args[1:]), kwargs
+        entering = flat.view(hidden.shape)
+        if not args:
+            return args, {**kwargs, name: entering}
+        return (entering, *args[1:]), kwargs
 
     def _leave(self, *_: Any) -> None:
         assert self.cursor == self.start + self.length, "the kernel was given other rows"
@@ -121,7 +127,6 @@ class HiddenRows:
     ) -> Tensor:
         if self.dead is None:  # a layer of the language model
             return self.stock(query, key, value, attn_mask=attn_mask, **kwargs)
-        assert attn_mask is None
         batch, _, count, _ = query.shape
         end = self.cursor + batch * count
         hidden = self.dead[self.cursor : end].view(batch, 1, 1, count)
@@ -130,7 +135,11 @@ class HiddenRows:
         # a row that sees nothing is NaN; a hidden one sees itself, and no other sees it
         visible = ~hidden | torch.eye(count, dtype=torch.bool)
         mask = torch.zeros(visible.shape).masked_fill(~visible, float("-inf")) + bias
-        self._note(query, key, hidden, kwargs["scale"])
+        if attn_mask is not None:  # images that stand in one sequence do not see each other
+            mask = mask + attn_mask
+        scale = kwargs["scale"]
+        # None is the kernel's own
+        self._note(query, key, hidden, query.shape[-1] ** -0.5 if scale is None else scale)
         return self.stock(query, key, value, attn_mask=mask, **kwargs)
 
     def _note(self, query: Tensor, key: Tensor, hidden: Tensor, scale: float) -> None:

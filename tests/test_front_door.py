@@ -115,7 +115,7 @@ def test_everything_that_is_installed_is_pinned() -> None:
     for names in PROJECT["optional-dependencies"].values():
         wanted_names += names
     for requirement in wanted_names:
-        name = re.split(r"[\[<>=~ ]", requirement)[0]
+        name = re.split(r"[\[<>=~; ]", requirement)[0]
         assert canonical(name) in pinned, name
     for extra in re.findall(r"'\.\[([a-z,]+)\]'", MAKEFILE)[0].split(","):
         assert extra in PROJECT["optional-dependencies"]

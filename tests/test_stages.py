@@ -162,7 +162,7 @@ class Weighing(Draw):
 def bias_columns(model: Any, inputs: dict[str, Any], trace: Any, pruner: Weighing) -> list[Tensor]:
     """Per layer [B, S]: what is added to the scores of each key, from the trace's kept indices."""
     visual = family_of(model).visual(model, inputs["input_ids"])
-    bias = [torch.zeros(visual.shape) for _ in model.get_decoder().layers]
+    bias = [torch.zeros(visual.shape) for _ in family_of(model).layers(model)]
     for row, sample in enumerate(trace.samples):
         places = visual[row].nonzero()[:, 0]
         for site in pruner.where:

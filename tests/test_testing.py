@@ -62,7 +62,7 @@ def test_the_file_to_start_from_passes(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 25
     checks = check_file(path)
     assert [check for check in checks if not check.ok] == []
-    assert len(checks) == 12
+    assert len(checks) == 13
 
 
 @pytest.mark.parametrize("name", ["two words", "class", "_hidden", "Loud", "3d", ""])

@@ -56,10 +56,14 @@ def held_by(layer: Any, count: int) -> int:
     return (length if window is None else min(length, int(window) - 1)) + count
 
 
+STATES = ("conv_states", "recurrent_states")
+"""Where a layer of the cache keeps a state of fixed size, under transformers' own names."""
+
+
 def state_bytes(layer: Any) -> int:
     """Bytes of one sample's states in a layer of the cache that keeps such; 0 for any other."""
     total = 0
-    for name in ("conv_states", "recurrent_states"):
+    for name in STATES:
         for state in getattr(layer, name, {}).values():
             if isinstance(state, Tensor):
                 total += state[0].numel() * state.element_size()
@@ -93,7 +97,7 @@ def live_bytes(cache: Any, lengths: Sequence[int]) -> int:
     """
     total = 0
     for number, (layer, length) in enumerate(zip(cache.layers, lengths, strict=True)):
-        if length_of(layer) is None:
+        if length_of(layer) is None and any(hasattr(layer, name) for name in STATES):
             total += state_bytes(layer)
             continue
         bytes_each = position_bytes(layer, number)

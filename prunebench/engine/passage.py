@@ -190,4 +190,7 @@ def _check_hides_nothing(mask: Tensor) -> None:
     """Raise Unsupported for a mask, boolean or additive, that hides a row from another."""
     hides = mask != 0 if mask.is_floating_point() else mask == 0
     if bool(hides.any()):
-        raise Unsupported("images that are padded inside the vision encoder cannot be pruned there")
+        raise Unsupported(
+            "images that a mask keeps apart inside the vision encoder, padding or several in one "
+            "sequence, cannot be pruned there"
+        )

@@ -57,6 +57,10 @@ class Miniature:
     video: str | None = None
     sizes: tuple[tuple[int, int], ...] = ((112, 84), (84, 112), (56, 84))
     nested: bool = False
+    one_sequence: bool = False
+    """Whether the vision encoder takes all images of a batch as one sequence, where a mask keeps
+    several apart.
+    """
 
     def inputs(self, *prompts: Prompt, video: list[Image.Image] | None = None) -> dict[str, Any]:
         """Processed inputs of prompts, each a list of images and a question; padded on the left."""

@@ -39,4 +39,4 @@ def build() -> Miniature:
     model = seeded(lambda: Mistral3ForConditionalGeneration(config))
     # the last one is larger than the processor allows
     sizes = ((112, 84), (80, 150), (56, 140), (300, 260))
-    return Miniature("Mistral 3", model, processor, f"{IMAGE} ", sizes=sizes)
+    return Miniature("Mistral 3", model, processor, f"{IMAGE} ", sizes=sizes, one_sequence=True)
