@@ -104,8 +104,12 @@ def theirs(hub: Hub, server: Server, folder: Path, model: str) -> Said:
     for task in tasks:
         (samples,) = folder.glob(f"theirs/**/*_samples_{task}.jsonl")
         rows = [json.loads(line) for line in samples.read_text().splitlines()]
-        # as they were said, before the task's own filters take a letter out
-        answers = {row["doc_id"]: str(row["resps"][0][0]) for row in rows}
+        # as they were said, before the task's own filters take a letter out; the log leaves that
+        # away where both are the same
+        answers = {}
+        for row in rows:
+            raw = row["resps"][0] if "resps" in row else row["filtered_resps"]
+            answers[row["doc_id"]] = str(raw[0])
         by_task[task] = answers, _numbers(numbers[task])
     return by_task
 
