@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from hand_written import cell
+from test_trial import TASK
 
 from prunebench import registry, report
 from prunebench.budget import Budget
@@ -15,25 +16,12 @@ from prunebench.run.grid import GridError, build, load
 from prunebench.run.runner import sweep
 from prunebench.study.record import BLIND
 
-TASK = """
-task: mine
-dataset_path: parquet
-output_type: generate_until
-test_split: test
-doc_to_visual: !function utils.visual
-doc_to_text: question
-doc_to_target: answer
-generation_kwargs: {max_new_tokens: 4, until: ["."]}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-metadata: {blind: true, scenes: {samples: 20, seed: 3}}
-"""
-
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
     (tmp_path / "utils.py").write_text("def visual(doc): return [doc['image'].convert('RGB')]\n")
     file = tmp_path / "mine.yaml"
-    file.write_text(TASK)
+    file.write_text(TASK.replace("{scenes", "{blind: true, scenes"))
     return file
 
 

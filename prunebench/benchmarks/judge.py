@@ -189,12 +189,8 @@ def _counting(
     def counting(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         if not _is_judge(str(request.url), configured):
             return send(client, request, *args, **kwargs)
-        _redirect(request, before)
-        try:
+        with _request_told(request, before, behind):
             response = send(client, request, *args, **kwargs)
-        except Exception as error:
-            behind(None, _said_by(error))
-            raise
         behind(response.status_code, "")
         return response
 
@@ -210,16 +206,23 @@ def _awaited(
     async def counting(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         if not _is_judge(str(request.url), configured):
             return await send(client, request, *args, **kwargs)
-        _redirect(request, before)
-        try:
+        with _request_told(request, before, behind):
             response = await send(client, request, *args, **kwargs)
-        except Exception as error:
-            behind(None, _said_by(error))
-            raise
         behind(response.status_code, "")
         return response
 
     return counting
+
+
+@contextlib.contextmanager
+def _request_told(request: Any, before: Before, behind: Behind) -> Iterator[None]:
+    """Send the request of the block where `before` says, and tell `behind` where it fails."""
+    _redirect(request, before)
+    try:
+        yield
+    except Exception as error:
+        behind(None, _said_by(error))
+        raise
 
 
 def _redirect(request: Any, before: Before) -> None:

@@ -84,6 +84,16 @@ class CropFamily(Family):
     def clip(self, model: nn.Module) -> str | None:
         return clip_of(config_of(model)) if self.clipped else None
 
+    def square_images(self, config: Any, ids: Tensor) -> int:
+        """How many images the ids [S] of a prompt show, where each is one square of tokens; raises
+        ValueError where the tokens are no whole number of squares.
+        """
+        square = self.tokens_a_side(config) ** 2
+        tokens = int((ids == config.image_token_id).sum())
+        if tokens % square:
+            raise ValueError(f"the prompt has {tokens} visual tokens; every image has {square}")
+        return tokens // square
+
     def encoder_rows(
         self, model: nn.Module, inputs: Mapping[str, Any], layouts: Sequence[Layout]
     ) -> list[EncoderRows]:

@@ -62,12 +62,8 @@ class Gemma3(CropFamily):
         side = self.tokens_a_side(config)
         layouts = []
         for ids in inputs["input_ids"]:
-            tokens = int((ids == config.image_token_id).sum())
-            if tokens % side**2:
-                raise ValueError(
-                    f"the prompt has {tokens} visual tokens; every image has {side**2}"
-                )
-            tiles = [Tile(side, side, image=image) for image in range(tokens // side**2)]
+            images = self.square_images(config, ids)
+            tiles = [Tile(side, side, image=image) for image in range(images)]
             layouts.append(Layout(tuple(tiles)))
         return layouts
 

@@ -39,12 +39,7 @@ class Llava(CropFamily):
         side = self.tokens_a_side(config)
         layouts = []
         for row, ids in enumerate(inputs["input_ids"]):
-            tokens = int((ids == config.image_token_id).sum())
-            if tokens % side**2:
-                raise ValueError(
-                    f"the prompt has {tokens} visual tokens; every image has {side**2}"
-                )
-            regions: list[Region | None] = [None] * (tokens // side**2)
+            regions: list[Region | None] = [None] * self.square_images(config, ids)
             if originals is not None:
                 regions = [_region(size, originals.processor) for size in originals.sizes[row]]
             tiles = [
