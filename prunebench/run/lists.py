@@ -27,6 +27,9 @@ SINGULAR = {"model": "models", "method": "methods", "task": "tasks", "budget": "
 
 MOST_TOKENS = 10**9
 
+OWN = "own"
+"""A budget that is each method's own: its operating point as its paper runs it."""
+
 
 def in_plural(content: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a grid with each list under its one name; raises GridError where a list stands
@@ -62,10 +65,18 @@ def budget_texts(entries: Sequence[Any]) -> list[str]:
     """Every budget once, written one way; raises GridError."""
     texts = []
     for entry in entries:
+        if entry == OWN:
+            texts.append(OWN)
+            continue
         try:
             budget = Budget.parse(entry)
         except BudgetError as error:
             raise GridError(f"budgets: {one_line(str(error), 200, tail=100)}") from None
+        if budget.nearest:
+            raise GridError(
+                f"budgets: {short(str(budget))} begins with ~; write {str(budget)[1:]} and "
+                "reach=nearest"
+            )
         if budget.amount > MOST_TOKENS:
             raise GridError(
                 f"budgets: {short(str(budget))} is a count beyond any image; "
