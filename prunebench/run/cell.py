@@ -13,8 +13,7 @@ from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.identity import Unhashable, plain, source_digest
 from prunebench.pruner import Pruner, has_own
-from prunebench.run.lists import OWN
-from prunebench.study.record import BASELINE, BLIND, Kind
+from prunebench.study.record import BASELINE, BLIND, OWN, Kind
 
 WITHOUT_BUDGET = {BASELINE: "1.0", BLIND: "0"}
 """What stands in the place of the budget of what ignores it."""

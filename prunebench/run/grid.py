@@ -17,7 +17,6 @@ from prunebench.run.keys import GridError, Key, check_values
 from prunebench.run.lists import (
     CONTROLS,
     LISTS,
-    OWN,
     SINGULAR,
     budget_texts,
     in_plural,
@@ -27,7 +26,7 @@ from prunebench.run.lists import (
 from prunebench.run.names import check_path, expanded
 from prunebench.run.plain import PlainError, short, short_key
 from prunebench.run.question import HOW, MOST_FPS, MOST_SECONDS, Cost, Grid, keys
-from prunebench.study.record import BLIND
+from prunebench.study.record import BLIND, OWN
 
 __all__ = [
     "CONTROLS",

@@ -12,7 +12,7 @@ from prunebench.budget import Budget, BudgetError
 from prunebench.run.keys import GridError
 from prunebench.run.names import check_path, expanded
 from prunebench.run.plain import short
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, OWN
 
 CONTROLS = (BASELINE, "random", "uniform", "pool", "resize")
 """Methods every study holds, so that any other is seen beside the cheapest things that could be
@@ -26,9 +26,6 @@ SINGULAR = {"model": "models", "method": "methods", "task": "tasks", "budget": "
 """The same keys as one writes them for a single thing."""
 
 MOST_TOKENS = 10**9
-
-OWN = "own"
-"""A budget that is each method's own: its operating point as its paper runs it."""
 
 
 def in_plural(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from prunebench.border.bounds import Bound
 from prunebench.budget import Budget
 from prunebench.run import plain
 from prunebench.run.keys import Key, key, keys_of
-from prunebench.run.lists import CONTROLS, OWN
+from prunebench.run.lists import CONTROLS
 from prunebench.run.names import expanded
-from prunebench.study.record import BASELINE, BLIND, Kind
+from prunebench.study.record import BASELINE, BLIND, OWN, Kind
 from prunebench.testbed import DEFAULT
 
 if TYPE_CHECKING:

@@ -47,6 +47,9 @@ CONTROL = "random"
 BLIND = "blind"
 """The method that drops every visual token: what is answered without the images."""
 
+OWN = "own"
+"""The budget that is each method's own: its operating point as its paper runs it."""
+
 STATUSES = get_args(Status)
 TABLES: Mapping[str, str] = {"quality": "samples.parquet", "cost": "pairs.parquet"}
 """The table that every cell of a kind has."""
