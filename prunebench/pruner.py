@@ -64,9 +64,14 @@ class contained:  # lower case, for it is used like a function: with contained(.
 class Facts:
     """What a method may know of the model it is about to work in.
 
-    A field is None where a bare decoder has no such part.
+    A field is None where a bare decoder has no such part, or nobody has said.
     `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms;
     `feature_block` is the vision block whose output the projector reads, counted from 0.
+
+    `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
+    `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
+    channels, None where it has none. `kinds` says of every layer what it looks at, in transformers'
+    words ("full_attention", "sliding_attention", "linear_attention").
     """
 
     name: str | None
@@ -77,6 +82,10 @@ class Facts:
     vision_blocks: int | None = None
     vision_width: int | None = None
     feature_block: int | None = None
+    kv_heads: int | None = None
+    head_width: int | None = None
+    frequencies: tuple[float, ...] | None = None
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
