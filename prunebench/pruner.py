@@ -66,7 +66,8 @@ class Facts:
 
     A field is None where a bare decoder has no such part, or nobody has said.
     `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms;
-    `feature_block` is the vision block whose output the projector reads, counted from 0.
+    `feature_block` is the vision block whose output the projector reads, counted from 0, and `cls`
+    says whether the vision encoder has a CLS token.
 
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
@@ -86,6 +87,7 @@ class Facts:
     head_width: int | None = None
     frequencies: tuple[float, ...] | None = None
     kinds: tuple[str, ...] = ()
+    cls: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,13 @@ class Pruner(ABC):
         # each defaults to the other: asked for where it is not overridden, `needs` would never end
         says_needs = type(self).needs is not Pruner.needs
         return Reads(frozenset(self.needs)) if says_needs else Reads()
+
+    @property
+    def port(self) -> str:
+        """What stands in for something that the model it was made ready for lacks, such as the
+        attention of a CLS token; empty where it runs as published.
+        """
+        return ""
 
     def site(self) -> Site:
         """Where it prunes; behind the projector unless it says otherwise."""

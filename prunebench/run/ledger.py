@@ -12,6 +12,7 @@ from typing import Any
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.budget import BudgetError
 from prunebench.engine.checks import planned
+from prunebench.pruner import Pruner, contained
 from prunebench.run import cost
 from prunebench.run.active import Run
 from prunebench.run.cell import Cell, shown
@@ -162,6 +163,7 @@ class Ledger:
             reason=joined([reason, overspent]),
             samples=counts,
             reach="nearest" if overspent else None,
+            port=self._port(cell) or None,
             metric=benchmark.primary,
             higher_is_better=benchmark.higher_is_better(benchmark.primary),
             metrics=tuple(metrics),
@@ -171,6 +173,14 @@ class Ledger:
         stored = self.study.finish(cell, record, tables, kept or {})
         self.statuses[cell.id] = stored.status
         self.watch.finished(cell.id, stored.status, stored.reason)
+
+    def _port(self, cell: Cell) -> str:
+        """What stands in for something that the model lacks; empty for a method as published."""
+        if cell.id not in self.digests:  # it was refused
+            return ""
+        pruner: Pruner = self.worker.bound(self.part(Run(cell))).method.pruner
+        with contained(cell.variant.label, "port"):
+            return pruner.port
 
     def _overspent(self, cell: Cell, rows: Sequence[Row]) -> str:
         """What there is to say where a method could not spend its cell's budget, and ran at the
