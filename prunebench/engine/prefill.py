@@ -19,15 +19,16 @@ from prunebench.engine.checks import check_call, planned, settled
 from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.kept_logits import map_logits
 from prunebench.engine.masks import Sight, masks_by_kind, sees_specially
-from prunebench.engine.positions import Positions, gather
-from prunebench.engine.reading import Offer, begin_reading, reading_work
+from prunebench.engine.positions import Positions, gather, given_ids
+from prunebench.engine.reading import begin_reading, reading_work
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream, sent
 from prunebench.engine.thinning import Thinning
 from prunebench.engine.trace import SampleTrace
+from prunebench.engine.views import Offer, RowsView
 from prunebench.engine.window import check_window
 from prunebench.models.base import Unsupported
-from prunebench.signals import BEFORE, BEHIND, PROBE
+from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
 from prunebench.sites import INPUT, Part, Site, llm
 from prunebench.tokens import Keep, Layout
 
@@ -97,9 +98,10 @@ class Prefill:
 
     def at_input(self, embeds: Tensor, kwargs: Kwargs) -> Kwargs:
         """The decoder's arguments behind the stage at its input; unchanged where there is none."""
-        hidden = self._without_early(embeds)
+        hidden, positions = self._without_early(embeds), self.positions
+        ids = given_ids(kwargs, self.whole.width, embeds.device)
         if INPUT in self.sites:
-            hidden = self._apply(INPUT, hidden)
+            hidden = self._apply(INPUT, hidden, positions.narrowed(ids, self.whole, self.now))
         stream = self.now
         # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
         # with gaps, so the layers are given theirs
@@ -109,11 +111,6 @@ class Prefill:
         # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
         if stream.source is self.whole.source:
             return kwargs if hidden is embeds else {**kwargs, "inputs_embeds": hidden}
-        ids = kwargs.get("position_ids")
-        if ids is None:
-            # what the decoder counts by itself where it is given no ids, padding included
-            ids = torch.arange(self.whole.width, device=embeds.device)[None]
-        positions = self.positions
         ids = positions.thinned(ids, self.whole.columns(stream, embeds.device), stream)
         positions.input_end = positions.end_of(ids, stream)
         # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
@@ -180,13 +177,18 @@ class Prefill:
             hidden, kwargs = self._at_site(llm(number), hidden, kwargs)
         # behind the layer's own stage: what it attends over is the stream that is left there
         if llm(number + 1) in self.sites:
-            self._look_before(llm(number + 1))
+            self._look_before(llm(number + 1), hidden)
         return hidden, kwargs
 
-    def _look_before(self, site: Site) -> None:
-        """Let the attention of the layer before a site be read, where the method reads it."""
+    def _look_before(self, site: Site, hidden: Tensor) -> None:
+        """Read what enters the layer before a site, and let its attention be read, where the method
+        reads that.
+        """
+        signals = self.setup.ready.reads.signals_at(site)
         rows, stream = self._choosing_at(site), self.now
-        if not rows or not self.setup.ready.reads.signals_at(site) & BEFORE:
+        if rows and Signal.EARLIER_FEATURES in signals:
+            self.reading.read_entering(rows, stream, hidden)
+        if not rows or not signals & BEFORE:
             return
 
         def read(heads: Heads) -> None:
@@ -198,7 +200,7 @@ class Prefill:
         """Run the stage before a layer: what enters that layer, and the layer's arguments."""
         entered = self.now
         self._look_around(site, hidden, kwargs)
-        rows = self._apply(site, hidden)
+        rows = self._apply(site, hidden, self._ids_at(site))
         stream = self.now
         # also where this stage drops nothing: what an earlier one dropped may still be in caches
         if self._compacts(site):
@@ -210,6 +212,11 @@ class Prefill:
         self.live[site.layer :] = [stream] * (self.setup.depth - site.layer)
         return rows, frame.fitted(kwargs, self.setup.kinds[site.layer])
 
+    def _ids_at(self, site: Site) -> Tensor:
+        """[.., B or 1, n] the position ids with which a layer is entered, before its stage."""
+        frame = self.frames[site.layer]
+        return self.positions.ids if frame is None or frame.ids is None else frame.ids
+
     def _look_around(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
         """Read what a probe or the layer behind the site tells, where the method reads that."""
         signals, rows = self.setup.ready.reads.signals_at(site), self._choosing_at(site)
@@ -217,11 +224,7 @@ class Prefill:
             return
         if signals & PROBE:
             # the probe stands behind the prompt as this layer counts it, closed up or not
-            frame, positions = self.frames[site.layer], self.positions
-            if frame is None or frame.ids is None:
-                end = positions.end
-            else:
-                end = positions.end_of(frame.ids, self.now)
+            end = self.positions.end_of(self._ids_at(site), self.now)
             streams = self.live[: site.layer + 1]
             self.reading.read_probe(site, rows, streams, end, hidden, kwargs)
         if signals & BEHIND:
@@ -233,12 +236,12 @@ class Prefill:
         `hidden` [B, n, D] are the rows that were left.
         """
         stream, frame, positions = self.now, self.frames[site.layer], self.positions
+        ids = self._ids_at(site)
         masked = self._masked(stream, hidden)
         # a bias alone is new: the positions of the stream before still fit
         if stream.source is entered.source:
             return masked if frame is None else replace(frame, masks=masked.masks)
         index = entered.columns(stream, hidden.device)
-        ids = positions.ids if frame is None or frame.ids is None else frame.ids
         ids = positions.thinned(ids, index, stream)
         # at_layer has fitted kwargs to the stream that entered, whose columns `index` counts
         own = kwargs.get("position_ids")
@@ -302,16 +305,20 @@ class Prefill:
                 rows.append(row)
         return rows
 
-    def _apply(self, site: Site, hidden: Tensor) -> Tensor:
-        """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on."""
+    def _apply(self, site: Site, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on.
+
+        `ids` [.., B or 1, S] are the position ids of the rows `hidden` [B, S, D] that entered.
+        """
         thinning = Thinning(self.now)
         for row, stage in self._stages_at(site):
             live = self._live(row)
             offer = self._offer(row, stage, live)
-            keep = self._choose(offer, hidden) if offer.has_choice else NOTHING
+            view = RowsView(self.call, offer, hidden, self.now, ids)
+            keep = self._choose(view) if offer.has_choice else NOTHING
             kept = thinning.keep(row, live, keep, self.pinned[row])
             self.samples[row].kept[site] = kept
-        self.reading.forget_attention()
+        self.reading.forget_layers()
         if thinning.biases:
             self._check_bias(site)
         # only now: until all samples have answered, columns are those of the stream that entered
@@ -333,15 +340,16 @@ class Prefill:
             return Offer(row, stage, live)
         return Offer(row, replace(stage, keep=max(0, stage.keep - 1)), live.without_last())
 
-    def _choose(self, offer: Offer, hidden: Tensor) -> Keep:
+    def _choose(self, view: RowsView) -> Keep:
         """The survivors among the offered tokens, ascending.
 
         Only the signals and the method are charged to it, and whatever it is shown is a copy.
         """
+        offer, hidden = view.offer, view.hidden
         setup, row, device = self.setup, offer.row, hidden.device
         work = reading_work(setup.ready, offer.stage.site)
         with setup.trace.selecting(device, [row], work):
-            signals = self.reading.signals(offer, hidden, self.now)
+            signals = self.reading.signals(view)
         features = hidden[row, sent(offer.live.columns, device)]
         tokens = self.reading.tokens(offer, features, signals)
         question = Question(row, offer.stage, tokens, features, offer.live.ordinal)
