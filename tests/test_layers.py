@@ -41,7 +41,7 @@ MAY: dict[str, set[str]] = {
     "select": {"sites", "tokens"},
     "reads": {"signals", "sites"},
     "pruner": {"budget", "reads", "select", "signals", "sites", "tokens"} | BORDER,
-    "contract": {"budget", "pruner", "reads", "signals", "tokens"},
+    "contract": {"budget", "pruner", "reads", "signals", "sites", "tokens"},
     "identity": {"pruner"},
     # of methods their names alone, as a type: what an editor completes
     "registry": {"identity", "methods", "pruner"} | BORDER,

@@ -39,21 +39,22 @@ class Heads:
     lengths: Tensor | None = None
     sinks: Tensor | None = None
 
-    def rows(self, sample: int, rows: Tensor, valid: Tensor, bias: Tensor | None = None) -> Tensor:
+    def rows(self, sample: int, rows: Tensor, valid: Tensor) -> Tensor:
         """[H, R, S] post-softmax attention of the query places `rows` on all keys, in float32.
 
         The softmax runs over the keys a query may see: of those that are `valid` [S] the ones that
-        the mask shows it, and without a mask those up to its own place; `bias` [S] is added to
-        their scores.
+        the kernel's mask shows it, and without a mask those up to its own place. What the mask adds
+        to their scores is added here, too.
         """
+        scores = self.logits(sample, rows)
         if self.mask is not None and self.mask.dim() == 4:
-            visible = valid & _shown(self.mask, sample, rows)
+            # one mask may serve all samples; it knows who sees what stands behind it, too
+            own = self.mask[min(sample, len(self.mask) - 1), 0, rows]
+            visible = valid & shown(own)
+            scores = scores if own.dtype == torch.bool else scores + own.float()
         else:
             # by columns, not positions: survivors keep their order, so that "before" is the same
             visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
-        scores = self.logits(sample, rows)
-        if bias is not None:
-            scores = scores + bias
         scores = scores.masked_fill(~visible, float("-inf"))
         if self.sinks is None:
             return scores.softmax(dim=-1)
@@ -80,14 +81,12 @@ class Heads:
         return replace(self, query=query, key=key, value=value, mask=mask)
 
 
-def _shown(mask: Tensor, sample: int, rows: Tensor) -> Tensor:
-    """[R, S] bool what a kernel's mask [B, 1, S, S] lets the queries `rows` see, where a window
-    hides more than what stands behind them.
+def shown(mask: Tensor) -> Tensor:
+    """[.., S] bool which keys rows [.., S] of a kernel's mask let a query see, where a window hides
+    more than what stands behind it.
     """
-    # one mask may serve all samples
-    own = mask[min(sample, len(mask) - 1), 0, rows]
     # additive: a bias is small, and what is hidden is the least number there is
-    return own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min / 2
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 Probe = Callable[[Heads], None]

@@ -93,7 +93,7 @@ class HeadsView:
 
     def attention(self, places: Tensor) -> Tensor:
         """[H, R, S] what the query columns `places` [R] pay to all columns."""
-        return self.heads.rows(self.row, sent(places, self.device), self.valid, self.bias)
+        return self.heads.rows(self.row, sent(places, self.device), self.valid)
 
     def of_tokens(self, values: Tensor, axis: int) -> Tensor:
         """`values` with their axis of columns cut to those of the visual tokens."""
