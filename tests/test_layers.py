@@ -43,7 +43,7 @@ MAY: dict[str, set[str]] = {
     "reads": {"signals", "sites"},
     "pruner": {"budget", "reads", "select", "signals", "sites", "tokens"} | BORDER,
     "encoders": {"pruner"},
-    "contract": {"budget", "pruner", "reads", "signals", "tokens"},
+    "contract": {"budget", "pruner", "reads", "signals", "sites", "tokens"},
     "identity": {"pruner"},
     # of methods their names alone, as a type: what an editor completes
     "registry": {"identity", "methods", "pruner"} | BORDER,

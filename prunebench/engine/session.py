@@ -254,6 +254,7 @@ class Session:
             for number, rows in enumerate(features):
                 hook = Hook(partial(self._inject, prefill, number, rows))
                 self.inside.callback(setup.layers[number].register_forward_hook(hook).remove)
+        prefill.reading.watch_parts(self.inside, prefill.sites, lambda: prefill.now)
         changed = prefill.at_input(embeds, kwargs)
         layers = [site.layer for site in prefill.sites if site.part is Part.LLM]
         if layers:

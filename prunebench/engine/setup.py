@@ -153,6 +153,10 @@ class Setup:
         """The self-attention module of a layer."""
         return self.parts.attention(self.layers[layer])
 
+    def parts_of(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        """The two parts of a layer: its self-attention and its feed-forward module."""
+        return self.attention(layer), self.parts.feed_forward(self.layers[layer])
+
     def tables(self, hidden: Tensor, ids: Tensor) -> Mapping[str, Any]:
         """The rotary tables of position ids [.., B, n], by the kind of layer that takes them."""
         return self.parts.tables(self.model, hidden, ids)

@@ -140,6 +140,10 @@ class Family(ABC):
         """The self-attention module of one layer, as it is handed to the attention function."""
         return _part(layer, "self_attn", nn.Module)
 
+    def feed_forward(self, layer: nn.Module) -> nn.Module:
+        """The module of one layer that works on every row by itself, of experts or not."""
+        return _part(layer, "mlp", nn.Module)
+
     def kinds(self, model: nn.Module) -> tuple[str, ...]:
         """Per layer, what it looks at, in transformers' words ("sliding_attention")."""
         config = config_of(self.decoder(model))
@@ -285,6 +289,11 @@ class Family(ABC):
         fixed.
         """
         return None
+
+    @property
+    def cls_row(self) -> int | None:
+        """Which row of every sequence of the vision encoder is a CLS token's; None for none."""
+        return 0 if self.cls else None
 
     @property
     def resizes(self) -> bool:
