@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.staircase import Staircase, nearest_row, scaled_layer
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.words import FUNCTION_WORDS
@@ -49,6 +50,7 @@ _HOMES = {
     ),
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "staircase": ("Staircase", "nearest_row", "scaled_layer"),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
@@ -75,6 +77,7 @@ __all__ = [
     "Signal",
     "Site",
     "Stage",
+    "Staircase",
     "Tile",
     "Trained",
     "Unsupported",
@@ -86,10 +89,12 @@ __all__ = [
     "late_layer",
     "llm",
     "load",
+    "nearest_row",
     "pooled",
     "prune",
     "register",
     "require_finite",
+    "scaled_layer",
     "share",
     "solve",
     "tile_places",

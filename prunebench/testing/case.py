@@ -28,7 +28,8 @@ class Case:
 
     `suffix` ends the names of the tensors to compare with, for a vector that holds the answers of
     several settings. `prompt` gives further answers, by name, that follow from the [K] indices
-    kept.
+    kept. `renamed` puts all answers into the vector's own terms, for one that numbers stages or
+    counts places otherwise than `prunebench.testing.verify` does.
     """
 
     pruner: Pruner
@@ -39,3 +40,4 @@ class Case:
     alone: bool = True
     suffix: str = ""
     prompt: Callable[[Tensor], Mapping[str, Tensor]] = lambda keep: NOTHING_MORE
+    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda answers: answers

@@ -140,11 +140,11 @@ def _answers(subject: Subject, translator: Translator, vector: Vector) -> dict[s
 
 def _answers_of(case: Case) -> dict[str, Tensor]:
     """Everything a pruner gives, outside a model and inside the vector's own."""
-    answers = _alone(case) if case.alone else {}
+    answers = dict(case.renamed(_alone(case))) if case.alone else {}
     if case.decoder is not None:
         inside = case.decoder.answers(case.pruner, case.stages, case.tokens.layout)
         inside |= case.prompt(inside["keep"])
-        for name, answer in inside.items():
+        for name, answer in case.renamed(inside).items():
             answers[ENGINE + name] = answer
     return answers
 
