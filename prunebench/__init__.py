@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
+    from prunebench.cluster import density_peaks, distances, joined, means
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.models import Loaded, LoadError, load
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
+    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly
     from prunebench.words import FUNCTION_WORDS
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
 # torch
 _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
+    "cluster": ("density_peaks", "distances", "joined", "means"),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "models": ("LoadError", "Loaded", "load"),
@@ -51,6 +54,7 @@ _HOMES = {
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
+    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
     "words": ("FUNCTION_WORDS",),
 }
 _HOME: dict[str, str] = {}
@@ -63,6 +67,8 @@ __all__ = [
     "PIXELS",
     "Budget",
     "BudgetError",
+    "Choice",
+    "Clip",
     "Example",
     "Facts",
     "Keep",
@@ -78,14 +84,21 @@ __all__ = [
     "Tile",
     "Trained",
     "Unsupported",
+    "VideoPruner",
     "VisualTokens",
     "alive",
     "build",
     "cached",
+    "density_peaks",
+    "distances",
+    "evenly",
+    "exactly",
     "fill",
+    "joined",
     "late_layer",
     "llm",
     "load",
+    "means",
     "pooled",
     "prune",
     "register",
