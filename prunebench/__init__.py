@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
+    from prunebench.cluster import density_peaks, distances, joined, means
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.models import Loaded, LoadError, load
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from prunebench.staircase import Staircase, nearest_row, scaled_layer
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
+    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly
     from prunebench.words import FUNCTION_WORDS
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
 # torch
 _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
+    "cluster": ("density_peaks", "distances", "joined", "means"),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "models": ("LoadError", "Loaded", "load"),
@@ -53,6 +56,7 @@ _HOMES = {
     "staircase": ("Staircase", "nearest_row", "scaled_layer"),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
+    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
     "words": ("FUNCTION_WORDS",),
 }
 _HOME: dict[str, str] = {}
@@ -65,6 +69,8 @@ __all__ = [
     "PIXELS",
     "Budget",
     "BudgetError",
+    "Choice",
+    "Clip",
     "Example",
     "Facts",
     "Keep",
@@ -81,15 +87,22 @@ __all__ = [
     "Tile",
     "Trained",
     "Unsupported",
+    "VideoPruner",
     "VisualTokens",
     "alive",
     "build",
     "cached",
+    "density_peaks",
+    "distances",
+    "evenly",
+    "exactly",
     "fill",
+    "joined",
     "late_layer",
     "llm",
     "load",
     "nearest_row",
+    "means",
     "pooled",
     "prune",
     "register",
