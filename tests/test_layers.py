@@ -47,7 +47,7 @@ MAY: dict[str, set[str]] = {
     "videos": {"budget", "pruner", "select", "tokens"},
     "reads": {"signals", "sites"},
     "pruner": {"budget", "reads", "select", "signals", "sites", "tokens"} | BORDER,
-    "contract": {"budget", "pruner", "reads", "signals", "tokens"},
+    "contract": {"budget", "pruner", "reads", "signals", "sites", "tokens"},
     "identity": {"pruner"},
     # of methods their names alone, as a type: what an editor completes
     "registry": {"identity", "methods", "pruner"} | BORDER,

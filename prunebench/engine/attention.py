@@ -38,19 +38,20 @@ class Heads:
     lengths: Tensor | None = None
     sinks: Tensor | None = None
 
-    def rows(self, sample: int, rows: Tensor, valid: Tensor, bias: Tensor | None = None) -> Tensor:
+    def rows(self, sample: int, rows: Tensor, valid: Tensor) -> Tensor:
         """[H, R, S] post-softmax attention of the query places `rows` on all keys, in float32.
 
-        The softmax runs over the keys a query may see: `valid` [S] ones up to its own place; `bias`
-        [S] is added to their scores.
+        The softmax runs over the keys a query may see: `valid` [S] ones up to its own place. What
+        the kernel's mask adds to their scores is added here, too.
         """
         # by columns, not positions: survivors keep their order, so that "before" means the same
         visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
-        if self.mask is not None and self.mask.dim() == 4:
-            visible = visible & _shown(self.mask, sample, rows)
         scores = self.logits(sample, rows)
-        if bias is not None:
-            scores = scores + bias
+        if self.mask is not None and self.mask.dim() == 4:
+            # one mask may serve all samples
+            own = self.mask[min(sample, len(self.mask) - 1), 0, rows]
+            visible = visible & shown(own)
+            scores = scores if own.dtype == torch.bool else scores + own.float()
         scores = scores.masked_fill(~visible, float("-inf"))
         if self.sinks is None:
             return scores.softmax(dim=-1)
@@ -76,14 +77,12 @@ class Heads:
         return replace(self, query=self.query[:, :, :-last], key=self.key[:, :, :-last], mask=mask)
 
 
-def _shown(mask: Tensor, sample: int, rows: Tensor) -> Tensor:
-    """[R, S] bool what a kernel's mask [B, 1, S, S] lets the queries `rows` see, where a window
-    hides more than what stands behind them.
+def shown(mask: Tensor) -> Tensor:
+    """[.., S] bool which keys rows [.., S] of a kernel's mask let a query see, where a window hides
+    more than what stands behind it.
     """
-    # one mask may serve all samples
-    own = mask[min(sample, len(mask) - 1), 0, rows]
     # additive: a bias is small, and what is hidden is the least number there is
-    return own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min / 2
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 Probe = Callable[[Heads], None]

@@ -87,9 +87,10 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
 def closed_up(ids: Tensor, stream: Stream) -> Tensor:
     """Position ids [B, n] or [axes, B, n] with unused values closed up: "compact" positions.
 
-    1-D ids become consecutive. On M-RoPE's axes a value goes when no live token uses it on any
-    axis, so rows and columns keep their order and text stays behind the image. A fourth leading row
-    holds plain text positions, ranked by itself.
+    1-D ids become consecutive, in the order of the rows where a method gave them one. On M-RoPE's
+    axes a value goes when no live token uses it on any axis, so rows and columns keep their order
+    and text stays behind the image. A fourth leading row holds plain text positions, ranked by
+    itself.
     """
     if ids.ndim == 3 and ids.shape[0] == 4:
         return torch.cat([closed_up(ids[0], stream)[None], closed_up(ids[1:], stream)])
@@ -97,6 +98,9 @@ def closed_up(ids: Tensor, stream: Stream) -> Tensor:
     for row in range(len(stream.source)):
         start = stream.start(row)
         live = ids[..., row, start:]
+        if ids.ndim == 2 and bool((stream.source[row].diff() < 0).any()):
+            result[row, start:] = live.min() + torch.arange(live.shape[-1], device=ids.device)
+            continue
         # flat, over all axes: a value goes only where none of them uses it
         values = live.flatten().sort().values
         # the rank of each among the distinct ones; `unique` would wait for the GPU to count these

@@ -18,7 +18,8 @@ from prunebench.engine.call import Call
 from prunebench.engine.checks import check_call, planned, settled
 from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.kept_logits import map_logits
-from prunebench.engine.masks import Sight, masks_by_kind, sees_specially
+from prunebench.engine.masks import NOTHING_EXTRA, Extra, Sight, masks_by_kind, sees_specially
+from prunebench.engine.pairs import Pairs
 from prunebench.engine.positions import Positions, gather
 from prunebench.engine.reading import Offer, begin_reading, reading_work
 from prunebench.engine.setup import Setup
@@ -73,6 +74,9 @@ class Prefill:
         self.reading = begin_reading(setup, call, [early.memo for early in self.early])
         self.drops = any(self._may_drop(sample) for sample in self.samples)
         """Whether any stage may drop anything."""
+        self.pairs = Pairs(setup)
+        self.carriers: Sequence[Tensor] | None = None
+        """Whose position ids the rows of `now` have in the stream before, None for their own."""
         together = None if call.together is None else tuple(call.together)
         self.sights = {kind: Sight(window, together) for kind, window in setup.windows.items()}
         """What the queries of each kind of layer see."""
@@ -103,19 +107,23 @@ class Prefill:
         stream = self.now
         # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
         # with gaps, so the layers are given theirs
-        if stream.bias is not None or sees_specially(stream, self.sights):
-            self.entry = self._masked(stream, hidden)
-        self.live = [stream] * self.setup.depth
-        # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
-        if stream.source is self.whole.source:
-            return kwargs if hidden is embeds else {**kwargs, "inputs_embeds": hidden}
         ids = kwargs.get("position_ids")
         if ids is None:
             # what the decoder counts by itself where it is given no ids, padding included
             ids = torch.arange(self.whole.width, device=embeds.device)[None]
         positions = self.positions
-        ids = positions.thinned(ids, self.whole.columns(stream, embeds.device), stream)
-        positions.input_end = positions.end_of(ids, stream)
+        # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
+        untouched = stream.source is self.whole.source
+        if not untouched:
+            index = self.whole.columns(stream, embeds.device, self.carriers)
+            ids = positions.thinned(ids, index, stream)
+            positions.input_end = positions.end_of(ids, stream)
+        self.pairs.read(stream, ids)
+        if stream.weighed or sees_specially(stream, self.sights):
+            self.entry = self._masked(stream, hidden)
+        self._go_on_from(0, stream)
+        if untouched:
+            return kwargs if hidden is embeds else {**kwargs, "inputs_embeds": hidden}
         # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
         mask = stream.valid(embeds.device).long()
         return {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
@@ -172,6 +180,11 @@ class Prefill:
     def at_layer(self, number: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
         """What layer `number` is given in place of what the decoder's loop hands it."""
         frame = self.frames[number - 1] if number else self.entry
+        stream = self.live[number]
+        if frame is not None and stream is not self.now:
+            # nothing but the bias of keys, which may be another in every layer, differs
+            frame = replace(frame, masks=self._masked(stream, hidden).masks)
+        self.now = stream
         # a frame is handed on from layer to layer; a stage here replaces it below
         self.frames[number] = frame
         if frame is not None:
@@ -207,8 +220,15 @@ class Prefill:
             return rows, kwargs
         frame = self._frame(site, entered, rows, kwargs)
         self.frames[site.layer] = frame
-        self.live[site.layer :] = [stream] * (self.setup.depth - site.layer)
+        self._go_on_from(site.layer, stream)
         return rows, frame.fitted(kwargs, self.setup.kinds[site.layer])
+
+    def _go_on_from(self, layer: int, stream: Stream) -> None:
+        """From that layer on a stream is alive, with the bias that it has so many layers on."""
+        for number in range(layer, self.setup.depth):
+            self.live[number] = stream
+            # itself, and so shared, where the bias is the same from there on
+            stream = stream.later(1)
 
     def _look_around(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
         """Read what a probe or the layer behind the site tells, where the method reads that."""
@@ -222,7 +242,8 @@ class Prefill:
                 end = positions.end
             else:
                 end = positions.end_of(frame.ids, self.now)
-            streams = self.live[: site.layer + 1]
+            # of the layers before the site, and again of the one whose attention is read
+            streams = [*self.live[: site.layer], self.live[site.layer - 1]]
             self.reading.read_probe(site, rows, streams, end, hidden, kwargs)
         if signals & BEHIND:
             self.reading.read_behind(site, rows, self.now, hidden, kwargs)
@@ -233,13 +254,16 @@ class Prefill:
         `hidden` [B, n, D] are the rows that were left.
         """
         stream, frame, positions = self.now, self.frames[site.layer], self.positions
-        masked = self._masked(stream, hidden)
+        ids = positions.ids if frame is None or frame.ids is None else frame.ids
         # a bias alone is new: the positions of the stream before still fit
         if stream.source is entered.source:
+            self.pairs.read(stream, ids)
+            masked = self._masked(stream, hidden)
             return masked if frame is None else replace(frame, masks=masked.masks)
-        index = entered.columns(stream, hidden.device)
-        ids = positions.ids if frame is None or frame.ids is None else frame.ids
+        index = entered.columns(stream, hidden.device, self.carriers)
         ids = positions.thinned(ids, index, stream)
+        self.pairs.read(stream, ids)
+        masked = self._masked(stream, hidden)
         # at_layer has fitted kwargs to the stream that entered, whose columns `index` counts
         own = kwargs.get("position_ids")
         return replace(
@@ -252,7 +276,9 @@ class Prefill:
 
     def _masked(self, stream: Stream, hidden: Tensor) -> Frame:
         """What the layers need to be told of padding, bias and sight, for all rows of a stream."""
-        masks = masks_by_kind(stream, self.sights, self.setup.kernel, hidden)
+        pairs = self.pairs.scores
+        extra = NOTHING_EXTRA if pairs is None else Extra(pairs)
+        masks = masks_by_kind(stream, self.sights, self.setup.kernel, hidden, extra)
         return Frame(masks, stream.valid(hidden.device) if stream.padded else None)
 
     def _compacts(self, site: Site) -> bool:
@@ -312,10 +338,11 @@ class Prefill:
             kept = thinning.keep(row, live, keep, self.pinned[row])
             self.samples[row].kept[site] = kept
         self.reading.forget_attention()
-        if thinning.biases:
+        if thinning.biases or thinning.pairs:
             self._check_bias(site)
         # only now: until all samples have answered, columns are those of the stream that entered
         self.now = thinning.stream()
+        self.carriers = thinning.ids_from(self.now)
         return thinning.rows(hidden, self.now)
 
     def _check_bias(self, site: Site) -> None:

@@ -59,7 +59,7 @@ class HeadsView:
         """[H, R, S] what the query columns `places` [R] pay to all columns."""
         device = self.heads.key.device
         valid = self.stream.valid(device)[self.row]
-        return self.heads.rows(self.row, sent(places, device), valid, self.bias)
+        return self.heads.rows(self.row, sent(places, device), valid)
 
     @property
     def bias(self) -> Tensor | None:
