@@ -4,9 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prunebench.attention_kinds import (
+        attention_reads,
+        attention_stand_ins,
+        check_attention,
+        encoder_attention,
+    )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
+    from prunebench.greedy import greedy_cover, greedy_map
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
@@ -23,6 +30,15 @@ if TYPE_CHECKING:
     )
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.tilewise import (
+        pick_groups,
+        pick_tiles,
+        quotas,
+        view_places,
+        views,
+        visible,
+        with_newlines,
+    )
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.words import FUNCTION_WORDS
@@ -30,9 +46,16 @@ if TYPE_CHECKING:
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
 # torch
 _HOMES = {
+    "attention_kinds": (
+        "attention_reads",
+        "attention_stand_ins",
+        "check_attention",
+        "encoder_attention",
+    ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
+    "greedy": ("greedy_cover", "greedy_map"),
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
@@ -49,6 +72,15 @@ _HOMES = {
     ),
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "tilewise": (
+        "pick_groups",
+        "pick_tiles",
+        "quotas",
+        "view_places",
+        "views",
+        "visible",
+        "with_newlines",
+    ),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
@@ -80,14 +112,23 @@ __all__ = [
     "Unsupported",
     "VisualTokens",
     "alive",
+    "attention_reads",
+    "attention_stand_ins",
     "build",
     "cached",
+    "check_attention",
+    "encoder_attention",
     "fill",
+    "greedy_cover",
+    "greedy_map",
     "late_layer",
     "llm",
     "load",
+    "pick_groups",
+    "pick_tiles",
     "pooled",
     "prune",
+    "quotas",
     "register",
     "require_finite",
     "share",
@@ -95,8 +136,12 @@ __all__ = [
     "tile_places",
     "top",
     "top_of_each",
+    "view_places",
+    "views",
+    "visible",
     "vision",
     "windows",
+    "with_newlines",
 ]
 __version__ = "0.1.0"
 

@@ -24,6 +24,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
 
 COUNTED = (
+    "attention_kinds.py",
     "benchmarks",
     "border/images.py",
     "border/videos.py",
@@ -32,6 +33,7 @@ COUNTED = (
     "contract.py",
     "depth.py",
     "engine",
+    "greedy.py",
     "measure",
     "models",
     "pruner.py",
@@ -55,6 +57,7 @@ COUNTED = (
     "sites.py",
     "study/columns.py",
     "study/statistics.py",
+    "tilewise.py",
     "tokens.py",
     "trained.py",
     "words.py",
@@ -64,6 +67,7 @@ another cell.
 """
 
 UNCOUNTED = (
+    "attention_kinds.py",
     "__init__.py",
     "border/__init__.py",
     "border/bounds.py",
