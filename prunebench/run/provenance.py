@@ -24,6 +24,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
 
 COUNTED = (
+    "attention_kinds.py",
     "benchmarks",
     "border/images.py",
     "border/videos.py",
@@ -33,6 +34,7 @@ COUNTED = (
     "contract.py",
     "depth.py",
     "engine",
+    "greedy.py",
     "measure",
     "models",
     "observations.py",
@@ -59,6 +61,7 @@ COUNTED = (
     "staircase.py",
     "study/columns.py",
     "study/statistics.py",
+    "tilewise.py",
     "tokens.py",
     "trained.py",
     "videos.py",
@@ -69,6 +72,7 @@ another cell.
 """
 
 UNCOUNTED = (
+    "attention_kinds.py",
     "__init__.py",
     "border/__init__.py",
     "border/bounds.py",

@@ -183,7 +183,9 @@ def _alone(case: Case) -> dict[str, Tensor]:
         for name, answer in _step_answers(case.pruner, step).items():
             answers[f"stage{number}.{name}"] = answer
     last = _step_answers(case.pruner, steps[-1])
-    return {**answers, **last, **case.prompt(last["keep"])}
+    answers |= last
+    answers |= case.prompt(last["keep"])
+    return {**answers, **case.arranged(answers)}
 
 
 def _step_answers(pruner: Pruner, step: Step) -> dict[str, Tensor]:
