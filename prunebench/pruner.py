@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, Self
 
@@ -95,9 +96,10 @@ class Pruner(ABC):
     """A pure function from visual tokens to survivors; its dataclass fields are its settings.
 
     `needs` are the signals it reads, a class attribute or, where a setting decides, a property; a
-    method that says more of how it reads them overrides `reads`. `default_positions` says what its
-    paper does with the survivors' position ids: "original" keeps them, gaps included, "compact"
-    closes the gaps. A `dynamic` method may keep fewer than it may, even none.
+    method that says more of how it reads them overrides `reads`, and `stand_ins` where others serve
+    on models that lack some. `default_positions` says what its paper does with the survivors'
+    position ids: "original" keeps them, gaps included, "compact" closes the gaps. A `dynamic`
+    method may keep fewer than it may, even none.
 
     `own_share` is the share of the tokens that the paper's main setting keeps at the method's one
     site, where there is such a setting: its operating point without a budget.
@@ -116,6 +118,14 @@ class Pruner(ABC):
     def needs(self) -> frozenset[Signal]:
         """The signals that it reads; what else there is to say of them is in `reads`."""
         return self.reads.signals
+
+    @property
+    def stand_ins(self) -> Mapping[Signal, Signal]:
+        """For signals that some models lack, what is read in their place; none unless it says so.
+
+        A method sees what it is shown by which of the two `VisualTokens.signals` holds.
+        """
+        return {}
 
     @property
     def reads(self) -> Reads:

@@ -138,7 +138,7 @@ def make_ready(
     reason = refusal(prepared, parts, elsewhere)
     if reason is not None:
         raise Unsupported(reason)
-    reads = reads_of(prepared)
+    reads = reads_of(prepared).with_stand_ins(stand_ins_in(prepared, parts, elsewhere))
     signals = reads.signals - elsewhere
     clip = _clip_of(name, reads, parts, model) if signals & CLIP else None
     blocks: dict[Signal, Blocks] = {}
@@ -174,6 +174,23 @@ def reads_of(pruner: Pruner) -> Reads:
     return reads
 
 
+def stand_ins_in(
+    pruner: Pruner, parts: Family, elsewhere: frozenset[Signal] = frozenset()
+) -> dict[Signal, Signal]:
+    """Of a method's stand-ins those for signals that a family lacks and that do not come from
+    `elsewhere`; raises MethodError where the method names none.
+    """
+    name = name_of(pruner)
+    with contained(name, "stand_ins"):
+        stand_ins = dict(pruner.stand_ins)
+    _check_signals(f"{name}.stand_ins", {*stand_ins, *stand_ins.values()})
+    lacking = {}
+    for signal, stand_in in stand_ins.items():
+        if signal not in elsewhere and parts.lacks(signal) is not None:
+            lacking[signal] = stand_in
+    return lacking
+
+
 def needs_of(pruner: Pruner) -> frozenset[Signal]:
     """The signals that a method reads; raises MethodError where it names something else."""
     name = name_of(pruner)
@@ -198,7 +215,8 @@ def refusal(
     Signals from `elsewhere` need no family.
     """
     name = name_of(pruner)
-    needs = needs_of(pruner) - elsewhere
+    stand_ins = stand_ins_in(pruner, parts, elsewhere)
+    needs = {stand_ins.get(signal, signal) for signal in needs_of(pruner)} - elsewhere
     # in the order of their declaration, so that the reason does not depend on spelling
     for signal in Signal:
         reason = parts.lacks(signal) if signal in needs else None
