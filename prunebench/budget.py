@@ -11,6 +11,9 @@ from prunebench.sites import Site
 
 Kind = Literal["mean", "input", "kv"]
 
+NEAREST = "~"
+"""Before a budget's text: about so much."""
+
 
 class BudgetError(ValueError):
     """A budget that is malformed, larger than the image, or out of a method's reach."""
@@ -23,11 +26,13 @@ class Budget:
     `amount` is a count where it is an int and a share of the available tokens where it is a float.
     `kind` says what is counted: "mean", the tokens entering an LLM layer, averaged over layers
     (what a run pays for); "input", those entering layer 0; "kv", those in the cache after prefill,
-    averaged over layers.
+    averaged over layers. With `nearest`, a method that cannot spend so little, or so much, spends
+    the nearest that it can, in place of a BudgetError.
     """
 
     amount: int | float
     kind: Kind = "mean"
+    nearest: bool = False
 
     def __post_init__(self) -> None:
         kinds = get_args(Kind)
@@ -49,18 +54,19 @@ class Budget:
             )
 
     def __str__(self) -> str:
-        if self.kind == "mean":
-            return str(self.amount)
-        return f"{self.kind}:{self.amount}"
+        text = str(self.amount) if self.kind == "mean" else f"{self.kind}:{self.amount}"
+        return NEAREST + text if self.nearest else text
 
     @classmethod
     def parse(cls, value: Budget | int | float | str) -> Budget:
-        """Read 64 (tokens), 0.25 (share) or "kv:0.25"; raises BudgetError."""
+        """Read 64 (tokens), 0.25 (share), "kv:0.25" or "~0.25" (the nearest that can be reached);
+        raises BudgetError.
+        """
         if isinstance(value, Budget):
             return value
         if not isinstance(value, str):
             return cls(value)
-        kind, colon, amount = value.rpartition(":")
+        kind, colon, amount = value.removeprefix(NEAREST).rpartition(":")
         if colon and not kind:
             raise BudgetError(
                 f"budget {value!r} names no kind before its colon; write 0.25 or kv:0.25"
@@ -69,7 +75,8 @@ class Budget:
             number = _number(amount)
         except ValueError:
             raise BudgetError(f"budget {value!r} is no number; write 64, 0.25 or kv:0.25") from None
-        return cls(number, kind or "mean")  # type: ignore[arg-type]  # checked in __post_init__
+        nearest = value.startswith(NEAREST)
+        return cls(number, kind or "mean", nearest)  # type: ignore[arg-type]  # checked below
 
     def tokens(self, available: int) -> float:
         """The target in tokens of an image that has `available`; raises BudgetError where that is
@@ -221,7 +228,11 @@ class _Search:
         return counts
 
     def check_reach(self, budget: Budget, target: float) -> None:
-        """Raises BudgetError where no point of the ladder costs about as much as the target."""
+        """Raises BudgetError where no point of the ladder costs about as much as the target, unless
+        the nearest one will do.
+        """
+        if budget.nearest:
+            return
         fewest = self.counts_at(0.0)
         least = self.cost(fewest)
         most = self.cost(self.counts_at(1.0))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunebench.budget import Stage
 from prunebench.pruner import Pruner
-from prunebench.signals import TOKEN_AXIS, Signal
+from prunebench.signals import TOKEN_AXES, Signal
 from prunebench.tokens import Keep, VisualTokens
 
 Observe = Callable[[int, Tensor, Tensor], tuple[Tensor, Mapping[Signal, Any]]]
@@ -93,8 +93,12 @@ def signals_left(
     pruner: Pruner, stage: Stage, sample: VisualTokens, index: Tensor
 ) -> dict[Signal, Any]:
     """Of a sample's signals those that a stage is shown, for the tokens `index` [n] alone."""
-    here = pruner.reads.signals_at(stage.site)
+    reads = pruner.reads
+    here = reads.signals_at(stage.site)
     signals = {signal: value for signal, value in sample.signals.items() if signal in here}
+    if Signal.TRANSITIONS in signals:
+        layers = reads.layers_at(Signal.TRANSITIONS, stage.site)
+        signals[Signal.TRANSITIONS] = signals[Signal.TRANSITIONS][: len(layers)]
     # both ascend, so that the search finds exact places
     return narrow(signals, torch.searchsorted(sample.index, index))
 
@@ -167,9 +171,7 @@ def narrow(signals: Mapping[Signal, Any], place: Tensor) -> dict[Signal, Any]:
     """The same signals for the tokens at `place` [n] alone."""
     narrowed: dict[Signal, Any] = {}
     for signal, value in signals.items():
-        axis = TOKEN_AXIS.get(signal)
-        if axis is None:
-            narrowed[signal] = value
-        else:
-            narrowed[signal] = value.index_select(axis, place.to(value.device))
+        for axis in TOKEN_AXES.get(signal, ()):
+            value = value.index_select(axis, place.to(value.device))
+        narrowed[signal] = value
     return narrowed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prunebench.signals import CLIP, Signal
+from prunebench.signals import CLIP, CLIP_TEXTS, Signal
 from prunebench.sites import Part, Site
 
 Place = Site | Part
@@ -26,9 +26,12 @@ class Reads:
 
     `blocks` names, for signals of the vision encoder, the blocks in which they are observed, from 0
     or from -1 backwards; without an entry it is the block whose output the projector reads, and at
-    a stage inside the encoder the block before it. `texts`
-    makes of the question the texts behind Signal.CLIP_TEXT; `clip` is the CLIP behind all CLIP
-    signals, a hub id or a folder, empty for the one that the model's encoder came from.
+    a stage inside the encoder the block before it. `layers` names, for Signal.TRANSITIONS, layers
+    of the language model, from 0; a stage is shown those that lie before it, in ascending order,
+    and without an entry the last one before it. `cls_query_counts` says whether the query of a CLS
+    token is among those over which Signal.RECEIVED_ATTENTION averages. `texts` makes of the
+    question the texts behind Signal.CLIP_TEXT; `clip` is the CLIP behind all CLIP signals, a hub id
+    or a folder, empty for the one that the model's encoder came from.
 
     `probe` gives what a probe token behind the prompt is, [L, D]: row 0 enters layer 0, the others
     are added before their layers. It runs through the layers before a stage, sees every token and
@@ -42,6 +45,8 @@ class Reads:
 
     signals: frozenset[Signal] = frozenset()
     blocks: Mapping[Signal, tuple[int, ...]] = field(default_factory=dict)
+    layers: Mapping[Signal, tuple[int, ...]] = field(default_factory=dict)
+    cls_query_counts: bool = True
     texts: Callable[[str], tuple[str, ...]] = question_alone
     clip: str = ""
     probe: Callable[[], Tensor] | None = None
@@ -53,32 +58,46 @@ class Reads:
 
         Raises ValueError where they want to be shown different things by one name.
         """
-        for signal in sorted(self.signals & other.signals):
-            blocks = self.blocks.get(signal, ()), other.blocks.get(signal, ())
-            if blocks[0] != blocks[1]:
-                raise ValueError(
-                    f"{signal} cannot be read in blocks {list(blocks[0])} and {list(blocks[1])} "
-                    "by methods that work together"
-                )
+        self._check_places(other)
+        received = Signal.RECEIVED_ATTENTION
+        counts = {self.cls_query_counts, other.cls_query_counts}
+        if received in self.signals & other.signals and len(counts) > 1:
+            raise ValueError(f"{received} cannot be read with and without the CLS token's query")
         # only where both ask one: an empty name is a choice, too, the model's own CLIP
         both = self.signals & CLIP and other.signals & CLIP
         if both and self.clip != other.clip:
             raise ValueError(f"one CLIP is asked, not {self.clip!r} and {other.clip!r}")
-        if Signal.CLIP_TEXT in self.signals & other.signals and self.texts != other.texts:
+        both = self.signals & CLIP_TEXTS and other.signals & CLIP_TEXTS
+        if both and self.texts != other.texts:
             raise ValueError(f"{Signal.CLIP_TEXT} cannot be read of two methods' texts")
         if self.probe is not None and other.probe is not None and self.probe != other.probe:
             raise ValueError("one probe token runs behind a prompt, not those of two methods")
         if self.lora is not None and other.lora is not None and self.lora != other.lora:
             raise ValueError(f"the model wears one adapter, not {self.lora} and {other.lora}")
+        counting = self if received in self.signals else other
         return Reads(
             signals=self.signals | other.signals,
             blocks={**self.blocks, **other.blocks},
-            texts=self.texts if Signal.CLIP_TEXT in self.signals else other.texts,
+            layers={**self.layers, **other.layers},
+            cls_query_counts=counting.cls_query_counts,
+            texts=self.texts if self.signals & CLIP_TEXTS else other.texts,
             clip=self.clip if self.signals & CLIP else other.clip,
             probe=self.probe if self.probe is not None else other.probe,
             lora=self.lora if self.lora is not None else other.lora,
             places=self._joined_places(other),
         )
+
+    def _check_places(self, other: Reads) -> None:
+        """Raise ValueError where two methods read a signal in other blocks or layers."""
+        for kind in ("blocks", "layers"):
+            own, others = getattr(self, kind), getattr(other, kind)
+            for signal in sorted(self.signals & other.signals):
+                pair = list(own.get(signal, ())), list(others.get(signal, ()))
+                if pair[0] != pair[1]:
+                    raise ValueError(
+                        f"{signal} cannot be read in {kind} {pair[0]} and {pair[1]} by methods "
+                        "that work together"
+                    )
 
     def _joined_places(self, other: Reads) -> dict[Signal, frozenset[Place]]:
         """Where two methods read; a signal that one of them reads everywhere is not restricted."""
@@ -122,8 +141,18 @@ class Reads:
         return frozenset(
             signal
             for signal in self.signals
-            if signal.exists_at(site) and self.covers(signal, site)
+            if self.exists_at(signal, site) and self.covers(signal, site)
         )
+
+    def layers_at(self, signal: Signal, site: Site) -> tuple[int, ...]:
+        """The layers in which a stage at a site is shown a signal of LLM layers, ascending."""
+        layers = self.layers.get(signal) or (site.layer - 1,)
+        return tuple(layer for layer in sorted(layers) if 0 <= layer < site.layer)
+
+    def exists_at(self, signal: Signal, site: Site) -> bool:
+        """Whether a stage at that site can be shown the signal as it is read here."""
+        exists = signal.exists_at(site)
+        return exists and (signal not in self.layers or bool(self.layers_at(signal, site)))
 
     def covers(self, signal: Signal, site: Site) -> bool:
         """Whether a stage at that site reads the signal, if it exists there."""
@@ -138,7 +167,7 @@ class Reads:
         lost = set()
         for signal in self.signals:
             wishes = [site for site in sites if self.covers(signal, site)]
-            exists = [signal.exists_at(site) for site in wishes]
+            exists = [self.exists_at(signal, site) for site in wishes]
             # named places are wanted each, while any other signal is shown wherever it exists
             fine = all(exists) if signal in self.places else any(exists)
             if wishes and not fine:

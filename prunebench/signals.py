@@ -1,8 +1,8 @@
 """Signals: what the engine can observe for a method beside features and layout, a row a signal.
 
 A row says where a signal comes from, where in the model it therefore exists, what shape it has and
-what random values stand for it in tests. A new signal is a row and an accessor here, and a reader
-in the part of the engine that its origin names.
+what random values stand for it in tests. A new signal is a row here, an accessor in observations.py
+and a reader in the part of the engine that its origin names.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any
-from zlib import crc32
-
-import torch
-from torch import Tensor
 
 from prunebench.sites import INPUT, Part, Site
+from prunebench.sizes import Sizes
 
 
 class Origin(Enum):
@@ -26,6 +23,8 @@ class Origin(Enum):
     """From the attention of the LLM layer before the site: engine/reading.py."""
     BEHIND = "behind"
     """From the attention of the LLM layer behind the site, run dry: engine/reading.py."""
+    LAYERS = "layers"
+    """From what enters and leaves LLM layers before the site: engine/reading.py."""
     PROBE = "probe"
     """From a token that the method adds behind the prompt (`Reads.probe`): engine/reading.py."""
     STREAM = "stream"
@@ -47,6 +46,7 @@ EVERYWHERE = frozenset(Part)
 PARTS: Mapping[Origin, frozenset[Part]] = {
     Origin.BEFORE: frozenset({Part.LLM}),
     Origin.BEHIND: frozenset({Part.LLM}),
+    Origin.LAYERS: frozenset({Part.LLM}),
     Origin.PROBE: frozenset({Part.LLM}),
     Origin.STREAM: frozenset({Part.INPUT, Part.LLM}),
     Origin.ENCODER: frozenset({Part.VISION, Part.INPUT, Part.LLM}),
@@ -59,55 +59,11 @@ PARTS: Mapping[Origin, frozenset[Part]] = {
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How large the example of a signal is: a sample of `tokens` visual tokens in `tiles` grids.
-
-    `image` [F, H, W, 3] are the pixels of one of its `images`; `blocks` and `texts` say of how many
-    encoder blocks and texts there are values. Equal seeds give equal values.
-    """
-
-    tokens: int
-    tiles: int
-    images: int
-    image: tuple[int, int, int, int]
-    width: int = 16
-    heads: int = 4
-    text: int = 7
-    encoder_width: int = 12
-    clip_width: int = 10
-    blocks: int = 1
-    texts: int = 1
-    question: str = ""
-    seed: int = 0
-
-    def generator(self, name: str) -> torch.Generator:
-        """Random numbers of that name, the same whatever else is drawn."""
-        # no hash(), which differs from process to process
-        return torch.Generator().manual_seed(crc32(f"{self.seed} {name}".encode()))
-
-    def normal(self, name: str, *shape: int) -> Tensor:
-        """Normal values of that name."""
-        return torch.randn(*shape, generator=self.generator(name))
-
-    def attention(self, name: str, *shape: int) -> Tensor:
-        """Rows of attention over the visual tokens and the text behind them, cut to the tokens."""
-        return (2 * self.normal(name, *shape, self.tokens + self.text)).softmax(-1)[
-            ..., : self.tokens
-        ]
-
-    def pixels(self) -> tuple[Tensor, ...]:
-        """Pictures [F, H, W, 3] uint8."""
-        shape = (self.images, *self.image)
-        values = torch.randint(256, shape, generator=self.generator("pixels"), dtype=torch.uint8)
-        return tuple(values)
-
-
-@dataclass(frozen=True)
 class Row:
     """What there is to say of one signal.
 
-    `shape` names its axes (`SignalReadings` says what they are), `token_axis` the one that runs
-    over the visual tokens, if any; `example` makes random values that a test can show a method.
+    `shape` names its axes (`SignalReadings` says what they are), `token_axes` those that run over
+    the visual tokens, if any; `example` makes random values that a test can show a method.
     Some signals do not exist without an `argument` of `prune`, or in families of models that lack
     a `feature`, a flag of theirs.
     """
@@ -115,7 +71,7 @@ class Row:
     name: str
     origin: Origin
     shape: str
-    token_axis: int | None
+    token_axes: tuple[int, ...]
     example: Callable[[Sizes], Any]
     argument: str = ""
     feature: str = ""
@@ -136,73 +92,134 @@ class Signal(StrEnum):
         "last_query_attention",
         Origin.BEFORE,
         "[H, N]",
-        1,
-        lambda sizes: sizes.attention("paid by text", sizes.heads, sizes.text)[:, -1],
+        (1,),
+        lambda sizes: sizes.attention("paid by text", sizes.heads, sizes.behind)[:, -1],
     )
     NEXT_QUERY_ATTENTION = Row(
         "next_query_attention",
         Origin.BEHIND,
         "[H, N]",
-        1,
+        (1,),
         lambda sizes: sizes.attention("paid behind", sizes.heads),
     )
     TEXT_ATTENTION = Row(
         "text_attention",
         Origin.BEFORE,
         "[H, Q, N]",
-        2,
-        lambda sizes: sizes.attention("paid by text", sizes.heads, sizes.text),
+        (2,),
+        lambda sizes: sizes.attention("paid by text", sizes.heads, sizes.behind),
     )
     KEYS = Row(
         "keys",
         Origin.BEFORE,
         "[H_kv, N, d_h]",
-        1,
-        lambda sizes: sizes.normal("keys", sizes.heads // 2, sizes.tokens, 8),
+        (1,),
+        lambda sizes: sizes.normal("keys", sizes.kv_heads, sizes.tokens, sizes.head_width),
     )
+    VISUAL_ATTENTION = Row(
+        "visual_attention", Origin.BEFORE, "[H, N, N]", (1, 2), Sizes.visual_attention
+    )
+    PROMPT_QUERIES = Row(
+        "prompt_queries",
+        Origin.BEFORE,
+        "[H, S, d_h]",
+        (),
+        lambda sizes: sizes.heads_of_prompt("queries", sizes.heads),
+    )
+    PROMPT_KEYS = Row(
+        "prompt_keys",
+        Origin.BEFORE,
+        "[H_kv, S, d_h]",
+        (),
+        lambda sizes: sizes.heads_of_prompt("prompt keys", sizes.kv_heads),
+    )
+    PROMPT_VALUES = Row(
+        "prompt_values",
+        Origin.BEFORE,
+        "[H_kv, S, d_h]",
+        (),
+        lambda sizes: sizes.heads_of_prompt("values", sizes.kv_heads),
+    )
+    NEXT_TEXT_ATTENTION = Row(
+        "next_text_attention",
+        Origin.BEHIND,
+        "[H, Q, N]",
+        (2,),
+        lambda sizes: sizes.attention("paid behind by text", sizes.heads, sizes.behind),
+    )
+    NEXT_QUERIES = Row(
+        "next_queries",
+        Origin.BEHIND,
+        "[H, S, d_h]",
+        (),
+        lambda sizes: sizes.heads_of_prompt("next queries", sizes.heads),
+    )
+    NEXT_KEYS = Row(
+        "next_keys",
+        Origin.BEHIND,
+        "[H_kv, S, d_h]",
+        (),
+        lambda sizes: sizes.heads_of_prompt("next keys", sizes.kv_heads),
+    )
+    NEXT_ROTATED_KEYS = Row(
+        "next_rotated_keys",
+        Origin.BEHIND,
+        "[H_kv, S, d_h]",
+        (),
+        lambda sizes: sizes.heads_of_prompt("next rotated keys", sizes.kv_heads),
+    )
+    EARLIER_FEATURES = Row(
+        "earlier_features",
+        Origin.LAYERS,
+        "[N, D]",
+        (0,),
+        lambda sizes: sizes.normal("earlier features", sizes.tokens, sizes.width),
+    )
+    TRANSITIONS = Row("transitions", Origin.LAYERS, "[J, 2, S, 2]", (), Sizes.transitions)
     TEXT_FEATURES = Row(
         "text_features",
         Origin.STREAM,
         "[M, D]",
-        None,
+        (),
         lambda sizes: sizes.normal("text features", sizes.text, sizes.width),
     )
+    VISUAL_PLACES = Row("visual_places", Origin.STREAM, "[N]", (0,), Sizes.visual_places)
+    TEXT_PLACES = Row("text_places", Origin.STREAM, "[M]", (), Sizes.text_places)
+    POSITION_IDS = Row("position_ids", Origin.STREAM, "[P, S]", (), Sizes.position_ids)
     PROBE_LOGITS = Row(
         "probe_logits",
         Origin.PROBE,
         "[H, N]",
-        1,
+        (1,),
         lambda sizes: 2 * sizes.normal("probe logits", sizes.heads, sizes.tokens),
     )
     PROBE_LOG_ATTENTION = Row(
         "probe_log_attention",
         Origin.PROBE,
         "[H, N]",
-        1,
+        (1,),
         lambda sizes: sizes.attention("paid by the probe", sizes.heads).log(),
     )
     CLS_ATTENTION = Row(
         "cls_attention",
         Origin.ENCODER,
         "[B, H, N]",
-        2,
-        lambda sizes: sizes.normal("paid by CLS", sizes.blocks, sizes.heads, sizes.tokens).softmax(
-            -1
-        ),
+        (2,),
+        lambda sizes: sizes.encoder_attention("paid by CLS"),
         feature="cls",
     )
     RECEIVED_ATTENTION = Row(
         "received_attention",
         Origin.ENCODER,
         "[B, H, N]",
-        2,
-        lambda sizes: sizes.normal("received", sizes.blocks, sizes.heads, sizes.tokens).softmax(-1),
+        (2,),
+        lambda sizes: sizes.encoder_attention("received"),
     )
     ENCODER_FEATURES = Row(
         "encoder_features",
         Origin.ENCODER,
         "[B, N, D_v]",
-        1,
+        (1,),
         lambda sizes: sizes.normal(
             "encoder features", sizes.blocks, sizes.tokens, sizes.encoder_width
         ),
@@ -211,23 +228,63 @@ class Signal(StrEnum):
         "encoder_keys",
         Origin.ENCODER,
         "[B, H, N, d_h]",
-        2,
-        lambda sizes: sizes.normal("encoder keys", sizes.blocks, sizes.heads, sizes.tokens, 8),
+        (2,),
+        lambda sizes: sizes.heads_of_encoder("encoder keys", sizes.tokens),
+    )
+    ENCODER_VALUES = Row(
+        "encoder_values",
+        Origin.ENCODER,
+        "[B, H, N, d_h]",
+        (2,),
+        lambda sizes: sizes.heads_of_encoder("encoder values", sizes.tokens),
     )
     CLS_FEATURES = Row(
         "cls_features",
         Origin.ENCODER,
         "[B, T, D_v]",
-        None,
+        (),
         lambda sizes: sizes.normal("CLS", sizes.blocks, sizes.tiles, sizes.encoder_width),
+        feature="cls",
+    )
+    CLS_QUERIES = Row(
+        "cls_queries",
+        Origin.ENCODER,
+        "[B, H, T, d_h]",
+        (),
+        lambda sizes: sizes.heads_of_encoder("CLS queries", sizes.tiles),
+        feature="cls",
+    )
+    CLS_KEYS = Row(
+        "cls_keys",
+        Origin.ENCODER,
+        "[B, H, T, d_h]",
+        (),
+        lambda sizes: sizes.heads_of_encoder("CLS keys", sizes.tiles),
+        feature="cls",
+    )
+    CLS_VALUES = Row(
+        "cls_values",
+        Origin.ENCODER,
+        "[B, H, T, d_h]",
+        (),
+        lambda sizes: sizes.heads_of_encoder("CLS values", sizes.tiles),
         feature="cls",
     )
     CLIP_TEXT = Row(
         "clip_text",
         Origin.CLIP_TEXTS,
         "[M, P]",
-        None,
+        (),
         lambda sizes: sizes.normal("CLIP text", sizes.texts, sizes.clip_width),
+        argument="questions",
+        feature="clipped",
+    )
+    CLIP_TEXT_TOKENS = Row(
+        "clip_text_tokens",
+        Origin.CLIP_TEXTS,
+        "[M, L, P]",
+        (),
+        lambda sizes: sizes.normal("CLIP text tokens", sizes.texts, 9, sizes.clip_width),
         argument="questions",
         feature="clipped",
     )
@@ -235,7 +292,7 @@ class Signal(StrEnum):
         "clip_tiles",
         Origin.CLIP_CROPS,
         "[T, P]",
-        None,
+        (),
         lambda sizes: sizes.normal("CLIP tiles", sizes.tiles, sizes.clip_width),
         feature="clipped",
     )
@@ -243,7 +300,7 @@ class Signal(StrEnum):
         "clip_patches",
         Origin.CLIP_CROPS,
         "[N, P]",
-        0,
+        (0,),
         lambda sizes: sizes.normal("CLIP patches", sizes.tokens, sizes.clip_width),
         feature="clipped",
     )
@@ -251,7 +308,7 @@ class Signal(StrEnum):
         "text_pieces",
         Origin.CALLER,
         "M strings",
-        None,
+        (),
         lambda sizes: tuple(sizes.question.split()),
         argument="processor",
     )
@@ -259,19 +316,19 @@ class Signal(StrEnum):
         "pictures",
         Origin.CALLER,
         "[F, H, W, 3] uint8 an image",
-        None,
-        lambda sizes: sizes.pixels(),
+        (),
+        Sizes.pixels,
         argument="pictures",
     )
     MASKS = Row(
         "masks",
         Origin.CALLER,
         "[Q, H, W] bool an image",
-        None,
+        (),
         lambda sizes: tuple((one[0, ..., :2].movedim(-1, 0) > 150) for one in sizes.pixels()),
         argument="masks",
     )
-    TILES = Row("tiles", Origin.FAMILY, "", None, lambda sizes: None, feature="tiled")
+    TILES = Row("tiles", Origin.FAMILY, "", (), lambda sizes: None, feature="tiled")
 
     @property
     def parts(self) -> frozenset[Part]:
@@ -304,6 +361,12 @@ BEHIND = signals_of(Origin.BEHIND)
 PROBE = signals_of(Origin.PROBE)
 """Signals of the token that `Reads.probe` adds behind the prompt."""
 
+LAYERS = signals_of(Origin.LAYERS)
+"""Signals of what enters and leaves LLM layers before the site.
+
+`Reads.layers` names the layers of those whose first axis runs over layers.
+"""
+
 ATTENTION = signals_of(Origin.BEFORE, Origin.BEHIND, Origin.PROBE)
 """Signals that exist only where an LLM layer's attention does."""
 
@@ -312,6 +375,9 @@ ENCODER = signals_of(Origin.ENCODER)
 
 Their first axis runs over the blocks that `Reads.blocks` names.
 """
+
+CLIP_TEXTS = signals_of(Origin.CLIP_TEXTS)
+"""Signals of the texts that `Reads.texts` makes of the question."""
 
 CLIP = signals_of(Origin.CLIP_CROPS, Origin.CLIP_TEXTS)
 """Signals of the CLIP that `Reads.clip` names, which sees what the vision encoder sees."""
@@ -322,157 +388,5 @@ SEEN = signals_of(Origin.ENCODER, Origin.CLIP_CROPS)
 GIVEN = signals_of(Origin.CALLER)
 """Signals that only the caller can give: the tokenizer, the images, masks of what they show."""
 
-TOKEN_AXIS = {
-    signal: signal.row.token_axis for signal in Signal if signal.row.token_axis is not None
-}
-"""Which axis of a signal runs over the visual tokens; the others have none."""
-
-
-class NotShown(AttributeError):
-    """A signal that a stage is not shown: it was not declared, or does not exist there."""
-
-
-class SignalReadings:
-    """The signals of a sample by name, as attributes that say what they hold.
-
-    Each raises NotShown where the method has not declared the signal, or where it does not exist at
-    the stage.
-    """
-
-    site: Site
-    signals: Mapping[Signal, Any]
-    absent: frozenset[Signal]
-
-    @property
-    def last_query_attention(self) -> Tensor:
-        """[H, N] post-softmax attention the last prompt token pays, in the layer before the site
-        (over all visible keys).
-        """
-        return self._tensor(Signal.LAST_QUERY_ATTENTION)
-
-    @property
-    def next_query_attention(self) -> Tensor:
-        """[H, N] the same, in the layer *behind* the site, from its own norm and projections; costs
-        those once more.
-        """
-        return self._tensor(Signal.NEXT_QUERY_ATTENTION)
-
-    @property
-    def text_attention(self) -> Tensor:
-        """[H, Q, N] attention the Q text tokens after the first visual one pay, in the layer before
-        the site.
-        """
-        return self._tensor(Signal.TEXT_ATTENTION)
-
-    @property
-    def keys(self) -> Tensor:
-        """[H_kv, N, d_h] rotated keys of the layer before the site."""
-        return self._tensor(Signal.KEYS)
-
-    @property
-    def text_features(self) -> Tensor:
-        """[M, D] the text tokens' rows of the same stream at the site."""
-        return self._tensor(Signal.TEXT_FEATURES)
-
-    @property
-    def cls_attention(self) -> Tensor:
-        """[B, H, N] attention the CLS token of a token's tile pays to it in each of the B encoder
-        blocks asked for.
-
-        The mean over the patches the token was made of (softmax over CLS and patches); 0 for
-        newlines.
-        """
-        return self._tensor(Signal.CLS_ATTENTION)
-
-    @property
-    def received_attention(self) -> Tensor:
-        """[B, H, N] attention a token's patches receive in the encoder, averaged over the queries
-        that may see them.
-        """
-        return self._tensor(Signal.RECEIVED_ATTENTION)
-
-    @property
-    def encoder_features(self) -> Tensor:
-        """[B, N, D_v] output of the B encoder blocks asked for, averaged over the token's patches;
-        0 for newlines.
-        """
-        return self._tensor(Signal.ENCODER_FEATURES)
-
-    @property
-    def encoder_keys(self) -> Tensor:
-        """[B, H, N, d_h] keys of the encoder's attention as its kernel gets them, averaged over the
-        token's patches.
-        """
-        return self._tensor(Signal.ENCODER_KEYS)
-
-    @property
-    def cls_features(self) -> Tensor:
-        """[B, T, D_v] the CLS token of every tile, as the encoder blocks asked for put it out."""
-        return self._tensor(Signal.CLS_FEATURES)
-
-    @property
-    def probe_logits(self) -> Tensor:
-        """[H, N] scaled products of the probe token's query and the tokens' keys, rotated, in the
-        layer before the site.
-        """
-        return self._tensor(Signal.PROBE_LOGITS)
-
-    @property
-    def probe_log_attention(self) -> Tensor:
-        """[H, N] log of the attention the probe token pays there; the softmax runs over the whole
-        prompt and the probe.
-        """
-        return self._tensor(Signal.PROBE_LOG_ATTENTION)
-
-    @property
-    def clip_text(self) -> Tensor:
-        """[M, P] CLIP's embeddings of the texts that `Reads.texts` makes of the question; not
-        normalised.
-        """
-        return self._tensor(Signal.CLIP_TEXT)
-
-    @property
-    def clip_tiles(self) -> Tensor:
-        """[T, P] CLIP's embeddings of the tiles; not normalised."""
-        return self._tensor(Signal.CLIP_TILES)
-
-    @property
-    def clip_patches(self) -> Tensor:
-        """[N, P] CLIP's final norm and projection of the patches, averaged over the token's; not
-        normalised, 0 for newlines.
-        """
-        return self._tensor(Signal.CLIP_PATCHES)
-
-    @property
-    def text_pieces(self) -> tuple[str, ...]:
-        """M strings: what each row of `text_features` says."""
-        return self._signal(Signal.TEXT_PIECES)  # type: ignore[no-any-return]
-
-    @property
-    def pictures(self) -> tuple[Tensor, ...]:
-        """The images and videos, [F, H, W, 3] uint8 each (an image is one frame), as they were
-        before the processor.
-        """
-        return self._signal(Signal.PICTURES)  # type: ignore[no-any-return]
-
-    @property
-    def masks(self) -> tuple[Tensor, ...]:
-        """Per image [Q, H, W] bool: the masks of Q things it shows; a pixel may lie in none or in
-        several.
-        """
-        return self._signal(Signal.MASKS)  # type: ignore[no-any-return]
-
-    def _tensor(self, signal: Signal) -> Tensor:
-        value: Tensor = self._signal(signal)
-        return value
-
-    def _signal(self, signal: Signal) -> Any:
-        if signal in self.signals:
-            return self.signals[signal]
-        if signal not in self.absent:
-            raise NotShown(
-                f"{signal} was not asked for: add Signal.{signal.name} to the pruner's `needs`"
-            )
-        if signal.exists_at(self.site):
-            raise NotShown(f"{signal} is read at other stages, not at {self.site}")
-        raise NotShown(f"{signal} does not exist at {self.site}, {signal.whereabouts}")
+TOKEN_AXES = {signal: signal.row.token_axes for signal in Signal if signal.row.token_axes}
+"""Which axes of a signal run over the visual tokens; the others have none."""

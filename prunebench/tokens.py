@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.observations import SignalReadings
 from prunebench.signals import Signal as Signal  # whoever reads tokens reads signals
-from prunebench.signals import SignalReadings
 from prunebench.sites import INPUT, Site
 
 Region = tuple[float, float, float, float]

@@ -305,8 +305,10 @@ class Reading:
         signals: dict[Signal, Any] = {}
         for signal, values in self.over_columns.items():
             # a probe's own key is no visual token's column, and falls out here
-            axis, value = signal.row.token_axis, values[row]
-            signals[signal] = value if axis is None else value.index_select(axis, columns)
+            value = values[row]
+            for axis in signal.row.token_axes:
+                value = value.index_select(axis, columns)
+            signals[signal] = value
         for signal, blocks in ready.blocks.items():
             if signal in here:
                 encoder_rows = self.call.rows[row]

@@ -310,12 +310,17 @@ class Family(ABC):
     def decoder_facts(self, model: nn.Module) -> Facts:
         """What they are told of the language model alone."""
         text = config_of(self.decoder(model))
+        heads = text.num_attention_heads
         return Facts(
             name=None,
             layers=len(self.layers(model)),
             width=text.hidden_size,
-            heads=text.num_attention_heads,
+            heads=heads,
             eps=text.rms_norm_eps,
+            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+            head_width=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            frequencies=decoders.frequencies(self.rotary(model)),
+            kinds=self.kinds(model),
         )
 
     def lacks(self, signal: Signal) -> str | None:

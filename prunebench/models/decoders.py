@@ -1,9 +1,11 @@
-"""Decoders: FLOPs of one layer of a language model, from its configuration."""
+"""Decoders: what follows from how a language model is built: FLOPs of a layer, frequencies."""
 
 from __future__ import annotations
 
 from math import ceil
 from typing import Any
+
+from torch import Tensor, nn
 
 from prunebench.models.arithmetic import attention, linear
 
@@ -82,3 +84,15 @@ def routed(config: Any, tokens: int, experts: int) -> int:
     # where every layer is sparse, some models have one name for the width of all MLPs
     inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     return linear(tokens, width, experts) + swiglu(choices, width, inner)
+
+
+def frequencies(rotary: nn.Module) -> tuple[float, ...] | None:
+    """The inverse frequencies of a rotary module, one a pair of channels; where kinds of layers
+    differ, those of layers that look at everything, and None where there are none.
+    """
+    for name in ("inv_freq", "full_attention_inv_freq"):
+        values = getattr(rotary, name, None)
+        # without weights they are not worked out either
+        if isinstance(values, Tensor) and not values.is_meta:
+            return tuple(values.float().tolist())
+    return None

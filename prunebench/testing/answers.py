@@ -14,8 +14,8 @@ from torch import Tensor
 from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.contract import walk
+from prunebench.observations import NotShown
 from prunebench.pruner import Pruner, works_by_shape
-from prunebench.signals import NotShown
 from prunebench.testing.candidate import (
     DEPTHS,
     GRIDS,

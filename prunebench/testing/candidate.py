@@ -12,7 +12,7 @@ import torch
 from prunebench.budget import Budget, BudgetError, Stage
 from prunebench.contract import walk
 from prunebench.pruner import Pruner
-from prunebench.signals import Signal
+from prunebench.signals import CLIP_TEXTS
 from prunebench.testing.samples import QUESTION, cast, facts, tokens
 from prunebench.tokens import Keep, VisualTokens
 
@@ -75,8 +75,9 @@ def sample(pruner: Pruner, **options: Any) -> VisualTokens:
     as it names.
     """
     reads = pruner.reads
-    blocks = {signal: len(numbers) for signal, numbers in reads.blocks.items() if numbers}
-    blocks[Signal.CLIP_TEXT] = len(reads.texts(QUESTION))
+    named = {**reads.blocks, **reads.layers}
+    blocks = {signal: len(numbers) for signal, numbers in named.items() if numbers}
+    blocks |= dict.fromkeys(CLIP_TEXTS, len(reads.texts(QUESTION)))
     return tokens(needs=pruner.needs, blocks=blocks, **options)
 
 

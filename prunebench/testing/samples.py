@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from prunebench.pruner import Facts
-from prunebench.signals import Signal, Sizes
+from prunebench.signals import Signal
+from prunebench.sizes import Sizes
 from prunebench.tokens import Layout, Tile, VisualTokens
 
 QUESTION = "what digit is on that red square?"
-HEADS, ENCODER_WIDTH, CLIP_WIDTH = 4, 12, 10
+HEADS, KV_HEADS, HEAD_WIDTH, ENCODER_WIDTH, CLIP_WIDTH = 4, 2, 8, 12, 10
 
 
 def facts(*, layers: int = 28, dim: int = 16) -> Facts:
@@ -30,6 +31,10 @@ def facts(*, layers: int = 28, dim: int = 16) -> Facts:
         vision_blocks=8,
         vision_width=ENCODER_WIDTH,
         feature_block=7,
+        kv_heads=KV_HEADS,
+        head_width=HEAD_WIDTH,
+        frequencies=tuple(1e4 ** (-2 * pair / HEAD_WIDTH) for pair in range(HEAD_WIDTH // 2)),
+        kinds=("full_attention",) * layers,
     )
 
 
@@ -47,8 +52,9 @@ def tokens(
     """A sample of random features and plausible signals (attention rows sum to less than 1), equal
     for equal `seed`.
 
-    `blocks` says for how many encoder blocks a signal has values, and for CLIP_TEXT for how many
-    texts; 1 where it says nothing. With TILES among the `needs` the first tile is a thumbnail and
+    `blocks` says for how many encoder blocks or LLM layers a signal has values, and for CLIP_TEXT
+    for how many texts; 1 where it says nothing. Position ids have three axes where `seed` is odd,
+    else one. With TILES among the `needs` the first tile is a thumbnail and
     the others are crops of the same image, else every tile is an image of its own.
     """
     signals = frozenset(needs)
@@ -61,6 +67,9 @@ def tokens(
         image=(1, 8 * rows, 8 * columns, 3),
         width=dim,
         heads=HEADS,
+        kv_heads=KV_HEADS,
+        head_width=HEAD_WIDTH,
+        axes=3 if seed % 2 else 1,
         encoder_width=ENCODER_WIDTH,
         clip_width=CLIP_WIDTH,
         question=QUESTION,
