@@ -67,8 +67,7 @@ class Facts:
 
     A field is None where a bare decoder has no such part, or nobody has said.
     `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms;
-    `feature_block` is the vision block whose output the projector reads, counted from 0, and `cls`
-    says whether the vision encoder has a CLS token.
+    `feature_block` is the vision block whose output the projector reads, counted from 0.
 
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
@@ -88,7 +87,6 @@ class Facts:
     head_width: int | None = None
     frequencies: tuple[float, ...] | None = None
     kinds: tuple[str, ...] = ()
-    cls: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -136,8 +134,8 @@ class Pruner(ABC):
 
     @property
     def port(self) -> str:
-        """What stands in for something that the model it was made ready for lacks, such as the
-        attention of a CLS token; empty where it runs as published.
+        """What else than a signal stands in for something that the model it was made ready for
+        lacks, such as parts of one picture for crops; empty where it runs as published.
         """
         return ""
 

@@ -44,6 +44,8 @@ class Ready:
     """Those of its layers that keep a state in place of keys and values."""
     by_shape: bool = False
     """Whether the method's own FLOPs depend on nothing but shapes."""
+    port: str = ""
+    """What stands in for something that the model lacks; empty where a method runs as published."""
     queries: Queries = Queries.ALL
     """Over which queries of the encoder the attention that tokens receive is averaged."""
     tally: Tally = field(default_factory=Tally)
@@ -138,7 +140,8 @@ def make_ready(
     reason = refusal(prepared, parts, elsewhere)
     if reason is not None:
         raise Unsupported(reason)
-    reads = reads_of(prepared).with_stand_ins(stand_ins_in(prepared, parts, elsewhere))
+    stand_ins = stand_ins_in(prepared, parts, elsewhere)
+    reads = reads_of(prepared).with_stand_ins(stand_ins)
     signals = reads.signals - elsewhere
     clip = _clip_of(name, reads, parts, model) if signals & CLIP else None
     blocks: dict[Signal, Blocks] = {}
@@ -157,8 +160,19 @@ def make_ready(
         facts.layers,
         stateful=parts.stateful(model),
         by_shape=works_by_shape(prepared),
+        port=_port(name, prepared, stand_ins),
         queries=Queries.without(None if reads.cls_query_counts else parts.cls_row),
     )
+
+
+def _port(name: str, pruner: Pruner, stand_ins: Mapping[Signal, Signal]) -> str:
+    """What stands in for something that the model lacks, in words."""
+    needs = needs_of(pruner)
+    used = [(signal, other) for signal, other in stand_ins.items() if signal in needs]
+    with contained(name, "port"):
+        own = pruner.port
+    texts = [f"{other} in place of {signal}" for signal, other in used]
+    return "; ".join([*texts, *([own] if own else [])])
 
 
 def reads_of(pruner: Pruner) -> Reads:
