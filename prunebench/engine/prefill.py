@@ -73,11 +73,13 @@ class Prefill:
         self.reading = begin_reading(setup, call, [early.memo for early in self.early])
         self.drops = any(self._may_drop(sample) for sample in self.samples)
         """Whether any stage may drop anything."""
-        together = None if call.together is None else tuple(call.together)
-        self.sights = {kind: Sight(window, together) for kind, window in setup.windows.items()}
+        groups = None if call.together is None else tuple(call.together)
+        self.sights: dict[str, Sight] = {}
+        for kind, window in setup.windows.items():
+            self.sights[kind] = Sight(window, groups if kind in setup.mutual else None)
         """What the queries of each kind of layer see."""
         if self.drops:
-            check_window(setup, self.whole.width, call.together is not None)
+            check_window(setup, self.whole.width, bool(setup.mutual and groups))
 
     def _sample(self, row: int, layout: Layout) -> SampleTrace:
         """The record of one sample, with its stages planned."""
