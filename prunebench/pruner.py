@@ -66,7 +66,8 @@ class Facts:
 
     A field is None where a bare decoder has no such part.
     `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms;
-    `feature_block` is the vision block whose output the projector reads, counted from 0.
+    `feature_block` is the vision block whose output the projector reads, counted from 0; `stateful`
+    are the layers that keep a state (linear attention, convolution) and attend to nothing.
     """
 
     name: str | None
@@ -77,6 +78,29 @@ class Facts:
     vision_blocks: int | None = None
     vision_width: int | None = None
     feature_block: int | None = None
+    stateful: frozenset[int] = frozenset()
+
+    @property
+    def attending(self) -> tuple[int, ...]:
+        """The layers that attend, in order."""
+        return tuple(number for number in range(self.layers) if number not in self.stateful)
+
+    def attending_near(self, layer: int, first: int = 0, last: int | None = None) -> int:
+        """The layer that attends and is nearest to `layer`, which is that one where it does; of two
+        the earlier.
+
+        It lies in `first`..`last`, counted from 0, or to the end. Raises Unsupported where none
+        there attends.
+        """
+        if layer not in self.stateful:
+            return layer
+        end = self.layers - 1 if last is None else last
+        there = [number for number in self.attending if first <= number <= end]
+        if not there:
+            raise Unsupported(
+                f"of layers {first}..{end} none attends; those that do are {list(self.attending)}"
+            )
+        return min(there, key=lambda number: abs(number - layer))
 
 
 @dataclass(frozen=True)

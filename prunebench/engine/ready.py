@@ -89,9 +89,11 @@ class Ready:
             places = [n for n in range(1, self.depth) if n - back not in self.stateful]
             nearest = min(places, key=lambda place: abs(place - site.layer), default=None)
             way_out = f"; the nearest site where there is some is {llm(nearest)}" if nearest else ""
+            attending = sorted({*range(self.depth)} - self.stateful)
             raise Unsupported(
                 f"{self.name} reads {min(here & signals)} at {site}, and layer {layer} keeps a "
-                f"state instead of attending to tokens (linear attention, convolution){way_out}"
+                "state instead of attending to tokens (linear attention, convolution), which "
+                f"layers {attending} do{way_out}"
             )
 
     def inside_encoder(self, plan: Sequence[Stage] | None = None) -> bool:
@@ -135,10 +137,15 @@ def make_ready(
             blocks[signal] = (str(clip),)
         else:
             blocks[signal] = _blocks_of(name, reads, signal, parts, model)
-    stateful = parts.stateful(model)
-    by_shape = works_by_shape(prepared)
     return Ready(
-        prepared, reads, blocks, clip, facts.feature_block, facts.layers, stateful, by_shape
+        prepared,
+        reads,
+        blocks,
+        clip,
+        facts.feature_block,
+        facts.layers,
+        facts.stateful,
+        works_by_shape(prepared),
     )
 
 

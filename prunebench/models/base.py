@@ -326,6 +326,7 @@ class Family(ABC):
             width=text.hidden_size,
             heads=text.num_attention_heads,
             eps=text.rms_norm_eps,
+            stateful=self.stateful(model),
         )
 
     def lacks(self, signal: Signal) -> str | None:
