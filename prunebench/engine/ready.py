@@ -103,9 +103,11 @@ class Ready:
 
     def _stateless(self, signal: Signal, site: Site, layer: int, way_out: str = "") -> Unsupported:
         """The error of a method that reads attention where a layer keeps a state."""
+        attending = sorted({*range(self.depth)} - self.stateful)
         return Unsupported(
             f"{self.name} reads {signal} at {site}, and layer {layer} keeps a state instead of "
-            f"attending to tokens (linear attention, convolution){way_out}"
+            f"attending to tokens (linear attention, convolution), which layers {attending} do"
+            f"{way_out}"
         )
 
     def inside_encoder(self, plan: Sequence[Stage] | None = None) -> bool:
@@ -158,7 +160,7 @@ def make_ready(
         clip,
         facts.feature_block,
         facts.layers,
-        stateful=parts.stateful(model),
+        stateful=facts.stateful,
         by_shape=works_by_shape(prepared),
         port=_port(name, prepared, stand_ins),
         queries=Queries.without(None if reads.cls_query_counts else parts.cls_row),

@@ -19,9 +19,6 @@ def sample() -> VisualTokens:
         Layout((Tile(1, 5),)),
         torch.arange(5),
         signals={Signal.KEYS: keys},
-        Layout((Tile(1, 5),)),
-        torch.arange(5),
-        signals={Signal.KEYS: keys},
     )
 
 
