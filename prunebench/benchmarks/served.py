@@ -226,7 +226,8 @@ class _Reader:
         options = config.get("dataset_kwargs")
         calls = [value for value in config.values() if isinstance(value, Call)]
         calls += [value for value in aggregations if isinstance(value, Call)]
-        judge = review_of(name).judged
+        review = review_of(name)
+        judge = review.judged
         if judge is None:
             judge = any("judge" in self._marks(value) for value in scoring)
         return PublicTask(
@@ -235,7 +236,7 @@ class _Reader:
             media=self._media(name, file, config),
             metrics=tuple(str(one.get("metric")) for one in metrics),
             judge=judge,
-            submission=bool(metrics) and all(map(self._submits, aggregations)),
+            submission=review.sends or (bool(metrics) and all(map(self._submits, aggregations))),
             login=isinstance(options, dict) and bool(options.get("token")),
             packages=tuple(sorted(self.sources.packages(calls))),
         )
