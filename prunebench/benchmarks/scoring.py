@@ -379,8 +379,8 @@ def _drawn() -> bool:
     """Whether a random number was drawn since the generators were seeded."""
     import numpy as np
 
-    places = random.getstate()[1][-1], np.random.get_state()[2]
-    return places != (UNUSED, UNUSED)
+    numpy_state = np.random.get_state(legacy=False)["state"]
+    return (random.getstate()[1][-1], numpy_state["pos"]) != (UNUSED, UNUSED)
 
 
 def _generators() -> tuple[Any, Any]:
