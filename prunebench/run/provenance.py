@@ -160,6 +160,7 @@ def collect(
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of the packages that outputs can depend on."""
     installed = {}

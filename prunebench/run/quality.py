@@ -10,7 +10,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from prunebench.benchmarks import Request
-from prunebench.budget import Budget
+from prunebench.border.text import message, one_line
+from prunebench.budget import Budget, BudgetError
 from prunebench.engine.checks import planned
 from prunebench.engine.ready import Ready
 from prunebench.measure.evidence import evidence_mask, recall
@@ -62,6 +63,9 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
     """
     start = perf_counter()
     full = shared.samples
+    infeasible = _infeasible(backend, cell, full)
+    if infeasible:
+        return infeasible
     conditions = cell.conditions(full.requests, count_flops=True)
     if cell.on_pixels:
         # its work is done before the processor, so the model runs on the smaller image unpruned
@@ -72,7 +76,6 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
         method = cell.method
         # nothing was dropped in the encoding that is shared
         encoded = Encoded(full, full.inputs) if method.inside_encoder() else shared
-        _check_feasible(backend, cell, full)
     preparing = perf_counter() - start
     answers = backend.answer(encoded, method, conditions)
     # a group is timed as one, so each of its samples has an equal share
@@ -107,12 +110,27 @@ def unanswered(request: Request, status: SampleStatus, error: str) -> Row:
     return {**_identity(request), "status": status, "prediction": None, "error": error}
 
 
-def _check_feasible(backend: Backend, cell: Bound, samples: Samples) -> None:
-    """Plan for every sample without a call of the model; raises BudgetError or Unsupported where
-    one cannot be served.
+def _infeasible(backend: Backend, cell: Bound, samples: Samples) -> list[Row]:
+    """The rows of samples none of which can meet the budget, found by plans, without a call of the
+    model; none where they can.
+
+    Raises BudgetError where some can and some cannot, Unsupported where one cannot be served.
     """
+    if cell.on_pixels:  # it has no stages that could be planned
+        return []
+    errors = []
     for layout in samples.layouts:
-        planned(cell.method, cell.budget, None, len(layout), backend.layers)
+        try:
+            planned(cell.method, cell.budget, None, len(layout), backend.layers)
+        except BudgetError as error:
+            errors.append(error)
+    if not errors:
+        return []
+    if len(errors) < len(samples.layouts):
+        raise errors[0]
+    reasons = [one_line(message(error)) for error in errors]
+    pairs = zip(samples.requests, reasons, strict=True)
+    return [unanswered(request, "infeasible", reason) for request, reason in pairs]
 
 
 def _identity(request: Request) -> Row:

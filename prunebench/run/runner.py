@@ -18,7 +18,7 @@ from prunebench.border.text import one_line
 from prunebench.models import LoadError, Unsupported
 from prunebench.run import cost, provenance, quality
 from prunebench.run.active import EXPECTED, Run
-from prunebench.run.backend import ModelSetup, setup_of
+from prunebench.run.backend import ModelSetup, batch_of, setup_of
 from prunebench.run.cell import Cell, shown
 from prunebench.run.fault import Fault, judged
 from prunebench.run.fingerprint import fingerprint
@@ -301,7 +301,7 @@ class _Sweep:
         """
         requests = self.worker.benchmarks[source].requests
         number = 0
-        for group in _groups(requests, self.grid.batch):
+        for group in _groups(requests, batch_of(self.grid, self.worker.backend)):
             number += len(group)
             parts = [self._part(run, group) for run in runs if run.missing(group)]
             if not parts:
