@@ -63,9 +63,6 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
     """
     start = perf_counter()
     full = shared.samples
-    infeasible = _infeasible(backend, cell, full)
-    if infeasible:
-        return infeasible
     conditions = cell.conditions(full.requests, count_flops=True)
     if cell.on_pixels:
         # its work is done before the processor, so the model runs on the smaller image unpruned
@@ -76,6 +73,9 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
         method = cell.method
         # nothing was dropped in the encoding that is shared
         encoded = Encoded(full, full.inputs) if method.inside_encoder() else shared
+        errors = _beyond_budget(backend, cell, full)
+        if errors:
+            raise errors[0]
     preparing = perf_counter() - start
     answers = backend.answer(encoded, method, conditions)
     # a group is timed as one, so each of its samples has an equal share
@@ -105,32 +105,39 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
     return rows
 
 
+def rows_of(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list[Row]:
+    """What `answer` gives; where none of the samples can meet the budget, a row each that says so,
+    for then nothing is gained by asking them one by one.
+    """
+    requests = shared.samples.requests
+    try:
+        return answer(backend, cell, plain, shared)
+    except BudgetError:
+        # of what works on pixels nothing can be planned
+        errors = [] if cell.on_pixels else _beyond_budget(backend, cell, shared.samples)
+        if len(errors) < len(requests):
+            raise
+    reasons = [one_line(message(error)) for error in errors]
+    pairs = zip(requests, reasons, strict=True)
+    return [unanswered(request, "infeasible", reason) for request, reason in pairs]
+
+
 def unanswered(request: Request, status: SampleStatus, error: str) -> Row:
     """The row of a sample that has no answer, and why."""
     return {**_identity(request), "status": status, "prediction": None, "error": error}
 
 
-def _infeasible(backend: Backend, cell: Bound, samples: Samples) -> list[Row]:
-    """The rows of samples none of which can meet the budget, found by plans, without a call of the
-    model; none where they can.
-
-    Raises BudgetError where some can and some cannot, Unsupported where one cannot be served.
+def _beyond_budget(backend: Backend, cell: Bound, samples: Samples) -> list[BudgetError]:
+    """Why samples cannot meet the budget, one error each that cannot: found by plans, without a
+    call of the model. Raises Unsupported where one cannot be served.
     """
-    if cell.on_pixels:  # it has no stages that could be planned
-        return []
     errors = []
     for layout in samples.layouts:
         try:
             planned(cell.method, cell.budget, None, len(layout), backend.layers)
         except BudgetError as error:
             errors.append(error)
-    if not errors:
-        return []
-    if len(errors) < len(samples.layouts):
-        raise errors[0]
-    reasons = [one_line(message(error)) for error in errors]
-    pairs = zip(samples.requests, reasons, strict=True)
-    return [unanswered(request, "infeasible", reason) for request, reason in pairs]
+    return errors
 
 
 def _identity(request: Request) -> Row:

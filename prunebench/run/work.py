@@ -305,7 +305,7 @@ class _Asking:
                 yield part, shared
                 continue
             cell = self.worker.bound(part)
-            step = partial(quality.answer, self.backend, cell, self.worker.plain, shared)
+            step = partial(quality.rows_of, self.backend, cell, self.worker.plain, shared)
             yield part, self._attempt(step, len(samples.requests), part)
 
     def _unbound(self, part: CellPart) -> Fault | None:
