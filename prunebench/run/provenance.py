@@ -91,6 +91,7 @@ UNCOUNTED = (
     "learning",
     "lmms_plugin",
     "methods",
+    "regions.py",
     "registry.py",
     "report",
     "run/__init__.py",
