@@ -51,6 +51,8 @@ def fingerprint(
     # beside the others only where it is not what every cell had before there was a choice
     if setup.quantization != "none":
         content["quantization"] = setup.quantization
+    if setup.device_map != "none":
+        content["device_map"] = setup.device_map
     if cell.kind == "cost":
         content["cost"] = [asdict(grid.cost), machine["hardware"], machine["threads"]]
     text = json.dumps(content, sort_keys=True, default=str)
