@@ -167,6 +167,7 @@ def collect(
         "dtype": setup.dtype,
         "attention": setup.attention,
         "quantization": setup.quantization,
+        "device_map": setup.device_map,
         **model_facts,
         "seeds": dict(seeds),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
