@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prunebench.engine.session import prune
     from prunebench.greedy import greedy_cover, greedy_map
     from prunebench.models import Loaded, LoadError, load
+    from prunebench.products import Rows, gram
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
     from prunebench.regions import REGIONS_PORT, in_regions
@@ -68,6 +69,7 @@ _HOMES = {
     "engine.session": ("prune",),
     "greedy": ("greedy_cover", "greedy_map"),
     "models": ("LoadError", "Loaded", "load"),
+    "products": ("Rows", "gram"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
     "regions": ("REGIONS_PORT", "in_regions"),
@@ -120,6 +122,7 @@ __all__ = [
     "Loaded",
     "Pruner",
     "Reads",
+    "Rows",
     "ScorePruner",
     "Signal",
     "Site",
@@ -142,6 +145,7 @@ __all__ = [
     "evenly",
     "exactly",
     "fill",
+    "gram",
     "greedy_cover",
     "greedy_map",
     "in_regions",

@@ -38,6 +38,7 @@ COUNTED = (
     "measure",
     "models",
     "observations.py",
+    "products.py",
     "pruner.py",
     "reads.py",
     "run/active.py",
