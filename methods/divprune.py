@@ -22,6 +22,7 @@ class DivPrune(Pruner):
 
     default_positions = "compact"
     work_by_shape = True
+    own_share = 0.098
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         require_finite(tokens.features, "features")

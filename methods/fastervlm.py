@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
-from prunebench import ScorePruner, Signal, VisualTokens, register
+from prunebench import (
+    RECEIVED,
+    Facts,
+    ScorePruner,
+    Signal,
+    VisualTokens,
+    attention_of,
+    check_attention,
+    register,
+)
 
 
 @register(
@@ -20,26 +30,34 @@ class FasterVLM(ScorePruner):
     """Rank by CLS attention in the block that the projector reads, averaged over heads, in every
     crop by itself.
 
-    Newline tokens have no patch and rank last. `attention="received"` ranks by the attention a
-    token's patches receive from all others: ours, for encoders without a CLS token.
+    Newline tokens have no patch and rank last. `attention` "received" ranks by the attention a
+    token's patches receive from all others, which is ours; "auto" does so where the encoder has no
+    CLS token.
     """
 
     default_positions = "compact"
     per_tile = True
     work_by_shape = True
-    attention: str = "cls"
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.attention not in ("cls", "received"):
-            raise ValueError(f"attention is {self.attention!r}; it is 'cls' or 'received'")
+        check_attention(self.attention)
+
+    def prepared(self, facts: Facts) -> Self:
+        """With the attention that the encoder has."""
+        return replace(self, attention=attention_of(self.attention, facts))
+
+    @property
+    def port(self) -> str:
+        return RECEIVED if self.attention == "received" else ""
 
     @property
     def needs(self) -> frozenset[Signal]:
-        of_cls = self.attention == "cls"
-        return frozenset({Signal.CLS_ATTENTION if of_cls else Signal.RECEIVED_ATTENTION})
+        received = self.attention == "received"
+        return frozenset({Signal.RECEIVED_ATTENTION if received else Signal.CLS_ATTENTION})
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] what CLS, or all patches, paid in the block that the projector reads."""
-        of_cls = self.attention == "cls"
-        attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
+        received = self.attention == "received"
+        attention = tokens.received_attention if received else tokens.cls_attention  # [B, H, N]
         return attention.mean(dim=(0, 1))

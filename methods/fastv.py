@@ -20,6 +20,7 @@ class FastV(ScorePruner):
 
     needs = frozenset({Signal.LAST_QUERY_ATTENTION})
     work_by_shape = True
+    own_share = 0.5
     layer: int = 2
 
     def site(self) -> Site:

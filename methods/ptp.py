@@ -42,7 +42,8 @@ class PTP(ScorePruner):
     No code is published. What of this is known, and how:
 
     - the paper's are the three signals and that salient regions keep more;
-    - `layer` 2, the maximum over text tokens and `alpha` 0.5 are known second hand;
+    - `layer` 2, the maximum over text tokens, `alpha` 0.5 and half of the tokens as its own
+      operating point are known second hand;
     - reconstructed are the formula of rho, its `temperature`, the scaling, the thumbnail's share
       and the place of removal;
     - ours: an image without crops, and a video as a whole, is one region and so a plain ranking;
@@ -57,6 +58,7 @@ class PTP(ScorePruner):
       patches receive from all others, and for CLS the mean of a tile's patches behind the encoder.
     """
 
+    own_share = 0.5
     layer: int = 2
     alpha: float = 0.5
     temperature: float = 0.1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.depth import late_layer
+    from prunebench.encoders import RECEIVED, attention_of, check_attention
     from prunebench.engine.session import prune
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "depth": ("late_layer",),
+    "encoders": ("RECEIVED", "attention_of", "check_attention"),
     "engine.session": ("prune",),
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
@@ -61,6 +63,7 @@ __all__ = [
     "FUNCTION_WORDS",
     "INPUT",
     "PIXELS",
+    "RECEIVED",
     "Budget",
     "BudgetError",
     "Example",
@@ -80,8 +83,10 @@ __all__ = [
     "Unsupported",
     "VisualTokens",
     "alive",
+    "attention_of",
     "build",
     "cached",
+    "check_attention",
     "fill",
     "late_layer",
     "llm",

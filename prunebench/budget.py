@@ -11,6 +11,9 @@ from prunebench.sites import Site
 
 Kind = Literal["mean", "input", "kv"]
 
+NEAREST = "~"
+"""Before a budget's text: about so much."""
+
 
 class BudgetError(ValueError):
     """A budget that is malformed, larger than the image, or out of a method's reach."""
@@ -23,11 +26,13 @@ class Budget:
     `amount` is a count where it is an int and a share of the available tokens where it is a float.
     `kind` says what is counted: "mean", the tokens entering an LLM layer, averaged over layers
     (what a run pays for); "input", those entering layer 0; "kv", those in the cache after prefill,
-    averaged over layers.
+    averaged over layers. With `nearest`, a method that cannot spend so little, or so much, spends
+    the nearest that it can, in place of a BudgetError.
     """
 
     amount: int | float
     kind: Kind = "mean"
+    nearest: bool = False
 
     def __post_init__(self) -> None:
         kinds = get_args(Kind)
@@ -49,18 +54,19 @@ class Budget:
             )
 
     def __str__(self) -> str:
-        if self.kind == "mean":
-            return str(self.amount)
-        return f"{self.kind}:{self.amount}"
+        text = str(self.amount) if self.kind == "mean" else f"{self.kind}:{self.amount}"
+        return NEAREST + text if self.nearest else text
 
     @classmethod
     def parse(cls, value: Budget | int | float | str) -> Budget:
-        """Read 64 (tokens), 0.25 (share) or "kv:0.25"; raises BudgetError."""
+        """Read 64 (tokens), 0.25 (share), "kv:0.25" or "~0.25" (the nearest that can be reached);
+        raises BudgetError.
+        """
         if isinstance(value, Budget):
             return value
         if not isinstance(value, str):
             return cls(value)
-        kind, colon, amount = value.rpartition(":")
+        kind, colon, amount = value.removeprefix(NEAREST).rpartition(":")
         if colon and not kind:
             raise BudgetError(
                 f"budget {value!r} names no kind before its colon; write 0.25 or kv:0.25"
@@ -69,7 +75,8 @@ class Budget:
             number = _number(amount)
         except ValueError:
             raise BudgetError(f"budget {value!r} is no number; write 64, 0.25 or kv:0.25") from None
-        return cls(number, kind or "mean")  # type: ignore[arg-type]  # checked in __post_init__
+        nearest = value.startswith(NEAREST)
+        return cls(number, kind or "mean", nearest)  # type: ignore[arg-type]  # checked below
 
     def tokens(self, available: int) -> float:
         """The target in tokens of an image that has `available`; raises BudgetError where that is
@@ -88,12 +95,21 @@ class Budget:
 class Stage:
     """From `site` on at most `keep` visual tokens are alive.
 
-    `compact` says that what a stage drops leaves the caches of the layers before it, too.
+    `compact` says that what a stage drops leaves the caches of the layers before it, too, and
+    `compact_from` that it leaves those of this layer and the ones between.
     """
 
     site: Site
     keep: int
     compact: bool = False
+    compact_from: int | None = None
+
+    @property
+    def compacted_from(self) -> int | None:
+        """The first layer whose cache a stage cuts; None where it cuts none."""
+        if self.compact_from is not None:
+            return self.compact_from
+        return 0 if self.compact else None
 
 
 def alive(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
@@ -107,8 +123,13 @@ def alive(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
 
 def cached(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
     """[layers] visual tokens in each LLM layer's cache after prefill."""
-    limits = [stage.keep for stage in stages if stage.compact]
-    return [min([count, *limits]) for count in alive(stages, available, layers)]
+    counts = alive(stages, available, layers)
+    for stage in stages:
+        first = stage.compacted_from
+        if first is not None:
+            # no later layer has more: what a stage drops does not enter those behind it
+            counts[first:] = [min(count, stage.keep) for count in counts[first:]]
+    return counts
 
 
 def spent(kind: Kind, entering: Sequence[float], caches: Sequence[float]) -> float:
@@ -128,12 +149,17 @@ def solve(
     layers: int,
     shares: Callable[[float], Sequence[float]] | None = None,
     compact: bool = False,
+    *,
+    compact_from: int | None = None,
+    fewest: int = 1,
 ) -> tuple[Stage, ...]:
     """The stages at `sites` whose cost is as close to `budget` as whole tokens allow.
 
     `shares(t)`, increasing in t over (0, 1], gives the share of the available tokens alive after
     each site; by default a geometric staircase t, t^2, ... (for one site: t). Off by at most half a
     token of the last stage, or half a token in all where that stage has no room or does not count.
+    `compact` and `compact_from` are those of every stage. A stage keeps `fewest` tokens at least,
+    one, or 0 where a method may drop all.
 
     Raises BudgetError where the layers before the first site alone spend more than the budget.
     """
@@ -144,7 +170,9 @@ def solve(
         raise BudgetError(f"{listed} lies outside the model, which has layers 0..{layers - 1}")
     if shares is None:
         shares = partial(_staircase, len(sites))
-    search = _Search(budget.kind, tuple(sites), available, layers, shares, compact)
+    search = _Search(
+        budget.kind, tuple(sites), available, layers, shares, compact, compact_from, fewest
+    )
     search.check_reach(budget, target)
     return search.stages(search.closest(target))
 
@@ -162,6 +190,8 @@ class _Search:
     layers: int
     shares: Callable[[float], Sequence[float]]
     compact: bool
+    compact_from: int | None
+    fewest: int
 
     @cached_property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -180,7 +210,7 @@ class _Search:
     def stages(self, counts: Sequence[int]) -> tuple[Stage, ...]:
         """The counts at their sites."""
         pairs = zip(self.sites, counts, strict=True)
-        return tuple(Stage(site, count, self.compact) for site, count in pairs)
+        return tuple(Stage(site, count, self.compact, self.compact_from) for site, count in pairs)
 
     def cost(self, counts: Sequence[int]) -> float:
         """What a run with these counts spends, in tokens: what `spent` says of their `alive` and
@@ -192,6 +222,9 @@ class _Search:
                 if site.is_before(0):
                     at_input.append(count)
             return float(min(at_input))
+        if self.kind == "kv" and self.compact_from is not None:
+            lengths = cached(self.stages(counts), self.available, self.layers)
+            return sum(lengths) / self.layers
         if self.kind == "kv" and self.compact:
             # what any stage drops has left every cache
             return float(min([self.available, *counts]))
@@ -208,29 +241,34 @@ class _Search:
         # a stage never keeps more than the one before it
         ceiling = min([self.available, *others[-1:]])
         neighbour = last + 1 if last < ceiling else last - 1
-        if neighbour < 1:
+        if neighbour < self.fewest:
             return 0.0
         return self.distance([*others, neighbour], self.cost(counts))
 
     def counts_at(self, t: float) -> list[int]:
-        """The counts at one point of the ladder of shares, at least one token each."""
+        """The counts at one point of the ladder of shares, at least the fewest each."""
         counts = []
         for share in self.shares(t):
-            whole = max(1, round(share * self.available))
+            whole = max(self.fewest, round(share * self.available))
             counts.append(min(self.available, whole))
         return counts
 
     def check_reach(self, budget: Budget, target: float) -> None:
-        """Raises BudgetError where no point of the ladder costs about as much as the target."""
+        """Raises BudgetError where no point of the ladder costs about as much as the target, unless
+        the nearest one will do.
+        """
+        if budget.nearest:
+            return
         fewest = self.counts_at(0.0)
         least = self.cost(fewest)
         most = self.cost(self.counts_at(1.0))
         label = f"budget {budget} ({target:g} of {self.available} visual tokens)"
         if target < least - 0.5 * self.slope(fewest):
             listed = ", ".join(map(str, self.sites))
+            rest = "a single token" if self.fewest else "no token"
             raise BudgetError(
                 f"{label} is out of reach at {listed}: "
-                f"with a single token kept there the run still spends {least:g}"
+                f"with {rest} kept there the run still spends {least:g}"
             )
         # half a token is what rounding to whole ones may cost
         if target > most + 0.5:
@@ -282,7 +320,7 @@ class _Search:
         ceiling = others[-1] if others else self.available
         # the cost is linear in the last stage's count, so that one step gets there
         moved = round(last + (target - self.cost(counts)) / step)
-        return [*others, min(ceiling, max(1, moved))]
+        return [*others, min(ceiling, max(self.fewest, moved))]
 
 
 def _staircase(steps: int, t: float) -> list[float]:

@@ -15,7 +15,7 @@ from prunebench.budget import Budget, BudgetError, Stage, solve
 from prunebench.reads import Reads
 from prunebench.select import places_on_cpu, share, top, top_of_each
 from prunebench.signals import Signal
-from prunebench.sites import INPUT, Site
+from prunebench.sites import INPUT, Part, Site
 from prunebench.tokens import Keep, VisualTokens
 
 Positions = Literal["original", "compact"]
@@ -66,7 +66,8 @@ class Facts:
 
     A field is None where a bare decoder has no such part, or nobody has said.
     `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms;
-    `feature_block` is the vision block whose output the projector reads, counted from 0.
+    `feature_block` is the vision block whose output the projector reads, counted from 0, and `cls`
+    says whether the vision encoder has a CLS token.
 
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
@@ -86,6 +87,7 @@ class Facts:
     head_width: int | None = None
     frequencies: tuple[float, ...] | None = None
     kinds: tuple[str, ...] = ()
+    cls: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ class Pruner(ABC):
     paper does with the survivors' position ids: "original" keeps them, gaps included, "compact"
     closes the gaps. A `dynamic` method may keep fewer than it may, even none.
 
+    `own_share` is the share of the tokens that the paper's main setting keeps at the method's one
+    site, where there is such a setting: its operating point without a budget.
+
     The FLOPs of selecting are counted anew for every sample, which takes time, unless a class says
     `work_by_shape`: that its matrix products follow from the stage, the layout and the shapes that
     it is shown, and from no value, text or number of rounds. A class that inherits says it anew.
@@ -105,6 +110,7 @@ class Pruner(ABC):
     default_positions: ClassVar[Positions] = "original"
     dynamic: ClassVar[bool] = False
     work_by_shape: ClassVar[bool] = False
+    own_share: ClassVar[float | None] = None
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -118,6 +124,13 @@ class Pruner(ABC):
         says_needs = type(self).needs is not Pruner.needs
         return Reads(frozenset(self.needs)) if says_needs else Reads()
 
+    @property
+    def port(self) -> str:
+        """What stands in for something that the model it was made ready for lacks, such as the
+        attention of a CLS token; empty where it runs as published.
+        """
+        return ""
+
     def site(self) -> Site:
         """Where it prunes; behind the projector unless it says otherwise."""
         return INPUT
@@ -129,9 +142,11 @@ class Pruner(ABC):
         the one given.
         """
         if budget is None:
-            raise BudgetError(
-                f"{type(self).__name__} has no budget of its own; give one, such as 0.25 or 64"
-            )
+            if self.own_share is None:
+                raise BudgetError(
+                    f"{type(self).__name__} has no budget of its own; give one, such as 0.25 or 64"
+                )
+            return (Stage(self.site(), max(1, round(self.own_share * available))),)
         return solve(budget, [self.site()], available, layers)
 
     @abstractmethod
@@ -171,6 +186,21 @@ def works_by_shape(pruner: Pruner) -> bool:
         return False
     values = [getattr(pruner, field.name) for field in fields(pruner)]
     return all(works_by_shape(value) for value in values if isinstance(value, Pruner))
+
+
+def has_own(pruner: Pruner) -> bool:
+    """Whether a method has an operating point of its own, and needs no budget."""
+    if pruner.site().part is Part.PIXELS:  # it plans nothing, and makes images smaller for a budget
+        return False
+    try:
+        # any sizes will do: whether there is one depends on the method alone
+        with contained(type(pruner).__name__, "plan"):
+            pruner.plan(None, 576, 32)
+    except BudgetError:
+        return False
+    except Exception:  # what is wrong with it is said where it is asked
+        return True
+    return True
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ TRUNK = {
     "select",
     "reads",
     "pruner",
+    "encoders",
     "contract",
     "registry",
     "identity",
@@ -41,6 +42,7 @@ MAY: dict[str, set[str]] = {
     "select": {"sites", "tokens"},
     "reads": {"signals", "sites"},
     "pruner": {"budget", "reads", "select", "signals", "sites", "tokens"} | BORDER,
+    "encoders": {"pruner"},
     "contract": {"budget", "pruner", "reads", "signals", "sites", "tokens"},
     "identity": {"pruner"},
     # of methods their names alone, as a type: what an editor completes

@@ -213,6 +213,13 @@ def test_a_cluster_of_two_machines_of_which_one_goes(tmp_path: Path, cluster: An
     assert_same(tmp_path / "whole", study)
 
 
+def test_workers_ask_one_model_after_the_other(tmp_path: Path) -> None:
+    more = ["models=tiny-qwen2.5-vl,tiny-llava-1.5", "methods=random,fastervlm", "limit=6"]
+    run(tmp_path / "whole", *more)
+    run(tmp_path / "spread", *more, "executor=ray", "workers=2")
+    assert_same(tmp_path / "whole", tmp_path / "spread")
+
+
 def test_costs_by_workers(tmp_path: Path) -> None:
     """The cells of cost are there, and what in them is no time is as it is in one process."""
     more = ["methods=none,random", "budgets=0.5", "limit=2", "cost.pairs=2", "cost.warmup=0"]

@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from test_benchmarks import TASK, write_task
 from torch import nn
 
-from prunebench.models import LoadError
+from prunebench.models import LoadError, manners
 from prunebench.run import runner
 from prunebench.run.backend import ModelSetup
 from prunebench.run.grid import load
@@ -105,3 +106,49 @@ def test_a_further_model_that_does_not_load_takes_no_other_with_it(tmp_path: Pat
     shutil.copy(MODELS["tiny-qwen2.5-vl"] / "model.safetensors", broken)
     again = sweep(f"tiny-llava-1.5,{broken},tiny-qwen2.5-vl", tmp_path / "study")
     assert again.failed == []
+
+
+PROMPTS = """
+lmms_eval_specific_kwargs:
+  default: &usual {post_prompt: ""}
+  llava_hf: {}
+"""
+TEXT = """
+
+def text(doc, kwargs):
+    return doc["question"] + kwargs["post_prompt"]
+"""
+
+
+def partial_task(folder: Path) -> Path:
+    """A task whose prompt for LLaVA-1.5 lacks what its function reads."""
+    text = TASK.replace("doc_to_text: question", "doc_to_text: !function utils.text")
+    file = write_task(folder, text=text + PROMPTS)
+    (folder / "utils.py").write_text((folder / "utils.py").read_text() + TEXT)
+    return file
+
+
+def test_a_task_that_does_not_load_for_a_further_model_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the miniatures are asked as lmms-eval asks their families, by whose names tasks have prompts
+    monkeypatch.setattr(manners, "WORDS", 1)
+    task = partial_task(tmp_path / "task")
+    models = "models=tiny-qwen2.5-vl,tiny-llava-1.5"
+    words = [*OPTIONS, "limit=1", models, f"tasks={task},scenes_color"]
+    notes = Notes()
+    outcome = runner.sweep(load(None, [*words, f"out={tmp_path / 'study'}"]), notes)
+    statuses = {tuple(cell.split("__")[::3]): status for cell, status in outcome.statuses.items()}
+    assert statuses == {
+        ("tiny-qwen2.5-vl", "mine"): "ok",
+        ("tiny-qwen2.5-vl", "scenes_color"): "ok",
+        ("tiny-llava-1.5", "mine"): "failed",
+        ("tiny-llava-1.5", "scenes_color"): "ok",
+    }
+    (note,) = [text for text in notes.texts if "post_prompt" in text]
+    assert "mine.yaml: its definition does not load (KeyError" in note
+    assert note.endswith("its 1 cells are not asked")
+    # mended, the same study goes on
+    (tmp_path / "task" / "mine.yaml").write_text(task.read_text().replace("hf: {}", "hf: *usual"))
+    again = runner.sweep(load(None, [*words, f"out={tmp_path / 'study'}"]))
+    assert set(again.statuses.values()) == {"ok"}

@@ -11,15 +11,22 @@ import pytest
 import torch
 
 import prunebench
-from prunebench import Keep, Pruner, Stage, VisualTokens, registry
+from prunebench import INPUT, Keep, Pruner, Stage, VisualTokens, llm, registry
+from prunebench.sites import Part
 from prunebench.testing.translators import load_translator
 from prunebench.testing.vectors import VerifyError
-from prunebench.testing.verified import read_verified, status, write_verified
+from prunebench.testing.verified import (
+    read_verified,
+    shown,
+    stages_shown,
+    status,
+    write_verified,
+)
 from prunebench.testing.verify import Comparison, summary, verify
 
 GOLDEN = Path(__file__).parent / "golden"
 TRANSLATORS = Path(__file__).parent / "vectors"
-OURS = [name for name in registry.names() if (GOLDEN / f"{name}-1.safetensors").exists()]
+OURS = [name for name in registry.names() if (TRANSLATORS / f"{name}.py").exists()]
 
 
 def first(_self: Pruner, _tokens: VisualTokens, stage: Stage) -> Keep:
@@ -188,18 +195,33 @@ def test_the_record_notices_a_change(tmp_path: Path) -> None:
     path = tmp_path / "verified.json"
     assert status("fastv", path) == "no vectors"
     write_verified(verify(GOLDEN, ["divprune", "fastv"]), path)
-    assert status("fastv", path) == status("divprune", path) == "verified 3/3"
+    assert status("fastv", path) == status("divprune", path) == "verified: 3 vectors"
     assert status("random", path) == "no vectors"
     record = read_verified(path)
     record["fastv"]["source"] = "another"
     path.write_text(json.dumps(record))
-    assert status("fastv", path) == "verified 3/3 (before its last change)"
+    assert status("fastv", path) == "verified: 3 vectors (before its last change)"
     write_verified(verify(GOLDEN, ["fastv"]), path)
-    assert status("fastv", path) == "verified 3/3"
+    assert status("fastv", path) == "verified: 3 vectors"
     assert set(read_verified(path)) == {"divprune", "fastv"}
 
 
 def test_the_installed_record_is_current() -> None:
     for method in OURS:
         files = 3 * len(sets_of(method))
-        assert status(method).partition(";")[0] == f"verified {files}/{files}"
+        known = status(method).partition(";")[0]
+        assert known.startswith("verified: ")
+        assert known.endswith(f"{files} vectors")
+
+
+def test_stages_that_no_vector_shows_are_not_claimed() -> None:
+    class TwoStages(registry.get("divprune")):  # type: ignore[misc]
+        def plan(self, *_: object) -> tuple[Stage, ...]:
+            return Stage(INPUT, 20), Stage(llm(3), 10), Stage(llm(5), 5)
+
+    assert stages_shown(TwoStages(), [Part.INPUT]) == ([1], 2)
+    assert stages_shown(TwoStages(), [Part.INPUT, Part.LLM]) == ([1, 2], 2)
+    entry = {"agree": 3, "files": 3, "stages": [[1], 2]}
+    assert shown(entry) == "stage 1 of 2, 3 vectors"
+    # a vector inside another part than the method plans to be in shows nothing of it
+    assert stages_shown(registry.build("divprune"), [Part.LLM]) == ([2], 2)

@@ -181,7 +181,7 @@ def verification(name: str) -> str:
     """How a method's faithfulness was checked, in a few words."""
     record = verified.read_verified().get(name)
     if record is not None:
-        return f"{record['agree']} of {record['files']} official vectors"
+        return f"{verified.shown(record)} of official code"
     card = registry.card(registry.get(name))
     if card.reconstruction:
         return "reconstruction"

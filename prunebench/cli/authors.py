@@ -125,5 +125,5 @@ def verify(arguments: argparse.Namespace) -> int:
                 about = f"{one.method} {one.file} {one.field}: {one.difference}"
                 print(f"FAIL {one_line(about, 1000)}")
         for method, (agree, count) in verifying.summary(comparisons).items():
-            print(f"{method}: verified {agree}/{count}")
+            print(f"{method}: {agree} of {count} vectors agree")
     return 0 if all(comparison.agree for comparison in comparisons) else FAILED

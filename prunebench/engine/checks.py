@@ -100,6 +100,14 @@ def _check_stage(
         raise EngineError(
             f"{name} plans {before} and then {stage}; stages go forward and never grow"
         )
+    first = stage.compact_from
+    if first is not None and not (type(first) is int and 0 <= first < layers):
+        raise EngineError(
+            one_line(
+                f"{name} compacts from layer {first!r} on at {stage.site}; it must be one of "
+                f"0..{layers - 1}"
+            )
+        )
     if not 0 <= stage.keep <= available:
         raise EngineError(
             f"{name} plans to keep {stage.keep} of {available} visual tokens at {stage.site}"
@@ -146,7 +154,12 @@ def _check_block(name: str, ready: Ready, site: Site) -> None:
 def _check_spending(
     name: str, budget: Budget, stages: Sequence[Stage], available: int, layers: int
 ) -> None:
-    """Raise EngineError for a plan that overspends, by more than rounding explains."""
+    """Raise EngineError for a plan that overspends, by more than rounding explains.
+
+    Where the nearest will do, nobody can say how much that is but the method.
+    """
+    if budget.nearest:
+        return
     cost = spent(budget.kind, alive(stages, available, layers), cached(stages, available, layers))
     # half a token for rounding to whole ones, the rest for floats
     if cost > budget.tokens(available) + 0.5 + 1e-6:

@@ -216,8 +216,9 @@ class Prefill:
         rows = self._apply(site, hidden, self._ids_at(site))
         stream = self.now
         # also where this stage drops nothing: what an earlier one dropped may still be in caches
-        if self._compacts(site):
-            self._compact(site.layer, stream, kwargs.get("past_key_values"))
+        first = self._compacted_from(site)
+        if first is not None:
+            self._compact(range(first, site.layer), stream, kwargs.get("past_key_values"))
         if stream is entered:
             return rows, kwargs
         frame = self._frame(site, entered, rows, kwargs)
@@ -284,19 +285,19 @@ class Prefill:
         masks = masks_by_kind(stream, self.sights, self.setup.kernel, hidden, extra)
         return Frame(masks, stream.valid(hidden.device) if stream.padded else None)
 
-    def _compacts(self, site: Site) -> bool:
-        """Whether the dropped go from earlier layers' caches, too; one cache has one answer."""
-        answers = {stage.compact for _, stage in self._stages_at(site)}
+    def _compacted_from(self, site: Site) -> int | None:
+        """The first layer from whose cache the dropped go, too; one cache has one answer."""
+        answers = {stage.compacted_from for _, stage in self._stages_at(site)}
         if len(answers) > 1:
             name = type(self.setup.ready.pruner).__name__
             raise EngineError(f"{name} compacts at {site} for some samples of the batch only")
-        return True in answers
+        return answers.pop()
 
-    def _compact(self, layer: int, stream: Stream, cache: Any) -> None:
-        """Remove what died at `layer` from the caches of the layers before it."""
+    def _compact(self, layers: range, stream: Stream, cache: Any) -> None:
+        """Remove what died at a stage from the caches of these layers, which lie before it."""
         narrower: dict[int, Stream] = {}
-        for number, part in enumerate(checked(cache).layers[:layer]):
-            before = self.live[number]
+        for number in layers:
+            part, before = checked(cache).layers[number], self.live[number]
             # a state has read what is dropped now, and holds no position that could be taken out
             if length_of(part) is not None:
                 _check_whole(number, part, before)

@@ -314,6 +314,7 @@ class Family(ABC):
             vision_blocks=len(self.blocks(model)),
             vision_width=int(vision_width),
             feature_block=self.feature_block(model),
+            cls=self.cls,
         )
 
     def decoder_facts(self, model: nn.Module) -> Facts:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from prunebench.border.text import one_line
 from prunebench.report.leaderboard import ALL
-from prunebench.study.record import BASELINE, BLIND
+from prunebench.study.record import BASELINE, BLIND, OWN
 
 NAME = 60
 """Characters of a budget's name that a line bears."""
@@ -37,6 +37,8 @@ def budget_kind(board: pd.DataFrame) -> str:
     mean over layers.
     """
     of_methods = ~board["method"].isin([BASELINE, BLIND])  # these two have no budget
+    # and an operating point of a method's own counts nothing
+    of_methods &= board["budget"] != OWN
     kinds = set(board.loc[of_methods, "budget_kind"])
     for kind in TOKEN_KINDS:
         if kinds == {kind}:

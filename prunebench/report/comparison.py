@@ -78,7 +78,11 @@ class Group:
         return _pair(self.cells, self.baseline, warn)
 
     def against_control(self, warn: Warn) -> Pair | GroupedPair | None:
-        """Scores of the method and of the random control at the same budget on the same samples."""
+        """Scores of the method and of the random control at the same budget on the same samples;
+        None as well where the method could not keep to the budget.
+        """
+        if any(cell.reach for cell in self.cells):
+            return None
         return _pair(self.cells, self.control, warn)
 
     def against_blind(self, warn: Warn) -> Pair | GroupedPair | None:

@@ -22,7 +22,7 @@ from prunebench.report.board import budget_kind, budget_label, overall, records
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import Look, looks
 from prunebench.study.cells import ReportError
-from prunebench.study.record import BASELINE, BLIND
+from prunebench.study.record import BASELINE, BLIND, OWN
 
 DPI = 160
 TOKENS = {
@@ -43,6 +43,15 @@ NAME, TITLE = 40, 60
 
 TICK_DISTANCE = 1.25
 """The least ratio between two ticks of the token axis; labels need room."""
+
+RING: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 13,
+    "markerfacecolor": "none",
+    "markeredgewidth": 1.1,
+}
+"""What stands around the marker of an operating point of a method's own."""
 
 Looks = dict[str, Look]
 
@@ -245,6 +254,10 @@ def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
         if method == BASELINE:
             _reference(ax, points.iloc[0], look)
             continue
+        _own(ax, points, tokens, look)
+        points = points[points["budget"] != OWN]
+        if points.empty:
+            continue
         if not look.control:
             _band(ax, points, tokens, look)
         sns.lineplot(
@@ -308,6 +321,8 @@ def _points(ax: Axes, rows: pd.DataFrame, column: str, style: Looks) -> None:
     """
     for method, points in rows.dropna(subset=[column]).sort_values(column).groupby("method"):
         look = style[str(method)]
+        _own(ax, points, column, look)
+        points = points[points["budget"] != OWN]
         ax.plot(
             points[column],
             points["accuracy"],
@@ -317,6 +332,15 @@ def _points(ax: Axes, rows: pd.DataFrame, column: str, style: Looks) -> None:
             zorder=2,
         )
         _whiskers(ax, points, column, look)
+
+
+def _own(ax: Axes, points: pd.DataFrame, column: str, look: Look) -> None:
+    """A method's own operating point, which is no budget of a line: its marker in a ring."""
+    own = points[points["budget"] == OWN]
+    if own.empty:
+        return
+    _whiskers(ax, own, column, look)
+    ax.plot(own[column], own["accuracy"], color=look.colour, **RING)
 
 
 def _whiskers(ax: Axes, points: pd.DataFrame, column: str, look: Look) -> None:
@@ -353,7 +377,8 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     """A logarithmic axis whose ticks stand at the tokens the budgets came to, with their share."""
     ax.set_xscale("log")
     # at one budget methods come to slightly different tokens
-    places = rows.groupby(["budget_kind", "budget"])[[column, f"{column}_share"]].median()
+    budgets = rows[rows["budget"] != OWN] if (rows["budget"] != OWN).any() else rows
+    places = budgets.groupby(["budget_kind", "budget"])[[column, f"{column}_share"]].median()
     places = places.sort_values(column, ascending=False)
     ticks: list[float] = []
     texts: list[str] = []
@@ -408,6 +433,8 @@ def _legend(
     handles = []
     for name in sorted(rows["method"].unique(), key=order):
         handles.append(_handle(name, style[name], line))
+    if (rows["budget"] == OWN).any():
+        handles.append(Line2D([], [], color="#5a5a5a", label="own operating point", **RING))
     legend = figure.legend(
         handles=[*handles, *more],
         loc="outside right upper",

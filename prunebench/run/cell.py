@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.identity import Unhashable, plain, source_digest
-from prunebench.pruner import Pruner
-from prunebench.study.record import BLIND, Kind
+from prunebench.pruner import Pruner, has_own
+from prunebench.study.record import BASELINE, BLIND, OWN, Kind
+
+WITHOUT_BUDGET = {BASELINE: "1.0", BLIND: "0"}
+"""What stands in the place of the budget of what ignores it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +29,11 @@ class Variant:
     name: str
     pruner: Pruner
     positions: Literal["original", "compact"] | None = None
+
+    @cached_property
+    def has_own(self) -> bool:
+        """Whether it has an operating point of its own, and needs no budget."""
+        return has_own(self.pruner)
 
     def settings(self) -> dict[str, Any]:
         """All settings as plain data, defaults included; one that is none stands as the name of its
@@ -87,7 +96,8 @@ def _can_be_written(value: Any) -> bool:
 @dataclass(frozen=True)
 class Cell:
     """One model, method, budget, task and seed; `kind` says whether answers or costs are measured.
-    No budget: that of the baseline, which keeps all, and of the blind control, which keeps nothing.
+    No budget have the baseline, which keeps all, the blind control, which keeps nothing, and a
+    method at an operating point of its own.
     """
 
     kind: Kind
@@ -102,11 +112,11 @@ class Cell:
         """The budget without its kind."""
         if self.budget is not None:
             return str(self.budget.amount)
-        return "0" if self.variant.name == BLIND else "1.0"
+        return WITHOUT_BUDGET.get(self.variant.name, OWN)
 
     @property
     def budget_kind(self) -> str:
-        """What the budget counts; empty for the baseline."""
+        """What the budget counts; empty where there is none."""
         return "" if self.budget is None else self.budget.kind
 
     @property

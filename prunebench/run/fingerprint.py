@@ -49,6 +49,8 @@ def fingerprint(
         "seed": grid.seed,
     }
     # beside the others only where it is not what every cell had before there was a choice
+    if cell.budget is not None and cell.budget.nearest:
+        content["reach"] = "nearest"
     if setup.quantization != "none":
         content["quantization"] = setup.quantization
     if cell.kind == "cost":

@@ -26,6 +26,7 @@ from prunebench.run.lists import (
 from prunebench.run.names import check_path, expanded
 from prunebench.run.plain import PlainError, short, short_key
 from prunebench.run.question import HOW, MOST_FPS, MOST_SECONDS, Cost, Grid, keys
+from prunebench.study.record import BLIND, OWN
 
 __all__ = [
     "CONTROLS",
@@ -218,6 +219,7 @@ def _check(grid: Grid, settings: options.Settings) -> None:
         named_entries = entries(grid.methods, grid.controls)
         grid.methods = list(with_settings(named_entries, settings, options.keys(Grid)))
     _check_size(grid)
+    _check_own(grid)
 
 
 def _check_rest(grid: Grid) -> None:
@@ -261,6 +263,20 @@ def _check_executor(grid: Grid) -> None:
         raise GridError(
             f"ray_address is {short(grid.ray_address)}, which is for clients outside a cluster; "
             "sweep on one of its machines, with ray_address=auto"
+        )
+
+
+def _check_own(grid: Grid) -> None:
+    """That a grid which asks for methods' own operating points alone names one that has one."""
+    if grid.budgets != [OWN]:
+        return
+    without = grid.without_own()
+    methods = [one for one in grid.variants() if one.name not in (*CONTROLS, BLIND)]
+    if len(without) == len(methods):
+        listed = ", ".join(without) or "there are but controls"
+        raise GridError(
+            f"budgets is own, and none of the methods has an operating point of its own: {listed}; "
+            "add a share, such as 0.25"
         )
 
 

@@ -10,6 +10,9 @@ from functools import partial
 from typing import Any
 
 from prunebench.benchmarks import Benchmark, Request
+from prunebench.budget import BudgetError
+from prunebench.engine.checks import planned
+from prunebench.pruner import Pruner, contained
 from prunebench.run import cost
 from prunebench.run.active import Run
 from prunebench.run.cell import Cell, shown
@@ -20,6 +23,7 @@ from prunebench.run.progress import Watcher
 from prunebench.run.quality import Bound
 from prunebench.run.store import Row, Study
 from prunebench.run.work import CellPart, TaskSource, Worker
+from prunebench.study.cells import joined
 from prunebench.study.record import BLIND, CellRecord, Metric, Status
 
 Statuses = dict[str, str]
@@ -140,6 +144,7 @@ class Ledger:
         are files of its task.
         """
         benchmark, variant = self.benchmark(cell), cell.variant
+        overspent = self._overspent(cell, tables.get("samples", []))
         record = CellRecord(
             id=cell.id,
             fingerprint=self.fingerprints[cell.id],
@@ -155,8 +160,10 @@ class Ledger:
             task=shown(cell.task),
             seed=cell.seed,
             status=status,
-            reason=reason,
+            reason=joined([reason, overspent]),
             samples=counts,
+            reach="nearest" if overspent else None,
+            port=self._port(cell) or None,
             metric=benchmark.primary,
             higher_is_better=benchmark.higher_is_better(benchmark.primary),
             metrics=tuple(metrics),
@@ -166,6 +173,36 @@ class Ledger:
         stored = self.study.finish(cell, record, tables, kept or {})
         self.statuses[cell.id] = stored.status
         self.watch.finished(cell.id, stored.status, stored.reason)
+
+    def _port(self, cell: Cell) -> str:
+        """What stands in for something that the model lacks; empty for a method as published."""
+        if cell.id not in self.digests:  # it was refused
+            return ""
+        pruner: Pruner = self.worker.bound(self.part(Run(cell))).method.pruner
+        with contained(cell.variant.label, "port"):
+            return pruner.port
+
+    def _overspent(self, cell: Cell, rows: Sequence[Row]) -> str:
+        """What there is to say where a method could not spend its cell's budget, and ran at the
+        nearest that it can; else empty.
+        """
+        budget = cell.budget
+        answered = [row for row in rows if row["status"] == "ok"]
+        if budget is None or not budget.nearest or not answered:
+            return ""
+        bound = self.worker.bound(self.part(Run(cell)))
+        if bound.on_pixels:  # it has no plan, and refuses what it cannot reach
+            return ""
+        exact = replace(budget, nearest=False)
+        layers = self.worker.backend.layers
+        try:
+            for available in sorted({row["available"] for row in answered}):
+                planned(bound.method, exact, None, available, layers)
+        except BudgetError:
+            shares = [row[f"tokens_{budget.kind}"] / row["available"] for row in answered]
+            mean = sum(shares) / len(shares)
+            return f"cannot spend {exact}: runs at the nearest that it can, a share of {mean:.3f}"
+        return ""
 
     def tell_notes(self) -> None:
         """What the study has set aside since the last time."""

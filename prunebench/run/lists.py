@@ -12,7 +12,7 @@ from prunebench.budget import Budget, BudgetError
 from prunebench.run.keys import GridError
 from prunebench.run.names import check_path, expanded
 from prunebench.run.plain import short
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, OWN
 
 CONTROLS = (BASELINE, "random", "uniform", "pool", "resize")
 """Methods every study holds, so that any other is seen beside the cheapest things that could be
@@ -62,10 +62,18 @@ def budget_texts(entries: Sequence[Any]) -> list[str]:
     """Every budget once, written one way; raises GridError."""
     texts = []
     for entry in entries:
+        if entry == OWN:
+            texts.append(OWN)
+            continue
         try:
             budget = Budget.parse(entry)
         except BudgetError as error:
             raise GridError(f"budgets: {one_line(str(error), 200, tail=100)}") from None
+        if budget.nearest:
+            raise GridError(
+                f"budgets: {short(str(budget))} begins with ~; write {str(budget)[1:]} and "
+                "reach=nearest"
+            )
         if budget.amount > MOST_TOKENS:
             raise GridError(
                 f"budgets: {short(str(budget))} is a count beyond any image; "

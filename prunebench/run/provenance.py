@@ -31,6 +31,7 @@ COUNTED = (
     "budget.py",
     "contract.py",
     "depth.py",
+    "encoders.py",
     "engine",
     "measure",
     "models",

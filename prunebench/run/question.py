@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from prunebench.border.bounds import Bound
 from prunebench.budget import Budget
 from prunebench.run import plain
 from prunebench.run.keys import Key, key, keys_of
+from prunebench.run.lists import CONTROLS
 from prunebench.run.names import expanded
-from prunebench.study.record import BASELINE, BLIND, Kind
+from prunebench.study.record import BASELINE, BLIND, OWN, Kind
 from prunebench.testbed import DEFAULT
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "8bit", "4bit")
 HARNESSES = ("lmms-eval", "processor")
+
+REACHES = ("exact", "nearest")
 
 EXECUTORS = ("local", "ray")
 
@@ -97,10 +100,18 @@ class Grid:
         "tasks=gqa,pope",
     )
     budgets: list[Any] = key(
-        ["0.75", "0.5", "0.25", "0.1"],
+        [OWN, "0.5", "0.25", "0.1"],
         "Visual tokens that a run may spend, a share or a count, averaged over the layers; input: "
-        "counts those that enter the first layer, kv: those in the cache.",
-        "budgets=0.5,kv:0.25,64",
+        "counts those that enter the first layer, kv: those in the cache; own: each method as its "
+        "paper runs it, if it has such an operating point.",
+        "budgets=own,0.5,kv:0.25,64",
+    )
+    reach: str = key(
+        "exact",
+        "What becomes of a method that cannot spend a budget: it is infeasible, or runs at the "
+        "nearest that it can, is marked, and is not compared with what keeps to the budget.",
+        "reach=nearest",
+        Bound(choices=REACHES),
     )
     limit: int | None = key(
         None,
@@ -284,16 +295,36 @@ class Grid:
         from prunebench.run.cell import Cell
         from prunebench.run.variants import variants_of
 
-        budgets = [Budget.parse(text) for text in self.budgets]
         variants = self.variants()
         has_blind = any(variant.name == BLIND for variant in variants)
         if kind == "quality" and self.controls and not has_blind and needs_blind(task):
             variants += variants_of([BLIND], controls=False)
         cells = []
         for variant in variants:
-            for budget in [None] if variant.name in (BASELINE, BLIND) else budgets:
+            for budget in self._budgets(variant):
                 cells.append(Cell(kind, model, variant, budget, task, self.seed))
         return cells
+
+    def _budgets(self, variant: Variant) -> list[Budget | None]:
+        """The budgets at which a method is asked; None is its own."""
+        if variant.name in (BASELINE, BLIND):
+            return [None]
+        budgets: list[Budget | None] = []
+        for text in self.budgets:
+            if text != OWN:
+                nearest = self.reach == "nearest"
+                budgets.append(replace(Budget.parse(text), nearest=nearest))
+            elif variant.has_own:
+                budgets.append(None)
+        return budgets
+
+    def without_own(self) -> list[str]:
+        """The labels of methods that the budget "own" asks for in vain, for they have none."""
+        if OWN not in self.budgets:
+            return []
+        # of the controls nobody expects one
+        methods = [one for one in self.variants() if one.name not in (*CONTROLS, BLIND)]
+        return [one.label for one in methods if not one.has_own]
 
     def folder(self) -> Path:
         """The study's folder."""

@@ -56,6 +56,10 @@ def sweep(grid: Grid, watcher: Watcher | None = None) -> Outcome:
         for task in grid.tasks:
             watch.doing(f"looking up {task}")
             check_access(task)
+        if without := grid.without_own():
+            watch.note(
+                f"not asked at budget own, for they have no such point: {', '.join(without)}"
+            )
         models = _Models(grid, study, watch, executor)
         for setup in setups:
             models.sweep(setup)

@@ -47,6 +47,9 @@ CONTROL = "random"
 BLIND = "blind"
 """The method that drops every visual token: what is answered without the images."""
 
+OWN = "own"
+"""The budget that is each method's own: its operating point as its paper runs it."""
+
 STATUSES = get_args(Status)
 TABLES: Mapping[str, str] = {"quality": "samples.parquet", "cost": "pairs.parquet"}
 """The table that every cell of a kind has."""
@@ -125,8 +128,10 @@ class CellRecord:
     show, `pruner` the name or file behind it. `control` marks a method that stands in the study
     only to be compared with. `budget` and `task` are written as in the grid. `samples` is None
     where a cell does not say how many it was asked, as those of cost do not. `metric` is the task's
-    primary one; its number also stands under the name "score". `provenance` holds versions,
-    hardware and settings; `files` the sha256 of every table, which the store fills in.
+    primary one; its number also stands under the name "score". `reach` is "nearest" where the
+    method could not spend the budget, and ran at the nearest that it can, and `port` says what
+    stands in for something that the model lacks. `provenance` holds versions, hardware and
+    settings; `files` the sha256 of every table, which the store fills in.
     """
 
     id: Name
@@ -145,6 +150,8 @@ class CellRecord:
     status: Status
     reason: Text
     samples: SampleCounts | None = None
+    reach: Text | None = None
+    port: Text | None = None
     metric: Text | None = None
     higher_is_better: Truth | None = None
     metrics: Metrics

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunebench import registry
+from prunebench.budget import Budget, BudgetError, Stage
 from prunebench.identity import source_digest
+from prunebench.pruner import Pruner
+from prunebench.sites import Part
 from prunebench.testing.vectors import VerifyError
-from prunebench.testing.verify import Comparison, summary
+from prunebench.testing.verify import Comparison, parts_shown, summary
 
 
 def write_verified(comparisons: Sequence[Comparison], path: Path | None = None) -> Path:
@@ -22,10 +25,16 @@ def write_verified(comparisons: Sequence[Comparison], path: Path | None = None) 
     """
     path = record_path() if path is None else path
     record = read_verified(path)
+    shown = parts_shown(comparisons)
     for method, (agree, files) in summary(comparisons).items():
         if method in registry.names():  # a file outside the package has no place in its record
-            source = source_digest(registry.get(method))
-            record[method] = {"agree": agree, "files": files, "source": source}
+            kind = registry.get(method)
+            record[method] = {
+                "agree": agree,
+                "files": files,
+                "source": source_digest(kind),
+                "stages": stages_shown(registry.build(method), shown[method]),
+            }
     try:
         path.write_text(json.dumps(dict(sorted(record.items())), indent=2) + "\n")
     except OSError as error:
@@ -34,7 +43,7 @@ def write_verified(comparisons: Sequence[Comparison], path: Path | None = None) 
 
 
 def read_verified(path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The record that `write_verified` left: method -> {agree, files, source}."""
+    """The record that `write_verified` left: method -> {agree, files, source, stages}."""
     path = record_path() if path is None else path
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
@@ -49,10 +58,42 @@ def status(method: str, path: Path | None = None) -> str:
         notes.append("reconstruction")
     if entry is None:
         return "; ".join(notes) or "no vectors"
-    count = f"verified {entry['agree']}/{entry['files']}"
+    count = f"verified: {shown(entry)}"
     if entry["source"] != source_digest(kind):
         count += " (before its last change)"
     return "; ".join([count, *notes])
+
+
+def shown(entry: Mapping[str, Any]) -> str:
+    """What a method's entry in the record says, in a few words: "3 vectors", "2 of 3 vectors", or
+    "stage 1 of 2, 3 vectors" where vectors show some of its stages alone.
+    """
+    agree, files = entry["agree"], entry["files"]
+    vectors = f"{files} vectors" if agree == files else f"{agree} of {files} vectors"
+    numbers, count = entry["stages"]
+    if len(numbers) == count:
+        return vectors
+    return f"stage {' and '.join(map(str, numbers)) or 0} of {count}, {vectors}"
+
+
+def stages_shown(pruner: Pruner, parts: Sequence[Part]) -> tuple[list[int], int]:
+    """Which stages of a method vectors show, counted from 1, and how many it has.
+
+    Stages in one part of the model count as one: they do the same.
+    """
+    planned = {stage.site.part for stage in _plan(pruner)}
+    every = sorted(planned | {*parts})
+    return [number for number, part in enumerate(every, 1) if part in parts], len(every)
+
+
+def _plan(pruner: Pruner) -> tuple[Stage, ...]:
+    """Its stages in some model; none where it says them of a model alone."""
+    for budget in (Budget(0.5), None):
+        try:
+            return pruner.plan(budget, 576, 32)
+        except BudgetError:
+            continue
+    return ()
 
 
 def record_path() -> Path:

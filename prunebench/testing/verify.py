@@ -14,6 +14,7 @@ from torch import Tensor
 from prunebench import registry
 from prunebench.contract import Step, walk
 from prunebench.pruner import Pruner
+from prunebench.sites import Part
 from prunebench.testing.case import Case
 from prunebench.testing.translators import Translator, load_translator, vectors_folder
 from prunebench.testing.vectors import Vector, VerifyError, files_of
@@ -28,7 +29,8 @@ class Comparison:
 
     `difference` counts the indices that differ or is the largest absolute difference; text where
     there was nothing to compare. `field` is the tensor's name, "engine " before it where the real
-    engine ran; or "file", "translator" or "run" where that failed.
+    engine ran; or "file", "translator" or "run" where that failed. `parts` are the parts of the
+    model in which the vector's stages lie.
     """
 
     method: str
@@ -36,6 +38,7 @@ class Comparison:
     field: str
     agree: bool
     difference: float | str
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,17 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
     return counts
 
 
+def parts_shown(comparisons: Sequence[Comparison]) -> dict[str, list[Part]]:
+    """Per method, the parts of the model in which its files show it, those that agree."""
+    wrong = {(one.method, one.file) for one in comparisons if not one.agree}
+    shown: dict[str, set[Part]] = {}
+    for one in comparisons:
+        parts = shown.setdefault(one.method, set())
+        if (one.method, one.file) not in wrong:
+            parts.update(one.parts)
+    return {method: sorted(parts) for method, parts in shown.items()}
+
+
 def _subject(name: str, folder: Path, translators: Path | None) -> Subject:
     method, stem = registry.get(name), Path(name).stem
     translator = load_translator(stem, translators)
@@ -104,8 +118,10 @@ def _subject(name: str, folder: Path, translators: Path | None) -> Subject:
 
 
 def _compare(subject: Subject, path: Path) -> Iterator[Comparison]:
+    parts: tuple[Part, ...] = ()
+
     def row(field: str, agree: bool, difference: float | str) -> Comparison:
-        return Comparison(subject.name, path.name, field, agree, difference)
+        return Comparison(subject.name, path.name, field, agree, difference, parts)
 
     if subject.translator is None:
         yield row("translator", False, f"there is no {subject.name}.py that translates its vectors")
@@ -116,7 +132,9 @@ def _compare(subject: Subject, path: Path) -> Iterator[Comparison]:
         yield row("file", False, str(error))
         return
     try:
-        answers = _answers(subject, subject.translator, vector)
+        cases = subject.translator.cases(subject.method, vector)
+        parts = _parts(cases)
+        answers = _answers(cases, vector)
         for name, answer in answers.items():
             agree, difference = _difference(vector, name.removeprefix(ENGINE), answer)
             yield row(name, agree, difference)
@@ -124,11 +142,19 @@ def _compare(subject: Subject, path: Path) -> Iterator[Comparison]:
         yield row("run", False, f"{type(error).__name__}: {error}")
 
 
-def _answers(subject: Subject, translator: Translator, vector: Vector) -> dict[str, Tensor]:
+def _parts(cases: Sequence[Case]) -> tuple[Part, ...]:
+    """The parts of the model in which the cases' stages lie, in their order."""
+    parts: set[Part] = set()
+    for case in cases:
+        parts.update(stage.site.part for stage in case.stages)
+    return tuple(sorted(parts))
+
+
+def _answers(cases: Sequence[Case], vector: Vector) -> dict[str, Tensor]:
     """What the pruner gives for those expected tensors that its public interface can show."""
     expected = vector.expected()
     answers: dict[str, Tensor] = {}
-    for case in translator.cases(subject.method, vector):
+    for case in cases:
         for name, answer in _answers_of(case).items():
             full_name = name + case.suffix
             if full_name.removeprefix(ENGINE) in expected:
