@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from prunebench import (
-    RECEIVED,
-    Facts,
+    Reads,
     ScorePruner,
     Signal,
     VisualTokens,
-    attention_of,
+    attention_reads,
+    attention_stand_ins,
     check_attention,
+    encoder_attention,
     register,
 )
 
@@ -30,9 +31,8 @@ class FasterVLM(ScorePruner):
     """Rank by CLS attention in the block that the projector reads, averaged over heads, in every
     crop by itself.
 
-    Newline tokens have no patch and rank last. `attention` "received" ranks by the attention a
-    token's patches receive from all others, which is ours; "auto" does so where the encoder has no
-    CLS token.
+    Newline tokens have no patch and rank last. `attention`: see `attention_reads`; the received one
+    is ours.
     """
 
     default_positions = "compact"
@@ -43,21 +43,14 @@ class FasterVLM(ScorePruner):
     def __post_init__(self) -> None:
         check_attention(self.attention)
 
-    def prepared(self, facts: Facts) -> Self:
-        """With the attention that the encoder has."""
-        return replace(self, attention=attention_of(self.attention, facts))
+    @property
+    def stand_ins(self) -> Mapping[Signal, Signal]:
+        return attention_stand_ins(self.attention)
 
     @property
-    def port(self) -> str:
-        return RECEIVED if self.attention == "received" else ""
-
-    @property
-    def needs(self) -> frozenset[Signal]:
-        received = self.attention == "received"
-        return frozenset({Signal.RECEIVED_ATTENTION if received else Signal.CLS_ATTENTION})
+    def reads(self) -> Reads:
+        return attention_reads(self.attention)
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] what CLS, or all patches, paid in the block that the projector reads."""
-        received = self.attention == "received"
-        attention = tokens.received_attention if received else tokens.cls_attention  # [B, H, N]
-        return attention.mean(dim=(0, 1))
+        return encoder_attention(tokens).mean(dim=(0, 1))

@@ -94,7 +94,7 @@ def test_what_stands_in_for_a_missing_cls_token_is_said_in_every_row(tmp_path: P
     report.build(tmp_path)
     table = pd.read_csv(tmp_path / "leaderboard.csv", keep_default_na=False, dtype=str)
     ports = table.set_index("method")["port"]
-    assert ports["fastervlm"] == "attention that patches receive, in place of what a CLS token pays"
+    assert ports["fastervlm"] == "received_attention in place of cls_attention"
     assert ports["divprune"] == ""
     options[0] = "methods=fastervlm"
     sweep(load(None, [*options, "model=tiny-llava-1.5", "cost=false", f"out={tmp_path / 'cls'}"]))

@@ -78,11 +78,13 @@ class Prefill:
         self.pairs = Pairs(setup)
         self.carriers: Sequence[Tensor] | None = None
         """Whose position ids the rows of `now` have in the stream before, None for their own."""
-        together = None if call.together is None else tuple(call.together)
-        self.sights = {kind: Sight(window, together) for kind, window in setup.windows.items()}
+        groups = None if call.together is None else tuple(call.together)
+        self.sights: dict[str, Sight] = {}
+        for kind, window in setup.windows.items():
+            self.sights[kind] = Sight(window, groups if kind in setup.mutual else None)
         """What the queries of each kind of layer see."""
         if self.drops:
-            check_window(setup, self.whole.width, call.together is not None)
+            check_window(setup, self.whole.width, bool(setup.mutual and groups))
 
     def _sample(self, row: int, layout: Layout) -> SampleTrace:
         """The record of one sample, with its stages planned."""

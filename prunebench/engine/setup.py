@@ -125,6 +125,8 @@ class Setup:
         check_kinds(self.kinds)
         self.windows = {kind: window_of(self.config, kind) for kind in self.kinds}
         """How far back the layers of each kind look, None for everything."""
+        self.mutual = parts.mutual(model)
+        """The kinds whose layers let the positions of a group see each other."""
         self.chunk = chunk_of(self.config, self.kinds)
         self.observer: Observer | None = None
         if ready.blocks:

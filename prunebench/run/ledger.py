@@ -12,7 +12,6 @@ from typing import Any
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.budget import BudgetError
 from prunebench.engine.checks import planned
-from prunebench.pruner import Pruner, contained
 from prunebench.run import cost
 from prunebench.run.active import Run
 from prunebench.run.cell import Cell, shown
@@ -178,9 +177,7 @@ class Ledger:
         """What stands in for something that the model lacks; empty for a method as published."""
         if cell.id not in self.digests:  # it was refused
             return ""
-        pruner: Pruner = self.worker.bound(self.part(Run(cell))).method.pruner
-        with contained(cell.variant.label, "port"):
-            return pruner.port
+        return self.worker.bound(self.part(Run(cell))).method.port
 
     def _overspent(self, cell: Cell, rows: Sequence[Row]) -> str:
         """What there is to say where a method could not spend its cell's budget, and ran at the

@@ -24,15 +24,17 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
 
 COUNTED = (
+    "attention_kinds.py",
     "benchmarks",
     "border/images.py",
     "border/videos.py",
     "border/weights.py",
     "budget.py",
+    "cluster.py",
     "contract.py",
     "depth.py",
-    "encoders.py",
     "engine",
+    "greedy.py",
     "measure",
     "models",
     "observations.py",
@@ -56,10 +58,13 @@ COUNTED = (
     "signals.py",
     "sites.py",
     "sizes.py",
+    "staircase.py",
     "study/columns.py",
     "study/statistics.py",
+    "tilewise.py",
     "tokens.py",
     "trained.py",
+    "videos.py",
     "words.py",
 )
 """The parts of the package that decide what stands in a cell: a change there makes every cell
@@ -67,6 +72,7 @@ another cell.
 """
 
 UNCOUNTED = (
+    "attention_kinds.py",
     "__init__.py",
     "border/__init__.py",
     "border/bounds.py",
@@ -166,6 +172,7 @@ def collect(
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of the packages that outputs can depend on."""
     installed = {}
