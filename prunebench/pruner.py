@@ -72,7 +72,8 @@ class Facts:
 
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
-    channels, None where it has none.
+    channels, None where it has none. Where layers differ, these are of those that look at
+    everything.
 
     `tiled` says whether an image can come as a thumbnail and crops, `clipped` whether a CLIP can be
     shown what the vision encoder sees.

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from prunebench.signals import CLIP, CLIP_TEXTS, Signal
-from prunebench.sites import Part, Site
+from prunebench.sites import Part, Site, llm
 
 Place = Site | Part
 """One seam, or all seams of a part of the model."""
@@ -158,6 +158,13 @@ class Reads:
         """Whether a stage at that site reads the signal, if it exists there."""
         places = self.places.get(signal)
         return places is None or site in places or site.part in places
+
+    def whereabouts(self, signal: Signal) -> str:
+        """Why the signal does not exist at some sites, and where it does."""
+        if self.layers.get(signal):
+            first = min(self.layers[signal]) + 1
+            return f"before the layers that it is read in; prune at {llm(first)} or later"
+        return signal.whereabouts
 
     def misplaced(self, sites: Sequence[Site]) -> frozenset[Signal]:
         """The signals that a method would look for in vain with stages at these sites.
