@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.steps import DecodingStep
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.words import FUNCTION_WORDS
@@ -49,6 +50,7 @@ _HOMES = {
     ),
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "steps": ("DecodingStep",),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "words": ("FUNCTION_WORDS",),
@@ -63,6 +65,7 @@ __all__ = [
     "PIXELS",
     "Budget",
     "BudgetError",
+    "DecodingStep",
     "Example",
     "Facts",
     "Keep",

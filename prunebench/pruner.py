@@ -16,6 +16,7 @@ from prunebench.reads import Reads
 from prunebench.select import places_on_cpu, share, top, top_of_each
 from prunebench.signals import Signal
 from prunebench.sites import INPUT, Part, Site
+from prunebench.steps import DecodingStep
 from prunebench.tokens import Keep, VisualTokens
 
 Positions = Literal["original", "compact"]
@@ -162,6 +163,22 @@ class Pruner(ABC):
         served.
         """
         return self
+
+    def decodes_at(self) -> Site | None:
+        """The seam from whose layer on `decode` says at every step of an answer what is attended
+        to; None where the method leaves decoding alone.
+        """
+        return None
+
+    def decode(self, step: DecodingStep) -> Tensor | None:
+        """[K] places in `step.index` of the visual entries that layers from `decodes_at()` on may
+        attend to in this step; None for all.
+
+        Others are hidden for this step alone, and nothing is freed. Where a step reads several
+        tokens at once (drafts), it is asked for the last and its answer holds for all. A method
+        whose `decodes_at` names a seam overrides it.
+        """
+        return None
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         """By name, the values that lead to the survivors of a stage; what vectors from official

@@ -161,7 +161,7 @@ def _add(
     if rows is None:
         return
     if rows.late is not None:
-        scores[:, prompt:, :prompt] = rows.late[:, None]
+        scores[:, prompt:, :prompt] = rows.late if rows.late.dim() == 3 else rows.late[:, None]
     axes = places[None] if places.dim() == 2 else places
     for sample, pairs in enumerate(rows.pairs):
         if pairs is not None:

@@ -22,6 +22,7 @@ TRUNK = {
     "tokens",
     "select",
     "reads",
+    "steps",
     "pruner",
     "contract",
     "registry",
@@ -40,7 +41,8 @@ MAY: dict[str, set[str]] = {
     "tokens": {"observations", "signals", "sites"},
     "select": {"sites", "tokens"},
     "reads": {"signals", "sites"},
-    "pruner": {"budget", "reads", "select", "signals", "sites", "tokens"} | BORDER,
+    "steps": {"sites"},
+    "pruner": {"budget", "reads", "select", "signals", "sites", "steps", "tokens"} | BORDER,
     "contract": {"budget", "pruner", "reads", "signals", "sites", "tokens"},
     "identity": {"pruner"},
     # of methods their names alone, as a type: what an editor completes

@@ -44,8 +44,21 @@ class Heads:
         The softmax runs over the keys a query may see: `valid` [S] ones up to its own place. What
         the kernel's mask adds to their scores is added here, too.
         """
-        # by columns, not positions: survivors keep their order, so that "before" means the same
+        # by columns, not positions: a query sees the rows before its own, whatever their order
         visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
+        return self._paid(sample, rows, visible)
+
+    def last(self, sample: int, valid: Tensor) -> Tensor:
+        """[H, S] the same of the last query, which sees all `valid` [S] keys, of which there may be
+        more than queries.
+        """
+        rows = torch.tensor([self.query.shape[2] - 1], device=valid.device)
+        return self._paid(sample, rows, valid[None])[:, 0]
+
+    def _paid(self, sample: int, rows: Tensor, visible: Tensor) -> Tensor:
+        """[H, R, S] attention of the queries `rows` on the keys that are `visible` [R, S] and that
+        the kernel's mask does not hide.
+        """
         scores = self.logits(sample, rows)
         if self.mask is not None and self.mask.dim() == 4:
             # one mask may serve all samples

@@ -17,7 +17,6 @@ from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.trace import SampleTrace
 from prunebench.models.base import Unsupported
 from prunebench.pruner import Pruner, contained
-from prunebench.signals import ATTENTION
 from prunebench.sites import Part, Site
 
 
@@ -30,7 +29,7 @@ def check_call(setup: Setup, call: Call, embeds: Tensor) -> None:
             "prompts in chunks (chunked prefill) and tokens that a wrapper adds to the prompt "
             "(prompt tuning) are not supported"
         )
-    check_kernel(setup.config, setup.kernel, probes=bool(setup.ready.needs & ATTENTION))
+    check_kernel(setup.config, setup.kernel, probes=setup.probes)
     if setup.observer is not None:
         setup.observer.check_kernels()
     parts = [setup.decoder, *setup.layers] if setup.decoder.training else []

@@ -180,7 +180,7 @@ class Session:
                 _ACTIVE.add(setup.decoder)
             undo.callback(_ACTIVE.discard, setup.decoder)
             undo.enter_context(tuned(setup.model, setup.ready.reads.lora))
-            if setup.ready.needs & ATTENTION:
+            if setup.ready.needs & ATTENTION or setup.steers is not None:
                 undo.enter_context(probed(setup.config))
                 undo.callback(setup.unwatch)
             if setup.observer is not None:
@@ -246,8 +246,8 @@ class Session:
         prefill = Prefill(setup, call, embeds, kwargs.get("attention_mask"))
         self.prefill = prefill
         self._unhook_inside()
-        if setup.ready.needs & BEFORE:
-            setup.unwatch()  # of a prefill that failed
+        if setup.ready.needs & BEFORE or setup.steers is not None:
+            setup.unwatch()  # of a prefill that failed, or of the answer before
         bare, features = setup.parts.injected(kwargs)
         if prefill.takes_over(features):
             kwargs = bare
@@ -288,6 +288,8 @@ class Session:
         """Hook what the steps of an answer need, and no layer in front of the first that does."""
         if not decoding.steered:
             return
+        if decoding.steering is not None:
+            decoding.steering.start()
         if decoding.moved:
             before(self.inside, self.setup.rotary, self._see_positions)
         self._hook_layers(decoding.steered_from)

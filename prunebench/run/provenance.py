@@ -55,6 +55,7 @@ COUNTED = (
     "signals.py",
     "sites.py",
     "sizes.py",
+    "steps.py",
     "study/columns.py",
     "study/statistics.py",
     "tokens.py",
