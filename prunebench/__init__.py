@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
+    from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.models import Loaded, LoadError, load
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # torch
 _HOMES = {
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
+    "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "models": ("LoadError", "Loaded", "load"),
@@ -65,6 +67,7 @@ __all__ = [
     "PIXELS",
     "Budget",
     "BudgetError",
+    "Course",
     "DecodingStep",
     "Example",
     "Facts",

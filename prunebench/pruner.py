@@ -12,6 +12,7 @@ from torch import Tensor
 from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError, Stage, solve
+from prunebench.course import Course
 from prunebench.reads import Reads
 from prunebench.select import places_on_cpu, share, top, top_of_each
 from prunebench.signals import Signal
@@ -140,6 +141,21 @@ class Pruner(ABC):
                 )
             return (Stage(self.site(), max(1, round(self.own_share * available))),)
         return solve(budget, [self.site()], available, layers)
+
+    def replan(self, tokens: VisualTokens, course: Course) -> tuple[Stage, ...]:
+        """The stages ahead, of which the first is shown `tokens`, with what they are to keep now
+        that these are seen.
+
+        Only counts may change, and the whole run still spends its budget; raises BudgetError where
+        it cannot. Asked before `prune`, in the language model and at its input, of a class that
+        overrides it, unless the caller has set the stages.
+        """
+        return course.ahead
+
+    @property
+    def replans(self) -> bool:
+        """Whether what later stages keep depends on what is seen on the way."""
+        return type(self).replan is not Pruner.replan
 
     @abstractmethod
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:

@@ -22,6 +22,7 @@ TRUNK = {
     "tokens",
     "select",
     "reads",
+    "course",
     "steps",
     "pruner",
     "contract",
@@ -41,9 +42,11 @@ MAY: dict[str, set[str]] = {
     "tokens": {"observations", "signals", "sites"},
     "select": {"sites", "tokens"},
     "reads": {"signals", "sites"},
+    "course": {"budget"},
     "steps": {"sites"},
-    "pruner": {"budget", "reads", "select", "signals", "sites", "steps", "tokens"} | BORDER,
-    "contract": {"budget", "pruner", "reads", "signals", "sites", "tokens"},
+    "pruner": {"budget", "course", "reads", "select", "signals", "sites", "steps", "tokens"}
+    | BORDER,
+    "contract": {"budget", "course", "pruner", "reads", "signals", "sites", "tokens"},
     "identity": {"pruner"},
     # of methods their names alone, as a type: what an editor completes
     "registry": {"identity", "methods", "pruner"} | BORDER,

@@ -78,6 +78,16 @@ def planned(
     return tuple(stages)
 
 
+def check_bias(setup: Setup, site: Site) -> None:
+    """Raise Unsupported where the attention kernel takes no bias."""
+    if "flash" in setup.kernel:
+        name = type(setup.ready.pruner).__name__
+        raise Unsupported(
+            f"{name} gives a bias at {site}, which flash attention does not take; load the "
+            "model with attn_implementation='sdpa' or 'eager'"
+        )
+
+
 def _check_stage(
     name: str, before: Stage | None, stage: Stage, available: int, layers: int
 ) -> None:

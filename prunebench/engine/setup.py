@@ -142,6 +142,11 @@ class Setup:
         """
 
     @property
+    def replans(self) -> bool:
+        """Whether what later stages keep depends on what the method sees on the way."""
+        return self.plan is None and self.ready.pruner.replans
+
+    @property
     def probes(self) -> bool:
         """Whether the attention of any layer is looked at."""
         return bool(self.ready.needs & ATTENTION) or self.steers is not None

@@ -30,6 +30,7 @@ COUNTED = (
     "border/weights.py",
     "budget.py",
     "contract.py",
+    "course.py",
     "depth.py",
     "engine",
     "measure",

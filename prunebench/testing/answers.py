@@ -39,9 +39,9 @@ def contract(candidate: Candidate, dtype: torch.dtype = torch.float32) -> str:
     """Every answer is a Keep of unique places in range, as many as the stage asks for."""
     pruner, walks = candidate.ready, 0
     for tokens in samples(pruner, dtype):
-        for _, _, stages in plans(pruner, len(tokens)):
+        for budget, layers, stages in plans(pruner, len(tokens)):
             with torch.no_grad():  # as in a model that answers
-                walk(pruner, stages, tokens)
+                walk(pruner, stages, tokens, terms=(budget, layers))
                 expect(
                     not torch.is_grad_enabled(),
                     "switches gradients on: a method leaves torch's modes alone",
@@ -110,7 +110,7 @@ def keeps_all(candidate: Candidate) -> str:
         for layers in DEPTHS:
             pruner = candidate.bare.prepared(facts(layers=layers))
             stages = pruner.plan(Budget(1.0), len(tokens), layers)
-            steps = walk(pruner, stages, tokens)
+            steps = walk(pruner, stages, tokens, terms=(Budget(1.0), layers))
             kept = len(steps[-1].keep.index)
             expect(
                 pruner.dynamic or kept == len(tokens),
