@@ -11,11 +11,8 @@ if TYPE_CHECKING:
         encoder_attention,
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
-<<<<<<< HEAD
-    from prunebench.course import Course
-=======
     from prunebench.cluster import density_peaks, distances, joined, means
->>>>>>> main
+    from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.greedy import greedy_cover, greedy_map
@@ -35,10 +32,8 @@ if TYPE_CHECKING:
     )
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
-<<<<<<< HEAD
-    from prunebench.steps import DecodingStep
-=======
     from prunebench.staircase import Staircase, nearest_row, scaled_layer
+    from prunebench.steps import DecodingStep
     from prunebench.tilewise import (
         pick_groups,
         pick_tiles,
@@ -48,7 +43,6 @@ if TYPE_CHECKING:
         visible,
         with_newlines,
     )
->>>>>>> main
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly
@@ -64,11 +58,8 @@ _HOMES = {
         "encoder_attention",
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
-<<<<<<< HEAD
-    "course": ("Course",),
-=======
     "cluster": ("density_peaks", "distances", "joined", "means"),
->>>>>>> main
+    "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "greedy": ("greedy_cover", "greedy_map"),
@@ -88,9 +79,6 @@ _HOMES = {
     ),
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
-<<<<<<< HEAD
-    "steps": ("DecodingStep",),
-=======
     "staircase": ("Staircase", "nearest_row", "scaled_layer"),
     "tilewise": (
         "pick_groups",
@@ -101,7 +89,7 @@ _HOMES = {
         "visible",
         "with_newlines",
     ),
->>>>>>> main
+    "steps": ("DecodingStep",),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
@@ -117,13 +105,10 @@ __all__ = [
     "PIXELS",
     "Budget",
     "BudgetError",
-<<<<<<< HEAD
-    "Course",
-    "DecodingStep",
-=======
     "Choice",
     "Clip",
->>>>>>> main
+    "Course",
+    "DecodingStep",
     "Example",
     "Facts",
     "Keep",

@@ -30,12 +30,7 @@ from prunebench.engine.thinning import Thinning
 from prunebench.engine.trace import SampleTrace
 from prunebench.engine.views import Offer, RowsView
 from prunebench.engine.window import check_window
-<<<<<<< HEAD
-from prunebench.signals import BEFORE, BEHIND, PROBE
-=======
-from prunebench.models.base import Unsupported
 from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
->>>>>>> main
 from prunebench.sites import INPUT, Part, Site, llm
 from prunebench.tokens import Keep, Layout
 

@@ -59,11 +59,8 @@ COUNTED = (
     "signals.py",
     "sites.py",
     "sizes.py",
-<<<<<<< HEAD
-    "steps.py",
-=======
     "staircase.py",
->>>>>>> main
+    "steps.py",
     "study/columns.py",
     "study/statistics.py",
     "tilewise.py",
