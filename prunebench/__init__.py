@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.cluster import density_peaks, distances, joined, means
+    from prunebench.composition import AddOn
     from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
@@ -59,6 +60,7 @@ _HOMES = {
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "cluster": ("density_peaks", "distances", "joined", "means"),
+    "composition": ("AddOn",),
     "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
@@ -103,6 +105,7 @@ __all__ = [
     "FUNCTION_WORDS",
     "INPUT",
     "PIXELS",
+    "AddOn",
     "Budget",
     "BudgetError",
     "Choice",

@@ -181,6 +181,10 @@ class Pruner(ABC):
             return (Stage(self.site(), max(1, round(self.own_share * available))),)
         return solve(budget, [self.site()], available, layers)
 
+    def positions_at(self, site: Site) -> Positions:
+        """What becomes of position ids at a stage there: as its paper does, wherever it is."""
+        return self.default_positions
+
     def replan(self, tokens: VisualTokens, course: Course) -> tuple[Stage, ...]:
         """The stages ahead, of which the first is shown `tokens`, with what they are to keep now
         that these are seen.

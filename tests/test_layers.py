@@ -32,6 +32,7 @@ TRUNK = {
     "steps",
     "pruner",
     "contract",
+    "composition",
     "registry",
     "identity",
     "trained",
@@ -59,9 +60,10 @@ MAY: dict[str, set[str]] = {
     "pruner": {"budget", "course", "reads", "select", "signals", "sites", "steps", "tokens"}
     | BORDER,
     "contract": {"budget", "course", "pruner", "reads", "signals", "sites", "tokens"},
-    "identity": {"pruner"},
+    "composition": {"budget", "course", "pruner", "reads", "signals", "sites", "steps", "tokens"},
+    "identity": {"composition", "pruner"},
     # of methods their names alone, as a type: what an editor completes
-    "registry": {"identity", "methods", "pruner"} | BORDER,
+    "registry": {"composition", "identity", "methods", "pruner"} | BORDER,
     "trained": {"pruner", "registry", "tokens"} | BORDER,
     "learning": BORDER,
     "models": TRUNK | {"testbed"},

@@ -69,7 +69,7 @@ class Prefill:
         setup.trace.reset(self.samples)
         setup.finite.forget()
         record = setup.trace.positions
-        self.positions = Positions(call, setup.compact_ids, any(self.pinned), record)
+        self.positions = Positions(call, any(self.pinned), record)
         # behind trace.reset: reading charges this trace for what the method did in the encoder
         self.early = setup.tower.read(call) if setup.tower is not None else ()
         """What stages inside the vision encoder left, a sample each."""
@@ -114,7 +114,8 @@ class Prefill:
         untouched = stream.source is self.whole.source
         if not untouched:
             index = self.whole.columns(stream, embeds.device, self.carriers)
-            ids = positions.thinned(ids, index, stream)
+            # stages inside the encoder are thinned here, too, as at the input
+            ids = positions.thinned(ids, index, stream, self.setup.compacts_at(INPUT))
             positions.input_end = positions.end_of(ids, stream)
         self.pairs.read(stream, ids)
         # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
@@ -268,7 +269,9 @@ class Prefill:
             masked = self._masked(stream, hidden)
             return masked if frame is None else replace(frame, masks=masked.masks)
         index = entered.columns(stream, hidden.device, self.carriers)
-        ids = positions.thinned(ids, index, stream)
+        compact = self.setup.compacts_at(site)
+        positions.moved = positions.moved or compact
+        ids = positions.thinned(ids, index, stream, compact)
         self.pairs.read(stream, ids)
         masked = self._masked(stream, hidden)
         # at_layer has fitted kwargs to the stream that entered, whose columns `index` counts

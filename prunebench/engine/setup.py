@@ -106,8 +106,8 @@ class Setup:
         self.parts, self.model, self.ready = parts, model, ready
         self.trace, self.finite = trace, finite
         self.budget, self.plan = terms.budget, terms.plan
-        positions = terms.positions or ready.pruner.default_positions
-        self.compact_ids = positions == "compact"
+        self.positions = terms.positions
+        """What the caller wants of position ids; None for what the method's paper does."""
         self.decoder = parts.decoder(model)
         self.layers = parts.layers(model)
         self.rotary: Any = parts.rotary(model)
@@ -142,6 +142,10 @@ class Setup:
         self.steers = _steered(ready, len(self.layers), self.kernel)
         """The seam from whose layer on the method has its say in decoding; None where it has none.
         """
+
+    def compacts_at(self, site: Site) -> bool:
+        """Whether a stage at that site closes up the gaps in position ids."""
+        return (self.positions or self.ready.pruner.positions_at(site)) == "compact"
 
     @property
     def replans(self) -> bool:

@@ -31,6 +31,7 @@ COUNTED = (
     "border/weights.py",
     "budget.py",
     "cluster.py",
+    "composition.py",
     "contract.py",
     "course.py",
     "depth.py",

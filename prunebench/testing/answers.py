@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prunebench import registry
 from prunebench.budget import Budget
+from prunebench.composition import members
 from prunebench.contract import walk
 from prunebench.observations import NotShown
 from prunebench.pruner import Pruner, works_by_shape
@@ -173,6 +174,9 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 def _afresh(pruner: Pruner, untouched: Pruner) -> Pruner:
     """The pruner as a new process would have it: module, class and instance made anew."""
     method = type(pruner)
+    if len(members(pruner)) > 1:
+        together = registry.build(registry.name_of(untouched), registry.settings(untouched))
+        return together.prepared(facts())
     source = inspect.getsourcefile(method)
     if source is None or method.__qualname__ != method.__name__:
         return untouched  # made inside a function: there is no module to run again
