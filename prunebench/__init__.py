@@ -9,6 +9,9 @@ if TYPE_CHECKING:
         attention_stand_ins,
         check_attention,
         encoder_attention,
+        summary_reads,
+        tile_summaries,
+        whole_summary,
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.cluster import density_peaks, distances, joined, means
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
+    from prunebench.regions import REGIONS_PORT, in_regions
     from prunebench.registry import build, register
     from prunebench.select import (
         fill,
@@ -57,6 +61,9 @@ _HOMES = {
         "attention_stand_ins",
         "check_attention",
         "encoder_attention",
+        "summary_reads",
+        "tile_summaries",
+        "whole_summary",
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "cluster": ("density_peaks", "distances", "joined", "means"),
@@ -68,6 +75,7 @@ _HOMES = {
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
+    "regions": ("REGIONS_PORT", "in_regions"),
     "registry": ("build", "register"),
     "select": (
         "fill",
@@ -105,6 +113,7 @@ __all__ = [
     "FUNCTION_WORDS",
     "INPUT",
     "PIXELS",
+    "REGIONS_PORT",
     "AddOn",
     "Budget",
     "BudgetError",
@@ -144,6 +153,7 @@ __all__ = [
     "fill",
     "greedy_cover",
     "greedy_map",
+    "in_regions",
     "joined",
     "late_layer",
     "llm",
@@ -160,13 +170,16 @@ __all__ = [
     "scaled_layer",
     "share",
     "solve",
+    "summary_reads",
     "tile_places",
+    "tile_summaries",
     "top",
     "top_of_each",
     "view_places",
     "views",
     "visible",
     "vision",
+    "whole_summary",
     "windows",
     "with_newlines",
 ]

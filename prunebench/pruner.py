@@ -75,6 +75,9 @@ class Facts:
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
     channels, None where it has none.
+
+    `tiled` says whether an image can come as a thumbnail and crops, `clipped` whether a CLIP can be
+    shown what the vision encoder sees.
     """
 
     name: str | None
@@ -88,6 +91,8 @@ class Facts:
     kv_heads: int | None = None
     head_width: int | None = None
     frequencies: tuple[float, ...] | None = None
+    tiled: bool | None = None
+    clipped: bool | None = None
     stateful: frozenset[int] = frozenset()
 
     @property

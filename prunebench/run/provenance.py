@@ -94,6 +94,7 @@ UNCOUNTED = (
     "learning",
     "lmms_plugin",
     "methods",
+    "regions.py",
     "registry.py",
     "report",
     "run/__init__.py",
@@ -169,12 +170,14 @@ def collect(
         "dtype": setup.dtype,
         "attention": setup.attention,
         "quantization": setup.quantization,
+        "device_map": setup.device_map,
         **model_facts,
         "seeds": dict(seeds),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of the packages that outputs can depend on."""
     installed = {}
