@@ -31,7 +31,7 @@ from prunebench.engine.trace import SampleTrace
 from prunebench.engine.views import Offer, RowsView
 from prunebench.engine.window import check_window
 from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
-from prunebench.sites import INPUT, Part, Site, llm
+from prunebench.sites import INPUT, Site, llm
 from prunebench.tokens import Keep, Layout
 
 
@@ -153,28 +153,6 @@ class Prefill:
     def note_positions(self, ids: Tensor | None) -> None:
         """The decoder's rotary module was given these position ids, those of its first layer."""
         self.positions.note(ids, self.live[0])
-
-    def takes_over(self, features: Sequence[Tensor]) -> bool:
-        """Whether a stage comes before the last of the layers behind which `features` are added."""
-        # the decoder adds a row to every visual token of the prompt, which fits while all are there
-        if any(site.part is not Part.LLM for site in self.sites):
-            return bool(features)
-        # features[j] come behind layer j, and a stage at llm:k thins what enters layer k
-        return any(site.layer < len(features) for site in self.sites)
-
-    def with_injected(self, layer: int, features: Tensor, hidden: Tensor) -> Tensor:
-        """What leaves a layer, with `features` added to the visual tokens that are alive in it.
-
-        `features` has a row for every visual token of the batch, in prompt order.
-        """
-        hidden, start = hidden.clone(), 0
-        for row, layout in enumerate(self.call.layouts):
-            live = self.live[layer].visual(row, self.call.visual[row])
-            columns = sent(live.columns, hidden.device)
-            added = features[sent(live.ordinal + start, features.device)].to(hidden)
-            hidden[row, columns] = hidden[row, columns] + added
-            start += len(layout)
-        return hidden
 
     # ---- layers ----------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from prunebench.engine.early import EarlyStages
 from prunebench.engine.finite import Finite
 from prunebench.engine.frame import Kwargs
 from prunebench.engine.hooks import Hook, after, before
+from prunebench.engine.injection import takes_over, with_injected
 from prunebench.engine.listen import Listener
 from prunebench.engine.lora import tuned
 from prunebench.engine.prefill import Prefill
@@ -253,7 +254,7 @@ class Session:
         if setup.ready.needs & BEFORE or setup.steers is not None:
             setup.unwatch()  # of a prefill that failed, or of the answer before
         bare, features = setup.parts.injected(kwargs)
-        if prefill.takes_over(features):
+        if takes_over(prefill.sites, features):
             kwargs = bare
             for number, rows in enumerate(features):
                 hook = Hook(partial(self._inject, prefill, number, rows))
@@ -317,9 +318,10 @@ class Session:
         # the hook stays on while decoding needs others, and a step has no features to add
         if self.prefill is not prefill:
             return None
+        stream, call = prefill.live[number], prefill.call
         if not isinstance(output, tuple):
-            return prefill.with_injected(number, rows, output)
-        return (prefill.with_injected(number, rows, output[0]), *output[1:])
+            return with_injected(stream, call, rows, output)
+        return (with_injected(stream, call, rows, output[0]), *output[1:])
 
     def _see_positions(self, args: Any, kwargs: Kwargs) -> None:
         ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
