@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.cluster import density_peaks, distances, joined, means
+    from prunebench.composition import AddOn
+    from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.greedy import greedy_cover, greedy_map
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
     from prunebench.staircase import Staircase, nearest_row, scaled_layer
+    from prunebench.steps import DecodingStep
     from prunebench.tilewise import (
         pick_groups,
         pick_tiles,
@@ -65,6 +68,8 @@ _HOMES = {
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "cluster": ("density_peaks", "distances", "joined", "means"),
+    "composition": ("AddOn",),
+    "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "greedy": ("greedy_cover", "greedy_map"),
@@ -96,6 +101,7 @@ _HOMES = {
         "visible",
         "with_newlines",
     ),
+    "steps": ("DecodingStep",),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
@@ -110,10 +116,13 @@ __all__ = [
     "INPUT",
     "PIXELS",
     "REGIONS_PORT",
+    "AddOn",
     "Budget",
     "BudgetError",
     "Choice",
     "Clip",
+    "Course",
+    "DecodingStep",
     "Example",
     "Facts",
     "Keep",
