@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -72,7 +72,8 @@ class Facts:
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
     channels, None where it has none. `kinds` says of every layer what it looks at, in transformers'
-    words ("full_attention", "sliding_attention", "linear_attention").
+    words ("full_attention", "sliding_attention", "linear_attention"). `norm` is the one behind the
+    last layer, of rows [n, D], for methods that compare states as the model's head would see them.
     """
 
     name: str | None
@@ -87,6 +88,7 @@ class Facts:
     head_width: int | None = None
     frequencies: tuple[float, ...] | None = None
     kinds: tuple[str, ...] = ()
+    norm: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

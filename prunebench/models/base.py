@@ -321,6 +321,7 @@ class Family(ABC):
             head_width=getattr(text, "head_dim", None) or text.hidden_size // heads,
             frequencies=decoders.frequencies(self.rotary(model)),
             kinds=self.kinds(model),
+            norm=getattr(self.decoder(model), "norm", None),
         )
 
     def lacks(self, signal: Signal) -> str | None:
