@@ -98,10 +98,9 @@ def logits(
                 places = ranked(places, seen, order)
             mask = (shown & seen[:, None, :]) | torch.eye(total, dtype=torch.bool)
             if additive:
+                own = None if rows is None else rows[number]
                 scores = torch.zeros(batch, total, total)
-                scores[:, :, :prompt] = 0 if bias is None else bias[number][:, None]
-                if rows is not None:
-                    _add(scores, prompt, rows[number], places)
+                _add(scores, None if bias is None else bias[number], own, places, prompt)
                 mask = scores.masked_fill(~mask, torch.finfo(torch.float32).min)
             kwargs = {**kwargs, "attention_mask": mask[:, None]}
             if compact or rows is not None:
@@ -145,7 +144,7 @@ def logits(
 
 
 def _worn(places: Tensor, worn: Tensor) -> Tensor:
-    """Position ids [.., B or 1, T] as the columns have them, the prompt's those of `worn` [B, S]."""
+    """Position ids [.., B or 1, T] as columns have them, the prompt's those of `worn` [B, S]."""
     batch, prompt = worn.shape
     total = places.shape[-1]
     columns = torch.cat([worn, torch.arange(prompt, total).expand(batch, -1)], dim=1)
@@ -153,8 +152,14 @@ def _worn(places: Tensor, worn: Tensor) -> Tensor:
     return places.gather(-1, columns.expand(places.shape))
 
 
-def _add(scores: Tensor, prompt: int, rows: Rows, places: Tensor) -> None:
-    """Add to scores [B, T, T] what holds for the answer's queries, and for pairs of the prompt."""
+def _add(
+    scores: Tensor, bias: Tensor | None, rows: Rows | None, places: Tensor, prompt: int
+) -> None:
+    """Add to scores [B, T, T] what keys of the prompt are given."""
+    if bias is not None:
+        scores[:, :, :prompt] = bias[:, None]
+    if rows is None:
+        return
     if rows.late is not None:
         scores[:, prompt:, :prompt] = rows.late[:, None]
     axes = places[None] if places.dim() == 2 else places

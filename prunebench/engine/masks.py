@@ -134,14 +134,15 @@ def masks_by_kind(
 ) -> dict[str, Tensor | None]:
     """The masks of all rows of a stream, by kind of layer."""
     masks: dict[str, Tensor | None] = {}
-    # most windows reach over the whole prompt, and then all layers share one mask
-    by_window: dict[int | None, Tensor | None] = {}
+    # most windows reach over the whole prompt, and then layers that see alike share one mask
+    shared: dict[tuple[int | None, bool], Tensor | None] = {}
     for kind, sight in sights.items():
         special = sight.within(stream, stream.width, 0)
-        if special.window not in by_window:
-            mask = attention_mask(stream, stream.width, 0, kernel, like, special, extra)
-            by_window[special.window] = mask
-        masks[kind] = by_window[special.window]
+        # a batch has one way of grouping positions
+        look = special.window, special.together is not None
+        if look not in shared:
+            shared[look] = attention_mask(stream, stream.width, 0, kernel, like, special, extra)
+        masks[kind] = shared[look]
     return masks
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -63,6 +66,16 @@ class Positions:
             return ids[..., -1:]
         return highest_position(ids, stream.without(drafts))
 
+    def narrowed(self, ids: Tensor, entered: Stream, stream: Stream) -> Tensor:
+        """The ids of a stream, as a stage in front of which others have thinned it is shown them.
+
+        `ids` [.., B or 1, S] are those of the wider stream that `entered`.
+        """
+        if stream.source is entered.source:
+            return ids
+        ids = gather(ids, entered.columns(stream, ids.device))
+        return closed_up(ids, stream) if self.compact else ids
+
     def thinned(self, ids: Tensor, index: Tensor, stream: Stream) -> Tensor:
         """The ids of a narrower stream, whose columns are the columns `index` [B, n] of `ids`."""
         ids = gather(ids, index)
@@ -74,6 +87,13 @@ class Positions:
     def shift(self, ids: Tensor, stream: Stream) -> Tensor | None:
         """[.., B, 1] how far the end of the prompt has moved; None where nothing is closed up."""
         return self.end - self.end_of(ids, stream) if self.compact else None
+
+
+def given_ids(kwargs: Mapping[str, Any], width: int, device: torch.device) -> Tensor:
+    """[.., B or 1, S] the position ids among a decoder's arguments."""
+    ids: Tensor | None = kwargs.get("position_ids")
+    # what a decoder counts by itself where it is given no ids, padding included
+    return torch.arange(width, device=device)[None] if ids is None else ids
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:

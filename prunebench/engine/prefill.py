@@ -20,15 +20,16 @@ from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.kept_logits import map_logits
 from prunebench.engine.masks import NOTHING_EXTRA, Extra, Sight, masks_by_kind, sees_specially
 from prunebench.engine.pairs import Pairs
-from prunebench.engine.positions import Positions, gather
-from prunebench.engine.reading import Offer, begin_reading, reading_work
+from prunebench.engine.positions import Positions, gather, given_ids
+from prunebench.engine.reading import begin_reading, reading_work
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream, sent
 from prunebench.engine.thinning import Thinning
 from prunebench.engine.trace import SampleTrace
+from prunebench.engine.views import Offer, RowsView
 from prunebench.engine.window import check_window
 from prunebench.models.base import Unsupported
-from prunebench.signals import BEFORE, BEHIND, PROBE
+from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
 from prunebench.sites import INPUT, Part, Site, llm
 from prunebench.tokens import Keep, Layout
 
@@ -77,11 +78,13 @@ class Prefill:
         self.pairs = Pairs(setup)
         self.carriers: Sequence[Tensor] | None = None
         """Whose position ids the rows of `now` have in the stream before, None for their own."""
-        together = None if call.together is None else tuple(call.together)
-        self.sights = {kind: Sight(window, together) for kind, window in setup.windows.items()}
+        groups = None if call.together is None else tuple(call.together)
+        self.sights: dict[str, Sight] = {}
+        for kind, window in setup.windows.items():
+            self.sights[kind] = Sight(window, groups if kind in setup.mutual else None)
         """What the queries of each kind of layer see."""
         if self.drops:
-            check_window(setup, self.whole.width, call.together is not None)
+            check_window(setup, self.whole.width, bool(setup.mutual and groups))
 
     def _sample(self, row: int, layout: Layout) -> SampleTrace:
         """The record of one sample, with its stages planned."""
@@ -101,17 +104,11 @@ class Prefill:
 
     def at_input(self, embeds: Tensor, kwargs: Kwargs) -> Kwargs:
         """The decoder's arguments behind the stage at its input; unchanged where there is none."""
-        hidden = self._without_early(embeds)
+        hidden, positions = self._without_early(embeds), self.positions
+        ids = given_ids(kwargs, self.whole.width, embeds.device)
         if INPUT in self.sites:
-            hidden = self._apply(INPUT, hidden)
+            hidden = self._apply(INPUT, hidden, positions.narrowed(ids, self.whole, self.now))
         stream = self.now
-        # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
-        # with gaps, so the layers are given theirs
-        ids = kwargs.get("position_ids")
-        if ids is None:
-            # what the decoder counts by itself where it is given no ids, padding included
-            ids = torch.arange(self.whole.width, device=embeds.device)[None]
-        positions = self.positions
         # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
         untouched = stream.source is self.whole.source
         if not untouched:
@@ -119,6 +116,8 @@ class Prefill:
             ids = positions.thinned(ids, index, stream)
             positions.input_end = positions.end_of(ids, stream)
         self.pairs.read(stream, ids)
+        # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
+        # with gaps, so the layers are given theirs
         if stream.weighed or sees_specially(stream, self.sights):
             self.entry = self._masked(stream, hidden)
         self._go_on_from(0, stream)
@@ -193,13 +192,18 @@ class Prefill:
             hidden, kwargs = self._at_site(llm(number), hidden, kwargs)
         # behind the layer's own stage: what it attends over is the stream that is left there
         if llm(number + 1) in self.sites:
-            self._look_before(llm(number + 1))
+            self._look_before(llm(number + 1), hidden)
         return hidden, kwargs
 
-    def _look_before(self, site: Site) -> None:
-        """Let the attention of the layer before a site be read, where the method reads it."""
+    def _look_before(self, site: Site, hidden: Tensor) -> None:
+        """Read what enters the layer before a site, and let its attention be read, where the method
+        reads that.
+        """
+        signals = self.setup.ready.reads.signals_at(site)
         rows, stream = self._choosing_at(site), self.now
-        if not rows or not self.setup.ready.reads.signals_at(site) & BEFORE:
+        if rows and Signal.EARLIER_FEATURES in signals:
+            self.reading.read_entering(rows, stream, hidden)
+        if not rows or not signals & BEFORE:
             return
 
         def read(heads: Heads) -> None:
@@ -211,11 +215,12 @@ class Prefill:
         """Run the stage before a layer: what enters that layer, and the layer's arguments."""
         entered = self.now
         self._look_around(site, hidden, kwargs)
-        rows = self._apply(site, hidden)
+        rows = self._apply(site, hidden, self._ids_at(site))
         stream = self.now
         # also where this stage drops nothing: what an earlier one dropped may still be in caches
-        if self._compacts(site):
-            self._compact(site.layer, stream, kwargs.get("past_key_values"))
+        first = self._compacted_from(site)
+        if first is not None:
+            self._compact(range(first, site.layer), stream, kwargs.get("past_key_values"))
         if stream is entered:
             return rows, kwargs
         frame = self._frame(site, entered, rows, kwargs)
@@ -230,6 +235,11 @@ class Prefill:
             # itself, and so shared, where the bias is the same from there on
             stream = stream.later(1)
 
+    def _ids_at(self, site: Site) -> Tensor:
+        """[.., B or 1, n] the position ids with which a layer is entered, before its stage."""
+        frame = self.frames[site.layer]
+        return self.positions.ids if frame is None or frame.ids is None else frame.ids
+
     def _look_around(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
         """Read what a probe or the layer behind the site tells, where the method reads that."""
         signals, rows = self.setup.ready.reads.signals_at(site), self._choosing_at(site)
@@ -237,11 +247,7 @@ class Prefill:
             return
         if signals & PROBE:
             # the probe stands behind the prompt as this layer counts it, closed up or not
-            frame, positions = self.frames[site.layer], self.positions
-            if frame is None or frame.ids is None:
-                end = positions.end
-            else:
-                end = positions.end_of(frame.ids, self.now)
+            end = self.positions.end_of(self._ids_at(site), self.now)
             # of the layers before the site, and again of the one whose attention is read
             streams = [*self.live[: site.layer], self.live[site.layer - 1]]
             self.reading.read_probe(site, rows, streams, end, hidden, kwargs)
@@ -254,7 +260,7 @@ class Prefill:
         `hidden` [B, n, D] are the rows that were left.
         """
         stream, frame, positions = self.now, self.frames[site.layer], self.positions
-        ids = positions.ids if frame is None or frame.ids is None else frame.ids
+        ids = self._ids_at(site)
         # a bias alone is new: the positions of the stream before still fit
         if stream.source is entered.source:
             self.pairs.read(stream, ids)
@@ -281,19 +287,19 @@ class Prefill:
         masks = masks_by_kind(stream, self.sights, self.setup.kernel, hidden, extra)
         return Frame(masks, stream.valid(hidden.device) if stream.padded else None)
 
-    def _compacts(self, site: Site) -> bool:
-        """Whether the dropped go from earlier layers' caches, too; one cache has one answer."""
-        answers = {stage.compact for _, stage in self._stages_at(site)}
+    def _compacted_from(self, site: Site) -> int | None:
+        """The first layer from whose cache the dropped go, too; one cache has one answer."""
+        answers = {stage.compacted_from for _, stage in self._stages_at(site)}
         if len(answers) > 1:
             name = type(self.setup.ready.pruner).__name__
             raise EngineError(f"{name} compacts at {site} for some samples of the batch only")
-        return True in answers
+        return answers.pop()
 
-    def _compact(self, layer: int, stream: Stream, cache: Any) -> None:
-        """Remove what died at `layer` from the caches of the layers before it."""
+    def _compact(self, layers: range, stream: Stream, cache: Any) -> None:
+        """Remove what died at a stage from the caches of these layers, which lie before it."""
         narrower: dict[int, Stream] = {}
-        for number, part in enumerate(checked(cache).layers[:layer]):
-            before = self.live[number]
+        for number in layers:
+            part, before = checked(cache).layers[number], self.live[number]
             # a state has read what is dropped now, and holds no position that could be taken out
             if length_of(part) is not None:
                 _check_whole(number, part, before)
@@ -328,16 +334,20 @@ class Prefill:
                 rows.append(row)
         return rows
 
-    def _apply(self, site: Site, hidden: Tensor) -> Tensor:
-        """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on."""
+    def _apply(self, site: Site, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on.
+
+        `ids` [.., B or 1, S] are the position ids of the rows `hidden` [B, S, D] that entered.
+        """
         thinning = Thinning(self.now)
         for row, stage in self._stages_at(site):
             live = self._live(row)
             offer = self._offer(row, stage, live)
-            keep = self._choose(offer, hidden) if offer.has_choice else NOTHING
+            view = RowsView(self.call, offer, hidden, self.now, ids)
+            keep = self._choose(view) if offer.has_choice else NOTHING
             kept = thinning.keep(row, live, keep, self.pinned[row])
             self.samples[row].kept[site] = kept
-        self.reading.forget_attention()
+        self.reading.forget_layers()
         if thinning.biases or thinning.pairs:
             self._check_bias(site)
         # only now: until all samples have answered, columns are those of the stream that entered
@@ -360,15 +370,16 @@ class Prefill:
             return Offer(row, stage, live)
         return Offer(row, replace(stage, keep=max(0, stage.keep - 1)), live.without_last())
 
-    def _choose(self, offer: Offer, hidden: Tensor) -> Keep:
+    def _choose(self, view: RowsView) -> Keep:
         """The survivors among the offered tokens, ascending.
 
         Only the signals and the method are charged to it, and whatever it is shown is a copy.
         """
+        offer, hidden = view.offer, view.hidden
         setup, row, device = self.setup, offer.row, hidden.device
         work = reading_work(setup.ready, offer.stage.site)
         with setup.trace.selecting(device, [row], work):
-            signals = self.reading.signals(offer, hidden, self.now)
+            signals = self.reading.signals(view)
         features = hidden[row, sent(offer.live.columns, device)]
         tokens = self.reading.tokens(offer, features, signals)
         question = Question(row, offer.stage, tokens, features, offer.live.ordinal)

@@ -172,6 +172,7 @@ def collect(
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of the packages that outputs can depend on."""
     installed = {}

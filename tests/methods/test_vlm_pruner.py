@@ -10,12 +10,15 @@ from prunebench import Layout, Signal, Stage, Tile, VisualTokens, llm, registry
 
 
 def sample() -> VisualTokens:
-    """Five tokens in a row: the pivot, two that resemble it as much as each other, two unlike it."""
+    """Five tokens in a row: the pivot, two that resemble it alike, and two that do not."""
     directions = [[1.0, 0, 0], [0.6, 0.8, 0], [0, 1, 0], [0, 0, 1], [0.6, 0, 0.8]]
     keys = torch.zeros(1, 5, 2)
     keys[0, 0] = 9.0
     return VisualTokens(
-        torch.tensor(directions), Layout((Tile(1, 5),)), torch.arange(5), signals={Signal.KEYS: keys}
+        torch.tensor(directions),
+        Layout((Tile(1, 5),)),
+        torch.arange(5),
+        signals={Signal.KEYS: keys},
     )
 
 
