@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Part, Site, llm, vision
-    from prunebench.staircase import Staircase, nearest_row, scaled_layer
+    from prunebench.staircase import Staircase, nearest_row, powers, scaled_layer
     from prunebench.tilewise import (
         pick_groups,
         pick_tiles,
@@ -76,7 +76,7 @@ _HOMES = {
     ),
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Part", "Site", "llm", "vision"),
-    "staircase": ("Staircase", "nearest_row", "scaled_layer"),
+    "staircase": ("Staircase", "nearest_row", "powers", "scaled_layer"),
     "tilewise": (
         "pick_groups",
         "pick_tiles",
@@ -145,6 +145,7 @@ __all__ = [
     "pick_groups",
     "pick_tiles",
     "pooled",
+    "powers",
     "prune",
     "quotas",
     "register",

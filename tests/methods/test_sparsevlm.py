@@ -68,8 +68,8 @@ def test_other_depths_and_budgets_are_served() -> None:
     method = registry.build("sparsevlm")
     assert [str(stage.site) for stage in method.plan(Budget(0.5), 100, 28)] == [
         "input",
-        "llm:4",
-        "llm:7",
+        "llm:3",
+        "llm:6",
         "llm:14",
     ]
     with pytest.raises(registry.RegistryError, match="100; the table has"):
