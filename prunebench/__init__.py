@@ -9,6 +9,9 @@ if TYPE_CHECKING:
         attention_stand_ins,
         check_attention,
         encoder_attention,
+        summary_reads,
+        tile_summaries,
+        whole_summary,
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.cluster import density_peaks, distances, joined, means
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
+    from prunebench.regions import REGIONS_PORT, in_regions
     from prunebench.registry import build, register
     from prunebench.select import (
         fill,
@@ -54,6 +58,9 @@ _HOMES = {
         "attention_stand_ins",
         "check_attention",
         "encoder_attention",
+        "summary_reads",
+        "tile_summaries",
+        "whole_summary",
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "cluster": ("density_peaks", "distances", "joined", "means"),
@@ -63,6 +70,7 @@ _HOMES = {
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
+    "regions": ("REGIONS_PORT", "in_regions"),
     "registry": ("build", "register"),
     "select": (
         "fill",
@@ -99,6 +107,7 @@ __all__ = [
     "FUNCTION_WORDS",
     "INPUT",
     "PIXELS",
+    "REGIONS_PORT",
     "Budget",
     "BudgetError",
     "Choice",
@@ -136,6 +145,7 @@ __all__ = [
     "fill",
     "greedy_cover",
     "greedy_map",
+    "in_regions",
     "joined",
     "late_layer",
     "llm",
@@ -153,13 +163,16 @@ __all__ = [
     "scaled_layer",
     "share",
     "solve",
+    "summary_reads",
     "tile_places",
+    "tile_summaries",
     "top",
     "top_of_each",
     "view_places",
     "views",
     "visible",
     "vision",
+    "whole_summary",
     "windows",
     "with_newlines",
 ]

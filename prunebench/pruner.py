@@ -74,6 +74,9 @@ class Facts:
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
     channels, None where it has none. `norm` is the one behind the last layer, of rows [n, D], for
     methods that compare states as the model's head would see them.
+
+    `tiled` says whether an image can come as a thumbnail and crops, `clipped` whether a CLIP can be
+    shown what the vision encoder sees.
     """
 
     name: str | None
@@ -87,6 +90,8 @@ class Facts:
     kv_heads: int | None = None
     head_width: int | None = None
     frequencies: tuple[float, ...] | None = None
+    tiled: bool | None = None
+    clipped: bool | None = None
     stateful: frozenset[int] = frozenset()
     norm: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 

@@ -324,6 +324,8 @@ class Family(ABC):
             vision_blocks=len(self.blocks(model)),
             vision_width=int(vision_width),
             feature_block=self.feature_block(model),
+            tiled=self.tiled,
+            clipped=self.clipped,
         )
 
     def decoder_facts(self, model: nn.Module) -> Facts:
