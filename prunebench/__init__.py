@@ -37,8 +37,8 @@ if TYPE_CHECKING:
         windows,
     )
     from prunebench.signals import Signal
-    from prunebench.sites import INPUT, PIXELS, Site, llm, vision
-    from prunebench.staircase import Staircase, nearest_row, scaled_layer
+    from prunebench.sites import INPUT, PIXELS, Part, Site, llm, vision
+    from prunebench.staircase import Staircase, nearest_row, powers, scaled_layer
     from prunebench.steps import DecodingStep
     from prunebench.tilewise import (
         pick_groups,
@@ -90,8 +90,8 @@ _HOMES = {
         "windows",
     ),
     "signals": ("Signal",),
-    "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
-    "staircase": ("Staircase", "nearest_row", "scaled_layer"),
+    "sites": ("INPUT", "PIXELS", "Part", "Site", "llm", "vision"),
+    "staircase": ("Staircase", "nearest_row", "powers", "scaled_layer"),
     "tilewise": (
         "pick_groups",
         "pick_tiles",
@@ -129,6 +129,7 @@ __all__ = [
     "Layout",
     "LoadError",
     "Loaded",
+    "Part",
     "Pruner",
     "Reads",
     "Rows",
@@ -167,6 +168,7 @@ __all__ = [
     "pick_groups",
     "pick_tiles",
     "pooled",
+    "powers",
     "prune",
     "quotas",
     "register",

@@ -342,6 +342,7 @@ class Family(ABC):
             head_width=getattr(own, "head_dim", None) or text.hidden_size // heads,
             frequencies=decoders.frequencies(self.rotary(model)),
             stateful=self.stateful(model),
+            norm=getattr(self.decoder(model), "norm", None),
         )
 
     def lacks(self, signal: Signal) -> str | None:
