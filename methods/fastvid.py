@@ -100,8 +100,8 @@ class FastVID(VideoPruner):
         total = int(salient.sum() + context.sum())
         if total > count:
             raise BudgetError(
-                f"fastvid.ratio {self.ratio:g} gives {total} tokens where the budget allows {count}; "
-                "leave it out"
+                f"fastvid.ratio {self.ratio:g} gives {total} tokens where the budget allows "
+                f"{count}; leave it out"
             )
         extra = exactly(torch.cat([index, *peaks.values()]), received.flatten(), count)[total:]
         index = torch.cat([index, extra])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
-    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly
+    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly, staged
     from prunebench.words import FUNCTION_WORDS
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
@@ -54,7 +54,7 @@ _HOMES = {
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
-    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
+    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly", "staged"),
     "words": ("FUNCTION_WORDS",),
 }
 _HOME: dict[str, str] = {}
@@ -105,6 +105,7 @@ __all__ = [
     "require_finite",
     "share",
     "solve",
+    "staged",
     "tile_places",
     "top",
     "top_of_each",

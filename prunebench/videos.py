@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -130,6 +130,21 @@ def clips(tokens: VisualTokens) -> list[Clip]:
             )
         videos.append(Clip(tokens, places.view(len(sizes), -1).to(device)))
     return videos
+
+
+def staged(share_inside: float) -> Callable[[float], tuple[float, float]]:
+    """What `solve` asks of a method with a second stage inside the language model that keeps
+    `share_inside` of what the first left: the shares alive behind both.
+
+    Once the first keeps all, the second keeps more, up to all.
+    """
+
+    def shares(t: float) -> tuple[float, float]:
+        if t <= 0.5:
+            return 2 * t, 2 * t * share_inside
+        return 1.0, share_inside + (1 - share_inside) * (2 * t - 1)
+
+    return shares
 
 
 def evenly(size: int, count: int) -> Tensor:
