@@ -5,13 +5,15 @@ and question look at stays.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from prunebench import (
+    Facts,
     Keep,
     Reads,
     ScorePruner,
@@ -51,7 +53,8 @@ class PTP(ScorePruner):
 
     Settings:
 
-    - `layer`: counted from 0, the one whose text attention is read;
+    - `layer`: counted from 0, the one whose text attention is read; 2 stands for the nearest that
+      attends, where not all do;
     - `alpha`: how much the question counts against the encoder;
     - `temperature`: of the shares of the crops;
     - `attention`: "received", for encoders without a CLS token, takes for b the attention that j's
@@ -82,6 +85,11 @@ class PTP(ScorePruner):
         else:
             signals |= {Signal.RECEIVED_ATTENTION, Signal.ENCODER_FEATURES}
         return frozenset(signals)
+
+    def prepared(self, facts: Facts) -> Self:
+        if self.layer != PTP.layer:
+            return self
+        return replace(self, layer=facts.attending_near(self.layer, last=facts.layers - 2))
 
     def site(self) -> Site:
         return llm(before=self.layer + 1)

@@ -4,10 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prunebench.attention_kinds import (
+        attention_reads,
+        attention_stand_ins,
+        check_attention,
+        encoder_attention,
+    )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.cluster import density_peaks, distances, joined, means
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
+    from prunebench.greedy import greedy_cover, greedy_map
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
@@ -24,6 +31,16 @@ if TYPE_CHECKING:
     )
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.staircase import Staircase, nearest_row, scaled_layer
+    from prunebench.tilewise import (
+        pick_groups,
+        pick_tiles,
+        quotas,
+        view_places,
+        views,
+        visible,
+        with_newlines,
+    )
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
     from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly, staged
@@ -32,10 +49,17 @@ if TYPE_CHECKING:
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
 # torch
 _HOMES = {
+    "attention_kinds": (
+        "attention_reads",
+        "attention_stand_ins",
+        "check_attention",
+        "encoder_attention",
+    ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "cluster": ("density_peaks", "distances", "joined", "means"),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
+    "greedy": ("greedy_cover", "greedy_map"),
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
@@ -52,6 +76,16 @@ _HOMES = {
     ),
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "staircase": ("Staircase", "nearest_row", "scaled_layer"),
+    "tilewise": (
+        "pick_groups",
+        "pick_tiles",
+        "quotas",
+        "view_places",
+        "views",
+        "visible",
+        "with_newlines",
+    ),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
     "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly", "staged"),
@@ -81,36 +115,52 @@ __all__ = [
     "Signal",
     "Site",
     "Stage",
+    "Staircase",
     "Tile",
     "Trained",
     "Unsupported",
     "VideoPruner",
     "VisualTokens",
     "alive",
+    "attention_reads",
+    "attention_stand_ins",
     "build",
     "cached",
+    "check_attention",
     "density_peaks",
     "distances",
+    "encoder_attention",
     "evenly",
     "exactly",
     "fill",
+    "greedy_cover",
+    "greedy_map",
     "joined",
     "late_layer",
     "llm",
     "load",
     "means",
+    "nearest_row",
+    "pick_groups",
+    "pick_tiles",
     "pooled",
     "prune",
+    "quotas",
     "register",
     "require_finite",
+    "scaled_layer",
     "share",
     "solve",
     "staged",
     "tile_places",
     "top",
     "top_of_each",
+    "view_places",
+    "views",
+    "visible",
     "vision",
     "windows",
+    "with_newlines",
 ]
 __version__ = "0.1.0"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, Self
 
@@ -66,12 +67,12 @@ class Facts:
 
     A field is None where a bare decoder has no such part, or nobody has said.
     `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms;
-    `feature_block` is the vision block whose output the projector reads, counted from 0.
+    `feature_block` is the vision block whose output the projector reads, counted from 0; `stateful`
+    are the layers that keep a state (linear attention, convolution) and attend to nothing.
 
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
-    channels, None where it has none. `kinds` says of every layer what it looks at, in transformers'
-    words ("full_attention", "sliding_attention", "linear_attention").
+    channels, None where it has none.
     """
 
     name: str | None
@@ -85,7 +86,29 @@ class Facts:
     kv_heads: int | None = None
     head_width: int | None = None
     frequencies: tuple[float, ...] | None = None
-    kinds: tuple[str, ...] = ()
+    stateful: frozenset[int] = frozenset()
+
+    @property
+    def attending(self) -> tuple[int, ...]:
+        """The layers that attend, in order."""
+        return tuple(number for number in range(self.layers) if number not in self.stateful)
+
+    def attending_near(self, layer: int, first: int = 0, last: int | None = None) -> int:
+        """The layer that attends and is nearest to `layer`, which is that one where it does; of two
+        the earlier.
+
+        It lies in `first`..`last`, counted from 0, or to the end. Raises Unsupported where none
+        there attends.
+        """
+        if layer not in self.stateful:
+            return layer
+        end = self.layers - 1 if last is None else last
+        there = [number for number in self.attending if first <= number <= end]
+        if not there:
+            raise Unsupported(
+                f"of layers {first}..{end} none attends; those that do are {list(self.attending)}"
+            )
+        return min(there, key=lambda number: abs(number - layer))
 
 
 @dataclass(frozen=True)
@@ -93,9 +116,10 @@ class Pruner(ABC):
     """A pure function from visual tokens to survivors; its dataclass fields are its settings.
 
     `needs` are the signals it reads, a class attribute or, where a setting decides, a property; a
-    method that says more of how it reads them overrides `reads`. `default_positions` says what its
-    paper does with the survivors' position ids: "original" keeps them, gaps included, "compact"
-    closes the gaps. A `dynamic` method may keep fewer than it may, even none.
+    method that says more of how it reads them overrides `reads`, and `stand_ins` where others serve
+    on models that lack some. `default_positions` says what its paper does with the survivors'
+    position ids: "original" keeps them, gaps included, "compact" closes the gaps. A `dynamic`
+    method may keep fewer than it may, even none.
 
     `own_share` is the share of the tokens that the paper's main setting keeps at the method's one
     site, where there is such a setting: its operating point without a budget.
@@ -116,11 +140,26 @@ class Pruner(ABC):
         return self.reads.signals
 
     @property
+    def stand_ins(self) -> Mapping[Signal, Signal]:
+        """For signals that some models lack, what is read in their place; none unless it says so.
+
+        A method sees what it is shown by which of the two `VisualTokens.signals` holds.
+        """
+        return {}
+
+    @property
     def reads(self) -> Reads:
         """What it asks the engine to observe: its `needs`, unless it says more."""
         # each defaults to the other: asked for where it is not overridden, `needs` would never end
         says_needs = type(self).needs is not Pruner.needs
         return Reads(frozenset(self.needs)) if says_needs else Reads()
+
+    @property
+    def port(self) -> str:
+        """What else than a signal stands in for something that the model it was made ready for
+        lacks, such as parts of one picture for crops; empty where it runs as published.
+        """
+        return ""
 
     def site(self) -> Site:
         """Where it prunes; behind the projector unless it says otherwise."""

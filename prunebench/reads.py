@@ -109,6 +109,25 @@ class Reads:
                 places[signal] = frozenset().union(*parts)
         return places
 
+    def with_stand_ins(self, stand_ins: Mapping[Signal, Signal]) -> Reads:
+        """The same with other signals in the place of some, read in the same blocks and at the same
+        stages.
+        """
+        signals = set(self.signals)
+        blocks, places = dict(self.blocks), dict(self.places)
+        for signal, stand_in in stand_ins.items():
+            if signal not in signals:
+                continue
+            signals.remove(signal)
+            if stand_in in signals:
+                continue  # the method says itself where it reads that one
+            signals.add(stand_in)
+            if signal in blocks:
+                blocks[stand_in] = blocks.pop(signal)
+            if signal in places:
+                places[stand_in] = places.pop(signal)
+        return replace(self, signals=frozenset(signals), blocks=blocks, places=places)
+
     def only_at(self, *places: Place) -> Reads:
         """The same, read at the stages of these sites or parts of the model alone."""
         return replace(self, places=dict.fromkeys(self.signals, frozenset(places)))

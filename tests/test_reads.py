@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import torch
+from conftest import picture
 
 from prunebench import INPUT, Keep, Pruner, Reads, Signal, Stage, VisualTokens, llm, prune, vision
 from prunebench.pruner import MethodError
@@ -128,7 +130,7 @@ def test_needs_and_reads_agree() -> None:
 
 def test_a_pruner_has_few_members() -> None:
     public = [name for name in vars(Pruner) if not name.startswith("_") and name != "register"]
-    assert len(public) <= 11, public
+    assert len(public) <= 12, public
 
 
 @pytest.mark.parametrize("reads", [CLS, Reads(frozenset({"keys"})), None])  # type: ignore[arg-type]
@@ -140,3 +142,35 @@ def test_reads_of_another_kind_are_named(model: Any, reads: Any) -> None:
     Odd.reads = property(lambda _: reads)  # type: ignore[assignment]
     with pytest.raises(MethodError, match=r"Odd\.reads.* is .*; it must be a"), prune(model, Odd()):
         pass
+
+
+def test_a_stand_in_is_read_where_the_signal_would_be() -> None:
+    stand_ins = {Signal.CLS_ATTENTION: Signal.RECEIVED_ATTENTION}
+    reads = Reads(CLS | TEXT, blocks={Signal.CLS_ATTENTION: (2, 3)}).only_at(INPUT)
+    fitted = reads.with_stand_ins(stand_ins)
+    assert fitted.signals == TEXT | {Signal.RECEIVED_ATTENTION}
+    assert fitted.blocks == {Signal.RECEIVED_ATTENTION: (2, 3)}
+    assert fitted.places == dict.fromkeys(fitted.signals, frozenset({INPUT}))
+    assert Reads(TEXT).with_stand_ins(stand_ins) == Reads(TEXT)
+
+
+def test_a_model_that_lacks_a_signal_shows_its_stand_in() -> None:
+    @dataclass(frozen=True)
+    class Either(Pruner):
+        needs = CLS
+
+        @property
+        def stand_ins(self) -> dict[Signal, Signal]:
+            return {Signal.CLS_ATTENTION: Signal.RECEIVED_ATTENTION}
+
+        def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+            shown.append(set(tokens.signals))
+            return Keep(torch.arange(stage.keep))
+
+    shown: list[set[Signal]] = []
+    for family in ("llava", "qwen2_5_vl"):
+        miniature = families.build(family)
+        inputs = miniature.inputs(([picture(*miniature.sizes[0])], "color of 5"))
+        with prune(miniature.model, Either(), 4):
+            miniature.model.generate(**inputs, max_new_tokens=1)
+    assert shown == [{Signal.CLS_ATTENTION}, {Signal.RECEIVED_ATTENTION}]

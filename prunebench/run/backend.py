@@ -118,6 +118,10 @@ class Backend(Protocol):
         """Layers of the language model."""
 
     @property
+    def batch(self) -> int:
+        """Samples that it runs together where a grid does not say how many."""
+
+    @property
     def manner(self) -> Manner:
         """How the model is asked."""
 
@@ -155,6 +159,11 @@ class Backend(Protocol):
 
     def time_smaller(self, small: Samples, full: Samples, settings: PairSettings) -> list[PairRow]:
         """The same for smaller images against the full ones, without any method."""
+
+
+def batch_of(grid: Grid, backend: Backend) -> int:
+    """Samples of a grid that run together on a backend."""
+    return backend.batch if grid.batch is None else grid.batch
 
 
 def setup_of(grid: Grid, model: str, has_gpu: bool | None = None) -> ModelSetup:

@@ -24,6 +24,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
 
 COUNTED = (
+    "attention_kinds.py",
     "benchmarks",
     "border/images.py",
     "border/videos.py",
@@ -33,6 +34,7 @@ COUNTED = (
     "contract.py",
     "depth.py",
     "engine",
+    "greedy.py",
     "measure",
     "models",
     "observations.py",
@@ -56,8 +58,10 @@ COUNTED = (
     "signals.py",
     "sites.py",
     "sizes.py",
+    "staircase.py",
     "study/columns.py",
     "study/statistics.py",
+    "tilewise.py",
     "tokens.py",
     "trained.py",
     "videos.py",
@@ -68,6 +72,7 @@ another cell.
 """
 
 UNCOUNTED = (
+    "attention_kinds.py",
     "__init__.py",
     "border/__init__.py",
     "border/bounds.py",
@@ -167,6 +172,7 @@ def collect(
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of the packages that outputs can depend on."""
     installed = {}

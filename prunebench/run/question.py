@@ -131,9 +131,10 @@ class Grid:
         "smaller image, and no image where a task is mostly answered without.",
         "controls=false",
     )
-    batch: int = key(
-        1,
-        "Samples that run together; what selecting costs is shared evenly among them.",
+    batch: int | None = key(
+        None,
+        "Samples that run together, fewer where memory runs out; null is eight for a miniature or "
+        "on a GPU, and one for anything larger on a CPU.",
         "batch=8",
         Bound(least=1, most=4096),
     )

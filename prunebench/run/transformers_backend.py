@@ -48,6 +48,11 @@ SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
 MINIATURE = 100_000_000
 """Parameters below which a model is one."""
 
+BATCH = 8
+"""Samples that run together on a GPU, or in a miniature, of whose time most goes into calls of
+torch and not into numbers. A CPU gains nothing from padding a larger model's prompts.
+"""
+
 
 @dataclass(frozen=True)
 class TransformersBackend:
@@ -101,6 +106,12 @@ class TransformersBackend:
     def layers(self) -> int:
         """Layers of the language model."""
         return len(self.loaded.family.layers(self.loaded.model))
+
+    @property
+    def batch(self) -> int:
+        """Samples that run together where nobody says how many."""
+        is_small = _is_miniature(self.loaded.model)
+        return BATCH if is_small or self.setup.device != "cpu" else 1
 
     @property
     def manner(self) -> Manner:
@@ -271,6 +282,10 @@ def _set_threads(setup: ModelSetup, model: Any) -> None:
     threads = setup.threads
     if threads is None:
         # said for every model: one before may have been a miniature
-        is_small = setup.device == "cpu" and model.num_parameters() < MINIATURE
+        is_small = setup.device == "cpu" and _is_miniature(model)
         threads = 1 if is_small else usual
     torch.set_num_threads(threads)
+
+
+def _is_miniature(model: Any) -> bool:
+    return bool(model.num_parameters() < MINIATURE)

@@ -168,7 +168,8 @@ def _scored(benchmark: Benchmark) -> tuple[bool, str]:
     Raises Unscored where the task's code can score no answer.
     """
     rows = []
-    for number, request in enumerate(benchmark.requests[:ANSWERED]):
+    count = max(ANSWERED, benchmark.scoring.reviewed.whole)
+    for number, request in enumerate(benchmark.requests[:count]):
         right = number % 2 == 0 and len(request.reference) <= LONGEST
         rows.append(
             {

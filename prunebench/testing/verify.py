@@ -166,11 +166,11 @@ def _answers(cases: Sequence[Case], vector: Vector) -> dict[str, Tensor]:
 
 def _answers_of(case: Case) -> dict[str, Tensor]:
     """Everything a pruner gives, outside a model and inside the vector's own."""
-    answers = _alone(case) if case.alone else {}
+    answers = dict(case.renamed(_alone(case))) if case.alone else {}
     if case.decoder is not None:
         inside = case.decoder.answers(case.pruner, case.stages, case.tokens.layout)
         inside |= case.prompt(inside["keep"])
-        for name, answer in inside.items():
+        for name, answer in case.renamed(inside).items():
             answers[ENGINE + name] = answer
     return answers
 
@@ -183,7 +183,9 @@ def _alone(case: Case) -> dict[str, Tensor]:
         for name, answer in _step_answers(case.pruner, step).items():
             answers[f"stage{number}.{name}"] = answer
     last = _step_answers(case.pruner, steps[-1])
-    return {**answers, **last, **case.prompt(last["keep"])}
+    answers |= last
+    answers |= case.prompt(last["keep"])
+    return {**answers, **case.arranged(answers)}
 
 
 def _step_answers(pruner: Pruner, step: Step) -> dict[str, Tensor]:

@@ -1,0 +1,66 @@
+"""Greedy: subsets that grow by the token that adds most to those before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RESIDUE = 1e-6
+"""The share of a token's own variance below which float32 cannot tell a residual from rounding."""
+
+
+def greedy_map(kernel: Tensor, count: int) -> Tensor:
+    """[count] places in the order of choice: the greedy maximum of a determinantal point process.
+
+    `kernel` [N, N] is symmetric and positive semi-definite, float32. Every pick is the token of
+    largest conditional variance, updated by an incremental Cholesky factorisation (Chen et al.,
+    NeurIPS 2018), O(count^2 N). What the picks span already has no variance left and follows by
+    the variance that it had at first.
+    """
+    first = kernel.diagonal()
+    variance, spanned = first.clone(), first * RESIDUE
+    # in (-1, 0): behind every token that has a residual
+    last = -1 / (1 + first)
+    factor = kernel.new_zeros(count, len(kernel))  # rows of the Cholesky factor
+    order = []
+    for number in range(count):
+        # picks stay one-element tensors: an int would wait for the GPU in every round
+        pick = torch.where(variance > spanned, variance, last).argmax().view(1)
+        above = factor[:number]
+        inner = kernel.index_select(0, pick)[0] - above.T @ above[:, pick][:, 0]
+        has_residual = variance[pick] > spanned[pick]
+        length = variance[pick].clamp(min=1e-30).sqrt()
+        # a residual that is rounding alone is no direction: taken for one it would spoil the rest
+        factor[number] = torch.where(has_residual, inner / length, 0.0)
+        variance = variance - factor[number].square()
+        variance = variance.index_fill(0, pick, -torch.inf)
+        last = last.index_fill(0, pick, -torch.inf)
+        order.append(pick)
+    return torch.cat(order)
+
+
+def greedy_cover(rows: Tensor, gains: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    """[count] places in the order of choice: greedy facility location.
+
+    `rows` [R, N] say how well each of N tokens covers each of R things, `gains` [N] weigh tokens
+    and `weights` [R] things. Every pick is argmax_j gains_j sum_r weights_r max(0, rows_rj - c_r),
+    where c_r is the best cover among the picks before, 0 at first. Sums are kept in float64 and
+    only those of things whose cover has changed are made anew.
+    """
+    covers = rows.new_zeros(len(rows))
+    of_things = torch.ones_like(covers) if weights is None else weights
+    sums = (rows.clamp(min=0).double() * of_things[:, None]).sum(0)
+    is_free = torch.ones(rows.shape[1], dtype=torch.bool, device=rows.device)
+    order = []
+    for _ in range(count):
+        values = (sums * gains).masked_fill(~is_free, -torch.inf)
+        pick = values.argmax().view(1)
+        is_free = is_free.index_fill(0, pick, False)
+        order.append(pick)
+        column = rows.index_select(1, pick)[:, 0]
+        better = (column > covers).nonzero()[:, 0]
+        changed, before = rows[better], covers[better, None]
+        lost = (changed - before).clamp(min=0) - (changed - column[better, None]).clamp(min=0)
+        sums = sums - (lost.double() * of_things[better, None]).sum(0)
+        covers = torch.maximum(covers, column)
+    return torch.cat(order)
