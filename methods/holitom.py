@@ -19,7 +19,6 @@ from prunebench import (
     Keep,
     Reads,
     Signal,
-    Site,
     Stage,
     VideoPruner,
     VisualTokens,
@@ -27,7 +26,7 @@ from prunebench import (
     distances,
     exactly,
     joined,
-    llm,
+    llm_at,
     means,
     register,
     solve,
@@ -83,7 +82,7 @@ class HoliTom(VideoPruner):
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
         if budget is None or not self.inside:
             return super().plan(budget, available, layers)
-        sites = [INPUT, late_site(self.layer, layers)]
+        sites = [INPUT, llm_at(self.layer, layers)]
         return solve(budget, sites, available, layers, staged(1 - self.removed))
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
@@ -255,10 +254,3 @@ def absorbed(features: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     assignment = torch.full_like(is_dropped, -1, dtype=torch.int64)
     assignment[dropped] = index[labels]
     return assignment, merged.to(features.dtype)
-
-
-def late_site(layer: int | float, layers: int) -> Site:
-    """The seam before a layer; of a share of the depth, the nearest there is."""
-    if isinstance(layer, float):
-        layer = min(max(1, round(layer * layers)), layers - 1)
-    return llm(before=layer)

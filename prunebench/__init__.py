@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         windows,
     )
     from prunebench.signals import Signal
-    from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.sites import INPUT, PIXELS, Site, llm, llm_at, vision
     from prunebench.staircase import Staircase, nearest_row, scaled_layer
     from prunebench.tilewise import (
         pick_groups,
@@ -75,7 +75,7 @@ _HOMES = {
         "windows",
     ),
     "signals": ("Signal",),
-    "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "sites": ("INPUT", "PIXELS", "Site", "llm", "llm_at", "vision"),
     "staircase": ("Staircase", "nearest_row", "scaled_layer"),
     "tilewise": (
         "pick_groups",
@@ -138,6 +138,7 @@ __all__ = [
     "joined",
     "late_layer",
     "llm",
+    "llm_at",
     "load",
     "means",
     "nearest_row",

@@ -65,7 +65,7 @@ class VideoPruner(Pruner):
 
     @abstractmethod
     def choose(self, clip: Clip, count: int) -> Choice:
-        """`count` of a clip's patches, at least one and not all."""
+        """`count` of a clip's patches, at least one, and all of them only where it is dynamic."""
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """The choice of every video, behind one another."""
@@ -101,7 +101,7 @@ class VideoPruner(Pruner):
         total = self.patches(tokens, stage.keep)
         counts = share(total, sizes) if total else []
         for clip, size, count in zip(videos, sizes.tolist(), counts, strict=False):
-            if count == size:
+            if count == size and not self.dynamic:
                 # nothing to choose, and nothing to merge
                 yield clip, Choice(torch.arange(size, device=clip.places.device))
             elif count > 0:
