@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         windows,
     )
     from prunebench.signals import Signal
-    from prunebench.sites import INPUT, PIXELS, Part, Site, llm, vision
+    from prunebench.sites import INPUT, PIXELS, Part, Site, llm, llm_at, vision
     from prunebench.staircase import Staircase, nearest_row, powers, scaled_layer
     from prunebench.steps import DecodingStep
     from prunebench.tilewise import (
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     )
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
-    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly
+    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly, staged
     from prunebench.words import FUNCTION_WORDS
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
@@ -90,7 +90,7 @@ _HOMES = {
         "windows",
     ),
     "signals": ("Signal",),
-    "sites": ("INPUT", "PIXELS", "Part", "Site", "llm", "vision"),
+    "sites": ("INPUT", "PIXELS", "Part", "Site", "llm", "llm_at", "vision"),
     "staircase": ("Staircase", "nearest_row", "powers", "scaled_layer"),
     "tilewise": (
         "pick_groups",
@@ -104,7 +104,7 @@ _HOMES = {
     "steps": ("DecodingStep",),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
-    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
+    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly", "staged"),
     "words": ("FUNCTION_WORDS",),
 }
 _HOME: dict[str, str] = {}
@@ -162,6 +162,7 @@ __all__ = [
     "joined",
     "late_layer",
     "llm",
+    "llm_at",
     "load",
     "means",
     "nearest_row",
@@ -176,6 +177,7 @@ __all__ = [
     "scaled_layer",
     "share",
     "solve",
+    "staged",
     "summary_reads",
     "tile_places",
     "tile_summaries",
