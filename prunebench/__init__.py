@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prunebench.absorb import absorbed, nearest
     from prunebench.attention_kinds import (
         attention_reads,
         attention_stand_ins,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
 # torch
 _HOMES = {
+    "absorb": ("absorbed", "nearest"),
     "attention_kinds": (
         "attention_reads",
         "attention_stand_ins",
@@ -111,6 +113,7 @@ __all__ = [
     "Trained",
     "Unsupported",
     "VisualTokens",
+    "absorbed",
     "alive",
     "attention_reads",
     "attention_stand_ins",
@@ -124,6 +127,7 @@ __all__ = [
     "late_layer",
     "llm",
     "load",
+    "nearest",
     "pick_groups",
     "pick_tiles",
     "pooled",
