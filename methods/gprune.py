@@ -94,4 +94,5 @@ class GPrune(ScorePruner):
         importance = features.norm(dim=-1)
         for _ in range(self.iterations):
             importance = importance @ edges
-        return importance / is_edge.sum(-1)
+        flow: Tensor = importance / is_edge.sum(-1)
+        return flow

@@ -176,7 +176,8 @@ class VScan(Pruner):
         column = (tokens.column[places] // self.window).clamp(max=across - 1)
         number = row * across + column
         # numbers without gaps, for dropped tokens may have emptied a window
-        return number.unique(return_inverse=True)[1]
+        numbers: Tensor = number.unique(return_inverse=True)[1]
+        return numbers
 
 
 def _shares(t: float) -> list[float]:
