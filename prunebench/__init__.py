@@ -37,7 +37,6 @@ if TYPE_CHECKING:
         quotas,
         view_places,
         views,
-        visible,
         with_newlines,
     )
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
@@ -80,7 +79,6 @@ _HOMES = {
         "quotas",
         "view_places",
         "views",
-        "visible",
         "with_newlines",
     ),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
@@ -142,7 +140,6 @@ __all__ = [
     "top_of_each",
     "view_places",
     "views",
-    "visible",
     "vision",
     "windows",
     "with_newlines",

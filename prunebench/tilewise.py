@@ -69,36 +69,3 @@ def with_newlines(tokens: VisualTokens, places: Tensor, count: int) -> Tensor:
         return places
     newlines = tokens.newline.nonzero()[:, 0][:missing]
     return torch.cat([places, newlines.to(places.device)])
-
-
-def visible(tokens: VisualTokens) -> Tensor:
-    """[N] bool, on the CPU: False for tokens of a crop that lie in the padding.
-
-    A model that pads its image to whole crops keeps, of an image that is h lines long in the grid
-    of a crop, floor(h) in the middle, the smaller margin before them.
-    """
-    shows = torch.ones(len(tokens), dtype=torch.bool)
-    for number, tile in enumerate(tokens.tiles):
-        if tile.kind != "crop" or tile.region is None:
-            continue
-        left, upper, right, lower = tile.region
-        place = (tokens.tile == number) & ~tokens.newline
-        row_shows = _inside(tokens.row[place], tile.rows, upper, lower)
-        column_shows = _inside(tokens.column[place], tile.columns, left, right)
-        shows[place] = row_shows & column_shows
-    return shows
-
-
-def _inside(line: Tensor, lines: int, start: float, end: float) -> Tensor:
-    """[n] bool: whether the lines of a tile that spans start..end of the image's side show the
-    image.
-
-    Its k-th line has its centre at k + 1/2 or at k, plus half of what floor takes from h; a quarter
-    tells the two apart.
-    """
-    length = lines / (end - start)
-    # 1e-6: a quotient that is whole may come out just below
-    whole = int(length + 1e-6)
-    centre = start * length + line.double() + 0.5
-    number = (centre - max(0.0, length - whole) / 2 + 0.25).floor()
-    return (number >= 0) & (number < whole)
