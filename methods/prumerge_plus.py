@@ -17,7 +17,7 @@ from prunebench import register, top
     variant=f"under a budget, a quarter by attention and the rest at equal distances; {VARIANT}",
 )
 @dataclass(frozen=True)
-class PruMergePlus(PruMerge):
+class PruMergePlus(PruMerge):  # type: ignore[misc]  # mypy reads methods/ as a package of its own
     """PruMerge whose survivors are the most attended tokens and, behind them, a grid.
 
     With `adaptive` the grid is every s-th token of the raster but for its last one, with s a third

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
     from prunebench.tilewise import (
+        padding,
         pick_groups,
         pick_tiles,
         quotas,
@@ -74,6 +75,7 @@ _HOMES = {
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
     "tilewise": (
+        "padding",
         "pick_groups",
         "pick_tiles",
         "quotas",
@@ -126,6 +128,7 @@ __all__ = [
     "llm",
     "load",
     "nearest",
+    "padding",
     "pick_groups",
     "pick_tiles",
     "pooled",

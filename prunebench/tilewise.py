@@ -1,4 +1,4 @@
-"""Tilewise: a budget handed out tile by tile to the patches of each."""
+"""Tilewise: a budget handed out tile by tile to the patches of each, and which are padding."""
 
 from __future__ import annotations
 
@@ -69,3 +69,19 @@ def with_newlines(tokens: VisualTokens, places: Tensor, count: int) -> Tensor:
         return places
     newlines = tokens.newline.nonzero()[:, 0][:missing]
     return torch.cat([places, newlines.to(places.device)])
+
+
+def padding(tokens: VisualTokens) -> Tensor:
+    """[N] bool, on the CPU: whether a token's middle lies outside its image, in what pads it to a
+    square or to whole crops; False for newlines and where the place of a tile is unknown.
+    """
+    is_padding = torch.zeros(len(tokens), dtype=torch.bool)
+    for number, tile in enumerate(tokens.tiles):
+        if tile.region is None:
+            continue
+        left, upper, right, lower = tile.region
+        place = (tokens.tile == number) & ~tokens.newline
+        x = left + (tokens.column[place] + 0.5) / max(1, tile.columns) * (right - left)
+        y = upper + (tokens.row[place] + 0.5) / max(1, tile.rows) * (lower - upper)
+        is_padding[place] = (x < 0) | (x > 1) | (y < 0) | (y > 1)
+    return is_padding
