@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from prunebench import ScorePruner, Signal, VisualTokens, register
+from prunebench import (
+    Reads,
+    ScorePruner,
+    Signal,
+    VisualTokens,
+    attention_reads,
+    attention_stand_ins,
+    check_attention,
+    encoder_attention,
+    register,
+)
 
 
 @register(
@@ -20,26 +31,26 @@ class FasterVLM(ScorePruner):
     """Rank by CLS attention in the block that the projector reads, averaged over heads, in every
     crop by itself.
 
-    Newline tokens have no patch and rank last. `attention="received"` ranks by the attention a
-    token's patches receive from all others: ours, for encoders without a CLS token.
+    Newline tokens have no patch and rank last. `attention`: see `attention_reads`; the received one
+    is ours.
     """
 
     default_positions = "compact"
     per_tile = True
     work_by_shape = True
-    attention: str = "cls"
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.attention not in ("cls", "received"):
-            raise ValueError(f"attention is {self.attention!r}; it is 'cls' or 'received'")
+        check_attention(self.attention)
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        of_cls = self.attention == "cls"
-        return frozenset({Signal.CLS_ATTENTION if of_cls else Signal.RECEIVED_ATTENTION})
+    def stand_ins(self) -> Mapping[Signal, Signal]:
+        return attention_stand_ins(self.attention)
+
+    @property
+    def reads(self) -> Reads:
+        return attention_reads(self.attention)
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] what CLS, or all patches, paid in the block that the projector reads."""
-        of_cls = self.attention == "cls"
-        attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
-        return attention.mean(dim=(0, 1))
+        return encoder_attention(tokens).mean(dim=(0, 1))

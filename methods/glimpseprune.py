@@ -179,7 +179,7 @@ class GlimpsePrune(Trained):
             "eps": facts.eps,
             "vision_width": facts.vision_width,
             "blocks": blocks,
-            "layer": late_layer(facts.layers),
+            "layer": facts.attending_near(late_layer(facts.layers), last=facts.layers - 2),
             "attention": "logits",
             "stream": 256 if is_large else 64,
             "condition": 512 if is_large else 64,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
 from prunebench import (
     Budget,
     BudgetError,
+    Facts,
     ScorePruner,
     Signal,
     Site,
@@ -28,7 +30,8 @@ class PyramidDrop(ScorePruner):
     """Before each of `layers` rank by the attention the last prompt token would pay there, averaged
     over heads.
 
-    `layers` are layer numbers or shares of the depth (floats, rounded down): 8, 16, 24 of 32. A
+    `layers` are layer numbers or shares of the depth (floats, rounded down): 8, 16, 24 of 32; where
+    not all layers attend, a share stands for the nearest that does, behind the stage before. A
     budget is met by a geometric staircase t, t^2, t^3; without one, `ratios` of the original tokens
     stay, 0.5, 0.25, 0.125 as published.
     """
@@ -38,6 +41,19 @@ class PyramidDrop(ScorePruner):
     work_by_shape = True
     layers: tuple[int | float, ...] = (0.25, 0.5, 0.75)
     ratios: tuple[float, ...] | None = None
+
+    def prepared(self, facts: Facts) -> Self:
+        """Shares of the depth become numbers where not every layer attends."""
+        if not facts.stateful:
+            return self
+        numbers: list[int] = []
+        for layer in self.layers:
+            number = _number_of(layer, facts.layers)
+            if isinstance(layer, float):
+                first = numbers[-1] + 1 if numbers else 1
+                number = facts.attending_near(max(first, number), first=first)
+            numbers.append(number)
+        return replace(self, layers=tuple(numbers))
 
     def site(self) -> Site:
         """The first of its sites, in a model of 32 layers."""

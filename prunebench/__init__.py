@@ -10,14 +10,19 @@ if TYPE_CHECKING:
         attention_stand_ins,
         check_attention,
         encoder_attention,
+        summary_reads,
+        tile_summaries,
+        whole_summary,
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
+    from prunebench.cluster import density_peaks, distances, joined, means
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.greedy import greedy_cover, greedy_map
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
+    from prunebench.regions import REGIONS_PORT, in_regions
     from prunebench.registry import build, register
     from prunebench.select import (
         fill,
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     )
     from prunebench.signals import Signal
     from prunebench.sites import INPUT, PIXELS, Site, llm, vision
+    from prunebench.staircase import Staircase, nearest_row, scaled_layer
     from prunebench.tilewise import (
         padding,
         pick_groups,
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     )
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
+    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly
     from prunebench.words import FUNCTION_WORDS
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
@@ -53,14 +60,19 @@ _HOMES = {
         "attention_stand_ins",
         "check_attention",
         "encoder_attention",
+        "summary_reads",
+        "tile_summaries",
+        "whole_summary",
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
+    "cluster": ("density_peaks", "distances", "joined", "means"),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "greedy": ("greedy_cover", "greedy_map"),
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
+    "regions": ("REGIONS_PORT", "in_regions"),
     "registry": ("build", "register"),
     "select": (
         "fill",
@@ -74,6 +86,7 @@ _HOMES = {
     ),
     "signals": ("Signal",),
     "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
+    "staircase": ("Staircase", "nearest_row", "scaled_layer"),
     "tilewise": (
         "padding",
         "pick_groups",
@@ -85,6 +98,7 @@ _HOMES = {
     ),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
+    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
     "words": ("FUNCTION_WORDS",),
 }
 _HOME: dict[str, str] = {}
@@ -95,8 +109,11 @@ __all__ = [
     "FUNCTION_WORDS",
     "INPUT",
     "PIXELS",
+    "REGIONS_PORT",
     "Budget",
     "BudgetError",
+    "Choice",
+    "Clip",
     "Example",
     "Facts",
     "Keep",
@@ -109,9 +126,11 @@ __all__ = [
     "Signal",
     "Site",
     "Stage",
+    "Staircase",
     "Tile",
     "Trained",
     "Unsupported",
+    "VideoPruner",
     "VisualTokens",
     "absorbed",
     "alive",
@@ -120,14 +139,22 @@ __all__ = [
     "build",
     "cached",
     "check_attention",
+    "density_peaks",
+    "distances",
     "encoder_attention",
+    "evenly",
+    "exactly",
     "fill",
     "greedy_cover",
     "greedy_map",
+    "in_regions",
+    "joined",
     "late_layer",
     "llm",
     "load",
+    "means",
     "nearest",
+    "nearest_row",
     "padding",
     "pick_groups",
     "pick_tiles",
@@ -136,14 +163,18 @@ __all__ = [
     "quotas",
     "register",
     "require_finite",
+    "scaled_layer",
     "share",
     "solve",
+    "summary_reads",
     "tile_places",
+    "tile_summaries",
     "top",
     "top_of_each",
     "view_places",
     "views",
     "vision",
+    "whole_summary",
     "windows",
     "with_newlines",
 ]

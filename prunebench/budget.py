@@ -95,12 +95,21 @@ class Budget:
 class Stage:
     """From `site` on at most `keep` visual tokens are alive.
 
-    `compact` says that what a stage drops leaves the caches of the layers before it, too.
+    `compact` says that what a stage drops leaves the caches of the layers before it, too, and
+    `compact_from` that it leaves those of this layer and the ones between.
     """
 
     site: Site
     keep: int
     compact: bool = False
+    compact_from: int | None = None
+
+    @property
+    def compacted_from(self) -> int | None:
+        """The first layer whose cache a stage cuts; None where it cuts none."""
+        if self.compact_from is not None:
+            return self.compact_from
+        return 0 if self.compact else None
 
 
 def alive(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
@@ -114,8 +123,13 @@ def alive(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
 
 def cached(stages: Sequence[Stage], available: int, layers: int) -> list[int]:
     """[layers] visual tokens in each LLM layer's cache after prefill."""
-    limits = [stage.keep for stage in stages if stage.compact]
-    return [min([count, *limits]) for count in alive(stages, available, layers)]
+    counts = alive(stages, available, layers)
+    for stage in stages:
+        first = stage.compacted_from
+        if first is not None:
+            # no later layer has more: what a stage drops does not enter those behind it
+            counts[first:] = [min(count, stage.keep) for count in counts[first:]]
+    return counts
 
 
 def spent(kind: Kind, entering: Sequence[float], caches: Sequence[float]) -> float:
@@ -135,12 +149,17 @@ def solve(
     layers: int,
     shares: Callable[[float], Sequence[float]] | None = None,
     compact: bool = False,
+    *,
+    compact_from: int | None = None,
+    fewest: int = 1,
 ) -> tuple[Stage, ...]:
     """The stages at `sites` whose cost is as close to `budget` as whole tokens allow.
 
     `shares(t)`, increasing in t over (0, 1], gives the share of the available tokens alive after
     each site; by default a geometric staircase t, t^2, ... (for one site: t). Off by at most half a
     token of the last stage, or half a token in all where that stage has no room or does not count.
+    `compact` and `compact_from` are those of every stage. A stage keeps `fewest` tokens at least,
+    one, or 0 where a method may drop all.
 
     Raises BudgetError where the layers before the first site alone spend more than the budget.
     """
@@ -151,7 +170,9 @@ def solve(
         raise BudgetError(f"{listed} lies outside the model, which has layers 0..{layers - 1}")
     if shares is None:
         shares = partial(_staircase, len(sites))
-    search = _Search(budget.kind, tuple(sites), available, layers, shares, compact)
+    search = _Search(
+        budget.kind, tuple(sites), available, layers, shares, compact, compact_from, fewest
+    )
     search.check_reach(budget, target)
     return search.stages(search.closest(target))
 
@@ -169,6 +190,8 @@ class _Search:
     layers: int
     shares: Callable[[float], Sequence[float]]
     compact: bool
+    compact_from: int | None
+    fewest: int
 
     @cached_property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -187,7 +210,7 @@ class _Search:
     def stages(self, counts: Sequence[int]) -> tuple[Stage, ...]:
         """The counts at their sites."""
         pairs = zip(self.sites, counts, strict=True)
-        return tuple(Stage(site, count, self.compact) for site, count in pairs)
+        return tuple(Stage(site, count, self.compact, self.compact_from) for site, count in pairs)
 
     def cost(self, counts: Sequence[int]) -> float:
         """What a run with these counts spends, in tokens: what `spent` says of their `alive` and
@@ -199,6 +222,9 @@ class _Search:
                 if site.is_before(0):
                     at_input.append(count)
             return float(min(at_input))
+        if self.kind == "kv" and self.compact_from is not None:
+            lengths = cached(self.stages(counts), self.available, self.layers)
+            return sum(lengths) / self.layers
         if self.kind == "kv" and self.compact:
             # what any stage drops has left every cache
             return float(min([self.available, *counts]))
@@ -215,15 +241,15 @@ class _Search:
         # a stage never keeps more than the one before it
         ceiling = min([self.available, *others[-1:]])
         neighbour = last + 1 if last < ceiling else last - 1
-        if neighbour < 1:
+        if neighbour < self.fewest:
             return 0.0
         return self.distance([*others, neighbour], self.cost(counts))
 
     def counts_at(self, t: float) -> list[int]:
-        """The counts at one point of the ladder of shares, at least one token each."""
+        """The counts at one point of the ladder of shares, at least the fewest each."""
         counts = []
         for share in self.shares(t):
-            whole = max(1, round(share * self.available))
+            whole = max(self.fewest, round(share * self.available))
             counts.append(min(self.available, whole))
         return counts
 
@@ -239,9 +265,10 @@ class _Search:
         label = f"budget {budget} ({target:g} of {self.available} visual tokens)"
         if target < least - 0.5 * self.slope(fewest):
             listed = ", ".join(map(str, self.sites))
+            rest = "a single token" if self.fewest else "no token"
             raise BudgetError(
                 f"{label} is out of reach at {listed}: "
-                f"with a single token kept there the run still spends {least:g}"
+                f"with {rest} kept there the run still spends {least:g}"
             )
         # half a token is what rounding to whole ones may cost
         if target > most + 0.5:
@@ -293,7 +320,7 @@ class _Search:
         ceiling = others[-1] if others else self.available
         # the cost is linear in the last stage's count, so that one step gets there
         moved = round(last + (target - self.cost(counts)) / step)
-        return [*others, min(ceiling, max(1, moved))]
+        return [*others, min(ceiling, max(self.fewest, moved))]
 
 
 def _staircase(steps: int, t: float) -> list[float]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from prunebench.budget import Stage
 from prunebench.pruner import Pruner
 from prunebench.signals import TOKEN_AXES, Signal
+from prunebench.sites import Part
 from prunebench.tokens import Keep, VisualTokens
 
 Observe = Callable[[int, Tensor, Tensor], tuple[Tensor, Mapping[Signal, Any]]]
@@ -81,9 +82,10 @@ def walk(
         fault = breach(pruner, step)
         if fault:
             raise Breach(f"{type(pruner).__name__} at {stage.site}: {fault}")
-        place = step.keep.index.cpu().sort().values
-        merged = step.merged
+        settled = step.keep.settled()
+        place = settled.index.cpu()
         index = index[place]
+        merged = settled.features
         features = features[place.to(features.device)] if merged is None else merged
         steps.append(step)
     return steps
@@ -99,7 +101,7 @@ def signals_left(
     if Signal.TRANSITIONS in signals:
         layers = reads.layers_at(Signal.TRANSITIONS, stage.site)
         signals[Signal.TRANSITIONS] = signals[Signal.TRANSITIONS][: len(layers)]
-    # both ascend, so that the search finds exact places
+    # a sample's ascend, so that the search finds exact places
     return narrow(signals, torch.searchsorted(sample.index, index))
 
 
@@ -135,11 +137,19 @@ def breaches(pruner: Pruner, step: Step) -> Iterator[str]:
         yield from _wrong_features(keep.features, count, tokens.features)
     if keep.bias is not None:
         yield from _wrong_bias(keep.bias, count)
+    if keep.places is not None:
+        yield from _wrong_places(keep.places, count, tokens.index)
+    if keep.order not in ("raster", "given"):
+        yield f"order is {keep.order!r}; it is 'raster' or 'given'"
+    if keep.pair_bias is not None and not callable(keep.pair_bias):
+        yield f"pair_bias is a {type(keep.pair_bias).__name__}; it must be a function of distances"
+    if tokens.site.part is Part.VISION:
+        yield from _wrong_inside(keep)
 
 
 def _wrong_kinds(keep: Keep) -> Iterator[str]:
     """What of an answer is no tensor."""
-    for part in ("index", "features", "bias"):
+    for part in ("index", "features", "bias", "places"):
         value = getattr(keep, part)
         optional = part != "index" and value is None
         if not optional and not isinstance(value, Tensor):
@@ -159,12 +169,35 @@ def _wrong_features(merged: Tensor, count: int, features: Tensor) -> Iterator[st
 
 def _wrong_bias(bias: Tensor, count: int) -> Iterator[str]:
     """What is wrong with the bias of `count` survivors."""
-    if list(bias.shape) != [count]:
-        yield f"bias is {list(bias.shape)}; it must be [K] = {[count]}"
+    shape = list(bias.shape)
+    # one row a layer, and one at least
+    by_layer = len(shape) == 2 and shape[0] > 0 and shape[1] == count
+    if shape != [count] and not by_layer:
+        yield f"bias is {shape}; it must be [K] = {[count]} or [J, K] with a row a layer"
     if not bias.is_floating_point():
         yield f"bias is {bias.dtype}; it must be a floating type"
     if not bool(torch.isfinite(bias).all()):
         yield "bias is not finite"
+
+
+def _wrong_places(places: Tensor, count: int, index: Tensor) -> Iterator[str]:
+    """What is wrong with the places of `count` survivors among tokens `index` [N]."""
+    if places.dtype != torch.int64 or list(places.shape) != [count]:
+        yield f"places are {places.dtype} {list(places.shape)}; they must be int64 [K] = {[count]}"
+    strange = places[~torch.isin(places.cpu(), index.cpu())]
+    if len(strange):
+        yield f"places name token {int(strange[0])}, which the stage was not shown"
+
+
+def _wrong_inside(keep: Keep) -> Iterator[str]:
+    """What of an answer has no meaning inside the vision encoder."""
+    if keep.order == "given":
+        yield "order is 'given'; inside the vision encoder rows stay where their patches are"
+    for part in ("places", "pair_bias"):
+        if getattr(keep, part) is not None:
+            yield f"{part} is given; inside the vision encoder there is none"
+    if keep.bias is not None and keep.bias.dim() > 1:
+        yield "bias has a row a layer; inside the vision encoder it is [K]"
 
 
 def narrow(signals: Mapping[Signal, Any], place: Tensor) -> dict[Signal, Any]:

@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from hashlib import sha256
@@ -94,9 +94,14 @@ def source_files(method: type[Pruner]) -> list[Path]:
 
 
 def weights_digest(module: nn.Module) -> str:
+    """The hash of a module's weights."""
+    return tensors_digest(module.state_dict().items())
+
+
+def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """sha256 over the names, types, shapes and contents of all parameters and buffers."""
     digest = sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors:
         if isinstance(tensor, Tensor):
             digest.update(_line(f"{name} {tensor.dtype} {list(tensor.shape)}"))
             digest.update(_content(tensor))

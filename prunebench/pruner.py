@@ -67,12 +67,15 @@ class Facts:
 
     A field is None where a bare decoder has no such part, or nobody has said.
     `name` is that of the checkpoint, `width` the language model's, `eps` that of its norms;
-    `feature_block` is the vision block whose output the projector reads, counted from 0.
+    `feature_block` is the vision block whose output the projector reads, counted from 0; `stateful`
+    are the layers that keep a state (linear attention, convolution) and attend to nothing.
 
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
-    channels, None where it has none. `kinds` says of every layer what it looks at, in transformers'
-    words ("full_attention", "sliding_attention", "linear_attention").
+    channels, None where it has none.
+
+    `tiled` says whether an image can come as a thumbnail and crops, `clipped` whether a CLIP can be
+    shown what the vision encoder sees.
     """
 
     name: str | None
@@ -86,7 +89,31 @@ class Facts:
     kv_heads: int | None = None
     head_width: int | None = None
     frequencies: tuple[float, ...] | None = None
-    kinds: tuple[str, ...] = ()
+    tiled: bool | None = None
+    clipped: bool | None = None
+    stateful: frozenset[int] = frozenset()
+
+    @property
+    def attending(self) -> tuple[int, ...]:
+        """The layers that attend, in order."""
+        return tuple(number for number in range(self.layers) if number not in self.stateful)
+
+    def attending_near(self, layer: int, first: int = 0, last: int | None = None) -> int:
+        """The layer that attends and is nearest to `layer`, which is that one where it does; of two
+        the earlier.
+
+        It lies in `first`..`last`, counted from 0, or to the end. Raises Unsupported where none
+        there attends.
+        """
+        if layer not in self.stateful:
+            return layer
+        end = self.layers - 1 if last is None else last
+        there = [number for number in self.attending if first <= number <= end]
+        if not there:
+            raise Unsupported(
+                f"of layers {first}..{end} none attends; those that do are {list(self.attending)}"
+            )
+        return min(there, key=lambda number: abs(number - layer))
 
 
 @dataclass(frozen=True)
@@ -131,6 +158,13 @@ class Pruner(ABC):
         # each defaults to the other: asked for where it is not overridden, `needs` would never end
         says_needs = type(self).needs is not Pruner.needs
         return Reads(frozenset(self.needs)) if says_needs else Reads()
+
+    @property
+    def port(self) -> str:
+        """What else than a signal stands in for something that the model it was made ready for
+        lacks, such as parts of one picture for crops; empty where it runs as published.
+        """
+        return ""
 
     def site(self) -> Site:
         """Where it prunes; behind the projector unless it says otherwise."""

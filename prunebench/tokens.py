@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,11 @@ from prunebench.signals import Signal as Signal  # whoever reads tokens reads si
 from prunebench.sites import INPUT, Site
 
 Region = tuple[float, float, float, float]
+
+PairBias = Callable[[Tensor], Tensor]
+"""(distances [P, n, n] of the position ids of every query and key, on each of P axes) -> what is
+added to their scores [n, n].
+"""
 
 
 @dataclass(frozen=True)
@@ -146,22 +151,43 @@ class Keep:
     """The survivors of a stage.
 
     `index` [K] are unique places in the VisualTokens that the method was shown, in any order. Where
-    it merges, `features` [K, D] are what the survivors are from here on. `bias` [K], float, is
-    added to every attention score that a survivor's key gets in all later layers and in decoding,
-    in log space: the log of how many tokens a survivor stands for makes it count as many. A bias
-    that is given inside the vision encoder holds there alone.
+    it merges, `features` [K, D] are what the survivors are from here on.
+
+    `order` "raster" lets them go on in the order in which they were shown, "given" in that of
+    `index`: they fill the rows of the survivors in that order, a query sees the rows before its
+    own, and compact position ids that run along one axis count in that order, while original ones,
+    and those of rows and columns, go with their token. `places` [K] are original visual tokens, as
+    VisualTokens.index names them, of those that the stage was shown: a survivor goes on with the
+    position ids of that one in place of its own.
+
+    `bias` [K], float, is added to every attention score that a survivor's key gets in all later
+    layers and in decoding, in log space: the log of how many tokens a survivor stands for makes it
+    count as many. With [J, K], row j holds in the j-th layer behind the site, and the last one in
+    all later layers and in decoding. `pair_bias` adds to the scores of all pairs, text included, in
+    all later layers while the prompt is read: given distances [P, n, n] of position ids, query's
+    less key's on each of P axes (temporal, height and width where a model has these, else one), it
+    gives [n, n]. Inside the vision encoder there is no other order, place or pair bias, and a bias
+    [K] holds there alone.
     """
 
     index: Tensor
     features: Tensor | None = None
     bias: Tensor | None = None
+    order: Literal["raster", "given"] = "raster"
+    places: Tensor | None = None
+    pair_bias: PairBias | None = None
+
+    def settled(self) -> Keep:
+        """The same with its rows in the order in which they go on."""
+        return self if self.order == "given" else self.ascending()
 
     def ascending(self) -> Keep:
-        """The same in reading order."""
+        """The same in the order in which the tokens were shown."""
         order = self.index.argsort()
-        features, bias = self.features, self.bias
-        if features is not None:
-            features = features[order.to(features.device)]
-        if bias is not None:
-            bias = bias[order.to(bias.device)]
-        return Keep(self.index[order], features, bias)
+        changed: dict[str, Tensor] = {"index": self.index[order]}
+        for name in ("features", "bias", "places"):
+            value: Tensor | None = getattr(self, name)
+            if value is not None:
+                axis = -1 if name == "bias" else 0
+                changed[name] = value.index_select(axis, order.to(value.device))
+        return replace(self, **changed)  # type: ignore[arg-type]  # tensors, each for a tensor

@@ -1,25 +1,39 @@
 """What sharing encodings saves: 8 methods at 3 budgets in one sweep, beside the same cells swept
-one by one.
+one by one. And what a sweep costs beside a bare loop over the same backend.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from time import perf_counter
+from statistics import median
+from time import perf_counter, process_time
 from typing import Any
 
 import pytest
 
 from prunebench import models
+from prunebench.border.images import MAX_PIXELS
+from prunebench.budget import Budget
+from prunebench.registry import build
 from prunebench.run import runner
+from prunebench.run.backend import ModelSetup
 from prunebench.run.grid import Cost, Grid
+from prunebench.run.quality import Bound
 from prunebench.run.runner import sweep
-from prunebench.run.work import load_benchmark
+from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.run.work import TaskSource, load_benchmark
 
 METHODS = ["none", "random", "uniform", "pool", "resize", "fastv", "divprune", "pyramiddrop"]
 BUDGETS = ["0.5", "0.25", "0.1"]
 SAMPLES = 8
+
+LOOP_METHODS = ["none", "random", "fastv", "divprune"]
+LOOP_BUDGETS = ["0.5", "0.4"]
+LOOP_SAMPLES = 48
+PAIRS = 5
 
 
 def grid(methods: list[str], budgets: list[str], out: Path) -> Grid:
@@ -78,3 +92,56 @@ def test_shared_against_one_by_one(
     )
     with capsys.disabled():
         print(line)
+
+
+def test_sweep_against_a_bare_loop(
+    benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a sweep adds to the backend's own reading, encoding and answering (target: at most
+    1.02), as CPU time in pairs of alternating order. A sweep binds, guards, stores and scores.
+    """
+    backend = TransformersBackend.load(ModelSetup("tiny-qwen2.5-vl"))
+    questions = runner.load_benchmark(TaskSource("scenes_mixed", LOOP_SAMPLES, MAX_PIXELS, None))
+    requests = questions.requests
+    starts = range(0, len(requests), backend.batch)
+    groups = [requests[start : start + backend.batch] for start in starts]
+    pruners = {method: build(method) for method in LOOP_METHODS}
+    cells = [Bound(pruners["none"], backend.ready(pruners["none"]), None, 0)]
+    for method in LOOP_METHODS[1:]:
+        for budget in LOOP_BUDGETS:
+            ready = backend.ready(pruners[method])
+            cells.append(Bound(pruners[method], ready, Budget.parse(budget), 0))
+
+    def bare() -> list[str]:
+        texts: list[str] = []
+        for group in groups:
+            samples = backend.read(questions, group)
+            encoded = backend.encode(samples, [cell.method for cell in cells])
+            for cell in cells:
+                conditions = cell.conditions(group, count_flops=True)
+                texts += backend.answer(encoded, cell.method, conditions).texts
+        return texts
+
+    def swept(number: int) -> None:
+        one = replace(grid(LOOP_METHODS, LOOP_BUDGETS, tmp_path / str(number)), limit=LOOP_SAMPLES)
+        assert set(sweep(one).statuses.values()) == {"ok"}
+
+    bare()
+    swept(-1)
+    ratios = []
+    for pair in range(PAIRS):
+        works: list[Callable[[], object]] = [bare, partial(swept, pair)]
+        seconds = {}
+        for work in works if pair % 2 else reversed(works):
+            start = process_time()
+            work()
+            seconds[work] = process_time() - start
+        ratios.append(seconds[works[1]] / seconds[works[0]])
+    benchmark.group = "sweep"
+    benchmark.pedantic(bare, rounds=1)
+    benchmark.extra_info |= {"ratio": median(ratios), "pairs": PAIRS, "samples": LOOP_SAMPLES}
+    with capsys.disabled():
+        print(
+            f"\n{len(cells)} cells x {LOOP_SAMPLES} samples: {median(ratios):.3f} of a bare loop, "
+            f"{min(ratios):.3f} to {max(ratios):.3f}, {PAIRS} pairs"
+        )

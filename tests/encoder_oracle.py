@@ -135,16 +135,23 @@ class HiddenRows:
         # a row that sees nothing is NaN; a hidden one sees itself, and no other sees it
         visible = ~hidden | torch.eye(count, dtype=torch.bool)
         mask = torch.zeros(visible.shape).masked_fill(~visible, float("-inf")) + bias
-        if attn_mask is not None:  # images that stand in one sequence do not see each other
-            mask = mask + attn_mask
+        shown = torch.zeros(1, 1, 1, 1)
+        if attn_mask is not None:  # images in one sequence do not see each other, nor padding
+            is_bool = attn_mask.dtype == torch.bool
+            shown = shown.masked_fill(~attn_mask, float("-inf")) if is_bool else attn_mask
         scale = kwargs["scale"]
         # None is the kernel's own
-        self._note(query, key, hidden, query.shape[-1] ** -0.5 if scale is None else scale)
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        self._note(query, key, hidden, scale, shown)
+        mask = mask + shown
         return self.stock(query, key, value, attn_mask=mask, **kwargs)
 
-    def _note(self, query: Tensor, key: Tensor, hidden: Tensor, scale: float) -> None:
+    def _note(
+        self, query: Tensor, key: Tensor, hidden: Tensor, scale: float, shown: Tensor
+    ) -> None:
         """Keep what the attention of this call is, over the rows that are alive."""
-        scores = (query @ key.transpose(2, 3) * scale).masked_fill(hidden, float("-inf"))
+        scores = query @ key.transpose(2, 3) * scale + shown
+        scores = scores.masked_fill(hidden, float("-inf"))
         weights = scores.softmax(-1).nan_to_num()  # where nothing is alive, nobody attends
         alive = (~hidden).to(weights).transpose(2, 3)
         received = (weights * alive).sum(2) / alive.sum(2).clamp(min=1)

@@ -4,6 +4,8 @@ layer on.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -13,6 +15,22 @@ from torch import Tensor
 from prunebench.models import family_of
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What a layer is to make of the prompt's columns [B, S].
+
+    `rank` orders them: a query sees the keys of no higher rank. `worn` are the columns whose
+    position ids they have. `late` is added to the scores of the keys for an answer's queries, where
+    that is another bias than the prompt's. `pairs` gives, a sample, [S, S] for the distances
+    [P, S, S] of position ids, for the prompt's own queries and keys.
+    """
+
+    rank: Tensor
+    worn: Tensor
+    late: Tensor | None = None
+    pairs: Sequence[Callable[[Tensor], Tensor] | None] = ()
+
+
 def logits(
     model: Any,
     inputs: dict[str, Any],
@@ -20,9 +38,11 @@ def logits(
     dead: list[Tensor],
     compact: bool = False,
     bias: list[Tensor] | None = None,
+    rows: list[Rows] | None = None,
 ) -> Tensor:
     """[B, T, V] logits that predict each token of `answer` [B, T]; `dead[l]` [B, S] bool: hidden
-    from layer l on; `bias[l]` [B, S] is added to the scores of the keys there.
+    from layer l on; `bias[l]` [B, S] is added to the scores of the keys there, `rows[l]` says which
+    stand before which.
 
     Uses the stock model alone: per-layer masks (and, for closed-up positions, rotary tables) go in
     by pre-hooks. No mask hides anything from a layer that keeps a state: it is run on what is seen.
@@ -65,20 +85,27 @@ def logits(
             # a model that shows more or less than what stands before says so itself
             given = kwargs["attention_mask"]
             shown = causal if given is None else given[:, 0]
-            additive = bias is not None or shown.dtype != torch.bool
+            additive = bias is not None or rows is not None or shown.dtype != torch.bool
             if shown.dtype != torch.bool:
                 shown = shown > -1
+            places = positions[0]
+            order = torch.arange(total).expand(batch, -1)
+            if rows is not None:
+                order = torch.cat([rows[number].rank, order[:, prompt:]], dim=1)
+                shown = order[:, :, None] >= order[:, None]
+                places = _worn(places, rows[number].worn)
+            if compact:
+                places = ranked(places, seen, order)
             mask = (shown & seen[:, None, :]) | torch.eye(total, dtype=torch.bool)
             if additive:
-                scores = torch.zeros(batch, total)
-                if bias is not None:
-                    scores[:, :prompt] = bias[number]
-                mask = scores[:, None].masked_fill(~mask, torch.finfo(torch.float32).min)
+                own = None if rows is None else rows[number]
+                scores = torch.zeros(batch, total, total)
+                _add(scores, None if bias is None else bias[number], own, places, prompt)
+                mask = scores.masked_fill(~mask, torch.finfo(torch.float32).min)
             kwargs = {**kwargs, "attention_mask": mask[:, None]}
-            if compact:
-                kwargs["position_embeddings"] = decoder.rotary_emb.forward(
-                    args[0], ranked(positions[0], seen), *kind
-                )
+            if compact or rows is not None:
+                tables = decoder.rotary_emb.forward(args[0], places, *kind)
+                kwargs["position_embeddings"] = tables
             return args, kwargs
 
         return hook
@@ -116,11 +143,45 @@ def logits(
     return logits
 
 
-def ranked(positions: Tensor, seen: Tensor) -> Tensor:
+def _worn(places: Tensor, worn: Tensor) -> Tensor:
+    """Position ids [.., B or 1, T] as columns have them, the prompt's those of `worn` [B, S]."""
+    batch, prompt = worn.shape
+    total = places.shape[-1]
+    columns = torch.cat([worn, torch.arange(prompt, total).expand(batch, -1)], dim=1)
+    places = places.expand(*places.shape[:-2], batch, total)
+    return places.gather(-1, columns.expand(places.shape))
+
+
+def _add(
+    scores: Tensor, bias: Tensor | None, rows: Rows | None, places: Tensor, prompt: int
+) -> None:
+    """Add to scores [B, T, T] what keys of the prompt are given."""
+    if bias is not None:
+        scores[:, :, :prompt] = bias[:, None]
+    if rows is None:
+        return
+    if rows.late is not None:
+        scores[:, prompt:, :prompt] = rows.late[:, None]
+    axes = places[None] if places.dim() == 2 else places
+    for sample, pairs in enumerate(rows.pairs):
+        if pairs is not None:
+            own = axes[:, sample, :prompt].float()
+            scores[sample, :prompt, :prompt] += pairs(own[:, :, None] - own[:, None])
+
+
+def ranked(positions: Tensor, seen: Tensor, order: Tensor | None = None) -> Tensor:
     """Position ids [B, S] or M-RoPE's [3, B, S] in which the values that no seen token uses are
-    closed up; slow on purpose.
+    closed up; slow on purpose. Along one axis they count in an `order` [B, S] of the columns.
     """
     flat = positions.ndim == 2
+    if flat and order is not None and bool((order.diff() < 0).any()):
+        result = positions.expand(len(seen), -1).clone()
+        for b in range(seen.shape[0]):
+            columns = [int(c) for c in order[b].argsort() if seen[b, c]]
+            first = int(min(result[b, c] for c in columns))
+            for number, column in enumerate(columns):
+                result[b, column] = first + number
+        return result
     axes = positions.expand(len(seen), -1)[None] if flat else positions
     result = axes.clone()
     for b in range(seen.shape[0]):

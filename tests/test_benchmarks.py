@@ -377,6 +377,24 @@ def test_the_suites_name_tasks_that_can_be_served() -> None:
     assert public["mmbench_en_dev"].judge
 
 
+def test_tasks_of_other_kinds_say_why_they_are_not_run() -> None:
+    """Of the installed lmms-eval: every kind that its tasks have is known, and those with several
+    turns say what becomes of a pruned cache, before their data are fetched.
+    """
+    public = benchmarks.public_tasks()
+    kinds = {task.kind for task in public.values()} - {"generate_until", "group"}
+    for task in public.values():
+        if task.kind in kinds:
+            reason = task.refusal.partition("only generate_until is run: ")[2]
+            assert reason, task
+    rounds = {name for name, task in public.items() if task.kind == "generate_until_multi_round"}
+    assert rounds == {"ovo_forward", "mmsearch_end2end"}
+    assert "no round goes on from another" in public["ovo_forward"].refusal
+    assert "searches the web" in public["mmsearch_end2end"].refusal
+    with pytest.raises(TaskError, match="task ovo_forward is of kind generate_until_multi_round"):
+        benchmarks.check_access("ovo_forward")
+
+
 def test_what_needs_its_blind_value(tmp_path: Path) -> None:
     for name in ("scienceqa_img", "mmmu_val", "vizwiz_vqa_val"):
         assert benchmarks.needs_blind(name)

@@ -73,6 +73,30 @@ def test_compaction_counts_in_the_cache_alone() -> None:
     assert solve(Budget(0.25, "kv"), [llm(3)], 40, 4, compact=True) == stages
 
 
+def test_compaction_from_a_layer_on() -> None:
+    stages = (Stage(llm(1), 20), Stage(llm(3), 10, compact_from=2))
+    assert alive(stages, 40, 5) == [40, 20, 20, 10, 10]
+    assert cached(stages, 40, 5) == [40, 20, 10, 10, 10]
+    (stage,) = solve(Budget(0.5, "kv"), [llm(3)], 40, 5, compact_from=2)
+    # two layers hold all 40, three what is kept: 80 + 3 k = 100
+    assert (stage.keep, stage.compact_from) == (7, 2)
+    assert Stage(llm(3), 10, compact=True).compacted_from == 0
+    assert Stage(llm(3), 10).compacted_from is None
+
+
+def test_a_method_may_be_left_with_no_token() -> None:
+    """Half of the layers see 64 tokens and the others none."""
+    assert solve(Budget(0.5), [llm(4)], 64, 8, fewest=0) == (Stage(llm(4), 0),)
+    with pytest.raises(
+        BudgetError, match=r"with a single token kept there the run still spends 32\.5"
+    ):
+        solve(Budget(0.5), [llm(4)], 64, 8)
+    with pytest.raises(BudgetError, match="with no token kept there the run still spends 32"):
+        solve(Budget(0.49), [llm(4)], 64, 8, fewest=0)
+    assert solve(Budget(0.004), [INPUT], 64, 8, fewest=0) == (Stage(INPUT, 0),)
+    assert solve(Budget(0.01), [INPUT], 64, 8, fewest=0) == (Stage(INPUT, 1),)
+
+
 def test_all_of_it_is_all_of_it() -> None:
     for sites in ([INPUT], [llm(2)], [llm(1), llm(2)]):
         assert all(s.keep == 64 for s in solve(Budget(1.0), sites, 64, 6))

@@ -52,8 +52,10 @@ from prunebench.testing.samples import facts
 from prunebench.tokens import Layout, Tile
 
 FAMILIES = families.names()
-TWINS = {"glm4v_moe", "idefics3", "qwen3_5_moe", "qwen3_vl_moe"}
-"""Those that differ from another in little; they are left to the slow tests."""
+TWINS = {"gemma4", "glm4v_moe", "idefics3", "qwen3_5_moe", "qwen3_vl_moe"}
+"""Those that differ from another in little, or whose images cannot be small and that have fast
+tests of their own; they are left to the slow tests.
+"""
 MARKED = [
     pytest.param(name, marks=[pytest.mark.slow] if name in TWINS else []) for name in FAMILIES
 ]

@@ -566,7 +566,7 @@ def test_the_bounds_of_a_key_are_those_of_its_dataclass() -> None:
     assert words["limit"].type == "a whole number, or null"
     assert words["device"].type == "one of auto, cpu, cuda"
     assert words["cost.pairs"].default == "10"
-    assert words["budgets"].default == "0.75,0.5,0.25,0.1"
+    assert words["budgets"].default == "own,0.5,0.25,0.1"
 
 
 def test_the_keys_are_listed_without_torch() -> None:

@@ -4,7 +4,7 @@ checkpoints have: what is dropped before such a layer never enters its state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import families
@@ -15,10 +15,23 @@ from families import Miniature, qwen3_5_vl
 from oracle import logits
 from test_equivalence import PLANS, Draw, dead_columns, run
 
-from prunebench import INPUT, Reads, Signal, Site, Stage, Unsupported, llm, prune
+from prunebench import (
+    INPUT,
+    Budget,
+    Pruner,
+    Reads,
+    Signal,
+    Site,
+    Stage,
+    Unsupported,
+    llm,
+    prune,
+    registry,
+)
 from prunebench.engine.counter import counter
 from prunebench.measure.flops import decode, head
 from prunebench.models import family_of
+from prunebench.testing.samples import facts
 
 L, F = qwen3_5_vl.LINEAR, qwen3_5_vl.FULL
 ORDERS = {"states first": [L, L, L, F, L, F], "attention first": [F, L, F, L, L, L]}
@@ -107,6 +120,70 @@ def test_attention_that_there_is_not_is_refused(
         prune(hybrid.model, Attentive(signal, site), plan=(Stage(site, 4),)),
     ):
         hybrid.model.generate(**inputs, max_new_tokens=1)
+
+
+def refused(hybrid: Miniature, pruner: Pruner) -> str:
+    """What the method is told when it reads a prompt."""
+    inputs = hybrid.inputs(([picture(128, 96)], "color of 5"))
+    with pytest.raises(Unsupported) as error, prune(hybrid.model, pruner, 0.9):
+        hybrid.model.generate(**inputs, max_new_tokens=1)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("fastv", {}),
+        ("pyramiddrop", {"layers": (0.25, 0.75)}),
+        ("ptp", {"attention": "received"}),
+        ("glimpseprune", {"weights": "random"}),
+    ],
+)
+def test_a_default_takes_the_nearest_layer_that_attends(
+    hybrid: Miniature, method: str, settings: dict[str, Any]
+) -> None:
+    """Its attention is the model's own, and the answer that of the same sites named outright."""
+    inputs, model = hybrid.inputs(([picture(128, 96)], "color of 5")), hybrid.model
+    attending = [n for n, kind in enumerate(model.config.text_config.layer_types) if kind == F]
+    if method == "pyramiddrop" and attending == [0, 2]:
+        reason = r"of layers 3\.\.5 none attends; those that do are \[0, 2\]"
+        with pytest.raises(Unsupported, match=reason), prune(model, registry.build(method), 0.9):
+            pass
+        return
+    with prune(model, registry.build(method, settings), 0.9) as trace:
+        model.generate(**inputs, max_new_tokens=2, min_new_tokens=2)
+    back = 0 if method == "pyramiddrop" else 1
+    sites = [site.layer for site in trace.samples[0].kept]
+    assert sites
+    assert all(site - back in attending for site in sites)
+
+
+def test_a_layer_that_is_named_is_not_moved(hybrid: Miniature) -> None:
+    layers = [n for n in range(1, 6) if n - 1 in family_of(hybrid.model).stateful(hybrid.model)]
+    wrong = max(layers)
+    attending = [n for n in range(6) if n not in family_of(hybrid.model).stateful(hybrid.model)]
+    pruner = registry.build("fastv", {"layer": wrong})
+    reason = refused(hybrid, pruner)
+    assert f"fastv reads last_query_attention at llm:{wrong}, and layer {wrong - 1} keeps" in reason
+    assert f"which layers {attending} do; the nearest site" in reason
+
+
+@pytest.mark.parametrize(
+    ("layers", "sites"), [(24, {"fastv": [4], "pyramiddrop": [7, 11, 19]}), (32, {"fastv": [4]})]
+)
+def test_where_methods_prune_in_public_models(layers: int, sites: dict[str, list[int]]) -> None:
+    """Every fourth layer of Qwen3.5 attends."""
+    stateful = frozenset(number for number in range(layers) if number % 4 != 3)
+    model = replace(facts(layers=layers), stateful=stateful)
+    for method, numbers in sites.items():
+        stages = registry.build(method).prepared(model).plan(Budget(0.75), 400, layers)
+        assert [stage.site.layer for stage in stages] == numbers
+
+
+def test_where_all_layers_attend_nothing_moves() -> None:
+    for method in ("fastv", "pyramiddrop", "ptp"):
+        pruner = registry.build(method)
+        assert pruner.prepared(facts(layers=3)) == pruner
 
 
 def test_decode_equals_torchs_counter(hybrid: Miniature) -> None:

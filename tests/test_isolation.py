@@ -82,7 +82,7 @@ CHANGES = {
         "the registered attention functions",
     ),
     "tf32": (
-        "torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32",
+        "torch.backends.cudnn.allow_tf32 = False",
         "torch's backends",
     ),
     "folder": ("import os; os.chdir('/')", "the working directory"),

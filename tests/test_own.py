@@ -86,3 +86,19 @@ def test_a_budget_says_that_the_nearest_will_do() -> None:
     assert str(budget) == "~kv:0.25"
     with pytest.raises(GridError, match=r"write 0\.25 and reach=nearest"):
         load(None, ["methods=fastv", "budgets=~0.25"])
+
+
+def test_what_stands_in_for_a_missing_cls_token_is_said_in_every_row(tmp_path: Path) -> None:
+    options = ["methods=fastervlm,divprune", "budgets=0.5", "controls=false", "limit=2"]
+    sweep(load(None, [*options, "cost=false", f"out={tmp_path}"]))
+    report.build(tmp_path)
+    table = pd.read_csv(tmp_path / "leaderboard.csv", keep_default_na=False, dtype=str)
+    ports = table.set_index("method")["port"]
+    assert ports["fastervlm"] == "received_attention in place of cls_attention"
+    assert ports["divprune"] == ""
+    options[0] = "methods=fastervlm"
+    sweep(load(None, [*options, "model=tiny-llava-1.5", "cost=false", f"out={tmp_path / 'cls'}"]))
+    report.build(tmp_path / "cls")
+    table = pd.read_csv(tmp_path / "cls" / "leaderboard.csv", keep_default_na=False, dtype=str)
+    assert set(table["status"]) == {"ok"}
+    assert "port" not in table

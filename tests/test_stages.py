@@ -9,7 +9,7 @@ import families
 import pytest
 import torch
 from conftest import miniature, picture
-from oracle import logits
+from oracle import Rows, logits
 from test_calls import image_last
 from test_equivalence import PROMPTS, Draw, dead_columns, run
 from torch import Tensor
@@ -78,6 +78,39 @@ def test_a_stage_may_keep_nothing(
         assert len(sample.survivors()) == 0
         assert sample.entering == alive(stages, sample.available, 6)
         assert sample.cached == cached(stages, sample.available, 6)
+
+
+@pytest.mark.parametrize("prompt", ["one image", "padded batch"])
+@pytest.mark.parametrize("first", [0, 1, 3, 4])
+def test_caches_are_cut_from_a_layer_on(
+    model: Any, inputs_of: Any, first: int, prompt: str
+) -> None:
+    """An answer's queries no longer see what was cut there; the prompt's have seen it."""
+    inputs = PROMPTS[prompt](inputs_of)
+    stages = (Stage(llm(2), 6), Stage(llm(4), 3, compact_from=first))
+    answer, got, trace = run(model, inputs, Draw(), plan=stages)
+    for sample in trace.samples:
+        assert sample.entering == alive(stages, sample.available, 6)
+        assert sample.cached == cached(stages, sample.available, 6)
+        assert sample.cached[first:] == [3] * (6 - first)
+        assert sample.cached[:first] == sample.entering[:first]
+    # what an answer's queries cannot see is a bias on the dropped that leaves them nothing
+    dead = dead_columns(model, inputs, trace)
+    late = [
+        torch.zeros(dead[0].shape).masked_fill(dead[4], -1e9 * (number >= first))
+        for number in range(6)
+    ]
+    whole = torch.arange(dead[0].shape[1]).expand(dead[0].shape)
+    rows = [Rows(whole, whole, each) for each in late]
+    want = logits(model, inputs, answer, dead, rows=rows)
+    torch.testing.assert_close(got, want, **CLOSE)
+
+
+def test_a_cache_cannot_be_cut_from_no_layer(model: Any, inputs_of: Any) -> None:
+    plan = (Stage(llm(2), 6, compact_from=6),)
+    message = "Draw compacts from layer 6 on at llm:2; it must be one of 0..5"
+    with pytest.raises(EngineError, match=message):
+        run(model, PROMPTS["one image"](inputs_of), Draw(), plan=plan)
 
 
 @dataclass(frozen=True)

@@ -167,9 +167,12 @@ def test_a_rounded_mean_is_one(mean: float, value: float, is_same: bool) -> None
 
 
 def test_strata_are_drawn_apart() -> None:
-    """Nothing varies within either stratum, so nothing varies in the number."""
+    """Where nothing varies within either stratum their own intervals are joined, by Wilson."""
     scores, strata = [1.0] * 4 + [0.0] * 4, ["a"] * 4 + ["b"] * 4
-    assert statistics.stratified_interval(scores, None, strata) == (0.0, 0.5, 0.5)
+    assert statistics.stratified_interval(scores, None, strata) == (None, None, None)
+    joined = statistics.stratified_interval(scores, None, strata, (0.0, 0.5))
+    half = (0.5 * statistics.wilson(0, 4).high) ** 2
+    assert joined == pytest.approx((0.0, 0.5 - half**0.5, 0.5 + half**0.5))
     assert statistics.stratified_interval([1.0, 0.0], None, ["a", "b"]) == (None, None, None)
     varied = statistics.stratified_interval([1.0, 0.0, 1.0, 0.0, 1.0, 1.0], None, list("aaaabb"))
     assert varied == statistics.stratified_interval(

@@ -23,6 +23,7 @@ OPTIONS = [
     "limit=4",
     "budgets=0.5,0.1",
     "controls=false",
+    "batch=1",
     "cost.pairs=1",
     "cost.warmup=0",
     "cost.new_tokens=2",

@@ -135,6 +135,51 @@ def test_dropping_equals_hiding(
         assert sample.entering[0] == inside[-1]
 
 
+@dataclass(frozen=True)
+class Blinding(Draw):
+    """Leaves nothing at a seam inside the encoder, the stages before it some."""
+
+    stages: tuple[Stage, ...] = (Stage(vision(1), 0),)
+
+    def site(self) -> Site:
+        return vision(1)
+
+    def plan(self, budget: Any, available: int, layers: int) -> tuple[Stage, ...]:
+        return self.stages
+
+
+@pytest.mark.parametrize("prompt", ["one image", "padded batch"])
+@pytest.mark.parametrize("plan", ["at once", "after a stage", "and later"])
+def test_a_stage_inside_the_encoder_may_keep_nothing(
+    miniature: Miniature, plan: str, prompt: str
+) -> None:
+    """Newlines go with the others, and the language model reads the text alone."""
+    inputs = placed(miniature, prompt)
+    site = last_site(miniature)
+    stages = {
+        "at once": (Stage(site, 0),),
+        "after a stage": (Stage(vision(1), 12), Stage(site, 0)),
+        "and later": (Stage(vision(1), 0), Stage(INPUT, 0), Stage(llm(2), 0)),
+    }[plan]
+    if plan == "after a stage" and site == vision(1):
+        pytest.skip("the encoder has one seam")
+    if plan == "after a stage" and any(t.newlines for t in layout_of(miniature, inputs)):
+        pytest.skip("its newlines alone are more")
+    answer, got, trace = run(miniature.model, inputs, Blinding(stages=stages))
+    for sample in trace.samples:
+        assert len(sample.kept[stages[-1].site]) == 0
+        assert sample.entering == [0] * len(sample.entering)
+    dead = dead_columns(miniature, inputs, trace)
+    want = logits(miniature.model, inputs, answer, dead)
+    torch.testing.assert_close(got, want, **CLOSE)
+
+
+def layout_of(miniature: Miniature, inputs: dict[str, Any]) -> list[Any]:
+    """All grids of a batch."""
+    layouts = family_of(miniature.model).layouts(miniature.model, inputs)
+    return [tile for layout in layouts for tile in layout.tiles]
+
+
 def test_the_oracle_can_tell(miniature: Miniature) -> None:
     """One other token hidden in the encoder changes the logits by far more than the tolerance, and
     so does hiding it behind the encoder alone.

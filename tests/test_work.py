@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from test_grid import MINE
 
@@ -99,9 +100,13 @@ def test_a_unit_comes_to_the_same_twice_and_in_another_process(
     command = [sys.executable, "-c", ELSEWHERE]
     process = subprocess.run(command, input=sent, capture_output=True, check=True)
     assert plain(pickle.loads(process.stdout)) == here
-    statuses = {(cell, fault[0]) for cell, _, fault, _ in here if fault is not None}
-    assert statuses == {("fastv 0.1", "infeasible"), (f"{tmp_path / 'fickle.py'} 0.5", "failed")}
-    answered = [cell for cell, _, fault, rows in here if fault is None for _ in rows]
+    failed = {(cell, fault[0]) for cell, _, fault, _ in here if fault is not None}
+    assert failed == {(f"{tmp_path / 'fickle.py'} 0.5", "failed")}
+    statuses: list[tuple[str, str]] = []
+    for cell, _, _, rows in here:
+        statuses += [(cell, row["status"]) for row in rows]
+    assert statuses.count(("fastv 0.1", "infeasible")) == 3
+    answered = [cell for cell, status in statuses if status == "ok"]
     assert {name: answered.count(name) for name in ("none None", "random 0.5", "resize 0.5")} == {
         "none None": 3,
         "random 0.5": 3,
@@ -120,6 +125,34 @@ def test_samples_of_a_group_are_those_of_units_of_one(backend: TransformersBacke
     for cell, _, _, rows in together:
         unpadded = [{**row, "kv_bytes_padded": None} for row in rows]
         assert unpadded == [{**row, "kv_bytes_padded": None} for row in alone[cell]]
+
+
+def test_where_memory_runs_out_half_of_a_group_is_asked_at_a_time(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it fits; what does not fit alone is a row."""
+    sizes: list[int] = []
+    answer = TransformersBackend.answer
+
+    def small(self: Any, encoded: Any, *arguments: Any) -> Any:
+        ids = [request.sample_id for request in encoded.samples.requests]
+        sizes.append(len(ids))
+        if len(ids) > 2 or SAMPLES[-1] in ids:
+            raise torch.OutOfMemoryError("no room")
+        return answer(self, encoded, *arguments)
+
+    monkeypatch.setattr(TransformersBackend, "answer", small)
+    task = replace(TASK, limit=5)
+    benchmark = load_benchmark(task)
+    order = tuple(request.sample_id for request in benchmark.requests[3:]) + SAMPLES
+    unit = Unit(SETUP, task, (part("none", None, missing=order),), order)
+    worker = Worker(backend, {task: benchmark})
+    results = list(work(unit, worker))
+    assert sizes == [5, 2, 3, 1, 2, 1, 1]
+    assert [len(result.rows) for result in results] == [2, 1, 1, 0]
+    fault = results[-1].fault
+    assert fault is not None
+    assert (fault.status, results[-1].sample) == ("oom", SAMPLES[-1])
 
 
 def test_a_method_that_was_edited_is_bound_anew(
@@ -208,6 +241,7 @@ def test_answers_are_counted_while_no_cell_is_finished(tmp_path: Path) -> None:
         methods=["none", "random", str(tmp_path / "broken.py")],
         budgets=["0.5"],
         limit=12,
+        batch=1,
         controls=False,
         cost=Cost(enabled=False),
         out=str(tmp_path / "study"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
+from prunebench.benchmarks.fold import Fold
 from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.request import MediaError, Request, TaskError, read_mask, read_row
-from prunebench.benchmarks.scoring import Fold, Scores, Scoring
+from prunebench.benchmarks.scoring import Marks, Scores, Scoring
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
 
@@ -114,10 +116,10 @@ class Benchmark:
 
         Metrics of further filters carry the filter's name behind a comma, as lmms-eval writes them.
         """
-        return self.scored(predictions)[0]
+        return self.scored(predictions).scores
 
-    def scored(self, predictions: Mapping[int, str]) -> tuple[Scores, dict[int, str]]:
-        """The same, and by doc_id why the task makes nothing of an answer, where it raises."""
+    def scored(self, predictions: Mapping[int, str]) -> Marks:
+        """The same, with why the task makes nothing of an answer, and where it guesses."""
         # filters run over all instances; those without a prediction get an empty one and no score
         for doc_id, instance in self._instances.items():
             instance.resps = [predictions.get(doc_id, "")]
@@ -154,6 +156,27 @@ class Benchmark:
     def refusal(self) -> str:
         """Why the answers to the task cannot be scored here; empty where they can."""
         return self.scoring.refusal
+
+    @cached_property
+    def caution(self) -> str:
+        """What is to be known before it is asked: that a limit parts samples which are scored
+        together. Empty where there is nothing.
+        """
+        rows = self._task.dataset_no_image[self._split]
+        places = self._instances.keys()
+        if len(places) == len(rows):
+            return ""
+        names = self.scoring.groups(rows)
+        inside = {names[place] for place in places}
+        outside = {name for place, name in enumerate(names) if place not in places}
+        parted = sorted(name for name in inside & outside if name is not None)
+        if not parted:
+            return ""
+        return (
+            f"{one_line(self.name, 60)}: {len(places)} samples part {len(parted)} of the groups "
+            f"that are scored together, such as {one_line(parted[0], 40)}; "
+            f"limit={_whole(names, len(places))} would part none"
+        )
 
     def value(self, scores: Mapping[str, Any], metric: str) -> float | None:
         """A sample's own number in `metric`, None where only the aggregation has one."""
@@ -206,6 +229,21 @@ class Benchmark:
         place = f"{one_line(what, 80)} of {one_line(self.name, 60)}"
         kind = "" if isinstance(error, images.ImageError) else f"{type(error).__name__}: "
         return one_line(f"{place} cannot be read: {kind}{message(error)}")
+
+
+def _whole(names: Sequence[str | None], limit: int) -> int:
+    """How many samples from the first on part no group: as many as the limit has room for, or the
+    fewest above it.
+    """
+    last = {name: place for place, name in enumerate(names)}
+    counts = []
+    end = 0
+    for place, name in enumerate(names):
+        end = max(end, place if name is None else last[name])
+        if place == end:
+            counts.append(place + 1)
+    fitting = [count for count in counts if count <= limit] or counts[:1]
+    return fitting[-1]
 
 
 def _id_column(columns: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:

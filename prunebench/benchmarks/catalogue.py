@@ -22,7 +22,7 @@ from prunebench.benchmarks.benchmark import Benchmark
 from prunebench.benchmarks.cached import cache_folder
 from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.request import TaskError
-from prunebench.benchmarks.served import GENERATE
+from prunebench.benchmarks.served import GENERATE, unserved
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
 
@@ -104,11 +104,7 @@ def load_task(
             task, identity = lmms.public(name, beside, model_name)
         else:
             task, identity = _from_file(name, file, limit, start, model_name)
-    kind = task.OUTPUT_TYPE
-    if kind != GENERATE:
-        raise TaskError(
-            f"task {short_path(name)} is of kind {kind}; prunebench runs {GENERATE} tasks"
-        )
+    _check_kind(name, task.OUTPUT_TYPE)
     try:
         return Benchmark(name, task, limit, identity, start, max_image_pixels)
     except TaskError:
@@ -120,8 +116,8 @@ def load_task(
 
 
 def check_access(name: str) -> None:
-    """That there is such a task, and that the hub or its cache describes its data: what asks for a
-    login says so before anything is fetched. Raises TaskError in one line.
+    """That there is such a task, of a kind that is run, and that the hub or its cache describes its
+    data: what asks for a login says so before anything is fetched. Raises TaskError in one line.
     """
     if name in _built_in():
         return
@@ -129,11 +125,21 @@ def check_access(name: str) -> None:
         from prunebench.benchmarks import lmms
 
         if _is_file(name):
-            lmms.check_access(name, lmms.read_config(Path(name)))
+            config = lmms.read_config(Path(name))
+            _check_kind(name, config.get("output_type"))
+            lmms.check_access(name, config)
             return
         file = lmms.file_of(name, [*_built_in(), *_suites()])
         if file is not None:  # a group is refused when it is loaded
-            lmms.check_access(name, lmms.definition(name, file))
+            config = lmms.definition(name, file)
+            _check_kind(name, config.get("output_type"))
+            lmms.check_access(name, config)
+
+
+def _check_kind(name: str, kind: Any) -> None:
+    """Raise TaskError for a task of a kind that is not run; one that says none is of that kind."""
+    if kind is not None and kind != GENERATE:
+        raise TaskError(f"task {short_path(name)} is {unserved(str(kind), name)}")
 
 
 def expand(name: str) -> list[str]:

@@ -23,6 +23,7 @@ CLIENTS = re.compile(
     r"(\.|$)"
     r"|^lmms_eval\.llm_judge\.(get_server|.*Provider|.*Server)"
     r"|^(requests|httpx)(\.api)?\.post$"
+    r"|^aiohttp(\.client)?\.ClientSession$"
 )
 """Full names that only code which asks a judge mentions."""
 
@@ -45,8 +46,15 @@ NO_KEYS = ("", STANDIN, "YOUR_API_KEY", "EMPTY")
 
 CHAT = "/chat/completions"
 
-CLASSES = (("requests", "Session"), ("httpx", "Client"), ("httpx", "AsyncClient"))
-"""What sends every request of the libraries that judges are asked through."""
+CLASSES = (
+    ("requests", "Session", "send"),
+    ("httpx", "Client", "send"),
+    ("httpx", "AsyncClient", "send"),
+    ("aiohttp", "ClientSession", "_request"),
+)
+"""What sends every request of the libraries that judges are asked through; aiohttp has no public
+method for all of them.
+"""
 
 Before = Callable[[str], str]
 """Told of an address that is asked, it gives the right one."""
@@ -61,6 +69,12 @@ PATIENCE = 3
 class NoJudge(BaseException):
     """A task asks a judge that is not there. No `Exception`, for tasks catch those and go on with a
     guess.
+    """
+
+
+class Unsent(BaseException):
+    """A task sends answers to a server that is not the user's. No `Exception`, for tasks catch
+    those and try again.
     """
 
 
@@ -170,14 +184,42 @@ def watched(task: str) -> Iterator[Calls]:
         else:
             calls.fault = fault or f"HTTP status {status}"
 
+    def counting(module: str, send: Callable[..., Any]) -> Callable[..., Any]:
+        if module == "aiohttp":
+            return _addressed(send, configured, before, behind)
+        kind = _awaited if inspect.iscoroutinefunction(send) else _counting
+        return kind(send, configured, before, behind)
+
+    with _replaced(counting):
+        yield calls
+
+
+@contextlib.contextmanager
+def sealed() -> Iterator[None]:
+    """Let nothing out in the block: what sends a request raises Unsent."""
+
+    def refusing(_module: str, send: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(send)
+        def refused(*_args: Any, **_kwargs: Any) -> Any:
+            raise Unsent("a request of the task's own")
+
+        return refused
+
+    with _replaced(refusing):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(wrapper: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Put `wrapper` around what sends requests, given the library's name and the method."""
     with contextlib.ExitStack() as stack:
-        for module, name in CLASSES:
+        for module, name, method in CLASSES:
             with contextlib.suppress(ImportError):
                 owner = getattr(__import__(module), name)
-                stack.callback(setattr, owner, "send", owner.send)
-                counting = _awaited if inspect.iscoroutinefunction(owner.send) else _counting
-                owner.send = counting(owner.send, configured, before, behind)
-        yield calls
+                send = getattr(owner, method)
+                stack.callback(setattr, owner, method, send)
+                setattr(owner, method, wrapper(module, send))
+        yield
 
 
 def _counting(
@@ -214,10 +256,36 @@ def _awaited(
     return counting
 
 
+def _addressed(
+    send: Callable[..., Any], configured: str, before: Before, behind: Behind
+) -> Callable[..., Any]:
+    """The same for aiohttp, which is given a method and an address in place of a request."""
+
+    @wraps(send)
+    async def counting(client: Any, method: str, address: Any, *args: Any, **kwargs: Any) -> Any:
+        # a session may have an address of its own, to which those of its requests are added
+        url = str(client._build_url(address))
+        if not _is_judge(url, configured):
+            return await send(client, method, address, *args, **kwargs)
+        place = before(url)
+        with _failure_told(behind):
+            response = await send(client, method, place, *args, **kwargs)
+        behind(response.status, "")
+        return response
+
+    return counting
+
+
 @contextlib.contextmanager
 def _request_told(request: Any, before: Before, behind: Behind) -> Iterator[None]:
     """Send the request of the block where `before` says, and tell `behind` where it fails."""
     _redirect(request, before)
+    with _failure_told(behind):
+        yield
+
+
+@contextlib.contextmanager
+def _failure_told(behind: Behind) -> Iterator[None]:
     try:
         yield
     except Exception as error:

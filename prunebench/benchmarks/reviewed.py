@@ -3,6 +3,19 @@ tasks' own code instead.
 
 A task is matched by its name, the first row that fits counts. What stands here decides what a
 number means, so every row names its reason.
+
+Which of several metrics stands for a task, its headline, is decided in this order:
+
+1. the one in the table, where lmms-eval's file has a total under a name that says nothing, lists
+   parts or raw counts before it, or where the task's paper prints one that the file has not first;
+2. CIDEr for captions;
+3. the first metric of the file, where its name says that it is the total, or none says so;
+4. the one whose name says that it is the total of the others (overall, average, all), of several
+   the shortest;
+5. where none of the metrics gives a number, the submission.
+
+lmms-eval itself prints all metrics side by side. Its files put first what their authors report,
+but for those in the table.
 """
 
 from __future__ import annotations
@@ -19,10 +32,13 @@ class Reviewed:
     `tasks` are names or patterns. `headline` is the metric that stands for the task. `groups` are
     the keys of a sample's value that tell which samples are scored together, but for what matches
     `beside` in them; `size` is how many those are where a group that lacks one has no score.
-    `strata` are keys of
-    a sample's value whose parts count alike, whatever their size. `unit` is that of the headline,
-    where it is no share and no percentage. `judged` is false where a judge stands in the task's
-    code but is never asked as lmms-eval runs the task.
+    `strata` are keys of a sample's value whose parts count alike, whatever their size. `whole` is
+    how many samples an aggregation takes that takes all or none. `unit` is that of the headline,
+    where it is no share and no percentage, and `bounds` are the least and the most that a sample or
+    its group adds to it. `positive` are the keys of what was said and of what is right, and the
+    word whose hits precision, recall and F1 count. `judged` is false where a judge stands in the
+    task's code but is never asked as lmms-eval runs the task, and `sends` is true where its
+    aggregation sends the answers to a server of the task's own.
     """
 
     tasks: tuple[str, ...]
@@ -32,8 +48,12 @@ class Reviewed:
     beside: str = ""
     size: int = 0
     strata: tuple[str, ...] = ()
+    whole: int = 0
     unit: str = ""
+    bounds: tuple[float, float] | None = None
+    positive: tuple[str, str, str] | None = None
     judged: bool | None = None
+    sends: bool = False
 
 
 TABLE: tuple[Reviewed, ...] = (
@@ -51,6 +71,13 @@ TABLE: tuple[Reviewed, ...] = (
         size=2,
         strata=("category",),
         unit="points",
+        bounds=(0.0, 200.0),
+    ),
+    Reviewed(
+        ("pope", "pope_*"),
+        "accuracy is first in the file; papers print it or F1, which is of the answer yes",
+        headline="pope_accuracy",
+        positive=("prediction", "ground_truth", "yes"),
     ),
     Reviewed(
         ("mmvp",),
@@ -60,15 +87,29 @@ TABLE: tuple[Reviewed, ...] = (
         size=2,
     ),
     Reviewed(
-        ("mvp", "mvp_*"),
+        ("mvp_*",),
         "two videos that differ little share a question, and count where both are right",
         headline="pair_accuracy",
         groups=("video_id",),
         beside=r"_[^_]*$",
     ),
     Reviewed(
+        ("naturalbench",),
+        "two questions on two images are a group; all 1900 are counted by their place, or none",
+        headline="naturalbench_G_ACC",
+        whole=7600,
+    ),
+    Reviewed(
+        ("camerabench_vqa",),
+        "counted by the code of NaturalBench, which takes 7600 answers or none",
+        headline="cambench_Q_ACC",
+        whole=7600,
+    ),
+    Reviewed(
         ("3dsrbench_circular",),
-        "a question is asked with its options in every order, and mirrored",
+        "a question is asked with its options in every order, and mirrored; in the paper it counts "
+        "where all are right",
+        headline="flip_circular_accuracy",
         groups=("qid",),
         beside=r"-.*$",
     ),
@@ -89,7 +130,7 @@ TABLE: tuple[Reviewed, ...] = (
         headline="refcoco_ACC@0.5",
     ),
     Reviewed(
-        ("refcoco_grounding*", "refcoco+_grounding*", "refcocog_grounding*"),
+        ("refcoco_grounding*", "refcoco_plus_grounding*", "refcocog_grounding*"),
         "as above",
         headline="refcoco_grounding_ACC@0.5",
     ),
@@ -119,8 +160,37 @@ TABLE: tuple[Reviewed, ...] = (
         "the mean over all overlaps",
         headline="charades_sta_mIOU",
     ),
+    Reviewed(("vstat",), "the mean of both kinds of questions", headline="ALL_Score_avg"),
     Reviewed(
-        ("omnidocbench*", "cc_ocr_doc_parsing"), "the mean of its parts", headline="overall_score"
+        ("mmrefine",),
+        "the first metric counts failures, of which fewer is better; this is the paper's total",
+        headline="RefScore",
+    ),
+    Reviewed(
+        ("detailcaps",), "the paper's own, beside CIDEr", headline="detailcaps_CAPTURE"
+    ),
+    Reviewed(
+        ("vcr_wiki_*",), "papers print how many are restored exactly", headline="exact_match"
+    ),
+    Reviewed(
+        ("activitynetqa",),
+        "papers print the share that the judge takes for right; the other is its mark of 0 to 5",
+        headline="gpt_eval_accuracy",
+    ),
+    Reviewed(
+        ("background_test", "camera_test", "detailed_test", "main_object_test", "short_test"),
+        "as above",
+        headline="llmms_eval_acc",
+    ),
+    Reviewed(
+        ("egoschema",),
+        "the answers to most of its questions are not public: its aggregation sends what was "
+        "answered to the server of its authors",
+        judged=False,
+        sends=True,
+    ),
+    Reviewed(
+        ("cc_ocr_doc_parsing",), "the mean of its parts", headline="overall_score"
     ),
 )  # fmt: skip
 
@@ -133,7 +203,7 @@ TOTAL_WORDS = frozenset({"overall", "average"})
 LAST_WORDS = frozenset({"all", "total"})
 """So is one whose name ends in one of these."""
 
-CAPTION_ENDS = ("_CIDEr",)
+CAPTION_ENDS = ("CIDEr",)
 """Captions have seven metrics, of which lmms-eval's own tables and papers print this one."""
 
 STRATA = (

@@ -20,20 +20,20 @@ from types import SimpleNamespace
 from typing import Any
 
 from prunebench.benchmarks import judge, reviewed
+from prunebench.benchmarks.fold import Fold, folded, number, written
 from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.reach import reached
 from prunebench.benchmarks.state import ModuleState
 from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 
-SUBMISSION = "submission-"
-"""How the name of a file begins that is kept in a cell's folder to be sent to a task's own server.
-"""
-
 SEEDS = (0, 1234)
 """Of Python's and numpy's generators, as lmms-eval sets them: some tasks guess where an answer
 names no option.
 """
+
+UNUSED = 624
+"""Where in its block of numbers a Mersenne twister stands that has given none since its seeding."""
 
 HEAVY = re.compile(
     r"^(pycocoevalcap|transformers|sentence_transformers|bert_score|bleurt|evaluate)"
@@ -43,9 +43,6 @@ HEAVY = re.compile(
 NO_NUMBER = frozenset({"bypass_agg", "bypass"})
 """Aggregations of lmms-eval whose number (999) stands for none."""
 
-LARGEST = 100 * 2**20
-"""Bytes of a submission that is kept."""
-
 Aggregate = Callable[[Sequence[Any]], float | None]
 """From the values of some samples to their number; None where they have none."""
 
@@ -54,17 +51,14 @@ Scores = dict[int, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Fold:
-    """What a task makes of the answers to all its samples in one metric.
-
-    `value` is None where it gives no number: `note` then says why. `parts` are the numbers of an
-    aggregation that gives several. `files` are what it wrote to be sent to a server.
+class Marks:
+    """What a task makes of the answers, by doc_id: their scores, and why it makes nothing of those
+    where it raises. `guesses` are those in whose scores a random number had a part.
     """
 
-    value: float | None = None
-    parts: Mapping[str, float] = field(default_factory=dict)
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    note: str = ""
+    scores: Scores
+    faults: dict[int, str] = field(default_factory=dict)
+    guesses: list[int] = field(default_factory=list)
 
 
 class Scoring:
@@ -88,10 +82,18 @@ class Scoring:
     @cached_property
     def refusal(self) -> str:
         """Why the task cannot be scored here; empty where it can."""
-        has_judge = self.reviewed.judged
-        if has_judge is None:
-            has_judge = judge.asks(reached(self._functions))
-        return judge.refusal(self.name) if has_judge else ""
+        whole, count = self.reviewed.whole, len(self._task.instances)
+        if count < whole:
+            return (
+                f"{one_line(self.name, 80)} is scored over all of its {whole} samples or not at "
+                f"all, and {count} are asked; leave out limit"
+            )
+        return judge.refusal(self.name) if self._has_judge else ""
+
+    @cached_property
+    def _has_judge(self) -> bool:
+        judged = self.reviewed.judged
+        return judge.asks(reached(self._functions)) if judged is None else judged
 
     @cached_property
     def primary(self) -> str:
@@ -125,6 +127,8 @@ class Scoring:
 
     def repeatable(self, metric: str) -> str:
         """Why an aggregation cannot be run again and again; empty where it can."""
+        if self.reviewed.whole:
+            return "its aggregation takes all of its samples or none, so they cannot be drawn anew"
         names = reached([self._function(metric)])
         in_code = self.reviewed.judged is not False and judge.asks(names)
         if in_code or metric in self._judged:
@@ -135,34 +139,40 @@ class Scoring:
             return f"its aggregation runs {library}, too slow to be run for every draw"
         return ""
 
-    def score(
-        self, rows: Sequence[Any], answers: Mapping[int, Mapping[str, Any]]
-    ) -> tuple[Scores, dict[int, str]]:
-        """What the task makes of every answer, and why it makes nothing of those where it raises;
-        `answers` are by doc_id, the number of a sample's row, and by filter.
+    def score(self, rows: Sequence[Any], answers: Mapping[int, Mapping[str, Any]]) -> Marks:
+        """What the task makes of every answer; `answers` are by doc_id, the number of a sample's
+        row, and by filter.
 
         Raises NoJudge where a judge is asked that is not there.
         """
         self._scored = self._pristine
         self._pristine.restore()
-        scores: Scores = {}
-        faults: dict[int, str] = {}
+        marks = Marks({})
         with self._alone(), judge.watched(self.name) as calls:
             for doc_id, filtered in answers.items():
                 try:
-                    scores[doc_id] = self._sample(rows[doc_id], filtered)
+                    marks.scores[doc_id], guessed = self._sample(rows[doc_id], filtered)
                 except (Exception, SystemExit) as error:
                     _pass_on(error)
-                    faults[doc_id] = _said_by(error)
+                    marks.faults[doc_id] = _said_by(error)
+                    continue
+                if guessed:
+                    marks.guesses.append(doc_id)
             # an aggregation may read what process_results left behind, and is called many times
             self._scored = ModuleState(self._functions)
         silent = calls.silent()
         if silent:
             raise judge.NoJudge(silent)
-        return scores, faults
+        return marks
 
     def fold(self, metric: str, values: Sequence[Any]) -> Fold:
         """The task's own aggregation over per-sample values; what it raises is the note."""
+        whole = self.reviewed.whole
+        if whole and len(values) != whole:
+            return Fold(
+                note=f"its aggregation takes all of its {whole} samples or none, and "
+                f"{len(values)} have an answer"
+            )
         try:
             with judge.watched(self.name) as calls:
                 value, files = self._call(metric, values)
@@ -175,7 +185,7 @@ class Scoring:
             self._judged.add(metric)
         if calls.silent():
             return Fold(note=calls.silent())
-        return _folded(value, files)
+        return folded(value, files)
 
     @contextlib.contextmanager
     def repeated(self, metric: str) -> Iterator[Aggregate]:
@@ -219,6 +229,24 @@ class Scoring:
                     del scores[doc_id][metric]
         return sorted(alone)
 
+    def groups(self, rows: Sequence[Any]) -> list[str | None]:
+        """The names of the groups of all rows; None where a row stands alone, or where that is not
+        known without an answer and its judge.
+        """
+        in_groups = self.reviewed.groups or self._task.config.cluster_key
+        if not in_groups or self._has_judge:
+            return [None] * len(rows)
+        names: list[str | None] = []
+        with self._alone():
+            for row in rows:
+                try:
+                    own = self._process_results(row, [""])
+                    names.append(next(filter(None, map(self.group, own.values())), None))
+                except (Exception, SystemExit) as error:
+                    _pass_on(error)
+                    names.append(None)
+        return names
+
     def strata(self) -> list[tuple[str, ...]]:
         """By which keys of a sample's value its parts may count alike, likeliest first."""
         if self.reviewed.strata:
@@ -232,22 +260,33 @@ class Scoring:
     def _function(self, metric: str) -> Any:
         return self._task.aggregation()[metric.partition(",")[0]]
 
-    def _sample(self, row: Any, answers: Mapping[str, Any]) -> dict[str, Any]:
-        """The scores of one sample by metric, for every filter of the task."""
+    def _sample(self, row: Any, answers: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """The scores of one sample by metric, for every filter of the task, and whether a random
+        number was drawn for them.
+        """
         declared = self._numbers
         scores = {}
+        guessed = False
         for position, (name, answer) in enumerate(answers.items()):
             _seed()
             for metric, value in self._process_results(row, [answer]).items():
                 if metric in declared:
                     scores[metric if position == 0 else f"{metric},{name}"] = value
-        return scores
+            guessed = guessed or _drawn()
+        return scores, guessed
 
     def _call(self, metric: str, values: Sequence[Any]) -> tuple[Any, dict[str, bytes]]:
         """What an aggregation returns, and the files that it writes."""
         with self._alone() as folder:
-            value = self._applied(metric, values, folder)
-            return value, _written(folder)
+            if not self.reviewed.sends:
+                value = self._applied(metric, values, folder)
+            else:
+                # its file is written before; what belongs to somebody else's server is the user's
+                # to send
+                with contextlib.suppress(judge.Unsent), judge.sealed():
+                    value = self._applied(metric, values, folder)
+                value = None
+            return value, written(folder)
 
     def _applied(self, metric: str, values: Sequence[Any], folder: Path) -> Any:
         """What an aggregation returns, from the state in which the samples were scored."""
@@ -272,12 +311,6 @@ class Scoring:
                 os.chdir(before)
                 _restore(states)
                 self._scored.restore()
-
-
-def number(value: Any) -> float | None:
-    """A plain or numpy number as a float, None for anything else."""
-    plain = value.item() if hasattr(value, "dtype") and value.size == 1 else value
-    return float(plain) if isinstance(plain, int | float) else None
 
 
 def _is_bypass(function: Any) -> bool:
@@ -315,64 +348,6 @@ def _arguments(folder: Path) -> SimpleNamespace:
     )
 
 
-def _folded(value: Any, files: Mapping[str, bytes]) -> Fold:
-    """What an aggregation gave, as numbers where it gave any."""
-    plain = number(value)
-    if plain is not None:
-        if plain != plain or abs(plain) == float("inf"):
-            return Fold(note="its aggregation gives no finite number")
-        return Fold(plain)
-    parts = _parts(value)
-    if parts:
-        return Fold(_total(parts), parts, note="its aggregation gives several numbers")
-    if files:
-        names = ", ".join(sorted(files))
-        return Fold(files=files, note=f"no number here, but {names} to be sent to its server")
-    kind = "nothing" if value is None else f"a {type(value).__name__}"
-    return Fold(note=f"its aggregation gives {kind}, and no number")
-
-
-def _parts(value: Any, prefix: str = "") -> dict[str, float]:
-    """The finite numbers of a mapping or a sequence, by what leads to them."""
-    parts: dict[str, float] = {}
-    if isinstance(value, Mapping):
-        entries = [(str(key), entry) for key, entry in value.items()]
-    elif isinstance(value, list | tuple):
-        entries = [(str(place), entry) for place, entry in enumerate(value)]
-    else:
-        return parts
-    for key, entry in entries[:100]:
-        name = one_line(f"{prefix}/{key}", 100)
-        plain = number(entry)
-        if plain is None:
-            parts |= _parts(entry, name)
-        elif abs(plain) < float("inf"):
-            parts[name] = plain
-    return parts
-
-
-def _total(parts: Mapping[str, float]) -> float | None:
-    """The number of several that stands for all; None where none says that it does."""
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    for word in ("overall", "average", "avg", "all", "total", "accuracy", "acc", "score"):
-        for name, value in parts.items():
-            if name.lower().strip("/") == word:
-                return value
-    return None
-
-
-def _written(folder: Path) -> dict[str, bytes]:
-    """What lies in a folder, by a name that a cell's folder has no other file of."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
-            continue
-        name = re.sub(r"[^A-Za-z0-9._+-]", "-", path.name)[-150:]
-        files[SUBMISSION + name] = path.read_bytes()
-    return files
-
-
 def _key(score: Any, keys: Sequence[str]) -> str | None:
     """The values of those keys as one text; None where a value lacks one."""
     if not keys or not isinstance(score, Mapping):
@@ -398,6 +373,14 @@ def _seed() -> None:
 
     random.seed(SEEDS[0])
     np.random.seed(SEEDS[1])
+
+
+def _drawn() -> bool:
+    """Whether a random number was drawn since the generators were seeded."""
+    import numpy as np
+
+    numpy_state = np.random.get_state(legacy=False)["state"]
+    return (random.getstate()[1][-1], numpy_state["pos"]) != (UNUSED, UNUSED)
 
 
 def _generators() -> tuple[Any, Any]:

@@ -31,6 +31,23 @@ from prunebench.border import files
 GENERATE = "generate_until"
 """The one kind of lmms-eval's tasks that can be run: free answers."""
 
+KINDS: Mapping[str, str] = {
+    "generate_until_multi_round": "it asks in rounds, each a new prompt with other images that its "
+    "code makes from the answers before; no round goes on from another, so that no pruned cache "
+    "could be kept, and lmms-eval's wrappers of the families here ask no such task either",
+    "generate_until_agentic": "its turns call tools that its own code runs in between",
+    "generate_visual_cot": "it is answered from an image that the model draws first, and models "
+    "here write text",
+    "multiple_choice": "it compares the likelihoods of its options, and nothing is answered",
+}
+"""Why tasks of lmms-eval's other kinds are not run."""
+
+ROUNDS: Mapping[str, str] = {
+    "mmsearch_end2end": "it searches the web through a browser between its rounds, so that no two "
+    "methods would be asked the same",
+}
+"""The same of single tasks, where there is more to say."""
+
 JUDGE = re.compile(
     r"get_server\(|llm_judge|OpenAI\(|requests\.post\(|get_chat_response|Verifier\(|get_eval\("
     r"|ProviderFactory|server\.(?:evaluate|generate)|client\.chat|genai\."
@@ -79,7 +96,7 @@ class PublicTask:
         if self.kind == "group":
             return f"a group of {len(self.members)}; name the tasks: {', '.join(self.members)}"
         if self.kind != GENERATE:
-            return f"of kind {self.kind}; only {GENERATE} is run"
+            return unserved(self.kind, self.name)
         if self.media == "audio":
             return "it plays audio"
         if self.missing:
@@ -104,6 +121,12 @@ class PublicTask:
             "text alone, nothing to prune": self.media == "text",
         }
         return "; ".join(note for note, holds in notes.items() if holds)
+
+
+def unserved(kind: str, name: str = "") -> str:
+    """Why a task of another kind than GENERATE is not run, in words that follow "it is"."""
+    why = ROUNDS.get(name) or KINDS.get(kind)
+    return f"of kind {kind}; only {GENERATE} is run" + (f": {why}" if why else "")
 
 
 @cache
@@ -226,7 +249,8 @@ class _Reader:
         options = config.get("dataset_kwargs")
         calls = [value for value in config.values() if isinstance(value, Call)]
         calls += [value for value in aggregations if isinstance(value, Call)]
-        judge = review_of(name).judged
+        review = review_of(name)
+        judge = review.judged
         if judge is None:
             judge = any("judge" in self._marks(value) for value in scoring)
         return PublicTask(
@@ -235,7 +259,7 @@ class _Reader:
             media=self._media(name, file, config),
             metrics=tuple(str(one.get("metric")) for one in metrics),
             judge=judge,
-            submission=bool(metrics) and all(map(self._submits, aggregations)),
+            submission=review.sends or (bool(metrics) and all(map(self._submits, aggregations))),
             login=isinstance(options, dict) and bool(options.get("token")),
             packages=tuple(sorted(self.sources.packages(calls))),
         )

@@ -71,14 +71,16 @@ def _shapes(value: Any) -> Hashable:
 
 
 def answered(pruner: Pruner, step: Step) -> Keep:
-    """A step's answer with its index [K] ascending, on the CPU, and the rest in the same order.
+    """A step's answer with its index [K] as rows go on, on the CPU, and the rest in the same order.
 
     Raises EngineError for an answer that breaks the contract, with method, stage and numbers.
     """
     keep = step.keep
     if isinstance(keep, Keep) and isinstance(keep.index, Tensor):
         keep = replace(keep, index=keep.index.detach().cpu())
+    if isinstance(keep, Keep) and isinstance(keep.places, Tensor):
+        keep = replace(keep, places=keep.places.detach().cpu())
     fault = breach(pruner, replace(step, keep=keep))
     if fault:
         raise EngineError(f"{type(pruner).__name__} at {step.stage.site}: {fault}")
-    return keep.ascending()
+    return keep.settled()

@@ -24,8 +24,8 @@ PREFIX = "prunebench_"
 
 @dataclass(frozen=True)
 class Heads:
-    """Queries [B, H, S, d] and keys [B, H_kv, S, d] of one layer, rotated, as its attention kernel
-    got them.
+    """Queries [B, H, S, d], keys and values [B, H_kv, S, d] of one layer, the first two rotated, as
+    its attention kernel got them.
 
     So are `mask`, boolean or additive, and `lengths`, the places where packed sequences begin and
     the last one ends. `sinks` [H] are scores of no key, which take their share of every row.
@@ -33,24 +33,28 @@ class Heads:
 
     query: Tensor
     key: Tensor
+    value: Tensor
     scaling: float
     mask: Tensor | None = None
     lengths: Tensor | None = None
     sinks: Tensor | None = None
 
-    def rows(self, sample: int, rows: Tensor, valid: Tensor, bias: Tensor | None = None) -> Tensor:
+    def rows(self, sample: int, rows: Tensor, valid: Tensor) -> Tensor:
         """[H, R, S] post-softmax attention of the query places `rows` on all keys, in float32.
 
-        The softmax runs over the keys a query may see: `valid` [S] ones up to its own place; `bias`
-        [S] is added to their scores.
+        The softmax runs over the keys a query may see: of those that are `valid` [S] the ones that
+        the kernel's mask shows it, and without a mask those up to its own place. What the mask adds
+        to their scores is added here, too.
         """
-        # by columns, not positions: survivors keep their order, so that "before" means the same
-        visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
-        if self.mask is not None and self.mask.dim() == 4:
-            visible = visible & _shown(self.mask, sample, rows)
         scores = self.logits(sample, rows)
-        if bias is not None:
-            scores = scores + bias
+        if self.mask is not None and self.mask.dim() == 4:
+            # one mask may serve all samples; it knows who sees what stands behind it, too
+            own = self.mask[min(sample, len(self.mask) - 1), 0, rows]
+            visible = valid & shown(own)
+            scores = scores if own.dtype == torch.bool else scores + own.float()
+        else:
+            # by columns, not positions: survivors keep their order, so that "before" is the same
+            visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
         scores = scores.masked_fill(~visible, float("-inf"))
         if self.sinks is None:
             return scores.softmax(dim=-1)
@@ -73,17 +77,16 @@ class Heads:
         if last == 0:
             return self
         mask = None if self.mask is None else self.mask[..., :-last, :-last]
-        return replace(self, query=self.query[:, :, :-last], key=self.key[:, :, :-last], mask=mask)
+        query, key, value = (part[:, :, :-last] for part in (self.query, self.key, self.value))
+        return replace(self, query=query, key=key, value=value, mask=mask)
 
 
-def _shown(mask: Tensor, sample: int, rows: Tensor) -> Tensor:
-    """[R, S] bool what a kernel's mask [B, 1, S, S] lets the queries `rows` see, where a window
-    hides more than what stands behind them.
+def shown(mask: Tensor) -> Tensor:
+    """[.., S] bool which keys rows [.., S] of a kernel's mask let a query see, where a window hides
+    more than what stands behind it.
     """
-    # one mask may serve all samples
-    own = mask[min(sample, len(mask) - 1), 0, rows]
     # additive: a bias is small, and what is hidden is the least number there is
-    return own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min / 2
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 Probe = Callable[[Heads], None]
@@ -229,6 +232,19 @@ def dry_run(
     raise RuntimeError(f"{type(layer).__name__} never called its attention function")
 
 
+def unrotated(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A layer's arguments with rotary tables that rotate nothing; raises EngineError for none."""
+    tables = kwargs.get("position_embeddings")
+    if isinstance(tables, Tensor):
+        # complex factors: one turns nothing
+        return {**kwargs, "position_embeddings": torch.ones_like(tables)}
+    if not isinstance(tables, tuple):
+        raise EngineError("the layer is given no rotary tables, so nothing says what unrotated is")
+    cosines, sines = tables
+    still = torch.ones_like(cosines), torch.zeros_like(sines)
+    return {**kwargs, "position_embeddings": still}
+
+
 def implementation(config: Any) -> str:
     """The kernel that does the work: "sdpa", "eager" or a flash variant."""
     return str(config._attn_implementation).removeprefix(PREFIX)
@@ -258,7 +274,7 @@ def _beside(base: str) -> Callable[..., Any]:
         if probe is not None:
             scaling = kwargs["scaling"]
             lengths, sinks = kwargs.get("cu_seq_lens_q"), kwargs.get("s_aux")
-            probe(Heads(query, key, scaling, attention_mask, lengths, sinks))
+            probe(Heads(query, key, value, scaling, attention_mask, lengths, sinks))
         return kernel_of(module)(module, query, key, value, attention_mask, **kwargs)
 
     def attend(

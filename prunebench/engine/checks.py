@@ -100,6 +100,14 @@ def _check_stage(
         raise EngineError(
             f"{name} plans {before} and then {stage}; stages go forward and never grow"
         )
+    first = stage.compact_from
+    if first is not None and not (type(first) is int and 0 <= first < layers):
+        raise EngineError(
+            one_line(
+                f"{name} compacts from layer {first!r} on at {stage.site}; it must be one of "
+                f"0..{layers - 1}"
+            )
+        )
     if not 0 <= stage.keep <= available:
         raise EngineError(
             f"{name} plans to keep {stage.keep} of {available} visual tokens at {stage.site}"

@@ -25,6 +25,18 @@ ELSEWHERE = "Give a folder, or a hub id that can be fetched: clip=..."
 
 
 @dataclass(frozen=True, eq=False)
+class Embeddings:
+    """What CLIP makes of texts: `pooled` [M, P] and, where asked, of all `tokens` [M, L, P].
+
+    `cut` texts were longer than CLIP reads and were cut off.
+    """
+
+    pooled: Tensor
+    tokens: Tensor | None
+    cut: int
+
+
+@dataclass(frozen=True, eq=False)
 class Clip:
     """A stock CLIPModel with its tokenizer, by the name it was asked for."""
 
@@ -57,17 +69,24 @@ class Clip:
         rows: Tensor = projection(tower.post_layernorm(hidden)).flatten(0, 1)
         return rows
 
-    def texts(self, texts: tuple[str, ...]) -> tuple[Tensor, int]:
-        """[M, P] embeddings, and how many of the texts were longer than CLIP reads and were cut
-        off.
+    def texts(self, texts: tuple[str, ...], whole: bool = False) -> Embeddings:
+        """The embeddings of M texts; where they are to be `whole`, all are padded to the length
+        that CLIP reads, and the padding, too, is embedded.
         """
         limit = self.model.config.text_config.max_position_embeddings
+        padding = "max_length" if whole else True
         tokens = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+            list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt"
         )
         uncut = self.tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
-        features = self.model.get_text_features(**tokens.to(self.model.device))
-        return features.pooler_output, sum(len(ids) > limit for ids in uncut)
+        states = self.model.text_model(**tokens.to(self.model.device))
+        projection = self.model.text_projection
+        return Embeddings(
+            projection(states.pooler_output),
+            # stock CLIP projects one token alone, the one that stands for its text
+            projection(states.last_hidden_state) if whole else None,
+            sum(len(ids) > limit for ids in uncut),
+        )
 
 
 def load_clip(name: str, device: torch.device, dtype: torch.dtype) -> Clip:

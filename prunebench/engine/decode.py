@@ -30,7 +30,8 @@ class Decoding:
         self.setup = setup
         self.cache = cache
         # once a stream, so that `is` goes on telling which layers share one
-        shortened = {id(stream): stream.without(drafts) for stream in prefill.live}
+        # the last row of a bias holds in decoding, in whatever layer
+        shortened = {id(stream): stream.last.without(drafts) for stream in prefill.live}
         self.live = [shortened[id(stream)] for stream in prefill.live]
         """What of the prompt is in every layer's part of the cache."""
         self.whole = shortened.get(id(prefill.whole), prefill.whole.without(drafts))

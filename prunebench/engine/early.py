@@ -14,11 +14,12 @@ from prunebench.engine.call import Call
 from prunebench.engine.checks import planned
 from prunebench.engine.encoder import Key, Observed
 from prunebench.engine.finite import Finite
-from prunebench.engine.reading import Offer, Reading, clip_texts, reading_work
+from prunebench.engine.reading import Reading, clip_texts, reading_work
 from prunebench.engine.setup import Early, Setup
 from prunebench.engine.stream import EngineError, LiveTokens
 from prunebench.engine.tower import Candidates, Passenger, Tower
 from prunebench.engine.trace import SampleTrace, Trace
+from prunebench.engine.views import Offer
 from prunebench.signals import Signal
 from prunebench.sites import Site
 from prunebench.tokens import Keep
@@ -168,15 +169,12 @@ class EarlyStages:
         signals: dict[Signal, Any] = {}
         for signal, blocks in ready.blocks_at(site).items():
             observed = self._observed([(signal, block) for block in blocks])
-            values = observed.of(signal, blocks, call.rows[number], candidates.index)
-            signals[signal] = values
-        here = ready.reads.signals_at(site)
-        if Signal.CLIP_TEXT in here:
-            notes = self.trace.samples[number].notes
-            question = call.questions[number]
-            embeddings = clip_texts(ready, question, candidates.features, notes)
-            signals[Signal.CLIP_TEXT] = embeddings
-        if Signal.TEXT_PIECES in here:
+            tokens = call.rows[number], candidates.index
+            signals[signal] = observed.of(signal, blocks, *tokens, ready.queries)
+        notes = self.trace.samples[number].notes
+        question = call.questions[number]
+        signals |= clip_texts(ready, site, question, candidates.features, notes)
+        if Signal.TEXT_PIECES in ready.reads.signals_at(site):
             signals[Signal.TEXT_PIECES] = self._pieces(number)
         return signals
 

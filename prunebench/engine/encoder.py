@@ -30,7 +30,7 @@ from prunebench.engine.attention import (
 from prunebench.engine.clip import load_clip
 from prunebench.engine.counter import counter
 from prunebench.engine.hooks import Hook, before
-from prunebench.engine.readings import READINGS
+from prunebench.engine.readings import READINGS, Queries
 from prunebench.engine.stream import EngineError, sent
 from prunebench.models.base import EncoderRows, Family, Unsupported
 from prunebench.signals import CLIP, Signal
@@ -44,8 +44,9 @@ class Observed:
     """What was read in one pass over a batch, and what reading cost.
 
     `values` holds, for every signal and block, a tensor whose rows are those of all the encoder's
-    sequences one behind the other: R of them. Attention is [H, R], hidden states are [R, D], keys
-    [H, R, d], CLIP's projections [R, P].
+    sequences one behind the other: R of them. Attention is [H, R], and received attention [3, H, R]
+    over the queries that `Queries` tells apart; hidden states are [R, D], heads [H, R, d], CLIP's
+    projections [R, P].
     """
 
     values: dict[Key, Tensor] = field(default_factory=dict)
@@ -70,12 +71,19 @@ class Observed:
         self.flops[key] = flops_before + flops
 
     def of(
-        self, signal: Signal, blocks: Sequence[int | str], rows: EncoderRows, index: Tensor
+        self,
+        signal: Signal,
+        blocks: Sequence[int | str],
+        rows: EncoderRows,
+        index: Tensor,
+        queries: Queries = Queries.ALL,
     ) -> Tensor:
         """A signal as `VisualTokens` gives it, for the tokens `index` [n] of the sample that `rows`
-        belongs to.
+        belongs to; received attention is averaged over these `queries`.
         """
         values = [self._select(signal, block, rows, index) for block in blocks]
+        if signal is Signal.RECEIVED_ATTENTION:
+            values = [value[queries] for value in values]
         return values[0] if signal in CLIP else torch.stack(values)
 
     def _select(self, signal: Signal, block: int | str, rows: EncoderRows, index: Tensor) -> Tensor:
@@ -88,7 +96,7 @@ class Observed:
         if rows.summaries is None:
             raise EngineError(f"{signal} was asked of an encoder without a CLS token")
         summaries = sent(rows.summaries, values.device)
-        return values[summaries].float()
+        return values.index_select(reading.axis, summaries).float()
 
 
 def _means(values: Tensor, axis: int, patches: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 from weakref import ref
 
-from torch import nn
+from torch import Tensor, nn
 
 Work = Callable[..., Any]
 
@@ -42,6 +43,34 @@ class _After(Hook):
 
     def __call__(self, _module: Any, args: Any, output: Any) -> Any:
         return self._work(args, output)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a module: what it was given and what it put out."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+    @property
+    def entering(self) -> Tensor:
+        """Its hidden states, the first argument."""
+        hidden: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
+        return hidden
+
+    @property
+    def leaving(self) -> Tensor:
+        """What became of these; it may put out more."""
+        hidden: Tensor = self.output[0] if isinstance(self.output, tuple) else self.output
+        return hidden
+
+
+class _Around(Hook):
+    """One behind a module, which also sees what went in."""
+
+    def __call__(self, _module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        self._work(Run(args, kwargs, output))
 
 
 class Overheard:
@@ -80,6 +109,12 @@ def after(
     """
     hook = _After(work)
     undo.callback(module.register_forward_hook(hook, always_call=always).remove)
+
+
+def around(undo: ExitStack, module: nn.Module, work: Callable[[Run], None]) -> None:
+    """Call `work` with every run of the module that has not failed, until `undo` closes."""
+    hook = _Around(work)
+    undo.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Sight:
         """
         window = self.window
         if window is not None:
-            spans = [end_of(source) - int(source[0]) + fresh for source in stream.source]
+            spans = [end_of(source) - int(source.min()) + fresh for source in stream.source]
             window = window if max(spans) > window else None
         # the prompt's groups are no matter between tokens behind it
         together = self.together if queries > fresh else None
@@ -40,6 +40,22 @@ PLAIN = Sight()
 """All that stands before a query and nothing else."""
 
 
+@dataclass(frozen=True, eq=False)
+class Extra:
+    """What is said of single pairs of query and key.
+
+    `pairs` [B, n, n] is added to the scores of all pairs of a stream's n columns, which must be the
+    queries, too; `unseen` [B, n] bool are columns that no query sees.
+    """
+
+    pairs: Tensor | None = None
+    unseen: Tensor | None = None
+
+
+NOTHING_EXTRA = Extra()
+"""Nothing is said of any pair."""
+
+
 def attention_mask(
     stream: Stream,
     queries: int,
@@ -47,6 +63,7 @@ def attention_mask(
     kernel: str,
     like: Tensor,
     sight: Sight = PLAIN,
+    extra: Extra = NOTHING_EXTRA,
 ) -> Tensor | None:
     """The mask a layer's kernel needs for the last `queries` rows of a sequence.
 
@@ -62,19 +79,27 @@ def attention_mask(
     # nothing before it
     causal = kernel == "sdpa" and queries == stream.width + fresh
     plain = not stream.padded and stream.bias is None and special is PLAIN
-    if plain and (causal or queries == 1):
+    if plain and extra is NOTHING_EXTRA and (causal or queries == 1):
         return None
-    return full_mask(stream, queries, fresh, kernel, like, special)
+    return full_mask(stream, queries, fresh, kernel, like, special, extra)
 
 
 def full_mask(
-    stream: Stream, queries: int, fresh: int, kernel: str, like: Tensor, sight: Sight = PLAIN
+    stream: Stream,
+    queries: int,
+    fresh: int,
+    kernel: str,
+    like: Tensor,
+    sight: Sight = PLAIN,
+    extra: Extra = NOTHING_EXTRA,
 ) -> Tensor:
     """[B, 1, queries, width + fresh] the same, written out.
 
-    Boolean for sdpa, additive for eager and wherever keys have a bias, which sdpa takes as well.
+    Boolean for sdpa, additive for eager and wherever scores have a bias, which sdpa takes as well.
     """
     keys = visible_keys(stream, fresh, like.device)
+    if extra.unseen is not None:
+        keys = keys & ~torch.nn.functional.pad(extra.unseen, (0, fresh))
     total = keys.shape[1]
     place = torch.arange(total, device=like.device)
     # [queries, 1]: the queries are the last places of the sequence
@@ -90,27 +115,34 @@ def full_mask(
         reached = reached & (places[:, total - queries :, None] - places[:, None] < sight.window)
     # a padding row sees itself: a row that sees nothing is NaN, and NaN spreads through the values
     visible = reached & keys[:, None, :] | (place == rows)
-    if stream.bias is None and kernel == "sdpa":
+    if stream.bias is None and extra.pairs is None and kernel == "sdpa":
         return visible[:, None]
     scores = torch.zeros(visible.shape, dtype=like.dtype, device=like.device)
     if stream.bias is not None:
         scores[..., : stream.width] += stream.key_bias(like.device)[:, None].to(like.dtype)
+    if extra.pairs is not None:
+        scores += extra.pairs.to(scores)
     return scores.masked_fill(~visible, torch.finfo(like.dtype).min)[:, None]
 
 
 def masks_by_kind(
-    stream: Stream, sights: Mapping[str, Sight], kernel: str, like: Tensor
+    stream: Stream,
+    sights: Mapping[str, Sight],
+    kernel: str,
+    like: Tensor,
+    extra: Extra = NOTHING_EXTRA,
 ) -> dict[str, Tensor | None]:
     """The masks of all rows of a stream, by kind of layer."""
     masks: dict[str, Tensor | None] = {}
-    # most windows reach over the whole prompt, and then all layers share one mask
-    by_window: dict[int | None, Tensor | None] = {}
+    # most windows reach over the whole prompt, and then layers that see alike share one mask
+    shared: dict[tuple[int | None, bool], Tensor | None] = {}
     for kind, sight in sights.items():
         special = sight.within(stream, stream.width, 0)
-        if special.window not in by_window:
-            mask = attention_mask(stream, stream.width, 0, kernel, like, special)
-            by_window[special.window] = mask
-        masks[kind] = by_window[special.window]
+        # a batch has one way of grouping positions
+        look = special.window, special.together is not None
+        if look not in shared:
+            shared[look] = attention_mask(stream, stream.width, 0, kernel, like, special, extra)
+        masks[kind] = shared[look]
     return masks
 
 

@@ -33,6 +33,8 @@ class Passage:
         """The rows left, on the encoder's device; None while all are."""
         self.bias: Tensor | None = None
         """[total] what is added to the scores that each row's key gets, if anything."""
+        self.padding: Tensor | None = None
+        """[total] bool, on the encoder's device: rows that no other sees, None for no such rows."""
         self._shape: torch.Size | None = None
         # every block is given the same tables and lengths anew, so what they become is kept by
         # identity; the tensor is kept beside it, so that no other can take that identity
@@ -130,9 +132,12 @@ class Passage:
         if self.crops and self._shape is not None:
             count, length = self._shape[:2]
             lengths = self._lengths(torch.arange(count + 1) * length)
-        bias = None
-        if self.bias is not None:
-            bias = self.bias[self.alive.to(self.bias.device)]
+        bias = self.bias
+        if self.padding is not None:
+            bias = torch.zeros(self.total, device=self.padding.device) if bias is None else bias
+            bias = bias.masked_fill(self.padding, torch.finfo(bias.dtype).min)
+        if bias is not None:
+            bias = bias[self.alive.to(bias.device)]
         with packed(attention, Packing(lengths, bias)):
             yield
 
@@ -157,10 +162,16 @@ class Passage:
             ends = torch.tensor([0, *lengths]).cumsum(0)
             return ends.to(value)
         if name == "attention_mask":
-            _check_hides_nothing(value)
+            self.padding = _padding(value, self._shape)
             return None
         if self._shape is not None and len(self._shape) == 3:
             count, length = self._shape[:2]
+            # an entry for every row of every crop: all crops come as one now
+            if value.dim() > 2 and value.shape[:2] == (count, length):
+                rows = value.flatten(0, 1)
+                if self.survivors is not None:
+                    rows = rows.index_select(0, self.survivors.rows)
+                return rows[None]
             # a table for the rows of one crop: all crops come as one now
             if value.shape[:1] == (length,) and count > 1:
                 value = value.repeat(count, *[1] * (value.dim() - 1))
@@ -186,11 +197,20 @@ def flat(hidden: Tensor) -> Tensor:
     return hidden.reshape(-1, hidden.shape[-1])
 
 
-def _check_hides_nothing(mask: Tensor) -> None:
-    """Raise Unsupported for a mask, boolean or additive, that hides a row from another."""
+def _padding(mask: Tensor, shape: torch.Size | None) -> Tensor | None:
+    """[total] bool: the rows of crops of that shape that a mask [crops, 1, L, L], boolean or
+    additive, hides from all rows of their crop; None where it hides none.
+
+    Raises Unsupported for a mask that hides rows from some and not from others.
+    """
     hides = mask != 0 if mask.is_floating_point() else mask == 0
-    if bool(hides.any()):
+    if not bool(hides.any()):
+        return None
+    of_keys = hides.all(-2)
+    is_padding = shape is not None and hides.shape[:1] == shape[:1] and len(shape) == 3
+    if not is_padding or bool((hides != of_keys[..., None, :]).any()):
         raise Unsupported(
-            "images that a mask keeps apart inside the vision encoder, padding or several in one "
-            "sequence, cannot be pruned there"
+            "images that a mask keeps apart inside the vision encoder, several in one sequence, "
+            "cannot be pruned there"
         )
+    return of_keys.flatten()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -63,6 +66,16 @@ class Positions:
             return ids[..., -1:]
         return highest_position(ids, stream.without(drafts))
 
+    def narrowed(self, ids: Tensor, entered: Stream, stream: Stream) -> Tensor:
+        """The ids of a stream, as a stage in front of which others have thinned it is shown them.
+
+        `ids` [.., B or 1, S] are those of the wider stream that `entered`.
+        """
+        if stream.source is entered.source:
+            return ids
+        ids = gather(ids, entered.columns(stream, ids.device))
+        return closed_up(ids, stream) if self.compact else ids
+
     def thinned(self, ids: Tensor, index: Tensor, stream: Stream) -> Tensor:
         """The ids of a narrower stream, whose columns are the columns `index` [B, n] of `ids`."""
         ids = gather(ids, index)
@@ -76,6 +89,13 @@ class Positions:
         return self.end - self.end_of(ids, stream) if self.compact else None
 
 
+def given_ids(kwargs: Mapping[str, Any], width: int, device: torch.device) -> Tensor:
+    """[.., B or 1, S] the position ids among a decoder's arguments."""
+    ids: Tensor | None = kwargs.get("position_ids")
+    # what a decoder counts by itself where it is given no ids, padding included
+    return torch.arange(width, device=device)[None] if ids is None else ids
+
+
 def gather(values: Tensor, index: Tensor) -> Tensor:
     """Columns `index` [B, n] of position-like `values` [..., B or 1, S]."""
     batch, count = index.shape
@@ -87,9 +107,10 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
 def closed_up(ids: Tensor, stream: Stream) -> Tensor:
     """Position ids [B, n] or [axes, B, n] with unused values closed up: "compact" positions.
 
-    1-D ids become consecutive. On M-RoPE's axes a value goes when no live token uses it on any
-    axis, so rows and columns keep their order and text stays behind the image. A fourth leading row
-    holds plain text positions, ranked by itself.
+    1-D ids become consecutive, in the order of the rows where a method gave them one. On M-RoPE's
+    axes a value goes when no live token uses it on any axis, so rows and columns keep their order
+    and text stays behind the image. A fourth leading row holds plain text positions, ranked by
+    itself.
     """
     if ids.ndim == 3 and ids.shape[0] == 4:
         return torch.cat([closed_up(ids[0], stream)[None], closed_up(ids[1:], stream)])
@@ -97,6 +118,9 @@ def closed_up(ids: Tensor, stream: Stream) -> Tensor:
     for row in range(len(stream.source)):
         start = stream.start(row)
         live = ids[..., row, start:]
+        if ids.ndim == 2 and bool((stream.source[row].diff() < 0).any()):
+            result[row, start:] = live.min() + torch.arange(live.shape[-1], device=ids.device)
+            continue
         # flat, over all axes: a value goes only where none of them uses it
         values = live.flatten().sort().values
         # the rank of each among the distinct ones; `unique` would wait for the GPU to count these

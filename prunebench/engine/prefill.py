@@ -18,16 +18,18 @@ from prunebench.engine.call import Call
 from prunebench.engine.checks import check_call, planned, settled
 from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.kept_logits import map_logits
-from prunebench.engine.masks import Sight, masks_by_kind, sees_specially
-from prunebench.engine.positions import Positions, gather
-from prunebench.engine.reading import Offer, begin_reading, reading_work
+from prunebench.engine.masks import NOTHING_EXTRA, Extra, Sight, masks_by_kind, sees_specially
+from prunebench.engine.pairs import Pairs
+from prunebench.engine.positions import Positions, gather, given_ids
+from prunebench.engine.reading import begin_reading, reading_work
 from prunebench.engine.setup import Setup
 from prunebench.engine.stream import EngineError, LiveTokens, Stream, sent
 from prunebench.engine.thinning import Thinning
 from prunebench.engine.trace import SampleTrace
+from prunebench.engine.views import Offer, RowsView
 from prunebench.engine.window import check_window
 from prunebench.models.base import Unsupported
-from prunebench.signals import BEFORE, BEHIND, PROBE
+from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
 from prunebench.sites import INPUT, Part, Site, llm
 from prunebench.tokens import Keep, Layout
 
@@ -73,11 +75,16 @@ class Prefill:
         self.reading = begin_reading(setup, call, [early.memo for early in self.early])
         self.drops = any(self._may_drop(sample) for sample in self.samples)
         """Whether any stage may drop anything."""
-        together = None if call.together is None else tuple(call.together)
-        self.sights = {kind: Sight(window, together) for kind, window in setup.windows.items()}
+        self.pairs = Pairs(setup)
+        self.carriers: Sequence[Tensor] | None = None
+        """Whose position ids the rows of `now` have in the stream before, None for their own."""
+        groups = None if call.together is None else tuple(call.together)
+        self.sights: dict[str, Sight] = {}
+        for kind, window in setup.windows.items():
+            self.sights[kind] = Sight(window, groups if kind in setup.mutual else None)
         """What the queries of each kind of layer see."""
         if self.drops:
-            check_window(setup, self.whole.width, call.together is not None)
+            check_window(setup, self.whole.width, bool(setup.mutual and groups))
 
     def _sample(self, row: int, layout: Layout) -> SampleTrace:
         """The record of one sample, with its stages planned."""
@@ -97,25 +104,25 @@ class Prefill:
 
     def at_input(self, embeds: Tensor, kwargs: Kwargs) -> Kwargs:
         """The decoder's arguments behind the stage at its input; unchanged where there is none."""
-        hidden = self._without_early(embeds)
+        hidden, positions = self._without_early(embeds), self.positions
+        ids = given_ids(kwargs, self.whole.width, embeds.device)
         if INPUT in self.sites:
-            hidden = self._apply(INPUT, hidden)
+            hidden = self._apply(INPUT, hidden, positions.narrowed(ids, self.whole, self.now))
         stream = self.now
+        # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
+        untouched = stream.source is self.whole.source
+        if not untouched:
+            index = self.whole.columns(stream, embeds.device, self.carriers)
+            ids = positions.thinned(ids, index, stream)
+            positions.input_end = positions.end_of(ids, stream)
+        self.pairs.read(stream, ids)
         # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
         # with gaps, so the layers are given theirs
-        if stream.bias is not None or sees_specially(stream, self.sights):
+        if stream.weighed or sees_specially(stream, self.sights):
             self.entry = self._masked(stream, hidden)
-        self.live = [stream] * self.setup.depth
-        # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
-        if stream.source is self.whole.source:
+        self._go_on_from(0, stream)
+        if untouched:
             return kwargs if hidden is embeds else {**kwargs, "inputs_embeds": hidden}
-        ids = kwargs.get("position_ids")
-        if ids is None:
-            # what the decoder counts by itself where it is given no ids, padding included
-            ids = torch.arange(self.whole.width, device=embeds.device)[None]
-        positions = self.positions
-        ids = positions.thinned(ids, self.whole.columns(stream, embeds.device), stream)
-        positions.input_end = positions.end_of(ids, stream)
         # explicit on purpose: without a mask, gaps in position_ids read as packed sequences
         mask = stream.valid(embeds.device).long()
         return {**kwargs, "inputs_embeds": hidden, "position_ids": ids, "attention_mask": mask}
@@ -172,6 +179,11 @@ class Prefill:
     def at_layer(self, number: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
         """What layer `number` is given in place of what the decoder's loop hands it."""
         frame = self.frames[number - 1] if number else self.entry
+        stream = self.live[number]
+        if frame is not None and stream is not self.now:
+            # nothing but the bias of keys, which may be another in every layer, differs
+            frame = replace(frame, masks=self._masked(stream, hidden).masks)
+        self.now = stream
         # a frame is handed on from layer to layer; a stage here replaces it below
         self.frames[number] = frame
         if frame is not None:
@@ -180,13 +192,18 @@ class Prefill:
             hidden, kwargs = self._at_site(llm(number), hidden, kwargs)
         # behind the layer's own stage: what it attends over is the stream that is left there
         if llm(number + 1) in self.sites:
-            self._look_before(llm(number + 1))
+            self._look_before(llm(number + 1), hidden)
         return hidden, kwargs
 
-    def _look_before(self, site: Site) -> None:
-        """Let the attention of the layer before a site be read, where the method reads it."""
+    def _look_before(self, site: Site, hidden: Tensor) -> None:
+        """Read what enters the layer before a site, and let its attention be read, where the method
+        reads that.
+        """
+        signals = self.setup.ready.reads.signals_at(site)
         rows, stream = self._choosing_at(site), self.now
-        if not rows or not self.setup.ready.reads.signals_at(site) & BEFORE:
+        if rows and Signal.EARLIER_FEATURES in signals:
+            self.reading.read_entering(rows, stream, hidden)
+        if not rows or not signals & BEFORE:
             return
 
         def read(heads: Heads) -> None:
@@ -198,17 +215,30 @@ class Prefill:
         """Run the stage before a layer: what enters that layer, and the layer's arguments."""
         entered = self.now
         self._look_around(site, hidden, kwargs)
-        rows = self._apply(site, hidden)
+        rows = self._apply(site, hidden, self._ids_at(site))
         stream = self.now
         # also where this stage drops nothing: what an earlier one dropped may still be in caches
-        if self._compacts(site):
-            self._compact(site.layer, stream, kwargs.get("past_key_values"))
+        first = self._compacted_from(site)
+        if first is not None:
+            self._compact(range(first, site.layer), stream, kwargs.get("past_key_values"))
         if stream is entered:
             return rows, kwargs
         frame = self._frame(site, entered, rows, kwargs)
         self.frames[site.layer] = frame
-        self.live[site.layer :] = [stream] * (self.setup.depth - site.layer)
+        self._go_on_from(site.layer, stream)
         return rows, frame.fitted(kwargs, self.setup.kinds[site.layer])
+
+    def _go_on_from(self, layer: int, stream: Stream) -> None:
+        """From that layer on a stream is alive, with the bias that it has so many layers on."""
+        for number in range(layer, self.setup.depth):
+            self.live[number] = stream
+            # itself, and so shared, where the bias is the same from there on
+            stream = stream.later(1)
+
+    def _ids_at(self, site: Site) -> Tensor:
+        """[.., B or 1, n] the position ids with which a layer is entered, before its stage."""
+        frame = self.frames[site.layer]
+        return self.positions.ids if frame is None or frame.ids is None else frame.ids
 
     def _look_around(self, site: Site, hidden: Tensor, kwargs: Kwargs) -> None:
         """Read what a probe or the layer behind the site tells, where the method reads that."""
@@ -217,12 +247,9 @@ class Prefill:
             return
         if signals & PROBE:
             # the probe stands behind the prompt as this layer counts it, closed up or not
-            frame, positions = self.frames[site.layer], self.positions
-            if frame is None or frame.ids is None:
-                end = positions.end
-            else:
-                end = positions.end_of(frame.ids, self.now)
-            streams = self.live[: site.layer + 1]
+            end = self.positions.end_of(self._ids_at(site), self.now)
+            # of the layers before the site, and again of the one whose attention is read
+            streams = [*self.live[: site.layer], self.live[site.layer - 1]]
             self.reading.read_probe(site, rows, streams, end, hidden, kwargs)
         if signals & BEHIND:
             self.reading.read_behind(site, rows, self.now, hidden, kwargs)
@@ -233,13 +260,16 @@ class Prefill:
         `hidden` [B, n, D] are the rows that were left.
         """
         stream, frame, positions = self.now, self.frames[site.layer], self.positions
-        masked = self._masked(stream, hidden)
+        ids = self._ids_at(site)
         # a bias alone is new: the positions of the stream before still fit
         if stream.source is entered.source:
+            self.pairs.read(stream, ids)
+            masked = self._masked(stream, hidden)
             return masked if frame is None else replace(frame, masks=masked.masks)
-        index = entered.columns(stream, hidden.device)
-        ids = positions.ids if frame is None or frame.ids is None else frame.ids
+        index = entered.columns(stream, hidden.device, self.carriers)
         ids = positions.thinned(ids, index, stream)
+        self.pairs.read(stream, ids)
+        masked = self._masked(stream, hidden)
         # at_layer has fitted kwargs to the stream that entered, whose columns `index` counts
         own = kwargs.get("position_ids")
         return replace(
@@ -252,22 +282,24 @@ class Prefill:
 
     def _masked(self, stream: Stream, hidden: Tensor) -> Frame:
         """What the layers need to be told of padding, bias and sight, for all rows of a stream."""
-        masks = masks_by_kind(stream, self.sights, self.setup.kernel, hidden)
+        pairs = self.pairs.scores
+        extra = NOTHING_EXTRA if pairs is None else Extra(pairs)
+        masks = masks_by_kind(stream, self.sights, self.setup.kernel, hidden, extra)
         return Frame(masks, stream.valid(hidden.device) if stream.padded else None)
 
-    def _compacts(self, site: Site) -> bool:
-        """Whether the dropped go from earlier layers' caches, too; one cache has one answer."""
-        answers = {stage.compact for _, stage in self._stages_at(site)}
+    def _compacted_from(self, site: Site) -> int | None:
+        """The first layer from whose cache the dropped go, too; one cache has one answer."""
+        answers = {stage.compacted_from for _, stage in self._stages_at(site)}
         if len(answers) > 1:
             name = type(self.setup.ready.pruner).__name__
             raise EngineError(f"{name} compacts at {site} for some samples of the batch only")
-        return True in answers
+        return answers.pop()
 
-    def _compact(self, layer: int, stream: Stream, cache: Any) -> None:
-        """Remove what died at `layer` from the caches of the layers before it."""
+    def _compact(self, layers: range, stream: Stream, cache: Any) -> None:
+        """Remove what died at a stage from the caches of these layers, which lie before it."""
         narrower: dict[int, Stream] = {}
-        for number, part in enumerate(checked(cache).layers[:layer]):
-            before = self.live[number]
+        for number in layers:
+            part, before = checked(cache).layers[number], self.live[number]
             # a state has read what is dropped now, and holds no position that could be taken out
             if length_of(part) is not None:
                 _check_whole(number, part, before)
@@ -302,20 +334,25 @@ class Prefill:
                 rows.append(row)
         return rows
 
-    def _apply(self, site: Site, hidden: Tensor) -> Tensor:
-        """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on."""
+    def _apply(self, site: Site, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Run the method on every sample with a stage at `site`; the rows [B, n, D] that go on.
+
+        `ids` [.., B or 1, S] are the position ids of the rows `hidden` [B, S, D] that entered.
+        """
         thinning = Thinning(self.now)
         for row, stage in self._stages_at(site):
             live = self._live(row)
             offer = self._offer(row, stage, live)
-            keep = self._choose(offer, hidden) if offer.has_choice else NOTHING
+            view = RowsView(self.call, offer, hidden, self.now, ids)
+            keep = self._choose(view) if offer.has_choice else NOTHING
             kept = thinning.keep(row, live, keep, self.pinned[row])
             self.samples[row].kept[site] = kept
-        self.reading.forget_attention()
-        if thinning.biases:
+        self.reading.forget_layers()
+        if thinning.biases or thinning.pairs:
             self._check_bias(site)
         # only now: until all samples have answered, columns are those of the stream that entered
         self.now = thinning.stream()
+        self.carriers = thinning.ids_from(self.now)
         return thinning.rows(hidden, self.now)
 
     def _check_bias(self, site: Site) -> None:
@@ -333,15 +370,16 @@ class Prefill:
             return Offer(row, stage, live)
         return Offer(row, replace(stage, keep=max(0, stage.keep - 1)), live.without_last())
 
-    def _choose(self, offer: Offer, hidden: Tensor) -> Keep:
+    def _choose(self, view: RowsView) -> Keep:
         """The survivors among the offered tokens, ascending.
 
         Only the signals and the method are charged to it, and whatever it is shown is a copy.
         """
+        offer, hidden = view.offer, view.hidden
         setup, row, device = self.setup, offer.row, hidden.device
         work = reading_work(setup.ready, offer.stage.site)
         with setup.trace.selecting(device, [row], work):
-            signals = self.reading.signals(offer, hidden, self.now)
+            signals = self.reading.signals(view)
         features = hidden[row, sent(offer.live.columns, device)]
         tokens = self.reading.tokens(offer, features, signals)
         question = Question(row, offer.stage, tokens, features, offer.live.ordinal)

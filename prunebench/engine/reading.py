@@ -2,179 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from prunebench.budget import Stage
-from prunebench.engine.attention import Heads, dry_run
+from prunebench.engine.attention import Heads, dry_run, unrotated
 from prunebench.engine.behind import CachedPrompt, aside
 from prunebench.engine.cache import checked
 from prunebench.engine.call import Call
 from prunebench.engine.clip import load_clip
 from prunebench.engine.encoder import Observed, required
 from prunebench.engine.frame import Kwargs
+from prunebench.engine.hooks import Run, around
 from prunebench.engine.ready import Ready
 from prunebench.engine.setup import Setup
-from prunebench.engine.stream import EngineError, LiveTokens, Stream, sent
+from prunebench.engine.stream import EngineError, Stream, sent
+from prunebench.engine.transitions import Transitions
+from prunebench.engine.views import (
+    BY_COUNT,
+    FROM_HEADS,
+    FROM_ROWS,
+    UNROTATED,
+    Columns,
+    HeadsView,
+    Offer,
+    RowsView,
+)
 from prunebench.pruner import contained
-from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
+from prunebench.signals import BEFORE, BEHIND, CLIP_TEXTS, PROBE, Signal
 from prunebench.sites import Site
 from prunebench.tokens import Layout, VisualTokens
 
 
-@dataclass(frozen=True)
-class Offer:
-    """One sample's visual tokens at a stage, which the method chooses from."""
-
-    row: int
-    stage: Stage
-    live: LiveTokens
-
-    @property
-    def has_choice(self) -> bool:
-        """Whether the method is asked: it may keep something, and there is something to keep."""
-        return self.stage.keep > 0 and len(self.live) > 0
-
-
-@dataclass(frozen=True)
-class HeadsView:
-    """One layer's queries and keys as they concern one sample.
-
-    `stream` is what the keys belong to; a probe's heads have one key more, its own. `marks` [S]
-    bool says which prompt positions are visual.
-    """
-
-    heads: Heads
-    row: int
-    stream: Stream
-    marks: Tensor
-
-    def attention(self, places: Tensor) -> Tensor:
-        """[H, R, S] what the query columns `places` [R] pay to all columns."""
-        device = self.heads.key.device
-        valid = self.stream.valid(device)[self.row]
-        return self.heads.rows(self.row, sent(places, device), valid, self.bias)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """[S] what is added to the scores of the columns' keys; None where nothing is."""
-        if self.stream.bias is None:
-            return None
-        return self.stream.key_bias(self.heads.key.device)[self.row]
-
-    def text_behind(self) -> Tensor:
-        """[Q] the columns of the text behind the first visual token."""
-        visual = self.marks[self.stream.source[self.row]]
-        text = (visual.cumsum(0) > 0) & ~visual
-        return text.nonzero()[:, 0] + self.stream.start(self.row)
-
-
-def _last_query(view: HeadsView) -> Tensor:
-    """[H, S] attention of the prompt's last position."""
-    # padding is on the left, so the last column is every sample's last position
-    return view.attention(torch.tensor([view.stream.width - 1]))[:, 0]
-
-
-def _text_rows(view: HeadsView) -> Tensor:
-    """[H, Q, S] attention of the text positions behind the first visual one."""
-    return view.attention(view.text_behind())
-
-
-def _keys(view: HeadsView) -> Tensor:
-    """[H_kv, S, d_h] keys."""
-    return view.heads.key[view.row]
-
-
-def _probe_logits(view: HeadsView) -> Tensor:
-    """[H, S + 1] scaled products of the probe's query and all keys, its own the last."""
-    # [H, 1, S + 1]: the probe is the only query
-    return view.heads.logits(view.row)[:, 0]
-
-
-def _probe_log_attention(view: HeadsView) -> Tensor:
-    """[H, S + 1] log of the attention that the probe pays."""
-    valid = view.stream.valid(view.heads.key.device)[view.row]
-    # the last key is the probe's own, which it sees and which no stage has given a bias
-    visible = torch.cat([valid, valid.new_ones(1)])
-    scores = _probe_logits(view)
-    if view.bias is not None:
-        scores = scores + torch.cat([view.bias, view.bias.new_zeros(1)])
-    return scores.masked_fill(~visible, float("-inf")).log_softmax(-1)
-
-
-FROM_HEADS: Mapping[Signal, Callable[[HeadsView], Tensor]] = {
-    Signal.LAST_QUERY_ATTENTION: _last_query,
-    Signal.NEXT_QUERY_ATTENTION: _last_query,
-    Signal.TEXT_ATTENTION: _text_rows,
-    Signal.KEYS: _keys,
-    Signal.PROBE_LOGITS: _probe_logits,
-    Signal.PROBE_LOG_ATTENTION: _probe_log_attention,
-}
-"""How each signal of an LLM layer's attention is read, over all columns of the stream.
-
-Its origin says which layer's: the one before the site, the one behind it, or the probe's.
-"""
-
-
-@dataclass(frozen=True)
-class RowsView:
-    """What enters a site, as it concerns one sample: `text` [M] are its text's places."""
-
-    reading: Reading
-    offer: Offer
-    hidden: Tensor
-    stream: Stream
-    text: Tensor
-
-
-def _text_features(view: RowsView) -> Tensor:
-    """[M, D] the text's rows of the stream."""
-    row = view.offer.row
-    columns = view.text + view.stream.start(row)
-    return view.hidden[row, sent(columns, view.hidden.device)]
-
-
-def _text_pieces(view: RowsView) -> tuple[str, ...]:
-    """M strings: what each of these rows says."""
-    row = view.offer.row
-    pieces = view.reading.call.pieces[row]
-    positions = view.stream.source[row][view.text]
-    return tuple(pieces[position] for position in positions.tolist())
-
-
-def _clip_text(view: RowsView) -> Tensor:
-    """[M, P] CLIP's embeddings of the method's texts."""
-    setup, row = view.reading.setup, view.offer.row
-    notes = setup.trace.samples[row].notes
-    return clip_texts(setup.ready, view.reading.call.questions[row], view.hidden, notes)
-
-
-def clip_texts(ready: Ready, question: str | None, like: Tensor, notes: list[str]) -> Tensor:
-    """[M, P] CLIP's embeddings of the texts that a method makes of a question.
+def clip_texts(
+    ready: Ready, site: Site, question: str | None, like: Tensor, notes: list[str]
+) -> dict[Signal, Tensor]:
+    """What a stage at a site is shown of what CLIP makes of a method's texts on a question.
 
     `like` gives device and dtype; a note says so where CLIP could not read them all.
     """
+    here = ready.reads.signals_at(site) & CLIP_TEXTS
+    if not here:
+        return {}
     clip = load_clip(str(ready.clip), like.device, like.dtype)
     with contained(ready.name, "reads.texts"):
         texts = ready.reads.texts(question or "")
-    embeddings, cut = clip.texts(texts)
-    if cut:
-        notes.append(f"{cut} texts were longer than CLIP reads and were cut off")
-    return embeddings
-
-
-FROM_ROWS: Mapping[Signal, Callable[[RowsView], Any]] = {
-    Signal.TEXT_FEATURES: _text_features,
-    Signal.TEXT_PIECES: _text_pieces,
-    Signal.CLIP_TEXT: _clip_text,
-}
-"""How each signal that needs no layer's attention is read at a site."""
+    # once for both: its tokens are what CLIP makes a text's embedding of
+    whole = Signal.CLIP_TEXT_TOKENS in here
+    embeddings = clip.texts(texts, whole)
+    if embeddings.cut:
+        notes.append(f"{embeddings.cut} texts were longer than CLIP reads and were cut off")
+    both = {
+        Signal.CLIP_TEXT: embeddings.pooled,
+        Signal.CLIP_TEXT_TOKENS: embeddings.tokens,
+    }
+    return {signal: both[signal] for signal in here}
 
 
 @dataclass(frozen=True)
@@ -182,24 +69,56 @@ class Reading:
     """What may be shown of one batch.
 
     `observed` is what was read in the vision encoder. `memos` are a dict a sample, which its stages
-    share; `over_columns` holds, until the stage, what was read of the layers' attention: by signal
-    and sample a tensor over all columns of the stream.
+    share; `of_layers` holds, until the stage, what was read of the layers around it: by signal and
+    sample a tensor whose axes over tokens are those of all visual tokens alive.
     """
 
     setup: Setup
     call: Call
     observed: Observed
     memos: Sequence[dict[str, Any]]
-    over_columns: dict[Signal, dict[int, Tensor]] = field(default_factory=dict)
+    of_layers: dict[Signal, dict[int, Tensor]] = field(default_factory=dict)
+    transitions: Transitions = field(default_factory=Transitions)
 
-    # ---- attention -------------------------------------------------------------------------------
+    # ---- layers ----------------------------------------------------------------------------------
+
+    def read_entering(self, rows: list[int], stream: Stream, hidden: Tensor) -> None:
+        """Keep what enters the layer before a site of the tokens of the samples `rows`."""
+        with self.setup.trace.selecting(hidden.device, rows, "entering"):
+            values = {}
+            for row in rows:
+                columns = sent(self._columns(row, stream).visual, hidden.device)
+                values[row] = hidden[row].index_select(0, columns)
+            self.of_layers[Signal.EARLIER_FEATURES] = values
+
+    def watch_parts(
+        self, undo: ExitStack, sites: Sequence[Site], now: Callable[[], Stream]
+    ) -> None:
+        """Let it be seen what the parts of layers change, where a stage at one of the sites reads
+        that, until `undo` closes.
+
+        `now` gives the stream that is in the layer at work.
+        """
+        reads, rows = self.setup.ready.reads, list(range(len(self.call.layouts)))
+
+        def compare(layer: int, part: int, run: Run) -> None:
+            with self.setup.trace.selecting(run.leaving.device, rows, "comparing"):
+                self.transitions.note(layer, part, now(), run)
+
+        layers: set[int] = set()
+        for site in sites:
+            if Signal.TRANSITIONS in reads.signals_at(site):
+                layers.update(reads.layers_at(Signal.TRANSITIONS, site))
+        for layer in sorted(layers):
+            for part, module in enumerate(self.setup.parts_of(layer)):
+                around(undo, module, partial(compare, layer, part))
 
     def read_before(self, site: Site, rows: list[int], stream: Stream, heads: Heads) -> None:
         """Keep of a layer's attention what the site behind it reads, for the samples `rows`."""
         # once is enough: the same layer attends again at every step of the answer
         self.setup.unwatch()
         signals = self.setup.ready.reads.signals_at(site) & BEFORE
-        work = self._work(site, signals, rows, heads.key.shape)
+        work = self._work(site, signals, rows, stream, heads.key.shape)
         with self.setup.trace.selecting(heads.key.device, rows, work):
             self._keep(signals, rows, stream, heads.without(self.call.drafts))
 
@@ -207,12 +126,17 @@ class Reading:
         self, site: Site, rows: list[int], stream: Stream, hidden: Tensor, kwargs: Kwargs
     ) -> None:
         """Run the norm and projections of the layer behind the site; keep what is read there."""
-        signals = self.setup.ready.reads.signals_at(site) & BEHIND
-        work = self._work(site, signals, rows, hidden.shape)
-        with self.setup.trace.selecting(hidden.device, rows, work):
-            layer = self.setup.layers[site.layer]
-            heads = dry_run(layer, self.setup.attention(site.layer), hidden, kwargs)
-            self._keep(signals, rows, stream, heads.without(self.call.drafts))
+        setup, drafts = self.setup, self.call.drafts
+        signals = setup.ready.reads.signals_at(site) & BEHIND
+        work = self._work(site, signals, rows, stream, hidden.shape)
+        layer, attention = setup.layers[site.layer], setup.attention(site.layer)
+        with setup.trace.selecting(hidden.device, rows, work):
+            if signals - UNROTATED:
+                heads = dry_run(layer, attention, hidden, kwargs)
+                self._keep(signals - UNROTATED, rows, stream, heads.without(drafts))
+            if signals & UNROTATED:
+                heads = dry_run(layer, attention, hidden, unrotated(kwargs))
+                self._keep(signals & UNROTATED, rows, stream, heads.without(drafts))
 
     def read_probe(
         self,
@@ -233,7 +157,8 @@ class Reading:
         cache = checked(kwargs.get("past_key_values"))
         before = [stream.without(drafts) for stream in streams[:-1]]
         signals = setup.ready.reads.signals_at(site) & PROBE
-        work = self._work(site, signals, rows, tuple(stream.width for stream in streams))
+        widths = tuple(stream.width for stream in streams)
+        work = self._work(site, signals, rows, streams[-1], widths)
         with (
             _without_drafts(cache, drafts),
             setup.trace.selecting(hidden.device, rows, work),
@@ -272,55 +197,63 @@ class Reading:
         self, signals: frozenset[Signal], rows: list[int], stream: Stream, heads: Heads
     ) -> None:
         """Read the signals; `heads` lack the drafts that may be in the stream."""
-        prompt = stream.without(self.call.drafts)
+        views = {row: HeadsView(heads, self._columns(row, stream)) for row in rows}
         for signal in signals:
-            reader, values = FROM_HEADS[signal], {}
-            for row in rows:
-                values[row] = reader(HeadsView(heads, row, prompt, self.call.visual[row]))
-            self.over_columns[signal] = values
+            reader = FROM_HEADS[signal]
+            self.of_layers[signal] = {row: reader(view) for row, view in views.items()}
+
+    def _columns(self, row: int, stream: Stream) -> Columns:
+        """Where a sample's prompt is in a stream; drafts are none of it."""
+        return Columns(row, stream.without(self.call.drafts), self.call.visual[row])
 
     def _work(
-        self, site: Site, signals: frozenset[Signal], rows: list[int], shape: Sequence[int]
-    ) -> Hashable | None:
-        """What decides the FLOPs of reading a layer's attention, where it gets rows of that shape.
-
-        None where it is also how many positions are text.
-        """
-        if Signal.TEXT_ATTENTION in signals:
-            return None
+        self,
+        site: Site,
+        signals: frozenset[Signal],
+        rows: list[int],
+        stream: Stream,
+        shape: Sequence[int],
+    ) -> Hashable:
+        """What decides the FLOPs of reading a layer's attention, which gets rows of that shape."""
+        counts = []
+        for row in rows if signals & BY_COUNT else ():
+            columns = self._columns(row, stream)
+            counts.append((len(columns.visual), len(columns.text_behind)))
         batch = len(self.call.layouts)
-        return "attention", site, signals, batch, len(rows), tuple(shape), self.call.drafts
+        shapes = tuple(shape), tuple(counts)
+        return "attention", site, signals, batch, len(rows), shapes, self.call.drafts
 
-    def forget_attention(self) -> None:
+    def forget_layers(self) -> None:
         """Drop what was kept for a stage that has run."""
-        self.over_columns.clear()
+        self.of_layers.clear()
 
     # ---- what a stage is shown -------------------------------------------------------------------
 
-    def signals(self, offer: Offer, hidden: Tensor, stream: Stream) -> dict[Signal, Any]:
+    def signals(self, view: RowsView) -> dict[Signal, Any]:
         """The declared observations of the offered tokens, but for those that the caller gives."""
-        row, ready = offer.row, self.setup.ready
-        here = ready.reads.signals_at(offer.stage.site)
-        columns = sent(offer.live.columns, hidden.device)
+        offer, row, ready = view.offer, view.offer.row, self.setup.ready
+        site, reads = offer.stage.site, ready.reads
+        here = reads.signals_at(site)
         signals: dict[Signal, Any] = {}
-        for signal, values in self.over_columns.items():
-            # a probe's own key is no visual token's column, and falls out here
+        for signal, values in self.of_layers.items():
+            # a token that is not offered is the last of those alive
             value = values[row]
             for axis in signal.row.token_axes:
-                value = value.index_select(axis, columns)
+                value = value.narrow(axis, 0, len(offer.live))
             signals[signal] = value
+        if Signal.TRANSITIONS in here:
+            layers = reads.layers_at(Signal.TRANSITIONS, site)
+            alive = view.stream.without(self.call.drafts).source[row]
+            signals[Signal.TRANSITIONS] = self.transitions.of(layers, row, alive)
         for signal, blocks in ready.blocks.items():
             if signal in here:
-                encoder_rows = self.call.rows[row]
-                observed = self.observed.of(signal, blocks, encoder_rows, offer.live.ordinal)
-                signals[signal] = observed
-        # drafts lie at the end; they are alive and not visual, but no text of the prompt
-        prompt = offer.live.text[: len(offer.live.text) - self.call.drafts]
-        view = RowsView(self, offer, hidden, stream, prompt.nonzero()[:, 0])
+                tokens = self.call.rows[row], offer.live.ordinal
+                signals[signal] = self.observed.of(signal, blocks, *tokens, ready.queries)
         for signal, reader in FROM_ROWS.items():
             if signal in here:
                 signals[signal] = reader(view)
-        return signals
+        notes = self.setup.trace.samples[row].notes
+        return signals | clip_texts(ready, site, self.call.questions[row], view.hidden, notes)
 
     def tokens(self, offer: Offer, features: Tensor, signals: dict[Signal, Any]) -> VisualTokens:
         """What the method is shown, with what the caller gave.
@@ -375,7 +308,7 @@ def reading_work(ready: Ready, site: Site) -> Hashable | None:
 
     None where a CLIP reads texts for it.
     """
-    return None if Signal.CLIP_TEXT in ready.reads.signals_at(site) else ("picking", site)
+    return None if CLIP_TEXTS & ready.reads.signals_at(site) else ("picking", site)
 
 
 @contextmanager

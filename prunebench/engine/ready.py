@@ -11,6 +11,7 @@ from torch import nn
 from prunebench.border.text import one_line
 from prunebench.budget import Stage
 from prunebench.engine.counter import Tally
+from prunebench.engine.readings import Queries
 from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained, works_by_shape
 from prunebench.reads import Reads
@@ -43,6 +44,10 @@ class Ready:
     """Those of its layers that keep a state in place of keys and values."""
     by_shape: bool = False
     """Whether the method's own FLOPs depend on nothing but shapes."""
+    port: str = ""
+    """What stands in for something that the model lacks; empty where a method runs as published."""
+    queries: Queries = Queries.ALL
+    """Over which queries of the encoder the attention that tokens receive is averaged."""
     tally: Tally = field(default_factory=Tally)
     """FLOPs of the method's work and of reading for it, as far as they are known already."""
 
@@ -89,10 +94,21 @@ class Ready:
             places = [n for n in range(1, self.depth) if n - back not in self.stateful]
             nearest = min(places, key=lambda place: abs(place - site.layer), default=None)
             way_out = f"; the nearest site where there is some is {llm(nearest)}" if nearest else ""
-            raise Unsupported(
-                f"{self.name} reads {min(here & signals)} at {site}, and layer {layer} keeps a "
-                f"state instead of attending to tokens (linear attention, convolution){way_out}"
-            )
+            raise self._stateless(min(here & signals), site, layer, way_out)
+        if Signal.TRANSITIONS not in here:
+            return
+        for layer in self.reads.layers_at(Signal.TRANSITIONS, site):
+            if layer in self.stateful:
+                raise self._stateless(Signal.TRANSITIONS, site, layer)
+
+    def _stateless(self, signal: Signal, site: Site, layer: int, way_out: str = "") -> Unsupported:
+        """The error of a method that reads attention where a layer keeps a state."""
+        attending = sorted({*range(self.depth)} - self.stateful)
+        return Unsupported(
+            f"{self.name} reads {signal} at {site}, and layer {layer} keeps a state instead of "
+            f"attending to tokens (linear attention, convolution), which layers {attending} do"
+            f"{way_out}"
+        )
 
     def inside_encoder(self, plan: Sequence[Stage] | None = None) -> bool:
         """Whether it prunes inside the vision encoder.
@@ -126,7 +142,8 @@ def make_ready(
     reason = refusal(prepared, parts, elsewhere)
     if reason is not None:
         raise Unsupported(reason)
-    reads = reads_of(prepared).with_stand_ins(stand_ins_in(prepared, parts, elsewhere))
+    stand_ins = stand_ins_in(prepared, parts, elsewhere)
+    reads = reads_of(prepared).with_stand_ins(stand_ins)
     signals = reads.signals - elsewhere
     clip = _clip_of(name, reads, parts, model) if signals & CLIP else None
     blocks: dict[Signal, Blocks] = {}
@@ -135,11 +152,29 @@ def make_ready(
             blocks[signal] = (str(clip),)
         else:
             blocks[signal] = _blocks_of(name, reads, signal, parts, model)
-    stateful = parts.stateful(model)
-    by_shape = works_by_shape(prepared)
+    _check_layers(name, reads, facts.layers)
     return Ready(
-        prepared, reads, blocks, clip, facts.feature_block, facts.layers, stateful, by_shape
+        prepared,
+        reads,
+        blocks,
+        clip,
+        facts.feature_block,
+        facts.layers,
+        stateful=facts.stateful,
+        by_shape=works_by_shape(prepared),
+        port=_port(name, prepared, stand_ins),
+        queries=Queries.without(None if reads.cls_query_counts else parts.cls_row),
     )
+
+
+def _port(name: str, pruner: Pruner, stand_ins: Mapping[Signal, Signal]) -> str:
+    """What stands in for something that the model lacks, in words."""
+    needs = needs_of(pruner)
+    used = [(signal, other) for signal, other in stand_ins.items() if signal in needs]
+    with contained(name, "port"):
+        own = pruner.port
+    texts = [f"{other} in place of {signal}" for signal, other in used]
+    return "; ".join([*texts, *([own] if own else [])])
 
 
 def reads_of(pruner: Pruner) -> Reads:
@@ -238,6 +273,16 @@ def _blocks_of(name: str, reads: Reads, signal: Signal, family: Family, model: n
                 f"blocks 0..{depth - 1}"
             )
     return tuple(block % depth for block in blocks)
+
+
+def _check_layers(name: str, reads: Reads, depth: int) -> None:
+    """Raise Unsupported where a method reads a layer of the language model that there is not."""
+    for signal, layers in reads.layers.items():
+        strange = [layer for layer in layers if not 0 <= layer < depth]
+        if strange:
+            raise Unsupported(
+                f"{name} reads {signal} in layer {strange[0]}; the model has layers 0..{depth - 1}"
+            )
 
 
 def _clip_of(name: str, reads: Reads, family: Family, model: nn.Module) -> str:

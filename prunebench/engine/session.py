@@ -166,6 +166,10 @@ class Session:
         self.inside = ExitStack()
         self.hooked_from: int | None = None
         """The first of the layers that are hooked, which go on to the last; None for none."""
+        self.wish: int | Tensor = 0
+        """The positions whose logits are asked for, where the decoder is told: the last so many, or
+        these; 0 for all.
+        """
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -244,7 +248,7 @@ class Session:
         # first: where this prefill fails, nothing of the batch before may go on
         self.waiting = self.prefill = self.decoding = None
         prefill = Prefill(setup, call, embeds, kwargs.get("attention_mask"))
-        self.prefill = prefill
+        self.prefill, self.wish = prefill, kwargs.get("logits_to_keep", 0)
         self._unhook_inside()
         if setup.ready.needs & BEFORE:
             setup.unwatch()  # of a prefill that failed
@@ -254,6 +258,7 @@ class Session:
             for number, rows in enumerate(features):
                 hook = Hook(partial(self._inject, prefill, number, rows))
                 self.inside.callback(setup.layers[number].register_forward_hook(hook).remove)
+        prefill.reading.watch_parts(self.inside, prefill.sites, lambda: prefill.now)
         changed = prefill.at_input(embeds, kwargs)
         layers = [site.layer for site in prefill.sites if site.part is Part.LLM]
         if layers:
@@ -332,10 +337,10 @@ class Session:
             return None
         return ((rows, *args[1:]), changed) if args else (args, {**changed, "hidden_states": rows})
 
-    def _leave_decoder(self, _args: Any, output: Any) -> None:
+    def _leave_decoder(self, _args: Any, output: Any) -> Any:
         """After every prefill: see that all is as planned, and go over to decoding."""
         if self.prefill is None:
-            return
+            return None
         prefill, self.prefill = self.prefill, None
         cache = checked(getattr(output, "past_key_values", None))
         prefill.finish(cache)
@@ -343,6 +348,17 @@ class Session:
         self._unhook_inside()
         self._hook_step(self.decoding)
         self.setup.finite.settle()
+        if self.setup.parts.cuts_inside and prefill.now is not prefill.whole:
+            output.last_hidden_state = rows_asked(output.last_hidden_state, self.wish)
+        return output
+
+
+def rows_asked(hidden: Tensor, wish: int | Tensor) -> Tensor:
+    """Of the rows [B, n, D] that a decoder puts out those whose logits are asked for: the last so
+    many, or these; all for 0.
+    """
+    # as transformers cuts them: the last 0 are all
+    return hidden[:, slice(-wish, None) if isinstance(wish, int) else wish]
 
 
 def logits_of(output: Any) -> Tensor | None:

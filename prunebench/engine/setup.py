@@ -125,6 +125,8 @@ class Setup:
         check_kinds(self.kinds)
         self.windows = {kind: window_of(self.config, kind) for kind in self.kinds}
         """How far back the layers of each kind look, None for everything."""
+        self.mutual = parts.mutual(model)
+        """The kinds whose layers let the positions of a group see each other."""
         self.chunk = chunk_of(self.config, self.kinds)
         self.observer: Observer | None = None
         if ready.blocks:
@@ -152,6 +154,10 @@ class Setup:
     def attention(self, layer: int) -> nn.Module:
         """The self-attention module of a layer."""
         return self.parts.attention(self.layers[layer])
+
+    def parts_of(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        """The two parts of a layer: its self-attention and its feed-forward module."""
+        return self.attention(layer), self.parts.feed_forward(self.layers[layer])
 
     def tables(self, hidden: Tensor, ids: Tensor) -> Mapping[str, Any]:
         """The rotary tables of position ids [.., B, n], by the kind of layer that takes them."""

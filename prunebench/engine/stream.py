@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from prunebench.tokens import PairBias
 
 
 class EngineError(ValueError):
@@ -40,14 +43,18 @@ class LiveTokens:
 class Stream:
     """The live sequence of a batch.
 
-    `source` lists, per sample, the prompt positions alive [n_b], ascending, on the CPU. In tensors
-    the samples are padded on the left to `width` columns. `bias` is, per sample, what is added to
-    the attention scores that each key gets [n_b], float32 on the CPU; None where nothing is.
+    `source` lists, per sample, the prompt positions alive [n_b] in the order of their rows, on the
+    CPU: ascending, unless a method gave its survivors another order. In tensors the samples are
+    padded on the left to `width` columns. `bias` is, per sample, what is added to the attention
+    scores that each key gets [J, n_b], float32 on the CPU, where the stream is and in the layers
+    behind, the last row in all that follow; None where nothing is. `pairs` are, per sample, what is
+    added by the distance of positions while the prompt is read.
     """
 
     source: tuple[Tensor, ...]
     width: int
     bias: tuple[Tensor, ...] | None = None
+    pairs: tuple[tuple[PairBias, ...], ...] | None = None
 
     @classmethod
     def of_prompt(cls, batch: int, width: int, mask: Tensor | None) -> Stream:
@@ -82,8 +89,26 @@ class Stream:
         source = tuple(positions[: len(positions) - last] for positions in self.source)
         bias = self.bias
         if bias is not None:
-            bias = tuple(values[: len(values) - last] for values in bias)
-        return Stream(source, self.width - last, bias)
+            bias = tuple(values[:, : values.shape[1] - last] for values in bias)
+        return replace(self, source=source, width=self.width - last, bias=bias)
+
+    def later(self, layers: int) -> Stream:
+        """The stream as it is so many layers further on, where nothing is dropped on the way."""
+        left = 1 if self.bias is None else self.bias[0].shape[0]
+        passed = min(layers, left - 1)
+        if passed == 0 or self.bias is None:
+            return self
+        return replace(self, bias=tuple(values[passed:] for values in self.bias))
+
+    @cached_property
+    def last(self) -> Stream:
+        """The stream as it is in the last layers and in decoding."""
+        return self.later(sys.maxsize)
+
+    @property
+    def weighed(self) -> bool:
+        """Whether anything is added to attention scores."""
+        return self.bias is not None or self.pairs is not None
 
     def start(self, sample: int) -> int:
         """The first column of a sample."""
@@ -109,40 +134,55 @@ class Stream:
     def narrowed(self, source: Sequence[Tensor]) -> Stream:
         """The stream of the survivors `source`, as narrow as its longest sample."""
         width = max(len(positions) for positions in source)
-        if self.bias is None:
-            return Stream(tuple(source), width)
-        bias = []
-        for values, old, new in zip(self.bias, self.source, source, strict=True):
-            # both ascend and `new` is part of `old`, so that the search finds exact places
-            bias.append(values[torch.searchsorted(old, new)])
-        return Stream(tuple(source), width, tuple(bias))
+        bias = self.bias
+        if bias is not None:
+            parts = enumerate(zip(bias, source, strict=True))
+            bias = tuple(values[:, self.places_of(row, new)] for row, (values, new) in parts)
+        return replace(self, source=tuple(source), width=width, bias=bias)
 
     def biased(self, added: Mapping[int, tuple[Tensor, Tensor]]) -> Stream:
-        """The same positions with a further bias: by sample some of them [K], and their values."""
+        """The same positions with a further bias: by sample some of them [K], and their values [K]
+        or [J, K].
+        """
         if not added:
             return self
-        bias = [torch.zeros(len(positions)) for positions in self.source]
+        bias = [torch.zeros(1, len(positions)) for positions in self.source]
         if self.bias is not None:
             bias = list(self.bias)
         for row, (positions, values) in added.items():
-            places = torch.searchsorted(self.source[row], positions)
-            bias[row] = bias[row].index_add(0, places, values.detach().float().cpu())
-        return Stream(self.source, self.width, tuple(bias))
+            rows = values.detach().float().cpu().reshape(-1, len(positions))
+            depth = max(len(rows), len(bias[row]))
+            places = self.places_of(row, positions)
+            bias[row] = _as_deep(bias[row], depth).index_add(1, places, _as_deep(rows, depth))
+        deepest = max(len(values) for values in bias)
+        return replace(self, bias=tuple(_as_deep(values, deepest) for values in bias))
+
+    def paired(self, added: Mapping[int, PairBias]) -> Stream:
+        """The same positions with a further bias of pairs, by sample."""
+        if not added:
+            return self
+        pairs = list(self.pairs or [()] * len(self.source))
+        for row, pair_bias in added.items():
+            pairs[row] = (*pairs[row], pair_bias)
+        return replace(self, pairs=tuple(pairs))
 
     def key_bias(self, device: torch.device) -> Tensor:
         """[B, width] what is added to the scores of every column's key; 0 for padding."""
         values = torch.zeros(len(self.source), self.width)
         for row, bias in enumerate(self.bias or ()):
-            values[row, self.start(row) :] = bias
+            values[row, self.start(row) :] = bias[0]
         return sent(values, device)
 
-    def columns(self, to: Stream, device: torch.device) -> Tensor:
-        """[B, to.width] for every column of the narrower stream `to` its column here.
+    def columns(
+        self, to: Stream, device: torch.device, carriers: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """[B, to.width] for every column of the narrower stream `to` its column here, or that of
+        the live position which `carriers` [n_b], per sample, name in its place.
 
         Padding repeats the first live one.
         """
         index = torch.zeros(len(to.source), to.width, dtype=torch.int64)
-        for row, survivors in enumerate(to.source):
+        for row, survivors in enumerate(carriers or to.source):
             # a sample may have had no padding before, so a live row stands in for it; masks hide it
             index[row] = self.start(row)
             index[row, to.start(row) :] = self.column_of(row, survivors)
@@ -150,7 +190,19 @@ class Stream:
 
     def column_of(self, sample: int, positions: Tensor) -> Tensor:
         """[n] the columns of a sample's prompt `positions` [n], which are alive."""
-        return torch.searchsorted(self.source[sample], positions) + self.start(sample)
+        return self.places_of(sample, positions) + self.start(sample)
+
+    def places_of(self, sample: int, positions: Tensor) -> Tensor:
+        """[n] where a sample's prompt `positions` [n], which are alive, stand in its sequence."""
+        source = self.source[sample]
+        ranks = source.argsort()
+        # exact: every position is in `source`
+        return ranks[torch.searchsorted(source, positions, sorter=ranks)]
+
+
+def _as_deep(rows: Tensor, depth: int) -> Tensor:
+    """Rows [J, n] of a bias as [depth, n]: the last one goes on."""
+    return torch.cat([rows, rows[-1:].expand(depth - len(rows), -1)])
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:

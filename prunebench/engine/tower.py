@@ -226,6 +226,9 @@ class Tower:
         offered = sample.offered()
         index, fixed = sample.alive[offered], sample.alive[~offered]
         keep = stage.keep - len(fixed)
+        if stage.keep == 0:
+            # nothing is to choose: newlines, which no method is shown, go with all others
+            fixed, keep = sample.alive[len(sample.alive) - sample.pinned :], 0
         if keep < 0:
             raise BudgetError(
                 f"{stage.keep} visual tokens are out of reach at {stage.site}: "

@@ -112,6 +112,10 @@ class Family(ABC):
     """
     projects_late: ClassVar[bool] = False
     """Whether the projector runs in the model's own forward, behind what `encode` gives."""
+    cuts_inside: ClassVar[bool] = False
+    """Whether the decoder is told which positions' logits are asked for, and the model takes what
+    it puts out for these alone unless that is as long as the prompt.
+    """
     harness: ClassVar[Harness | None] = None
     """How lmms-eval's wrapper of the family asks; None where none is known that takes chats."""
     blocks_at: ClassVar[tuple[str, ...]] = ("encoder.layers",)
@@ -139,6 +143,10 @@ class Family(ABC):
     def attention(self, layer: nn.Module) -> nn.Module:
         """The self-attention module of one layer, as it is handed to the attention function."""
         return _part(layer, "self_attn", nn.Module)
+
+    def feed_forward(self, layer: nn.Module) -> nn.Module:
+        """The module of one layer that works on every row by itself, of experts or not."""
+        return _part(layer, "mlp", nn.Module)
 
     def kinds(self, model: nn.Module) -> tuple[str, ...]:
         """Per layer, what it looks at, in transformers' words ("sliding_attention")."""
@@ -280,11 +288,22 @@ class Family(ABC):
         """
         return None
 
+    def mutual(self, model: nn.Module) -> frozenset[str]:
+        """The kinds of layers in which the positions that `together` groups see each other; all
+        unless overridden.
+        """
+        return frozenset(self.kinds(model))
+
     def token_pixels(self, model: nn.Module) -> int | None:
         """Pixels of one LLM token's side where images keep their resolution, None where it is
         fixed.
         """
         return None
+
+    @property
+    def cls_row(self) -> int | None:
+        """Which row of every sequence of the vision encoder is a CLS token's; None for none."""
+        return 0 if self.cls else None
 
     @property
     def resizes(self) -> bool:
@@ -305,6 +324,8 @@ class Family(ABC):
             vision_blocks=len(self.blocks(model)),
             vision_width=int(vision_width),
             feature_block=self.feature_block(model),
+            tiled=self.tiled,
+            clipped=self.clipped,
         )
 
     def decoder_facts(self, model: nn.Module) -> Facts:
@@ -320,7 +341,7 @@ class Family(ABC):
             kv_heads=getattr(text, "num_key_value_heads", None) or heads,
             head_width=getattr(text, "head_dim", None) or text.hidden_size // heads,
             frequencies=decoders.frequencies(self.rotary(model)),
-            kinds=self.kinds(model),
+            stateful=self.stateful(model),
         )
 
     def lacks(self, signal: Signal) -> str | None:

@@ -55,7 +55,7 @@ class GridFamily(Family):
         }
         layouts = []
         for ids in inputs["input_ids"].tolist():
-            layouts.append(Layout(tuple(_tiles(self.visual_ids(config, ids), kinds, grids))))
+            layouts.append(Layout(tuple(tiles_of(self.visual_ids(config, ids), kinds, grids))))
         return layouts
 
     def visual_ids(self, config: Any, ids: Sequence[int]) -> list[int]:
@@ -154,7 +154,7 @@ def merger_flops(vision_config: Any, patches: int, width: int, out: int) -> int:
     return linear(patches // unit, unit * width, unit * width + out)
 
 
-def _tiles(
+def tiles_of(
     visual: Sequence[int], kinds: Mapping[int, str], grids: Mapping[int, Iterator[Grid]]
 ) -> list[Tile]:
     """The tiles of one prompt, whose `visual` ids are of these `kinds`; takes their grids from

@@ -54,6 +54,13 @@ class Llama4(CropFamily):
             return reason
         return f"the CLS token of {self.name} stands behind the patches, where none is read"
 
+    @property
+    def cls_row(self) -> int:
+        return -1
+
+    def feed_forward(self, layer: nn.Module) -> nn.Module:
+        return layer.get_submodule("feed_forward")
+
     def layer_flops(self, text_config: Any, number: int, queries: int, keys: int) -> int:
         """A sparse layer counts the experts that a token is sent to, and the one that all share."""
         config, width = text_config, text_config.hidden_size

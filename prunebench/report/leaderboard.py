@@ -21,7 +21,7 @@ from prunebench.border.files import opened
 from prunebench.border.text import one_line
 from prunebench.report import tables
 from prunebench.report.comparison import Group, Warn, average, scale_of
-from prunebench.report.headings import ABOVE_BLIND, COLUMNS, TEXTS
+from prunebench.report.headings import ABOVE_BLIND, COLUMNS, PORT, SOMETIMES, TEXTS
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
@@ -49,8 +49,9 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
         of_model = [cell for cell in cells if cell.model == model]
         rows += _rows(of_model, warn)
     columns = COLUMNS
-    if any(ABOVE_BLIND.name in row for row in rows):
-        columns += tuple(ABOVE_BLIND.names)
+    for heading in SOMETIMES:
+        if any(heading.name in row for row in rows):
+            columns += tuple(heading.names)
     return tables.texts(sorted(rows, key=_order), columns)
 
 
@@ -58,7 +59,8 @@ def load(path: Path) -> pd.DataFrame:
     """leaderboard.csv with numbers as floats (NaN where empty) and texts as texts; raises
     ReportError.
     """
-    numbers = [name for name in (*COLUMNS, *ABOVE_BLIND.names) if name not in TEXTS]
+    more = _joined([heading.names for heading in SOMETIMES])
+    numbers = [name for name in (*COLUMNS, *more) if name not in TEXTS]
     try:
         with opened(path) as file:
             board = pd.read_csv(
@@ -67,7 +69,7 @@ def load(path: Path) -> pd.DataFrame:
                 dtype=dict.fromkeys(TEXTS, str) | dict.fromkeys(numbers, float),
                 na_values={name: [""] for name in numbers},
             )
-        extra = [name for name in ABOVE_BLIND.names if name in board]
+        extra = [name for name in more if name in board]
         board = board[[*COLUMNS, *extra]]
     except FileNotFoundError:
         raise ReportError(
@@ -81,7 +83,7 @@ def load(path: Path) -> pd.DataFrame:
         raise ReportError(
             f"{path} is damaged ({one_line(str(error), 100)}); fold the study again"
         ) from None
-    for name in TEXTS:
+    for name in (name for name in TEXTS if name in board):
         board[name] = board[name].map(tables.unguarded)
     return board
 
@@ -188,7 +190,7 @@ def _key(cell: StoredCell) -> Key:
 
 def _about(cell: StoredCell) -> Row:
     """What was run: the same for all cells of a key."""
-    return {
+    about: Row = {
         "model": cell.model,
         "method": cell.method,
         "settings": cell.settings_line,
@@ -196,6 +198,9 @@ def _about(cell: StoredCell) -> Row:
         "budget_kind": cell.budget_kind,
         "budget": cell.budget,
     }
+    if cell.port:
+        about[PORT.name] = cell.port
+    return about
 
 
 def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell]) -> Group:
@@ -462,12 +467,12 @@ def _origin(groups: Groups) -> Row:
 # ---- helpers -------------------------------------------------------------------------------------
 
 
-def _joined(parts: Sequence[Sequence[StoredCell]]) -> list[StoredCell]:
-    """The cells of all parts in a row."""
-    cells: list[StoredCell] = []
+def _joined(parts: Sequence[Sequence[T]]) -> list[T]:
+    """The members of all parts in a row."""
+    members: list[T] = []
     for part in parts:
-        cells += part
-    return cells
+        members += part
+    return members
 
 
 def _pooled(intervals: Sequence[Interval]) -> Interval:

@@ -22,6 +22,7 @@ from rich.text import Text
 from prunebench.border.text import one_line
 from prunebench.report import leaderboard
 from prunebench.report.board import NAME, budget_kind, budget_label, overall, records
+from prunebench.report.headings import PORT
 from prunebench.report.leaderboard import ALL
 from prunebench.study.record import BASELINE, BLIND
 
@@ -67,7 +68,9 @@ Cells = dict[str, Text]
 
 @dataclass(frozen=True)
 class Note:
-    """Why a row has no numbers, or fewer samples than the task."""
+    """What else there is to say of a row: why it has no numbers, or what it is a port of; `status`
+    is the kind of it.
+    """
 
     method: str
     status: str
@@ -243,19 +246,21 @@ def _blind(board: pd.DataFrame) -> list[str]:
 
 def _notes(row: Row, several: bool) -> list[Note]:
     """What a row has to say, if anything."""
-    if not row["reason"]:
-        return []
+    texts = {row["status"]: row["reason"], "port": row.get(PORT.name, "")}
+    return [_note(row, several, kind, text) for kind, text in texts.items() if text]
+
+
+def _note(row: Row, several: bool, kind: str, text: str) -> Note:
     method = row["method"]
     budget = "" if method == BASELINE else budget_label(row)
     if several:
         method = f"{row['model']}: {method}"
-    note = Note(
+    return Note(
         method=one_line(method, 2 * NAME),
-        status=one_line(row["status"], NAME),
+        status=one_line(kind, NAME),
         budget=budget,
-        reason=one_line(row["reason"], REASON),
+        reason=one_line(text, REASON),
     )
-    return [note]
 
 
 def _line(row: Row, kind: str) -> Cells:

@@ -40,6 +40,7 @@ class ModelSetup:
     trust_remote_code: bool = False
     threads: int | None = None
     quantization: str = "none"
+    device_map: str = "none"
     harness: str = "lmms-eval"
     min_pixels: int | None = None
     max_pixels: int | None = None
@@ -118,6 +119,10 @@ class Backend(Protocol):
         """Layers of the language model."""
 
     @property
+    def batch(self) -> int:
+        """Samples that it runs together where a grid does not say how many."""
+
+    @property
     def manner(self) -> Manner:
         """How the model is asked."""
 
@@ -157,6 +162,11 @@ class Backend(Protocol):
         """The same for smaller images against the full ones, without any method."""
 
 
+def batch_of(grid: Grid, backend: Backend) -> int:
+    """Samples of a grid that run together on a backend."""
+    return backend.batch if grid.batch is None else grid.batch
+
+
 def setup_of(grid: Grid, model: str, has_gpu: bool | None = None) -> ModelSetup:
     """What one of a grid's models is loaded from where it runs, by default on this machine; raises
     GridError for a GPU where there is none.
@@ -182,6 +192,7 @@ def setup_of(grid: Grid, model: str, has_gpu: bool | None = None) -> ModelSetup:
         grid.trust_remote_code,
         grid.threads,
         quantization=grid.quantization,
+        device_map=grid.device_map,
         **asdict(_wish_of(grid)),
     )
 

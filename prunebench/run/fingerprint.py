@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prunebench.run import provenance
-from prunebench.run.backend import Backend
+from prunebench.run.backend import Backend, batch_of
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid
 
@@ -36,7 +36,7 @@ def fingerprint(
             setup.device,
             setup.dtype,
             setup.attention,
-            grid.batch,
+            batch_of(grid, backend),
             setup.trust_remote_code,
         ],
         "code": [
@@ -53,6 +53,8 @@ def fingerprint(
         content["reach"] = "nearest"
     if setup.quantization != "none":
         content["quantization"] = setup.quantization
+    if setup.device_map != "none":
+        content["device_map"] = setup.device_map
     if cell.kind == "cost":
         content["cost"] = [asdict(grid.cost), machine["hardware"], machine["threads"]]
     text = json.dumps(content, sort_keys=True, default=str)

@@ -162,6 +162,7 @@ class Ledger:
             reason=joined([reason, overspent]),
             samples=counts,
             reach="nearest" if overspent else None,
+            port=self._port(cell) or None,
             metric=benchmark.primary,
             higher_is_better=benchmark.higher_is_better(benchmark.primary),
             metrics=tuple(metrics),
@@ -171,6 +172,12 @@ class Ledger:
         stored = self.study.finish(cell, record, tables, kept or {})
         self.statuses[cell.id] = stored.status
         self.watch.finished(cell.id, stored.status, stored.reason)
+
+    def _port(self, cell: Cell) -> str:
+        """What stands in for something that the model lacks; empty for a method as published."""
+        if cell.id not in self.digests:  # it was refused
+            return ""
+        return self.worker.bound(self.part(Run(cell))).method.port
 
     def _overspent(self, cell: Cell, rows: Sequence[Row]) -> str:
         """What there is to say where a method could not spend its cell's budget, and ran at the

@@ -9,7 +9,7 @@ count; where not, the samples are drawn anew, and where that cannot be, there is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,21 @@ from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.study.statistics import (
     CELL_RESAMPLES,
+    Bounds,
     Spread,
     bootstrap,
+    f1_interval,
     grouped_interval,
     mean_interval,
     same,
     stratified_interval,
+    wilson,
 )
 
 NONE: Spread = (None, None, None)
+
+COUNTING = ("precision", "recall", "f1")
+"""Metrics in which not all samples count, by a word of their names."""
 
 FAILURES = CELL_RESAMPLES // 20
 """Draws that may fail; where more do, those that did not are no fair ones."""
@@ -64,19 +70,25 @@ def parts_of(
     groups = [name for name in names if name is not None]
     grouped = groups if len(groups) == len(values) else None
     own = [number for number in numbers if number is not None]
-    whole = len(own) == len(values)
+    word = _counting(metric)
+    # where a sample's own score is whether it is right, whatever it counts in
+    shared = bool(word) and scoring.reviewed.positive is not None
+    whole = len(own) == len(values) and not shared
     if whole and same(sum(own) / len(own), value):
-        return Parts(_of_mean(own, grouped), own)
+        return Parts(_of_mean(own, grouped, scoring.reviewed.bounds), own)
     unable = scoring.repeatable(metric)
     if unable:
         return Parts(note=unable)
     with scoring.repeated(metric) as aggregate:
+        fitting = None
         for parts in ([str(place) for place in range(len(values))], grouped):
-            if parts is not None:
+            if parts is not None and fitting is None:
                 fitting = _counted(scoring, aggregate, value, values, parts, grouped)
-                if fitting is not None:
-                    return fitting
-        return _drawn(aggregate, value, values, grouped)
+        if word and value in (0, 1):
+            # zeros add up to zero whatever is counted, and all that is drawn anew is zero as well
+            scores = None if fitting is None else fitting.scores
+            return replace(_of_hits(scoring, word, value, values), scores=scores)
+        return fitting or _drawn(aggregate, value, values, grouped)
 
 
 def _counted(
@@ -119,8 +131,43 @@ def _first(names: Sequence[str], count: int) -> int:
     return len(names)
 
 
-def _of_mean(scores: Sequence[float], groups: Sequence[str] | None) -> Spread:
-    return mean_interval(scores) if groups is None else grouped_interval(scores, groups)
+def _of_mean(
+    scores: Sequence[float], groups: Sequence[str] | None, bounds: Bounds | None
+) -> Spread:
+    if groups is None:
+        return mean_interval(scores, bounds)
+    return grouped_interval(scores, groups, bounds)
+
+
+def _counting(metric: str) -> str:
+    """Which of precision, recall and F1 a metric is by its name; empty for others."""
+    words = metric.lower().replace("-", "_").split("_")
+    return next((word for word in COUNTING if word in words), "")
+
+
+def _of_hits(scoring: Scoring, word: str, value: float, values: Sequence[Any]) -> Parts:
+    """The spread of a precision, recall or F1 of 0 or 1, by Wilson, of the samples that count in
+    it: those said to be positive, those meant to be, or either.
+    """
+    positive = scoring.reviewed.positive
+    if positive is None:
+        return Parts(
+            note=f"samples drawn anew would all have {value:g}, and which of them count in "
+            f"{word} is not known"
+        )
+    said_key, meant_key, answer = positive
+    yes = [(one[said_key] == answer, one[meant_key] == answer) for one in values]
+    counts = {
+        "precision": sum(pair[0] for pair in yes),
+        "recall": sum(pair[1] for pair in yes),
+        "f1": sum(any(pair) for pair in yes),
+    }
+    count = counts[word]
+    if not count:
+        return Parts(note=f"no answer counts in {word}, which is 0 for that")
+    interval = f1_interval if word == "f1" else wilson
+    ends = interval(count if value == 1 else 0, count)
+    return Parts((0.0, ends.low, ends.high))
 
 
 def _alone(
@@ -159,10 +206,14 @@ def _fitting(
     # a sample stands for its part of a group
     weights = np.array([1 / size for _, size in shares])
     n = len(shares)
+    bounds = scoring.reviewed.bounds
+    if bounds is None and numbers.min() >= 0 and numbers.max() <= 1:
+        bounds = 0.0, 1.0
     for scale in (1 / weights.sum(), 1.0):
         scores = numbers * weights * scale * n
         if same(float(scores.mean()), value):
-            return Parts(_of_mean(scores.tolist(), groups), scores.tolist())
+            interval = _of_mean(scores.tolist(), groups, bounds if scale != 1.0 else None)
+            return Parts(interval, scores.tolist())
     for keys in scoring.strata():
         names = [scoring.stratum(one, keys) for one in values]
         if None in names or len(set(names)) < 2:
@@ -174,7 +225,8 @@ def _fitting(
         for scale in (1 / len(totals), 1.0):
             scores = numbers * weights / sizes * scale * n
             if same(float(scores.mean()), value):
-                interval = stratified_interval(scores.tolist(), groups, names)
+                ends = None if bounds is None else (bounds[0] * scale, bounds[1] * scale)
+                interval = stratified_interval(scores.tolist(), groups, names, ends)
                 return Parts(interval, scores.tolist())
     return None
 
@@ -208,6 +260,8 @@ def _drawn(
     interval = bootstrap(values, attempted)
     if len(faults) > FAILURES:
         return Parts(note=f"its aggregation fails on samples drawn anew: {faults[0]}")
+    if interval[0] is None and len(values) > 1:
+        return Parts(note="samples drawn anew all have the same number, or most of them none")
     return Parts(interval)
 
 

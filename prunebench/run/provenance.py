@@ -31,6 +31,7 @@ COUNTED = (
     "border/videos.py",
     "border/weights.py",
     "budget.py",
+    "cluster.py",
     "contract.py",
     "depth.py",
     "engine",
@@ -58,11 +59,13 @@ COUNTED = (
     "signals.py",
     "sites.py",
     "sizes.py",
+    "staircase.py",
     "study/columns.py",
     "study/statistics.py",
     "tilewise.py",
     "tokens.py",
     "trained.py",
+    "videos.py",
     "words.py",
 )
 """The parts of the package that decide what stands in a cell: a change there makes every cell
@@ -89,6 +92,7 @@ UNCOUNTED = (
     "learning",
     "lmms_plugin",
     "methods",
+    "regions.py",
     "registry.py",
     "report",
     "run/__init__.py",
@@ -164,12 +168,14 @@ def collect(
         "dtype": setup.dtype,
         "attention": setup.attention,
         "quantization": setup.quantization,
+        "device_map": setup.device_map,
         **model_facts,
         "seeds": dict(seeds),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of the packages that outputs can depend on."""
     installed = {}

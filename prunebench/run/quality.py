@@ -10,7 +10,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from prunebench.benchmarks import Request
-from prunebench.budget import Budget
+from prunebench.border.text import message, one_line
+from prunebench.budget import Budget, BudgetError
 from prunebench.engine.checks import planned
 from prunebench.engine.ready import Ready
 from prunebench.measure.evidence import evidence_mask, recall
@@ -72,7 +73,9 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
         method = cell.method
         # nothing was dropped in the encoding that is shared
         encoded = Encoded(full, full.inputs) if method.inside_encoder() else shared
-        _check_feasible(backend, cell, full)
+        errors = _beyond_budget(backend, cell, full)
+        if errors:
+            raise errors[0]
     preparing = perf_counter() - start
     answers = backend.answer(encoded, method, conditions)
     # a group is timed as one, so each of its samples has an equal share
@@ -102,17 +105,39 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
     return rows
 
 
+def rows_of(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list[Row]:
+    """What `answer` gives; where none of the samples can meet the budget, a row each that says so,
+    for then nothing is gained by asking them one by one.
+    """
+    requests = shared.samples.requests
+    try:
+        return answer(backend, cell, plain, shared)
+    except BudgetError:
+        # of what works on pixels nothing can be planned
+        errors = [] if cell.on_pixels else _beyond_budget(backend, cell, shared.samples)
+        if len(errors) < len(requests):
+            raise
+    reasons = [one_line(message(error)) for error in errors]
+    pairs = zip(requests, reasons, strict=True)
+    return [unanswered(request, "infeasible", reason) for request, reason in pairs]
+
+
 def unanswered(request: Request, status: SampleStatus, error: str) -> Row:
     """The row of a sample that has no answer, and why."""
     return {**_identity(request), "status": status, "prediction": None, "error": error}
 
 
-def _check_feasible(backend: Backend, cell: Bound, samples: Samples) -> None:
-    """Plan for every sample without a call of the model; raises BudgetError or Unsupported where
-    one cannot be served.
+def _beyond_budget(backend: Backend, cell: Bound, samples: Samples) -> list[BudgetError]:
+    """Why samples cannot meet the budget, one error each that cannot: found by plans, without a
+    call of the model. Raises Unsupported where one cannot be served.
     """
+    errors = []
     for layout in samples.layouts:
-        planned(cell.method, cell.budget, None, len(layout), backend.layers)
+        try:
+            planned(cell.method, cell.budget, None, len(layout), backend.layers)
+        except BudgetError as error:
+            errors.append(error)
+    return errors
 
 
 def _identity(request: Request) -> Row:

@@ -13,6 +13,7 @@ from prunebench.benchmarks import Benchmark, Request
 from prunebench.border.text import one_line
 from prunebench.run import quality
 from prunebench.run.active import EXPECTED, Run
+from prunebench.run.backend import batch_of
 from prunebench.run.fault import Fault, judged
 from prunebench.run.ledger import Ledger
 from prunebench.run.local import Executor
@@ -74,7 +75,7 @@ class QualityCells:
         """
         requests = self.worker.benchmarks[source].requests
         number = 0
-        for group in _groups(requests, self.grid.batch):
+        for group in _groups(requests, batch_of(self.grid, self.worker.backend)):
             number += len(group)
             parts = [self.ledger.part(run, group) for run in runs if run.missing(group)]
             if not parts:

@@ -131,9 +131,10 @@ class Grid:
         "smaller image, and no image where a task is mostly answered without.",
         "controls=false",
     )
-    batch: int = key(
-        1,
-        "Samples that run together; what selecting costs is shared evenly among them.",
+    batch: int | None = key(
+        None,
+        "Samples that run together, fewer where memory runs out; null is eight for a miniature or "
+        "on a GPU, and one for anything larger on a CPU.",
         "batch=8",
         Bound(least=1, most=4096),
     )
@@ -187,6 +188,12 @@ class Grid:
         "Bits of the linear layers' weights, made by bitsandbytes while a model is loaded.",
         "quantization=4bit",
         Bound(choices=QUANTIZATIONS),
+    )
+    device_map: str = key(
+        "none",
+        "How layers are spread over GPUs, memory and disk, by accelerate: auto, balanced, "
+        "balanced_low_0, sequential, or all on one device; none is `device`.",
+        "device_map=auto",
     )
     harness: str = key(
         "lmms-eval",

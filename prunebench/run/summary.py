@@ -53,7 +53,8 @@ def summarized(benchmark: Benchmark, rows: Sequence[Row]) -> Scored:
     Unscored where no sample has a score.
     """
     answered = [row for row in rows if row["error"] is None]
-    scores, faults = benchmark.scored({row["doc_id"]: row["prediction"] for row in answered})
+    marks = benchmark.scored({row["doc_id"]: row["prediction"] for row in answered})
+    scores, faults = marks.scores, marks.faults
     if faults and not scores:
         raise Unscored(f"no answer can be scored: {next(iter(faults.values()))}")
     result = Scored(_with_faults(rows, faults))
@@ -62,6 +63,13 @@ def summarized(benchmark: Benchmark, rows: Sequence[Row]) -> Scored:
         reason = result.rows[rows.index(first)]["error"]
         sample = first["sample_id"]
         result.notes.append(f"{len(faults)} answers have no score: sample {sample}: {reason}")
+    if marks.guesses:
+        result.notes.append(
+            f"{len(marks.guesses)} answers are scored by a guess, which the task makes where it "
+            "finds no option in one; it is the same for the same sample in every cell"
+        )
+    if benchmark.caution:
+        result.notes.append(benchmark.caution)
     alone = benchmark.scoring.without_partners(scores)
     if alone:
         result.notes.append(f"{len(alone)} answers stand without those that they are scored with")

@@ -26,7 +26,8 @@ from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.models import Loaded
 from prunebench.models.harness import Manner
 from prunebench.models.manners import manner_of
-from prunebench.pruner import Pruner
+from prunebench.models.placement import devices_of
+from prunebench.pruner import Pruner, Unsupported
 from prunebench.run import samples as group
 from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
 from prunebench.run.provenance import resolution
@@ -47,6 +48,11 @@ SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
 
 MINIATURE = 100_000_000
 """Parameters below which a model is one."""
+
+BATCH = 8
+"""Samples that run together on a GPU, or in a miniature, of whose time most goes into calls of
+torch and not into numbers. A CPU gains nothing from padding a larger model's prompts.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class TransformersBackend:
                 revision=setup.revision,
                 trust_remote_code=setup.trust_remote_code,
                 quantization=setup.quantization,
+                device_map=setup.device_map,
             )
         except ImportError as error:  # an attention kernel, a processor's library
             raise models.LoadError(
@@ -101,6 +108,12 @@ class TransformersBackend:
     def layers(self) -> int:
         """Layers of the language model."""
         return len(self.loaded.family.layers(self.loaded.model))
+
+    @property
+    def batch(self) -> int:
+        """Samples that run together where nobody says how many."""
+        is_small = _is_miniature(self.loaded.model)
+        return BATCH if is_small or self.setup.device != "cpu" else 1
 
     @property
     def manner(self) -> Manner:
@@ -135,7 +148,7 @@ class TransformersBackend:
         digests = [identity(method.pruner)]
         if method.clip is not None:
             model = self.loaded.model
-            digests.append(load_clip(method.clip, model.device, model.dtype).digest)
+            digests.append(load_clip(method.clip, self.loaded.device, model.dtype).digest)
         return digests
 
     def read(self, benchmark: Benchmark, requests: Sequence[Request]) -> Samples:
@@ -190,10 +203,20 @@ class TransformersBackend:
         inputs = samples.single(self.loaded, row)
         return sample_flops(self.loaded.model, self.loaded.family, inputs, trace)
 
+    def _check_timed(self) -> None:
+        """Raise Unsupported for a model whose time and memory no single clock sees."""
+        places = devices_of(self.loaded.model)
+        if len(places) > 1:
+            raise Unsupported(
+                f"time and memory of a model on {', '.join(places)} (device_map) are not measured; "
+                "leave out device_map, or ask for quality alone"
+            )
+
     def time(
         self, samples: Samples, method: Ready, conditions: Conditions, settings: PairSettings
     ) -> list[PairRow]:
         """Measure the method and the unpruned model in pairs, encodings included."""
+        self._check_timed()
         return measure_pairs(
             self.loaded.model,
             self.loaded.family,
@@ -208,6 +231,7 @@ class TransformersBackend:
 
     def time_smaller(self, small: Samples, full: Samples, settings: PairSettings) -> list[PairRow]:
         """The same for smaller images against the full ones, without any method."""
+        self._check_timed()
         return measure_pairs(
             self.loaded.model,
             self.loaded.family,
@@ -271,6 +295,10 @@ def _set_threads(setup: ModelSetup, model: Any) -> None:
     threads = setup.threads
     if threads is None:
         # said for every model: one before may have been a miniature
-        is_small = setup.device == "cpu" and model.num_parameters() < MINIATURE
+        is_small = setup.device == "cpu" and _is_miniature(model)
         threads = 1 if is_small else usual
     torch.set_num_threads(threads)
+
+
+def _is_miniature(model: Any) -> bool:
+    return bool(model.num_parameters() < MINIATURE)

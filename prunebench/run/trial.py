@@ -36,8 +36,8 @@ LONGEST = 20
 """Characters of a reference that may pass for an answer."""
 
 
-PARTLY = re.compile("no interval|stand without those")
-"""What a summary notes of so few answers, whatever the task."""
+PARTLY = re.compile("no interval|stand without those|scored by a guess")
+"""What a summary notes of so few answers, or of made-up ones, whatever the task."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def _scored(benchmark: Benchmark) -> tuple[bool, str]:
     Raises Unscored where the task's code can score no answer.
     """
     rows = []
-    for number, request in enumerate(benchmark.requests[:ANSWERED]):
+    count = max(ANSWERED, benchmark.scoring.reviewed.whole)
+    for number, request in enumerate(benchmark.requests[:count]):
         right = number % 2 == 0 and len(request.reference) <= LONGEST
         rows.append(
             {

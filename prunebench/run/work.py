@@ -74,7 +74,8 @@ class Unit:
     """A piece of work as plain data: every value can be pickled and is small.
 
     Samples are named by their ids; with `cost` it is the cost of its one cell that is measured, on
-    the first samples of the task. `timeout` bounds the seconds of every step.
+    the first samples of the task. `timeout` bounds the seconds that every step takes for a
+    sample.
     """
 
     setup: ModelSetup
@@ -213,7 +214,8 @@ def work(unit: Unit, worker: Worker) -> Iterator[Result]:
     """Work at a unit: rows, or what went wrong, as they come.
 
     A cell that fails on a group of samples is asked them one by one, for the others of the group
-    are not to blame; one that fails again and again is not asked further ones.
+    are not to blame, or half of them at a time where memory ran out; one that fails again and again
+    is not asked further ones.
     """
     if unit.cost is not None:
         (part,) = unit.cells
@@ -250,9 +252,11 @@ class _Asking:
 
     def results(self, requests: Sequence[Request], parts: Sequence[CellPart]) -> Iterator[Result]:
         """What becomes of a group in every cell."""
-        samples = self._attempt(partial(self.backend.read, self.benchmark, requests))
-        alone = len(requests) == 1
+        count = len(requests)
+        samples = self._attempt(partial(self.backend.read, self.benchmark, requests), count)
+        alone = count == 1
         again: list[CellPart] = []
+        large: list[CellPart] = []
         if isinstance(samples, Fault):
             again += parts
             if alone:
@@ -263,10 +267,17 @@ class _Asking:
                     yield self._answered(part, outcome)
                 elif alone or outcome.ends:
                     yield self._failed(part, requests[0], outcome)
+                elif outcome.status == "oom":
+                    large.append(part)
                 else:
                     again.append(part)
         if alone:
             return
+        middle = count // 2
+        for half in (requests[:middle], requests[middle:]):
+            waiting = [part for part in large if self._waits(part, *half)]
+            if waiting:
+                yield from self.results(half, waiting)
         for request in requests:
             for part in again:
                 if request.sample_id not in part.missing:
@@ -294,14 +305,14 @@ class _Asking:
                 yield part, shared
                 continue
             cell = self.worker.bound(part)
-            step = partial(quality.answer, self.backend, cell, self.worker.plain, shared)
-            yield part, self._attempt(step, part)
+            step = partial(quality.rows_of, self.backend, cell, self.worker.plain, shared)
+            yield part, self._attempt(step, len(samples.requests), part)
 
     def _unbound(self, part: CellPart) -> Fault | None:
         """Bind the cell's method where nobody has yet; what goes wrong with it ends the cell."""
         if self.worker.has(part):
             return None
-        outcome = self._attempt(partial(self.worker.bound, part), part)
+        outcome = self._attempt(partial(self.worker.bound, part), 1, part)
         return replace(outcome, ends=True) if isinstance(outcome, Fault) else None
 
     def _encodings(
@@ -311,27 +322,35 @@ class _Asking:
         there goes wrong.
         """
         encode = self.backend.encode
+        count = len(samples.requests)
         methods = {part.id: self.worker.bound(part).method for part in parts}
         # nobody is named here: of several that read, it is not known yet which one failed
-        shared = self._attempt(partial(encode, samples, list(methods.values())))
+        shared = self._attempt(partial(encode, samples, list(methods.values())), count)
         if not isinstance(shared, Fault):
             for part in parts:
                 yield part, shared
             return
         # tells a fault of the samples from one of what some method reads in their encoding
-        bare = self._attempt(partial(encode, samples, []))
+        bare = self._attempt(partial(encode, samples, []), count)
         for part in parts:
             if isinstance(bare, Fault):  # with nobody looking it goes wrong as well
                 yield part, bare
             else:
-                yield part, self._attempt(partial(encode, samples, [methods[part.id]]), part)
+                step = partial(encode, samples, [methods[part.id]])
+                yield part, self._attempt(step, count, part)
 
-    def _attempt(self, step: Callable[[], T], part: CellPart | None = None) -> T | Fault:
-        """The step, with the cell's method to blame for what it leaves behind."""
+    def _attempt(
+        self, step: Callable[[], T], count: int, part: CellPart | None = None
+    ) -> T | Fault:
+        """A step that so many samples take together, with the cell's method to blame for what it
+        leaves behind.
+        """
+        timeout = self.unit.timeout
+        limit = None if timeout is None else count * timeout
         if part is None:
-            return self.worker.attempt(step, self.unit.timeout)
+            return self.worker.attempt(step, limit)
         module = self.worker.module(part)
-        return self.worker.attempt(step, self.unit.timeout, part.method["label"], module)
+        return self.worker.attempt(step, limit, part.method["label"], module)
 
     def _answered(self, part: CellPart, rows: list[Row]) -> Result:
         self.standings[part.id].answered()
@@ -343,9 +362,11 @@ class _Asking:
         self.missing[part.id].discard(request.sample_id)
         return Result(part.id, fault=fault, sample=request.sample_id)
 
-    def _waits(self, part: CellPart, request: Request) -> bool:
-        """Whether a cell is still to be asked a sample."""
-        return self.standings[part.id].going and request.sample_id in self.missing[part.id]
+    def _waits(self, part: CellPart, *requests: Request) -> bool:
+        """Whether a cell is still to be asked one of the samples."""
+        missing = self.missing[part.id]
+        is_missing = any(request.sample_id in missing for request in requests)
+        return self.standings[part.id].going and is_missing
 
     def _unreadable(
         self, request: Request, parts: Sequence[CellPart], fault: Fault

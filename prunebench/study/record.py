@@ -129,8 +129,9 @@ class CellRecord:
     only to be compared with. `budget` and `task` are written as in the grid. `samples` is None
     where a cell does not say how many it was asked, as those of cost do not. `metric` is the task's
     primary one; its number also stands under the name "score". `reach` is "nearest" where the
-    method could not spend the budget, and ran at the nearest that it can. `provenance` holds
-    versions, hardware and settings; `files` the sha256 of every table, which the store fills in.
+    method could not spend the budget, and ran at the nearest that it can, and `port` says what
+    stands in for something that the model lacks. `provenance` holds versions, hardware and
+    settings; `files` the sha256 of every table, which the store fills in.
     """
 
     id: Name
@@ -150,6 +151,7 @@ class CellRecord:
     reason: Text
     samples: SampleCounts | None = None
     reach: Text | None = None
+    port: Text | None = None
     metric: Text | None = None
     higher_is_better: Truth | None = None
     metrics: Metrics

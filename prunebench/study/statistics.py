@@ -12,6 +12,7 @@ columns does not need it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,6 +39,9 @@ class GroupedPair(NamedTuple):
 Spread = tuple[float | None, float | None, float | None]
 """Standard error, low and high end of the 95 % interval; None where there are too few samples."""
 
+Bounds = tuple[float, float]
+"""The least and the most that a score can be."""
+
 Statistic = Callable[..., Array]
 """From one array of places [draws, size] per task to the number of every draw [draws]."""
 
@@ -57,7 +61,11 @@ BATCH = 2_000_000
 """Places drawn at a time, so that large tasks fit in memory."""
 
 NAN = float("nan")
+INFINITY = float("inf")
 
+
+SAME = 1e-12
+"""How far apart numbers may be that are the same but for rounding."""
 
 ROUNDED = 4
 """Decimals of a share that a task rounds to at least; of a percentage two fewer."""
@@ -96,10 +104,12 @@ class Difference(Interval):
 # ---- one cell's numbers --------------------------------------------------------------------------
 
 
-def mean_interval(values: Sequence[float]) -> Spread:
-    """The spread of a mean: Wilson's interval for values of 0 and 1, Student's for others.
+def mean_interval(values: Sequence[float], bounds: Bounds | None = None) -> Spread:
+    """The spread of a mean: Wilson's interval for values that are all one of the two `bounds`,
+    Student's for others, cut off there.
 
-    Student's interval of values that all lie between 0 and 1, such as shares, is cut off there.
+    Where nothing is said of bounds they are 0 and 1 for values between those, and 0 below for
+    values none of which is negative, such as points.
     """
     n = len(values)
     if n < 2:
@@ -109,16 +119,13 @@ def mean_interval(values: Sequence[float]) -> Spread:
     array = np.asarray(values, dtype=float)
     middle = float(array.mean())
     stderr = float(stats.sem(array))
-    if _binary(array):
-        interval = wilson(int(array.sum()), n)
-        return stderr, interval.low, interval.high
+    least, most = _seen_bounds(array) if bounds is None else bounds
+    at_most = np.isclose(array, most)
+    if np.isfinite(most) and (at_most | np.isclose(array, least)).all():
+        share = wilson(int(at_most.sum()), n)
+        return stderr, least + (most - least) * share.low, least + (most - least) * share.high
     half = float(stats.t.ppf(1 - TAIL, n - 1)) * stderr
-    low = middle - half
-    high = middle + half
-    if array.min() >= 0 and array.max() <= 1:
-        low = max(0.0, low)
-        high = min(1.0, high)
-    return stderr, low, high
+    return stderr, max(least, middle - half), min(most, middle + half)
 
 
 def same(mean: float, value: float) -> bool:
@@ -141,20 +148,29 @@ def grouped(scores: Array, groups: Sequence[Any]) -> Array:
     return np.asarray(sums * (len(sums) / len(scores)), dtype=float)
 
 
-def grouped_interval(values: Sequence[float], groups: Sequence[str | None]) -> Spread:
+def grouped_interval(
+    values: Sequence[float], groups: Sequence[str | None], bounds: Bounds | None = None
+) -> Spread:
     """The spread of a mean over samples that are drawn in groups; None where there are fewer than
-    two.
+    two. `bounds` are those of a group, which hold where all have one size.
     """
-    return mean_interval(grouped(np.asarray(values, dtype=float), groups).tolist())
+    sizes = Counter(groups).values()
+    sums = grouped(np.asarray(values, dtype=float), groups).tolist()
+    return mean_interval(sums, bounds if len(set(sizes)) == 1 else None)
 
 
 def stratified_interval(
-    values: Sequence[float], groups: Sequence[Any] | None, strata: Sequence[Any]
+    values: Sequence[float],
+    groups: Sequence[Any] | None,
+    strata: Sequence[Any],
+    bounds: Bounds | None = None,
 ) -> Spread:
     """The spread of a mean of means, by drawing samples, or their groups, anew within each stratum;
     None where every stratum has a single one.
 
-    `values` already weigh what a sample adds, so that the number is their plain mean.
+    `values` already weigh what a sample adds, so that the number is their plain mean. Where all are
+    alike, so that every draw is, the strata's own intervals are joined, which takes the `bounds` of
+    what a sample or group adds to the mean of its stratum; without them there is none.
     """
     array = np.asarray(values, dtype=float)
     of_stratum = np.asarray(strata, dtype=str)
@@ -176,14 +192,16 @@ def stratified_interval(
 
     numbers = _resampled(sizes, statistic, seed=0, resamples=RESAMPLES)
     low, high = _percentiles(numbers)
+    if _is_one(numbers):
+        return _joined_interval(parts, bounds)
     return float(np.std(numbers, ddof=1)), low, high
 
 
 def bootstrap(values: Sequence[Any], aggregate: Callable[[Sequence[Any]], float | None]) -> Spread:
     """The spread of an aggregation that is no mean, by drawing the samples anew.
 
-    `aggregate` may give None for a draw; where it does so for more than half of them, there is no
-    spread.
+    `aggregate` may give None for a draw; where it does so for more than half of them, or the same
+    number for all, there is no spread: samples that are all alike do not say how far others differ.
     """
 
     def statistic(places: NDArray[Any]) -> Array:
@@ -197,7 +215,7 @@ def bootstrap(values: Sequence[Any], aggregate: Callable[[Sequence[Any]], float 
     if n < 2:
         return None, None, None
     numbers = _resampled([n], statistic, seed=0, resamples=CELL_RESAMPLES)
-    if len(numbers) < CELL_RESAMPLES / 2:
+    if len(numbers) < CELL_RESAMPLES / 2 or _is_one(numbers):
         return None, None, None
     low, high = _percentiles(numbers)
     return float(np.std(numbers, ddof=1)), low, high
@@ -228,6 +246,15 @@ def wilson(successes: int, n: int) -> Interval:
 
     ends = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return Interval(successes / n, float(ends.low), float(ends.high), n)
+
+
+def f1_interval(hits: int, counted: int) -> Interval:
+    """The F1 of `hits` among so many samples that were said or meant to be positive, from Wilson's
+    interval of their share h: F1 is 2h / (1 + h).
+    """
+    share = wilson(hits, counted)
+    value, low, high = (2 * h / (1 + h) for h in (share.value, share.low, share.high))
+    return Interval(value, low, high, counted)
 
 
 # ---- comparisons ---------------------------------------------------------------------------------
@@ -339,6 +366,35 @@ def pool(parts: Sequence[Interval]) -> Interval:
 
 
 # ---- the bootstrap and the test ------------------------------------------------------------------
+
+
+def _seen_bounds(values: Array) -> Bounds:
+    """Between what values lie, as far as they show it."""
+    if values.min() < 0:
+        return -INFINITY, INFINITY
+    return 0.0, 1.0 if values.max() <= 1 else INFINITY
+
+
+def _joined_interval(parts: Sequence[Array], bounds: Bounds | None) -> Spread:
+    """The spread of the sum of the means of strata in each of which all values are alike, from
+    their own intervals, as `pool` joins them. Of a stratum with one value nothing is known.
+    """
+    if bounds is None:
+        return None, None, None
+    intervals = []
+    for part in parts:
+        _, low, high = mean_interval(part.tolist(), bounds)
+        ends = bounds if low is None or high is None else (low, high)
+        intervals.append(Interval(float(part.mean()), *ends, len(part)))
+    mean_of = pool(intervals)
+    least, most = (len(parts) * end for end in bounds)
+    low, high = (len(parts) * end for end in (mean_of.low, mean_of.high))
+    return 0.0, max(least, low), min(most, high)
+
+
+def _is_one(numbers: Array) -> bool:
+    """Whether all draws gave the same number."""
+    return bool(np.isclose(numbers.min(), numbers.max(), rtol=SAME, atol=SAME))
 
 
 def _binary(scores: Array) -> bool:

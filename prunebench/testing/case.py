@@ -29,7 +29,9 @@ class Case:
     `suffix` ends the names of the tensors to compare with, for a vector that holds the answers of
     several settings. `prompt` gives further answers, by name, that follow from the [K] indices
     kept. `arranged` gives, of the answers outside a model by name, those that official code hands
-    over in another form: rows in another order, or beside rows that are no visual token.
+    over in another form: rows in another order, or beside rows that are no visual token. `renamed`
+    puts all answers into the vector's own terms, for one that numbers stages or counts places
+    otherwise.
     """
 
     pruner: Pruner
@@ -40,4 +42,5 @@ class Case:
     alone: bool = True
     suffix: str = ""
     prompt: Callable[[Tensor], Mapping[str, Tensor]] = lambda keep: NOTHING_MORE
+    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda answers: answers
     arranged: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda answers: NOTHING_MORE

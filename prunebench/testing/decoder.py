@@ -81,7 +81,8 @@ class Decoder:
         }
         for number, stage in enumerate(stages):
             named[f"stage{number}.keep"] = sample.kept[stage.site]
-        return named | pruner.explain(*seen_stages[-1])
+        # a stage that keeps nothing is not asked, and has nothing to explain
+        return named | (pruner.explain(*seen_stages[-1]) if seen_stages else {})
 
 
 def _noting(pruner: Pruner, seen_stages: list[tuple[VisualTokens, Stage]]) -> Pruner:

@@ -14,8 +14,9 @@ Written by `make docs` from the code; the tests run every method on a miniature 
 and find this.
 A number stands for a pair that is refused, for the reason below; in a sweep its cells have the \
 status `unsupported`.
-Where some layers of a decoder keep a state in place of attention (Qwen3.5), a method whose \
-default site reads one of these is refused by the model, which names the nearest site that is none.
+Where some layers of a decoder keep a state in place of attention (Qwen3.5), a method that reads \
+attention takes the nearest site to its default that has some; a site that was set is refused \
+where it has none, and the attending layers are named.
 """
 
 

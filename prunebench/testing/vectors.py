@@ -69,9 +69,14 @@ class Vector:
         return VisualTokens(features, layout, torch.arange(len(layout)))
 
     def tiles(self) -> list[Tile]:
-        """The grids that `grid` names: one for each of `tiles`, or one row for each image."""
+        """The grids that `grid` names: one for each of `frames` or `tiles`, or one row for each
+        image.
+        """
         grid = self.tensors["grid"]
         sizes = grid.tolist()
+        if "frames" in self.meta:
+            rows, columns = sizes
+            return [Tile(rows, columns, "frame", frame=i) for i in range(self.meta["frames"])]
         if grid.dim() == 1:
             sizes = [sizes] * int(self.meta.get("tiles") or 1)
         return [Tile(rows, columns, image=image) for image, (rows, columns) in enumerate(sizes)]

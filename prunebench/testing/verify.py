@@ -166,11 +166,11 @@ def _answers(cases: Sequence[Case], vector: Vector) -> dict[str, Tensor]:
 
 def _answers_of(case: Case) -> dict[str, Tensor]:
     """Everything a pruner gives, outside a model and inside the vector's own."""
-    answers = _alone(case) if case.alone else {}
+    answers = dict(case.renamed(_alone(case))) if case.alone else {}
     if case.decoder is not None:
         inside = case.decoder.answers(case.pruner, case.stages, case.tokens.layout)
         inside |= case.prompt(inside["keep"])
-        for name, answer in inside.items():
+        for name, answer in case.renamed(inside).items():
             answers[ENGINE + name] = answer
     return answers
 

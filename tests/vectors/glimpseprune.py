@@ -88,7 +88,7 @@ def feature_maps(vector: Vector) -> dict[Signal, Tensor]:
 def read_out(vector: Vector) -> dict[Signal, Tensor]:
     """[H, N] what the glimpse pays the image, from its query and the keys of the whole prompt."""
     query, keys = vector.tensors["glimpse_query"], vector.tensors["glimpse_keys"]
-    heads = Heads(query[None, :, None], keys[None], query.shape[-1] ** -0.5)
+    heads = Heads(query[None, :, None], keys[None], keys[None], query.shape[-1] ** -0.5)
     logits = heads.logits(0)[:, 0]
     image = vector.image()
     return {
