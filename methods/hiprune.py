@@ -4,7 +4,7 @@ deep block looks at.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -47,8 +47,7 @@ class HiPrune(Pruner):
 
     - `alpha`: which share is anchors and neighbours, at most;
     - `middle`: the middle block, a number or a share of the depth (8 of 24);
-    - `official`: neighbours by number in the raster, cut off at its ends;
-    - `feature_block`: the block that the projector reads, which the model says.
+    - `official`: neighbours by number in the raster, cut off at its ends.
     """
 
     default_positions = "compact"
@@ -56,7 +55,7 @@ class HiPrune(Pruner):
     alpha: float = 0.1
     middle: int | float = 0.34
     official: bool = False
-    feature_block: int = -1
+    feature_block: int = field(default=-1, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:

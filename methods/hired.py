@@ -5,7 +5,7 @@ each keeps its most attended tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -59,8 +59,7 @@ class HiRED(Pruner):
     - `early`: the block that says where in the thumbnail there is something to see;
     - `official`: parts by runs of the raster, rounded down, padding kept and then lost, so that
       fewer tokens survive;
-    - `attention`: see `attention_reads`;
-    - `feature_block`: the block that the projector reads, which the model says.
+    - `attention`: see `attention_reads`.
     """
 
     default_positions = "compact"
@@ -70,7 +69,7 @@ class HiRED(Pruner):
     early: int = 0
     official: bool = False
     attention: str = "auto"
-    feature_block: int = -1
+    feature_block: int = field(default=-1, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_attention(self.attention)

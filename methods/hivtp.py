@@ -4,7 +4,7 @@ the best of every small window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -48,8 +48,7 @@ class HIVTP(Pruner):
     - `first`, `blocks`: the first of the middle blocks, a number or a share of the depth (6 of 24),
       and how many there are;
     - `official`: a quarter of the tokens of each quarter and the best other token of every window,
-      however many that makes; a budget cuts off the last of them;
-    - `feature_block`: the block that the projector reads, which the model says.
+      however many that makes; a budget cuts off the last of them.
     """
 
     default_positions = "compact"
@@ -58,7 +57,7 @@ class HIVTP(Pruner):
     first: int | float = 0.26
     blocks: int = 3
     official: bool = False
-    feature_block: int = -1
+    feature_block: int = field(default=-1, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.blocks < 1:

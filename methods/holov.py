@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ from prunebench import (
     variant=(
         "what a stretch cannot hold goes to the others, where official code hands on rows of "
         "zeros; every image and frame has stretches and a share of the budget of its own; tokens "
-        "go on in reading order; unpadding and newlines are the model's"
+        "go on in reading order, unless order=given; unpadding and newlines are the model's"
     ),
 )
 @dataclass(frozen=True)
@@ -51,8 +52,13 @@ class HoloV(Pruner):
     code scales to the same mean, so that all shares stay as they are: features do not count, here
     by construction.
 
-    `official`: lose what a stretch cannot hold, so that fewer tokens survive. `attention`: see
-    `attention_reads`.
+    Settings:
+
+    - `chunks`: how many stretches there are;
+    - `official`: lose what a stretch cannot hold, so that fewer tokens survive;
+    - `order`: "given" hands tokens on stretch by stretch, the most attended first, as official code
+      does; "raster" in reading order;
+    - `attention`: see `attention_reads`.
     """
 
     default_positions = "compact"
@@ -60,12 +66,15 @@ class HoloV(Pruner):
     own_share = 64 / 576
     chunks: int = 16
     official: bool = False
+    order: Literal["raster", "given"] = "raster"
     attention: str = "auto"
 
     def __post_init__(self) -> None:
         check_attention(self.attention)
         if self.chunks < 1:
             raise ValueError(f"chunks is {self.chunks}; it is 1 or more")
+        if self.order not in ("raster", "given"):
+            raise ValueError(f"order is {self.order!r}; it is 'raster' or 'given'")
 
     @property
     def dynamic(self) -> bool:  # type: ignore[override]  # a setting decides
@@ -91,7 +100,9 @@ class HoloV(Pruner):
             capped = torch.tensor(counts).minimum(sizes).tolist()
             kept.append(top_of_each(scores, stretches, capped))
         places = torch.cat([torch.empty(0, dtype=torch.int64), *kept])
-        return Keep(places if self.official else with_newlines(tokens, places, stage.keep))
+        if not self.official:
+            places = with_newlines(tokens, places, stage.keep)
+        return Keep(places, order=self.order)
 
     def shared(
         self, tokens: VisualTokens, scores: Tensor, count: int

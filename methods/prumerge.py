@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,9 +29,10 @@ from prunebench import (
 )
 
 VARIANT = (
-    "rows are merged behind the projector and go on in reading order; the summary counts in the "
-    "budget and stands where the most attended of the dropped stood; a budget of one is a token "
-    "without summary; every tile has its own; unpadding and newlines are the model's"
+    "rows are merged behind the projector, and go on in reading order, unless order=given; the "
+    "summary counts in the budget and stands where the most attended of the dropped stood; a budget "
+    "of one is a token without summary; every tile has its own; unpadding and newlines are the "
+    "model's"
 )
 
 
@@ -53,6 +55,8 @@ class PruMerge(Pruner):
     - `neighbours`: how many join a survivor;
     - `adaptive`: keep as many as lie above the third quartile by more than 1.5 times the distance
       of the quartiles, as the paper does, and a budget caps it; else keep what the budget says;
+    - `order`: "given" hands tokens on by descending attention and a tile's summary behind them, as
+      official code does; "raster" in reading order;
     - `attention`: "cls", "received" (what patches receive from all queries, over all heads), or
       "auto", the first where the encoder has a CLS token.
     """
@@ -62,12 +66,15 @@ class PruMerge(Pruner):
     own_share = 0.055
     neighbours: int = 32
     adaptive: bool = False
+    order: Literal["raster", "given"] = "raster"
     attention: str = "auto"
 
     def __post_init__(self) -> None:
         check_attention(self.attention)
         if self.neighbours < 0:
             raise ValueError(f"neighbours is {self.neighbours}; it is 0 or more")
+        if self.order not in ("raster", "given"):
+            raise ValueError(f"order is {self.order!r}; it is 'raster' or 'given'")
 
     @property
     def dynamic(self) -> bool:  # type: ignore[override]  # a setting decides
@@ -106,7 +113,7 @@ class PruMerge(Pruner):
         if not self.adaptive:
             kept = with_newlines(tokens, kept, stage.keep)
         merged.append(features[kept[sum(map(len, index)) :]])
-        return Keep(kept, torch.cat(merged).to(tokens.features.dtype))
+        return Keep(kept, torch.cat(merged).to(tokens.features.dtype), order=self.order)
 
     def picks(
         self, tokens: VisualTokens, attention: Tensor, count: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,8 +40,8 @@ Parts = dict[str, Tensor]
     code="https://github.com/ZhengyaoFang/PruneSID",
     variant=(
         "an exact decomposition, where official code draws a random one without a seed; no CLS row "
-        "is handed on; tokens go on in reading order; every tile has its own groups; unpadding and "
-        "newlines are the model's"
+        "is handed on; tokens go on in reading order, unless order=given; every tile has its own "
+        "groups; unpadding and newlines are the model's"
     ),
 )
 @dataclass(frozen=True)
@@ -55,15 +56,22 @@ class PruneSID(Pruner):
     bounds of 5 ceil(T / 64), that many members and that many not suppressed, all of them raised
     until they suffice.
 
-    `attention`: see `attention_reads`.
+    Settings:
+
+    - `order`: "given" hands tokens on group by group, as official code does; "raster" in reading
+      order;
+    - `attention`: see `attention_reads`.
     """
 
     default_positions = "compact"
     work_by_shape = True
+    order: Literal["raster", "given"] = "raster"
     attention: str = "auto"
 
     def __post_init__(self) -> None:
         check_attention(self.attention)
+        if self.order not in ("raster", "given"):
+            raise ValueError(f"order is {self.order!r}; it is 'raster' or 'given'")
 
     @property
     def stand_ins(self) -> Mapping[Signal, Signal]:
@@ -77,7 +85,7 @@ class PruneSID(Pruner):
         """Group after group; raises ValueError for features or attention that are not finite."""
         parts = self.parts(tokens, stage.keep)
         picks = torch.cat([part["order"] for part in parts]) if parts else torch.arange(0)
-        return Keep(with_newlines(tokens, picks, stage.keep))
+        return Keep(with_newlines(tokens, picks, stage.keep), order=self.order)
 
     def parts(self, tokens: VisualTokens, count: int) -> list[Parts]:
         """What `select` gives of every tile that keeps something, with places of the sample."""

@@ -5,7 +5,7 @@ drop more halfway through the language model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -64,8 +64,7 @@ class VScan(Pruner):
     - `window`: the side of a window in tokens; what is left at the edges joins the last windows;
     - `layer`: where the second stage lies, a number or a share of the depth; 0 leaves it out;
     - `attention`: see `attention_reads`; received attention is what its Qwen2.5-VL code ranks by;
-    - `official`: keep fewer where the windows do not share their half evenly;
-    - `feature_block`: the block that the projector reads, which the model says.
+    - `official`: keep fewer where the windows do not share their half evenly.
     """
 
     default_positions = "compact"
@@ -75,7 +74,7 @@ class VScan(Pruner):
     layer: int | float = 0.5
     attention: str = "auto"
     official: bool = False
-    feature_block: int = -1
+    feature_block: int = field(default=-1, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_attention(self.attention)

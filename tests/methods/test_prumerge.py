@@ -75,3 +75,9 @@ def test_outliers_decide_and_a_budget_caps_them() -> None:
 def test_three_parts_of_four_lie_at_equal_distances() -> None:
     tokens = sample([0.0] * 12 + [0.9], [0.0] * 13)
     assert kept("prumerge_plus", tokens, 5).index.tolist()[:4] == [12, 2, 6, 10]
+
+
+def test_rows_go_on_as_they_were_chosen_where_asked() -> None:
+    tokens = sample([0.1, 0.5, 0.2, 0.4], [0, 90, 80, 10])
+    assert kept("prumerge", tokens, 3).settled().index.tolist() == [1, 2, 3]
+    assert kept("prumerge", tokens, 3, order="given").settled().index.tolist() == [1, 3, 2]
