@@ -30,9 +30,9 @@ from prunebench import (
 
 VARIANT = (
     "rows are merged behind the projector, and go on in reading order, unless order=given; the "
-    "summary counts in the budget and stands where the most attended of the dropped stood; a budget "
-    "of one is a token without summary; every tile has its own; unpadding and newlines are the "
-    "model's"
+    "summary counts in the budget and stands where the most attended of the dropped stood; a "
+    "budget of one is a token without summary; every tile has its own; unpadding and newlines are "
+    "the model's"
 )
 
 
