@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prunebench.absorb import absorbed, nearest
     from prunebench.attention_kinds import (
         attention_reads,
         attention_stand_ins,
@@ -41,12 +42,12 @@ if TYPE_CHECKING:
     from prunebench.staircase import Staircase, nearest_row, powers, scaled_layer
     from prunebench.steps import DecodingStep
     from prunebench.tilewise import (
+        padding,
         pick_groups,
         pick_tiles,
         quotas,
         view_places,
         views,
-        visible,
         with_newlines,
     )
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
 # torch
 _HOMES = {
+    "absorb": ("absorbed", "nearest"),
     "attention_kinds": (
         "attention_reads",
         "attention_stand_ins",
@@ -93,12 +95,12 @@ _HOMES = {
     "sites": ("INPUT", "PIXELS", "Part", "Site", "llm", "llm_at", "vision"),
     "staircase": ("Staircase", "nearest_row", "powers", "scaled_layer"),
     "tilewise": (
+        "padding",
         "pick_groups",
         "pick_tiles",
         "quotas",
         "view_places",
         "views",
-        "visible",
         "with_newlines",
     ),
     "steps": ("DecodingStep",),
@@ -143,6 +145,7 @@ __all__ = [
     "Unsupported",
     "VideoPruner",
     "VisualTokens",
+    "absorbed",
     "alive",
     "attention_reads",
     "attention_stand_ins",
@@ -165,7 +168,9 @@ __all__ = [
     "llm_at",
     "load",
     "means",
+    "nearest",
     "nearest_row",
+    "padding",
     "pick_groups",
     "pick_tiles",
     "pooled",
@@ -185,7 +190,6 @@ __all__ = [
     "top_of_each",
     "view_places",
     "views",
-    "visible",
     "vision",
     "whole_summary",
     "windows",

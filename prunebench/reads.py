@@ -119,13 +119,12 @@ class Reads:
             if signal not in signals:
                 continue
             signals.remove(signal)
-            if stand_in in signals:
-                continue  # the method says itself where it reads that one
             signals.add(stand_in)
+            # one stand-in may serve for several, and a method may read it for its own sake
             if signal in blocks:
-                blocks[stand_in] = blocks.pop(signal)
+                blocks.setdefault(stand_in, blocks.pop(signal))
             if signal in places:
-                places[stand_in] = places.pop(signal)
+                places.setdefault(stand_in, places.pop(signal))
         return replace(self, signals=frozenset(signals), blocks=blocks, places=places)
 
     def only_at(self, *places: Place) -> Reads:

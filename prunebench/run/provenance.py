@@ -24,6 +24,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
 
 COUNTED = (
+    "absorb.py",
     "attention_kinds.py",
     "benchmarks",
     "border/images.py",
