@@ -150,10 +150,11 @@ class Pruner(ABC):
         return self.reads.signals
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
-        """For signals that some models lack, what is read in their place; none unless it says so.
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
+        """For signals that some models lack, what is read in their place, or None where it does
+        without; none unless it says so.
 
-        A method sees what it is shown by which of the two `VisualTokens.signals` holds.
+        A method sees what it is shown by what `VisualTokens.signals` holds.
         """
         return {}
 
