@@ -109,9 +109,9 @@ class Reads:
                 places[signal] = frozenset().union(*parts)
         return places
 
-    def with_stand_ins(self, stand_ins: Mapping[Signal, Signal]) -> Reads:
+    def with_stand_ins(self, stand_ins: Mapping[Signal, Signal | None]) -> Reads:
         """The same with other signals in the place of some, read in the same blocks and at the same
-        stages.
+        stages, and without those for which None stands.
         """
         signals = set(self.signals)
         blocks, places = dict(self.blocks), dict(self.places)
@@ -119,13 +119,14 @@ class Reads:
             if signal not in signals:
                 continue
             signals.remove(signal)
-            if stand_in in signals:
-                continue  # the method says itself where it reads that one
+            if stand_in is None:
+                continue
             signals.add(stand_in)
+            # one stand-in may serve for several, and a method may read it for its own sake
             if signal in blocks:
-                blocks[stand_in] = blocks.pop(signal)
+                blocks.setdefault(stand_in, blocks.pop(signal))
             if signal in places:
-                places[stand_in] = places.pop(signal)
+                places.setdefault(stand_in, places.pop(signal))
         return replace(self, signals=frozenset(signals), blocks=blocks, places=places)
 
     def only_at(self, *places: Place) -> Reads:

@@ -298,7 +298,7 @@ def method_facts(name: str) -> str:
         ["prunes", places(name)],
         ["reads beside the features", signals or "nothing"],
         ["positions of the survivors", kind.default_positions],
-        ["keeps", "at most the budget" if kind.dynamic else "exactly the budget"],
+        ["keeps", "at most the budget" if kind.dynamic is True else "exactly the budget"],
         ["checked against", verification(name)],
     ]
     if card.variant:

@@ -1,4 +1,6 @@
-"""Injection: visual features that a decoder adds behind its first layers, to what is alive."""
+"""Injection: visual features that a decoder adds behind its first layers, for the tokens that are
+left there.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from prunebench.engine.stream import Stream, sent
 from prunebench.sites import Part, Site
 
 
-def in_the_way(sites: Sequence[Site], features: Sequence[Tensor]) -> bool:
+def takes_over(sites: Sequence[Site], features: Sequence[Tensor]) -> bool:
     """Whether a stage comes before the last of the layers behind which `features` are added."""
     # the decoder adds a row to every visual token of the prompt, which fits while all are there
     if any(site.part is not Part.LLM for site in sites):
@@ -20,9 +22,8 @@ def in_the_way(sites: Sequence[Site], features: Sequence[Tensor]) -> bool:
     return any(site.layer < len(features) for site in sites)
 
 
-def added(hidden: Tensor, features: Tensor, stream: Stream, call: Call) -> Tensor:
-    """What leaves a layer, `hidden` [B, n, D], with `features` added to the visual tokens of the
-    `stream` that is in it.
+def with_injected(stream: Stream, call: Call, features: Tensor, hidden: Tensor) -> Tensor:
+    """What leaves a layer with that stream, with `features` added to the visual tokens in it.
 
     `features` has a row for every visual token of the batch, in prompt order.
     """
@@ -30,7 +31,7 @@ def added(hidden: Tensor, features: Tensor, stream: Stream, call: Call) -> Tenso
     for row, layout in enumerate(call.layouts):
         live = stream.visual(row, call.visual[row])
         columns = sent(live.columns, hidden.device)
-        own = features[sent(live.ordinal + start, features.device)].to(hidden)
-        hidden[row, columns] = hidden[row, columns] + own
+        added = features[sent(live.ordinal + start, features.device)].to(hidden)
+        hidden[row, columns] = hidden[row, columns] + added
         start += len(layout)
     return hidden

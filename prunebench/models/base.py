@@ -324,6 +324,8 @@ class Family(ABC):
             vision_blocks=len(self.blocks(model)),
             vision_width=int(vision_width),
             feature_block=self.feature_block(model),
+            tiled=self.tiled,
+            clipped=self.clipped,
         )
 
     def decoder_facts(self, model: nn.Module) -> Facts:
@@ -340,6 +342,7 @@ class Family(ABC):
             head_width=getattr(own, "head_dim", None) or text.hidden_size // heads,
             frequencies=decoders.frequencies(self.rotary(model)),
             stateful=self.stateful(model),
+            norm=getattr(self.decoder(model), "norm", None),
         )
 
     def lacks(self, signal: Signal) -> str | None:
