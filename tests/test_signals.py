@@ -259,6 +259,38 @@ def test_rows_of_the_prompt_fit_together_at_every_stage(name: str, positions: An
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("name", MARKED)
+def test_the_layer_behind_a_site_then_does_what_was_foreseen(name: str, positions: Any) -> None:
+    """A stage that drops nothing lies between what is read ahead and what is read behind it."""
+    miniature = build(name)
+    inputs = PROMPTS["padded batch"](miniature)
+    plan = Stage(llm(2), 9), Stage(llm(4), 9), Stage(llm(5), 4)
+    signals = frozenset(
+        {
+            Signal.NEXT_ROTATED_KEYS,
+            Signal.NEXT_TEXT_ATTENTION,
+            Signal.PROMPT_KEYS,
+            Signal.TEXT_ATTENTION,
+        }
+    )
+    ahead = frozenset({Signal.NEXT_ROTATED_KEYS, Signal.NEXT_TEXT_ATTENTION})
+
+    @dataclass(frozen=True)
+    class Ahead(Watch):
+        @property
+        def reads(self) -> Reads:
+            # the last layer of a family may keep a state
+            return Reads(ahead).only_at(llm(4)) | Reads(signals - ahead).only_at(llm(5))
+
+    spy = Ahead()
+    with torch.no_grad(), prune(miniature.model, spy, plan=plan, positions=positions):
+        miniature.model.generate(**inputs, max_new_tokens=1)
+    for first, second in zip(spy.seen[2:4], spy.seen[4:], strict=True):
+        torch.testing.assert_close(first.next_rotated_keys, second.prompt_keys)
+        torch.testing.assert_close(first.next_text_attention, second.text_attention)
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
 def test_attention_follows_from_queries_and_keys(positions: Any) -> None:
     """At a second stage, in a padded batch, under M-RoPE and grouped queries."""
     miniature = build("qwen2_5_vl")

@@ -289,9 +289,7 @@ class Family(ABC):
         return None
 
     def mutual(self, model: nn.Module) -> frozenset[str]:
-        """The kinds of layers in which the positions that `together` groups see each other; all
-        unless overridden.
-        """
+        """Kinds of layers in which positions that `together` groups see each other; all here."""
         return frozenset(self.kinds(model))
 
     def token_pixels(self, model: nn.Module) -> int | None:
