@@ -352,4 +352,4 @@ def joined(parts: Sequence[tuple[type[Pruner], Callable[..., Pruner]]]) -> Prune
             methods[-1] = build(base=methods[-1])
     if len(methods) > 2:
         raise ValueError(f"{len(methods)} methods are joined; one budget is shared by two at most")
-    return methods[0] if len(methods) == 1 else Composite(*methods)
+    return methods[0] if len(methods) == 1 else Composite(methods[0], methods[1])
