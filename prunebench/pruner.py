@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -74,7 +74,9 @@ class Facts:
 
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
-    channels, None where it has none.
+    channels, None where it has none. Where layers differ, these are of those that look at
+    everything. `norm` is the one behind the last layer, of rows [n, D], for methods that compare
+    states as the model's head would see them.
 
     `tiled` says whether an image can come as a thumbnail and crops, `clipped` whether a CLIP can be
     shown what the vision encoder sees.
@@ -94,6 +96,7 @@ class Facts:
     tiled: bool | None = None
     clipped: bool | None = None
     stateful: frozenset[int] = frozenset()
+    norm: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 
     @property
     def attending(self) -> tuple[int, ...]:
@@ -147,10 +150,11 @@ class Pruner(ABC):
         return self.reads.signals
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
-        """For signals that some models lack, what is read in their place; none unless it says so.
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
+        """For signals that some models lack, what is read in their place, or None where it does
+        without; none unless it says so.
 
-        A method sees what it is shown by which of the two `VisualTokens.signals` holds.
+        A method sees what it is shown by what `VisualTokens.signals` holds.
         """
         return {}
 

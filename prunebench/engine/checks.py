@@ -129,7 +129,9 @@ def _check_signals(name: str, ready: Ready, stages: Sequence[Stage]) -> None:
     lost = sorted(ready.reads.misplaced(sites))
     if lost:
         places = " and ".join(map(str, sites))
-        raise EngineError(f"{name} needs {', '.join(lost)} at {places}, {lost[0].whereabouts}")
+        raise EngineError(
+            f"{name} needs {', '.join(lost)} at {places}, {ready.reads.whereabouts(lost[0])}"
+        )
 
 
 def _check_announced(name: str, ready: Ready, stages: Sequence[Stage]) -> None:

@@ -24,6 +24,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
 
 COUNTED = (
+    "absorb.py",
     "attention_kinds.py",
     "benchmarks",
     "border/images.py",
@@ -40,6 +41,7 @@ COUNTED = (
     "measure",
     "models",
     "observations.py",
+    "products.py",
     "pruner.py",
     "reads.py",
     "run/active.py",

@@ -107,9 +107,10 @@ def inputs_untouched(candidate: Candidate) -> str:
 
 def keeps_all(candidate: Candidate) -> str:
     """A budget of 1.0 keeps every token, in a model of any depth."""
-    for tokens in samples(candidate.ready):
-        for layers in DEPTHS:
-            pruner = candidate.bare.prepared(facts(layers=layers))
+    for layers in DEPTHS:
+        pruner = candidate.bare.prepared(facts(layers=layers))
+        # a method may read other layers at another depth, and see as many values
+        for tokens in samples(pruner):
             stages = pruner.plan(Budget(1.0), len(tokens), layers)
             steps = walk(pruner, stages, tokens, terms=(Budget(1.0), layers))
             kept = len(steps[-1].keep.index)
