@@ -53,6 +53,12 @@ class AddOn(Pruner):
     def prepared(self, facts: Facts) -> Self:
         return replace(self, base=self.base.prepared(facts))
 
+    def decodes_at(self) -> Site | None:
+        return self.base.decodes_at()
+
+    def decode(self, step: DecodingStep) -> Tensor | None:
+        return self.base.decode(step)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -304,7 +310,7 @@ def _sites(pruner: Pruner, layers: int) -> list[Site]:
     for budget in (Budget(0.5, nearest=True), None):
         try:
             stages = pruner.plan(budget, 576, layers)
-        except BudgetError:
+        except (BudgetError, Unsupported):  # Unsupported: it waits to be made ready
             continue
         if stages:
             return [stage.site for stage in stages]
@@ -352,4 +358,4 @@ def joined(parts: Sequence[tuple[type[Pruner], Callable[..., Pruner]]]) -> Prune
             methods[-1] = build(base=methods[-1])
     if len(methods) > 2:
         raise ValueError(f"{len(methods)} methods are joined; one budget is shared by two at most")
-    return methods[0] if len(methods) == 1 else Composite(*methods)
+    return methods[0] if len(methods) == 1 else Composite(methods[0], methods[1])

@@ -221,14 +221,17 @@ def settings(pruner: Pruner) -> dict[str, Any]:
 
 def defaults(method: type[Pruner]) -> dict[str, Any]:
     """The settings of a class with their defaults; raises RegistryError where one has none."""
-    values = {}
+    values: dict[str, Any] = {}
     for option in fields(method):
         if not option.compare:
             continue
-        if option.default is MISSING and option.default_factory is MISSING:
+        factory = option.default_factory
+        if option.default is not MISSING:
+            values[option.name] = option.default
+        elif factory is not MISSING:
+            values[option.name] = factory()
+        else:
             raise RegistryError(f"{method.__name__}.{option.name} has no default")
-        value = option.default
-        values[option.name] = option.default_factory() if value is MISSING else value  # type: ignore[misc]
     return values
 
 

@@ -11,6 +11,7 @@ import torch
 from conftest import picture
 from oracle import logits
 from test_equivalence import PROMPTS, Draw, dead_columns, run
+from test_tower import hidden
 from torch import Tensor
 
 import prunebench
@@ -31,6 +32,7 @@ from prunebench import (
     llm,
     prune,
     solve,
+    vision,
 )
 from prunebench.budget import alive, cached, spent
 from prunebench.cli import main
@@ -206,6 +208,26 @@ def test_in_several_families(name: str) -> None:
     torch.testing.assert_close(got, logits(family.model, inputs, answer, dead), **CLOSE)
     (sample,) = trace.samples
     assert abs(sample.spent() - 0.5 * sample.available) <= 0.5
+
+
+@dataclass(frozen=True)
+class Inside(Draw):
+    """A draw inside the vision encoder."""
+
+    def site(self) -> Site:
+        return vision(1)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "internvl"])
+def test_the_first_may_work_inside_the_encoder(name: str) -> None:
+    family = families.build(name)
+    inputs = family.inputs(([picture(*family.sizes[0])], "color of 5"))
+    pruner = Composite(Inside(), Late())
+    answer, got, trace = run(family.model, inputs, pruner, budget=0.4, positions="original")
+    assert list(trace.samples[0].kept) == [vision(1), llm(2), llm(4)]
+    assert abs(trace.samples[0].spent() - 0.4 * trace.samples[0].available) <= 0.5
+    want = hidden(family, inputs, answer, trace)
+    torch.testing.assert_close(got, want, **CLOSE)
 
 
 def test_a_name_is_enough(model: Any, inputs_of: Any) -> None:
@@ -394,6 +416,16 @@ def test_restore_keeps_what_it_may(model: Any, inputs_of: Any, prompt: str, posi
     assert bool(torch.isfinite(got).all())
     for sample in trace.samples:
         assert sample.spent() == round(0.5 * sample.available)
+
+
+@pytest.mark.parametrize("name", families.names())
+def test_restore_works_in_every_family(name: str) -> None:
+    family = families.build(name)
+    images = [picture(*size, number) for number, size in enumerate(family.sizes[:2])]
+    inputs = family.inputs((images, "color of 5"))
+    _, got, trace = run(family.model, inputs, build("random+restore"), budget=0.5)
+    assert bool(torch.isfinite(got).all())
+    assert trace.samples[0].entering == [round(0.5 * trace.samples[0].available)] * 6
 
 
 def test_restore_merges_what_is_alike() -> None:

@@ -279,6 +279,24 @@ def method_page(name: str) -> str:
     return "\n".join(section for section in sections if section)
 
 
+def addon_page(name: str) -> str:
+    """The same about an add-on, which runs where the method runs that it wraps."""
+    kind = registry.get(name)
+    card = registry.card(kind)
+    text = f"# {title(name)}\n\n{sentence(idea(name))}\n\n{inspect.getdoc(kind) or ''}\n"
+    rows = [
+        ["name", f"`METHOD+{name}`"],
+        ["file", f"`methods/addons/{name}.py`"],
+        ["paper", linked(card.paper)],
+        ["official code", linked(card.code)],
+        ["checked against", verification(name)],
+    ]
+    if card.variant:
+        rows.append(["departs from the official code", card.variant])
+    facts = "## In the code\n\n" + table(["", ""], rows)
+    return "\n".join([text, facts, settings_section(kind)])
+
+
 def prose(name: str) -> str:
     """What was written about a method by hand, "" where nothing was."""
     path = ROOT / "docs" / "methods" / f"{name}.md"
@@ -313,11 +331,10 @@ def linked(url: str | None) -> str:
 
 def settings_section(kind: type[Pruner]) -> str:
     """Every setting with its type and default; "" where there is none."""
-    rows = []
+    rows, defaults = [], registry.defaults(kind)
     for field in fields(kind):
         if field.compare:
-            default = repr(getattr(kind(), field.name))
-            rows.append([f"`{field.name}`", f"`{field.type}`", f"`{default}`"])
+            rows.append([f"`{field.name}`", f"`{field.type}`", f"`{defaults[field.name]!r}`"])
     if not rows:
         return ""
     return "## Settings and defaults\n\n" + table(["setting", "type", "default"], rows)
