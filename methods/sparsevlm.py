@@ -122,31 +122,15 @@ class SparseVLM(Pruner):
             tokens.memo[LIKENESS] = tokens.features.float() @ text.T
             return Keep(torch.arange(min(stage.keep, len(tokens))))
         order = self.order(tokens)
-        kept = order[: self.kept(len(tokens), stage.keep)].sort().values
-        count = min(stage.keep, len(tokens)) - len(kept)
-        if count == 0:
-            return Keep(kept, order="given")
-        recycled = order[len(kept) :][: max(count, recycled_count(len(tokens) - len(kept)))]
-        states = tokens.features[recycled]
-        between = distances(states)
-        centres = density_peaks(between, count, neighbours=count)
-        merged = means(states, joined(between, centres), count).to(tokens.features.dtype)
-        index = torch.cat([kept, recycled[centres]])
-        return Keep(index, torch.cat([tokens.features[kept], merged]), order="given")
+        return melted(tokens, order, self.kept(len(tokens), stage.keep), stage.keep)
 
     def kept(self, there: int, keep: int) -> int:
         """How many of `there` tokens stay as they are, where `keep` go on with the merged ones."""
-        if keep >= there:
-            return there
-        # one token more that stays is at most one cluster less
-        count = max(0, keep - self.clusters(there))
-        while count < keep and count + 1 + self.clusters(there - count - 1) <= keep:
-            count += 1
-        return max(count, keep - keep // 2)
+        return staying(there, keep)
 
     def clusters(self, dropped: int) -> int:
         """Into how many tokens some of the dropped ones are merged."""
-        return recycled_count(dropped) // 10 + 1 if dropped > 0 else 0
+        return cluster_count(dropped)
 
     def order(self, tokens: VisualTokens) -> Tensor:
         """[N] places by descending score."""
@@ -187,3 +171,38 @@ def raters(tokens: VisualTokens, count: int) -> dict[str, Tensor]:
 def recycled_count(dropped: int) -> int:
     """How many of the dropped tokens are merged, the highest of them."""
     return int(0.3 * dropped) + 1
+
+
+def cluster_count(dropped: int) -> int:
+    """Into how many tokens these are merged."""
+    return recycled_count(dropped) // 10 + 1 if dropped > 0 else 0
+
+
+def staying(there: int, keep: int) -> int:
+    """How many of `there` tokens stay as they are, where `keep` go on with the merged ones: half of
+    them at least.
+    """
+    if keep >= there:
+        return there
+    # one token more that stays is at most one cluster less
+    count = max(0, keep - cluster_count(there))
+    while count < keep and count + 1 + cluster_count(there - count - 1) <= keep:
+        count += 1
+    return max(count, keep - keep // 2)
+
+
+def melted(tokens: VisualTokens, order: Tensor, stay: int, keep: int) -> Keep:
+    """The first `stay` tokens of `order` [N] in the order in which they stand, and behind them the
+    merged ones, `keep` in all.
+    """
+    kept = order[:stay].sort().values
+    count = min(keep, len(tokens)) - stay
+    if count == 0:
+        return Keep(kept, order="given")
+    recycled = order[stay:][: max(count, recycled_count(len(tokens) - stay))]
+    states = tokens.features[recycled]
+    between = distances(states)
+    centres = density_peaks(between, count, neighbours=count)
+    rows = means(states, joined(between, centres), count).to(tokens.features.dtype)
+    index = torch.cat([kept, recycled[centres]])
+    return Keep(index, torch.cat([tokens.features[kept], rows]), order="given")

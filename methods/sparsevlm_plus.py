@@ -83,6 +83,10 @@ class SparseVLMPlus(SparseVLM):  # type: ignore[misc]  # mypy reads methods/ as 
         plain: Reads = super().reads
         return plain | Reads(frozenset(signals)).only_at(Part.LLM)
 
+    def kept(self, there: int, keep: int) -> int:
+        """All that go on."""
+        return min(there, keep)
+
     def clusters(self, dropped: int) -> int:
         """Nothing is merged."""
         return 0
