@@ -85,7 +85,7 @@ class CDPruner(Pruner):
         return frozenset({Signal.CLIP_PATCHES, Signal.CLIP_TEXT})
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         if self.relevance != "auto":
             return {}
         return dict.fromkeys((Signal.CLIP_PATCHES, Signal.CLIP_TEXT), Signal.TEXT_FEATURES)

@@ -21,7 +21,13 @@ from prunebench import (
     Trained,
     Unsupported,
     VisualTokens,
+    attention_reads,
+    attention_stand_ins,
+    check_attention,
+    encoder_attention,
     register,
+    summary_reads,
+    tile_summaries,
 )
 
 GROUPS, BLOCKS, HEADS = 4, 4, 4
@@ -62,7 +68,7 @@ class IGVA(Trained, ScorePruner):
     Settings:
 
     - `attention`: "received" reads the attention that patches receive and averages patches in the
-      place of CLS tokens, which is ours, for encoders that have none;
+      place of CLS tokens, which is ours; "auto" does so on encoders that have none;
     - `balance`: the weight of the entropy;
     - `weights`: "none" asks for a uniform w, and "" falls back on it where a model has no weights.
     """
@@ -70,27 +76,25 @@ class IGVA(Trained, ScorePruner):
     default_positions = "compact"
     optional = True
     per_tile = True
-    attention: str = "cls"
+    attention: str = "auto"
     balance: float = 0.02
     depth: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.attention not in ("cls", "received"):
-            raise ValueError(f"attention is {self.attention!r}; it is 'cls' or 'received'")
+        check_attention(self.attention)
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        of_cls = self.attention == "cls"
-        attention = Signal.CLS_ATTENTION if of_cls else Signal.RECEIVED_ATTENTION
-        if self.module is None:
-            return frozenset({attention})
-        summary = Signal.CLS_FEATURES if of_cls else Signal.ENCODER_FEATURES
-        return frozenset({attention, summary, Signal.CLIP_TEXT})
+    def stand_ins(self) -> Mapping[Signal, Signal]:
+        return attention_stand_ins(self.attention)
 
     @property
     def reads(self) -> Reads:
         every_block = tuple(range(self.depth))
-        return Reads(self.needs, blocks=dict.fromkeys(self.needs, every_block))
+        reads = attention_reads(self.attention, every_block)
+        if self.module is None:
+            return reads
+        text = Reads(frozenset({Signal.CLIP_TEXT}))
+        return reads | summary_reads(self.attention, every_block) | text
 
     def prepared(self, facts: Facts) -> Self:
         """Every block of the encoder is read, so that their number must be known."""
@@ -108,9 +112,7 @@ class IGVA(Trained, ScorePruner):
 
     def maps(self, tokens: VisualTokens) -> Tensor:
         """[K, N] what each group attends to; every tile's sums to 1."""
-        of_cls = self.attention == "cls"
-        attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
-        maps = grouped(attention.float().mean(1))
+        maps = grouped(encoder_attention(tokens).mean(1))
         tile = tokens.tile.to(maps.device)
         sums = maps.new_zeros(len(maps), len(tokens.tiles))  # [K, T]
         sums = sums.index_add(1, tile, maps)
@@ -122,24 +124,11 @@ class IGVA(Trained, ScorePruner):
         if self.module is None:
             shape = len(tokens.tiles), count
             return torch.full(shape, 1 / count, device=tokens.features.device)
-        summaries = grouped(self._summaries(tokens))
+        summaries = grouped(tile_summaries(tokens))
         device = summaries.device
         text = tokens.clip_text[0].float().to(device)
         weights: Tensor = self.module.to(device)(text, summaries)
         return weights
-
-    def _summaries(self, tokens: VisualTokens) -> Tensor:
-        """[B, T, D_v] the CLS token of every tile, or the mean of its patches."""
-        if self.attention == "cls":
-            return tokens.cls_features.float()
-        features = tokens.encoder_features.float()
-        tiles = len(tokens.tiles)
-        tile = tokens.tile.to(features.device)
-        is_patch = (~tokens.newline).to(features)
-        sums = features.new_zeros(len(features), tiles, features.shape[-1])
-        sums = sums.index_add(1, tile, features * is_patch[:, None])
-        counts = is_patch.new_zeros(tiles).index_add(0, tile, is_patch)
-        return sums / counts.clamp(min=1)[:, None]
 
     # ---- weights ---------------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@ and question look at stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prunebench import (
+    REGIONS_PORT,
     Facts,
     Keep,
     Reads,
@@ -21,11 +22,19 @@ from prunebench import (
     Site,
     Stage,
     VisualTokens,
+    attention_reads,
+    attention_stand_ins,
+    check_attention,
+    encoder_attention,
     fill,
+    in_regions,
     llm,
     register,
+    summary_reads,
     tile_places,
+    tile_summaries,
     top,
+    whole_summary,
 )
 
 
@@ -48,8 +57,9 @@ class PTP(ScorePruner):
       operating point are known second hand;
     - reconstructed are the formula of rho, its `temperature`, the scaling, the thumbnail's share
       and the place of removal;
-    - ours: an image without crops, and a video as a whole, is one region and so a plain ranking;
-      images share by size; newline tokens have no patch and survive only behind all that have.
+    - ours: an image that its model does not cut, and a video as a whole, is one region and so a
+      plain ranking; models that take no crops have `regions` in their place; images share by size;
+      newline tokens have no patch and survive only behind all that have.
 
     Settings:
 
@@ -57,52 +67,59 @@ class PTP(ScorePruner):
       attends, where not all do;
     - `alpha`: how much the question counts against the encoder;
     - `temperature`: of the shares of the crops;
-    - `attention`: "received", for encoders without a CLS token, takes for b the attention that j's
-      patches receive from all others, and for CLS the mean of a tile's patches behind the encoder.
+    - `attention`: "received" takes for b the attention that j's patches receive from all others,
+      and for CLS the mean of a tile's patches behind the encoder; "auto" does so on encoders that
+      have no CLS token;
+    - `regions`: into so many parts by so many an image is cut where models take no crops; 1 leaves
+      it whole.
     """
 
     own_share = 0.5
     layer: int = 2
     alpha: float = 0.5
     temperature: float = 0.1
-    attention: str = "cls"
+    attention: str = "auto"
+    regions: int = 2
+    cuts: int = field(default=1, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.attention not in ("cls", "received"):
-            raise ValueError(f"attention is {self.attention!r}; it is 'cls' or 'received'")
+        check_attention(self.attention)
         if self.layer < 0:
             raise ValueError(f"layer is {self.layer}; layers count from 0")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}; it lies in 0..1")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it is above 0")
+        if self.regions < 1:
+            raise ValueError(f"regions is {self.regions}; it is parts of a side, at least 1")
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        signals = {Signal.TEXT_ATTENTION}
-        if self.attention == "cls":
-            signals |= {Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
-        else:
-            signals |= {Signal.RECEIVED_ATTENTION, Signal.ENCODER_FEATURES}
-        return frozenset(signals)
+    def stand_ins(self) -> Mapping[Signal, Signal]:
+        return attention_stand_ins(self.attention)
+
+    @property
+    def port(self) -> str:
+        return REGIONS_PORT if self.cuts > 1 else ""
 
     def prepared(self, facts: Facts) -> Self:
+        """The layer that attends, and regions on models without crops."""
+        cuts = self.regions if facts.tiled is False else 1
         if self.layer != PTP.layer:
-            return self
-        return replace(self, layer=facts.attending_near(self.layer, last=facts.layers - 2))
+            return replace(self, cuts=cuts)
+        layer = facts.attending_near(self.layer, last=facts.layers - 2)
+        return replace(self, layer=layer, cuts=cuts)
 
     def site(self) -> Site:
         return llm(before=self.layer + 1)
 
     @property
     def reads(self) -> Reads:
-        return Reads(self.needs, blocks={Signal.CLS_FEATURES: (-1,)})
+        text = Reads(frozenset({Signal.TEXT_ATTENTION}))
+        return text | attention_reads(self.attention) | summary_reads(self.attention)
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] saliency and importance mixed; 0 for newlines."""
-        of_cls = self.attention == "cls"
-        attention = tokens.cls_attention if of_cls else tokens.received_attention  # [B, H, N]
-        saliency = _stretched(tokens, attention.float().mean(dim=(0, 1)))
+        saliency = _stretched(tokens, encoder_attention(tokens).mean(dim=(0, 1)))
         paid = tokens.text_attention.float().mean(dim=0)  # [Q, N]
         # text between images is blind to the last of them, and would stand out for the one it
         # follows
@@ -112,15 +129,16 @@ class PTP(ScorePruner):
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """The highest in every region; newlines fill what regions cannot hold."""
+        tokens = in_regions(tokens, self.cuts)
         scores = self.score(tokens)
         kept = []
-        for region, count in self.regions(tokens, stage.keep):
+        for region, count in self.groups(tokens, stage.keep):
             kept.append(region[top(scores[region], count)])
         rest = stage.keep - sum(len(places) for places in kept)
         newlines = tokens.newline.nonzero()[:, 0].to(scores.device)
         return Keep(torch.cat([*kept, newlines[:rest]]))
 
-    def regions(self, tokens: VisualTokens, total: int) -> Iterator[tuple[Tensor, int]]:
+    def groups(self, tokens: VisualTokens, total: int) -> Iterator[tuple[Tensor, int]]:
         """Places of tokens that are ranked together, and how many of them stay."""
         patches = tile_places(tokens, newlines=False)
         views: dict[tuple[int, str], list[int]] = {}
@@ -147,19 +165,12 @@ class PTP(ScorePruner):
         for number, tile in enumerate(tokens.tiles):
             if thumbnail is None and tile.kind == "thumbnail" and tile.image == image:
                 thumbnail = number
-        if thumbnail is None:  # nothing to compare with: crops share by size
+        if thumbnail is None and self.cuts == 1:  # nothing to compare with: crops share by size
             return torch.tensor([float(len(tokens.tiles[number])) for number in crops])
-        unit = normalize(self.summaries(tokens), dim=-1)
-        return (unit[crops] @ unit[thumbnail] / self.temperature).softmax(dim=0)
-
-    def summaries(self, tokens: VisualTokens) -> Tensor:
-        """[T, D_v] what stands for a tile."""
-        if self.attention == "cls":
-            return tokens.cls_features[0].float()
-        features = tokens.encoder_features[0].float()
-        patches = tile_places(tokens, newlines=False)
-        # means but for their length, which a cosine does not see
-        return torch.stack([features[place].sum(dim=0) for place in patches])
+        summaries = tile_summaries(tokens)[0]
+        whole = whole_summary(tokens, summaries, crops if thumbnail is None else [thumbnail])
+        likeness = normalize(summaries[crops], dim=-1) @ normalize(whole, dim=-1)
+        return (likeness / self.temperature).softmax(dim=0)
 
 
 def _stretched(tokens: VisualTokens, values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from prunebench.reads import Reads
@@ -32,9 +33,22 @@ def attention_reads(kind: str, blocks: Sequence[int] = ()) -> Reads:
     return Reads(frozenset({signal}), blocks={signal: tuple(blocks)} if blocks else {})
 
 
+def summary_reads(kind: str, blocks: Sequence[int] = (-1,)) -> Reads:
+    """What a method reads, for its setting `attention`, of every tile as a whole: behind these
+    encoder blocks its CLS token or, in its place, all patches.
+    """
+    signal = Signal.ENCODER_FEATURES if kind == "received" else Signal.CLS_FEATURES
+    return Reads(frozenset({signal}), blocks={signal: tuple(blocks)})
+
+
 def attention_stand_ins(kind: str) -> dict[Signal, Signal]:
     """What `Pruner.stand_ins` says for the setting `attention`."""
-    return {Signal.CLS_ATTENTION: Signal.RECEIVED_ATTENTION} if kind == "auto" else {}
+    if kind != "auto":
+        return {}
+    return {
+        Signal.CLS_ATTENTION: Signal.RECEIVED_ATTENTION,
+        Signal.CLS_FEATURES: Signal.ENCODER_FEATURES,
+    }
 
 
 def encoder_attention(tokens: VisualTokens) -> Tensor:
@@ -42,3 +56,27 @@ def encoder_attention(tokens: VisualTokens) -> Tensor:
     of_cls = Signal.CLS_ATTENTION in tokens.signals
     attention = tokens.cls_attention if of_cls else tokens.received_attention
     return attention.float()
+
+
+def tile_summaries(tokens: VisualTokens) -> Tensor:
+    """[B, T, D_v] what `summary_reads` asked for, in float32: the CLS token of every tile, or the
+    mean of its patches.
+    """
+    if Signal.CLS_FEATURES in tokens.signals:
+        return tokens.cls_features.float()
+    features = tokens.encoder_features.float()
+    count = len(tokens.tiles)
+    tile = tokens.tile.to(features.device)
+    is_patch = (~tokens.newline).to(features)
+    sums = features.new_zeros(len(features), count, features.shape[-1])
+    sums = sums.index_add(1, tile, features * is_patch[:, None])
+    sizes = is_patch.new_zeros(count).index_add(0, tile, is_patch)
+    return sums / sizes.clamp(min=1)[:, None]
+
+
+def whole_summary(tokens: VisualTokens, summaries: Tensor, tiles: Sequence[int]) -> Tensor:
+    """[..., D_v] the mean of some tiles' `summaries` [..., T, D_v], by their patches."""
+    sizes = torch.bincount(tokens.tile[~tokens.newline], minlength=len(tokens.tiles))
+    weights = sizes[list(tiles)].to(summaries)
+    weighed = summaries[..., list(tiles), :] * weights[:, None]
+    return weighed.sum(-2) / weights.sum().clamp(min=1)

@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from hashlib import sha256
@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunebench.composition import members
 from prunebench.pruner import Pruner
 
-BASES = ("prunebench.pruner", "prunebench.trained")
+BASES = ("prunebench.pruner", "prunebench.composition", "prunebench.trained")
 """Modules of the classes that every method inherits from."""
 
 _LOADED: dict[str, dict[str, bytes]] = {}
@@ -56,6 +57,12 @@ def note_source(module: ModuleType, source: bytes | None = None) -> None:
     for helper in helpers(path, own, package):
         texts[str(helper.relative_to(path.parent))] = helper.read_bytes()
     _LOADED[module.__name__] = texts
+
+
+def code_digest(pruner: Pruner) -> str:
+    """sha256 over the code of a method, and of all that it is composed of."""
+    digests = [source_digest(type(part)) for part in members(pruner)]
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
 
 
 def source_digest(method: type[Pruner]) -> str:
@@ -94,9 +101,14 @@ def source_files(method: type[Pruner]) -> list[Path]:
 
 
 def weights_digest(module: nn.Module) -> str:
+    """The hash of a module's weights."""
+    return tensors_digest(module.state_dict().items())
+
+
+def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """sha256 over the names, types, shapes and contents of all parameters and buffers."""
     digest = sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors:
         if isinstance(tensor, Tensor):
             digest.update(_line(f"{name} {tensor.dtype} {list(tensor.shape)}"))
             digest.update(_content(tensor))

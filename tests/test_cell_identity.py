@@ -230,6 +230,7 @@ def test_a_method_is_prepared_once_a_cell_and_a_layout_made_once_a_sample(
         "methods=fastervlm,random,divprune",
         "budgets=0.5,0.25",
         "limit=4",
+        "batch=1",
         "controls=false",
     ]
     assert main(["sweep", *options, "cost=false", f"out={tmp_path / 'study'}"]) == 0

@@ -437,6 +437,7 @@ def test_a_stopped_sweep_keeps_its_samples_and_goes_on(
         "cost=false",
         "budgets=0.5",
         "limit=4",
+        "batch=1",
     ]
     words.append(f"out={tmp_path / 'study'}")
     assert main(words) == 143

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,11 @@ from test_equivalence import PLANS, Draw, dead_columns, run
 import prunebench
 from prunebench.models import LoadError
 from prunebench.models.loaded import Loaded
-from prunebench.testbed import MODELS, sample
+from prunebench.pruner import Unsupported
+from prunebench.run import grid, provenance
+from prunebench.run.backend import ModelSetup, setup_of
+from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.testbed import sample
 
 MODEL = "tiny-qwen2.5-vl"
 needs_bits = pytest.mark.skipif(
@@ -66,6 +69,9 @@ def test_quantization_is_of_the_weights_identity() -> None:
     [
         ({"quantization": "3bit"}, "quantization is '3bit'; it is none, 8bit or 4bit"),
         ({"quantization": "4bit", "weights": "random"}, "random weights are not quantized"),
+        ({"device_map": "everywhere"}, "device_map is 'everywhere'; it is none, auto, balanced"),
+        ({"device_map": "cuda:99"}, "device_map is 'cuda:99', and torch sees . GPUs here"),
+        ({"device_map": "auto", "weights": "random"}, "random weights are made in one place"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], reason: str) -> None:
@@ -85,23 +91,52 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="no accelerate")
-def test_layers_that_lie_on_disk(tmp_path: Path) -> None:
+def test_layers_that_lie_on_disk() -> None:
     """A model that was loaded with a `device_map` is pruned as if it were in one place."""
-    from transformers import AutoModelForImageTextToText
-
     whole = prunebench.load(MODEL)
-    places = dict.fromkeys(("model.visual", "lm_head"), "cpu")
+    places: dict[str, str | int] = dict.fromkeys(("model.visual", "lm_head"), "cpu")
     language = "model.language_model"
     places |= {f"{language}.{name}": "cpu" for name in ("embed_tokens", "norm", "rotary_emb")}
     for number in range(len(whole.family.layers(whole.model))):
         places[f"{language}.layers.{number}"] = "cpu" if number < 2 else "disk"
-    apart: Any = AutoModelForImageTextToText.from_pretrained(
-        str(MODELS[MODEL]), device_map=places, offload_folder=tmp_path, dtype=torch.float32
-    )
-    inputs, _ = inputs_of(whole)
+    apart = prunebench.load(MODEL, device_map=places)
+    assert "cpu and disk" in repr(apart)
+    assert apart.revision == whole.revision
+    inputs, answer = inputs_of(apart)
+    with prunebench.prune(apart.model, "fastv", 0.5):
+        output = apart.model.generate(**inputs, max_new_tokens=6)
+    assert apart.text(output, inputs) == answer
     for plan in ("input", "three stages"):
         for positions in ("original", "compact"):
             options = {"plan": PLANS[plan], "positions": positions, "seeds": [3]}
-            _, got, _ = run(apart.eval(), inputs, Draw(), **options)
+            _, got, _ = run(apart.model, inputs, Draw(), **options)
             _, want, _ = run(whole.model, inputs, Draw(), **options)
             assert torch.equal(got, want)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="no accelerate")
+@pytest.mark.parametrize("name", ["auto", "balanced", "cpu"])
+def test_layers_that_accelerate_spreads(name: str) -> None:
+    """Here all of them lie in one place, as they would without."""
+    apart = prunebench.load(MODEL, device_map=name)
+    assert " on cpu, revision" in repr(apart)
+    assert apart.revision == prunebench.load(MODEL).revision
+    inputs, answer = inputs_of(apart)
+    with prunebench.prune(apart.model, "pyramiddrop", 0.5):
+        output = apart.model.generate(**inputs, max_new_tokens=6)
+    assert apart.text(output, inputs) == answer
+
+
+def test_a_grid_says_where_layers_lie() -> None:
+    setup = setup_of(grid.load(None, [f"model={MODEL}", "device_map=auto"]), MODEL, has_gpu=False)
+    assert setup.device_map == "auto"
+    assert provenance.collect(setup, {}, {})["device_map"] == "auto"
+    assert setup_of(grid.load(None, [f"model={MODEL}"]), MODEL, has_gpu=False).device_map == "none"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="no accelerate")
+def test_no_clock_runs_for_a_model_in_several_places() -> None:
+    backend = TransformersBackend.load(ModelSetup(MODEL, device_map="cpu"))
+    backend.module.hf_device_map = {"model": 0, "lm_head": 1}  # type: ignore[assignment]
+    with pytest.raises(Unsupported, match=r"a model on cuda:0, cuda:1 \(device_map\) are not"):
+        backend.time(*[None] * 4)  # type: ignore[arg-type]

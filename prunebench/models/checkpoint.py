@@ -17,6 +17,7 @@ from torch import nn
 from prunebench.border import weights
 from prunebench.border.text import message, one_line
 from prunebench.models.errors import LoadError
+from prunebench.models.placement import tensors_of
 
 DEEPEST = 1000
 """Layers beyond which a config.json describes no model: building one would never end."""
@@ -136,7 +137,7 @@ def check_loaded(model: nn.Module, report: Mapping[str, Any]) -> None:
             "its config.json names a quantization that is not known here: "
             f"{one_line(str(quantization), 100)}"
         )
-    broken = weights.non_finite(model.state_dict().items())
+    broken = weights.non_finite(tensors_of(model))
     if broken is not None:
         raise LoadError(
             f"tensor {one_line(broken, 100)} has values that are not finite "

@@ -12,6 +12,7 @@ from prunebench.border.text import one_line
 from prunebench.models.base import Family
 from prunebench.models.harness import OWN, Manner
 from prunebench.models.inputs import Message, new_texts, process, user_message
+from prunebench.models.placement import devices_of, entry_of
 
 if TYPE_CHECKING:
     from prunebench.border.images import Source
@@ -36,6 +37,11 @@ class Loaded:
     trust_remote_code: bool = False
     manner: Manner = OWN
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs."""
+        return entry_of(self.model)
+
     def inputs(self, image: Source, question: str) -> dict[str, Any]:
         """A question about an image as what `model.generate` takes, in the model's own chat format.
 
@@ -57,7 +63,7 @@ class Loaded:
         chats = [with_clips(self, conversation) for conversation in conversations]
         side = self.family.token_pixels(self.model)
         batch = process(self.processor, chats, self.manner, side, fitted)
-        inputs = dict(batch.to(self.model.device))
+        inputs = dict(batch.to(self.device))
         for name, value in inputs.items():
             # one processor makes bfloat16, whatever its model computes in
             if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
@@ -79,5 +85,5 @@ class Loaded:
         dtype = str(self.model.dtype).removeprefix("torch.")
         return (
             f"<Loaded {one_line(self.name, 80)}: {self.family.name}, {millions:,.1f} M parameters, "
-            f"{dtype} on {self.model.device}, revision {self.revision}>"
+            f"{dtype} on {' and '.join(devices_of(self.model))}, revision {self.revision}>"
         )

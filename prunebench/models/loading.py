@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 
 from prunebench.border.text import one_line
-from prunebench.identity import weights_digest
+from prunebench.identity import tensors_digest
 from prunebench.models import checkpoint
 from prunebench.models.base import KNOWN_GOOD, Family
 from prunebench.models.catalogue import family_of_type, source_of
 from prunebench.models.errors import LoadError, explained, unattended
 from prunebench.models.loaded import Loaded
+from prunebench.models.placement import DeviceMap, device_map_of, tensors_of
 from prunebench.models.processors import check_processor, check_prompt
 from prunebench.models.quantized import Quantization, quantization_of
 from prunebench.testbed import Embedded
@@ -41,6 +42,7 @@ def load(  # noqa: PLR0913  (every one but the name is optional, and named where
     revision: str | None = None,
     trust_remote_code: bool = False,
     quantization: Quantization | str = "none",
+    device_map: DeviceMap = "none",
 ) -> Loaded:
     """Load an embedded model, an alias, a hub id or a local folder through stock transformers.
 
@@ -58,7 +60,8 @@ def load(  # noqa: PLR0913  (every one but the name is optional, and named where
     `weights="random"` builds the configuration with random weights drawn from `seed` and fetches
     none: enough to measure time and memory. Code that comes with a model runs only where
     `trust_remote_code` says so; nobody is asked at a terminal. With `quantization` the linear
-    layers' weights get 8 or 4 bits while they are loaded, by bitsandbytes.
+    layers' weights get 8 or 4 bits while they are loaded, by bitsandbytes. With `device_map` the
+    layers are spread over devices, memory and disk, by accelerate: `device` has no say then.
 
     Raises LoadError in one line that says what could not be had and what to do, Unsupported where
     prunebench does not know the model's family. Weights that lack a tensor, hold one too many, one
@@ -71,13 +74,15 @@ def load(  # noqa: PLR0913  (every one but the name is optional, and named where
         config = loader.config()
         family = family_of_type(config.model_type)
         bits = quantization_of(quantization, config, loader.dtype, random=weights == "random")
+        placement = device_map_of(device_map, random=weights == "random")
         processor = loader.processor()
         if weights == "random":
             model = loader.random(config, seed)
         else:
-            model = loader.pretrained(config, bits)
-        # what is quantized was made where it is to stay
-        model = model.eval() if bits is not None else model.to(device).eval()
+            model = loader.pretrained(config, bits, placement)
+        # what is quantized or spread was made where it is to stay
+        stays = bits is not None or placement is not None
+        model = model.eval() if stays else model.to(device).eval()
         check_processor(processor, model, family.placeholders(model))
         # new tokens are appended to every row: no padding may stand between
         processor.tokenizer.padding_side = "left"
@@ -85,7 +90,7 @@ def load(  # noqa: PLR0913  (every one but the name is optional, and named where
     # of a folder the name alone, for its weights identify it, wherever it lies
     name_of_source = Path(source).name if Path(source).is_dir() else source
     commit = loader.commit() if weights == "pretrained" else None
-    identity = commit or f"sha256:{weights_digest(model)[:16]}"
+    identity = commit or f"sha256:{tensors_digest(tensors_of(model))[:16]}"
     return Loaded(name, name_of_source, model, processor, family, identity, trust_remote_code)
 
 
@@ -128,13 +133,16 @@ class _Loader:
 
     def random(self, config: Any, seed: int) -> Any:
         """The model with random weights, the same for the same seed."""
-        self._check_size(config, None)
+        self._check_size(config, None, self.device)
         torch.manual_seed(seed)
         return _auto("AutoModelForImageTextToText").from_config(config, **self._options)
 
-    def pretrained(self, config: Any, bits: Any | None = None) -> Any:
-        """The model with its stored weights, all of them and no others; quantized as `bits` say."""
-        self._check_size(config, self._stored())
+    def pretrained(self, config: Any, bits: Any | None, placement: Any | None) -> Any:
+        """The model with its stored weights, all of them and no others; quantized as `bits` say,
+        its layers where `placement` puts them.
+        """
+        # how much fits in memory is no matter where layers may lie elsewhere
+        self._check_size(config, self._stored(), self.device if placement is None else "several")
         # the sizes are compared below, where the names are at hand; transformers only logs them
         options: dict[str, Any] = {
             "output_loading_info": True,
@@ -142,6 +150,8 @@ class _Loader:
         }
         if bits is not None:
             options |= {"quantization_config": bits, "device_map": {"": self.device}}
+        if placement is not None:
+            options["device_map"] = placement
         model, report = self._from("AutoModelForImageTextToText", **options, **self._options)
         checkpoint.check_loaded(model, report)
         return model
@@ -163,7 +173,7 @@ class _Loader:
         trusted = {"trust_remote_code": self.trust, **options}
         return _auto(auto).from_pretrained(self.source, revision=self.revision, **trusted)
 
-    def _check_size(self, config: Any, stored: checkpoint.Header | None) -> None:
+    def _check_size(self, config: Any, stored: checkpoint.Header | None, device: str) -> None:
         """Compare the model's size with what is stored and with the memory there is; LoadError."""
         if self.trust:  # nobody knows what foreign code does without data
             return
@@ -171,7 +181,7 @@ class _Loader:
         with torch.device("meta"):
             empty = _auto("AutoModelForImageTextToText").from_config(config, **self._options)
         quantized = getattr(config, "quantization_config", None) is not None
-        checkpoint.check_size(empty, stored, quantized, self.dtype, self.device)
+        checkpoint.check_size(empty, stored, quantized, self.dtype, device)
 
     def _stored(self) -> checkpoint.Header | None:
         """What is known of the weights before they are loaded."""

@@ -40,6 +40,7 @@ class ModelSetup:
     trust_remote_code: bool = False
     threads: int | None = None
     quantization: str = "none"
+    device_map: str = "none"
     harness: str = "lmms-eval"
     min_pixels: int | None = None
     max_pixels: int | None = None
@@ -191,6 +192,7 @@ def setup_of(grid: Grid, model: str, has_gpu: bool | None = None) -> ModelSetup:
         grid.trust_remote_code,
         grid.threads,
         quantization=grid.quantization,
+        device_map=grid.device_map,
         **asdict(_wish_of(grid)),
     )
 

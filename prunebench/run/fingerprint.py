@@ -53,6 +53,8 @@ def fingerprint(
         content["reach"] = "nearest"
     if setup.quantization != "none":
         content["quantization"] = setup.quantization
+    if setup.device_map != "none":
+        content["device_map"] = setup.device_map
     if cell.kind == "cost":
         content["cost"] = [asdict(grid.cost), machine["hardware"], machine["threads"]]
     text = json.dumps(content, sort_keys=True, default=str)

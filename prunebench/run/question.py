@@ -189,6 +189,12 @@ class Grid:
         "quantization=4bit",
         Bound(choices=QUANTIZATIONS),
     )
+    device_map: str = key(
+        "none",
+        "How layers are spread over GPUs, memory and disk, by accelerate: auto, balanced, "
+        "balanced_low_0, sequential, or all on one device; none is `device`.",
+        "device_map=auto",
+    )
     harness: str = key(
         "lmms-eval",
         "Whose prompts, generation settings, resolution and frames a model is asked with: those of "

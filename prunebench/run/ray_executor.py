@@ -50,7 +50,9 @@ class WriterBackend(TransformersBackend):
         """Load the model where it is in no worker's way, under the setup that workers have."""
         if setup.device == "cpu":
             return super().load(setup)
-        plain = replace(setup, device="cpu", attention="sdpa", quantization="none")
+        plain = replace(
+            setup, device="cpu", attention="sdpa", quantization="none", device_map="none"
+        )
         return replace(super().load(plain), setup=setup)
 
 

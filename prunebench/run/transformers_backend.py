@@ -26,7 +26,8 @@ from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.models import Loaded
 from prunebench.models.harness import Manner
 from prunebench.models.manners import manner_of
-from prunebench.pruner import Pruner
+from prunebench.models.placement import devices_of
+from prunebench.pruner import Pruner, Unsupported
 from prunebench.run import samples as group
 from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
 from prunebench.run.provenance import resolution
@@ -82,6 +83,7 @@ class TransformersBackend:
                 revision=setup.revision,
                 trust_remote_code=setup.trust_remote_code,
                 quantization=setup.quantization,
+                device_map=setup.device_map,
             )
         except ImportError as error:  # an attention kernel, a processor's library
             raise models.LoadError(
@@ -146,7 +148,7 @@ class TransformersBackend:
         digests = [identity(method.pruner)]
         if method.clip is not None:
             model = self.loaded.model
-            digests.append(load_clip(method.clip, model.device, model.dtype).digest)
+            digests.append(load_clip(method.clip, self.loaded.device, model.dtype).digest)
         return digests
 
     def read(self, benchmark: Benchmark, requests: Sequence[Request]) -> Samples:
@@ -201,10 +203,20 @@ class TransformersBackend:
         inputs = samples.single(self.loaded, row)
         return sample_flops(self.loaded.model, self.loaded.family, inputs, trace)
 
+    def _check_timed(self) -> None:
+        """Raise Unsupported for a model whose time and memory no single clock sees."""
+        places = devices_of(self.loaded.model)
+        if len(places) > 1:
+            raise Unsupported(
+                f"time and memory of a model on {', '.join(places)} (device_map) are not measured; "
+                "leave out device_map, or ask for quality alone"
+            )
+
     def time(
         self, samples: Samples, method: Ready, conditions: Conditions, settings: PairSettings
     ) -> list[PairRow]:
         """Measure the method and the unpruned model in pairs, encodings included."""
+        self._check_timed()
         return measure_pairs(
             self.loaded.model,
             self.loaded.family,
@@ -219,6 +231,7 @@ class TransformersBackend:
 
     def time_smaller(self, small: Samples, full: Samples, settings: PairSettings) -> list[PairRow]:
         """The same for smaller images against the full ones, without any method."""
+        self._check_timed()
         return measure_pairs(
             self.loaded.model,
             self.loaded.family,

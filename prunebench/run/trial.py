@@ -36,8 +36,8 @@ LONGEST = 20
 """Characters of a reference that may pass for an answer."""
 
 
-PARTLY = re.compile("no interval|stand without those")
-"""What a summary notes of so few answers, whatever the task."""
+PARTLY = re.compile("no interval|stand without those|scored by a guess")
+"""What a summary notes of so few answers, or of made-up ones, whatever the task."""
 
 
 @dataclass(frozen=True)

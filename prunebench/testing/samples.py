@@ -31,6 +31,8 @@ def facts(*, layers: int = 28, dim: int = 16) -> Facts:
         vision_blocks=8,
         vision_width=ENCODER_WIDTH,
         feature_block=7,
+        tiled=True,
+        clipped=True,
         kv_heads=KV_HEADS,
         head_width=HEAD_WIDTH,
         frequencies=tuple(1e4 ** (-2 * pair / HEAD_WIDTH) for pair in range(HEAD_WIDTH // 2)),

@@ -20,6 +20,7 @@ from prunebench import (
     Unsupported,
     VisualTokens,
     registry,
+    tile_summaries,
 )
 from prunebench.testing import check_pruner, tokens
 
@@ -128,7 +129,7 @@ def test_received_attention_stands_in_for_cls() -> None:
     blocks = {Signal.RECEIVED_ATTENTION: 8, Signal.ENCODER_FEATURES: 8}
     image = tokens(needs=trained.needs, blocks=blocks, tiles=2, newlines=True)
     patches = image.encoder_features[:, ~image.layout.newline].view(8, 2, 24, -1)
-    torch.testing.assert_close(trained._summaries(image), patches.mean(2))
+    torch.testing.assert_close(tile_summaries(image), patches.mean(2))
 
 
 def test_allocator_is_the_papers() -> None:

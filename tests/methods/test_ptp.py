@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,7 @@ from prunebench import (
     registry,
 )
 from prunebench.testing import check_pruner, tokens
+from prunebench.testing.samples import facts
 
 build = cache(families.build)
 
@@ -272,9 +274,35 @@ def test_tiles_of_a_real_model(name: str, attention: str) -> None:
     assert abs(int(stay[whole]) - 20 * float(patches[whole] / patches.sum())) < 1
 
 
-def test_an_encoder_without_cls_is_refused() -> None:
+def test_an_encoder_without_cls_is_refused_where_one_is_asked_for() -> None:
     with (
         pytest.raises(Unsupported, match="has no CLS token"),
-        prune(build("qwen2_5_vl").model, "ptp", 0.75),
+        prune(build("qwen2_5_vl").model, registry.build("ptp", {"attention": "cls"}), 0.75),
     ):
         pass
+
+
+def test_models_without_crops_have_regions() -> None:
+    """Four by four tokens, cut into four: the mean of the upper left part alone is unlike the
+    whole's.
+    """
+    ready = registry.build("ptp").prepared(replace(facts(), tiled=False))
+    assert "equal parts of the picture" in ready.port
+    summaries = torch.zeros(16, 2)
+    summaries[:, 0] = 1.0
+    upper_left = torch.tensor([0, 1, 4, 5])
+    summaries[upper_left] = torch.tensor([0.0, 1.0])
+    signals = {
+        Signal.RECEIVED_ATTENTION: torch.rand(1, 1, 16),
+        Signal.ENCODER_FEATURES: summaries[None],
+        Signal.TEXT_ATTENTION: torch.rand(1, 2, 16),
+    }
+    shown = VisualTokens(
+        torch.zeros(16, 2), Layout((Tile(4, 4),)), torch.arange(16), signals=signals
+    )
+    kept = ready.prune(shown, Stage(ready.site(), 9)).index
+    assert len(kept.unique()) == 9
+    assert not set(kept.tolist()) & set(upper_left.tolist())
+    whole = replace(ready, cuts=1)
+    assert len(whole.prune(shown, Stage(ready.site(), 9)).index.unique()) == 9
+    assert whole.port == ""
