@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prunebench.reads import Reads
     from prunebench.regions import REGIONS_PORT, in_regions
     from prunebench.registry import build, register
+    from prunebench.relevance import RELEVANCE_STAND_INS, question_cosines, scaled
     from prunebench.select import (
         fill,
         pooled,
@@ -74,6 +75,7 @@ _HOMES = {
     "reads": ("Reads",),
     "regions": ("REGIONS_PORT", "in_regions"),
     "registry": ("build", "register"),
+    "relevance": ("RELEVANCE_STAND_INS", "question_cosines", "scaled"),
     "select": (
         "fill",
         "pooled",
@@ -110,6 +112,7 @@ __all__ = [
     "INPUT",
     "PIXELS",
     "REGIONS_PORT",
+    "RELEVANCE_STAND_INS",
     "Budget",
     "BudgetError",
     "Choice",
@@ -160,9 +163,11 @@ __all__ = [
     "pick_tiles",
     "pooled",
     "prune",
+    "question_cosines",
     "quotas",
     "register",
     "require_finite",
+    "scaled",
     "scaled_layer",
     "share",
     "solve",

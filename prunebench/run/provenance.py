@@ -41,6 +41,7 @@ COUNTED = (
     "observations.py",
     "pruner.py",
     "reads.py",
+    "relevance.py",
     "run/active.py",
     "run/backend.py",
     "run/cost.py",
