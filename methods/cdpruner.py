@@ -87,7 +87,7 @@ class CDPruner(Pruner):
         return frozenset({Signal.CLIP_PATCHES, Signal.CLIP_TEXT})
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return RELEVANCE_STAND_INS if self.relevance == "auto" else {}
 
     @property

@@ -79,7 +79,7 @@ class EADP(Pruner):
         return frozenset({Signal.CLIP_PATCHES, Signal.CLIP_TEXT, Signal.CLIP_TEXT_TOKENS})
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return dict.fromkeys(self.needs, Signal.TEXT_FEATURES)
 
     @property

@@ -62,7 +62,7 @@ class MFPruner(Pruner):
         check_attention(self.attention)
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return attention_stand_ins(self.attention) | RELEVANCE_STAND_INS
 
     @property

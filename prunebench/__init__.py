@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.cluster import density_peaks, distances, joined, means
+    from prunebench.composition import AddOn
+    from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.greedy import greedy_cover, greedy_map
     from prunebench.models import Loaded, LoadError, load
+    from prunebench.products import Rows, gram
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
     from prunebench.regions import REGIONS_PORT, in_regions
@@ -36,8 +39,9 @@ if TYPE_CHECKING:
         windows,
     )
     from prunebench.signals import Signal
-    from prunebench.sites import INPUT, PIXELS, Site, llm, vision
-    from prunebench.staircase import Staircase, nearest_row, scaled_layer
+    from prunebench.sites import INPUT, PIXELS, Part, Site, llm, llm_at, vision
+    from prunebench.staircase import Staircase, nearest_row, powers, scaled_layer
+    from prunebench.steps import DecodingStep
     from prunebench.tilewise import (
         padding,
         pick_groups,
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
     )
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
-    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly
+    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly, staged
     from prunebench.words import FUNCTION_WORDS
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
@@ -67,10 +71,13 @@ _HOMES = {
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "cluster": ("density_peaks", "distances", "joined", "means"),
+    "composition": ("AddOn",),
+    "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "greedy": ("greedy_cover", "greedy_map"),
     "models": ("LoadError", "Loaded", "load"),
+    "products": ("Rows", "gram"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
     "regions": ("REGIONS_PORT", "in_regions"),
@@ -87,8 +94,8 @@ _HOMES = {
         "windows",
     ),
     "signals": ("Signal",),
-    "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
-    "staircase": ("Staircase", "nearest_row", "scaled_layer"),
+    "sites": ("INPUT", "PIXELS", "Part", "Site", "llm", "llm_at", "vision"),
+    "staircase": ("Staircase", "nearest_row", "powers", "scaled_layer"),
     "tilewise": (
         "padding",
         "pick_groups",
@@ -98,9 +105,10 @@ _HOMES = {
         "views",
         "with_newlines",
     ),
+    "steps": ("DecodingStep",),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
-    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
+    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly", "staged"),
     "words": ("FUNCTION_WORDS",),
 }
 _HOME: dict[str, str] = {}
@@ -113,18 +121,23 @@ __all__ = [
     "PIXELS",
     "REGIONS_PORT",
     "RELEVANCE_STAND_INS",
+    "AddOn",
     "Budget",
     "BudgetError",
     "Choice",
     "Clip",
+    "Course",
+    "DecodingStep",
     "Example",
     "Facts",
     "Keep",
     "Layout",
     "LoadError",
     "Loaded",
+    "Part",
     "Pruner",
     "Reads",
+    "Rows",
     "ScorePruner",
     "Signal",
     "Site",
@@ -148,12 +161,14 @@ __all__ = [
     "evenly",
     "exactly",
     "fill",
+    "gram",
     "greedy_cover",
     "greedy_map",
     "in_regions",
     "joined",
     "late_layer",
     "llm",
+    "llm_at",
     "load",
     "means",
     "nearest",
@@ -162,6 +177,7 @@ __all__ = [
     "pick_groups",
     "pick_tiles",
     "pooled",
+    "powers",
     "prune",
     "question_cosines",
     "quotas",
@@ -171,6 +187,7 @@ __all__ = [
     "scaled_layer",
     "share",
     "solve",
+    "staged",
     "summary_reads",
     "tile_places",
     "tile_summaries",

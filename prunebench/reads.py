@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from prunebench.signals import CLIP, CLIP_TEXTS, Signal
-from prunebench.sites import Part, Site
+from prunebench.sites import Part, Site, llm
 
 Place = Site | Part
 """One seam, or all seams of a part of the model."""
@@ -109,9 +109,9 @@ class Reads:
                 places[signal] = frozenset().union(*parts)
         return places
 
-    def with_stand_ins(self, stand_ins: Mapping[Signal, Signal]) -> Reads:
+    def with_stand_ins(self, stand_ins: Mapping[Signal, Signal | None]) -> Reads:
         """The same with other signals in the place of some, read in the same blocks and at the same
-        stages.
+        stages, and without those for which None stands.
         """
         signals = set(self.signals)
         blocks, places = dict(self.blocks), dict(self.places)
@@ -119,6 +119,8 @@ class Reads:
             if signal not in signals:
                 continue
             signals.remove(signal)
+            if stand_in is None:
+                continue
             signals.add(stand_in)
             # one stand-in may serve for several, and a method may read it for its own sake
             if signal in blocks:
@@ -157,6 +159,13 @@ class Reads:
         """Whether a stage at that site reads the signal, if it exists there."""
         places = self.places.get(signal)
         return places is None or site in places or site.part in places
+
+    def whereabouts(self, signal: Signal) -> str:
+        """Why the signal does not exist at some sites, and where it does."""
+        if self.layers.get(signal):
+            first = min(self.layers[signal]) + 1
+            return f"before the layers that it is read in; prune at {llm(first)} or later"
+        return signal.whereabouts
 
     def misplaced(self, sites: Sequence[Site]) -> frozenset[Signal]:
         """The signals that a method would look for in vain with stages at these sites.

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from prunebench.signals import Signal
 from prunebench.tokens import VisualTokens
 
-RELEVANCE_STAND_INS = {
+RELEVANCE_STAND_INS: dict[Signal, Signal | None] = {
     Signal.CLIP_PATCHES: Signal.TEXT_FEATURES,
     Signal.CLIP_TEXT: Signal.TEXT_FEATURES,
 }

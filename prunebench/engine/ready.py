@@ -167,13 +167,16 @@ def make_ready(
     )
 
 
-def _port(name: str, pruner: Pruner, stand_ins: Mapping[Signal, Signal]) -> str:
+def _port(name: str, pruner: Pruner, stand_ins: Mapping[Signal, Signal | None]) -> str:
     """What stands in for something that the model lacks, in words."""
     needs = needs_of(pruner)
     used = [(signal, other) for signal, other in stand_ins.items() if signal in needs]
     with contained(name, "port"):
         own = pruner.port
-    texts = [f"{other} in place of {signal}" for signal, other in used]
+    texts = [f"{other} in place of {signal}" for signal, other in used if other is not None]
+    missing = [str(signal) for signal, other in used if other is None]
+    if missing:
+        texts.append(f"without {' and '.join(missing)}")
     return "; ".join([*texts, *([own] if own else [])])
 
 
@@ -192,14 +195,14 @@ def reads_of(pruner: Pruner) -> Reads:
 
 def stand_ins_in(
     pruner: Pruner, parts: Family, elsewhere: frozenset[Signal] = frozenset()
-) -> dict[Signal, Signal]:
+) -> dict[Signal, Signal | None]:
     """Of a method's stand-ins those for signals that a family lacks and that do not come from
     `elsewhere`; raises MethodError where the method names none.
     """
     name = name_of(pruner)
     with contained(name, "stand_ins"):
         stand_ins = dict(pruner.stand_ins)
-    _check_signals(f"{name}.stand_ins", {*stand_ins, *stand_ins.values()})
+    _check_signals(f"{name}.stand_ins", {*stand_ins, *stand_ins.values()} - {None})
     lacking = {}
     for signal, stand_in in stand_ins.items():
         if signal not in elsewhere and parts.lacks(signal) is not None:

@@ -285,7 +285,7 @@ def test_it_learns() -> None:
 
 
 def test_takes_the_scorers_signals_site_and_stages() -> None:
-    own = {Signal.TILES, Signal.CLS_FEATURES}
+    own = {Signal.CLS_FEATURES}
     assert gswa().needs == {*own, Signal.CLS_ATTENTION}
     fastv = gswa(weights="none", scorer="fastv")
     assert fastv.needs == {*own, Signal.LAST_QUERY_ATTENTION}

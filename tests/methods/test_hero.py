@@ -133,7 +133,7 @@ def test_without_clip_relevance_is_left_out() -> None:
     tokens = sample(crops("a", "b"), torch.zeros(2, 1, 12), [[1, 0], [1, 0], [0, 1]])
     told = hero(alpha=1.0, density=0.0, saliency_temperature=1.0).explain(tokens, Stage(INPUT, 6))
     torch.testing.assert_close(told["tile_weights"], torch.tensor([1.0, 0.0]).softmax(0))
-    assert hero(alpha=1.0).needs == {Signal.TILES, Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
+    assert hero(alpha=1.0).needs == {Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
     assert hero().needs == hero(alpha=1.0).needs | {Signal.CLIP_TEXT, Signal.CLIP_TILES}
 
 
