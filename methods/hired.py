@@ -87,7 +87,7 @@ class HiRED(Pruner):
         return replace(self, feature_block=facts.feature_block)
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return attention_stand_ins(self.attention)
 
     @property

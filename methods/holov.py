@@ -81,7 +81,7 @@ class HoloV(Pruner):
         return self.official
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return attention_stand_ins(self.attention)
 
     @property

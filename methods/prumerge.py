@@ -81,7 +81,7 @@ class PruMerge(Pruner):
         return self.adaptive
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         if self.attention != "auto":
             return {}
         return dict.fromkeys((Signal.CLS_QUERIES, Signal.CLS_KEYS), Signal.RECEIVED_ATTENTION)

@@ -74,7 +74,7 @@ class PruneSID(Pruner):
             raise ValueError(f"order is {self.order!r}; it is 'raster' or 'given'")
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return attention_stand_ins(self.attention)
 
     @property

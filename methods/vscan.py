@@ -95,7 +95,7 @@ class VScan(Pruner):
         return replace(self, local=local, feature_block=facts.feature_block)
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return attention_stand_ins(self.attention)
 
     @property

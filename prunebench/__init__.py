@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prunebench.reads import Reads
     from prunebench.regions import REGIONS_PORT, in_regions
     from prunebench.registry import build, register
+    from prunebench.relevance import RELEVANCE_STAND_INS, question_cosines, scaled
     from prunebench.select import (
         fill,
         pooled,
@@ -81,6 +82,7 @@ _HOMES = {
     "reads": ("Reads",),
     "regions": ("REGIONS_PORT", "in_regions"),
     "registry": ("build", "register"),
+    "relevance": ("RELEVANCE_STAND_INS", "question_cosines", "scaled"),
     "select": (
         "fill",
         "pooled",
@@ -118,6 +120,7 @@ __all__ = [
     "INPUT",
     "PIXELS",
     "REGIONS_PORT",
+    "RELEVANCE_STAND_INS",
     "AddOn",
     "Budget",
     "BudgetError",
@@ -176,9 +179,11 @@ __all__ = [
     "pooled",
     "powers",
     "prune",
+    "question_cosines",
     "quotas",
     "register",
     "require_finite",
+    "scaled",
     "scaled_layer",
     "share",
     "solve",

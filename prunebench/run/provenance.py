@@ -44,6 +44,7 @@ COUNTED = (
     "products.py",
     "pruner.py",
     "reads.py",
+    "relevance.py",
     "run/active.py",
     "run/backend.py",
     "run/cost.py",
