@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prunebench.absorb import absorbed, nearest
     from prunebench.attention_kinds import (
         attention_reads,
         attention_stand_ins,
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.cluster import density_peaks, distances, joined, means
+    from prunebench.composition import AddOn
+    from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.greedy import greedy_cover, greedy_map
     from prunebench.models import Loaded, LoadError, load
+    from prunebench.products import Rows, gram
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
     from prunebench.regions import REGIONS_PORT, in_regions
@@ -34,25 +38,27 @@ if TYPE_CHECKING:
         windows,
     )
     from prunebench.signals import Signal
-    from prunebench.sites import INPUT, PIXELS, Site, llm, vision
-    from prunebench.staircase import Staircase, nearest_row, scaled_layer
+    from prunebench.sites import INPUT, PIXELS, Part, Site, llm, llm_at, vision
+    from prunebench.staircase import Staircase, nearest_row, powers, scaled_layer
+    from prunebench.steps import DecodingStep
     from prunebench.tilewise import (
+        padding,
         pick_groups,
         pick_tiles,
         quotas,
         view_places,
         views,
-        visible,
         with_newlines,
     )
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
-    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly
+    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly, staged
     from prunebench.words import FUNCTION_WORDS
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
 # torch
 _HOMES = {
+    "absorb": ("absorbed", "nearest"),
     "attention_kinds": (
         "attention_reads",
         "attention_stand_ins",
@@ -64,10 +70,13 @@ _HOMES = {
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "cluster": ("density_peaks", "distances", "joined", "means"),
+    "composition": ("AddOn",),
+    "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "greedy": ("greedy_cover", "greedy_map"),
     "models": ("LoadError", "Loaded", "load"),
+    "products": ("Rows", "gram"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
     "regions": ("REGIONS_PORT", "in_regions"),
@@ -83,20 +92,21 @@ _HOMES = {
         "windows",
     ),
     "signals": ("Signal",),
-    "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
-    "staircase": ("Staircase", "nearest_row", "scaled_layer"),
+    "sites": ("INPUT", "PIXELS", "Part", "Site", "llm", "llm_at", "vision"),
+    "staircase": ("Staircase", "nearest_row", "powers", "scaled_layer"),
     "tilewise": (
+        "padding",
         "pick_groups",
         "pick_tiles",
         "quotas",
         "view_places",
         "views",
-        "visible",
         "with_newlines",
     ),
+    "steps": ("DecodingStep",),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
-    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
+    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly", "staged"),
     "words": ("FUNCTION_WORDS",),
 }
 _HOME: dict[str, str] = {}
@@ -108,18 +118,23 @@ __all__ = [
     "INPUT",
     "PIXELS",
     "REGIONS_PORT",
+    "AddOn",
     "Budget",
     "BudgetError",
     "Choice",
     "Clip",
+    "Course",
+    "DecodingStep",
     "Example",
     "Facts",
     "Keep",
     "Layout",
     "LoadError",
     "Loaded",
+    "Part",
     "Pruner",
     "Reads",
+    "Rows",
     "ScorePruner",
     "Signal",
     "Site",
@@ -130,6 +145,7 @@ __all__ = [
     "Unsupported",
     "VideoPruner",
     "VisualTokens",
+    "absorbed",
     "alive",
     "attention_reads",
     "attention_stand_ins",
@@ -142,18 +158,23 @@ __all__ = [
     "evenly",
     "exactly",
     "fill",
+    "gram",
     "greedy_cover",
     "greedy_map",
     "in_regions",
     "joined",
     "late_layer",
     "llm",
+    "llm_at",
     "load",
     "means",
+    "nearest",
     "nearest_row",
+    "padding",
     "pick_groups",
     "pick_tiles",
     "pooled",
+    "powers",
     "prune",
     "quotas",
     "register",
@@ -161,6 +182,7 @@ __all__ = [
     "scaled_layer",
     "share",
     "solve",
+    "staged",
     "summary_reads",
     "tile_places",
     "tile_summaries",
@@ -168,7 +190,6 @@ __all__ = [
     "top_of_each",
     "view_places",
     "views",
-    "visible",
     "vision",
     "whole_summary",
     "windows",

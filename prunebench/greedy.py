@@ -49,7 +49,7 @@ def greedy_cover(rows: Tensor, gains: Tensor, count: int, weights: Tensor | None
     """
     covers = rows.new_zeros(len(rows))
     of_things = torch.ones_like(covers) if weights is None else weights
-    sums = (rows.clamp(min=0).double() * of_things[:, None]).sum(0)
+    sums = (rows.clamp(min=0) * of_things[:, None]).sum(0, dtype=torch.float64)
     is_free = torch.ones(rows.shape[1], dtype=torch.bool, device=rows.device)
     order = []
     for _ in range(count):
@@ -61,6 +61,6 @@ def greedy_cover(rows: Tensor, gains: Tensor, count: int, weights: Tensor | None
         better = (column > covers).nonzero()[:, 0]
         changed, before = rows[better], covers[better, None]
         lost = (changed - before).clamp(min=0) - (changed - column[better, None]).clamp(min=0)
-        sums = sums - (lost.double() * of_things[better, None]).sum(0)
+        sums = sums - (lost * of_things[better, None]).sum(0, dtype=torch.float64)
         covers = torch.maximum(covers, column)
     return torch.cat(order)

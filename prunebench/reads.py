@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from prunebench.signals import CLIP, CLIP_TEXTS, Signal
-from prunebench.sites import Part, Site
+from prunebench.sites import Part, Site, llm
 
 Place = Site | Part
 """One seam, or all seams of a part of the model."""
@@ -125,13 +125,14 @@ class Reads:
             if signal not in signals:
                 continue
             signals.remove(signal)
-            if stand_in is None or stand_in in signals:
-                continue  # the method says itself where it reads that one
+            if stand_in is None:
+                continue
             signals.add(stand_in)
+            # one stand-in may serve for several, and a method may read it for its own sake
             if signal in blocks:
-                blocks[stand_in] = blocks.pop(signal)
+                blocks.setdefault(stand_in, blocks.pop(signal))
             if signal in places:
-                places[stand_in] = places.pop(signal)
+                places.setdefault(stand_in, places.pop(signal))
         return replace(self, signals=frozenset(signals), blocks=blocks, places=places)
 
     def only_at(self, *places: Place) -> Reads:
@@ -164,6 +165,13 @@ class Reads:
         """Whether a stage at that site reads the signal, if it exists there."""
         places = self.places.get(signal)
         return places is None or site in places or site.part in places
+
+    def whereabouts(self, signal: Signal) -> str:
+        """Why the signal does not exist at some sites, and where it does."""
+        if self.layers.get(signal):
+            first = min(self.layers[signal]) + 1
+            return f"before the layers that it is read in; prune at {llm(first)} or later"
+        return signal.whereabouts
 
     def misplaced(self, sites: Sequence[Site]) -> frozenset[Signal]:
         """The signals that a method would look for in vain with stages at these sites.

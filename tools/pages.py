@@ -25,9 +25,11 @@ from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.models import families
 from prunebench.models.base import Family
+from prunebench.observations import SignalReadings
 from prunebench.pruner import Pruner
 from prunebench.report import headings
 from prunebench.run import grid
+from prunebench.signals import Signal
 from prunebench.sites import Part, Site
 from prunebench.study import columns
 from prunebench.testbed import MODELS
@@ -296,7 +298,7 @@ def method_facts(name: str) -> str:
         ["prunes", places(name)],
         ["reads beside the features", signals or "nothing"],
         ["positions of the survivors", kind.default_positions],
-        ["keeps", "at most the budget" if kind.dynamic else "exactly the budget"],
+        ["keeps", "at most the budget" if kind.dynamic is True else "exactly the budget"],
         ["checked against", verification(name)],
     ]
     if card.variant:
@@ -532,11 +534,25 @@ def reference_page() -> str:
         names = homes[home]
         title, idea = heading(import_module(f"prunebench.{home}"))
         text += f"\n## {title}\n\n{sentence(idea)}\n"
+        if home == "signals":
+            text += f"\n{signal_table()}\n"
         paths = [f"{home}.{name}" for name in names]
         paths += BESIDE.get(home, ())
         for path in paths:
             text += f"\n::: prunebench.{path}\n"
     return text
+
+
+def signal_table() -> str:
+    """Every signal that has a value: its shape, where it comes from, what it holds."""
+    rows = []
+    for signal in Signal:
+        accessor = getattr(SignalReadings, str(signal), None)
+        if accessor is not None:
+            shape, origin = signal.row.shape, signal.row.origin.value
+            idea = " ".join((accessor.__doc__ or "").split("\n\n")[0].split())
+            rows.append([f"`{signal}`", f"`{shape}`", origin, idea.removeprefix(shape).strip()])
+    return table(["signal", "shape", "from", "what it holds"], rows)
 
 
 if __name__ == "__main__":

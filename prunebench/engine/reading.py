@@ -48,9 +48,10 @@ def clip_texts(
     `like` gives device and dtype; a note says so where CLIP could not read them all.
     """
     here = ready.reads.signals_at(site) & CLIP_TEXTS
-    if not here:
+    # without a CLIP they come from whoever works with a bare decoder
+    if not here or ready.clip is None:
         return {}
-    clip = load_clip(str(ready.clip), like.device, like.dtype)
+    clip = load_clip(ready.clip, like.device, like.dtype)
     with contained(ready.name, "reads.texts"):
         texts = ready.reads.texts(question or "")
     # once for both: its tokens are what CLIP makes a text's embedding of
@@ -58,11 +59,10 @@ def clip_texts(
     embeddings = clip.texts(texts, whole)
     if embeddings.cut:
         notes.append(f"{embeddings.cut} texts were longer than CLIP reads and were cut off")
-    both = {
-        Signal.CLIP_TEXT: embeddings.pooled,
-        Signal.CLIP_TEXT_TOKENS: embeddings.tokens,
-    }
-    return {signal: both[signal] for signal in here}
+    values = {Signal.CLIP_TEXT: embeddings.pooled}
+    if embeddings.tokens is not None:
+        values[Signal.CLIP_TEXT_TOKENS] = embeddings.tokens
+    return {signal: values[signal] for signal in here}
 
 
 @dataclass(frozen=True)

@@ -334,17 +334,18 @@ class Family(ABC):
     def decoder_facts(self, model: nn.Module) -> Facts:
         """What they are told of the language model alone."""
         text = config_of(self.decoder(model))
-        heads = text.num_attention_heads
+        heads, own = text.num_attention_heads, decoders.of_full_layers(text, self.kinds(model))
         return Facts(
             name=None,
             layers=len(self.layers(model)),
             width=text.hidden_size,
             heads=heads,
             eps=text.rms_norm_eps,
-            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-            head_width=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            kv_heads=getattr(own, "num_key_value_heads", None) or heads,
+            head_width=getattr(own, "head_dim", None) or text.hidden_size // heads,
             frequencies=decoders.frequencies(self.rotary(model)),
             stateful=self.stateful(model),
+            norm=getattr(self.decoder(model), "norm", None),
         )
 
     def lacks(self, signal: Signal) -> str | None:

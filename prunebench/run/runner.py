@@ -149,6 +149,8 @@ def _load_task(grid: Grid, source: TaskSource, watch: Watcher) -> Benchmark:
     if benchmark.refusal:
         # before hours of answers that nobody could score; the other tasks go on
         watch.note(f"{benchmark.refusal}; its cells are unsupported")
+    if benchmark.caution:
+        watch.note(benchmark.caution)
     count = len(benchmark.requests)
     if grid.limit is not None and count < grid.limit:
         watch.note(
