@@ -131,7 +131,7 @@ class HERO(ScorePruner):
 
     @property
     def stand_ins(self) -> Mapping[Signal, Signal | None]:
-        return {**attention_stand_ins(self.attention), **dict.fromkeys(self.asked)}
+        return {**attention_stand_ins(self.attention), **dict.fromkeys(sorted(self.asked))}
 
     @property
     def port(self) -> str:

@@ -59,7 +59,7 @@ def _check(pictures: Sequence[Tensor], layout: Layout) -> None:
             )
 
 
-def _rows(clip: Clip, pictures: Sequence[Tensor]) -> Tensor:
+def _rows(clip: Clip, pictures: Sequence[Tensor] | Tensor) -> Tensor:
     """[C, 1 + patches, P] what CLIP makes of pictures [H, W, 3], the CLS token first."""
     rows = []
     for start in range(0, len(pictures), AT_ONCE):
@@ -70,7 +70,7 @@ def _rows(clip: Clip, pictures: Sequence[Tensor]) -> Tensor:
 
 def _patches(clip: Clip, picture: Tensor) -> Tensor:
     """[F, side, side, P] CLIP's patches of a picture's frames, where they lie."""
-    patches = _rows(clip, picture.unbind())[:, 1:]
+    patches = _rows(clip, picture)[:, 1:]
     side = round(patches.shape[1] ** 0.5)
     return patches.unflatten(1, (side, side))
 
