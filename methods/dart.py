@@ -41,9 +41,9 @@ class DART(Pruner):
     cosine to its own.
 
     Pivots are the `image_pivots` visual tokens and the `text_pivots` rows of text behind the first
-    of these with the largest L1 norm of their keys in the layer before `layer`, all heads together; states are those that
-    enter it, behind the model's final norm. Visual pivots go first, by descending norm. A pivot
-    takes what is still missing over the pivots still to come, rounded up.
+    of these with the largest L1 norm of their keys in the layer before `layer`, all heads together;
+    states are those that enter it, behind the model's final norm. Visual pivots go first, by
+    descending norm. A pivot takes what is still missing over the pivots still to come, rounded up.
 
     `states` "embeddings" is the form that TensorRT Edge-LLM runs: at the input, on the embeddings
     for both norms and cosines, with a quota by size and pivots of their own for every contiguous
@@ -153,10 +153,10 @@ def _unlike(similarity: Tensor, count: int) -> Tensor:
     """[count] columns: of `similarity` [P, n] every row takes those of its smallest values that are
     still there, infinite ones never.
     """
-    columns = []
+    columns: list[Tensor] = []
     for number in range(len(similarity)):
         # what is missing over the pivots still to come, rounded up
-        quota = -(-(count - sum(map(len, columns))) // (len(similarity) - number))
+        quota = -(-(count - sum(len(one) for one in columns)) // (len(similarity) - number))
         column = similarity[number].sort(stable=True).indices[:quota]
         similarity = similarity.index_fill(1, column, torch.inf)
         columns.append(column)

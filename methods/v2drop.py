@@ -50,4 +50,5 @@ class V2Drop(ScorePruner):
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] how far a token's state has moved."""
-        return (tokens.features.float() - tokens.earlier_features.float()).norm(dim=1)
+        moved: Tensor = (tokens.features.float() - tokens.earlier_features.float()).norm(dim=1)
+        return moved

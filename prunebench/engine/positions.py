@@ -68,15 +68,16 @@ class Positions:
             return ids[..., -1:]
         return highest_position(ids, stream.without(drafts))
 
-    def narrowed(self, ids: Tensor, entered: Stream, stream: Stream) -> Tensor:
+    def narrowed(self, ids: Tensor, entered: Stream, stream: Stream, compact: bool) -> Tensor:
         """The ids of a stream, as a stage in front of which others have thinned it is shown them.
 
-        `ids` [.., B or 1, S] are those of the wider stream that `entered`.
+        `ids` [.., B or 1, S] are those of the wider stream that `entered`; `compact` closes up the
+        gaps.
         """
         if stream.source is entered.source:
             return ids
         ids = gather(ids, entered.columns(stream, ids.device))
-        return closed_up(ids, stream) if self.compact else ids
+        return closed_up(ids, stream) if compact else ids
 
     def thinned(self, ids: Tensor, index: Tensor, stream: Stream, compact: bool) -> Tensor:
         """The ids of a narrower stream, whose columns are the columns `index` [B, n] of `ids`;

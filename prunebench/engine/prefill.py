@@ -108,7 +108,9 @@ class Prefill:
         hidden, positions = self._without_early(embeds), self.positions
         ids = given_ids(kwargs, self.whole.width, embeds.device)
         if INPUT in self.sites:
-            hidden = self._apply(INPUT, hidden, positions.narrowed(ids, self.whole, self.now))
+            closes = self.setup.compacts_at(INPUT)
+            narrow = positions.narrowed(ids, self.whole, self.now, closes)
+            hidden = self._apply(INPUT, hidden, narrow)
         stream = self.now
         # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
         untouched = stream.source is self.whole.source
