@@ -15,6 +15,7 @@ from prunebench import (
     RELEVANCE_STAND_INS,
     Keep,
     Pruner,
+    Reads,
     Signal,
     Stage,
     VisualTokens,
@@ -57,6 +58,7 @@ class CDPruner(Pruner):
       budget;
     - `relevance`: "clip", "text" (the language model's space), or "auto";
     - `negative`: whether relevance is minus the cosine; None leaves it to the two settings above;
+    - `clip`: a hub id or folder, "" the CLIP that the model's encoder came from;
     - `weight`, `split`: OpenVINO's w, and from how many tokens on it halves, 0 for never.
     """
 
@@ -67,6 +69,7 @@ class CDPruner(Pruner):
     negative: bool | None = None
     weight: float = 0.5
     split: int = 1
+    clip: str = ""
 
     def __post_init__(self) -> None:
         if self.engine not in ("authors", "openvino"):
@@ -85,6 +88,10 @@ class CDPruner(Pruner):
         if of_text:
             return frozenset({Signal.TEXT_FEATURES})
         return frozenset({Signal.CLIP_PATCHES, Signal.CLIP_TEXT})
+
+    @property
+    def reads(self) -> Reads:
+        return Reads(self.needs, clip=self.clip)
 
     @property
     def stand_ins(self) -> Mapping[Signal, Signal | None]:

@@ -111,7 +111,12 @@ class GSWA(Trained):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        return self.inner.needs | summary_reads(self.attention).signals
+        return self.inner.needs | self.whole.signals
+
+    @property
+    def whole(self) -> Reads:
+        """What is read of tiles as a whole; no CLS token is a region's."""
+        return summary_reads("received" if self.cuts > 1 else self.attention)
 
     @property
     def stand_ins(self) -> Mapping[Signal, Signal | None]:
@@ -125,7 +130,7 @@ class GSWA(Trained):
 
     @property
     def reads(self) -> Reads:
-        return self.inner.reads | summary_reads(self.attention)
+        return self.inner.reads | self.whole
 
     def site(self) -> Site:
         return self.inner.site()
@@ -143,8 +148,8 @@ class GSWA(Trained):
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """The scorer's highest in every tile, as many as the tile's part of the budget."""
-        tokens = in_regions(tokens, self.cuts)
         scores = self.inner.score(tokens)
+        tokens = in_regions(tokens, self.cuts)
         room = torch.bincount(tokens.tile, minlength=len(tokens.tiles))
         counts = fill(stage.keep, self.parts(tokens), room)
         return Keep(top_of_each(scores, tile_places(tokens), counts))
@@ -175,8 +180,8 @@ class GSWA(Trained):
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         """[N] the scorer's scores, and [T] the parts of the tiles."""
-        tokens = in_regions(tokens, self.cuts)
-        return {"scores": self.inner.score(tokens), "tile_parts": self.parts(tokens)}
+        parts = self.parts(in_regions(tokens, self.cuts))
+        return {"scores": self.inner.score(tokens), "tile_parts": parts}
 
     # ---- weights ---------------------------------------------------------------------------------
 

@@ -73,11 +73,12 @@ class HERO(ScorePruner):
       then to the thumbnail;
     - `attention`: "received" takes for CLS attention what a token's patches receive, and for CLS
       the mean of a tile's patches behind the encoder; "auto" does so on encoders that have no CLS
-      token;
+      token, and regions have that mean anyhow;
     - `regions`: into so many parts by so many an image is cut where models take no crops; 1 leaves
       it whole. Nothing of the budget goes to their mean, which stands for a thumbnail, and all of
-      it is handed out. CLIP sees no regions, so that saliency counts alone, as it does where the
-      encoder is no CLIP's.
+      it is handed out;
+    - `clip`: a hub id or folder, "" the CLIP that the model's encoder came from; where that is no
+      CLIP's, and none is named, saliency counts alone.
     """
 
     default_positions = "compact"
@@ -91,6 +92,7 @@ class HERO(ScorePruner):
     fill: bool = False
     attention: str = "auto"
     regions: int = 2
+    clip: str = ""
     cuts: int = field(default=1, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -112,27 +114,28 @@ class HERO(ScorePruner):
                 )
 
     @property
+    def summary(self) -> str:
+        """What sums up a tile, in the words of `attention`: no CLS token is a region's."""
+        return "received" if self.cuts > 1 else self.attention
+
+    @property
     def asked(self) -> frozenset[Signal]:
         """What is read of a CLIP."""
-        if self.alpha == 1 or self.cuts > 1:
-            return frozenset()
-        return frozenset({Signal.CLIP_TEXT, Signal.CLIP_TILES})
+        both = {Signal.CLIP_TEXT, Signal.CLIP_TILES}
+        return frozenset(both) if self.alpha < 1 else frozenset()
 
     @property
     def needs(self) -> frozenset[Signal]:
-        reads = attention_reads(self.attention) | summary_reads(self.attention)
+        reads = attention_reads(self.attention) | summary_reads(self.summary)
         return reads.signals | self.asked
 
     @property
     def stand_ins(self) -> Mapping[Signal, Signal | None]:
-        return {**attention_stand_ins(self.attention), **dict.fromkeys(self.asked)}
+        return {**attention_stand_ins(self.attention), **dict.fromkeys(sorted(self.asked))}
 
     @property
     def port(self) -> str:
-        if self.cuts == 1:
-            return ""
-        alone = "; saliency alone, without relevance" if self.alpha < 1 else ""
-        return REGIONS_PORT + alone
+        return REGIONS_PORT if self.cuts > 1 else ""
 
     def prepared(self, facts: Facts) -> Self:
         """Shares of the depth become numbers of blocks; a bare decoder has none to count."""
@@ -148,8 +151,8 @@ class HERO(ScorePruner):
     @property
     def reads(self) -> Reads:
         ranking = (*_whole(self.low), *_whole(self.high))
-        reads = attention_reads(self.attention, ranking) | summary_reads(self.attention)
-        return reads | Reads(self.asked)
+        reads = attention_reads(self.attention, ranking) | summary_reads(self.summary)
+        return reads | Reads(self.asked, clip=self.clip, regions=self.cuts)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """Newlines at equal distances take at most half of what the stage keeps; images, and their

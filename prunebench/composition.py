@@ -40,7 +40,7 @@ class AddOn(Pruner):
         return self.base.reads
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return self.base.stand_ins
 
     @property
@@ -112,7 +112,7 @@ class Composite(Pruner):
         return each[0] | each[1]
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return {**self.first.stand_ins, **self.second.stand_ins}
 
     @property

@@ -31,7 +31,8 @@ class Reads:
     and without an entry the last one before it. `cls_query_counts` says whether the query of a CLS
     token is among those over which Signal.RECEIVED_ATTENTION averages. `texts` makes of the
     question the texts behind Signal.CLIP_TEXT; `clip` is the CLIP behind all CLIP signals, a hub id
-    or a folder, empty for the one that the model's encoder came from.
+    or a folder, empty for the one that the model's encoder came from. With `regions` above 1,
+    Signal.CLIP_TILES is of the tiles that `regions_of` makes of the layout.
 
     `probe` gives what a probe token behind the prompt is, [L, D]: row 0 enters layer 0, the others
     are added before their layers. It runs through the layers before a stage, sees every token and
@@ -49,6 +50,7 @@ class Reads:
     cls_query_counts: bool = True
     texts: Callable[[str], tuple[str, ...]] = question_alone
     clip: str = ""
+    regions: int = 1
     probe: Callable[[], Tensor] | None = None
     lora: Path | None = None
     places: Mapping[Signal, frozenset[Place]] = field(default_factory=dict)
@@ -67,6 +69,9 @@ class Reads:
         both = self.signals & CLIP and other.signals & CLIP
         if both and self.clip != other.clip:
             raise ValueError(f"one CLIP is asked, not {self.clip!r} and {other.clip!r}")
+        tiles = Signal.CLIP_TILES
+        if tiles in self.signals & other.signals and self.regions != other.regions:
+            raise ValueError(f"{tiles} cannot be read in {self.regions} and {other.regions} parts")
         both = self.signals & CLIP_TEXTS and other.signals & CLIP_TEXTS
         if both and self.texts != other.texts:
             raise ValueError(f"{Signal.CLIP_TEXT} cannot be read of two methods' texts")
@@ -82,6 +87,7 @@ class Reads:
             cls_query_counts=counting.cls_query_counts,
             texts=self.texts if self.signals & CLIP_TEXTS else other.texts,
             clip=self.clip if self.signals & CLIP else other.clip,
+            regions=self.regions if tiles in self.signals else other.regions,
             probe=self.probe if self.probe is not None else other.probe,
             lora=self.lora if self.lora is not None else other.lora,
             places=self._joined_places(other),

@@ -32,7 +32,9 @@ class Origin(Enum):
     ENCODER = "encoder"
     """From blocks of the vision encoder, those that `Reads.blocks` names: engine/readings.py."""
     CLIP_CROPS = "clip crops"
-    """From the CLIP that `Reads.clip` names, shown what the encoder sees: engine/encoder.py."""
+    """From the CLIP that `Reads.clip` names, shown what the encoder sees (engine/encoder.py), or
+    the pictures themselves where that is no CLIP's (engine/beside.py).
+    """
     CLIP_TEXTS = "clip texts"
     """From the same CLIP, of the texts that `Reads.texts` makes: engine/reading.py."""
     CALLER = "caller"
@@ -379,8 +381,11 @@ Their first axis runs over the blocks that `Reads.blocks` names.
 CLIP_TEXTS = signals_of(Origin.CLIP_TEXTS)
 """Signals of the texts that `Reads.texts` makes of the question."""
 
-CLIP = signals_of(Origin.CLIP_CROPS, Origin.CLIP_TEXTS)
-"""Signals of the CLIP that `Reads.clip` names, which sees what the vision encoder sees."""
+CLIP_CROPS = signals_of(Origin.CLIP_CROPS)
+"""Signals of what a CLIP sees."""
+
+CLIP = CLIP_CROPS | CLIP_TEXTS
+"""Signals of the CLIP that `Reads.clip` names."""
 
 SEEN = signals_of(Origin.ENCODER, Origin.CLIP_CROPS)
 """Signals that exist once the vision encoder has run."""

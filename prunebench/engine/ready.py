@@ -16,7 +16,7 @@ from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained, works_by_shape
 from prunebench.reads import Reads
 from prunebench.registry import build, name_of
-from prunebench.signals import BEFORE, BEHIND, CLIP, PROBE, SEEN, Signal
+from prunebench.signals import BEFORE, BEHIND, CLIP, CLIP_CROPS, PROBE, SEEN, Signal
 from prunebench.sites import Part, Site, llm
 
 Blocks = tuple[int | str, ...]
@@ -36,6 +36,8 @@ class Ready:
     reads: Reads = field(default_factory=Reads)
     blocks: Mapping[Signal, Blocks] = field(default_factory=dict)
     clip: str | None = None
+    beside: bool = False
+    """Whether that CLIP is shown the pictures themselves, which the caller gives."""
     feature_block: int | None = None
     """The vision block whose output the projector reads; None where there is no encoder."""
     depth: int = 0
@@ -58,8 +60,8 @@ class Ready:
 
     @property
     def needs(self) -> frozenset[Signal]:
-        """All signals that the method reads, wherever."""
-        return self.reads.signals
+        """All signals that the method reads, wherever, and what its CLIP beside the model sees."""
+        return self.reads.signals | ({Signal.PICTURES} if self.beside else frozenset())
 
     def blocks_at(self, site: Site) -> dict[Signal, Blocks]:
         """The signals of the encoder that a stage at a site is shown, with the blocks they are read
@@ -139,15 +141,18 @@ def make_ready(
     if not isinstance(prepared, Pruner):
         kind = type(prepared).__name__
         raise TypeError(f"{name}.prepared gave a {kind}; it must give the method, ready")
-    reason = refusal(prepared, parts, elsewhere)
+    outside = elsewhere | _of_named_clip(prepared, parts)
+    reason = refusal(prepared, parts, outside)
     if reason is not None:
         raise Unsupported(reason)
-    stand_ins = stand_ins_in(prepared, parts, elsewhere)
+    stand_ins = stand_ins_in(prepared, parts, outside)
     reads = reads_of(prepared).with_stand_ins(stand_ins)
     signals = reads.signals - elsewhere
     clip = _clip_of(name, reads, parts, model) if signals & CLIP else None
+    # an encoder that is a CLIP's hands on its own crops, but is shown no regions
+    beside = bool(signals & CLIP_CROPS) and (not parts.clipped or reads.regions > 1)
     blocks: dict[Signal, Blocks] = {}
-    for signal in sorted(signals & SEEN):
+    for signal in sorted(signals & SEEN - (CLIP_CROPS if beside else frozenset())):
         if signal in CLIP:
             blocks[signal] = (str(clip),)
         else:
@@ -158,6 +163,7 @@ def make_ready(
         reads,
         blocks,
         clip,
+        beside,
         facts.feature_block,
         facts.layers,
         stateful=facts.stateful,
@@ -288,12 +294,20 @@ def _check_layers(name: str, reads: Reads, depth: int) -> None:
             )
 
 
+def _of_named_clip(pruner: Pruner, parts: Family) -> frozenset[Signal]:
+    """What a CLIP that the method names gives beside a model, whatever its encoder."""
+    # not asked of a bare decoder: it has no pictures, and a method may not be ready to say
+    if parts.vision_inputs == () or not needs_of(pruner) & CLIP:
+        return frozenset()
+    return CLIP if reads_of(pruner).clip else frozenset()
+
+
 def _clip_of(name: str, reads: Reads, family: Family, model: nn.Module) -> str:
     """The CLIP that a method's CLIP signals come from; raises Unsupported for none."""
     clip = reads.clip or family.clip(model)
     if clip is None:
         raise Unsupported(
             f"{name} needs a CLIP, and nothing says which the encoder of this {family.name} came "
-            "from"
+            "from; name it with clip=..."
         )
     return clip

@@ -79,7 +79,10 @@ LACKS = {
         "the vision encoder of {} has no CLS token "
         f"({Signal.RECEIVED_ATTENTION} is the usual substitute)"
     ),
-    "clipped": "the vision encoder of {} is no CLIP's",
+    "clipped": (
+        "the vision encoder of {} is no CLIP's; name one that is shown the pictures with "
+        "clip=openai/clip-vit-large-patch14-336 or another"
+    ),
     "tiled": "{} has none",
 }
 """Why a family cannot give a signal, by the flag of its own that the signal's row names."""
