@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.greedy import greedy_cover, greedy_map
+    from prunebench.matching import Pairs, Rows
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
@@ -67,6 +68,7 @@ _HOMES = {
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "greedy": ("greedy_cover", "greedy_map"),
+    "matching": ("Pairs", "Rows"),
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
@@ -118,8 +120,10 @@ __all__ = [
     "Layout",
     "LoadError",
     "Loaded",
+    "Pairs",
     "Pruner",
     "Reads",
+    "Rows",
     "ScorePruner",
     "Signal",
     "Site",

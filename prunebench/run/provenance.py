@@ -35,6 +35,7 @@ COUNTED = (
     "depth.py",
     "engine",
     "greedy.py",
+    "matching.py",
     "measure",
     "models",
     "observations.py",

@@ -82,7 +82,12 @@ class Decoder:
         for number, stage in enumerate(stages):
             named[f"stage{number}.keep"] = sample.kept[stage.site]
         # a stage that keeps nothing is not asked, and has nothing to explain
-        return named | (pruner.explain(*seen_stages[-1]) if seen_stages else {})
+        for tokens, stage in seen_stages:
+            values = pruner.explain(tokens, stage)
+            for name, value in values.items():
+                named[f"stage{stages.index(stage)}.{name}"] = value
+            named |= values
+        return named
 
 
 def _noting(pruner: Pruner, seen_stages: list[tuple[VisualTokens, Stage]]) -> Pruner:
