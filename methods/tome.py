@@ -1,4 +1,6 @@
-"""ToMe (ICLR 2023): in every block of the vision encoder the most similar pairs of patches merge."""
+"""ToMe (ICLR 2023): the most similar pairs of patches merge in every block of the vision
+encoder.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,8 @@ class ToMe(Pruner):
     """Bipartite soft matching, tile by tile, before each block up to the one that the projector
     reads, so many pairs in each that the budget is met exactly.
 
-    Every second row may merge into the one among the others whose keys in the block before, averaged
-    over heads, are most alike; the r most similar pairs do. A merged row is the mean weighed by how
+    Every second row may merge into the one among the others whose key in the block before, averaged
+    over heads, is most like its own; the r most similar pairs do. A merged row is the mean weighed by how
     many patches each stands for, and its index is that of the row merged into. Rows are halved in
     the order in which official code lists them: those that did not merge, then those merged into.
 
@@ -160,10 +162,12 @@ class ToMe(Pruner):
         """Of the first step, tile after tile: the pairs that merge, the most similar first, and the
         rows that are left with their sizes.
         """
-        parts = []
+        values: dict[str, list[Tensor]] = {}
         for rows, quota in self.shares(self.rows(tokens), stage):
             pairs = rows.pairs(len(rows) - quota)
             left = rows.merged(pairs)
-            parts.append((pairs.sources, pairs.targets, left.order, left.sizes[left.order]))
-        names = ("merge_source", "merge_target", "output_index", "output_sizes")
-        return {name: torch.cat(part) for name, part in zip(names, zip(*parts), strict=True)}
+            values.setdefault("merge_source", []).append(pairs.sources)
+            values.setdefault("merge_target", []).append(pairs.targets)
+            values.setdefault("output_index", []).append(left.order)
+            values.setdefault("output_sizes", []).append(left.sizes[left.order])
+        return {name: torch.cat(parts) for name, parts in values.items()}

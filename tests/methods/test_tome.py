@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prunebench import Budget, Keep, Layout, Signal, Stage, Tile, VisualTokens, registry, vision
-from prunebench.testing import facts
+from prunebench.testing.samples import facts
 
 EAST, NORTH, HALFWAY = [1.0, 0.0], [0.0, 1.0], [1.0, 0.9]
 
@@ -31,7 +31,8 @@ def test_the_most_similar_pair_merges() -> None:
     tokens = sample([EAST, NORTH, NORTH, HALFWAY])
     keep = kept(tokens, 3)
     assert keep.index.tolist() == [0, 2, 3]
-    assert keep.features is not None and keep.bias is not None
+    assert keep.features is not None
+    assert keep.bias is not None
     assert keep.features[:, 0].tolist() == [0, 1.5, 3]
     assert keep.bias.exp().tolist() == pytest.approx([1, 2, 1])
     assert kept(tokens, 3, proportional=False).bias is None
@@ -52,7 +53,8 @@ def test_sizes_travel_from_block_to_block() -> None:
     # rows are listed 3, 0, 2: the one that stayed, then those merged into; 0 alone may merge
     keep = kept(later, 2)
     assert keep.index.tolist() == [1, 2]
-    assert keep.features is not None and keep.bias is not None
+    assert keep.features is not None
+    assert keep.bias is not None
     # it is more like 2, which already stands for two
     assert keep.features[:, 0].tolist() == [1, 3]
     # and the block before has already counted them
@@ -64,7 +66,8 @@ def test_a_block_merges_again_where_half_is_not_enough(count: int) -> None:
     keys = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)).tolist()
     keep = kept(sample(keys), count)
     assert len(set(keep.index.tolist())) == count
-    assert keep.features is not None and keep.bias is not None
+    assert keep.features is not None
+    assert keep.bias is not None
     # nothing is lost: 0 + 1 + ... + 8
     assert float((keep.features[:, 0] * keep.bias.exp()).sum()) == pytest.approx(36)
 
