@@ -48,9 +48,10 @@ class ToMe(Pruner):
     reads, so many pairs in each that the budget is met exactly.
 
     Every second row may merge into the one among the others whose key in the block before, averaged
-    over heads, is most like its own; the r most similar pairs do. A merged row is the mean weighed by how
-    many patches each stands for, and its index is that of the row merged into. Rows are halved in
-    the order in which official code lists them: those that did not merge, then those merged into.
+    over heads, is most like its own; the r most similar pairs do. A merged row is the mean weighed
+    by how many patches each stands for, and its index is that of the row merged into. Rows are
+    halved in the order in which official code lists them: those that did not merge, then those
+    merged into.
 
     Settings:
 
