@@ -18,8 +18,8 @@ from torch.nn.functional import normalize
 from prunebench import (
     FUNCTION_WORDS,
     Keep,
+    ProductRows,
     Pruner,
-    Rows,
     Signal,
     Stage,
     VisualTokens,
@@ -148,7 +148,7 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
     """[count] places in the order of choice; `vectors` [N, D] in float32, `weights` [N] of their
     residual energies.
     """
-    energy, products = vectors.square().sum(1), Rows(vectors)
+    energy, products = vectors.square().sum(1), ProductRows(vectors)
     spanned = energy * RESIDUE
     # in (-1, 0): behind every token that has a residual
     last = -1 / (1 + energy * weights)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
     from prunebench.greedy import greedy_cover, greedy_map
+    from prunebench.matching import Pairs, Rows
     from prunebench.models import Loaded, LoadError, load
-    from prunebench.products import Rows, gram
+    from prunebench.products import ProductRows, gram
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
     from prunebench.regions import REGIONS_PORT, in_regions
@@ -76,8 +77,9 @@ _HOMES = {
     "depth": ("late_layer",),
     "engine.session": ("prune",),
     "greedy": ("greedy_cover", "greedy_map"),
+    "matching": ("Pairs", "Rows"),
     "models": ("LoadError", "Loaded", "load"),
-    "products": ("Rows", "gram"),
+    "products": ("ProductRows", "gram"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
     "regions": ("REGIONS_PORT", "in_regions"),
@@ -134,7 +136,9 @@ __all__ = [
     "Layout",
     "LoadError",
     "Loaded",
+    "Pairs",
     "Part",
+    "ProductRows",
     "Pruner",
     "Reads",
     "Rows",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 PANEL = 256
-"""Rows of a product that are made at a time: enough for a matrix product to be at its speed."""
+"""ProductRows of a product that are made at a time: enough for a matrix product to be at its speed."""
 
 CANDIDATES = 32
-"""Rows that are made together where one is asked for: vectors are read from memory once for all."""
+"""ProductRows that are made together where one is asked for: vectors are read from memory once for all."""
 
 
 def gram(vectors: Tensor) -> Tensor:
@@ -25,8 +25,8 @@ def gram(vectors: Tensor) -> Tensor:
     return products
 
 
-class Rows:
-    """Rows of the same matrix, for a search that asks for some of them one by one.
+class ProductRows:
+    """ProductRows of the same matrix, for a search that asks for some of them one by one.
 
     On a GPU all are made at once, for to ask whether one is there would wait for it.
     """

@@ -38,6 +38,7 @@ COUNTED = (
     "depth.py",
     "engine",
     "greedy.py",
+    "matching.py",
     "measure",
     "models",
     "observations.py",
