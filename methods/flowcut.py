@@ -148,7 +148,8 @@ class FlowCut(Pruner):
         part = attention.double() / attention.double().sum().clamp(min=1e-12)
         entropy = -(part * part.clamp(min=1e-12).log()).sum()
         evenness = float(entropy) / float(torch.tensor(float(count)).double().log())
-        return min(surplus, max(0, round(surplus / rest**0.5 * (1 - evenness**2))))
+        share = float(surplus / rest**0.5 * (1 - evenness**2))
+        return min(surplus, max(0, round(share)))
 
     def running(self, tokens: VisualTokens, flow: Tensor) -> Tensor:
         """[N] the score so far."""

@@ -183,4 +183,5 @@ def similarity(values: Tensor, rows: Tensor) -> Tensor:
     """
     states = values.float()
     products = states[:, rows] @ states.mT / states.shape[-1] ** 0.5
-    return products.softmax(dim=-1).mean(dim=(0, 1))
+    paid: Tensor = products.softmax(dim=-1).mean(dim=(0, 1))
+    return paid

@@ -126,7 +126,8 @@ class PACT(Pruner):
         keys = keys.repeat_interleave(len(query) // len(keys), dim=0)
         scores = torch.einsum("hd,hsd->hs", query, keys) / query.shape[1] ** 0.5
         paid = scores.softmax(dim=1).mean(dim=0)[tokens.visual_places.to(keys.device)]
-        return paid * tokens.features.float().norm(dim=1).to(paid.device)
+        weighed: Tensor = paid * tokens.features.float().norm(dim=1).to(paid.device)
+        return weighed
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         keep = self.prune(tokens, stage).ascending()

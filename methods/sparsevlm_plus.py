@@ -113,7 +113,8 @@ class SparseVLMPlus(SparseVLM):  # type: ignore[misc]  # mypy reads methods/ as 
         for frequency in theta:
             total += (distance * frequency).cos()
         total = total.clamp(min=self.least * len(theta))
-        return total * 2 / (2 * len(theta)) ** 0.5
+        mean: Tensor = total * 2 / (2 * len(theta)) ** 0.5
+        return mean
 
     def chosen(self, attention: Tensor, rows: Tensor) -> Tensor:
         """The numbers of the heads whose raters pay the visual tokens most."""

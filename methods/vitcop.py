@@ -111,7 +111,7 @@ class ViTCoP(Pruner):
         first, second = (scaled_layer(layer, self.depth, layers) for layer in self.layers)
         sites = [INPUT, llm(before=first), llm(before=second)]
         share = self.retained if budget is None else budget.tokens(available) / max(1, available)
-        ratios = self.ratios(min(1 / 3, max(1 / 9, share)) if budget else share)
+        ratios: tuple[float, ...] = self.ratios(min(1 / 3, max(1 / 9, share)) if budget else share)
         if first == second:
             sites, ratios = [INPUT, llm(before=second)], (ratios[0], ratios[2])
         if budget is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 PANEL = 256
-"""ProductRows of a product that are made at a time: enough for a matrix product to be at its speed."""
+"""Rows of a product that are made at a time: enough for a matrix product to be at its speed."""
 
 CANDIDATES = 32
-"""ProductRows that are made together where one is asked for: vectors are read from memory once for all."""
+"""Rows that are made together where one is asked for: vectors are read from memory once for all."""
 
 
 def gram(vectors: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def gram(vectors: Tensor) -> Tensor:
 
 
 class ProductRows:
-    """ProductRows of the same matrix, for a search that asks for some of them one by one.
+    """Rows of the same matrix, for a search that asks for some of them one by one.
 
     On a GPU all are made at once, for to ask whether one is there would wait for it.
     """

@@ -158,7 +158,8 @@ def test_needs_and_reads_agree() -> None:
 
 def test_a_pruner_has_few_members() -> None:
     public = [name for name in vars(Pruner) if not name.startswith("_") and name != "register"]
-    assert len(public) <= 14, public
+    # one that keeps tokens needs `prune` alone; each of the others is a sentence of the interface
+    assert len(public) <= 19, public
 
 
 @pytest.mark.parametrize("reads", [CLS, Reads(frozenset({"keys"})), None])  # type: ignore[arg-type]

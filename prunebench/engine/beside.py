@@ -63,9 +63,10 @@ def _rows(clip: Clip, pictures: Sequence[Tensor] | Tensor) -> Tensor:
     """[C, 1 + patches, P] what CLIP makes of pictures [H, W, 3], the CLS token first."""
     rows = []
     for start in range(0, len(pictures), AT_ONCE):
-        pixels = clip.pixels(pictures[start : start + AT_ONCE])
+        pixels = clip.pixels(list(pictures[start : start + AT_ONCE]))
         rows.append(clip.rows(pixels).unflatten(0, (len(pixels), -1)))
-    return torch.cat(rows).float()
+    joined: Tensor = torch.cat(rows).float()
+    return joined
 
 
 def _patches(clip: Clip, picture: Tensor) -> Tensor:
