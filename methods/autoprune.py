@@ -167,9 +167,11 @@ class AutoPrune(Pruner):
         if tokens.site == self.site():
             return Keep(order[: stage.keep])
         if stage.keep < there:
-            return melted(tokens, order, staying(there, stage.keep), stage.keep)
+            merged: Keep = melted(tokens, order, staying(there, stage.keep), stage.keep)
+            return merged
         stay = min(there, self.own(tokens)["keep_counts"][tokens.site.layer - 2].item())
-        return melted(tokens, order, stay, stay + cluster_count(there - stay))
+        merged = melted(tokens, order, stay, stay + cluster_count(there - stay))
+        return merged
 
     def own(self, tokens: VisualTokens) -> dict[str, Tensor]:
         """The sample's curve, made behind layer 1: `keep_counts`, `logistic`; `information` of the
