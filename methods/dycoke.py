@@ -4,13 +4,25 @@ least like those of the frame before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from prunebench import Choice, Clip, VideoPruner, evenly, fill, register, top
+from prunebench import (
+    Choice,
+    Clip,
+    Keep,
+    Stage,
+    VideoPruner,
+    VisualTokens,
+    evenly,
+    fill,
+    register,
+    top,
+)
 
 GROUP = 4
 """Frames that are thinned together: of each group the first stays whole."""
@@ -34,12 +46,19 @@ class DyCoke(VideoPruner):
     tokens that are most like the whole frame before; the first keeps tokens spread evenly.
     `official` loses the last frame of an odd number and leaves frame 2 of the last group whole, as
     the code does.
+
+    `order` "given" hands the rows over as the code does, frame by frame, those that changed
+    most first; "raster" in reading order.
     """
 
     default_positions = "compact"
     work_by_shape = True
     own_share = 0.475
     official: bool = False
+    order: Literal["given", "raster"] = "given"
+
+    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        return replace(super().prune(tokens, stage), order=self.order)
 
     def choose(self, clip: Clip, count: int) -> Choice:
         frames, size = clip.places.shape

@@ -4,7 +4,8 @@ these, keep of the others the most attended to; then merge once more inside the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ Window = tuple[int, int]
     code="https://github.com/cokeshao/HoliTom",
     variant="meets the budget exactly: its ratio is solved for, and what rounding leaves goes to "
     "the tokens most attended to (official: as many as the rounding of each window comes to); "
-    "densities without noise; the context share, with which the code raises, is left out",
+    "densities without noise; position ids close up behind the inner stage, too (official: gaps "
+    "stay); the context share, with which the code raises, is left out",
 )
 @dataclass(frozen=True)
 class HoliTom(VideoPruner):
@@ -62,8 +64,12 @@ class HoliTom(VideoPruner):
     Before layer `layer` (a number, or a share of the depth: 18 of 28) the share `removed` is merged
     into the tokens most attended to by the last prompt token in the layer before, each into the
     nearest by cosine, one after another, x <- (x + y) / 2. Without `inside` that is left out.
+
+    `order` "given" hands the rows over as the code does, per window its static tokens, then its
+    frames; "raster" in reading order.
     """
 
+    default_positions = "compact"
     threshold: float = 0.8
     longest: int = 1024
     beta: float = 0.6
@@ -71,6 +77,7 @@ class HoliTom(VideoPruner):
     inside: bool = True
     layer: int | float = 18 / 28
     removed: float = 0.5
+    order: Literal["given", "raster"] = "given"
 
     @property
     def reads(self) -> Reads:
@@ -87,7 +94,7 @@ class HoliTom(VideoPruner):
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         if stage.site == INPUT:
-            return super().prune(tokens, stage)
+            return replace(super().prune(tokens, stage), order=self.order)
         index = top(inner_scores(tokens), stage.keep).sort().values
         return Keep(index, absorbed(tokens.features, index)[1])
 

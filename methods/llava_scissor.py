@@ -4,7 +4,8 @@ and then over the video.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ from prunebench import (
     Budget,
     Choice,
     Clip,
+    Keep,
     Stage,
     VideoPruner,
+    VisualTokens,
     means,
     register,
     top,
@@ -41,10 +44,14 @@ class LLaVAScissor(VideoPruner):
     The threshold is the largest with no more components than the budget allows, found by halving.
     `threshold` fixes it, at 0.9 in the paper: then as many rows remain as there are components, as
     long as the budget allows them.
+
+    `order` "given" hands the rows over as the code does, by the places of the frames'
+    components; "raster" in reading order.
     """
 
     default_positions = "compact"
     threshold: float | None = None
+    order: Literal["given", "raster"] = "given"
 
     @property
     def dynamic(self) -> bool:  # type: ignore[override]  # a constant of other methods
@@ -55,6 +62,9 @@ class LLaVAScissor(VideoPruner):
         if budget is None and self.threshold is not None:
             return (Stage(self.site(), available),)
         return super().plan(budget, available, layers)
+
+    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        return replace(super().prune(tokens, stage), order=self.order)
 
     def choose(self, clip: Clip, count: int) -> Choice:
         features = clip.features

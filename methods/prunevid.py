@@ -4,8 +4,9 @@ what the question attends to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -53,7 +54,8 @@ Window = tuple[int, int]
     variant="meets the budget exactly: the share of clusters is solved for, and where merging over "
     "time saves too much the least static tokens stay apart (official: half of the tokens of each "
     "group, whatever that comes to); nothing is static in a window of one frame (official: decided "
-    "by a division by zero); densities without noise",
+    "by a division by zero); densities without noise; position ids close up behind the inner stage, too (official: gaps "
+    "stay)",
 )
 @dataclass(frozen=True)
 class PruneVid(VideoPruner):
@@ -69,14 +71,19 @@ class PruneVid(VideoPruner):
     Before layer `layer` (a number, or a share of the depth: 11 of 32) the share `alpha` of every
     group stays, by the maximum of heads and text tokens of the attention in the layer before, and
     what the others lose leaves all caches. Without `inside` that is left out.
+
+    `order` "given" hands the rows over as the code does, per window its static tokens, then its
+    frames, best centres first; "raster" in reading order.
     """
 
+    default_positions = "compact"
     windows: float = 0.25
     threshold: float = 0.8
     ratio: float | None = None
     inside: bool = True
     layer: int | float = 11 / 32
     alpha: float = 0.4
+    order: Literal["given", "raster"] = "given"
 
     @property
     def dynamic(self) -> bool:  # type: ignore[override]  # a constant of other methods
@@ -102,7 +109,7 @@ class PruneVid(VideoPruner):
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         if stage.site == INPUT:
-            return super().prune(tokens, stage)
+            return replace(super().prune(tokens, stage), order=self.order)
         return Keep(self.attended(tokens, stage.keep))
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
