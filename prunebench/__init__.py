@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prunebench.cluster import density_peaks, distances, joined, means
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
-    from prunebench.greedy import greedy_cover, greedy_map
+    from prunebench.greedy import greedy_cover, greedy_map, greedy_marginal
     from prunebench.matching import Pairs, Rows
     from prunebench.models import Loaded, LoadError, load
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
@@ -67,7 +67,7 @@ _HOMES = {
     "cluster": ("density_peaks", "distances", "joined", "means"),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
-    "greedy": ("greedy_cover", "greedy_map"),
+    "greedy": ("greedy_cover", "greedy_map", "greedy_marginal"),
     "matching": ("Pairs", "Rows"),
     "models": ("LoadError", "Loaded", "load"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
@@ -148,6 +148,7 @@ __all__ = [
     "fill",
     "greedy_cover",
     "greedy_map",
+    "greedy_marginal",
     "in_regions",
     "joined",
     "late_layer",
