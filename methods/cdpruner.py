@@ -12,12 +12,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prunebench import (
+    RELEVANCE_STAND_INS,
     Keep,
     Pruner,
+    Reads,
     Signal,
     Stage,
     VisualTokens,
     greedy_map,
+    question_cosines,
     quotas,
     register,
     require_finite,
@@ -55,6 +58,7 @@ class CDPruner(Pruner):
       budget;
     - `relevance`: "clip", "text" (the language model's space), or "auto";
     - `negative`: whether relevance is minus the cosine; None leaves it to the two settings above;
+    - `clip`: a hub id or folder, "" the CLIP that the model's encoder came from;
     - `weight`, `split`: OpenVINO's w, and from how many tokens on it halves, 0 for never.
     """
 
@@ -65,6 +69,7 @@ class CDPruner(Pruner):
     negative: bool | None = None
     weight: float = 0.5
     split: int = 1
+    clip: str = ""
 
     def __post_init__(self) -> None:
         if self.engine not in ("authors", "openvino"):
@@ -85,10 +90,12 @@ class CDPruner(Pruner):
         return frozenset({Signal.CLIP_PATCHES, Signal.CLIP_TEXT})
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
-        if self.relevance != "auto":
-            return {}
-        return dict.fromkeys((Signal.CLIP_PATCHES, Signal.CLIP_TEXT), Signal.TEXT_FEATURES)
+    def reads(self) -> Reads:
+        return Reads(self.needs, clip=self.clip)
+
+    @property
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
+        return RELEVANCE_STAND_INS if self.relevance == "auto" else {}
 
     @property
     def is_openvino(self) -> bool:
@@ -136,7 +143,7 @@ class CDPruner(Pruner):
 
     def score(self, tokens: VisualTokens, parts: list[Tensor]) -> Tensor:
         """[N] relevance in 0..1; 0 for newlines."""
-        cosines = self.cosines(tokens)
+        cosines = question_cosines(tokens, self.negative)
         scores = torch.zeros_like(cosines)
         if self.is_openvino:
             for places in parts:
@@ -149,16 +156,6 @@ class CDPruner(Pruner):
         extent = (high - low).clamp(min=EPSILON)
         scores[patches] = (cosines[patches] - low + EPSILON) / extent
         return scores
-
-    def cosines(self, tokens: VisualTokens) -> Tensor:
-        """[N] the mean cosine to the texts, with its sign."""
-        of_clip = Signal.CLIP_PATCHES in tokens.signals
-        patches = tokens.clip_patches if of_clip else tokens.features
-        texts = tokens.clip_text if of_clip else tokens.text_features
-        unit, words = normalize(patches.float(), dim=-1), normalize(texts.float(), dim=-1)
-        cosines = (unit @ words.to(unit.device).T).mean(1)
-        is_negative = of_clip if self.negative is None else self.negative
-        return -cosines if is_negative else cosines
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         parts, counts = self.parts(tokens, stage.keep)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import normalize
 
-from prunebench import Keep, Pruner, Stage, VisualTokens, register, require_finite
+from prunebench import Keep, Pruner, Stage, VisualTokens, gram, register, require_finite
 
 
 @register(paper="https://arxiv.org/abs/2503.02175", code="https://github.com/vbdi/divprune")
@@ -27,7 +27,7 @@ class DivPrune(Pruner):
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         require_finite(tokens.features, "features")
         unit = normalize(tokens.features.float(), dim=-1)
-        similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)  # [N, N]
+        similarity = gram(unit).fill_diagonal_(-torch.inf)  # [N, N]
         # picks stay one-element tensors: an int would wait for the GPU in every round
         pick = similarity.amax(dim=0).argmin().view(1)
         order = [pick]

@@ -38,6 +38,7 @@ class DyCoke(VideoPruner):
 
     default_positions = "compact"
     work_by_shape = True
+    own_share = 0.475
     official: bool = False
 
     def choose(self, clip: Clip, count: int) -> Choice:

@@ -1,4 +1,6 @@
-"""EADP (ECCV 2026): cover what the words that point somewhere ask for."""
+"""EADP (ECCV 2026): cover the image with tokens weighed by their relevance to those words that pick
+something out.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, normalize, pad
+from torch.nn.functional import normalize
 
 from prunebench import (
     Keep,
@@ -17,151 +19,180 @@ from prunebench import (
     VisualTokens,
     fill,
     greedy_cover,
+    quotas,
     register,
     require_finite,
+    scaled,
     tile_places,
+    top,
+    view_places,
     views,
     with_newlines,
 )
 
-EPSILON = 1e-6
-SHARPNESS, SHARE, TEMPERATURE = 100.0, 0.2, 0.01
-"""Of the softmax over patches, of the words that stay, and of the weights that these get."""
+SHARPNESS, FEW, WIDTH = 100.0, 0.2, 0.01
+"""By what cosines are multiplied before the softmax, which share of a text's tokens counts, and the
+temperature of their weights.
+"""
 
 
 @register(
-    paper="https://arxiv.org/abs/2607.02484",
+    paper="https://github.com/SJTU-DeepVisionLab/EADP",
     code="https://github.com/SJTU-DeepVisionLab/EADP",
     variant=(
-        "quotas of crops are met exactly, where official code truncates them; grids of any shape "
-        "are smoothed; unpadding and newlines are the model's"
+        "parts of the budget are rounded to its sum, where official code rounds each down; every "
+        "grid is smoothed, and every image and frame scaled by itself; unpadding and newlines are "
+        "the model's"
     ),
 )
 @dataclass(frozen=True)
 class EADP(Pruner):
-    """Greedy facility location in every tile on (1 + cos) / 2 of the features, each token to be
-    covered weighed by its importance; a tile's share of the budget is by its summed importance.
+    """A token's relevance is `alpha` times minus its cosine with the text in CLIP's space plus
+    1 - `alpha` times minus that with the text's tokens, of which a fifth count, those whose softmax
+    over patches has the least entropy, weighed by it.
 
-    In CLIP's space a token is as important as it is unlike the question: minus the cosine to the
-    texts, and minus that to every word, of which a fifth stays, those whose softmax over the tile's
-    patches has the lowest entropy H, weighed by a softmax of -H / 0.01. The mix of both is scaled
-    to 0..1 over an image, smoothed by a Gaussian of 3 x 3 and sigma 1, and raised to a power.
-    Models whose encoder is no CLIP's compare their tokens with the text's rows in the language
-    model's space, with a plus.
+    It is scaled to 0..1 over an image, smoothed on the grid by a 3 x 3 Gaussian, and raised to
+    `beta`. Tiles share the budget by its sums, and in each the tokens are taken greedily that add
+    most to how well all are covered: sum_i w_i max(0, (1 + cos(x_i, x_j)) / 2 - c_i).
 
-    Settings:
+    A model whose encoder is no CLIP's compares its tokens with the text's rows in the language
+    model's space and with their mean, with a plus.
 
-    - `alpha`: the part of the whole text in the mix; `beta`: the power;
-    - `truncated`: the budget whose quotas are rounded down as official code does, at least 1 each,
-      which loses tokens; None spends all.
+    `official`: round every tile's part down, to one at least, so that fewer may survive.
     """
 
     default_positions = "compact"
+    work_by_shape = True
     alpha: float = 0.5
     beta: float = 1.0
-    truncated: int | None = None
+    official: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1 or self.beta < 0:
+            raise ValueError(
+                f"alpha is {self.alpha:g} and beta {self.beta:g}; "
+                "the one is a share in 0..1, the other is 0 or more"
+            )
 
     @property
     def needs(self) -> frozenset[Signal]:
         return frozenset({Signal.CLIP_PATCHES, Signal.CLIP_TEXT, Signal.CLIP_TEXT_TOKENS})
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return dict.fromkeys(self.needs, Signal.TEXT_FEATURES)
 
+    @property
+    def dynamic(self) -> bool:  # type: ignore[override]  # a setting decides
+        return self.official
+
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        """The picks of every tile; raises ValueError for features or scores not finite."""
-        groups = tile_places(tokens, newlines=False)
-        scores = self.score(tokens, groups)
-        require_finite(tokens.features, "features")
-        unit = normalize(tokens.features.float(), dim=-1)
-        kept = [torch.empty(0, dtype=torch.int64, device=unit.device)]
-        for places, count in zip(groups, self.budgets(scores, groups, stage.keep), strict=True):
-            if count > 0:
-                likeness = (1 + unit[places] @ unit[places].T) / 2
-                even = torch.ones_like(scores[places])
-                kept.append(places[greedy_cover(likeness, even, count, scores[places])])
-        return Keep(with_newlines(tokens, torch.cat(kept), stage.keep))
-
-    def budgets(self, scores: Tensor, groups: list[Tensor], count: int) -> list[int]:
-        """How many tokens of each tile stay."""
-        sums = torch.stack([scores[places].sum() for places in groups])
-        limits = torch.tensor([len(places) for places in groups])
-        if self.truncated is None:
-            return fill(count, sums, limits)
-        exact = sums.double() / sums.double().sum() * self.truncated
-        return [max(1, int(part)) for part in exact]
-
-    def score(self, tokens: VisualTokens, groups: list[Tensor]) -> Tensor:
-        """[N] the importance of every token; 0 for newlines."""
-        mixed = self.relevance(tokens, groups)
-        require_finite(mixed, "relevance")
-        scores = torch.zeros_like(mixed)
-        for view in views(tokens):
-            places = torch.cat([groups[number] for number in view])
-            if len(places):
-                low, high = mixed[places].min(), mixed[places].max()
-                scores[places] = (mixed[places] - low + EPSILON) / (high - low + EPSILON)
-        for number, tile in enumerate(tokens.tiles):
-            if len(groups[number]) == tile.rows * tile.columns > 0:
-                grid = scores[groups[number]].view(tile.rows, tile.columns)
-                scores[groups[number]] = smoothed(grid).flatten()
-        return scores**self.beta
-
-    def relevance(self, tokens: VisualTokens, groups: list[Tensor]) -> Tensor:
-        """[N] the mix of what the whole text and its words ask for, averaged over texts."""
-        patches, texts, words = self.embeddings(tokens)
-        mixed = torch.zeros_like(patches[:, 0])
-        for places in groups:
-            if not len(places):
-                continue
-            own = patches[places]
-            of_text = own @ texts.T  # [n, M]
-            of_words = words @ own.T  # [M, L, n]
-            parts = (SHARPNESS * of_words).softmax(-1)
-            entropy = -(parts * parts.clamp(min=1e-12).log()).sum(-1)
-            count = max(1, int(SHARE * words.shape[1]))
-            lowest = entropy.sort(dim=-1, stable=True)
-            weights = (-lowest.values[:, :count] / TEMPERATURE).softmax(-1)
-            some_words = of_words.gather(
-                1, lowest.indices[:, :count, None].expand(-1, -1, len(own))
-            )
-            of_chosen = (weights[..., None] * some_words).sum(1).T  # [n, M]
-            mixed[places] = (self.alpha * of_text + (1 - self.alpha) * of_chosen).mean(1)
-        return mixed
-
-    def embeddings(self, tokens: VisualTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, P] tokens, [M, P] texts and [M, L, P] words, of length 1, whose products are
-        relevance.
+        """Tile after tile in the order of choice; raises ValueError for features or relevance that
+        are not finite.
         """
-        device = tokens.features.device
+        require_finite(tokens.features, "features")
+        weights = self.score(tokens)
+        require_finite(weights, "relevance")
+        kept = [torch.empty(0, dtype=torch.int64, device=weights.device)]
+        tiles = tile_places(tokens, newlines=False)
+        counts = self.budgets(tokens, weights, stage.keep)
+        for places, count in zip(tiles, counts, strict=True):
+            if count > 0:
+                unit = normalize(tokens.features[places].float(), dim=-1)
+                likeness = (1 + unit @ unit.T) / 2
+                gains = torch.ones_like(likeness[0])
+                kept.append(places[greedy_cover(likeness, gains, count, weights[places])])
+        index = torch.cat(kept)[: stage.keep]
+        return Keep(index if self.official else with_newlines(tokens, index, stage.keep))
+
+    def budgets(self, tokens: VisualTokens, weights: Tensor, count: int) -> list[int]:
+        """How many tokens each tile keeps, by the sum of its weights; an image by its size."""
+        tiles = tile_places(tokens, newlines=False)
+        counts = [0] * len(tiles)
+        for view, quota in zip(views(tokens), quotas(view_places(tokens), count), strict=True):
+            sums = torch.stack([weights[tiles[number]].sum() for number in view]).double().cpu()
+            room = torch.tensor([len(tiles[number]) for number in view])
+            if self.official:
+                exact = sums / sums.sum().clamp(min=1e-12) * quota
+                parts = exact.long().clamp(min=1).minimum(room).tolist()
+            else:
+                parts = fill(quota, sums, room)
+            for number, part in zip(view, parts, strict=True):
+                counts[number] = part
+        return counts
+
+    def score(self, tokens: VisualTokens) -> Tensor:
+        """[N] the weights w; 0 for newlines."""
+        raw = self.relevance(tokens).to(tokens.features.device)
+        weights = torch.zeros_like(raw)
+        for places in view_places(tokens):
+            weights[places] = scaled(raw[places])
+        for number, places in enumerate(tile_places(tokens, newlines=False)):
+            if len(places):
+                weights[places] = _smoothed(tokens, number, places, weights[places])
+        return weights**self.beta
+
+    def relevance(self, tokens: VisualTokens) -> Tensor:
+        """[N] how relevant each token is, the mean over texts."""
         if Signal.CLIP_PATCHES in tokens.signals:
-            # minus: in CLIP's space what is asked for is what is unlike
-            patches = -normalize(tokens.clip_patches.float(), dim=-1)
-            texts, words = tokens.clip_text.float(), tokens.clip_text_tokens.float()
+            patches, sign = tokens.clip_patches, -1.0
+            texts, words = tokens.clip_text, tokens.clip_text_tokens
         else:
-            patches = normalize(tokens.features.float(), dim=-1)
-            words = tokens.text_features.float()[None]
-            texts = words.mean(1)
-        texts, words = normalize(texts, dim=-1), normalize(words, dim=-1)
-        return patches.to(device), texts.to(device), words.to(device)
+            patches, sign, words = tokens.features, 1.0, tokens.text_features[None]
+            texts = words.float().mean(1)
+        unit = normalize(patches.float(), dim=-1)
+        whole = sign * unit @ normalize(texts.float(), dim=-1).to(unit.device).T  # [N, M]
+        single = sign * unit @ normalize(words.float(), dim=-1).to(unit.device).mT  # [M, N, L]
+        relevance = torch.zeros_like(whole)
+        for places in tile_places(tokens, newlines=False):
+            own = places.to(unit.device)
+            if len(own):
+                local = _of_words(single[:, own])
+                relevance[own] = self.alpha * whole[own] + (1 - self.alpha) * local.mT
+        return relevance.mean(1)
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
-        groups = tile_places(tokens, newlines=False)
-        scores = self.score(tokens, groups)
-        budgets = self.budgets(scores, groups, stage.keep)
-        return {"scores": scores, "budgets": torch.tensor(budgets)}
+        weights = self.score(tokens)
+        budgets = self.budgets(tokens, weights, stage.keep)
+        return {"scores": weights, "budgets": torch.tensor(budgets)}
 
 
-def smoothed(grid: Tensor) -> Tensor:
-    """[rows, columns] a map behind a Gaussian of 3 x 3, sigma 1, its border mirrored; a single row
-    or column has no neighbour to mirror and is repeated.
+def _of_words(cosines: Tensor) -> Tensor:
+    """[M, n] the weighted sum, over those of a text's L words that pick something out, of `cosines`
+    [M, n, L] with a tile's n tokens.
     """
-    line = torch.exp(-torch.tensor([1.0, 0.0, 1.0], device=grid.device) / 2)
-    line = line / line.sum()
-    kernel = line[:, None] * line
-    padded = grid[None, None]
-    for axis, sides in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
-        mode = "reflect" if padded.shape[axis] > 1 else "replicate"
-        padded = pad(padded, sides, mode=mode)
-    return conv2d(padded, kernel[None, None])[0, 0]
+    logs = (SHARPNESS * cosines).log_softmax(1)
+    entropy = -(logs.exp() * logs).sum(1)  # [M, L]
+    count = max(1, int(FEW * cosines.shape[2]))
+    of_texts = []
+    for own, sharp in zip(cosines, entropy, strict=True):
+        words = top(-sharp, count)
+        weights = (-sharp[words] / WIDTH).softmax(0)
+        of_texts.append((own[:, words] * weights).sum(1))
+    return torch.stack(of_texts)
+
+
+def _smoothed(tokens: VisualTokens, number: int, places: Tensor, values: Tensor) -> Tensor:
+    """[n] a tile's values after a 3 x 3 Gaussian of deviation 1, reflected at the borders."""
+    tile = tokens.tiles[number]
+    row = tokens.row[places.cpu()].to(values.device)
+    column = tokens.column[places.cpu()].to(values.device)
+    grid = values.new_zeros(tile.rows, tile.columns)
+    grid[row, column] = values
+    side = torch.tensor([-1.0, 0, 1], device=values.device)
+    kernel = (-side.square() / 2).exp()
+    kernel = kernel / kernel.sum()
+    for axis in (0, 1):
+        lines = [grid.index_select(axis, line) for line in _reflected(grid.shape[axis])]
+        stacked = torch.stack(lines).to(kernel)
+        grid = (stacked * kernel[:, None, None]).sum(0)
+    return grid[row, column]
+
+
+def _reflected(length: int) -> list[Tensor]:
+    """The numbers of the lines before, at and behind each of so many lines."""
+    lines = []
+    for step in (-1, 0, 1):
+        line = (torch.arange(length) + step).abs()
+        lines.append(torch.where(line >= length, 2 * length - 2 - line, line).clamp(min=0))
+    return lines

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
 
 from prunebench import (
+    REGIONS_PORT,
     Budget,
     Example,
     Facts,
@@ -25,20 +26,21 @@ from prunebench import (
     Trained,
     Unsupported,
     VisualTokens,
+    attention_stand_ins,
     build,
+    check_attention,
     fill,
+    in_regions,
     register,
+    summary_reads,
     tile_places,
+    tile_summaries,
     top_of_each,
+    whole_summary,
 )
 
 BLOCKS, HEADS, CHANNELS = 2, 4, 256
 """Sizes of the allocator; the widths of small encoders bound the last."""
-
-OWN_READS = Reads(
-    frozenset({Signal.TILES, Signal.CLS_FEATURES}), blocks={Signal.CLS_FEATURES: (-1,)}
-)
-"""What the method reads beside what its scorer does."""
 
 
 @register(
@@ -69,6 +71,10 @@ class GSWA(Trained):
 
     - `scorer`: any method that scores tokens, with its own defaults and site;
     - `temperature`: of the softmax without training;
+    - `attention`: "received" takes for CLS the mean of a tile's patches behind the encoder; "auto"
+      does so on encoders that have no CLS token; the scorer has a default of its own;
+    - `regions`: into so many parts by so many an image is cut where models take no crops, whose
+      mean stands for the thumbnail and gets nothing; 1 leaves it whole. Images share by size there;
     - `weights`: "none" asks for the form without training, and "" falls back on it where a model
       has no weights.
     """
@@ -77,9 +83,15 @@ class GSWA(Trained):
     optional = True
     scorer: str = "fastervlm"
     temperature: float = 0.05
+    attention: str = "auto"
+    regions: int = 2
     scoring: ScorePruner | None = field(default=None, repr=False, compare=False)
+    cuts: int = field(default=1, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_attention(self.attention)
+        if self.regions < 1:
+            raise ValueError(f"regions is {self.regions}; it is parts of a side, at least 1")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it is above 0")
         _ = self.inner  # there is no such method, or it gives no scores
@@ -99,11 +111,26 @@ class GSWA(Trained):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        return self.inner.needs | OWN_READS.signals
+        return self.inner.needs | self.whole.signals
+
+    @property
+    def whole(self) -> Reads:
+        """What is read of tiles as a whole; no CLS token is a region's."""
+        return summary_reads("received" if self.cuts > 1 else self.attention)
+
+    @property
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
+        return {**self.inner.stand_ins, **attention_stand_ins(self.attention)}
+
+    @property
+    def port(self) -> str:
+        own = REGIONS_PORT if self.cuts > 1 else ""
+        texts = [text for text in (self.inner.port, own) if text]
+        return "; ".join(dict.fromkeys(texts))  # the scorer may say the same
 
     @property
     def reads(self) -> Reads:
-        return self.inner.reads | OWN_READS
+        return self.inner.reads | self.whole
 
     def site(self) -> Site:
         return self.inner.site()
@@ -114,39 +141,47 @@ class GSWA(Trained):
 
     def prepared(self, facts: Facts) -> Self:
         """The scorer is made ready, too."""
-        ready = replace(self, scoring=self.inner.prepared(facts))
+        cuts = self.regions if facts.tiled is False else 1
+        ready = replace(self, scoring=self.inner.prepared(facts), cuts=cuts)
         # not super(): it is the copy with the ready scorer that takes the weights
         return Trained.prepared(ready, facts)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """The scorer's highest in every tile, as many as the tile's part of the budget."""
         scores = self.inner.score(tokens)
+        tokens = in_regions(tokens, self.cuts)
         room = torch.bincount(tokens.tile, minlength=len(tokens.tiles))
         counts = fill(stage.keep, self.parts(tokens), room)
         return Keep(top_of_each(scores, tile_places(tokens), counts))
 
     def parts(self, tokens: VisualTokens) -> Tensor:
-        """[T] the budget of every tile as a multiple of the average over its image."""
+        """[T] the budget of every tile as a multiple of the average over its image; on regions
+        times the size of that.
+        """
         # 1, the average, stays for thumbnails and for images without crops
         parts = torch.ones(len(tokens.tiles))
+        if self.cuts > 1:
+            parts = torch.bincount(tokens.tile, minlength=len(tokens.tiles)).float()
         for thumbnail, crops in _images(tokens):
             weights = self.weigh(tokens, thumbnail, crops).detach().float().cpu()
-            parts[crops] = weights * len(crops)
+            parts[crops] = weights * parts[crops].sum()
         return parts
 
-    def weigh(self, tokens: VisualTokens, thumbnail: int, crops: list[int]) -> Tensor:
+    def weigh(self, tokens: VisualTokens, thumbnail: int | None, crops: list[int]) -> Tensor:
         """[K] the weights of an image's crops, which add up to 1."""
-        cls = tokens.cls_features[0].float()
+        cls = tile_summaries(tokens)[0]
+        whole = whole_summary(tokens, cls, crops) if thumbnail is None else cls[thumbnail]
         if self.module is not None:
             allocator = self.module.to(cls.device)
-            weights: Tensor = allocator(cls[[thumbnail, *crops]])
+            weights: Tensor = allocator(torch.cat([whole[None], cls[crops]]))
             return weights
-        unit = normalize(cls, dim=-1)
-        return (unit[crops] @ unit[thumbnail] / self.temperature).softmax(dim=0)
+        unit = normalize(cls[crops], dim=-1)
+        return (unit @ normalize(whole, dim=-1) / self.temperature).softmax(dim=0)
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         """[N] the scorer's scores, and [T] the parts of the tiles."""
-        return {"scores": self.inner.score(tokens), "tile_parts": self.parts(tokens)}
+        parts = self.parts(in_regions(tokens, self.cuts))
+        return {"scores": self.inner.score(tokens), "tile_parts": parts}
 
     # ---- weights ---------------------------------------------------------------------------------
 
@@ -178,7 +213,7 @@ class GSWA(Trained):
             raise ValueError(
                 "gswa has no weights to train: prepared() brings them, weights='random' fresh ones"
             )
-        tokens = example.tokens
+        tokens = in_regions(example.tokens, self.cuts)
         evidence = torch.zeros(len(tokens.tiles))  # tokens of every tile that show some
         evidence = evidence.index_add(0, tokens.tile, example.target.float().cpu())
         losses: list[Tensor] = []
@@ -206,15 +241,19 @@ class GSWA(Trained):
         return loss, figures
 
 
-def _images(tokens: VisualTokens) -> Iterator[tuple[int, list[int]]]:
-    """Of every image that comes as a thumbnail and crops, the numbers of these tiles."""
+def _images(tokens: VisualTokens) -> Iterator[tuple[int | None, list[int]]]:
+    """Of every image that comes in crops, the numbers of its thumbnail, None for none, and of
+    these.
+    """
     crops_of: dict[int, list[int]] = {}
+    thumbnails: dict[int, int] = {}
     for number, tile in enumerate(tokens.tiles):
         if tile.kind == "crop":
             crops_of.setdefault(tile.image, []).append(number)
-    for number, tile in enumerate(tokens.tiles):
-        if tile.kind == "thumbnail" and tile.image in crops_of:
-            yield number, crops_of[tile.image]
+        elif tile.kind == "thumbnail":
+            thumbnails[tile.image] = number
+    for image, crops in crops_of.items():
+        yield thumbnails.get(image), crops
 
 
 class _Allocator(nn.Module):

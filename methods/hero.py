@@ -4,8 +4,8 @@ in the thumbnail.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prunebench import (
+    REGIONS_PORT,
     Facts,
     Keep,
     Reads,
@@ -20,9 +21,17 @@ from prunebench import (
     Signal,
     Stage,
     VisualTokens,
+    attention_reads,
+    attention_stand_ins,
+    check_attention,
+    encoder_attention,
+    in_regions,
     register,
     share,
+    summary_reads,
+    tile_summaries,
     top,
+    whole_summary,
 )
 from prunebench import fill as filled
 
@@ -61,7 +70,15 @@ class HERO(ScorePruner):
     - `low`, `high`: the encoder blocks that rank tokens in crops, and those in the thumbnail; two
       shares stand for all blocks between these parts of the depth, whole numbers for single blocks;
     - `fill`: hand out everything, which is ours: largest remainders, overflow to crops with room,
-      then to the thumbnail.
+      then to the thumbnail;
+    - `attention`: "received" takes for CLS attention what a token's patches receive, and for CLS
+      the mean of a tile's patches behind the encoder; "auto" does so on encoders that have no CLS
+      token, and regions have that mean anyhow;
+    - `regions`: into so many parts by so many an image is cut where models take no crops; 1 leaves
+      it whole. Nothing of the budget goes to their mean, which stands for a thumbnail, and all of
+      it is handed out;
+    - `clip`: a hub id or folder, "" the CLIP that the model's encoder came from; where that is no
+      CLIP's, and none is named, saliency counts alone.
     """
 
     default_positions = "compact"
@@ -73,8 +90,15 @@ class HERO(ScorePruner):
     low: Blocks = (0.25, 0.5)
     high: Blocks = (0.67, 0.96)
     fill: bool = False
+    attention: str = "auto"
+    regions: int = 2
+    clip: str = ""
+    cuts: int = field(default=1, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_attention(self.attention)
+        if self.regions < 1:
+            raise ValueError(f"regions is {self.regions}; it is parts of a side, at least 1")
         if not (0 <= self.alpha <= 1 and 0 <= self.density <= 1):
             raise ValueError(
                 f"alpha is {self.alpha} and density {self.density}; both are shares in 0..1"
@@ -90,11 +114,28 @@ class HERO(ScorePruner):
                 )
 
     @property
+    def summary(self) -> str:
+        """What sums up a tile, in the words of `attention`: no CLS token is a region's."""
+        return "received" if self.cuts > 1 else self.attention
+
+    @property
+    def asked(self) -> frozenset[Signal]:
+        """What is read of a CLIP."""
+        both = {Signal.CLIP_TEXT, Signal.CLIP_TILES}
+        return frozenset(both) if self.alpha < 1 else frozenset()
+
+    @property
     def needs(self) -> frozenset[Signal]:
-        signals = {Signal.TILES, Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
-        if self.alpha < 1:
-            signals |= {Signal.CLIP_TEXT, Signal.CLIP_TILES}
-        return frozenset(signals)
+        reads = attention_reads(self.attention) | summary_reads(self.summary)
+        return reads.signals | self.asked
+
+    @property
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
+        return {**attention_stand_ins(self.attention), **dict.fromkeys(sorted(self.asked))}
+
+    @property
+    def port(self) -> str:
+        return REGIONS_PORT if self.cuts > 1 else ""
 
     def prepared(self, facts: Facts) -> Self:
         """Shares of the depth become numbers of blocks; a bare decoder has none to count."""
@@ -102,6 +143,7 @@ class HERO(ScorePruner):
             return self
         return replace(
             self,
+            cuts=self.regions if facts.tiled is False else 1,
             low=_between(self.low, facts.vision_blocks),
             high=_between(self.high, facts.vision_blocks),
         )
@@ -109,12 +151,14 @@ class HERO(ScorePruner):
     @property
     def reads(self) -> Reads:
         ranking = (*_whole(self.low), *_whole(self.high))
-        return Reads(self.needs, blocks={Signal.CLS_FEATURES: (-1,), Signal.CLS_ATTENTION: ranking})
+        reads = attention_reads(self.attention, ranking) | summary_reads(self.summary)
+        return reads | Reads(self.asked, clip=self.clip, regions=self.cuts)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """Newlines at equal distances take at most half of what the stage keeps; images, and their
         tiles by `budgets`, share the rest.
         """
+        tokens = in_regions(tokens, self.cuts)
         scores, visible = self.score(tokens), self.visible(tokens)
         newlines = tokens.newline.nonzero()[:, 0]
         most = min(len(newlines), stage.keep // 2)
@@ -130,7 +174,7 @@ class HERO(ScorePruner):
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] CLS attention behind a second softmax; 0 for newlines."""
-        attention = tokens.cls_attention.float()
+        attention = encoder_attention(tokens)
         # blocks come in the order of `reads`: those for crops, then those for the thumbnail
         low = len(self.low)
         scores = attention.new_zeros(len(tokens))
@@ -149,6 +193,8 @@ class HERO(ScorePruner):
                 continue
             left, upper, right, lower = tile.region
             place = _patches(tokens, number)
+            if not place.any():
+                continue
             row_shows = _inside(tokens.row[place], tile.rows, upper, lower)
             column_shows = _inside(tokens.column[place], tile.columns, left, right)
             visible[place] = row_shows & column_shows
@@ -159,12 +205,15 @@ class HERO(ScorePruner):
     ) -> list[int]:
         """How many of an image's `count` tokens each of its tiles gets, the thumbnail first."""
         room = _counts(tokens, image, visible)
-        # a token at least: there may be more tiles than tokens
-        average = max(1, count // len(image))
-        own = min(average, int(room[0]))
         if len(image) == 1:
             return [count]
         weights = self.weigh(tokens, image, visible)["tile_weights"].double().cpu()
+        thumbnail, _ = _split(tokens, image)
+        if thumbnail is None:
+            return filled(count, weights, room)
+        # a token at least: there may be more tiles than tokens
+        average = max(1, count // len(image))
+        own = min(average, int(room[0]))
         if self.fill:
             parts = filled(count - own, weights, room[1:])
             return [count - sum(parts), *parts]
@@ -173,22 +222,24 @@ class HERO(ScorePruner):
 
     def weigh(self, tokens: VisualTokens, image: list[int], visible: Tensor) -> dict[str, Tensor]:
         """[K] the weights of an image's crops, and by name what they are made of."""
-        thumbnail, *crops = image
-        cls = normalize(tokens.cls_features[0].float(), dim=-1)
-        likeness = cls[crops] @ cls[thumbnail]
+        thumbnail, crops = _split(tokens, image)
+        cls = tile_summaries(tokens)[0]
+        whole = [*crops] if thumbnail is None else [thumbnail]
+        summary = cls[thumbnail] if thumbnail is not None else whole_summary(tokens, cls, crops)
+        likeness = normalize(cls[crops], dim=-1) @ normalize(summary, dim=-1)
         saliency = (likeness / self.saliency_temperature).softmax(dim=0)
         values = {"tile_saliency": saliency}
-        meaning = self.alpha * saliency
-        if self.alpha < 1:
+        meaning = saliency
+        if Signal.CLIP_TILES in tokens.signals and self.alpha < 1:
             pictures = normalize(tokens.clip_tiles.float(), dim=-1)
             text = normalize(tokens.clip_text.float(), dim=-1)[0]
             likeness = pictures[crops] @ text
             relevance = (likeness / self.relevance_temperature).softmax(dim=0)
             values["tile_relevance"] = relevance
-            meaning = meaning + (1 - self.alpha) * relevance
+            meaning = self.alpha * saliency + (1 - self.alpha) * relevance
         counts = _counts(tokens, crops, visible).to(cls.device)
         # nothing of a thumbnail is padding: a crop's share of its patches is how full the crop is
-        filling = counts / int(_patches(tokens, thumbnail).sum())
+        filling = counts / sum(int(_patches(tokens, number).sum()) for number in whole)
         # the 1e-6 is the official code's: it decides where a budget is just below a whole number
         density = filling / (filling.sum() + 1e-6)
         values["tile_density"] = density
@@ -199,15 +250,16 @@ class HERO(ScorePruner):
         """Scores, and of every image with crops what their budgets come from, one image behind the
         other; newlines do not count here, as the official vectors have none.
         """
+        tokens = in_regions(tokens, self.cuts)
         visible = self.visible(tokens)
         of_images: dict[str, list[Tensor]] = {}
         for image, count in self._shared(tokens, stage.keep):
-            crops = image[1:]
-            if not crops:
+            if len(image) == 1:
                 continue
+            _, crops = _split(tokens, image)
             values = self.weigh(tokens, image, visible)
             budgets = self.budgets(tokens, image, visible, count)
-            values["budgets"] = torch.tensor(budgets[1:])
+            values["budgets"] = torch.tensor(budgets[len(image) - len(crops) :])
             valid = [visible[_patches(tokens, number)] for number in crops]
             values["tile_valid"] = torch.cat(valid)
             for name, value in values.items():
@@ -222,7 +274,8 @@ class HERO(ScorePruner):
         """
         views: dict[tuple[int, int], list[int]] = {}
         for number, tile in enumerate(tokens.tiles):
-            views.setdefault((tile.image, tile.frame), []).append(number)
+            if _patches(tokens, number).any():  # no newline alone
+                views.setdefault((tile.image, tile.frame), []).append(number)
         images, sizes = list(views.values()), []
         for image in images:
             # stable, and False comes first: the thumbnail, then the crops in their order
@@ -232,6 +285,12 @@ class HERO(ScorePruner):
         for image, part in zip(images, share(total, torch.tensor(sizes)), strict=True):
             if part > 0:
                 yield image, part
+
+
+def _split(tokens: VisualTokens, image: list[int]) -> tuple[int | None, list[int]]:
+    """An image's thumbnail, None where it has crops alone, and its crops."""
+    first, *others = image
+    return (None, image) if tokens.tiles[first].kind == "crop" else (first, others)
 
 
 def _patches(tokens: VisualTokens, number: int) -> Tensor:

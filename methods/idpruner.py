@@ -1,10 +1,11 @@
-"""IDPruner (2026): greedily keep what is important and unlike what is kept already."""
+"""IDPruner (2026): keep tokens that score high and do not look like those taken before."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from prunebench.methods.visionselector import VisionSelector
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -19,82 +20,85 @@ from prunebench import (
     attention_stand_ins,
     check_attention,
     encoder_attention,
-    greedy_marginal,
     register,
     require_finite,
+    scaled,
     with_newlines,
 )
 
-EPSILON = 1e-6
-
 
 @register(
-    paper="https://arxiv.org/abs/2602.13315",
+    paper="https://github.com/Tencent/AngelSlim",
     code="https://github.com/Tencent/AngelSlim",
     variant=(
-        "without weights the encoder's attention stands for the trained scorer; training is ours, "
-        "as VisionSelector's"
+        "the encoder's attention scores where there is no trained scorer, which is VisionSelector's"
+        "; newlines do not count, and stay when all patches do"
     ),
 )
 @dataclass(frozen=True)
 class IDPruner(VisionSelector):  # type: ignore[misc]  # mypy reads methods/ as a package of its own
-    """First the most important token, then argmax lambda I - (1 - lambda) max cos, the cosines
-    those to the tokens taken; over all images of a prompt together, as published.
+    """Maximal marginal relevance: the highest importance, then argmax of `balance` times importance
+    less 1 - `balance` times the largest cosine with the tokens taken, over all images of a prompt.
 
-    The importance I is that of VisionSelector's scorer, scaled to 0..1. Newline tokens come last.
+    Importance is a score scaled to 0..1.
 
     Settings:
 
-    - `balance`: lambda;
-    - `at_once`: how many tokens are taken in every round;
-    - `weights`: "none" asks for the attention that the encoder's CLS token pays, averaged over
-      heads, and "" falls back on it where a model has no weights;
-    - `attention`: see `attention_reads`.
+    - `balance`: what importance counts;
+    - `together`: how many are taken before similarities are looked at again;
+    - `attention`: see `attention_reads`; what scores without weights, which is ours;
+    - `weights`: those of a scorer; "none" asks for the encoder's attention, and "" falls back on it
+      where a model has no weights.
     """
 
-    optional = True
+    default_positions = "original"
     work_by_shape = True
-    own_share = None
+    optional = True
     balance: float = 0.5
-    at_once: int = 1
+    together: int = 1
     attention: str = "auto"
 
     def __post_init__(self) -> None:
         check_attention(self.attention)
-        if not 0 < self.balance <= 1 or self.at_once < 1:
+        if not 0 <= self.balance <= 1 or self.together < 1:
             raise ValueError(
-                f"balance is {self.balance:g} and at_once {self.at_once}; "
-                "the one lies in 0..1, above 0, the other is 1 or more"
+                f"balance is {self.balance:g} and together {self.together}; "
+                "the one is a share in 0..1, the other is 1 or more"
             )
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return attention_stand_ins(self.attention) if self.module is None else {}
 
     @property
     def reads(self) -> Reads:
         return attention_reads(self.attention) if self.module is None else Reads()
 
-    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        """The picks; raises ValueError for features or scores that are not finite."""
-        scores = self.score(tokens).to(tokens.features.device)
-        require_finite(scores, "scores")
-        require_finite(tokens.features, "features")
-        patches = (~tokens.newline).nonzero()[:, 0].to(scores.device)
-        count = min(stage.keep, len(patches))
-        if not count:
-            return Keep(with_newlines(tokens, patches, stage.keep))
-        scores = scores[patches]
-        extent = scores.max() - scores.min() + EPSILON
-        importance = (scores - scores.min()) / extent
-        unit = normalize(tokens.features[patches].float(), dim=-1)
-        likeness = (1 - self.balance) * (unit @ unit.T)
-        order = greedy_marginal(likeness, self.balance * importance, count, self.at_once)
-        return Keep(with_newlines(tokens, patches[order], stage.keep))
-
     def score(self, tokens: VisualTokens) -> Tensor:
-        """[N] what the scorer says, or the encoder's attention without one."""
+        """[N] what the scorer says, or what the encoder looks at."""
         if self.module is None:
-            return encoder_attention(tokens)[0].mean(0)
+            return encoder_attention(tokens).mean(dim=(0, 1))
         scores: Tensor = super().score(tokens)
         return scores
+
+    def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        """In the order of choice; raises ValueError for scores or features that are not finite."""
+        scores = self.score(tokens)
+        require_finite(scores, "scores")
+        require_finite(tokens.features, "features")
+        patches = (~tokens.newline).nonzero()[:, 0].to(tokens.features.device)
+        importance = self.balance * scaled(scores[patches.to(scores.device)].to(patches.device))
+        unit = normalize(tokens.features[patches].float(), dim=-1)
+        # nothing has been taken yet: the first are the most important
+        closest = torch.zeros_like(importance)
+        order = [patches[:0]]
+        missing = min(stage.keep, len(patches))
+        while missing > 0:
+            values = importance - (1 - self.balance) * closest
+            picks = values.sort(descending=True, stable=True).indices[: min(self.together, missing)]
+            likeness = (unit @ unit[picks].T).amax(1)
+            closest = likeness if len(order) == 1 else torch.maximum(closest, likeness)
+            importance = importance.index_fill(0, picks, -torch.inf)
+            order.append(patches[picks])
+            missing -= len(picks)
+        return Keep(with_newlines(tokens, torch.cat(order), stage.keep))

@@ -70,6 +70,7 @@ class IGVA(Trained, ScorePruner):
     - `attention`: "received" reads the attention that patches receive and averages patches in the
       place of CLS tokens, which is ours; "auto" does so on encoders that have none;
     - `balance`: the weight of the entropy;
+    - `clip`: a hub id or folder, "" the CLIP that the model's encoder came from; asked for w;
     - `weights`: "none" asks for a uniform w, and "" falls back on it where a model has no weights.
     """
 
@@ -78,6 +79,7 @@ class IGVA(Trained, ScorePruner):
     per_tile = True
     attention: str = "auto"
     balance: float = 0.02
+    clip: str = ""
     depth: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +95,7 @@ class IGVA(Trained, ScorePruner):
         reads = attention_reads(self.attention, every_block)
         if self.module is None:
             return reads
-        text = Reads(frozenset({Signal.CLIP_TEXT}))
+        text = Reads(frozenset({Signal.CLIP_TEXT}), clip=self.clip)
         return reads | summary_reads(self.attention, every_block) | text
 
     def prepared(self, facts: Facts) -> Self:

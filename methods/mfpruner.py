@@ -1,4 +1,6 @@
-"""MFPruner (2025): keep what two of three cues agree on: attention, rarity, and the question."""
+"""MFPruner (2025): keep what two of three cues agree on: attention, difference from the others, and
+relevance to the question.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prunebench import (
+    RELEVANCE_STAND_INS,
     Keep,
     Pruner,
     Reads,
@@ -20,36 +23,35 @@ from prunebench import (
     attention_stand_ins,
     check_attention,
     encoder_attention,
+    pick_tiles,
+    question_cosines,
     quotas,
     register,
     require_finite,
+    scaled,
     tile_places,
     top,
-    with_newlines,
 )
-
-EPSILON = 1e-6
 
 
 @register(
-    # the paper is in its repository alone
     paper="https://github.com/dluo112/MFPruner",
     code="https://github.com/dluo112/MFPruner",
     variant=(
-        "of too many tokens with two votes those of the largest sum stay, where official code cuts "
-        "in the order of a hash; rows go on in reading order; tiles each by themselves"
+        "of more tokens with two votes than may stay those of highest sum, where official code "
+        "takes any; tokens go on in reading order; every tile votes by itself; unpadding and "
+        "newlines are the model's"
     ),
 )
 @dataclass(frozen=True)
 class MFPruner(Pruner):
-    """Per tile, T tokens: those among the T best of at least two cues, filled up by the sum of all.
+    """Per tile of T survivors each cue votes for T tokens: attention drawn, 1 minus the mean cosine
+    with the other tokens, and minus the mean cosine with the question in CLIP's space; those with
+    the most votes stay, of equal ones those of the highest sum of the cues.
 
-    The cues are the CLS token's attention, averaged over heads; 1 minus the mean cosine to the
-    other tokens; and minus the mean cosine to the question in CLIP's space, minus as the authors of
-    CDPruner found it. The first and the last are scaled to 0..1. Models whose encoder is no CLIP's
-    compare their tokens with the text's rows in the language model's space, with a plus.
-
-    `attention`: see `attention_reads`.
+    The first and the last cue are scaled to 0..1. A model whose encoder is no CLIP's compares its
+    tokens with the text's rows in the language model's space, with a plus. `attention`: see
+    `attention_reads`.
     """
 
     default_positions = "compact"
@@ -60,62 +62,56 @@ class MFPruner(Pruner):
         check_attention(self.attention)
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
-        of_text = dict.fromkeys((Signal.CLIP_PATCHES, Signal.CLIP_TEXT), Signal.TEXT_FEATURES)
-        return {**attention_stand_ins(self.attention), **of_text}
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
+        return attention_stand_ins(self.attention) | RELEVANCE_STAND_INS
 
     @property
     def reads(self) -> Reads:
-        clip = Reads(frozenset({Signal.CLIP_PATCHES, Signal.CLIP_TEXT}))
-        return attention_reads(self.attention) | clip
+        relevance = Reads(frozenset({Signal.CLIP_PATCHES, Signal.CLIP_TEXT}))
+        return attention_reads(self.attention) | relevance
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        """The choice of every tile; raises ValueError for signals that are not finite."""
-        values = self.explain(tokens, stage)
-        scores, votes = values["scores"], values["votes"]
-        groups = [places.to(scores.device) for places in tile_places(tokens, newlines=False)]
-        kept = [torch.empty(0, dtype=torch.int64, device=scores.device)]
-        for places, quota in zip(groups, quotas(groups, stage.keep), strict=True):
-            # one vote is as none
-            agreed = votes[places].clamp(min=1)
-            by_sum = top(scores[places], len(places))
-            order = by_sum[top(agreed[by_sum], len(places))]
-            kept.append(places[order[:quota]])
-        return Keep(with_newlines(tokens, torch.cat(kept), stage.keep))
+        """By votes, then by sum; raises ValueError for cues that are not finite."""
+        require_finite(tokens.features, "features")
+        raw = self.raw(tokens)
+
+        def pick(places: Tensor, count: int) -> Tensor:
+            cues = self.cues(raw[:, places], tokens.features[places])
+            sums, votes = cues.sum(0), voted(cues, count)
+            ranked = top(sums, len(sums))
+            ranked = ranked[votes[ranked].sort(descending=True, stable=True).indices]
+            return places[ranked[:count]]
+
+        return Keep(pick_tiles(tokens, stage.keep, pick))
+
+    def raw(self, tokens: VisualTokens) -> Tensor:
+        """[2, N] attention and relevance as they are."""
+        attention = encoder_attention(tokens).mean(dim=(0, 1)).to(tokens.features.device)
+        relevance = question_cosines(tokens).to(tokens.features.device)
+        raw = torch.stack([attention, relevance])
+        require_finite(raw, "attention and relevance")
+        return raw
+
+    @staticmethod
+    def cues(raw: Tensor, features: Tensor) -> Tensor:
+        """[3, n] the cues of a tile: `raw` [2, n] are its attention and relevance."""
+        unit = normalize(features.float(), dim=-1)
+        cosines = (unit @ unit.T).fill_diagonal_(0)
+        return torch.stack([scaled(raw[0]), 1 - cosines.mean(1), scaled(raw[1])])
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
-        """[N] the sum of the cues, and how many of them vote for a token; 0 for newlines."""
-        attention = encoder_attention(tokens)[0].mean(0)
-        likeness = self.likeness(tokens).to(attention.device)
-        unit = normalize(tokens.features.float(), dim=-1)
-        for name, value in (("attention", attention), ("relevance", likeness), ("features", unit)):
-            require_finite(value, name)
-        scores = torch.zeros_like(attention)
-        votes = torch.zeros_like(attention, dtype=torch.int64)
-        groups = [places.to(attention.device) for places in tile_places(tokens, newlines=False)]
-        for places, quota in zip(groups, quotas(groups, stage.keep), strict=True):
-            if not len(places):
-                continue
-            own = unit[places.to(unit.device)]
-            # the mean over all others is a product with their sum, no [n, n]
-            shared = (own @ own.sum(0) - own.square().sum(-1)) / len(places)
-            cues = [scaled(attention[places]), 1 - shared, scaled(likeness[places])]
-            for cue in cues:
-                scores[places] += cue.to(scores)
-                votes[places[top(cue, quota)]] += 1
-        return {"scores": scores, "votes": votes}
-
-    def likeness(self, tokens: VisualTokens) -> Tensor:
-        """[N] how much the question asks for a token."""
-        of_clip = Signal.CLIP_PATCHES in tokens.signals
-        patches = tokens.clip_patches if of_clip else tokens.features
-        texts = tokens.clip_text if of_clip else tokens.text_features
-        unit, words = normalize(patches.float(), dim=-1), normalize(texts.float(), dim=-1)
-        cosines = (unit @ words.to(unit.device).T).mean(1)
-        return -cosines if of_clip else cosines
+        raw, sums, votes = self.raw(tokens), [], []
+        tiles = tile_places(tokens, newlines=False)
+        for places, quota in zip(tiles, quotas(tiles, stage.keep), strict=True):
+            cues = self.cues(raw[:, places], tokens.features[places])
+            sums.append(cues.sum(0))
+            votes.append(voted(cues, quota))
+        return {"scores": torch.cat(sums), "votes": torch.cat(votes)}
 
 
-def scaled(values: Tensor) -> Tensor:
-    """[n] the same between 0 and 1."""
-    low, high = values.min(), values.max()
-    return (values - low + EPSILON) / (high - low + EPSILON)
+def voted(cues: Tensor, count: int) -> Tensor:
+    """[n] int64: how many of `cues` [3, n] have a token among their highest `count`."""
+    votes = torch.zeros_like(cues, dtype=torch.int64)
+    for cue, vote in zip(cues, votes, strict=True):
+        vote[top(cue, count)] = 1
+    return votes.sum(0)

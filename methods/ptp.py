@@ -115,7 +115,9 @@ class PTP(ScorePruner):
     @property
     def reads(self) -> Reads:
         text = Reads(frozenset({Signal.TEXT_ATTENTION}))
-        return text | attention_reads(self.attention) | summary_reads(self.attention)
+        # no CLS token is a region's
+        summary = "received" if self.cuts > 1 else self.attention
+        return text | attention_reads(self.attention) | summary_reads(summary)
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """[N] saliency and importance mixed; 0 for newlines."""

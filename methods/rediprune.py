@@ -1,4 +1,6 @@
-"""ReDiPrune (2026): greedily keep what is like the question and unlike what is kept already."""
+"""ReDiPrune (2026): keep tokens that differ from each other and are near the question, as far as a
+fold of its embeddings tells.
+"""
 
 from __future__ import annotations
 
@@ -14,107 +16,111 @@ from prunebench import (
     Signal,
     Stage,
     VisualTokens,
-    greedy_marginal,
     pick_tiles,
     register,
     require_finite,
     top,
 )
 
-WORDS = 128
-"""How many tokens of the text count, the last ones."""
-
 
 @register(
-    paper="https://arxiv.org/abs/2603.24680",
+    paper="https://github.com/UA-CVML/ReDiPrune",
     code="https://github.com/UA-CVML/ReDiPrune",
     variant=(
-        "the encoder's features are averaged over the patches of a token; images and tiles are "
-        "pruned like frames, where official code leaves most as they are"
+        "still images, which official code leaves whole, are pruned tile by tile as frames are; "
+        "parts of the budget are rounded to its sum; unpadding and newlines are the model's"
     ),
 )
 @dataclass(frozen=True)
 class ReDiPrune(Pruner):
-    """In every image, tile or frame first the token most relevant, then argmax 1 - max cos +
-    alpha r, the cosines those to the tokens taken, all of the encoder's features.
+    """Per tile or frame first the token of highest relevance r, then argmax of 1 - its largest
+    cosine to the tokens taken + `alpha` r, on the encoder's features.
 
-    The relevance r is the cosine to the text behind the last visual token (all text where there is
-    none): its word embeddings are mixed by a softmax of their cosines, averaged with weights that
-    grow by exp(3) towards the end, and folded to the encoder's width. The two share no space, so
-    that r is a fixed projection of the prompt rather than a likeness.
+    r is the cosine with the question: the input embeddings behind the image, at most the last
+    `length`, each mixed by the softmax of its cosines with all, weighed by exp(3 t) with t from 0
+    to 1 along them, and folded to the encoder's width by the mean of neighbours. The two spaces
+    have nothing in common, so that r is a fixed random projection of the prompt.
 
-    Settings:
-
-    - `alpha`: how much relevance counts;
-    - `tau`: above 0 the candidates are fewer: the three times as many most relevant where less than
-      half of the tokens stay, else those of a relevance of `tau`, if they are enough.
+    `tau` above 0 leaves as candidates the three times as many most relevant, where fewer than half
+    stay, else those with an r of at least `tau`, if these suffice.
     """
 
-    needs = frozenset(
-        {
-            Signal.ENCODER_FEATURES,
-            Signal.TEXT_FEATURES,
-            Signal.TEXT_PLACES,
-            Signal.VISUAL_PLACES,
-        }
-    )
     default_positions = "compact"
     alpha: float = 0.5
     tau: float = 0.0
+    length: int = 128
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"alpha is {self.alpha:g}; it is above 0")
+        if self.length < 1:
+            raise ValueError(f"length is {self.length}; it is 1 or more")
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        places = {Signal.TEXT_PLACES, Signal.VISUAL_PLACES}
+        return frozenset({Signal.ENCODER_FEATURES, Signal.TEXT_FEATURES} | places)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """The picks of every tile; raises ValueError for features that are not finite."""
         features = tokens.encoder_features[0].float()
         require_finite(features, "encoder features")
-        query = self.query(tokens)
-        require_finite(query, "text features")
         unit = normalize(features, dim=-1)
-        relevance = unit @ normalize(folded(query, features.shape[1]), dim=0).to(unit.device)
+        query = folded(self.query(tokens).to(unit.device), features.shape[1])
+        require_finite(query, "text features")
+        relevance = unit @ normalize(query, dim=0)
 
         def pick(places: Tensor, count: int) -> Tensor:
-            candidates = self.candidates(relevance[places], count)
-            own = places.to(unit.device)[candidates]
-            likeness = unit[own] @ unit[own].T
-            return own[greedy_marginal(likeness, self.alpha * relevance[own], count)]
+            own = places.to(unit.device)
+            candidates = self.candidates(relevance[own], count)
+            chosen_rows = own[candidates]
+            order = spaced(unit[chosen_rows], self.alpha * relevance[chosen_rows], count)
+            return places[candidates.to(places.device)[order.to(places.device)]]
 
         return Keep(pick_tiles(tokens, stage.keep, pick))
 
     def candidates(self, relevance: Tensor, count: int) -> Tensor:
-        """The places of those of n tokens among which `count` are chosen, ascending."""
-        everything = torch.arange(len(relevance), device=relevance.device)
+        """The places in a tile of those that may be taken, in reading order."""
+        every = torch.arange(len(relevance), device=relevance.device)
         if self.tau <= 0:
-            return everything
+            return every
         if count < len(relevance) // 2:
             return top(relevance, max(3 * count, count + 1)).sort().values
-        relevant = (relevance >= self.tau).nonzero()[:, 0]
-        return relevant if len(relevant) >= count else everything
+        close = every[relevance >= self.tau]
+        return close if len(close) >= count else every
 
     def query(self, tokens: VisualTokens) -> Tensor:
-        """[D] what the text asks for, in the language model's space; 0 without text."""
-        places = tokens.text_places
-        behind = places > tokens.visual_places.max()
-        if not bool(behind.any()):
-            behind = torch.ones_like(behind)
-        words = tokens.text_features.float()[behind.to(tokens.text_features.device)][-WORDS:]
-        unit = normalize(words, dim=-1)
-        context = (unit @ unit.T).softmax(-1) @ words
-        # a single word is the first one of its text
-        weights = torch.linspace(0, 3, len(words), device=words.device).softmax(0)
-        return weights @ context
+        """[D] the question in one vector."""
+        last = int(tokens.visual_places.max())
+        behind = (tokens.text_places > last).nonzero()[:, 0]
+        # a prompt that ends with the image has no other text than that before it
+        rows = behind if len(behind) else torch.arange(len(tokens.text_places))
+        text = tokens.text_features[rows[-self.length :].to(tokens.text_features.device)].float()
+        unit = normalize(text, dim=-1)
+        mixed = (unit @ unit.T).softmax(-1) @ text
+        weights = (3 * torch.linspace(0, 1, len(text), device=text.device)).exp()
+        query: Tensor = (weights / weights.sum()) @ mixed
+        return query
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         return {"text_query": self.query(tokens)}
 
 
 def folded(query: Tensor, width: int) -> Tensor:
-    """[width] of `query` [D]: means of its groups, or its values over and over where it is
-    shorter.
-    """
+    """[width] of [D]: means of neighbours, or the same over and over where it is shorter."""
     if len(query) < width:
         return query.repeat(-(-width // len(query)))[:width]
-    # where the width divides, these are the means of consecutive groups
     return adaptive_avg_pool1d(query[None], width)[0]
+
+
+def spaced(unit: Tensor, bonus: Tensor, count: int) -> Tensor:
+    """[count] places in the order of choice: the highest `bonus` [n], then argmax of bonus less the
+    largest cosine among `unit` [n, C] to those taken.
+    """
+    pick = bonus.argmax().view(1)
+    order = [pick]
+    closest = torch.full_like(bonus, -torch.inf)
+    for _ in range(count - 1):
+        closest = torch.maximum(closest, unit @ unit[pick][0])
+        closest = closest.index_fill(0, pick, torch.inf)
+        pick = (bonus - closest).argmax().view(1)
+        order.append(pick)
+    return torch.cat(order)

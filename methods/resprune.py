@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from prunebench import (
     FUNCTION_WORDS,
     Keep,
+    ProductRows,
     Pruner,
     Signal,
     Stage,
@@ -147,7 +148,7 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
     """[count] places in the order of choice; `vectors` [N, D] in float32, `weights` [N] of their
     residual energies.
     """
-    energy = vectors.square().sum(1)
+    energy, products = vectors.square().sum(1), ProductRows(vectors)
     spanned = energy * RESIDUE
     # in (-1, 0): behind every token that has a residual
     last = -1 / (1 + energy * weights)
@@ -158,7 +159,7 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
         pick = torch.where(energy > spanned, energy * weights, last).argmax().view(1)
         above = factor[:number]
         # the inner products with the pick, less what earlier picks span of them
-        inner = vectors @ vectors[pick][0]
+        inner = products.row(pick, energy * weights)
         inner = inner - above.T @ above[:, pick][:, 0]
         has_residual = energy[pick] > spanned[pick]
         length = energy[pick].clamp(min=1e-30).sqrt()

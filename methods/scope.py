@@ -53,7 +53,7 @@ class SCOPE(Pruner):
             raise ValueError(f"alpha is {self.alpha:g}; it is 0 or more")
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return attention_stand_ins(self.attention)
 
     @property

@@ -120,9 +120,11 @@ def information(features: Tensor) -> Tensor:
     states = features.double()
     if len(states) <= states.shape[1]:
         squares, left = torch.linalg.eigh(states @ states.T)
-        return (left.abs() * squares.clamp(min=0).sqrt()).sum(dim=1)
+        shares: Tensor = (left.abs() * squares.clamp(min=0).sqrt()).sum(dim=1)
+        return shares
     right = torch.linalg.eigh(states.T @ states).eigenvectors
-    return (states @ right).abs().sum(dim=1)
+    lengths: Tensor = (states @ right).abs().sum(dim=1)
+    return lengths
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class VidCom2(VideoPruner):
 
     default_positions = "compact"
     work_by_shape = True
+    own_share = 0.25
     ratio: float | None = None
     repair: str = "frames"
     temperature: float = 0.01

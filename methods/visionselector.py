@@ -1,4 +1,4 @@
-"""VisionSelector (2025): a small trained scorer ranks the tokens of all images together."""
+"""VisionSelector (2025): a small trained scorer ranks the tokens that enter the language model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from prunebench import (
     Example,
@@ -26,40 +28,41 @@ from prunebench import (
     paper="https://arxiv.org/abs/2510.16598",
     code="https://github.com/JulietChoo/VisionSelector",
     variant=(
-        "the mean over keys is taken first, which gives the same scores for less; training is "
-        "ours: scores are trained on evidence masks in place of answers through a soft top-k"
+        "trained on where the evidence lies, where the paper trains on answers through a "
+        "differentiable choice; newlines do not count, and stay when all patches do"
     ),
 )
 @dataclass(frozen=True)
 class VisionSelector(Trained):
-    """score_i = q_i . mean_j k_j / sqrt(h) with q and k two linear maps of the tokens behind the
-    projector to h channels; the highest stay, of all images together.
+    """Rank by q_i times the mean of all k_j, over the root of their width: q and k are linear maps
+    of the tokens to half of their width.
 
-    Newline tokens have no patch and rank last. Training is ours: the loss is -log of the share that
-    the softmax of the scores has on tokens that show the evidence.
+    That is the mean of the products q_i k_j that official code makes of all pairs. One ranking runs
+    over all images of a prompt, as it does there, so that one may lose all its tokens.
     """
 
+    default_positions = "compact"
     work_by_shape = True
     own_share = 0.2
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
-        """The highest scores; raises ValueError where they are not finite."""
+        """The patches of highest score; raises ValueError for scores that are not finite."""
         scores = self.score(tokens)
         require_finite(scores, "scores")
         patches = (~tokens.newline).nonzero()[:, 0].to(scores.device)
-        best = patches[top(scores[patches], stage.keep)]
-        return Keep(with_newlines(tokens, best, stage.keep))
+        picks = patches[top(scores[patches], stage.keep)]
+        return Keep(with_newlines(tokens, picks, stage.keep))
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        """[N] what the scorer says; newlines count in no mean."""
+        """[N] what the scorer says; 0 for newlines."""
         if self.module is None:
-            raise ValueError(
-                "visionselector has no weights: prepared() brings them, weights='random' fresh ones"
-            )
-        features = tokens.features.float()
-        is_patch = (~tokens.newline).to(features)
-        scores: Tensor = self.module.to(features.device)(features, is_patch)
-        return scores
+            raise ValueError("visionselector has no weights yet: prepared() finds them")
+        scorer = self.module.to(tokens.features.device)
+        scores = tokens.features.new_zeros(len(tokens), dtype=torch.float32)
+        patches = (~tokens.newline).nonzero()[:, 0].to(scores.device)
+        if not len(patches):
+            return scores
+        return scores.index_put((patches,), scorer(tokens.features[patches].float()))
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         return {"scores": self.score(tokens)}
@@ -68,7 +71,7 @@ class VisionSelector(Trained):
 
     @classmethod
     def sizes(cls, facts: Facts) -> dict[str, Any]:
-        """As published: half as many channels as the language model has."""
+        """Half of the language model's width, as published."""
         return {"width": facts.width, "hidden": max(1, facts.width // 2)}
 
     @classmethod
@@ -76,26 +79,24 @@ class VisionSelector(Trained):
         return Scorer(int(sizes["width"]), int(sizes["hidden"]))
 
     def loss(self, example: Example) -> tuple[Tensor, dict[str, float]]:
-        """-log of the share on the evidence, and what it is where all tokens score the same."""
-        shares = self.score(example.tokens).softmax(0)
-        target = example.target.to(shares)
-        loss = -(shares * target).sum().clamp(min=1e-9).log()
-        uniform = -target.mean().clamp(min=1e-9).log()
-        return loss, {"location_loss": float(loss.detach()), "uniform_loss": float(uniform)}
+        """Cross-entropy of each patch's score, as a logit, with whether it shows evidence."""
+        scores = self.score(example.tokens)
+        patches = (~example.tokens.newline).nonzero()[:, 0].to(scores.device)
+        target = example.target.to(scores)[patches]
+        loss = binary_cross_entropy_with_logits(scores[patches], target)
+        return loss, {"evidence_loss": float(loss.detach())}
 
 
 class Scorer(nn.Module):
-    """Two projections, named as in the released weights."""
+    """The two linear maps, under the names of the released weights."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.q_proj = nn.Linear(width, hidden)
         self.k_proj = nn.Linear(width, hidden)
 
-    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
-        """[N] scores of `features` [N, D]; `weights` [N] say which count in the mean of keys."""
-        weights = weights / weights.sum().clamp(min=1)
-        # a mean of keys is the key of a mean: no [N, N] product
-        key = self.k_proj(weights @ features)
-        scores: Tensor = self.q_proj(features) @ key / key.shape[-1] ** 0.5
+    def forward(self, features: Tensor) -> Tensor:
+        """[n] the scores of [n, D]."""
+        key = self.k_proj(features).mean(0)
+        scores: Tensor = self.q_proj(features) @ key / len(key) ** 0.5
         return scores

@@ -63,7 +63,7 @@ class VisionZip(Pruner):
             raise ValueError(f"contextual is {self.contextual:g}; it is a share in 0..1")
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
         return attention_stand_ins(self.attention)
 
     @property

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prunebench.absorb import absorbed, nearest
     from prunebench.attention_kinds import (
         attention_reads,
         attention_stand_ins,
@@ -15,15 +16,19 @@ if TYPE_CHECKING:
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
     from prunebench.cluster import density_peaks, distances, joined, means
+    from prunebench.composition import AddOn
+    from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
-    from prunebench.greedy import greedy_cover, greedy_map, greedy_marginal
+    from prunebench.greedy import greedy_cover, greedy_map
     from prunebench.matching import Pairs, Rows
     from prunebench.models import Loaded, LoadError, load
+    from prunebench.products import ProductRows, gram
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
     from prunebench.regions import REGIONS_PORT, in_regions
     from prunebench.registry import build, register
+    from prunebench.relevance import RELEVANCE_STAND_INS, question_cosines, scaled
     from prunebench.select import (
         fill,
         pooled,
@@ -35,25 +40,27 @@ if TYPE_CHECKING:
         windows,
     )
     from prunebench.signals import Signal
-    from prunebench.sites import INPUT, PIXELS, Site, llm, vision
-    from prunebench.staircase import Staircase, nearest_row, scaled_layer
+    from prunebench.sites import INPUT, PIXELS, Part, Site, llm, llm_at, vision
+    from prunebench.staircase import Staircase, nearest_row, powers, scaled_layer
+    from prunebench.steps import DecodingStep
     from prunebench.tilewise import (
+        padding,
         pick_groups,
         pick_tiles,
         quotas,
         view_places,
         views,
-        visible,
         with_newlines,
     )
     from prunebench.tokens import Keep, Layout, Tile, VisualTokens
     from prunebench.trained import Example, Trained
-    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly
+    from prunebench.videos import Choice, Clip, VideoPruner, evenly, exactly, staged
     from prunebench.words import FUNCTION_WORDS
 
 # where each public name lives; looked up when used, so that `prunebench --help` does not wait for
 # torch
 _HOMES = {
+    "absorb": ("absorbed", "nearest"),
     "attention_kinds": (
         "attention_reads",
         "attention_stand_ins",
@@ -65,15 +72,19 @@ _HOMES = {
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
     "cluster": ("density_peaks", "distances", "joined", "means"),
+    "composition": ("AddOn",),
+    "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
-    "greedy": ("greedy_cover", "greedy_map", "greedy_marginal"),
+    "greedy": ("greedy_cover", "greedy_map"),
     "matching": ("Pairs", "Rows"),
     "models": ("LoadError", "Loaded", "load"),
+    "products": ("ProductRows", "gram"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
     "regions": ("REGIONS_PORT", "in_regions"),
     "registry": ("build", "register"),
+    "relevance": ("RELEVANCE_STAND_INS", "question_cosines", "scaled"),
     "select": (
         "fill",
         "pooled",
@@ -85,20 +96,21 @@ _HOMES = {
         "windows",
     ),
     "signals": ("Signal",),
-    "sites": ("INPUT", "PIXELS", "Site", "llm", "vision"),
-    "staircase": ("Staircase", "nearest_row", "scaled_layer"),
+    "sites": ("INPUT", "PIXELS", "Part", "Site", "llm", "llm_at", "vision"),
+    "staircase": ("Staircase", "nearest_row", "powers", "scaled_layer"),
     "tilewise": (
+        "padding",
         "pick_groups",
         "pick_tiles",
         "quotas",
         "view_places",
         "views",
-        "visible",
         "with_newlines",
     ),
+    "steps": ("DecodingStep",),
     "tokens": ("Keep", "Layout", "Tile", "VisualTokens"),
     "trained": ("Example", "Trained"),
-    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly"),
+    "videos": ("Choice", "Clip", "VideoPruner", "evenly", "exactly", "staged"),
     "words": ("FUNCTION_WORDS",),
 }
 _HOME: dict[str, str] = {}
@@ -110,10 +122,14 @@ __all__ = [
     "INPUT",
     "PIXELS",
     "REGIONS_PORT",
+    "RELEVANCE_STAND_INS",
+    "AddOn",
     "Budget",
     "BudgetError",
     "Choice",
     "Clip",
+    "Course",
+    "DecodingStep",
     "Example",
     "Facts",
     "Keep",
@@ -121,6 +137,8 @@ __all__ = [
     "LoadError",
     "Loaded",
     "Pairs",
+    "Part",
+    "ProductRows",
     "Pruner",
     "Reads",
     "Rows",
@@ -134,6 +152,7 @@ __all__ = [
     "Unsupported",
     "VideoPruner",
     "VisualTokens",
+    "absorbed",
     "alive",
     "attention_reads",
     "attention_stand_ins",
@@ -146,26 +165,33 @@ __all__ = [
     "evenly",
     "exactly",
     "fill",
+    "gram",
     "greedy_cover",
     "greedy_map",
-    "greedy_marginal",
     "in_regions",
     "joined",
     "late_layer",
     "llm",
+    "llm_at",
     "load",
     "means",
+    "nearest",
     "nearest_row",
+    "padding",
     "pick_groups",
     "pick_tiles",
     "pooled",
+    "powers",
     "prune",
+    "question_cosines",
     "quotas",
     "register",
     "require_finite",
+    "scaled",
     "scaled_layer",
     "share",
     "solve",
+    "staged",
     "summary_reads",
     "tile_places",
     "tile_summaries",
@@ -173,7 +199,6 @@ __all__ = [
     "top_of_each",
     "view_places",
     "views",
-    "visible",
     "vision",
     "whole_summary",
     "windows",

@@ -60,12 +60,12 @@ def encoder_attention(tokens: VisualTokens) -> Tensor:
 
 def tile_summaries(tokens: VisualTokens) -> Tensor:
     """[B, T, D_v] what `summary_reads` asked for, in float32: the CLS token of every tile, or the
-    mean of its patches.
+    mean of its patches where the encoder has none, or tiles are regions and have none each.
     """
-    if Signal.CLS_FEATURES in tokens.signals:
+    count = len(tokens.tiles)
+    if Signal.CLS_FEATURES in tokens.signals and tokens.cls_features.shape[1] == count:
         return tokens.cls_features.float()
     features = tokens.encoder_features.float()
-    count = len(tokens.tiles)
     tile = tokens.tile.to(features.device)
     is_patch = (~tokens.newline).to(features)
     sums = features.new_zeros(len(features), count, features.shape[-1])

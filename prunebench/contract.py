@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunebench.budget import Stage
+from prunebench.budget import Budget, Stage
+from prunebench.course import Course, misplanned
 from prunebench.pruner import Pruner
 from prunebench.signals import TOKEN_AXES, Signal
 from prunebench.sites import Part
@@ -51,17 +52,24 @@ class Step:
 
 
 def walk(
-    pruner: Pruner, stages: Sequence[Stage], sample: VisualTokens, observe: Observe | None = None
+    pruner: Pruner,
+    stages: Sequence[Stage],
+    sample: VisualTokens,
+    observe: Observe | None = None,
+    terms: tuple[Budget | None, int] | None = None,
 ) -> list[Step]:
     """One step a stage, each on the survivors of the one before.
 
     A pruner is not asked where a stage keeps nothing or nothing is left. Without `observe` a stage
     is shown the rows of `sample` that are alive, and of its signals those that the pruner reads at
-    that stage. Raises Breach for an answer that breaks the contract.
+    that stage. With `terms`, the budget and the number of LLM layers, a pruner that plans anew on
+    the way does so. Raises Breach for an answer that breaks the contract.
     """
     steps: list[Step] = []
+    stages, name = list(stages), type(pruner).__name__
     index, features, memo = sample.index, sample.features, dict(sample.memo)
-    for number, stage in enumerate(stages):
+    for number in range(len(stages)):
+        stage = stages[number]
         if observe is None:
             signals: Mapping[Signal, Any] = signals_left(pruner, stage, sample, index)
         else:
@@ -78,10 +86,20 @@ def walk(
             absent=absent,
         )
         has_choice = stage.keep > 0 and len(tokens) > 0
+        if has_choice and terms is not None and pruner.replans:
+            past = [replace(step.stage, keep=len(step.keep.index)) for step in steps]
+            course = Course(terms[0], len(sample), terms[1], tuple(past), tuple(stages[number:]))
+            ahead = pruner.replan(tokens, course)
+            fault = misplanned(course, ahead, pruner.dynamic)
+            if fault:
+                raise Breach(f"{name} at {stage.site}: {fault}")
+            stages[number:] = ahead
+            stage = stages[number]
+            has_choice = stage.keep > 0
         step = Step(stage, tokens, pruner.prune(tokens, stage) if has_choice else NOTHING)
         fault = breach(pruner, step)
         if fault:
-            raise Breach(f"{type(pruner).__name__} at {stage.site}: {fault}")
+            raise Breach(f"{name} at {stage.site}: {fault}")
         settled = step.keep.settled()
         place = settled.index.cpu()
         index = index[place]

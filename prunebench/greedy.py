@@ -49,7 +49,7 @@ def greedy_cover(rows: Tensor, gains: Tensor, count: int, weights: Tensor | None
     """
     covers = rows.new_zeros(len(rows))
     of_things = torch.ones_like(covers) if weights is None else weights
-    sums = (rows.clamp(min=0).double() * of_things[:, None]).sum(0)
+    sums = (rows.clamp(min=0) * of_things[:, None]).sum(0, dtype=torch.float64)
     is_free = torch.ones(rows.shape[1], dtype=torch.bool, device=rows.device)
     order = []
     for _ in range(count):
@@ -61,30 +61,6 @@ def greedy_cover(rows: Tensor, gains: Tensor, count: int, weights: Tensor | None
         better = (column > covers).nonzero()[:, 0]
         changed, before = rows[better], covers[better, None]
         lost = (changed - before).clamp(min=0) - (changed - column[better, None]).clamp(min=0)
-        sums = sums - (lost.double() * of_things[better, None]).sum(0)
+        sums = sums - (lost * of_things[better, None]).sum(0, dtype=torch.float64)
         covers = torch.maximum(covers, column)
-    return torch.cat(order)
-
-
-def greedy_marginal(likeness: Tensor, gains: Tensor, count: int, at_once: int = 1) -> Tensor:
-    """[count] places in the order of choice: greedy maximal marginal relevance (Carbonell and
-    Goldstein, SIGIR 1998).
-
-    First the token of largest `gains` [N], then argmax_j gains_j - max_s likeness_js over the
-    tokens s chosen before, of `likeness` [N, N]; `at_once` of the best in every round. Ties go to
-    the lower place.
-    """
-    values = gains
-    closest = torch.full_like(gains, -torch.inf)
-    is_free = torch.ones_like(gains, dtype=torch.bool)
-    order = []
-    for left in range(count, 0, -at_once):
-        if at_once == 1:
-            picks = values.argmax().view(1)
-        else:
-            picks = values.sort(descending=True, stable=True).indices[: min(at_once, left)]
-        order.append(picks)
-        is_free = is_free.index_fill(0, picks, False)
-        closest = torch.maximum(closest, likeness.index_select(0, picks).amax(0))
-        values = (gains - closest).masked_fill(~is_free, -torch.inf)
     return torch.cat(order)

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunebench.composition import members
 from prunebench.pruner import Pruner
 
-BASES = ("prunebench.pruner", "prunebench.trained")
+BASES = ("prunebench.pruner", "prunebench.composition", "prunebench.trained")
 """Modules of the classes that every method inherits from."""
 
 _LOADED: dict[str, dict[str, bytes]] = {}
@@ -56,6 +57,12 @@ def note_source(module: ModuleType, source: bytes | None = None) -> None:
     for helper in helpers(path, own, package):
         texts[str(helper.relative_to(path.parent))] = helper.read_bytes()
     _LOADED[module.__name__] = texts
+
+
+def code_digest(pruner: Pruner) -> str:
+    """sha256 over the code of a method, and of all that it is composed of."""
+    digests = [source_digest(type(part)) for part in members(pruner)]
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
 
 
 def source_digest(method: type[Pruner]) -> str:

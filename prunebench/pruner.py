@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError, Stage, solve
+from prunebench.course import Course
 from prunebench.reads import Reads
 from prunebench.select import places_on_cpu, share, top, top_of_each
 from prunebench.signals import Signal
 from prunebench.sites import INPUT, Part, Site
+from prunebench.steps import DecodingStep
 from prunebench.tokens import Keep, VisualTokens
 
 Positions = Literal["original", "compact"]
@@ -72,7 +74,9 @@ class Facts:
 
     `heads` and `kv_heads` count a layer's heads of queries and of keys, each `head_width` wide;
     `frequencies` are the inverse frequencies of its rotary position embedding, one a pair of
-    channels, None where it has none.
+    channels, None where it has none. Where layers differ, these are of those that look at
+    everything. `norm` is the one behind the last layer, of rows [n, D], for methods that compare
+    states as the model's head would see them.
 
     `tiled` says whether an image can come as a thumbnail and crops, `clipped` whether a CLIP can be
     shown what the vision encoder sees.
@@ -92,6 +96,7 @@ class Facts:
     tiled: bool | None = None
     clipped: bool | None = None
     stateful: frozenset[int] = frozenset()
+    norm: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 
     @property
     def attending(self) -> tuple[int, ...]:
@@ -145,10 +150,11 @@ class Pruner(ABC):
         return self.reads.signals
 
     @property
-    def stand_ins(self) -> Mapping[Signal, Signal]:
-        """For signals that some models lack, what is read in their place; none unless it says so.
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
+        """For signals that some models lack, what is read in their place, or None where it does
+        without; none unless it says so.
 
-        A method sees what it is shown by which of the two `VisualTokens.signals` holds.
+        A method sees what it is shown by what `VisualTokens.signals` holds.
         """
         return {}
 
@@ -184,6 +190,25 @@ class Pruner(ABC):
             return (Stage(self.site(), max(1, round(self.own_share * available))),)
         return solve(budget, [self.site()], available, layers)
 
+    def positions_at(self, site: Site) -> Positions:
+        """What becomes of position ids at a stage there: as its paper does, wherever it is."""
+        return self.default_positions
+
+    def replan(self, tokens: VisualTokens, course: Course) -> tuple[Stage, ...]:
+        """The stages ahead, of which the first is shown `tokens`, with what they are to keep now
+        that these are seen.
+
+        Only counts may change, and the whole run still spends its budget; raises BudgetError where
+        it cannot. Asked before `prune`, in the language model and at its input, of a class that
+        overrides it, unless the caller has set the stages.
+        """
+        return course.ahead
+
+    @property
+    def replans(self) -> bool:
+        """Whether what later stages keep depends on what is seen on the way."""
+        return type(self).replan is not Pruner.replan
+
     @abstractmethod
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """The survivors of `tokens`: exactly `stage.keep` of them, or at most that where the method
@@ -206,6 +231,22 @@ class Pruner(ABC):
         served.
         """
         return self
+
+    def decodes_at(self) -> Site | None:
+        """The seam from whose layer on `decode` says at every step of an answer what is attended
+        to; None where the method leaves decoding alone.
+        """
+        return None
+
+    def decode(self, step: DecodingStep) -> Tensor | None:
+        """[K] places in `step.index` of the visual entries that layers from `decodes_at()` on may
+        attend to in this step; None for all.
+
+        Others are hidden for this step alone, and nothing is freed. Where a step reads several
+        tokens at once (drafts), it is asked for the last and its answer holds for all. A method
+        whose `decodes_at` names a seam overrides it.
+        """
+        return None
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         """By name, the values that lead to the survivors of a stage; what vectors from official

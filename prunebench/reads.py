@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from prunebench.signals import CLIP, CLIP_TEXTS, Signal
-from prunebench.sites import Part, Site
+from prunebench.sites import Part, Site, llm
 
 Place = Site | Part
 """One seam, or all seams of a part of the model."""
@@ -31,7 +31,8 @@ class Reads:
     and without an entry the last one before it. `cls_query_counts` says whether the query of a CLS
     token is among those over which Signal.RECEIVED_ATTENTION averages. `texts` makes of the
     question the texts behind Signal.CLIP_TEXT; `clip` is the CLIP behind all CLIP signals, a hub id
-    or a folder, empty for the one that the model's encoder came from.
+    or a folder, empty for the one that the model's encoder came from. With `regions` above 1,
+    Signal.CLIP_TILES is of the tiles that `regions_of` makes of the layout.
 
     `probe` gives what a probe token behind the prompt is, [L, D]: row 0 enters layer 0, the others
     are added before their layers. It runs through the layers before a stage, sees every token and
@@ -49,6 +50,7 @@ class Reads:
     cls_query_counts: bool = True
     texts: Callable[[str], tuple[str, ...]] = question_alone
     clip: str = ""
+    regions: int = 1
     probe: Callable[[], Tensor] | None = None
     lora: Path | None = None
     places: Mapping[Signal, frozenset[Place]] = field(default_factory=dict)
@@ -67,6 +69,9 @@ class Reads:
         both = self.signals & CLIP and other.signals & CLIP
         if both and self.clip != other.clip:
             raise ValueError(f"one CLIP is asked, not {self.clip!r} and {other.clip!r}")
+        tiles = Signal.CLIP_TILES
+        if tiles in self.signals & other.signals and self.regions != other.regions:
+            raise ValueError(f"{tiles} cannot be read in {self.regions} and {other.regions} parts")
         both = self.signals & CLIP_TEXTS and other.signals & CLIP_TEXTS
         if both and self.texts != other.texts:
             raise ValueError(f"{Signal.CLIP_TEXT} cannot be read of two methods' texts")
@@ -82,6 +87,7 @@ class Reads:
             cls_query_counts=counting.cls_query_counts,
             texts=self.texts if self.signals & CLIP_TEXTS else other.texts,
             clip=self.clip if self.signals & CLIP else other.clip,
+            regions=self.regions if tiles in self.signals else other.regions,
             probe=self.probe if self.probe is not None else other.probe,
             lora=self.lora if self.lora is not None else other.lora,
             places=self._joined_places(other),
@@ -109,9 +115,9 @@ class Reads:
                 places[signal] = frozenset().union(*parts)
         return places
 
-    def with_stand_ins(self, stand_ins: Mapping[Signal, Signal]) -> Reads:
+    def with_stand_ins(self, stand_ins: Mapping[Signal, Signal | None]) -> Reads:
         """The same with other signals in the place of some, read in the same blocks and at the same
-        stages.
+        stages, and without those for which None stands.
         """
         signals = set(self.signals)
         blocks, places = dict(self.blocks), dict(self.places)
@@ -119,13 +125,14 @@ class Reads:
             if signal not in signals:
                 continue
             signals.remove(signal)
-            if stand_in in signals:
-                continue  # the method says itself where it reads that one
+            if stand_in is None:
+                continue
             signals.add(stand_in)
+            # one stand-in may serve for several, and a method may read it for its own sake
             if signal in blocks:
-                blocks[stand_in] = blocks.pop(signal)
+                blocks.setdefault(stand_in, blocks.pop(signal))
             if signal in places:
-                places[stand_in] = places.pop(signal)
+                places.setdefault(stand_in, places.pop(signal))
         return replace(self, signals=frozenset(signals), blocks=blocks, places=places)
 
     def only_at(self, *places: Place) -> Reads:
@@ -158,6 +165,13 @@ class Reads:
         """Whether a stage at that site reads the signal, if it exists there."""
         places = self.places.get(signal)
         return places is None or site in places or site.part in places
+
+    def whereabouts(self, signal: Signal) -> str:
+        """Why the signal does not exist at some sites, and where it does."""
+        if self.layers.get(signal):
+            first = min(self.layers[signal]) + 1
+            return f"before the layers that it is read in; prune at {llm(first)} or later"
+        return signal.whereabouts
 
     def misplaced(self, sites: Sequence[Site]) -> frozenset[Signal]:
         """The signals that a method would look for in vain with stages at these sites.

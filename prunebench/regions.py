@@ -21,9 +21,13 @@ def in_regions(tokens: VisualTokens, count: int) -> VisualTokens:
     Smaller grids come as as many as they have rows and columns; a row's newline goes with its last
     patch. Frames of a video stay whole.
     """
+    return tokens if count <= 1 else replace(tokens, layout=regions_of(tokens.layout, count))
+
+
+def regions_of(layout: Layout, count: int) -> Layout:
+    """The same of a layout."""
     if count <= 1:
-        return tokens
-    layout = tokens.layout
+        return layout
     tiles: list[Tile] = []
     places = torch.stack([layout.tile, layout.row, layout.column], dim=1)
     for number, tile in enumerate(layout.tiles):
@@ -38,7 +42,7 @@ def in_regions(tokens: VisualTokens, count: int) -> VisualTokens:
         inside = [len(tiles) + part, row - down[line], column - across[place]]
         places[members] = torch.stack(inside, dim=1)
         tiles += [tile] if parts == 1 else _parts(tile, down, across)
-    return replace(tokens, layout=Layout(tuple(tiles), places))
+    return Layout(tuple(tiles), places)
 
 
 def _edges(length: int, parts: int) -> Tensor:

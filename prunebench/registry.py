@@ -1,4 +1,6 @@
-"""The method registry: a method's file is its entry, the file's stem its name."""
+"""The method registry: a method's file is its entry, the file's stem its name; names joined by "+"
+work together.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,9 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from prunebench.border.guard import Guard
 from prunebench.border.text import message, one_line
+from prunebench.composition import joined, members
 from prunebench.identity import helpers, note_source
 from prunebench.pruner import MethodError, Pruner, contained
 
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=type[Pruner])
 
 PACKAGE = "prunebench.methods"
+ADDONS = f"{PACKAGE}.addons"
+
+JOINT = "+"
+"""What stands between the names of methods that work together."""
 
 
 class RegistryError(ValueError):
@@ -69,23 +77,55 @@ def register(
 
 def names() -> list[str]:
     """The installed methods, sorted."""
-    package = importlib.import_module(PACKAGE)
-    modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    return sorted(name for name in modules if not name.startswith("_"))
+    return _modules(PACKAGE)
+
+
+def addons() -> list[str]:
+    """The installed add-ons, sorted: methods that wrap the one that is named before them."""
+    return _modules(ADDONS)
+
+
+def parts(name: str) -> list[str]:
+    """The names in one: "visionzip+pyramiddrop" are two that work together."""
+    if JOINT not in name:
+        return [name]
+    try:
+        is_file = Path(name).is_file()  # whose name may hold anything
+    except (OSError, ValueError):
+        is_file = False
+    return [name] if is_file else name.split(JOINT)
+
+
+def stem_of(part: str) -> str:
+    """What a method is called that a name or a path names."""
+    return Path(part).stem if _is_path(part) else part
+
+
+def check_name(name: str) -> None:
+    """Raise RegistryError where a name has a part that is no installed method, add-on or file;
+    nothing is imported.
+    """
+    installed = [*names(), *addons()]
+    for part in parts(name):
+        if part not in installed and not _is_path(part):
+            near = suggest(part[:100], installed)
+            raise RegistryError(f"unknown method {one_line(repr(part), 80)}{near}")
 
 
 def get(name: MethodName | str) -> type[Pruner]:
-    """The class of a method, by name or by the path of a file ("./mine.py").
+    """The class of a method or an add-on, by name or by the path of a file ("./mine.py").
 
     Raises RegistryError where there is none, or none that can be used.
     """
-    if name.endswith(".py") or "/" in name:
+    if _is_path(name):
         return _only_pruner(_load(Path(name)), name)
-    if name not in names():
-        raise RegistryError(f"unknown method {one_line(repr(name), 80)}{suggest(name, names())}")
+    if name not in names() and name not in addons():
+        check_name(name)
+        raise RegistryError(f"{name} is no one method: ask for each of {', '.join(parts(name))}")
+    package = ADDONS if name in addons() else PACKAGE
     try:
         with contained(name, "its file"):
-            module = importlib.import_module(f"{PACKAGE}.{name}")
+            module = importlib.import_module(f"{package}.{name}")
     except Exception as error:
         raise RegistryError(f"method {name} cannot be imported: {_reason(error)}") from error
     note_source(module)
@@ -101,16 +141,50 @@ def card(method: type[Pruner]) -> Card:
 
 
 def name_of(pruner: Pruner) -> str:
-    """What a method is called: its file's stem where it is registered, its class else."""
-    declared = _own_card(type(pruner))
-    return type(pruner).__name__ if declared is None else declared.name
+    """What a method is called: its file's stem where it is registered, its class else; of several
+    that work together all their names.
+    """
+    return JOINT.join(map(_stem, members(pruner)))
 
 
 def build(name: MethodName | str, settings: Mapping[str, Any] | None = None) -> Pruner:
     """A method with its settings; raises RegistryError for an unknown setting or a value that does
     not fit.
+
+    Of methods that work together, "a+b", a setting is named with the method whose it is, "a.x".
     """
-    method = get(name)
+    several = parts(name)
+    stems = list(map(stem_of, several))
+    if len({*stems}) < len(stems):
+        raise RegistryError(f"{name} names a method twice")
+    own: dict[str, dict[str, Any]] = {stem: {} for stem in stems}
+    for key, value in (settings or {}).items():
+        # of a method by itself its name is not said
+        stem, setting = (stems[0], key) if len(stems) == 1 else _divided(name, key, stems)
+        own[stem][setting] = value
+    builders = []
+    for part, stem in zip(several, stems, strict=True):
+        method = get(part)
+        builders.append((method, partial(_built, part, method, own[stem])))
+    try:
+        return joined(builders)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, RegistryError):
+            raise
+        raise RegistryError(f"{name}: {_reason(error)}") from error
+
+
+def _divided(name: str, key: str, stems: Sequence[str]) -> tuple[str, str]:
+    """The method of several, and its setting, that a key names; raises RegistryError."""
+    stem, dot, setting = key.rpartition(".")
+    if not dot or stem not in stems:
+        listed = " or ".join(f"{stem}.SETTING" for stem in stems)
+        raise RegistryError(f"unknown setting {name}.{key}; write {listed}")
+    return stem, setting
+
+
+def _built(name: str, method: type[Pruner], settings: Mapping[str, Any], **base: Pruner) -> Pruner:
+    """One method with its settings and the one that it holds."""
     try:
         hints = get_type_hints(method)
     except Exception as error:  # an annotation may be any text
@@ -119,24 +193,46 @@ def build(name: MethodName | str, settings: Mapping[str, Any] | None = None) -> 
         ) from error
     options = [option.name for option in fields(method) if option.compare]
     values: dict[str, Any] = {}
-    for key, value in (settings or {}).items():
+    for key, value in settings.items():
         if key not in options:
             listed = f"; {name} has {', '.join(options) or 'no settings'}"
             raise RegistryError(f"unknown setting {name}.{key}{suggest(key, options, listed)}")
         values[key] = _fit(f"{name}.{key}", value, hints[key])
     try:
         with contained(name, "__init__"):
-            return method(**values)
+            return method(**values, **base)
     except Exception as error:  # a method may check its settings in any way
         raise RegistryError(f"{name}: {_reason(error)}") from error
 
 
 def settings(pruner: Pruner) -> dict[str, Any]:
-    """All settings of a pruner, defaults included. A field that is left out of comparisons is no
-    setting.
+    """All settings of a pruner, defaults included, by the names that `build` takes. A field that is
+    left out of comparisons is no setting.
     """
-    options = [option.name for option in fields(pruner) if option.compare]
-    return {name: getattr(pruner, name) for name in options}
+    several = members(pruner)
+    values: dict[str, Any] = {}
+    for part in several:
+        before = f"{_stem(part)}." if len(several) > 1 else ""
+        for option in fields(part):
+            if option.compare:
+                values[before + option.name] = getattr(part, option.name)
+    return values
+
+
+def defaults(method: type[Pruner]) -> dict[str, Any]:
+    """The settings of a class with their defaults; raises RegistryError where one has none."""
+    values: dict[str, Any] = {}
+    for option in fields(method):
+        if not option.compare:
+            continue
+        factory = option.default_factory
+        if option.default is not MISSING:
+            values[option.name] = option.default
+        elif factory is not MISSING:
+            values[option.name] = factory()
+        else:
+            raise RegistryError(f"{method.__name__}.{option.name} has no default")
+    return values
 
 
 def suggest(name: str, choices: Iterable[str], otherwise: str | None = None) -> str:
@@ -150,6 +246,18 @@ def suggest(name: str, choices: Iterable[str], otherwise: str | None = None) -> 
     if otherwise is not None:
         return otherwise
     return f"; known: {', '.join(options)}"
+
+
+def _modules(package: str) -> list[str]:
+    """The modules of a package that are no helpers, sorted."""
+    path = importlib.import_module(package).__path__
+    modules = [module.name for module in pkgutil.iter_modules(path) if not module.ispkg]
+    return sorted(name for name in modules if not name.startswith("_"))
+
+
+def _is_path(name: str) -> bool:
+    """Whether a method is named by the path of its file."""
+    return name.endswith(".py") or "/" in name
 
 
 def _load(path: Path) -> ModuleType:
@@ -231,6 +339,12 @@ def _reason(error: BaseException) -> str:
 
 def _package_folders() -> list[Path]:
     return [Path(p).resolve() for p in importlib.import_module(PACKAGE).__path__]
+
+
+def _stem(pruner: Pruner) -> str:
+    """What one method is called."""
+    declared = _own_card(type(pruner))
+    return type(pruner).__name__ if declared is None else declared.name
 
 
 def _own_card(kind: type) -> Card | None:

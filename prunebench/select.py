@@ -114,12 +114,13 @@ def fill(total: int, weights: Tensor, limits: Tensor) -> list[int]:
 def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
     """[N] the average of a per-pixel map over what each token shows; 0 for newlines and padding.
 
-    `maps` has one [F, H, W] an image or video, F frames (1 for an image), of any resolution. Of a
-    video, a token that stands for several frames gets their average. Raises ValueError where an
-    image has no map, or a tile no known place.
+    `maps` has one [F, H, W] an image or video, F frames (1 for an image), of any resolution; with
+    [F, H, W, P] it is [N, P]. Of a video, a token that stands for several frames gets their
+    average. Raises ValueError where an image has no map, or a tile no known place.
     """
-    averages = torch.zeros(len(layout))
-    frames = _frame_counts(layout)
+    channels = maps[0].shape[3:] if maps else ()
+    averages = torch.zeros(len(layout), *channels)
+    frames = frame_counts(layout)
     if frames and max(frames) >= len(maps):
         raise ValueError(f"{len(maps)} maps for {max(frames) + 1} images")
     for number, tile in enumerate(layout.tiles):
@@ -128,14 +129,15 @@ def pooled(layout: Layout, maps: Sequence[Tensor]) -> Tensor:
         if tile.region is None:
             raise ValueError(f"the place of tile {number}, a {tile.kind}, in its image is unknown")
         values = maps[tile.image].float()
-        picture = _of_frame(values, tile.frame, frames[tile.image])
+        stretch = frames_shown(len(values), tile.frame, frames[tile.image])
+        picture = values[stretch].mean(0).cpu()
         cells = _cell_means(picture, tile.rows, tile.columns, tile.region)
         patches = layout.grid(number)[:, : tile.columns]
         averages[patches] = cells.float()
     return averages
 
 
-def _frame_counts(layout: Layout) -> dict[int, int]:
+def frame_counts(layout: Layout) -> dict[int, int]:
     """By image, how many frames the model sees of it."""
     counts: dict[int, int] = {}
     for tile in layout.tiles:
@@ -144,30 +146,30 @@ def _frame_counts(layout: Layout) -> dict[int, int]:
     return counts
 
 
-def _of_frame(values: Tensor, frame: int, frames: int) -> Tensor:
-    """[H, W] the average of those of `values` [F, H, W] that the model's frame stands for."""
-    count = len(values)
+def frames_shown(count: int, frame: int, frames: int) -> slice:
+    """Those of a video's `count` frames that the model's `frame` of `frames` stands for."""
     # models that merge pairs of frames show an odd one at the end twice
     is_odd = count + 1 == 2 * frames
     even = count + 1 if is_odd else count
     first = frame * even // frames
     end = (frame + 1) * even // frames
-    return values[first : max(first + 1, end)].mean(0).cpu()
+    return slice(first, max(first + 1, end))
 
 
 def _cell_means(picture: Tensor, rows: int, columns: int, region: Region) -> Tensor:
-    """[rows, columns] the average of `picture` [H, W] over the cells of a grid on `region`; 0 where
-    a cell lies outside the image.
+    """[rows, columns] the average of `picture` [H, W] over the cells of a grid on `region`, with
+    [H, W, P] of every channel; 0 where a cell lies outside the image.
     """
     left, top, right, bottom = region
-    height, width = picture.shape
+    height, width = picture.shape[:2]
     down = _edges(rows, top, bottom, height)
     across = _edges(columns, left, right, width)
     # the integral of a map of pixels is linear between their edges, so that this is exact
-    integral = pad(picture.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    corners = _between(_between(integral, down).mT, across).mT
+    channels = picture.dim() - 2
+    integral = pad(picture.double().cumsum(0).cumsum(1), (0, 0) * channels + (1, 0, 1, 0))
+    corners = _between(_between(integral, down).transpose(0, 1), across).transpose(0, 1)
     sums = corners.diff(dim=0).diff(dim=1)
-    area = down.diff()[:, None] * across.diff()
+    area = (down.diff()[:, None] * across.diff()).view(rows, columns, *[1] * channels)
     # clamped, because `where` works out both sides
     return torch.where(area > 0, sums / area.clamp(min=1e-12), 0.0)
 
@@ -191,11 +193,11 @@ def _edges(cells: int, start: float, end: float, size: int) -> Tensor:
 
 
 def _between(values: Tensor, places: Tensor) -> Tensor:
-    """[len(places), W] rows of `values` [H, W] at fractional places."""
+    """[len(places), W, ..] rows of `values` [H, W, ..] at fractional places."""
     low = places.floor().long().clamp(max=len(values) - 1)
     # the last edge lies on the last row, behind which there is none
     high = (low + 1).clamp(max=len(values) - 1)
-    share = (places - low)[:, None]
+    share = (places - low).view(-1, *[1] * (values.dim() - 1))
     return values[low] * (1 - share) + values[high] * share
 
 

@@ -20,19 +20,21 @@ class Origin(Enum):
     """Which part of the engine computes a signal."""
 
     BEFORE = "before"
-    """From the attention of the LLM layer before the site: engine/reading.py."""
+    """From the attention of the LLM layer before the site: engine/views.py."""
     BEHIND = "behind"
-    """From the attention of the LLM layer behind the site, run dry: engine/reading.py."""
+    """From the attention of the LLM layer behind the site, run dry: engine/views.py."""
     LAYERS = "layers"
-    """From what enters and leaves LLM layers before the site: engine/reading.py."""
+    """From what enters and leaves LLM layers before the site: engine/transitions.py."""
     PROBE = "probe"
-    """From a token that the method adds behind the prompt (`Reads.probe`): engine/reading.py."""
+    """From a token that the method adds behind the prompt (`Reads.probe`): engine/views.py."""
     STREAM = "stream"
-    """From the rows that enter the site: engine/reading.py."""
+    """From the rows that enter the site: engine/views.py."""
     ENCODER = "encoder"
-    """From blocks of the vision encoder, those that `Reads.blocks` names: engine/encoder.py."""
+    """From blocks of the vision encoder, those that `Reads.blocks` names: engine/readings.py."""
     CLIP_CROPS = "clip crops"
-    """From the CLIP that `Reads.clip` names, shown what the encoder sees: engine/encoder.py."""
+    """From the CLIP that `Reads.clip` names, shown what the encoder sees (engine/encoder.py), or
+    the pictures themselves where that is no CLIP's (engine/beside.py).
+    """
     CLIP_TEXTS = "clip texts"
     """From the same CLIP, of the texts that `Reads.texts` makes: engine/reading.py."""
     CALLER = "caller"
@@ -379,8 +381,11 @@ Their first axis runs over the blocks that `Reads.blocks` names.
 CLIP_TEXTS = signals_of(Origin.CLIP_TEXTS)
 """Signals of the texts that `Reads.texts` makes of the question."""
 
-CLIP = signals_of(Origin.CLIP_CROPS, Origin.CLIP_TEXTS)
-"""Signals of the CLIP that `Reads.clip` names, which sees what the vision encoder sees."""
+CLIP_CROPS = signals_of(Origin.CLIP_CROPS)
+"""Signals of what a CLIP sees."""
+
+CLIP = CLIP_CROPS | CLIP_TEXTS
+"""Signals of the CLIP that `Reads.clip` names."""
 
 SEEN = signals_of(Origin.ENCODER, Origin.CLIP_CROPS)
 """Signals that exist once the vision encoder has run."""

@@ -77,3 +77,12 @@ def vision(before: int) -> Site:
 def llm(before: int) -> Site:
     """The seam before layer `before` of the language model; `before` is 1 or more."""
     return Site(Part.LLM, before)
+
+
+def llm_at(layer: int | float, layers: int) -> Site:
+    """The seam before a layer that is named by its number or, as a float, by its share of the depth
+    of `layers`, of which the nearest there is.
+    """
+    if isinstance(layer, int):
+        return llm(layer)
+    return llm(max(1, min(round(layer * layers), layers - 1)))

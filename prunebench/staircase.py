@@ -4,7 +4,7 @@ budget.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -65,14 +65,18 @@ class Staircase:
         With x = 1 they are the published ones. Raises BudgetError where the budget is out of reach.
         """
         sites = [llm(before=layer) for layer in self.layers]
-        return solve(budget, sites, available, self.depth, self.powers, compact)
+        return solve(budget, sites, available, self.depth, powers(self.ratios), compact)
 
-    def powers(self, t: float) -> list[float]:
-        """r^x with x = (1 - t) / t, rising in t over 0..1; at 1/2 the published shares."""
-        if t <= 0:
-            return [0.0] * len(self.ratios)
-        exponent = (1 - t) / t
-        return [ratio**exponent for ratio in self.ratios]
+
+def powers(ratios: Sequence[float]) -> Callable[[float], list[float]]:
+    """What `solve` takes for shares: r^x for each of `ratios`, with x = (1 - t) / t, rising in t
+    over 0..1; at 1/2 these ratios.
+    """
+
+    def shares(t: float) -> list[float]:
+        return [ratio ** ((1 - t) / t) for ratio in ratios] if t > 0 else [0.0] * len(ratios)
+
+    return shares
 
 
 def scaled_layer(layer: int, depth: int, layers: int) -> int:

@@ -1,4 +1,4 @@
-"""Tilewise: a budget handed out tile by tile to the patches of each."""
+"""Tilewise: a budget handed out tile by tile to the patches of each, and which are padding."""
 
 from __future__ import annotations
 
@@ -71,34 +71,17 @@ def with_newlines(tokens: VisualTokens, places: Tensor, count: int) -> Tensor:
     return torch.cat([places, newlines.to(places.device)])
 
 
-def visible(tokens: VisualTokens) -> Tensor:
-    """[N] bool, on the CPU: False for tokens of a crop that lie in the padding.
-
-    A model that pads its image to whole crops keeps, of an image that is h lines long in the grid
-    of a crop, floor(h) in the middle, the smaller margin before them.
+def padding(tokens: VisualTokens) -> Tensor:
+    """[N] bool, on the CPU: whether a token's middle lies outside its image, in what pads it to a
+    square or to whole crops; False for newlines and where the place of a tile is unknown.
     """
-    shows = torch.ones(len(tokens), dtype=torch.bool)
+    is_padding = torch.zeros(len(tokens), dtype=torch.bool)
     for number, tile in enumerate(tokens.tiles):
-        if tile.kind != "crop" or tile.region is None:
+        if tile.region is None:
             continue
         left, upper, right, lower = tile.region
         place = (tokens.tile == number) & ~tokens.newline
-        row_shows = _inside(tokens.row[place], tile.rows, upper, lower)
-        column_shows = _inside(tokens.column[place], tile.columns, left, right)
-        shows[place] = row_shows & column_shows
-    return shows
-
-
-def _inside(line: Tensor, lines: int, start: float, end: float) -> Tensor:
-    """[n] bool: whether the lines of a tile that spans start..end of the image's side show the
-    image.
-
-    Its k-th line has its centre at k + 1/2 or at k, plus half of what floor takes from h; a quarter
-    tells the two apart.
-    """
-    length = lines / (end - start)
-    # 1e-6: a quotient that is whole may come out just below
-    whole = int(length + 1e-6)
-    centre = start * length + line.double() + 0.5
-    number = (centre - max(0.0, length - whole) / 2 + 0.25).floor()
-    return (number >= 0) & (number < whole)
+        x = left + (tokens.column[place] + 0.5) / max(1, tile.columns) * (right - left)
+        y = upper + (tokens.row[place] + 0.5) / max(1, tile.rows) * (lower - upper)
+        is_padding[place] = (x < 0) | (x > 1) | (y < 0) | (y > 1)
+    return is_padding

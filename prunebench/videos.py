@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -65,7 +65,7 @@ class VideoPruner(Pruner):
 
     @abstractmethod
     def choose(self, clip: Clip, count: int) -> Choice:
-        """`count` of a clip's patches, at least one and not all."""
+        """`count` of a clip's patches, at least one, and all of them only where it is dynamic."""
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """The choice of every video, behind one another."""
@@ -101,7 +101,7 @@ class VideoPruner(Pruner):
         total = self.patches(tokens, stage.keep)
         counts = share(total, sizes) if total else []
         for clip, size, count in zip(videos, sizes.tolist(), counts, strict=False):
-            if count == size:
+            if count == size and not self.dynamic:
                 # nothing to choose, and nothing to merge
                 yield clip, Choice(torch.arange(size, device=clip.places.device))
             elif count > 0:
@@ -130,6 +130,21 @@ def clips(tokens: VisualTokens) -> list[Clip]:
             )
         videos.append(Clip(tokens, places.view(len(sizes), -1).to(device)))
     return videos
+
+
+def staged(share_inside: float) -> Callable[[float], tuple[float, float]]:
+    """What `solve` asks of a method with a second stage inside the language model that keeps
+    `share_inside` of what the first left: the shares alive behind both.
+
+    Once the first keeps all, the second keeps more, up to all.
+    """
+
+    def shares(t: float) -> tuple[float, float]:
+        if t <= 0.5:
+            return 2 * t, 2 * t * share_inside
+        return 1.0, share_inside + (1 - share_inside) * (2 * t - 1)
+
+    return shares
 
 
 def evenly(size: int, count: int) -> Tensor:

@@ -36,13 +36,13 @@ def logits(
     inputs: dict[str, Any],
     answer: Tensor,
     dead: list[Tensor],
-    compact: bool = False,
+    compact: bool | list[Tensor] = False,
     bias: list[Tensor] | None = None,
     rows: list[Rows] | None = None,
 ) -> Tensor:
     """[B, T, V] logits that predict each token of `answer` [B, T]; `dead[l]` [B, S] bool: hidden
     from layer l on; `bias[l]` [B, S] is added to the scores of the keys there, `rows[l]` says which
-    stand before which.
+    stand before which. `compact` closes up the position ids of what is dead, or of `compact[l]`.
 
     Uses the stock model alone: per-layer masks (and, for closed-up positions, rotary tables) go in
     by pre-hooks. No mask hides anything from a layer that keeps a state: it is run on what is seen.
@@ -95,7 +95,7 @@ def logits(
                 shown = order[:, :, None] >= order[:, None]
                 places = _worn(places, rows[number].worn)
             if compact:
-                places = ranked(places, seen, order)
+                places = ranked(places, _used(seen, valid, compact, number), order)
             mask = (shown & seen[:, None, :]) | torch.eye(total, dtype=torch.bool)
             if additive:
                 own = None if rows is None else rows[number]
@@ -143,6 +143,15 @@ def logits(
     return logits
 
 
+def _used(seen: Tensor, valid: Tensor, compact: bool | list[Tensor], number: int) -> Tensor:
+    """[B, T] bool the columns whose position ids are counted in a layer."""
+    if isinstance(compact, bool):
+        return seen
+    used = valid.clone()
+    used[:, : compact[number].shape[1]] &= ~compact[number]
+    return used
+
+
 def _worn(places: Tensor, worn: Tensor) -> Tensor:
     """Position ids [.., B or 1, T] as columns have them, the prompt's those of `worn` [B, S]."""
     batch, prompt = worn.shape
@@ -161,7 +170,7 @@ def _add(
     if rows is None:
         return
     if rows.late is not None:
-        scores[:, prompt:, :prompt] = rows.late[:, None]
+        scores[:, prompt:, :prompt] = rows.late if rows.late.dim() == 3 else rows.late[:, None]
     axes = places[None] if places.dim() == 2 else places
     for sample, pairs in enumerate(rows.pairs):
         if pairs is not None:

@@ -148,6 +148,16 @@ def test_a_method_has_a_page_with_its_settings(pages: ModuleType, name: str) -> 
         assert f"[{family.name}](../families/" in page
 
 
+@pytest.mark.parametrize("name", registry.addons())
+def test_an_add_on_has_a_page_with_its_settings(pages: ModuleType, name: str) -> None:
+    page = pages.addon_page(name)
+    assert page.startswith("# ")
+    assert f"`METHOD+{name}`" in page
+    for setting, default in registry.defaults(registry.get(name)).items():
+        assert f"| `{setting}` | " in page
+        assert f"`{default!r}`" in page
+
+
 def test_a_method_page_shows_its_rows_of_results(pages: ModuleType) -> None:
     page = pages.method_page("fastv")
     assert "| `fastv` | tiny-qwen2.5-vl | mean:0.5 | 200 | 0.900 (0.851 to 0.934) |" in page

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import counted, picture
 from families import Miniature
+from families.llava import clip as named_clip
 from oracle import logits
 from PIL import Image
 from test_equivalence import PLANS, Draw, dead_columns, run
@@ -40,6 +41,7 @@ from prunebench import (
 )
 from prunebench.engine.counter import counter
 from prunebench.engine.encode import encode
+from prunebench.engine.ready import make_ready
 from prunebench.engine.session import prune_embeds
 from prunebench.measure.evidence import evidence_mask
 from prunebench.measure.flops import head, llm_prefill
@@ -556,39 +558,80 @@ def test_the_matrix_says_what_runs(miniature: Miniature, method: str) -> None:
         for one in support.matrix()
         if (one.method, one.family) == (method, family_of(miniature.model).name)
     ]
-    pruner, family, model = ready(method), family_of(miniature.model), miniature.model
+    pruner = ready(method)
     for prompt in ("one image", "padded batch", "video"):
         if prompt == "video" and miniature.video is None:
             continue
-        inputs = PROMPTS[prompt](miniature)
         if place.reason:
             with (
                 pytest.raises(Unsupported) as refused,
-                prune(model, pruner, 0.5, **told(miniature, prompt)),
+                prune(miniature.model, pruner, 0.5, **told(miniature, prompt)),
             ):
                 pass
             assert str(refused.value) == place.reason
         elif pruner.site().part is Part.PIXELS:
             resizes(miniature, pruner)
         else:
-            available = [len(layout) for layout in family.layouts(model, inputs)]
-            budget = budget_of(pruner, min(available))
-            try:
-                with prune(model, pruner, budget, **told(miniature, prompt)) as trace:
-                    model.generate(**inputs, max_new_tokens=2, min_new_tokens=2)
-            except Unsupported as error:
-                # some prompts of a family, not all, are more than the encoder's stages can do
-                if pruner.site().part is Part.VISION and str(error).endswith(OF_PROMPTS):
-                    continue
-                raise
-            for sample, count in zip(trace.samples, available, strict=True):
-                assert sample.available == count
-                for stage in sample.stages:
-                    kept = len(sample.kept[stage.site])
-                    assert kept <= stage.keep if pruner.dynamic else kept == stage.keep
-                over = sample.spent(budget.kind) - budget.tokens(count)
-                assert over <= 0.5 + 1e-6
-                assert pruner.dynamic or over >= -0.5 - 1e-6
+            meets_its_budget(miniature, pruner, prompt)
+
+
+def meets_its_budget(miniature: Miniature, pruner: Pruner, prompt: str) -> None:
+    """It keeps at every stage what was planned."""
+    family, model, inputs = family_of(miniature.model), miniature.model, PROMPTS[prompt](miniature)
+    available = [len(layout) for layout in family.layouts(model, inputs)]
+    budget = budget_of(pruner, min(available))
+    try:
+        with prune(model, pruner, budget, **told(miniature, prompt)) as trace:
+            model.generate(**inputs, max_new_tokens=2, min_new_tokens=2)
+    except Unsupported as error:
+        # some prompts of a family, not all, are more than the encoder's stages can do
+        if pruner.site().part is Part.VISION and str(error).endswith(OF_PROMPTS):
+            return
+        raise
+    for sample, count in zip(trace.samples, available, strict=True):
+        assert sample.available == count
+        for stage in sample.stages:
+            kept = len(sample.kept[stage.site])
+            assert kept <= stage.keep if pruner.dynamic else kept == stage.keep
+        over = sample.spent(budget.kind) - budget.tokens(count)
+        assert over <= 0.5 + 1e-6
+        assert pruner.dynamic or over >= -0.5 - 1e-6
+
+
+CLIPPED = {
+    "cdpruner": {},
+    "hero": {},
+    "igva": {"weights": "random"},
+    "maskclip": {"weights": "none"},
+}
+"""The methods that ask a CLIP, with settings in which they do."""
+
+
+@pytest.mark.parametrize("method", CLIPPED)
+def test_a_clip_that_is_named_serves_every_family(miniature: Miniature, method: str) -> None:
+    """Also those whose encoder is no CLIP's: the pictures are shown to it."""
+    pruner = registry.build(method, {**CLIPPED[method], "clip": named_clip()})
+    for prompt in ("one image", "padded batch", "video"):
+        if prompt != "video" or miniature.video is not None:
+            meets_its_budget(miniature, pruner, prompt)
+    assert make_ready(family_of(miniature.model), miniature.model, pruner).clip == named_clip()
+
+
+REASONS = {
+    "scales every image to its own resolution": {"resize"},
+    "is no CLIP's; name one that is shown the pictures with clip=": {"maskclip"},
+}
+"""Why a method may be refused, in part, and which: nothing that a port could change."""
+
+
+def test_nothing_is_refused_that_a_port_could_serve() -> None:
+    for place in support.matrix():
+        matches = [words for words in REASONS if words in place.reason]
+        if place.reason:
+            assert len(matches) == 1, place
+            assert place.method in REASONS[matches[0]], place
+    refused = {place.method for place in support.matrix() if place.reason}
+    assert refused == set().union(*REASONS.values())
 
 
 def resizes(miniature: Miniature, pruner: Pruner) -> None:

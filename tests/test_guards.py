@@ -108,7 +108,7 @@ def test_features_that_are_no_numbers_are_not_offered(
 def test_signals_that_are_no_numbers_are_not_offered(
     model: Any, inputs_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoilt_reading = Reading(axis=1, from_heads=lambda heads: received_attention(heads) / 0)
+    spoilt_reading = Reading(axis=2, from_heads=lambda heads: received_attention(heads) / 0)
     monkeypatch.setitem(READINGS, Signal.RECEIVED_ATTENTION, spoilt_reading)
     with (
         torch.no_grad(),

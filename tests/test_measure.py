@@ -358,7 +358,7 @@ def test_what_is_observed_in_the_encoder_counts_once(
         time.sleep(0.3)
         return received_attention(heads)
 
-    monkeypatch.setitem(READINGS, Signal.RECEIVED_ATTENTION, Reading(axis=1, from_heads=slow))
+    monkeypatch.setitem(READINGS, Signal.RECEIVED_ATTENTION, Reading(axis=2, from_heads=slow))
     rows = measure_pairs(model, Qwen25VL(), image(4, 4), Slow(), 0.5, ONE_PAIR)
     spent = {row.phase: row.ms for row in rows if row.variant == "method"}
     assert spent["select"] >= 300

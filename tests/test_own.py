@@ -102,3 +102,29 @@ def test_what_stands_in_for_a_missing_cls_token_is_said_in_every_row(tmp_path: P
     table = pd.read_csv(tmp_path / "cls" / "leaderboard.csv", keep_default_na=False, dtype=str)
     assert set(table["status"]) == {"ok"}
     assert "port" not in table
+
+
+CLIPPED = """- {name: maskclip, clip: tiny-clip}
+- {name: hero, label: hero-clip, clip: tiny-clip}
+"""
+QUESTIONED = "glimpseprune,resprune,ptp,hero,fastv,gswa,igva,stdmmf"
+
+
+def test_every_founding_method_has_rows_on_an_encoder_without_cls_crops_or_clip(
+    tmp_path: Path,
+) -> None:
+    """On the miniature Qwen2.5-VL, MaskCLIP++ with a CLIP that is named."""
+    grid = tmp_path / "grid.yaml"
+    names = "".join(f"- {name}\n" for name in QUESTIONED.split(","))
+    grid.write_text(f"methods:\n{names}{CLIPPED}budgets: [0.75]\ncontrols: false\n")
+    out = tmp_path / "out"
+    sweep(load(grid, ["limit=2", "cost=false", f"out={out}"]))
+    report.build(out)
+    table = pd.read_csv(out / "leaderboard.csv", keep_default_na=False, dtype=str)
+    table = table.set_index("method")
+    assert set(table["status"]) == {"ok"}, table[["status", "reason"]]
+    regions = "equal parts of the picture in place of crops"
+    for method in ("hero", "gswa", "ptp"):
+        assert regions in table.loc[method, "port"]
+    assert "without clip_text and clip_tiles" in table.loc["hero", "port"]
+    assert "without" not in table.loc["hero-clip", "port"]

@@ -18,6 +18,8 @@ from prunebench.sites import Part
 CLS = frozenset({Signal.CLS_ATTENTION})
 TEXT = frozenset({Signal.CLIP_TEXT})
 PROBE = frozenset({Signal.PROBE_LOGITS})
+CHANGES = frozenset({Signal.TRANSITIONS})
+RECEIVED = frozenset({Signal.RECEIVED_ATTENTION})
 
 
 def loud(question: str) -> tuple[str, ...]:
@@ -49,6 +51,16 @@ def test_two_compose() -> None:
             r"cls_attention cannot be read in blocks \[1\] and \[\]",
         ),
         (Reads(TEXT, texts=loud), Reads(TEXT), "clip_text cannot be read of two methods' texts"),
+        (
+            Reads(CHANGES, layers={Signal.TRANSITIONS: (1, 2)}),
+            Reads(CHANGES),
+            r"transitions cannot be read in layers \[1, 2\] and \[\]",
+        ),
+        (
+            Reads(RECEIVED, cls_query_counts=False),
+            Reads(RECEIVED),
+            "received_attention cannot be read with and without the CLS token's query",
+        ),
         (Reads(TEXT, clip="a"), Reads(TEXT, clip="b"), "one CLIP is asked, not 'a' and 'b'"),
         (Reads(PROBE, probe=token), Reads(PROBE, probe=lambda: token()), "one probe token"),
         (Reads(lora=Path("a")), Reads(lora=Path("b")), "the model wears one adapter, not a and b"),
@@ -81,6 +93,22 @@ def test_a_stage_sees_what_exists_there() -> None:
     inside = everything.signals_at(vision(2))
     assert Signal.TEXT_FEATURES not in inside
     assert Signal.CLS_ATTENTION in inside
+
+
+def test_layers_compose_and_are_shown_to_the_stages_behind_them() -> None:
+    named = Reads(CHANGES, layers={Signal.TRANSITIONS: (5, 2)})
+    other = Reads(RECEIVED, cls_query_counts=False)
+    both = named | other
+    assert both == other | named
+    assert (both.layers, both.cls_query_counts) == (named.layers, False)
+    assert (named | Reads(CLS)).cls_query_counts
+    assert named.signals_at(llm(2)) == frozenset()
+    assert named.layers_at(Signal.TRANSITIONS, llm(3)) == (2,)
+    assert named.layers_at(Signal.TRANSITIONS, llm(6)) == (2, 5)
+    assert Reads(CHANGES).layers_at(Signal.TRANSITIONS, llm(3)) == (2,)
+    assert named.misplaced([llm(2)]) == CHANGES
+    assert named.misplaced([llm(2), llm(4)]) == frozenset()
+    assert named.whereabouts(Signal.TRANSITIONS).endswith("prune at llm:3 or later")
 
 
 def test_signals_that_are_looked_for_in_vain() -> None:
@@ -130,7 +158,7 @@ def test_needs_and_reads_agree() -> None:
 
 def test_a_pruner_has_few_members() -> None:
     public = [name for name in vars(Pruner) if not name.startswith("_") and name != "register"]
-    assert len(public) <= 12, public
+    assert len(public) <= 14, public
 
 
 @pytest.mark.parametrize("reads", [CLS, Reads(frozenset({"keys"})), None])  # type: ignore[arg-type]

@@ -84,6 +84,24 @@ def test_what_is_learnt_from_is_what_is_seen_at_work(loaded: models.Loaded) -> N
         assert 0 < float(example.answer_loss) < 20
 
 
+@pytest.mark.parametrize(
+    ("method", "asks"),
+    [("gswa", {}), ("igva", {"clip": "tiny-clip"}), ("maskclip", {"clip": "tiny-clip"})],
+)
+def test_whatever_stands_in_is_learnt_from(
+    loaded: models.Loaded, method: str, asks: dict[str, str]
+) -> None:
+    """Also on an encoder without a CLS token, crops or a CLIP."""
+    facts = loaded.family.facts(loaded.model)
+    ready: Any = registry.build(method, {"weights": "random", **asks}).prepared(facts)
+    student = replace(ready, module=ready.module.train().requires_grad_(True))
+    losses = [student.loss(example)[0] for example in examples(loaded, student, lessons())]
+    total = torch.stack(losses).sum()
+    total.backward()
+    assert float(total.detach()) > 0
+    assert any(weight.grad.abs().sum() > 0 for weight in student.module.parameters())
+
+
 def test_gradients_reach_the_glimpse_and_the_predictor_and_not_the_model(
     loaded: models.Loaded,
 ) -> None:

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pages
 
+from prunebench import registry
+
 ROOT = Path(__file__).parents[1]
 
 AT_ROOT = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
@@ -27,6 +29,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     methods: list[dict[str, str]] = []
     for name in pages.methods_in_order():
         methods.append({name: f"methods/{name}.md"})
+    for name in registry.addons():
+        methods.append({f"+{name}": f"methods/{name}.md"})
     families: list[dict[str, str]] = []
     for family in pages.families_in_order():
         families.append({family.name: f"families/{pages.family_slug(family)}.md"})
@@ -62,6 +66,8 @@ def made_pages() -> dict[str, Callable[[], str]]:
     }
     for name in pages.methods_in_order():
         texts[f"methods/{name}.md"] = partial(pages.method_page, name)
+    for name in registry.addons():
+        texts[f"methods/{name}.md"] = partial(pages.addon_page, name)
     for family in pages.families_in_order():
         texts[f"families/{pages.family_slug(family)}.md"] = partial(pages.family_page, family)
     for name in AT_ROOT:

@@ -25,9 +25,11 @@ from prunebench import registry
 from prunebench.budget import Budget
 from prunebench.models import families
 from prunebench.models.base import Family
+from prunebench.observations import SignalReadings
 from prunebench.pruner import Pruner
 from prunebench.report import headings
 from prunebench.run import grid
+from prunebench.signals import Signal
 from prunebench.sites import Part, Site
 from prunebench.study import columns
 from prunebench.testbed import MODELS
@@ -277,6 +279,24 @@ def method_page(name: str) -> str:
     return "\n".join(section for section in sections if section)
 
 
+def addon_page(name: str) -> str:
+    """The same about an add-on, which runs where the method runs that it wraps."""
+    kind = registry.get(name)
+    card = registry.card(kind)
+    text = f"# {title(name)}\n\n{sentence(idea(name))}\n\n{inspect.getdoc(kind) or ''}\n"
+    rows = [
+        ["name", f"`METHOD+{name}`"],
+        ["file", f"`methods/addons/{name}.py`"],
+        ["paper", linked(card.paper)],
+        ["official code", linked(card.code)],
+        ["checked against", verification(name)],
+    ]
+    if card.variant:
+        rows.append(["departs from the official code", card.variant])
+    facts = "## In the code\n\n" + table(["", ""], rows)
+    return "\n".join([text, facts, settings_section(kind)])
+
+
 def prose(name: str) -> str:
     """What was written about a method by hand, "" where nothing was."""
     path = ROOT / "docs" / "methods" / f"{name}.md"
@@ -296,7 +316,7 @@ def method_facts(name: str) -> str:
         ["prunes", places(name)],
         ["reads beside the features", signals or "nothing"],
         ["positions of the survivors", kind.default_positions],
-        ["keeps", "at most the budget" if kind.dynamic else "exactly the budget"],
+        ["keeps", "at most the budget" if kind.dynamic is True else "exactly the budget"],
         ["checked against", verification(name)],
     ]
     if card.variant:
@@ -311,11 +331,10 @@ def linked(url: str | None) -> str:
 
 def settings_section(kind: type[Pruner]) -> str:
     """Every setting with its type and default; "" where there is none."""
-    rows = []
+    rows, defaults = [], registry.defaults(kind)
     for field in fields(kind):
         if field.compare:
-            default = repr(getattr(kind(), field.name))
-            rows.append([f"`{field.name}`", f"`{field.type}`", f"`{default}`"])
+            rows.append([f"`{field.name}`", f"`{field.type}`", f"`{defaults[field.name]!r}`"])
     if not rows:
         return ""
     return "## Settings and defaults\n\n" + table(["setting", "type", "default"], rows)
@@ -532,11 +551,25 @@ def reference_page() -> str:
         names = homes[home]
         title, idea = heading(import_module(f"prunebench.{home}"))
         text += f"\n## {title}\n\n{sentence(idea)}\n"
+        if home == "signals":
+            text += f"\n{signal_table()}\n"
         paths = [f"{home}.{name}" for name in names]
         paths += BESIDE.get(home, ())
         for path in paths:
             text += f"\n::: prunebench.{path}\n"
     return text
+
+
+def signal_table() -> str:
+    """Every signal that has a value: its shape, where it comes from, what it holds."""
+    rows = []
+    for signal in Signal:
+        accessor = getattr(SignalReadings, str(signal), None)
+        if accessor is not None:
+            shape, origin = signal.row.shape, signal.row.origin.value
+            idea = " ".join((accessor.__doc__ or "").split("\n\n")[0].split())
+            rows.append([f"`{signal}`", f"`{shape}`", origin, idea.removeprefix(shape).strip()])
+    return table(["signal", "shape", "from", "what it holds"], rows)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,19 @@ def add_commands(commands: Commands) -> None:
         commands,
         "check",
         check,
-        "Run the conformance checks on a method's file, or try out the tasks of a grid.",
+        "Run the conformance checks on a method, or try out the tasks of a grid.",
         examples=(
             "prunebench check ./mine.py",
+            "prunebench check fastervlm+pyramiddrop",
             "prunebench check tasks=gqa,pope model=qwen2.5-vl-7b",
         ),
     )
     words = parser.add_argument(
         "words",
         nargs="+",
-        metavar="FILE | GRID.yaml | key=value",
-        help="a file with one method; or what `sweep` takes: its tasks are loaded, their first "
-        "images read and made-up answers scored, before hours of answers",
+        metavar="FILE | METHOD | GRID.yaml | key=value",
+        help="a file with one method, or a method's name; or what `sweep` takes: its tasks are "
+        "loaded, their first images read and made-up answers scored, before hours of answers",
     )
     completed_by(words, any_of(files("py", "yaml", "yml"), key_values(grid_keys)))
     parser = add_command(
@@ -74,9 +75,11 @@ def check(arguments: argparse.Namespace) -> int:
     words: list[str] = arguments.words
     if len(words) > 1 or "=" in words[0] or words[0].endswith((".yaml", ".yml")):
         return check_tasks(words)
-    from prunebench.testing import check_file
+    from prunebench.testing.conformance import check_file, check_named
 
-    checks = check_file(Path(words[0]))
+    file = Path(words[0])
+    is_file = file.suffix == ".py" or "/" in words[0] or file.exists()
+    checks = check_file(file) if is_file else check_named(words[0])
     for one in checks:
         mark = "ok  " if one.ok else "FAIL"
         print(f"{mark} {one.name}: {one_line(one.message, 1000)}")

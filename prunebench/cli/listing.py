@@ -55,9 +55,9 @@ def _files(method: type[Pruner], folder: Path) -> list[str] | None:
 
     names = [RECORD]
     for path in source_files(method):
-        if path.resolve().parent != folder.resolve():
+        if not path.resolve().is_relative_to(folder.resolve()):
             return None
-        names.append(path.name)
+        names.append(path.resolve().relative_to(folder.resolve()).as_posix())
     return names
 
 
@@ -65,6 +65,6 @@ def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """What the files hold now; nothing for one that is not there."""
     digests = {}
     for name in sorted(names):
-        path = folder / Path(name).name
+        path = folder / name
         digests[name] = sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     return digests

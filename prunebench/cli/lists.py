@@ -122,7 +122,8 @@ def method_rows() -> list[Row]:
     """Every method; one whose file fails is listed as broken, with the others beside it."""
     kept = listing.kept_rows()
     rows = []
-    for name in names.methods():
+    # add-ons behind the methods, by the name that is written behind one of theirs
+    for name in [*names.methods(), *(f"+{addon}" for addon in names.addons())]:
         try:
             rows.append(kept[name] if name in kept else method_row(name))
         except Exception as error:  # a file that somebody put there may raise anything
@@ -137,12 +138,12 @@ def method_row(name: str) -> Row:
     from prunebench import registry
     from prunebench.testing import verified
 
-    method = registry.get(name)
+    method = registry.get(name.removeprefix("+"))
     card = registry.card(method)
-    settings = [f"{key}={value}" for key, value in registry.settings(method()).items()]
+    settings = [f"{key}={value}" for key, value in registry.defaults(method).items()]
     return {
         "name": name,
-        "status": verified.status(name),
+        "status": verified.status(name.removeprefix("+")),
         "settings": ", ".join(settings),
         "paper": card.paper,
         "code": card.code,
@@ -154,6 +155,7 @@ def keep_method_rows() -> None:
     from prunebench import registry
 
     methods = {name: registry.get(name) for name in names.methods()}
+    methods |= {f"+{name}": registry.get(name) for name in names.addons()}
     rows = {name: method_row(name) for name in methods}
     listing.keep(rows, methods, names.folder_of(registry.PACKAGE))
 

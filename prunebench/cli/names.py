@@ -25,6 +25,12 @@ def methods() -> list[str]:
     return sorted(file.stem for file in files)
 
 
+def addons() -> list[str]:
+    """The built-in add-ons, sorted, in the same way."""
+    files = (folder_of("prunebench.methods") / "addons").glob("[!_]*.py")
+    return sorted(file.stem for file in files)
+
+
 def models() -> dict[str, str]:
     """Every short name with its folder in the package or its id on the hub."""
     names = {name: str(path) for name, path in MODELS.items()}

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from prunebench.border.text import one_line
 from prunebench.budget import Stage
 from prunebench.contract import Step, breach
+from prunebench.course import Course, misplanned
 from prunebench.engine.finite import Finite
 from prunebench.engine.ready import Ready
 from prunebench.engine.stream import EngineError
@@ -53,6 +55,22 @@ def ask(ready: Ready, question: Question, trace: Trace, finite: Finite) -> Keep:
         raise
     untouched = replace(tokens, features=question.features, index=question.index)
     return answered(ready.pruner, Step(stage, untouched, keep))
+
+
+def replanned(ready: Ready, question: Question, course: Course, trace: Trace) -> tuple[Stage, ...]:
+    """The stages of a course that are ahead, as the method plans them now that it sees the tokens.
+
+    Raises EngineError for stages that are none, or that the budget does not allow.
+    """
+    tokens, stage = question.tokens, question.stage
+    work = ("replan", pruning_work(tokens, stage)) if ready.by_shape else None
+    device = question.features.device
+    with trace.selecting(device, [question.row], work), contained(ready.name, "replan"):
+        ahead = ready.pruner.replan(tokens, course)
+    fault = misplanned(course, ahead, ready.pruner.dynamic)
+    if fault:
+        raise EngineError(one_line(f"{ready.name} at {stage.site}: {fault}"))
+    return tuple(ahead)
 
 
 def pruning_work(tokens: VisualTokens, stage: Stage) -> Hashable:

@@ -46,6 +46,19 @@ class Heads:
         the kernel's mask shows it, and without a mask those up to its own place. What the mask adds
         to their scores is added here, too.
         """
+        return self._paid(sample, rows, valid, rows)
+
+    def last(self, sample: int, valid: Tensor) -> Tensor:
+        """[H, S] the same of the last query, which sees all `valid` [S] keys where no mask says
+        otherwise; there may be more keys than queries.
+        """
+        last = torch.tensor([self.query.shape[2] - 1, self.key.shape[2] - 1], device=valid.device)
+        return self._paid(sample, last[:1], valid, last[1:])[:, 0]
+
+    def _paid(self, sample: int, rows: Tensor, valid: Tensor, ends: Tensor) -> Tensor:
+        """[H, R, S] the attention of the queries `rows` [R], which without a mask see the keys up
+        to the places `ends` [R].
+        """
         scores = self.logits(sample, rows)
         if self.mask is not None and self.mask.dim() == 4:
             # one mask may serve all samples; it knows who sees what stands behind it, too
@@ -53,8 +66,8 @@ class Heads:
             visible = valid & shown(own)
             scores = scores if own.dtype == torch.bool else scores + own.float()
         else:
-            # by columns, not positions: survivors keep their order, so that "before" is the same
-            visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None])
+            # by columns, not positions: a query sees the rows before its own, whatever their order
+            visible = valid & (torch.arange(self.key.shape[2], device=rows.device) <= ends[:, None])
         scores = scores.masked_fill(~visible, float("-inf"))
         if self.sinks is None:
             return scores.softmax(dim=-1)

@@ -17,7 +17,6 @@ from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.trace import SampleTrace
 from prunebench.models.base import Unsupported
 from prunebench.pruner import Pruner, contained
-from prunebench.signals import ATTENTION
 from prunebench.sites import Part, Site
 
 
@@ -30,7 +29,7 @@ def check_call(setup: Setup, call: Call, embeds: Tensor) -> None:
             "prompts in chunks (chunked prefill) and tokens that a wrapper adds to the prompt "
             "(prompt tuning) are not supported"
         )
-    check_kernel(setup.config, setup.kernel, probes=bool(setup.ready.needs & ATTENTION))
+    check_kernel(setup.config, setup.kernel, probes=setup.probes)
     if setup.observer is not None:
         setup.observer.check_kernels()
     parts = [setup.decoder, *setup.layers] if setup.decoder.training else []
@@ -79,6 +78,16 @@ def planned(
     return tuple(stages)
 
 
+def check_bias(setup: Setup, site: Site) -> None:
+    """Raise Unsupported where the attention kernel takes no bias."""
+    if "flash" in setup.kernel:
+        name = type(setup.ready.pruner).__name__
+        raise Unsupported(
+            f"{name} gives a bias at {site}, which flash attention does not take; load the "
+            "model with attn_implementation='sdpa' or 'eager'"
+        )
+
+
 def _check_stage(
     name: str, before: Stage | None, stage: Stage, available: int, layers: int
 ) -> None:
@@ -120,7 +129,9 @@ def _check_signals(name: str, ready: Ready, stages: Sequence[Stage]) -> None:
     lost = sorted(ready.reads.misplaced(sites))
     if lost:
         places = " and ".join(map(str, sites))
-        raise EngineError(f"{name} needs {', '.join(lost)} at {places}, {lost[0].whereabouts}")
+        raise EngineError(
+            f"{name} needs {', '.join(lost)} at {places}, {ready.reads.whereabouts(lost[0])}"
+        )
 
 
 def _check_announced(name: str, ready: Ready, stages: Sequence[Stage]) -> None:

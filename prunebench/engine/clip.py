@@ -1,9 +1,10 @@
 """Clip: a CLIP beside the model, which is shown the crops that the model's own vision encoder is
-shown.
+shown, or the pictures themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -43,6 +44,20 @@ class Clip:
     name: str
     model: Any
     tokenizer: Any
+    source: str
+
+    @cached_property
+    def images(self) -> Any:
+        """Its image processor; raises Unsupported where it has none."""
+        from transformers import AutoImageProcessor
+
+        with explained(f"CLIP {self.name}", self.source, ELSEWHERE, Unsupported), unattended():
+            return AutoImageProcessor.from_pretrained(self.source, trust_remote_code=False)
+
+    @cached_property
+    def digest_of_images(self) -> str:
+        """A hash of how it turns images into what it sees."""
+        return sha256(self.images.to_json_string().encode()).hexdigest()
 
     @cached_property
     def digest(self) -> str:
@@ -68,6 +83,21 @@ class Clip:
         # stock CLIP norms and projects its CLS token alone; methods compare patches with texts too
         rows: Tensor = projection(tower.post_layernorm(hidden)).flatten(0, 1)
         return rows
+
+    def pixels(self, pictures: Sequence[Tensor]) -> Tensor:
+        """[C, 3, S, S] of pictures [H, W, 3] uint8, as CLIP takes them.
+
+        Each is scaled to the square as a whole, for the middle that CLIP's processor cuts out would
+        leave tokens at the edges unseen.
+        """
+        side = self.model.config.vision_config.image_size
+        square = {"height": side, "width": side}
+        images = [picture.cpu().numpy() for picture in pictures]
+        options = {"do_resize": True, "size": square, "do_center_crop": False}
+        ready: Tensor = self.images(
+            images, **options, input_data_format="channels_last", return_tensors="pt"
+        )["pixel_values"]
+        return ready.to(self.model.device)
 
     def texts(self, texts: tuple[str, ...], whole: bool = False) -> Embeddings:
         """The embeddings of M texts; where they are to be `whole`, all are padded to the length
@@ -128,4 +158,4 @@ def _read(
         loaded: Any = CLIPModel.from_pretrained(source, dtype=dtype, **options)
         model, report = loaded
         checkpoint.check_loaded(model, report)
-    return Clip(name, model.to(device).eval().requires_grad_(False), tokenizer)
+    return Clip(name, model.to(device).eval().requires_grad_(False), tokenizer, source)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from prunebench.engine.cache import held_by
 from prunebench.engine.frame import Frame, Kwargs
-from prunebench.engine.masks import attention_mask
+from prunebench.engine.masks import NOTHING_EXTRA, Extra, attention_mask
 from prunebench.engine.prefill import Prefill
 from prunebench.engine.setup import Setup
+from prunebench.engine.steering import Steering
 from prunebench.engine.stream import EngineError, Stream
 from prunebench.engine.turns import joined
 from prunebench.engine.window import check_window
@@ -50,6 +51,12 @@ class Decoding:
         self.mapped_logits = call.kept_logits is not None
         self.drafting = drafts > 0
         """Whether any step so far had several tokens, which may be guesses."""
+        self.steering: Steering | None = None
+        """What of the caches the steps attend to, where the method has its say."""
+        if setup.steers is not None and prefill.samples:
+            before = self.live[setup.steers.layer - 1]
+            memos = prefill.reading.memos
+            self.steering = Steering(setup, setup.steers, before, call.visual, memos)
         self.step = 0
         """How many times logits were looked at."""
         self.ids: Tensor | None = None
@@ -84,8 +91,11 @@ class Decoding:
     def steered(self) -> bool:
         """Whether a layer needs other arguments than the first.
 
-        That is a mask of its length, positions that have moved, or a bias on its keys.
+        That is a mask of its length or of what is attended to, positions that have moved, or a bias
+        on its keys.
         """
+        if self.steering is not None:
+            return True
         # sdpa takes one query without a mask, whatever a layer's length, unless there is padding
         masked = self.setup.kernel != "sdpa" or any(stream.padded for stream in self.holders)
         biased = any(stream.bias is not None for stream in self.live)
@@ -103,11 +113,12 @@ class Decoding:
         """
         if self.windowed:
             return 0
+        depth = self.setup.depth if self.steering is None else self.steering.site.layer
         for number, (stream, frame) in enumerate(zip(self.live, self.frames, strict=True)):
             moved = frame is not None and frame.shift is not None
             if moved or stream is not self.live[self.first] or stream.bias is not None:
-                return number
-        return self.setup.depth
+                return min(number, depth)
+        return depth
 
     def check_cache(self, cache: Any) -> None:
         """Raise EngineError unless this is the cache that the prefill filled."""
@@ -167,6 +178,8 @@ class Decoding:
             # in positions of the unpruned sequence: those are what windows and chunks count
             check_window(self.setup, self.whole.width + step + count)
         self.tables = {}
+        if self.steering is not None:
+            self.steering.begin_step()
         # where that layer holds the whole prompt, what the model counts from its cache is right
         if first is self.whole:
             return kwargs
@@ -186,12 +199,17 @@ class Decoding:
             return kwargs
         changed, stream, frame = dict(kwargs), self.live[number], self.frames[number]
         own = stream is not self.live[self.first] or stream.bias is not None
-        if own or self.windowed:
+        unseen = None
+        if self.steering is not None and number >= self.steering.site.layer:
+            unseen = self.steering.unseen(stream, hidden.device)
+        if own or self.windowed or unseen is not None:
             count, part = hidden.shape[1], self.cache.layers[number]
             # the layer has yet to run: its cache lacks the keys of this step
             fresh = part.get_seq_length() - stream.width + count
             sight = self.sights[self.setup.kinds[number]]
-            mask = attention_mask(stream, count, fresh, self.setup.kernel, hidden, sight)
+            extra = NOTHING_EXTRA if unseen is None else Extra(unseen=unseen)
+            kernel = self.setup.kernel
+            mask = attention_mask(stream, count, fresh, kernel, hidden, sight, extra)
             # a layer with a window has let go of the keys behind it
             changed["attention_mask"] = None if mask is None else mask[..., -held_by(part, count) :]
         if frame is not None and frame.shift is not None and self.ids is not None:

@@ -173,6 +173,8 @@ class EarlyStages:
             signals[signal] = observed.of(signal, blocks, *tokens, ready.queries)
         notes = self.trace.samples[number].notes
         question = call.questions[number]
+        index = candidates.index
+        signals |= self.reading.by_clip(number, site, index, candidates.features)
         signals |= clip_texts(ready, site, question, candidates.features, notes)
         if Signal.TEXT_PIECES in ready.reads.signals_at(site):
             signals[Signal.TEXT_PIECES] = self._pieces(number)

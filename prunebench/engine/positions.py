@@ -15,13 +15,15 @@ from prunebench.engine.stream import EngineError, Stream
 class Positions:
     """The position ids of one batch on its way through the decoder.
 
-    `compact` says that gaps are closed up, `pinned` that a prompt ends in its image. `record` gets
-    the ids of every thinned sequence. `input_end` is the position behind which the answer goes on
-    as the decoder counts, None where it keeps its own ids.
+    `pinned` says that a prompt ends in its image. `record` gets the ids of every thinned sequence.
+    `input_end` is the position behind which the answer goes on as the decoder counts, None where it
+    keeps its own ids.
     """
 
-    def __init__(self, call: Call, compact: bool, pinned: bool, record: list[Tensor]) -> None:
-        self.call, self.compact, self.pinned, self.record = call, compact, pinned, record
+    def __init__(self, call: Call, pinned: bool, record: list[Tensor]) -> None:
+        self.call, self.pinned, self.record = call, pinned, record
+        self.moved = False
+        """Whether any stage between layers has closed up gaps."""
         self.input_end: Tensor | None = None
         self._ids: Tensor | None = None
         self._end: Tensor | None = None
@@ -66,27 +68,30 @@ class Positions:
             return ids[..., -1:]
         return highest_position(ids, stream.without(drafts))
 
-    def narrowed(self, ids: Tensor, entered: Stream, stream: Stream) -> Tensor:
+    def narrowed(self, ids: Tensor, entered: Stream, stream: Stream, compact: bool) -> Tensor:
         """The ids of a stream, as a stage in front of which others have thinned it is shown them.
 
-        `ids` [.., B or 1, S] are those of the wider stream that `entered`.
+        `ids` [.., B or 1, S] are those of the wider stream that `entered`; `compact` closes up the
+        gaps.
         """
         if stream.source is entered.source:
             return ids
         ids = gather(ids, entered.columns(stream, ids.device))
-        return closed_up(ids, stream) if self.compact else ids
+        return closed_up(ids, stream) if compact else ids
 
-    def thinned(self, ids: Tensor, index: Tensor, stream: Stream) -> Tensor:
-        """The ids of a narrower stream, whose columns are the columns `index` [B, n] of `ids`."""
+    def thinned(self, ids: Tensor, index: Tensor, stream: Stream, compact: bool) -> Tensor:
+        """The ids of a narrower stream, whose columns are the columns `index` [B, n] of `ids`;
+        `compact` closes up the gaps.
+        """
         ids = gather(ids, index)
-        if self.compact:
+        if compact:
             ids = closed_up(ids, stream)
         self.record.append(ids)
         return ids
 
     def shift(self, ids: Tensor, stream: Stream) -> Tensor | None:
         """[.., B, 1] how far the end of the prompt has moved; None where nothing is closed up."""
-        return self.end - self.end_of(ids, stream) if self.compact else None
+        return self.end - self.end_of(ids, stream) if self.moved else None
 
 
 def given_ids(kwargs: Mapping[str, Any], width: int, device: torch.device) -> Tensor:

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from prunebench.budget import Stage
 from prunebench.contract import NOTHING
-from prunebench.engine.ask import Question, ask
+from prunebench.course import Course
+from prunebench.engine.ask import Question, ask, replanned
 from prunebench.engine.attention import Heads, watch
-from prunebench.engine.cache import checked, length_of, live_bytes, pick
+from prunebench.engine.cache import length_of, live_bytes
 from prunebench.engine.call import Call
-from prunebench.engine.checks import check_call, planned, settled
+from prunebench.engine.checks import check_bias, check_call, planned, settled
+from prunebench.engine.compaction import compact
 from prunebench.engine.frame import Frame, Kwargs
 from prunebench.engine.kept_logits import map_logits
 from prunebench.engine.masks import NOTHING_EXTRA, Extra, Sight, masks_by_kind, sees_specially
@@ -28,9 +30,8 @@ from prunebench.engine.thinning import Thinning
 from prunebench.engine.trace import SampleTrace
 from prunebench.engine.views import Offer, RowsView
 from prunebench.engine.window import check_window
-from prunebench.models.base import Unsupported
 from prunebench.signals import BEFORE, BEHIND, PROBE, Signal
-from prunebench.sites import INPUT, Part, Site, llm
+from prunebench.sites import INPUT, Site, llm
 from prunebench.tokens import Keep, Layout
 
 
@@ -68,7 +69,7 @@ class Prefill:
         setup.trace.reset(self.samples)
         setup.finite.forget()
         record = setup.trace.positions
-        self.positions = Positions(call, setup.compact_ids, any(self.pinned), record)
+        self.positions = Positions(call, any(self.pinned), record)
         # behind trace.reset: reading charges this trace for what the method did in the encoder
         self.early = setup.tower.read(call) if setup.tower is not None else ()
         """What stages inside the vision encoder left, a sample each."""
@@ -95,8 +96,8 @@ class Prefill:
 
     def _may_drop(self, sample: SampleTrace) -> bool:
         """Whether any stage of a sample may drop a token."""
-        if self.setup.ready.pruner.dynamic:
-            # how few a dynamic method keeps is not known before it is asked
+        if self.setup.ready.pruner.dynamic or self.setup.replans:
+            # how few such a method keeps is not known before it is asked
             return bool(sample.stages)
         return any(stage.keep < sample.available for stage in sample.stages)
 
@@ -107,13 +108,16 @@ class Prefill:
         hidden, positions = self._without_early(embeds), self.positions
         ids = given_ids(kwargs, self.whole.width, embeds.device)
         if INPUT in self.sites:
-            hidden = self._apply(INPUT, hidden, positions.narrowed(ids, self.whole, self.now))
+            closes = self.setup.compacts_at(INPUT)
+            narrow = positions.narrowed(ids, self.whole, self.now, closes)
+            hidden = self._apply(INPUT, hidden, narrow)
         stream = self.now
         # identity is enough: where nothing is dropped, the next stream shares the tuple of sources
         untouched = stream.source is self.whole.source
         if not untouched:
             index = self.whole.columns(stream, embeds.device, self.carriers)
-            ids = positions.thinned(ids, index, stream)
+            # stages inside the encoder are thinned here, too, as at the input
+            ids = positions.thinned(ids, index, stream, self.setup.compacts_at(INPUT))
             positions.input_end = positions.end_of(ids, stream)
         self.pairs.read(stream, ids)
         # the decoder's own 2-D mask has no room for a bias, nor for what a layer sees of a prompt
@@ -151,28 +155,6 @@ class Prefill:
     def note_positions(self, ids: Tensor | None) -> None:
         """The decoder's rotary module was given these position ids, those of its first layer."""
         self.positions.note(ids, self.live[0])
-
-    def takes_over(self, features: Sequence[Tensor]) -> bool:
-        """Whether a stage comes before the last of the layers behind which `features` are added."""
-        # the decoder adds a row to every visual token of the prompt, which fits while all are there
-        if any(site.part is not Part.LLM for site in self.sites):
-            return bool(features)
-        # features[j] come behind layer j, and a stage at llm:k thins what enters layer k
-        return any(site.layer < len(features) for site in self.sites)
-
-    def with_injected(self, layer: int, features: Tensor, hidden: Tensor) -> Tensor:
-        """What leaves a layer, with `features` added to the visual tokens that are alive in it.
-
-        `features` has a row for every visual token of the batch, in prompt order.
-        """
-        hidden, start = hidden.clone(), 0
-        for row, layout in enumerate(self.call.layouts):
-            live = self.live[layer].visual(row, self.call.visual[row])
-            columns = sent(live.columns, hidden.device)
-            added = features[sent(live.ordinal + start, features.device)].to(hidden)
-            hidden[row, columns] = hidden[row, columns] + added
-            start += len(layout)
-        return hidden
 
     # ---- layers ----------------------------------------------------------------------------------
 
@@ -220,7 +202,7 @@ class Prefill:
         # also where this stage drops nothing: what an earlier one dropped may still be in caches
         first = self._compacted_from(site)
         if first is not None:
-            self._compact(range(first, site.layer), stream, kwargs.get("past_key_values"))
+            compact(self.live, range(first, site.layer), stream, kwargs.get("past_key_values"))
         if stream is entered:
             return rows, kwargs
         frame = self._frame(site, entered, rows, kwargs)
@@ -267,7 +249,9 @@ class Prefill:
             masked = self._masked(stream, hidden)
             return masked if frame is None else replace(frame, masks=masked.masks)
         index = entered.columns(stream, hidden.device, self.carriers)
-        ids = positions.thinned(ids, index, stream)
+        compact = self.setup.compacts_at(site)
+        positions.moved = positions.moved or compact
+        ids = positions.thinned(ids, index, stream, compact)
         self.pairs.read(stream, ids)
         masked = self._masked(stream, hidden)
         # at_layer has fitted kwargs to the stream that entered, whose columns `index` counts
@@ -282,8 +266,7 @@ class Prefill:
 
     def _masked(self, stream: Stream, hidden: Tensor) -> Frame:
         """What the layers need to be told of padding, bias and sight, for all rows of a stream."""
-        pairs = self.pairs.scores
-        extra = NOTHING_EXTRA if pairs is None else Extra(pairs)
+        extra = Extra(self.pairs.scores) if stream.pairs else NOTHING_EXTRA
         masks = masks_by_kind(stream, self.sights, self.setup.kernel, hidden, extra)
         return Frame(masks, stream.valid(hidden.device) if stream.padded else None)
 
@@ -294,24 +277,6 @@ class Prefill:
             name = type(self.setup.ready.pruner).__name__
             raise EngineError(f"{name} compacts at {site} for some samples of the batch only")
         return answers.pop()
-
-    def _compact(self, layers: range, stream: Stream, cache: Any) -> None:
-        """Remove what died at a stage from the caches of these layers, which lie before it."""
-        narrower: dict[int, Stream] = {}
-        for number in layers:
-            part, before = checked(cache).layers[number], self.live[number]
-            # a state has read what is dropped now, and holds no position that could be taken out
-            if length_of(part) is not None:
-                _check_whole(number, part, before)
-                pick(part, before.columns(stream, part.keys.device))
-            if stream.bias is None:
-                self.live[number] = stream
-                continue
-            # a bias holds from its stage on, so that earlier layers keep their own; those that
-            # shared a stream go on sharing one
-            if id(before) not in narrower:
-                narrower[id(before)] = before.narrowed(stream.source)
-            self.live[number] = narrower[id(before)]
 
     # ---- stages ----------------------------------------------------------------------------------
 
@@ -349,20 +314,11 @@ class Prefill:
             self.samples[row].kept[site] = kept
         self.reading.forget_layers()
         if thinning.biases or thinning.pairs:
-            self._check_bias(site)
+            check_bias(self.setup, site)
         # only now: until all samples have answered, columns are those of the stream that entered
         self.now = thinning.stream()
         self.carriers = thinning.ids_from(self.now)
         return thinning.rows(hidden, self.now)
-
-    def _check_bias(self, site: Site) -> None:
-        """Raise Unsupported where the attention kernel takes no bias."""
-        if "flash" in self.setup.kernel:
-            name = type(self.setup.ready.pruner).__name__
-            raise Unsupported(
-                f"{name} gives a bias at {site}, which flash attention does not take; load the "
-                "model with attn_implementation='sdpa' or 'eager'"
-            )
 
     def _offer(self, row: int, stage: Stage, live: LiveTokens) -> Offer:
         """What the method may choose from: all visual tokens but a pinned one, which counts."""
@@ -383,7 +339,29 @@ class Prefill:
         features = hidden[row, sent(offer.live.columns, device)]
         tokens = self.reading.tokens(offer, features, signals)
         question = Question(row, offer.stage, tokens, features, offer.live.ordinal)
+        if setup.replans:
+            offer = self._offer(row, self._replanned(question), self._live(row))
+            question = replace(question, stage=offer.stage)
+        if not offer.has_choice:
+            return NOTHING
         return ask(setup.ready, question, setup.trace, setup.finite)
+
+    def _replanned(self, question: Question) -> Stage:
+        """The stage of a question as the method wants it now that it sees the tokens, and note of
+        what it wants of those behind.
+        """
+        sample, setup, site = self.samples[question.row], self.setup, question.stage.site
+        past = [stage for stage in sample.stages if stage.site < site]
+        course = Course(
+            setup.budget,
+            sample.available,
+            setup.depth,
+            tuple(replace(stage, keep=len(sample.kept[stage.site])) for stage in past),
+            sample.stages[len(past) :],
+        )
+        ahead = replanned(setup.ready, question, course, setup.trace)
+        sample.stages = (*past, *ahead)
+        return ahead[0]
 
     # ---- the end ---------------------------------------------------------------------------------
 
@@ -405,15 +383,6 @@ class Prefill:
             live = [len(stream.source[row]) for stream in prompts]
             sample.kv_bytes = live_bytes(cache, live)
             sample.kv_bytes_padded = live_bytes(cache, padded)
-
-
-def _check_whole(number: int, part: Any, stream: Stream) -> None:
-    """Raise Unsupported where a layer's cache has let go of what lies behind its window."""
-    if part.keys.shape[-2] != stream.width:
-        raise Unsupported(
-            f"layer {number} keeps {part.keys.shape[-2]} of {stream.width} positions (its window), "
-            "which cannot be compacted; use shorter inputs"
-        )
 
 
 def sites_of(samples: Sequence[SampleTrace]) -> list[Site]:

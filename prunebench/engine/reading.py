@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prunebench.engine.attention import Heads, dry_run, unrotated
 from prunebench.engine.behind import CachedPrompt, aside
+from prunebench.engine.beside import seen_by
 from prunebench.engine.cache import checked
 from prunebench.engine.call import Call
 from prunebench.engine.clip import load_clip
@@ -34,7 +35,7 @@ from prunebench.engine.views import (
     RowsView,
 )
 from prunebench.pruner import contained
-from prunebench.signals import BEFORE, BEHIND, CLIP_TEXTS, PROBE, Signal
+from prunebench.signals import BEFORE, BEHIND, CLIP, CLIP_CROPS, CLIP_TEXTS, PROBE, Signal
 from prunebench.sites import Site
 from prunebench.tokens import Layout, VisualTokens
 
@@ -47,9 +48,10 @@ def clip_texts(
     `like` gives device and dtype; a note says so where CLIP could not read them all.
     """
     here = ready.reads.signals_at(site) & CLIP_TEXTS
-    if not here:
+    # without a CLIP they come from whoever works with a bare decoder
+    if not here or ready.clip is None:
         return {}
-    clip = load_clip(str(ready.clip), like.device, like.dtype)
+    clip = load_clip(ready.clip, like.device, like.dtype)
     with contained(ready.name, "reads.texts"):
         texts = ready.reads.texts(question or "")
     # once for both: its tokens are what CLIP makes a text's embedding of
@@ -57,11 +59,10 @@ def clip_texts(
     embeddings = clip.texts(texts, whole)
     if embeddings.cut:
         notes.append(f"{embeddings.cut} texts were longer than CLIP reads and were cut off")
-    both = {
-        Signal.CLIP_TEXT: embeddings.pooled,
-        Signal.CLIP_TEXT_TOKENS: embeddings.tokens,
-    }
-    return {signal: both[signal] for signal in here}
+    values = {Signal.CLIP_TEXT: embeddings.pooled}
+    if embeddings.tokens is not None:
+        values[Signal.CLIP_TEXT_TOKENS] = embeddings.tokens
+    return {signal: values[signal] for signal in here}
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Reading:
     observed: Observed
     memos: Sequence[dict[str, Any]]
     of_layers: dict[Signal, dict[int, Tensor]] = field(default_factory=dict)
+    of_pictures: dict[int, dict[Signal, Tensor]] = field(default_factory=dict)
+    """By sample, what a CLIP beside the model made of its pictures, of all tokens and tiles."""
     transitions: Transitions = field(default_factory=Transitions)
 
     # ---- layers ----------------------------------------------------------------------------------
@@ -252,8 +255,27 @@ class Reading:
         for signal, reader in FROM_ROWS.items():
             if signal in here:
                 signals[signal] = reader(view)
+        signals |= self.by_clip(row, site, offer.live.ordinal, view.hidden)
         notes = self.setup.trace.samples[row].notes
         return signals | clip_texts(ready, site, self.call.questions[row], view.hidden, notes)
+
+    def by_clip(self, row: int, site: Site, index: Tensor, like: Tensor) -> dict[Signal, Tensor]:
+        """What a stage at a site is shown of what a CLIP beside the model makes of a sample's
+        pictures; `like` gives device and dtype.
+        """
+        ready = self.setup.ready
+        here = ready.reads.signals_at(site) & CLIP_CROPS if ready.beside else frozenset()
+        values = self.of_pictures.setdefault(row, {})
+        if here - values.keys():
+            pictures = self.call.caller_signals[row][Signal.PICTURES]
+            clip = load_clip(str(ready.clip), like.device, like.dtype)
+            layout, regions = self.call.layouts[row], ready.reads.regions
+            values |= seen_by(clip, here, pictures, layout, regions)
+        signals = {}
+        for signal in here:
+            value = values[signal]
+            signals[signal] = value[sent(index, value.device)] if signal.row.token_axes else value
+        return signals
 
     def tokens(self, offer: Offer, features: Tensor, signals: dict[Signal, Any]) -> VisualTokens:
         """What the method is shown, with what the caller gave.
@@ -306,9 +328,10 @@ def reading_work(ready: Ready, site: Site) -> Hashable | None:
     """What decides the FLOPs of picking a stage's signals out of what was read before: nothing but
     the stage, for nothing is multiplied.
 
-    None where a CLIP reads texts for it.
+    None where a CLIP reads texts or sees pictures for it.
     """
-    return None if CLIP_TEXTS & ready.reads.signals_at(site) else ("picking", site)
+    by_clip = CLIP if ready.beside else CLIP_TEXTS
+    return None if by_clip & ready.reads.signals_at(site) else ("picking", site)
 
 
 @contextmanager

@@ -100,7 +100,8 @@ def received_attention(heads: Heads) -> Tensor:
 
 def _received(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """[3, B, H, n] what keys [B, H, n, d] receive of scaled queries [B, H, n, d] on average."""
-    total, first, last = 0, None, None
+    total = key.new_zeros(key.shape[:3])
+    first, last = total, total
     for start in range(0, query.shape[2], CHUNK):
         end = start + CHUNK
         logits = query[:, :, start:end] @ key.transpose(2, 3)
@@ -108,7 +109,7 @@ def _received(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
             logits = _masked(logits, mask[:, :, start:end])
         weights = logits.softmax(-1)
         total = total + weights.sum(2)
-        first = weights[:, :, 0] if first is None else first
+        first = weights[:, :, 0] if start == 0 else first
         last = weights[:, :, -1]
     count = query.shape[2]
     # a CLS token that stands alone has nothing to be told apart from

@@ -16,7 +16,7 @@ from prunebench.models.base import Family, Unsupported
 from prunebench.pruner import MethodError, Pruner, contained, works_by_shape
 from prunebench.reads import Reads
 from prunebench.registry import build, name_of
-from prunebench.signals import BEFORE, BEHIND, CLIP, PROBE, SEEN, Signal
+from prunebench.signals import BEFORE, BEHIND, CLIP, CLIP_CROPS, PROBE, SEEN, Signal
 from prunebench.sites import Part, Site, llm
 
 Blocks = tuple[int | str, ...]
@@ -36,6 +36,8 @@ class Ready:
     reads: Reads = field(default_factory=Reads)
     blocks: Mapping[Signal, Blocks] = field(default_factory=dict)
     clip: str | None = None
+    beside: bool = False
+    """Whether that CLIP is shown the pictures themselves, which the caller gives."""
     feature_block: int | None = None
     """The vision block whose output the projector reads; None where there is no encoder."""
     depth: int = 0
@@ -58,8 +60,8 @@ class Ready:
 
     @property
     def needs(self) -> frozenset[Signal]:
-        """All signals that the method reads, wherever."""
-        return self.reads.signals
+        """All signals that the method reads, wherever, and what its CLIP beside the model sees."""
+        return self.reads.signals | ({Signal.PICTURES} if self.beside else frozenset())
 
     def blocks_at(self, site: Site) -> dict[Signal, Blocks]:
         """The signals of the encoder that a stage at a site is shown, with the blocks they are read
@@ -139,15 +141,18 @@ def make_ready(
     if not isinstance(prepared, Pruner):
         kind = type(prepared).__name__
         raise TypeError(f"{name}.prepared gave a {kind}; it must give the method, ready")
-    reason = refusal(prepared, parts, elsewhere)
+    outside = elsewhere | _of_named_clip(prepared, parts)
+    reason = refusal(prepared, parts, outside)
     if reason is not None:
         raise Unsupported(reason)
-    stand_ins = stand_ins_in(prepared, parts, elsewhere)
+    stand_ins = stand_ins_in(prepared, parts, outside)
     reads = reads_of(prepared).with_stand_ins(stand_ins)
     signals = reads.signals - elsewhere
     clip = _clip_of(name, reads, parts, model) if signals & CLIP else None
+    # an encoder that is a CLIP's hands on its own crops, but is shown no regions
+    beside = bool(signals & CLIP_CROPS) and (not parts.clipped or reads.regions > 1)
     blocks: dict[Signal, Blocks] = {}
-    for signal in sorted(signals & SEEN):
+    for signal in sorted(signals & SEEN - (CLIP_CROPS if beside else frozenset())):
         if signal in CLIP:
             blocks[signal] = (str(clip),)
         else:
@@ -158,6 +163,7 @@ def make_ready(
         reads,
         blocks,
         clip,
+        beside,
         facts.feature_block,
         facts.layers,
         stateful=facts.stateful,
@@ -167,13 +173,16 @@ def make_ready(
     )
 
 
-def _port(name: str, pruner: Pruner, stand_ins: Mapping[Signal, Signal]) -> str:
+def _port(name: str, pruner: Pruner, stand_ins: Mapping[Signal, Signal | None]) -> str:
     """What stands in for something that the model lacks, in words."""
     needs = needs_of(pruner)
     used = [(signal, other) for signal, other in stand_ins.items() if signal in needs]
     with contained(name, "port"):
         own = pruner.port
-    texts = [f"{other} in place of {signal}" for signal, other in used]
+    texts = [f"{other} in place of {signal}" for signal, other in used if other is not None]
+    missing = [str(signal) for signal, other in used if other is None]
+    if missing:
+        texts.append(f"without {' and '.join(missing)}")
     return "; ".join([*texts, *([own] if own else [])])
 
 
@@ -192,14 +201,14 @@ def reads_of(pruner: Pruner) -> Reads:
 
 def stand_ins_in(
     pruner: Pruner, parts: Family, elsewhere: frozenset[Signal] = frozenset()
-) -> dict[Signal, Signal]:
+) -> dict[Signal, Signal | None]:
     """Of a method's stand-ins those for signals that a family lacks and that do not come from
     `elsewhere`; raises MethodError where the method names none.
     """
     name = name_of(pruner)
     with contained(name, "stand_ins"):
         stand_ins = dict(pruner.stand_ins)
-    _check_signals(f"{name}.stand_ins", {*stand_ins, *stand_ins.values()})
+    _check_signals(f"{name}.stand_ins", {*stand_ins, *stand_ins.values()} - {None})
     lacking = {}
     for signal, stand_in in stand_ins.items():
         if signal not in elsewhere and parts.lacks(signal) is not None:
@@ -285,12 +294,20 @@ def _check_layers(name: str, reads: Reads, depth: int) -> None:
             )
 
 
+def _of_named_clip(pruner: Pruner, parts: Family) -> frozenset[Signal]:
+    """What a CLIP that the method names gives beside a model, whatever its encoder."""
+    # not asked of a bare decoder: it has no pictures, and a method may not be ready to say
+    if parts.vision_inputs == () or not needs_of(pruner) & CLIP:
+        return frozenset()
+    return CLIP if reads_of(pruner).clip else frozenset()
+
+
 def _clip_of(name: str, reads: Reads, family: Family, model: nn.Module) -> str:
     """The CLIP that a method's CLIP signals come from; raises Unsupported for none."""
     clip = reads.clip or family.clip(model)
     if clip is None:
         raise Unsupported(
             f"{name} needs a CLIP, and nothing says which the encoder of this {family.name} came "
-            "from"
+            "from; name it with clip=..."
         )
     return clip

@@ -20,6 +20,7 @@ from prunebench.engine.early import EarlyStages
 from prunebench.engine.finite import Finite
 from prunebench.engine.frame import Kwargs
 from prunebench.engine.hooks import Hook, after, before
+from prunebench.engine.injection import takes_over, with_injected
 from prunebench.engine.listen import Listener
 from prunebench.engine.lora import tuned
 from prunebench.engine.prefill import Prefill
@@ -184,7 +185,7 @@ class Session:
                 _ACTIVE.add(setup.decoder)
             undo.callback(_ACTIVE.discard, setup.decoder)
             undo.enter_context(tuned(setup.model, setup.ready.reads.lora))
-            if setup.ready.needs & ATTENTION:
+            if setup.ready.needs & ATTENTION or setup.steers is not None:
                 undo.enter_context(probed(setup.config))
                 undo.callback(setup.unwatch)
             if setup.observer is not None:
@@ -250,10 +251,10 @@ class Session:
         prefill = Prefill(setup, call, embeds, kwargs.get("attention_mask"))
         self.prefill, self.wish = prefill, kwargs.get("logits_to_keep", 0)
         self._unhook_inside()
-        if setup.ready.needs & BEFORE:
-            setup.unwatch()  # of a prefill that failed
+        if setup.ready.needs & BEFORE or setup.steers is not None:
+            setup.unwatch()  # of a prefill that failed, or of the answer before
         bare, features = setup.parts.injected(kwargs)
-        if prefill.takes_over(features):
+        if takes_over(prefill.sites, features):
             kwargs = bare
             for number, rows in enumerate(features):
                 hook = Hook(partial(self._inject, prefill, number, rows))
@@ -293,6 +294,8 @@ class Session:
         """Hook what the steps of an answer need, and no layer in front of the first that does."""
         if not decoding.steered:
             return
+        if decoding.steering is not None:
+            decoding.steering.start()
         if decoding.moved:
             before(self.inside, self.setup.rotary, self._see_positions)
         self._hook_layers(decoding.steered_from)
@@ -315,9 +318,10 @@ class Session:
         # the hook stays on while decoding needs others, and a step has no features to add
         if self.prefill is not prefill:
             return None
+        stream, call = prefill.live[number], prefill.call
         if not isinstance(output, tuple):
-            return prefill.with_injected(number, rows, output)
-        return (prefill.with_injected(number, rows, output[0]), *output[1:])
+            return with_injected(stream, call, rows, output)
+        return (with_injected(stream, call, rows, output[0]), *output[1:])
 
     def _see_positions(self, args: Any, kwargs: Kwargs) -> None:
         ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)

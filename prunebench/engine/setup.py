@@ -19,8 +19,9 @@ from prunebench.engine.stream import EngineError
 from prunebench.engine.trace import Trace
 from prunebench.engine.window import check_kinds, chunk_of, window_of
 from prunebench.models.base import Family, Unsupported
-from prunebench.pruner import Positions
-from prunebench.sites import Site
+from prunebench.pruner import Positions, contained
+from prunebench.signals import ATTENTION
+from prunebench.sites import Part, Site
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class Setup:
         self.parts, self.model, self.ready = parts, model, ready
         self.trace, self.finite = trace, finite
         self.budget, self.plan = terms.budget, terms.plan
-        positions = terms.positions or ready.pruner.default_positions
-        self.compact_ids = positions == "compact"
+        self.positions = terms.positions
+        """What the caller wants of position ids; None for what the method's paper does."""
         self.decoder = parts.decoder(model)
         self.layers = parts.layers(model)
         self.rotary: Any = parts.rotary(model)
@@ -138,6 +139,23 @@ class Setup:
                 everywhere=ready.inside_encoder(terms.plan),
             )
         self.tower: Tower | None = None
+        self.steers = _steered(ready, len(self.layers), self.kernel)
+        """The seam from whose layer on the method has its say in decoding; None where it has none.
+        """
+
+    def compacts_at(self, site: Site) -> bool:
+        """Whether a stage at that site closes up the gaps in position ids."""
+        return (self.positions or self.ready.pruner.positions_at(site)) == "compact"
+
+    @property
+    def replans(self) -> bool:
+        """Whether what later stages keep depends on what the method sees on the way."""
+        return self.plan is None and self.ready.pruner.replans
+
+    @property
+    def probes(self) -> bool:
+        """Whether the attention of any layer is looked at."""
+        return bool(self.ready.needs & ATTENTION) or self.steers is not None
 
     @property
     def depth(self) -> int:
@@ -173,3 +191,29 @@ class Setup:
         """Let no probe look at any layer's attention."""
         for layer in self.attending:
             unwatch(self.attention(layer))
+
+
+def _steered(ready: Ready, depth: int, kernel: str) -> Site | None:
+    """The seam from whose layer on the method steers decoding; None where it does not.
+
+    Raises Unsupported where the model or its kernel cannot serve it.
+    """
+    with contained(ready.name, "decodes_at"):
+        site = ready.pruner.decodes_at()
+    if site is None:
+        return None
+    if site.part is not Part.LLM or site.layer >= depth:
+        raise Unsupported(
+            f"{ready.name} steers decoding at {site}; it must be one of llm:1..llm:{depth - 1}"
+        )
+    if site.layer - 1 in ready.stateful:
+        raise Unsupported(
+            f"{ready.name} steers decoding at {site}, and layer {site.layer - 1} keeps a state "
+            "instead of attending to tokens (linear attention, convolution)"
+        )
+    if "flash" in kernel:
+        raise Unsupported(
+            f"{ready.name} steers decoding at {site}, which flash attention is not told; load the "
+            "model with attn_implementation='sdpa' or 'eager'"
+        )
+    return site

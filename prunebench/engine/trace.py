@@ -29,7 +29,9 @@ class SampleTrace:
 
     `kept` maps a site to the original visual indices [K] alive behind it, ascending; `entering` and
     `cached` are [layers] visual tokens entering a layer and left in its cache; `text` counts the
-    text tokens (no padding). `selector_flops` is None unless the session counts FLOPs. `notes` say
+    text tokens (no padding). `selector_flops` is None unless the session counts FLOPs. Where the
+    method steers decoding, `attended` are, a step, the visual entries that later layers attend to,
+    and `step_flops` what choosing them took in all steps. `notes` say
     what a reader should know of this sample. `kv_bytes` are the bytes of its live keys and values
     in all layers right after the prefill, `kv_bytes_padded` the same with what pads it to the
     length of the batch's longest sample.
@@ -43,6 +45,8 @@ class SampleTrace:
     entering: list[int] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
     selector_flops: int | None = None
+    step_flops: int | None = None
+    attended: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kv_bytes: int = 0
     kv_bytes_padded: int = 0
@@ -127,7 +131,8 @@ class Trace:
 
     `seconds["select"]` is wall time in signals and `prune`, and in nothing of the engine's own; the
     device is synchronised around it only where timed. The part of it that lay inside this call's
-    vision encoder is `seconds["observe"]`. The `tally` holds FLOPs that need no counting.
+    vision encoder is `seconds["observe"]`. `seconds["steer"]` is what a method took that has its
+    say in decoding, and part of the steps' own time. The `tally` holds FLOPs that need no counting.
     """
 
     timed: bool = False
@@ -142,15 +147,22 @@ class Trace:
         self.samples, self.positions = samples, []
         for sample in samples:
             sample.selector_flops = 0 if self.count_flops else None
-        self.seconds = {"select": 0.0, "observe": 0.0}
+            sample.step_flops = 0 if self.count_flops else None
+        self.seconds = {"select": 0.0, "observe": 0.0, "steer": 0.0}
 
     @contextmanager
     def selecting(
-        self, device: torch.device, rows: list[int], work: Hashable | None = None
+        self,
+        device: torch.device,
+        rows: list[int],
+        work: Hashable | None = None,
+        *,
+        step: bool = False,
     ) -> Iterator[None]:
         """Charge the block to selection; its FLOPs are split evenly over the samples `rows`.
 
         `work` is all that they depend on, None where nobody knows: then they are always counted.
+        `step` says that it is a step of decoding that is charged.
         """
         self._settle(device)
         flops = self.tally.known(work) if self.count_flops else 0
@@ -158,13 +170,17 @@ class Trace:
         with counter() if flops is None else nullcontext() as counting:
             yield
         self._settle(device)
-        self.seconds["select"] += perf_counter() - start
+        self.seconds["steer" if step else "select"] += perf_counter() - start
         if counting is not None:
             flops = counting.get_total_flops()
             self.tally.note(work, flops)
         for row in rows:
             sample = self.samples[row]
-            if sample.selector_flops is not None and flops is not None:
+            if sample.selector_flops is None or sample.step_flops is None or flops is None:
+                continue
+            if step:
+                sample.step_flops += flops // len(rows)
+            else:
                 sample.selector_flops += flops // len(rows)
 
     def charge(self, seconds: float, flops: int) -> None:

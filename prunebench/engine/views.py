@@ -17,7 +17,7 @@ from prunebench.engine.stream import LiveTokens, Stream, sent
 from prunebench.signals import Signal
 
 CHUNK = 256
-"""Queries whose attention is worked out at once where there is a query a visual token."""
+"""Queries whose attention is worked out at once."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,12 @@ class HeadsView:
         """[H, R, S] what the query columns `places` [R] pay to all columns."""
         return self.heads.rows(self.row, sent(places, self.device), self.valid)
 
+    def paid_to_tokens(self, places: Tensor) -> Tensor:
+        """[H, R, N] what the query columns `places` [R] pay to the visual tokens."""
+        # in parts: what one pays to all columns is cut to the visual ones before the next is made
+        parts = [self.of_tokens(self.attention(part), 2) for part in places.split(CHUNK)]
+        return torch.cat(parts, dim=1)
+
     def of_tokens(self, values: Tensor, axis: int) -> Tensor:
         """`values` with their axis of columns cut to those of the visual tokens."""
         return values.index_select(axis, sent(self.columns.visual, values.device))
@@ -114,14 +120,12 @@ def _last_query(view: HeadsView) -> Tensor:
 
 def _text_rows(view: HeadsView) -> Tensor:
     """[H, Q, N] attention of the text positions behind the first visual one."""
-    return view.of_tokens(view.attention(view.columns.text_behind), 2)
+    return view.paid_to_tokens(view.columns.text_behind)
 
 
 def _visual_rows(view: HeadsView) -> Tensor:
     """[H, N, N] attention of the visual positions."""
-    # in parts: what a part pays to all columns is cut to the visual ones before the next is made
-    chunks = view.columns.visual.split(CHUNK)
-    return torch.cat([view.of_tokens(view.attention(chunk), 2) for chunk in chunks], dim=1)
+    return view.paid_to_tokens(view.columns.visual)
 
 
 def _keys(view: HeadsView) -> Tensor:

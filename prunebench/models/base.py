@@ -79,7 +79,10 @@ LACKS = {
         "the vision encoder of {} has no CLS token "
         f"({Signal.RECEIVED_ATTENTION} is the usual substitute)"
     ),
-    "clipped": "the vision encoder of {} is no CLIP's",
+    "clipped": (
+        "the vision encoder of {} is no CLIP's; name one that is shown the pictures with "
+        "clip=openai/clip-vit-large-patch14-336 or another"
+    ),
     "tiled": "{} has none",
 }
 """Why a family cannot give a signal, by the flag of its own that the signal's row names."""
@@ -289,9 +292,7 @@ class Family(ABC):
         return None
 
     def mutual(self, model: nn.Module) -> frozenset[str]:
-        """The kinds of layers in which the positions that `together` groups see each other; all
-        unless overridden.
-        """
+        """Kinds of layers in which positions that `together` groups see each other; all here."""
         return frozenset(self.kinds(model))
 
     def token_pixels(self, model: nn.Module) -> int | None:
@@ -331,17 +332,18 @@ class Family(ABC):
     def decoder_facts(self, model: nn.Module) -> Facts:
         """What they are told of the language model alone."""
         text = config_of(self.decoder(model))
-        heads = text.num_attention_heads
+        heads, own = text.num_attention_heads, decoders.of_full_layers(text, self.kinds(model))
         return Facts(
             name=None,
             layers=len(self.layers(model)),
             width=text.hidden_size,
             heads=heads,
             eps=text.rms_norm_eps,
-            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-            head_width=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            kv_heads=getattr(own, "num_key_value_heads", None) or heads,
+            head_width=getattr(own, "head_dim", None) or text.hidden_size // heads,
             frequencies=decoders.frequencies(self.rotary(model)),
             stateful=self.stateful(model),
+            norm=getattr(self.decoder(model), "norm", None),
         )
 
     def lacks(self, signal: Signal) -> str | None:

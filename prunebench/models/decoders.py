@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -84,6 +85,14 @@ def routed(config: Any, tokens: int, experts: int) -> int:
     # where every layer is sparse, some models have one name for the width of all MLPs
     inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     return linear(tokens, width, experts) + swiglu(choices, width, inner)
+
+
+def of_full_layers(config: Any, kinds: Sequence[str]) -> Any:
+    """The settings of the first layer that looks at everything, in models whose layers differ; of
+    all layers in the others.
+    """
+    own = getattr(config, "per_layer_config", None)
+    return own[kinds.index("full_attention")] if own and "full_attention" in kinds else config
 
 
 def frequencies(rotary: nn.Module) -> tuple[float, ...] | None:

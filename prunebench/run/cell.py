@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from prunebench import registry
 from prunebench.budget import Budget
-from prunebench.identity import Unhashable, plain, source_digest
+from prunebench.identity import Unhashable, code_digest, plain
 from prunebench.pruner import Pruner, has_own
 from prunebench.study.record import BASELINE, BLIND, OWN, Kind
 
@@ -73,7 +73,7 @@ class Variant:
 
     def source(self) -> str:
         """A hash of the method's code as it was loaded: an edited method is another method."""
-        return source_digest(type(self.pruner))
+        return code_digest(self.pruner)
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from prunebench import registry
+from prunebench.composition import members
 from prunebench.run import plain
 from prunebench.run.cell import Variant
 from prunebench.run.keys import GridError
@@ -62,7 +64,10 @@ def completed(stored: Question, grid: Grid) -> dict[str, Any]:
 def _defaults(variant: Variant) -> dict[str, Any]:
     """The settings of a variant's method where nothing is said."""
     try:
-        usual = replace(variant, pruner=type(variant.pruner)(), positions=None)
+        one = type(variant.pruner)
+        composed = len(members(variant.pruner)) > 1
+        pruner = registry.build(variant.name) if composed else one()
+        usual = replace(variant, pruner=pruner, positions=None)
         entry = usual.entry()
     except Exception:  # it has a setting without a default, so none of its entries leaves that out
         return {}

@@ -24,6 +24,7 @@ DECIDING = ("torch", "transformers", "torchvision", "pillow", "lmms-eval")
 """Packages whose version belongs to what a cell is: models, preprocessing, scoring."""
 
 COUNTED = (
+    "absorb.py",
     "attention_kinds.py",
     "benchmarks",
     "border/images.py",
@@ -31,7 +32,9 @@ COUNTED = (
     "border/weights.py",
     "budget.py",
     "cluster.py",
+    "composition.py",
     "contract.py",
+    "course.py",
     "depth.py",
     "engine",
     "greedy.py",
@@ -39,8 +42,10 @@ COUNTED = (
     "measure",
     "models",
     "observations.py",
+    "products.py",
     "pruner.py",
     "reads.py",
+    "relevance.py",
     "run/active.py",
     "run/backend.py",
     "run/cost.py",
@@ -60,6 +65,7 @@ COUNTED = (
     "sites.py",
     "sizes.py",
     "staircase.py",
+    "steps.py",
     "study/columns.py",
     "study/statistics.py",
     "tilewise.py",

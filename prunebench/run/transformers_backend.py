@@ -148,7 +148,10 @@ class TransformersBackend:
         digests = [identity(method.pruner)]
         if method.clip is not None:
             model = self.loaded.model
-            digests.append(load_clip(method.clip, self.loaded.device, model.dtype).digest)
+            clip = load_clip(method.clip, self.loaded.device, model.dtype)
+            digests.append(clip.digest)
+            if method.beside:
+                digests.append(clip.digest_of_images)
         return digests
 
     def read(self, benchmark: Benchmark, requests: Sequence[Request]) -> Samples:

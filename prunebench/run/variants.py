@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from prunebench import registry
@@ -78,7 +77,14 @@ def with_settings(
     for a label that is neither one of theirs nor one of the grid's `keys`.
     """
     labels = [entry["label"] for entry in methods]
+    by_label: dict[str, dict[str, Any]] = {}
     for label, values in settings.items():
+        # of methods that work together, "a+b.a.x=1" is a setting of a
+        whole, _, part = label.rpartition(".")
+        if label not in labels and whole in labels:
+            own = {f"{part}.{name}": value for name, value in values.items()}
+            by_label.setdefault(whole, {}).update(own)
+            continue
         if label not in labels:
             near = registry.suggest(
                 label[:100],
@@ -88,7 +94,8 @@ def with_settings(
             name = f"{short_key(label)}.{short_key(next(iter(values)))}"
             raise GridError(f"unknown key {name}{near}")
         plain.check(values, label)
-    return [{**entry, **settings.get(entry["label"], {})} for entry in methods]
+        by_label.setdefault(label, {}).update(values)
+    return [{**entry, **by_label.get(entry["label"], {})} for entry in methods]
 
 
 def _rank(entry: Entry) -> int:
@@ -104,11 +111,12 @@ def _entry(method: Any) -> Entry:
         raise GridError(f"method {short(method)} is neither a name nor a mapping with a name")
     check_path("a method", method["name"])
     name = expanded(method["name"])
-    is_file = name.endswith(".py") or "/" in name
-    if not is_file and name not in registry.names():
-        near = registry.suggest(name[:100], registry.names())
-        raise GridError(f"unknown method {short(name)}{near}")
-    label = method.get("label", Path(name).stem if is_file else name)
+    parts = registry.parts(name)
+    try:
+        registry.check_name(name)
+    except registry.RegistryError as error:
+        raise GridError(str(error)) from None
+    label = method.get("label", registry.JOINT.join(map(registry.stem_of, parts)))
     check_label(label, name)
     if label in (*CONTROLS, BLIND) and name != label:
         raise GridError(f"label {label!r} is that of the control; give {short(name)} another")

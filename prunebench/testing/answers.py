@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prunebench import registry
 from prunebench.budget import Budget
+from prunebench.composition import members
 from prunebench.contract import walk
 from prunebench.observations import NotShown
 from prunebench.pruner import Pruner, works_by_shape
@@ -39,9 +40,9 @@ def contract(candidate: Candidate, dtype: torch.dtype = torch.float32) -> str:
     """Every answer is a Keep of unique places in range, as many as the stage asks for."""
     pruner, walks = candidate.ready, 0
     for tokens in samples(pruner, dtype):
-        for _, _, stages in plans(pruner, len(tokens)):
+        for budget, layers, stages in plans(pruner, len(tokens)):
             with torch.no_grad():  # as in a model that answers
-                walk(pruner, stages, tokens)
+                walk(pruner, stages, tokens, terms=(budget, layers))
                 expect(
                     not torch.is_grad_enabled(),
                     "switches gradients on: a method leaves torch's modes alone",
@@ -106,11 +107,12 @@ def inputs_untouched(candidate: Candidate) -> str:
 
 def keeps_all(candidate: Candidate) -> str:
     """A budget of 1.0 keeps every token, in a model of any depth."""
-    for tokens in samples(candidate.ready):
-        for layers in DEPTHS:
-            pruner = candidate.bare.prepared(facts(layers=layers))
+    for layers in DEPTHS:
+        pruner = candidate.bare.prepared(facts(layers=layers))
+        # a method may read other layers at another depth, and see as many values
+        for tokens in samples(pruner):
             stages = pruner.plan(Budget(1.0), len(tokens), layers)
-            steps = walk(pruner, stages, tokens)
+            steps = walk(pruner, stages, tokens, terms=(Budget(1.0), layers))
             kept = len(steps[-1].keep.index)
             expect(
                 pruner.dynamic or kept == len(tokens),
@@ -173,6 +175,9 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 def _afresh(pruner: Pruner, untouched: Pruner) -> Pruner:
     """The pruner as a new process would have it: module, class and instance made anew."""
     method = type(pruner)
+    if len(members(pruner)) > 1:
+        together = registry.build(registry.name_of(untouched), registry.settings(untouched))
+        return together.prepared(facts())
     source = inspect.getsourcefile(method)
     if source is None or method.__qualname__ != method.__name__:
         return untouched  # made inside a function: there is no module to run again

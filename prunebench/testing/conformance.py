@@ -74,6 +74,13 @@ def check_file(path: Path) -> list[Check]:
     return check_pruner(registry.build(str(path.resolve())))
 
 
+def check_named(name: str) -> list[Check]:
+    """The checks for a method by its name, or for several that work together; raises RegistryError
+    where there is none.
+    """
+    return check_pruner(registry.build(name))
+
+
 class _Trace:
     """What the method of the module `owner` leaves behind in the process, looked for after every
     check and put back.

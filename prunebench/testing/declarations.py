@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from prunebench import registry
 from prunebench.budget import Budget, Stage, alive, cached, spent
+from prunebench.composition import members
 from prunebench.pruner import Pruner
 from prunebench.signals import Signal
 from prunebench.sites import PIXELS, Site
@@ -40,7 +41,11 @@ def prepared(pruner: Pruner) -> str:
 
 def card(candidate: Candidate) -> str:
     """File and class have a docstring of their own, and official code has a paper."""
-    method = type(candidate.ready)
+    cards = [_card_of(type(part)) for part in members(candidate.ready)]
+    return ", ".join(cards)
+
+
+def _card_of(method: type[Pruner]) -> str:
     declared = registry.card(method)
     module = sys.modules[method.__module__]
     expect(bool(module.__doc__), "the file has no docstring: open it with one sentence")

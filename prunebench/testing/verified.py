@@ -27,13 +27,14 @@ def write_verified(comparisons: Sequence[Comparison], path: Path | None = None) 
     record = read_verified(path)
     shown = parts_shown(comparisons)
     for method, (agree, files) in summary(comparisons).items():
-        if method in registry.names():  # a file outside the package has no place in its record
+        # a file outside the package has no place in its record
+        if method in [*registry.names(), *registry.addons()]:
             kind = registry.get(method)
             record[method] = {
                 "agree": agree,
                 "files": files,
                 "source": source_digest(kind),
-                "stages": stages_shown(registry.build(method), shown[method]),
+                "stages": stages_of(method, shown[method]),
             }
     try:
         path.write_text(json.dumps(dict(sorted(record.items())), indent=2) + "\n")
@@ -74,6 +75,13 @@ def shown(entry: Mapping[str, Any]) -> str:
     if len(numbers) == count:
         return vectors
     return f"stage {' and '.join(map(str, numbers)) or 0} of {count}, {vectors}"
+
+
+def stages_of(method: str, parts: Sequence[Part]) -> tuple[list[int], int]:
+    """What `stages_shown` says of a method by its name; an add-on works at its base's one stage."""
+    if method in registry.addons():
+        return [1], 1
+    return stages_shown(registry.build(method), parts)
 
 
 def stages_shown(pruner: Pruner, parts: Sequence[Part]) -> tuple[list[int], int]:

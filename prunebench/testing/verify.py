@@ -69,7 +69,7 @@ def verify(
     for place in (folder, translators):
         if place is not None and not place.is_dir():
             raise VerifyError(f"no folder {place}")
-    names = methods or registry.names()
+    names = methods or [*registry.names(), *registry.addons()]
     subjects = [_subject(name, folder, translators) for name in names]
     without = [subject.name for subject in subjects if not subject.files]
     # of all methods some have no vectors; of those asked for every one must

@@ -4,7 +4,7 @@ its weights had a part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -53,6 +53,11 @@ class Look(Pruner):
         """What the other reads, but for what only its probe sees."""
         reads = self.other.reads.without(PROBE)
         return replace(reads, lora=None)  # training has put the adapter on
+
+    @property
+    def stand_ins(self) -> Mapping[Signal, Signal | None]:
+        """What the other reads where a model lacks something."""
+        return self.other.stand_ins
 
     def site(self) -> Site:
         """Where the other prunes; before all layers where its own probe sees the rest."""

@@ -59,6 +59,8 @@ def clip() -> str:
     )
     seeded(lambda: CLIPModel(config)).save_pretrained(folder)
     words.save_pretrained(folder)
+    side = {"height": SIDE, "width": SIDE}
+    CLIPImageProcessor(size=side, crop_size=side).save_pretrained(folder)
     return str(folder)
 
 

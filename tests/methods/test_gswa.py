@@ -5,6 +5,7 @@ that it carries.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from prunebench import (
     Trained,
     Unsupported,
     VisualTokens,
+    in_regions,
     llm,
     prune,
     registry,
@@ -285,7 +287,7 @@ def test_it_learns() -> None:
 
 
 def test_takes_the_scorers_signals_site_and_stages() -> None:
-    own = {Signal.TILES, Signal.CLS_FEATURES}
+    own = {Signal.CLS_FEATURES}
     assert gswa().needs == {*own, Signal.CLS_ATTENTION}
     fastv = gswa(weights="none", scorer="fastv")
     assert fastv.needs == {*own, Signal.LAST_QUERY_ATTENTION}
@@ -342,3 +344,70 @@ def test_prunes_in_llava_next(settings: dict[str, Any]) -> None:
         model.generate(**inputs, max_new_tokens=1)
     for stage in trace.samples[0].stages:
         assert len(trace.samples[0].kept[stage.site]) == stage.keep
+
+
+# ---- models without a CLS token or crops ---------------------------------------------------------
+
+
+def regions_of_four(**settings: Any) -> tuple[Any, VisualTokens]:
+    """GSWA made ready for a model without crops, and 4 x 4 tokens whose upper left part is unlike
+    the others.
+    """
+    pruner = gswa(**settings).prepared(replace(FACTS, tiled=False))
+    features = torch.tensor([[1.0, 0.0]]).repeat(16, 1)
+    features[[0, 1, 4, 5]] = torch.tensor([0.0, 1.0])
+    signals = {
+        Signal.RECEIVED_ATTENTION: torch.arange(16.0)[None, None],
+        Signal.ENCODER_FEATURES: features[None],
+    }
+    layout = Layout((Tile(4, 4),))
+    return pruner, VisualTokens(torch.zeros(16, 1), layout, torch.arange(16), signals=signals)
+
+
+def test_regions_share_the_budget_and_their_mean_gets_nothing() -> None:
+    pruner, tokens_of = regions_of_four(weights="none", temperature=1.0)
+    # the mean points to (3, 1): cosines 1 and 3, by the root of ten
+    weights = (torch.tensor([1.0, 3.0, 3.0, 3.0]) / 10**0.5).softmax(0)
+    parts = pruner.explain(tokens_of, Stage(INPUT, 8))["tile_parts"]
+    torch.testing.assert_close(parts, 16 * weights)
+    # 1.18 and 2.27 of 8, and what is left to the first of the largest remainders
+    assert kept(pruner, tokens_of, 8) == [3, 5, 6, 7, 12, 13, 14, 15]
+    for keep in range(1, 17):
+        assert len(kept(pruner, tokens_of, keep)) == keep
+
+
+def test_images_in_regions_share_by_size() -> None:
+    pruner, _ = regions_of_four(weights="none")
+    layout = Layout((Tile(4, 4), Tile(2, 4, image=1), Tile(1, 1, image=2)))
+    signals = {
+        Signal.RECEIVED_ATTENTION: torch.arange(25.0)[None, None],
+        Signal.ENCODER_FEATURES: torch.ones(1, 25, 3),
+    }
+    both = VisualTokens(torch.zeros(25, 1), layout, torch.arange(25), signals=signals)
+    assert counts(pruner, both, 12) == [8, 4, 0]
+
+
+def test_says_what_stands_in_and_forwards_what_its_scorer_says() -> None:
+    plain = gswa(weights="none")
+    assert plain.stand_ins == {
+        Signal.CLS_ATTENTION: Signal.RECEIVED_ATTENTION,
+        Signal.CLS_FEATURES: Signal.ENCODER_FEATURES,
+    }
+    assert gswa(weights="none", attention="cls", scorer="fastv").stand_ins == {}
+    hero = gswa(weights="none", scorer="hero").prepared(replace(FACTS, tiled=False))
+    assert hero.stand_ins[Signal.CLIP_TILES] is None
+    assert hero.port.count("equal parts of the picture") == 1
+    assert plain.prepared(replace(FACTS, tiled=True)).port == ""
+
+
+def test_the_allocator_compares_regions_with_their_mean() -> None:
+    """Trained as on crops: the loss is that of the weights on regions."""
+    pruner, tokens_of = regions_of_four(weights="none")
+    module: Any = type(pruner).build({**type(pruner).sizes(FACTS), "vision_width": 2})
+    trained = replace(pruner, module=module)
+    target = torch.zeros(16)
+    target[15] = 1.0
+    loss, figures = trained.loss(Example(tokens_of, target))
+    weights = trained.parts(in_regions(tokens_of, 2)) / 16
+    torch.testing.assert_close(loss, -weights[3].log())
+    assert figures["even"] == pytest.approx(log(4))

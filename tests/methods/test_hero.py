@@ -133,7 +133,7 @@ def test_without_clip_relevance_is_left_out() -> None:
     tokens = sample(crops("a", "b"), torch.zeros(2, 1, 12), [[1, 0], [1, 0], [0, 1]])
     told = hero(alpha=1.0, density=0.0, saliency_temperature=1.0).explain(tokens, Stage(INPUT, 6))
     torch.testing.assert_close(told["tile_weights"], torch.tensor([1.0, 0.0]).softmax(0))
-    assert hero(alpha=1.0).needs == {Signal.TILES, Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
+    assert hero(alpha=1.0).needs == {Signal.CLS_ATTENTION, Signal.CLS_FEATURES}
     assert hero().needs == hero(alpha=1.0).needs | {Signal.CLIP_TEXT, Signal.CLIP_TILES}
 
 
@@ -435,3 +435,80 @@ def test_clip_reads_the_question_as_far_as_it_can(tiny: Any) -> None:
     with prune(model, hero(alpha=1.0, low=(1,), high=(4,)), 0.4) as trace:
         model.generate(**inputs, max_new_tokens=1)
     assert len(trace.samples[0].kept[INPUT]) > 0
+
+
+# ---- models without a CLS token, crops or a CLIP -------------------------------------------------
+
+
+def on_regions(**settings: Any) -> Any:
+    """HERO made ready for a model that takes no crops."""
+    return hero(**settings).prepared(replace(facts(4), tiled=False))
+
+
+def one_picture(features: Tensor, clip: Any = None) -> VisualTokens:
+    """4 x 4 tokens; attention grows with their number in the low block and shrinks in the high."""
+    rising = torch.arange(16.0) / 16
+    signals: dict[Signal, Any] = {
+        Signal.RECEIVED_ATTENTION: torch.stack([rising, rising.flip(0)])[:, None],
+        Signal.ENCODER_FEATURES: features[None],
+    }
+    if clip is not None:
+        signals[Signal.CLIP_TILES] = torch.as_tensor(clip, dtype=torch.float32)
+        signals[Signal.CLIP_TEXT] = torch.tensor([[1.0, 0.0]])
+    return VisualTokens(
+        torch.zeros(16, 1), Layout((Tile(4, 4),)), torch.arange(16), signals=signals
+    )
+
+
+def test_regions_share_the_whole_budget_by_their_likeness_to_the_mean() -> None:
+    """Three parts look right and one up: their mean is (3, 1) / 4."""
+    upper_left = [0, 1, 4, 5]
+    features = torch.tensor([[1.0, 0.0]]).repeat(16, 1)
+    features[upper_left] = torch.tensor([0.0, 1.0])
+    pruner = on_regions(density=0.0, saliency_temperature=1.0)
+    values = pruner.explain(one_picture(features), Stage(INPUT, 8))
+    wanted = torch.tensor([1.0, 3.0, 3.0, 3.0]) / 10**0.5
+    torch.testing.assert_close(values["tile_saliency"], wanted.softmax(0))
+    # nothing else is known: saliency alone, whatever alpha says
+    torch.testing.assert_close(values["tile_weights"], wanted.softmax(0))
+    # 8 tokens by weights .148 and .284: 1.18 and 2.27, and what is left to the largest remainder
+    assert values["budgets"].tolist() == [1, 3, 2, 2]
+    # in a region the low block ranks: the last of each part
+    assert kept(pruner, one_picture(features), 8) == [3, 5, 6, 7, 12, 13, 14, 15]
+
+
+def test_every_budget_is_met_on_regions() -> None:
+    draw = torch.Generator().manual_seed(0)
+    tokens = one_picture(torch.randn(16, 3, generator=draw))
+    for keep in range(1, 17):
+        assert len(kept(on_regions(), tokens, keep)) == keep
+    whole = on_regions(regions=1)
+    assert kept(whole, tokens, 3) == [0, 1, 2]  # by the high block, as an image by itself
+
+
+def test_a_clip_that_sees_regions_counts_against_saliency() -> None:
+    tokens = one_picture(torch.ones(16, 2), clip=[[0, 1], [0, 1], [1, 0], [0, 1]])
+    pruner = on_regions(density=0.0, alpha=0.0, relevance_temperature=1.0)
+    relevance = torch.tensor([0.0, 0.0, 1.0, 0.0]).softmax(0)
+    told = pruner.explain(tokens, Stage(INPUT, 8))
+    torch.testing.assert_close(told["tile_weights"], relevance)
+    torch.testing.assert_close(told["tile_relevance"], relevance)
+
+
+def test_says_what_stands_in() -> None:
+    plain = hero()
+    assert plain.stand_ins == {
+        Signal.CLS_ATTENTION: Signal.RECEIVED_ATTENTION,
+        Signal.CLS_FEATURES: Signal.ENCODER_FEATURES,
+        Signal.CLIP_TEXT: None,
+        Signal.CLIP_TILES: None,
+    }
+    assert hero(attention="cls", alpha=1.0).stand_ins == {}
+    assert hero(attention="received").needs >= {Signal.RECEIVED_ATTENTION, Signal.ENCODER_FEATURES}
+    ready = on_regions(clip="tiny-clip")
+    assert "equal parts of the picture" in ready.port
+    assert (ready.reads.clip, ready.reads.regions) == ("tiny-clip", 2)
+    # no CLS token is a region's
+    assert Signal.CLS_FEATURES not in ready.needs
+    tiled = plain.prepared(replace(facts(4), tiled=True))
+    assert (tiled.port, tiled.reads.regions) == ("", 1)

@@ -1,4 +1,4 @@
-"""IDPruner's vectors: features, and what a scorer made of them."""
+"""IDPruner's vectors: features, and the scores that its scorer gave."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from prunebench.testing.vectors import Vector
 
 
 def cases(method: Any, vector: Vector) -> Iterator[Case]:
-    """The scores, of which only their order and extent count, are shown as attention."""
+    """The scores are shown as attention, which stands in for a scorer."""
     meta = vector.meta
-    pruner = method(weights="none", balance=meta["mmr_lambda"], at_once=meta["parallel_k"])
-    signals = {Signal.CLS_ATTENTION: vector.tensors["scores"][None, None]}
-    tokens = replace(vector.tokens(), signals=signals)
+    pruner = method(balance=meta["mmr_lambda"], together=meta["parallel_k"], weights="none")
+    scores = vector.tensors["scores"][None, None]
+    tokens = replace(vector.tokens(), signals={Signal.CLS_ATTENTION: scores})
     yield Case(pruner, (Stage(pruner.site(), int(meta["expected_count"])),), tokens)

@@ -1,4 +1,4 @@
-"""MFPruner's vectors: CLS attention, features, and CLIP's embeddings of one tile."""
+"""MFPruner's vectors: CLS attention, features and CLIP's embeddings of one tile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunebench.testing.vectors import Vector
 
 
 def cases(method: Any, vector: Vector) -> Iterator[Case]:
-    """The block that the projector reads is 22; 23 is there to be left alone."""
+    """Attention is that of block 22."""
     pruner = method()
     signals = {
         Signal.CLS_ATTENTION: vector.cls_attention([22]),

@@ -1,26 +1,26 @@
-"""VisionSelector's vectors: tokens, and a scorer of random weights."""
+"""VisionSelector's vectors: features, and a scorer with random weights under the released names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from prunebench import Stage
 from prunebench.testing.case import Case
 from prunebench.testing.vectors import Vector
 
+PREFIX = "selector."
+
 
 def cases(method: Any, vector: Vector) -> Iterator[Case]:
-    """The weights are those of the released scorer, without its name before theirs."""
-    prefix = "selector."
+    """The scorer's width is the features', its hidden one the vector's."""
+    tokens = vector.tokens()
+    sizes = {"width": tokens.features.shape[1], "hidden": vector.meta["hidden"]}
+    module = method.build(sizes)
     state = {}
-    for name, value in vector.tensors.items():
-        if name.startswith(prefix):
-            state[name.removeprefix(prefix)] = value
-    hidden, width = state["q_proj.weight"].shape
-    module = method.build({"width": width, "hidden": hidden})
+    for name, tensor in vector.tensors.items():
+        if name.startswith(PREFIX):
+            state[name.removeprefix(PREFIX)] = tensor
     module.load_state_dict(state)
-    pruner = replace(method(), module=module.requires_grad_(False))
-    stage = Stage(pruner.site(), int(vector.meta["expected_count"]))
-    yield Case(pruner, (stage,), vector.tokens())
+    pruner = method(module=module.eval().requires_grad_(False))
+    yield Case(pruner, (Stage(pruner.site(), int(vector.meta["expected_count"])),), tokens)

@@ -1,0 +1,1 @@
+"""The installed add-ons, one file each: methods that wrap another."""
