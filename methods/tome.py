@@ -101,7 +101,8 @@ class ToMe(Pruner):
         ValueError for keys or features that are not finite.
         """
         before = self.rows(tokens)
-        after = [self.merged(rows, quota) for rows, quota in self.shares(before, stage)]
+        layer = tokens.site.layer
+        after = [self.merged(rows, quota, layer) for rows, quota in self.shares(before, stage)]
         order = torch.cat([rows.order for rows in after])
         index = order.sort().values
         features, sizes = before[0].features.clone(), before[0].sizes.clone()
@@ -109,14 +110,19 @@ class ToMe(Pruner):
             features[rows.order] = rows.features[rows.order]
             sizes[rows.order] = rows.sizes[rows.order]
         memo = tokens.index[order.cpu()], sizes[order].cpu()
-        tokens.memo[self.entry(tokens.site.layer)] = memo
+        tokens.memo[self.entry(layer)] = memo
         bias = (sizes / before[0].sizes).log()[index] if self.proportional else None
         return Keep(index, features[index].to(tokens.features.dtype), bias)
 
-    def merged(self, rows: Rows, quota: int) -> Rows:
-        """What is left of a tile's rows when no more than the quota are."""
+    def merging(self, rows: Rows, quota: int, layer: int) -> int:
+        """How many pairs of a tile merge at once before a block."""
+        return len(rows) - quota
+
+    def merged(self, rows: Rows, quota: int, layer: int) -> Rows:
+        """What is left of a tile's rows before a block when no more than the quota are."""
         if quota == 0:
             return replace(rows, order=rows.order[:0])
+        rows = rows.merged(rows.pairs(self.merging(rows, quota, layer)))
         while len(rows) > quota:
             rows = rows.merged(rows.pairs(len(rows) - quota))
         return rows
@@ -165,7 +171,7 @@ class ToMe(Pruner):
         """
         values: dict[str, list[Tensor]] = {}
         for rows, quota in self.shares(self.rows(tokens), stage):
-            pairs = rows.pairs(len(rows) - quota)
+            pairs = rows.pairs(self.merging(rows, quota, tokens.site.layer))
             left = rows.merged(pairs)
             values.setdefault("merge_source", []).append(pairs.sources)
             values.setdefault("merge_target", []).append(pairs.targets)
