@@ -71,9 +71,10 @@ def _rows(clip: Clip, pictures: Sequence[Tensor] | Tensor) -> Tensor:
 
 def _patches(clip: Clip, picture: Tensor) -> Tensor:
     """[F, side, side, P] CLIP's patches of a picture's frames, where they lie."""
-    patches: Tensor = _rows(clip, picture)[:, 1:]
+    patches = _rows(clip, picture)[:, 1:]
     side = round(patches.shape[1] ** 0.5)
-    return patches.unflatten(1, (side, side))
+    square: Tensor = patches.unflatten(1, (side, side))
+    return square
 
 
 def _tiles(clip: Clip, pictures: Sequence[Tensor], layout: Layout) -> Tensor:
