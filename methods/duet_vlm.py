@@ -18,6 +18,7 @@ from prunebench import (
     BudgetError,
     Facts,
     Keep,
+    Part,
     Pruner,
     Reads,
     Signal,
@@ -36,7 +37,6 @@ from prunebench import (
     top,
     with_newlines,
 )
-from prunebench.sites import Part
 
 PUBLISHED = 205 / 576
 """What the first stage keeps as published for about 128 tokens a layer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -548,7 +548,18 @@ OF_PROMPTS = ("visual tokens of this image share patches", "cannot be pruned the
 """How reasons end for which a prompt is refused inside the vision encoder."""
 
 
-@pytest.mark.parametrize("method", registry.names())
+def _pairs() -> Iterator[Any]:
+    """Every method on every family; one in eight of the pairs is fast, so that each family and
+    each method has some, and all are behind the mark.
+    """
+    for row, family in enumerate(FAMILIES):
+        for column, method in enumerate(registry.names()):
+            is_slow = family in TWINS or (3 * row + column) % 8
+            marks = [pytest.mark.slow] if is_slow else []
+            yield pytest.param(family, method, marks=marks)
+
+
+@pytest.mark.parametrize(("miniature", "method"), _pairs(), indirect=["miniature"])
 def test_the_matrix_says_what_runs(miniature: Miniature, method: str) -> None:
     """A method meets its budget exactly, or is refused with the reason that the documentation
     gives.
