@@ -54,8 +54,8 @@ Window = tuple[int, int]
     variant="meets the budget exactly: the share of clusters is solved for, and where merging over "
     "time saves too much the least static tokens stay apart (official: half of the tokens of each "
     "group, whatever that comes to); nothing is static in a window of one frame (official: decided "
-    "by a division by zero); densities without noise; position ids close up behind the inner stage, too (official: gaps "
-    "stay)",
+    "by a division by zero); densities without noise; position ids close up behind the inner "
+    "stage, too (official: gaps stay)",
 )
 @dataclass(frozen=True)
 class PruneVid(VideoPruner):
