@@ -45,8 +45,8 @@ class ProductRows:
         number = int(pick)
         if number not in self._made:
             likely = promise.topk(min(CANDIDATES, len(promise))).indices.tolist()
-            wanted = [number, *(place for place in likely if place not in self._made)]
-            places = list(dict.fromkeys(wanted))[:CANDIDATES]
+            others = [place for place in likely if place not in self._made]
+            places = list(dict.fromkeys([number, *others]))[:CANDIDATES]
             rows = self._vectors[places] @ self._vectors.T
             self._made.update(zip(places, rows, strict=True))
         return self._made.pop(number)
