@@ -25,7 +25,7 @@ def write_verified(comparisons: Sequence[Comparison], path: Path | None = None) 
     """
     path = record_path() if path is None else path
     record = read_verified(path)
-    shown = parts_shown(comparisons)
+    parts = parts_shown(comparisons)
     for method, (agree, files) in summary(comparisons).items():
         # a file outside the package has no place in its record
         if method in [*registry.names(), *registry.addons()]:
@@ -34,7 +34,7 @@ def write_verified(comparisons: Sequence[Comparison], path: Path | None = None) 
                 "agree": agree,
                 "files": files,
                 "source": source_digest(kind),
-                "stages": stages_of(method, shown[method]),
+                "stages": stages_of(method, parts[method]),
             }
     try:
         path.write_text(json.dumps(dict(sorted(record.items())), indent=2) + "\n")

@@ -99,12 +99,12 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
 def parts_shown(comparisons: Sequence[Comparison]) -> dict[str, list[Part]]:
     """Per method, the parts of the model in which its files show it, those that agree."""
     wrong = {(one.method, one.file) for one in comparisons if not one.agree}
-    shown: dict[str, set[Part]] = {}
+    by_method: dict[str, set[Part]] = {}
     for one in comparisons:
-        parts = shown.setdefault(one.method, set())
+        parts = by_method.setdefault(one.method, set())
         if (one.method, one.file) not in wrong:
             parts.update(one.parts)
-    return {method: sorted(parts) for method, parts in shown.items()}
+    return {method: sorted(parts) for method, parts in by_method.items()}
 
 
 def _subject(name: str, folder: Path, translators: Path | None) -> Subject:
