@@ -5,7 +5,7 @@ least like those of the frame before.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,15 +14,22 @@ from torch.nn.functional import cosine_similarity
 from prunebench import (
     Choice,
     Clip,
+    DecodingStep,
+    Facts,
     Keep,
+    Site,
     Stage,
     VideoPruner,
     VisualTokens,
     evenly,
     fill,
+    llm,
     register,
     top,
 )
+
+PAID = "dycoke.paid"
+"""What the step before paid, in the memo."""
 
 GROUP = 4
 """Frames that are thinned together: of each group the first stays whole."""
@@ -33,8 +40,7 @@ GROUP = 4
     code="https://github.com/KD-TAO/DyCoke",
     variant="meets the budget exactly; the last frame of an odd number stays and the last group of "
     "four is thinned, too (official: lost, and not thinned); budgets below a whole frame in four "
-    "and images keep of whole frames the tokens that changed most; without the second stage, "
-    "which hides cached keys while decoding",
+    "and images keep of whole frames the tokens that changed most",
 )
 @dataclass(frozen=True)
 class DyCoke(VideoPruner):
@@ -49,6 +55,12 @@ class DyCoke(VideoPruner):
 
     `order` "given" hands the rows over as the code does, frame by frame, those that changed
     most first; "raster" in reading order.
+
+    While an answer is written, layers from `layer` on attend to the visual tokens that the new
+    token pays most in the layer before, all heads together, and `hidden` of them are hidden. They
+    are chosen where that attention has changed: its cosine to the step before is below `likeness`,
+    or there is none before. In a step that is like the one before nothing is hidden, and nothing is
+    ever freed. `hidden` 0 leaves decoding alone.
     """
 
     default_positions = "compact"
@@ -56,6 +68,40 @@ class DyCoke(VideoPruner):
     own_share = 0.475
     official: bool = False
     order: Literal["given", "raster"] = "given"
+    layer: int = 3
+    hidden: float = 0.8
+    likeness: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hidden < 1:
+            raise ValueError(f"hidden is {self.hidden:g}; it is a share, at least 0 and below 1")
+        if self.layer < 1:
+            raise ValueError(f"layer is {self.layer}; the layer before it is read, so from 1 on")
+
+    def prepared(self, facts: Facts) -> Self:
+        """Layers that attend, where not all do."""
+        before = facts.attending_near(self.layer - 1, last=facts.layers - 2)
+        return replace(self, layer=before + 1)
+
+    def decodes_at(self) -> Site | None:
+        return llm(before=self.layer) if self.hidden else None
+
+    def decode(self, step: DecodingStep) -> Tensor | None:
+        """The tokens that the new one pays most, where that has changed; else all."""
+        paid = step.attention.float().mean(dim=0)
+        likeness = self.alike(step, paid)
+        step.memo[PAID] = paid
+        if likeness >= self.likeness:
+            return None
+        return top(paid, int(len(step) * (1 - self.hidden)))
+
+    @staticmethod
+    def alike(step: DecodingStep, paid: Tensor) -> float:
+        """The cosine of what a step pays [N] to what the step before paid; 0 for the first."""
+        before = step.memo.get(PAID)
+        if before is None or step.number == 0:
+            return 0.0
+        return float(cosine_similarity(paid, before, dim=0))
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         return replace(super().prune(tokens, stage), order=self.order)
