@@ -68,14 +68,13 @@ class SparseVLMPlus(SparseVLM):  # type: ignore[misc]  # mypy reads methods/ as 
 
     def prepared(self, facts: Facts) -> Self:
         """The model's rotary frequencies are noted; raises Unsupported where it has none."""
-        if self.frequencies:
-            return self
-        if not facts.frequencies:
+        if not self.frequencies and not facts.frequencies:
             raise Unsupported(
                 "sparsevlm_plus divides by the kernel of rotary position embeddings, which this "
                 "model does not have"
             )
-        return replace(self, frequencies=facts.frequencies)
+        frequencies = self.frequencies or facts.frequencies
+        return replace(self, frequencies=frequencies, stateful=facts.stateful)
 
     @property
     def reads(self) -> Reads:
