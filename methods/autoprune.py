@@ -173,9 +173,11 @@ class AutoPrune(Pruner):
         if tokens.site == self.site():
             return Keep(order[: stage.keep])
         if stage.keep < there:
-            return melted(tokens, order, staying(there, stage.keep), stage.keep)
+            keep: Keep = melted(tokens, order, staying(there, stage.keep), stage.keep)
+            return keep
         stay = min(there, self.own(tokens)["keep_counts"][tokens.site.layer - 2].item())
-        return melted(tokens, order, stay, stay + cluster_count(there - stay))
+        keep = melted(tokens, order, stay, stay + cluster_count(there - stay))
+        return keep
 
     def own(self, tokens: VisualTokens) -> dict[str, Tensor]:
         """The sample's curve, made behind layer 1: `keep_counts`, `logistic`; `information` of the

@@ -5,6 +5,7 @@ clusters of keys, which count by their sizes from there on.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Self
 
 import torch
@@ -124,7 +125,7 @@ class PACT(Pruner):
         query = tokens.next_queries[:, :rows].float().mean(dim=1)  # [H, d_h]
         keys = tokens.next_keys[:, :rows].float()
         keys = keys.repeat_interleave(len(query) // len(keys), dim=0)
-        scores = (keys @ query[..., None])[..., 0] / query.shape[1] ** 0.5  # [H, rows]
+        scores = (keys @ query[..., None])[..., 0] / sqrt(query.shape[1])  # [H, rows]
         paid = scores.softmax(dim=1).mean(dim=0)[tokens.visual_places.to(keys.device)]
         return paid * tokens.features.float().norm(dim=1).to(paid.device)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import ClassVar, Self
 
 import torch
@@ -73,8 +74,9 @@ class SparseVLMPlus(SparseVLM):  # type: ignore[misc]  # mypy reads methods/ as 
                 "sparsevlm_plus divides by the kernel of rotary position embeddings, which this "
                 "model does not have"
             )
-        frequencies = self.frequencies or facts.frequencies
-        return replace(self, frequencies=frequencies, stateful=facts.stateful)
+        frequencies = self.frequencies or facts.frequencies or ()
+        plain: Self = super().prepared(facts)
+        return replace(plain, frequencies=frequencies)
 
     @property
     def reads(self) -> Reads:
@@ -112,7 +114,7 @@ class SparseVLMPlus(SparseVLM):  # type: ignore[misc]  # mypy reads methods/ as 
         for frequency in theta:
             total += (distance * frequency).cos()
         total = total.clamp(min=self.least * len(theta))
-        return total * 2 / (2 * len(theta)) ** 0.5
+        return total * 2 / sqrt(2 * len(theta))
 
     def chosen(self, attention: Tensor, rows: Tensor) -> Tensor:
         """The numbers of the heads whose raters pay the visual tokens most."""

@@ -120,9 +120,9 @@ class ViTCoP(Pruner):
         )
         sites = [INPUT, llm(before=first), llm(before=second)]
         share = self.retained if budget is None else budget.tokens(available) / max(1, available)
-        ratios = self.ratios(min(1 / 3, max(1 / 9, share)) if budget else share)
+        ratios = [*self.ratios(min(1 / 3, max(1 / 9, share)) if budget else share)]
         if first == second:
-            sites, ratios = [INPUT, llm(before=second)], (ratios[0], ratios[2])
+            sites, ratios = [INPUT, llm(before=second)], [ratios[0], ratios[2]]
         if budget is None:
             counts = [max(1, round(ratio * available)) for ratio in ratios]
             return tuple(Stage(site, count) for site, count in zip(sites, counts, strict=True))
