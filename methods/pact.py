@@ -126,8 +126,9 @@ class PACT(Pruner):
         keys = tokens.next_keys[:, :rows].float()
         keys = keys.repeat_interleave(len(query) // len(keys), dim=0)
         scores = (keys @ query[..., None])[..., 0] / sqrt(query.shape[1])  # [H, rows]
-        paid = scores.softmax(dim=1).mean(dim=0)[tokens.visual_places.to(keys.device)]
-        return paid * tokens.features.float().norm(dim=1).to(paid.device)
+        paid: Tensor = scores.softmax(dim=1).mean(dim=0)[tokens.visual_places.to(keys.device)]
+        norms: Tensor = tokens.features.float().norm(dim=1)
+        return paid * norms.to(paid.device)
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         keep = self.prune(tokens, stage).ascending()
