@@ -5,7 +5,7 @@ less question and image share.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import ceil, exp
 from typing import Self
@@ -83,6 +83,7 @@ class AutoPrune(Pruner):
     slope: float = 0.3
     attention: str = "auto"
     depth: int = 32
+    stateful: frozenset[int] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_attention(self.attention)
@@ -98,7 +99,7 @@ class AutoPrune(Pruner):
     @property
     def reads(self) -> Reads:
         text = Reads(frozenset({Signal.TEXT_ATTENTION})).only_at(Part.LLM)
-        return text | attention_reads(self.attention).only_at(llm(before=1))
+        return text | attention_reads(self.attention).only_at(self.site())
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -106,24 +107,29 @@ class AutoPrune(Pruner):
 
     def prepared(self, facts: Facts) -> Self:
         """The depth becomes the model's."""
-        return replace(self, depth=facts.layers)
+        return replace(self, depth=facts.layers, stateful=facts.stateful)
 
     def site(self) -> Site:
-        return llm(before=1)
+        """Behind the first layer that attends."""
+        first = min({*range(self.depth)} - self.stateful, default=0)
+        return llm(before=first + 1)
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
         """Without a budget the stages behind layer 0 allow what that one leaves, and the sample's
         curve decides; else the shares of the curve of `slope`, to a power.
         """
-        sites = [llm(before=layer + 1) for layer in range(layers - 1)]
+        # nothing is seen of layers that do not attend, and nothing dropped behind them
+        seams = [layer for layer in range(layers - 1) if layer not in self.stateful]
+        sites = [llm(before=layer + 1) for layer in seams]
         if budget is None:
             most = self.most(available, self.mean(available))
             return tuple(Stage(site, most) for site in sites)
         target = budget.tokens(available)
         most = self.most(available, target)
-        counts = self.curve(self.slope, most, target, layers)[0][: layers - 2]
+        counts = self.curve(self.slope, most, target, layers)[0]
         ratios = [most / max(1, available)]
-        for count in counts:
+        for layer in seams[1:]:
+            count = min(most, counts[layer - 1])
             rows = count + cluster_count(most - count)
             ratios.append(min(ratios[-1], rows / max(1, available)))
             most = rows
@@ -167,11 +173,11 @@ class AutoPrune(Pruner):
         if tokens.site == self.site():
             return Keep(order[: stage.keep])
         if stage.keep < there:
-            merged: Keep = melted(tokens, order, staying(there, stage.keep), stage.keep)
-            return merged
+            keep: Keep = melted(tokens, order, staying(there, stage.keep), stage.keep)
+            return keep
         stay = min(there, self.own(tokens)["keep_counts"][tokens.site.layer - 2].item())
-        merged = melted(tokens, order, stay, stay + cluster_count(there - stay))
-        return merged
+        keep = melted(tokens, order, stay, stay + cluster_count(there - stay))
+        return keep
 
     def own(self, tokens: VisualTokens) -> dict[str, Tensor]:
         """The sample's curve, made behind layer 1: `keep_counts`, `logistic`; `information` of the

@@ -5,14 +5,15 @@ question attends to.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
 from prunebench import (
     Budget,
+    Facts,
     ScorePruner,
     Signal,
     Site,
@@ -52,10 +53,15 @@ class FitPrune(ScorePruner):
     }
     """By the reduction in percent, how many of the tokens leave behind each of 32 layers."""
     reduction: int = 60
+    stateful: frozenset[int] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.reduction not in self.table:
             raise ValueError(f"reduction is {self.reduction}; tables are there for 60 and 80 %")
+
+    def prepared(self, facts: Facts) -> Self:
+        """The layers that do not attend are noted."""
+        return replace(self, stateful=facts.stateful)
 
     def site(self) -> Site:
         """The first of its sites."""
@@ -64,10 +70,10 @@ class FitPrune(ScorePruner):
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
         """A stage behind every layer of the table that drops something."""
         if budget is None:
-            return self.staircase(self.reduction).scaled(layers).stages(available)
+            return self.staircase(self.reduction).scaled(layers, self.stateful).stages(available)
         spent = budget.tokens(available) / max(1, available)
         reduction = nearest_row(tuple(self.table), 100 * (1 - spent))
-        return self.staircase(reduction).scaled(layers).solved(budget, available)
+        return self.staircase(reduction).scaled(layers, self.stateful).solved(budget, available)
 
     def staircase(self, reduction: int) -> Staircase:
         """What a table leaves of the tokens."""

@@ -5,6 +5,7 @@ rotary positions serve as coordinates.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import Self
 
 import torch
@@ -182,6 +183,5 @@ def similarity(values: Tensor, rows: Tensor) -> Tensor:
     theirs; `values` [H, S, d_h].
     """
     states = values.float()
-    products = states[:, rows] @ states.mT / states.shape[-1] ** 0.5
-    paid: Tensor = products.softmax(dim=-1).mean(dim=(0, 1))
-    return paid
+    products = states[:, rows] @ states.mT / sqrt(states.shape[-1])
+    return products.softmax(dim=-1).mean(dim=(0, 1))

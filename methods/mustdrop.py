@@ -5,8 +5,9 @@ drop what all of the question neglects in stages.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn.functional import normalize
 
 from prunebench import (
     Budget,
+    Facts,
     Keep,
     Part,
     Pruner,
@@ -77,6 +79,7 @@ class MustDrop(Pruner):
     least: tuple[float, ...] = (0.001,)
     protected: float = 0.08
     attention: str = "auto"
+    stateful: frozenset[int] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_attention(self.attention)
@@ -91,6 +94,10 @@ class MustDrop(Pruner):
             raise ValueError(
                 f"shares are {list(self.shares)} and least {list(self.least)}; both are above 0"
             )
+
+    def prepared(self, facts: Facts) -> Self:
+        """The layers that do not attend are noted."""
+        return replace(self, stateful=facts.stateful)
 
     @property
     def stand_ins(self) -> Mapping[Signal, Signal]:
@@ -110,7 +117,10 @@ class MustDrop(Pruner):
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
         """The stages in the language model, behind the one in the encoder."""
-        numbers = sorted({scaled_layer(layer + 1, self.depth, layers) for layer in self.layers})
+        places = set()
+        for layer in self.layers:
+            places.add(scaled_layer(layer + 1, self.depth, layers, self.stateful))
+        numbers = sorted(places)
         first = numbers[0] - 1
         sites = [llm(before=number) for number in numbers]
         if budget is None:

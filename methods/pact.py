@@ -5,6 +5,7 @@ clusters of keys, which count by their sizes from there on.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Self
 
 import torch
@@ -124,10 +125,10 @@ class PACT(Pruner):
         query = tokens.next_queries[:, :rows].float().mean(dim=1)  # [H, d_h]
         keys = tokens.next_keys[:, :rows].float()
         keys = keys.repeat_interleave(len(query) // len(keys), dim=0)
-        scores = torch.einsum("hd,hsd->hs", query, keys) / query.shape[1] ** 0.5
-        paid = scores.softmax(dim=1).mean(dim=0)[tokens.visual_places.to(keys.device)]
-        weighed: Tensor = paid * tokens.features.float().norm(dim=1).to(paid.device)
-        return weighed
+        scores = (keys @ query[..., None])[..., 0] / sqrt(query.shape[1])  # [H, rows]
+        paid: Tensor = scores.softmax(dim=1).mean(dim=0)[tokens.visual_places.to(keys.device)]
+        norms: Tensor = tokens.features.float().norm(dim=1)
+        return paid * norms.to(paid.device)
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         keep = self.prune(tokens, stage).ascending()

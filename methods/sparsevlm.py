@@ -5,8 +5,8 @@ a part of the rest into a few tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from prunebench import (
     INPUT,
     Budget,
+    Facts,
     Keep,
     Part,
     Pruner,
@@ -77,11 +78,16 @@ class SparseVLM(Pruner):
     layers: tuple[int, ...] = (2, 6, 15)
     depth: int = 32
     tokens: int = 192
+    stateful: frozenset[int] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.tokens not in self.table:
             raise ValueError(f"tokens is {self.tokens}; the table has {sorted(self.table)}")
         self.staircase(self.tokens)  # raises for layers that do not fit
+
+    def prepared(self, facts: Facts) -> Self:
+        """The layers that do not attend are noted."""
+        return replace(self, stateful=facts.stateful)
 
     @property
     def reads(self) -> Reads:
@@ -101,7 +107,7 @@ class SparseVLM(Pruner):
         row = self.tokens
         if budget is not None and available > 0:
             row = nearest_row(tuple(self.table), budget.tokens(available) / available * TOKENS)
-        steps = self.staircase(row).scaled(layers)
+        steps = self.staircase(row).scaled(layers, self.stateful)
         stages = steps.stages(available) if budget is None else steps.solved(budget, available)
         return (Stage(INPUT, available), *stages)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import ClassVar, Self
 
 import torch
@@ -68,14 +69,14 @@ class SparseVLMPlus(SparseVLM):  # type: ignore[misc]  # mypy reads methods/ as 
 
     def prepared(self, facts: Facts) -> Self:
         """The model's rotary frequencies are noted; raises Unsupported where it has none."""
-        if self.frequencies:
-            return self
-        if not facts.frequencies:
+        if not self.frequencies and not facts.frequencies:
             raise Unsupported(
                 "sparsevlm_plus divides by the kernel of rotary position embeddings, which this "
                 "model does not have"
             )
-        return replace(self, frequencies=facts.frequencies)
+        frequencies = self.frequencies or facts.frequencies or ()
+        plain: Self = super().prepared(facts)
+        return replace(plain, frequencies=frequencies)
 
     @property
     def reads(self) -> Reads:
@@ -113,8 +114,7 @@ class SparseVLMPlus(SparseVLM):  # type: ignore[misc]  # mypy reads methods/ as 
         for frequency in theta:
             total += (distance * frequency).cos()
         total = total.clamp(min=self.least * len(theta))
-        mean: Tensor = total * 2 / (2 * len(theta)) ** 0.5
-        return mean
+        return total * 2 / sqrt(2 * len(theta))
 
     def chosen(self, attention: Tensor, rows: Tensor) -> Tensor:
         """The numbers of the heads whose raters pay the visual tokens most."""

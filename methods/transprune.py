@@ -64,12 +64,15 @@ class TransPrune(ScorePruner):
 
     def prepared(self, facts: Facts) -> Self:
         """Layers become those of the model."""
-        if facts.layers == self.depth:
+        if facts.layers == self.depth and not facts.stateful:
             return self
-        steps = self.staircase.scaled(facts.layers)
         accumulating = {
-            scaled_layer(layer, self.depth, facts.layers) for layer in self.accumulating
+            scaled_layer(layer, self.depth, facts.layers, facts.stateful)
+            for layer in self.accumulating
         }
+        steps = self.staircase.scaled(facts.layers, facts.stateful, back=0)
+        # a stage sees one layer that accumulates, at least, or there is none
+        steps = steps.behind(min(accumulating))
         return replace(
             self,
             layers=steps.layers,

@@ -5,7 +5,8 @@ early in the language model, and drop by these norms late.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from prunebench import (
     INPUT,
     Budget,
+    Facts,
     Keep,
     Part,
     Pruner,
@@ -77,6 +79,7 @@ class ViTCoP(Pruner):
     depth: int = 32
     centres: float = 0.18
     attention: str = "auto"
+    stateful: frozenset[int] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_attention(self.attention)
@@ -89,6 +92,10 @@ class ViTCoP(Pruner):
             raise ValueError(
                 f"retained is {self.retained} and centres {self.centres}; both are shares in (0, 1]"
             )
+
+    def prepared(self, facts: Facts) -> Self:
+        """The layers that do not attend are noted."""
+        return replace(self, stateful=facts.stateful)
 
     @property
     def stand_ins(self) -> Mapping[Signal, Signal]:
@@ -108,12 +115,14 @@ class ViTCoP(Pruner):
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
         """Three stages; two, where both layers meet in one."""
-        first, second = (scaled_layer(layer, self.depth, layers) for layer in self.layers)
+        first, second = (
+            scaled_layer(layer, self.depth, layers, self.stateful) for layer in self.layers
+        )
         sites = [INPUT, llm(before=first), llm(before=second)]
         share = self.retained if budget is None else budget.tokens(available) / max(1, available)
-        ratios: tuple[float, ...] = self.ratios(min(1 / 3, max(1 / 9, share)) if budget else share)
+        ratios = [*self.ratios(min(1 / 3, max(1 / 9, share)) if budget else share)]
         if first == second:
-            sites, ratios = [INPUT, llm(before=second)], (ratios[0], ratios[2])
+            sites, ratios = [INPUT, llm(before=second)], [ratios[0], ratios[2]]
         if budget is None:
             counts = [max(1, round(ratio * available)) for ratio in ratios]
             return tuple(Stage(site, count) for site, count in zip(sites, counts, strict=True))

@@ -39,18 +39,28 @@ class Staircase:
         if not fall:
             raise BudgetError(f"ratios {list(self.ratios)} must fall and lie in 0..1")
 
-    def scaled(self, layers: int) -> Staircase:
+    def scaled(
+        self, layers: int, stateful: frozenset[int] = frozenset(), back: int = 1
+    ) -> Staircase:
         """The same in a model of `layers` layers: at the same share of the depth, to the nearest
-        layer; of steps that meet before one layer the last counts.
+        layer; of steps that meet before one layer the last counts. See `scaled_layer`.
         """
-        if layers == self.depth:
+        if layers == self.depth and not stateful:
             return self
         if layers < 2:
             raise BudgetError(f"a model of {layers} layers has no layer to prune before")
         steps: dict[int, float] = {}
         for layer, ratio in zip(self.layers, self.ratios, strict=True):
-            steps[scaled_layer(layer, self.depth, layers)] = ratio
+            steps[scaled_layer(layer, self.depth, layers, stateful, back)] = ratio
         return Staircase(tuple(steps), tuple(steps.values()), layers)
+
+    def behind(self, layer: int) -> Staircase:
+        """The same without the steps before that layer; the last one is taken there where that
+        would leave none.
+        """
+        steps = [step for step in zip(self.layers, self.ratios, strict=True) if step[0] >= layer]
+        layers, ratios = zip(*(steps or [(layer, self.ratios[-1])]), strict=True)
+        return Staircase(layers, ratios, self.depth)
 
     def stages(self, available: int) -> tuple[Stage, ...]:
         """The published shares of `available` tokens, rounded down, but a token at least."""
@@ -79,11 +89,22 @@ def powers(ratios: Sequence[float]) -> Callable[[float], list[float]]:
     return shares
 
 
-def scaled_layer(layer: int, depth: int, layers: int) -> int:
+def scaled_layer(
+    layer: int,
+    depth: int,
+    layers: int,
+    stateful: frozenset[int] = frozenset(),
+    back: int = 1,
+) -> int:
     """Of a model of `layers` layers, the one at the share of the depth at which `layer` is in a
     model of `depth`; never the first one.
+
+    Where layers are `stateful`, it is the nearest one whose `back`-th layer before attends, for
+    that is the layer whose attention is read; of two the earlier.
     """
-    return min(layers - 1, max(1, round(layer * layers / depth)))
+    place = min(layers - 1, max(1, round(layer * layers / depth)))
+    places = [number for number in range(1, layers) if number - back not in stateful]
+    return min(places, key=lambda number: abs(number - place), default=place)
 
 
 def nearest_row(rows: Sequence[int], target: float) -> int:

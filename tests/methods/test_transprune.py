@@ -47,3 +47,11 @@ def test_layers_follow_the_depth() -> None:
     method: Any = registry.build("transprune").prepared(replace(facts(), layers=16))
     assert (method.layers, method.accumulating) == ((4, 6), (4, 5, 6))
     assert method.ratios == (0.625, 0.125)
+
+
+def test_layers_that_keep_a_state_are_passed_by() -> None:
+    hybrid = replace(facts(), layers=16, stateful=frozenset(range(0, 16, 2)))
+    method: Any = registry.build("transprune").prepared(hybrid)
+    assert [layer % 2 for layer in method.layers] == [1] * len(method.layers)
+    assert [(layer - 1) % 2 for layer in method.accumulating] == [1] * len(method.accumulating)
+    assert method.layers[0] >= method.accumulating[0]
