@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import families
 import pytest
@@ -128,7 +128,7 @@ class Early(Draw):
 class Late(Early):
     """The same before two layers, on other signals, with the ids as they are."""
 
-    default_positions = "original"
+    default_positions: ClassVar[Any] = "original"
     needs = frozenset({Signal.LAST_QUERY_ATTENTION})
 
     def site(self) -> Site:

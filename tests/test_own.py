@@ -30,7 +30,7 @@ class Notes(Silent):
         self.texts.append(text)
 
 
-def board(out: Path, *more: str, watcher: Any = None) -> pd.DataFrame:
+def board(out: Path, *more: str, watcher: Any = None) -> Any:
     sweep(load(None, [*OPTIONS, f"out={out}", *more]), watcher)
     report.build(out)
     table = pd.read_csv(out / "leaderboard.csv", keep_default_na=False, dtype=str)
@@ -93,7 +93,7 @@ def test_what_stands_in_for_a_missing_cls_token_is_said_in_every_row(tmp_path: P
     sweep(load(None, [*options, "cost=false", f"out={tmp_path}"]))
     report.build(tmp_path)
     table = pd.read_csv(tmp_path / "leaderboard.csv", keep_default_na=False, dtype=str)
-    ports = table.set_index("method")["port"]
+    ports: Any = table.set_index("method")["port"]
     assert ports["fastervlm"] == "received_attention in place of cls_attention"
     assert ports["divprune"] == ""
     options[0] = "methods=fastervlm"
@@ -121,10 +121,10 @@ def test_every_founding_method_has_rows_on_an_encoder_without_cls_crops_or_clip(
     sweep(load(grid, ["limit=2", "cost=false", f"out={out}"]))
     report.build(out)
     table = pd.read_csv(out / "leaderboard.csv", keep_default_na=False, dtype=str)
-    table = table.set_index("method")
-    assert set(table["status"]) == {"ok"}, table[["status", "reason"]]
+    by_method: Any = table.set_index("method")
+    assert set(by_method["status"]) == {"ok"}, by_method[["status", "reason"]]
     regions = "equal parts of the picture in place of crops"
     for method in ("hero", "gswa", "ptp"):
-        assert regions in table.loc[method, "port"]
-    assert "without clip_text and clip_tiles" in table.loc["hero", "port"]
-    assert "without" not in table.loc["hero-clip", "port"]
+        assert regions in by_method.loc[method, "port"]
+    assert "without clip_text and clip_tiles" in by_method.loc["hero", "port"]
+    assert "without" not in by_method.loc["hero-clip", "port"]

@@ -10,7 +10,7 @@ import torch
 from prunebench import INPUT, Layout, Stage, Tile, VisualTokens, registry
 
 
-def video(degrees: list[list[float]]) -> VisualTokens:
+def video(degrees: Any) -> VisualTokens:
     """A token is a direction, given in degrees, frame by frame."""
     angle = torch.deg2rad(torch.tensor(degrees).flatten())
     features = torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -24,7 +24,7 @@ def kept(name: str, tokens: VisualTokens, count: int, **settings: Any) -> list[i
     return pruner.prune(tokens, Stage(INPUT, count)).index.tolist()
 
 
-STILL = [[0.0, 10, 20], [0, 90, 25], [1, 90, 80]]
+STILL: list[list[float]] = [[0.0, 10, 20], [0, 90, 25], [1, 90, 80]]
 
 
 def test_evs_keeps_the_first_frame_and_what_changed() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from prunebench.testing.samples import facts
 
 
 def test_more_leave_the_more_attention_gathers() -> None:
-    pruner = registry.build("flowcut").prepared(facts())
+    pruner: Any = registry.build("flowcut").prepared(facts())
     even, single = torch.ones(16), torch.zeros(16)
     single[3] = 1
     # eight blocks: behind the second six are to come, and behind the first seven
@@ -26,7 +28,7 @@ def test_more_leave_the_more_attention_gathers() -> None:
 @pytest.mark.parametrize("newlines", [False, True])
 @pytest.mark.parametrize("count", [1, 5, 23])
 def test_what_the_language_model_sees_is_the_budget(count: int, newlines: bool) -> None:
-    pruner = registry.build("flowcut").prepared(facts())
+    pruner: Any = registry.build("flowcut").prepared(facts())
     sample = tokens(tiles=2, newlines=newlines, needs=pruner.needs)
     stages = pruner.plan(Budget(count), len(sample), 28)
     steps = walk(pruner, stages, sample)
@@ -35,7 +37,7 @@ def test_what_the_language_model_sees_is_the_budget(count: int, newlines: bool) 
 
 
 def test_scores_run_halfway() -> None:
-    pruner = registry.build("flowcut").prepared(facts())
+    pruner: Any = registry.build("flowcut").prepared(facts())
     sample = tokens(needs=pruner.needs)
     flow, _ = pruner.flow(sample)
     steps = walk(pruner, (*pruner.looks(24, 24)[:2], Stage(INPUT, 24)), sample)

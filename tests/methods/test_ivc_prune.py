@@ -25,7 +25,8 @@ def sample(count: int) -> VisualTokens:
 
 def method(**settings: Any) -> Any:
     turn = (torch.pi / 2,)  # the positions 0, 4, 8, ... are turned by nothing, 1, 5, ... by 90
-    return registry.get("ivc_prune")(frequencies=turn, **settings)
+    kind: Any = registry.get("ivc_prune")
+    return kind(frequencies=turn, **settings)
 
 
 def test_coordinates_are_where_rotations_are_simple() -> None:

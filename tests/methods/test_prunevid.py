@@ -58,7 +58,7 @@ def video(degrees: list[list[float]]) -> VisualTokens:
     return VisualTokens(features, layout, torch.arange(len(layout)))
 
 
-STILL = [[0.0, 100, 50], [10, 0, 60], [20, 180, 70]]
+STILL: list[list[float]] = [[0.0, 100, 50], [10, 0, 60], [20, 180, 70]]
 """Tokens 0 and 2 stand still, 0 and 2 equally; token 1 jumps."""
 
 

@@ -286,7 +286,7 @@ def test_models_without_crops_have_regions() -> None:
     """Four by four tokens, cut into four: the mean of the upper left part alone is unlike the
     whole's.
     """
-    ready = registry.build("ptp").prepared(replace(facts(), tiled=False))
+    ready: Any = registry.build("ptp").prepared(replace(facts(), tiled=False))
     assert "equal parts of the picture" in ready.port
     summaries = torch.zeros(16, 2)
     summaries[:, 0] = 1.0

@@ -40,7 +40,8 @@ def test_sums_are_those_made_anew() -> None:
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(40, 30, generator=generator)
     gains, weights = torch.rand(30, generator=generator), torch.rand(40, generator=generator)
-    covers, expected = torch.zeros(40), []
+    covers = torch.zeros(40)
+    expected: list[int] = []
     for _ in range(30):
         sums = gains * (weights[:, None] * (rows - covers[:, None]).clamp(min=0)).sum(0)
         sums[expected] = -1

@@ -60,11 +60,15 @@ def test_every_row_of_the_budget_is_a_token(count: int) -> None:
 
 def test_received_attention_stands_in() -> None:
     tokens = sample([0.0, 0.9, 0.1, 0.2], [EAST] * 4)
-    shown = {**tokens.signals, Signal.RECEIVED_ATTENTION: tokens.cls_attention.flip(-1)}
-    without_cls = {name: value for name, value in shown.items() if name != Signal.CLS_ATTENTION}
+    shown: dict[Signal, Any] = dict(tokens.signals)
+    shown[Signal.RECEIVED_ATTENTION] = tokens.cls_attention.flip(-1)
+        **tokens.signals,
+        Signal.RECEIVED_ATTENTION: tokens.cls_attention.flip(-1),
+    }
+    del shown[Signal.CLS_ATTENTION]
     pruner = registry.build("visionzip", {"contextual": 0})
     assert pruner.stand_ins == {Signal.CLS_ATTENTION: Signal.RECEIVED_ATTENTION}
-    other = VisualTokens(tokens.features, tokens.layout, tokens.index, signals=without_cls)
+    other = VisualTokens(tokens.features, tokens.layout, tokens.index, signals=shown)
     assert pruner.prune(other, Stage(INPUT, 1)).index.tolist() == [2]
     with pytest.raises(RegistryError, match="attention is 'mean'; it is 'auto', 'cls' or"):
         registry.build("visionzip", {"attention": "mean"})
