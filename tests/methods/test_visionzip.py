@@ -62,9 +62,6 @@ def test_received_attention_stands_in() -> None:
     tokens = sample([0.0, 0.9, 0.1, 0.2], [EAST] * 4)
     shown: dict[Signal, Any] = dict(tokens.signals)
     shown[Signal.RECEIVED_ATTENTION] = tokens.cls_attention.flip(-1)
-        **tokens.signals,
-        Signal.RECEIVED_ATTENTION: tokens.cls_attention.flip(-1),
-    }
     del shown[Signal.CLS_ATTENTION]
     pruner = registry.build("visionzip", {"contextual": 0})
     assert pruner.stand_ins == {Signal.CLS_ATTENTION: Signal.RECEIVED_ATTENTION}
