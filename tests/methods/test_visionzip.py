@@ -64,7 +64,7 @@ def test_received_attention_stands_in() -> None:
     shown[Signal.RECEIVED_ATTENTION] = tokens.cls_attention.flip(-1)
     del shown[Signal.CLS_ATTENTION]
     pruner = registry.build("visionzip", {"contextual": 0})
-    assert pruner.stand_ins == {Signal.CLS_ATTENTION: Signal.RECEIVED_ATTENTION}
+    assert pruner.stand_ins[Signal.CLS_ATTENTION] is Signal.RECEIVED_ATTENTION
     other = VisualTokens(tokens.features, tokens.layout, tokens.index, signals=shown)
     assert pruner.prune(other, Stage(INPUT, 1)).index.tolist() == [2]
     with pytest.raises(RegistryError, match="attention is 'mean'; it is 'auto', 'cls' or"):
