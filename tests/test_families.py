@@ -559,7 +559,7 @@ def _pairs() -> Iterator[Any]:
             yield pytest.param(family, method, marks=marks)
 
 
-@pytest.mark.parametrize(("miniature", "method"), _pairs(), indirect=["miniature"])
+@pytest.mark.parametrize(("miniature", "method"), list(_pairs()), indirect=["miniature"])
 def test_the_matrix_says_what_runs(miniature: Miniature, method: str) -> None:
     """A method meets its budget exactly, or is refused with the reason that the documentation
     gives.

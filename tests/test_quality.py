@@ -84,7 +84,11 @@ def test_wilson_interval_of_shares() -> None:
 def test_student_interval_of_numbers() -> None:
     stderr, low, high = mean_interval([1.0, 2.0, 3.0])
     assert stderr == pytest.approx(3**-0.5)
-    assert low == pytest.approx(2 - 4.303 * 3**-0.5, abs=1e-3)
+    # the mean of what is never negative is not, either
+    assert low == 0.0
+    stderr, low, high = mean_interval([-1.0, 2.0, 3.0, 4.0])
+    assert low == pytest.approx(2 - 3.182 * (14 / 3) ** 0.5 / 2, abs=1e-3)
+    stderr, low, high = mean_interval([1.0, 2.0, 3.0])
     assert high == pytest.approx(2 + 4.303 * 3**-0.5, abs=1e-3)
     assert mean_interval([0.2, 0.9, 1.0])[2] == 1.0
 

@@ -51,6 +51,7 @@ def test_every_committed_cell_bears_its_seal() -> None:
 def test_the_keys_of_cell_json_are_the_fields_in_their_order() -> None:
     names = [fact.name for fact in fields(CellRecord)]
     facts = content() | {"samples": {"asked": 4, "answered": 3}}
+    facts |= {"reach": "nearest", "port": "received_attention in place of cls_attention"}
     assert set(names) | {"seal"} == set(facts)
     assert list(CellRecord.read(facts).content()) == names
 

@@ -79,7 +79,6 @@ another cell.
 """
 
 UNCOUNTED = (
-    "attention_kinds.py",
     "__init__.py",
     "border/__init__.py",
     "border/bounds.py",
