@@ -26,7 +26,12 @@ from torch import Tensor, nn
 from prunebench.composition import members
 from prunebench.pruner import Pruner
 
-BASES = ("prunebench.pruner", "prunebench.composition", "prunebench.trained")
+BASES = (
+    "prunebench.pruner",
+    "prunebench.composition",
+    "prunebench.trained",
+    "prunebench.videos",
+)
 """Modules of the classes that every method inherits from."""
 
 _LOADED: dict[str, dict[str, bytes]] = {}
