@@ -108,8 +108,11 @@ def theirs(hub: Hub, server: Server, folder: Path, model: str) -> Said:
         # away where both are the same
         answers = {}
         for row in rows:
-            raw = row["resps"][0] if "resps" in row else row["filtered_resps"]
-            answers[row["doc_id"]] = str(raw[0])
+            raw = row["resps"] if "resps" in row else row["filtered_resps"]
+            # a list of one answer, in a list where the log has left nothing away
+            while isinstance(raw, list):
+                raw = raw[0]
+            answers[row["doc_id"]] = str(raw)
         by_task[task] = answers, _numbers(numbers[task])
     return by_task
 
