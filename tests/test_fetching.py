@@ -39,6 +39,7 @@ def refused(process: subprocess.CompletedProcess[str], folder: Path) -> str:
     return last
 
 
+@pytest.mark.slow
 def test_data_behind_a_gate_are_named_before_any_work(small: Hub, tmp_path: Path) -> None:
     with Server(small.root, Faults(gates={POPE: frozenset(["hf_friend"])})) as server:
         words = refused(sweep(small, server, tmp_path, token=None), tmp_path)

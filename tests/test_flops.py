@@ -206,7 +206,8 @@ def built(name: str) -> Pruner:
 def marked(name: str) -> Any:
     """A method that declares nothing is always counted: slow, and what could go wrong is less."""
     declares = "work_by_shape" in vars(get(name))
-    return pytest.param(name, marks=[] if declares else pytest.mark.slow)
+    is_fast = declares and names().index(name) % 3 == 0
+    return pytest.param(name, marks=[] if is_fast else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", [marked(name) for name in names()])

@@ -417,6 +417,7 @@ def test_a_sample_that_takes_too_long_is_a_row(tmp_path: Path) -> None:
     assert "timeout" in set(rows(tmp_path / "study", "slow")["status"])
 
 
+@pytest.mark.slow
 def test_a_library_that_is_loaded_later_is_no_trace(tmp_path: Path) -> None:
     """In a fresh process the checks themselves load transformers, with its registry of kernels."""
     new_file("mine", tmp_path)

@@ -210,7 +210,15 @@ def test_pyramiddrop_wants_one_ratio_a_layer() -> None:
         registry.build("pyramiddrop", {"layers": (8, 16)}).plan(None, 576, 32)
 
 
-@pytest.mark.parametrize("name", registry.names())
+def _conforming() -> list[Any]:
+    """Every method; one in three is fast, for each also runs in the matrix of families."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] * (place % 3 > 0))
+        for place, name in enumerate(registry.names())
+    ]
+
+
+@pytest.mark.parametrize("name", _conforming())
 def test_conforms(name: str) -> None:
     failed = {
         check.name: check.message for check in check_pruner(registry.build(name)) if not check.ok

@@ -139,6 +139,7 @@ def test_run_again_it_has_nothing_to_do(
     assert {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*")} == before
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(study: tuple[Path, list[str]]) -> None:
     whole, options = study
     folder = whole.parent / "killed"

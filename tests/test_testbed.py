@@ -333,6 +333,7 @@ def test_evidence_attention_is_that_of_the_model(stock: Any, processor: Any) -> 
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_miniature(whole, QUICK, recipe=SHORT, pace=OFTEN)
@@ -429,7 +430,11 @@ def _log(run: Path) -> list[dict[str, str]]:
 # The shipped checkpoint
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    # the largest, whose test of fine scenes is fast
+    [pytest.param(name, marks=[pytest.mark.slow] * ("next" in name)) for name in MODELS],
+)
 def test_the_shipped_checkpoint_sees(name: str) -> None:
     folder = model_path(name)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 15e6
