@@ -147,10 +147,23 @@ def places(name: str) -> str:
     sites, deeper = sites_of(pruner, DEPTH), sites_of(pruner, 2 * DEPTH)
     # a place that moves with the depth is one only beside it
     depth = f" of {DEPTH}" if sites != deeper else ""
-    if len(sites) > 1:
-        layers = ", ".join(str(site.layer) for site in sites[:-1])
-        return f"before LLM layers {layers} and {sites[-1].layer}{depth}"
-    return place(sites[0]) + depth
+    parts = []
+    for part in dict.fromkeys(site.part for site in sites):
+        parts.append(together([site for site in sites if site.part is part]))
+    return "; ".join(parts) + depth
+
+
+def together(sites: Sequence[Site]) -> str:
+    """Sites in one part of the model, in words."""
+    numbers = [site.layer for site in sites]
+    if len(numbers) == 1:
+        return place(sites[0])
+    listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    if numbers == [*range(numbers[0], numbers[-1] + 1)] and len(numbers) > 3:
+        listed = f"{numbers[0]} to {numbers[-1]}"
+    if sites[0].part is Part.VISION:
+        return f"before blocks {listed} of the vision encoder"
+    return f"before LLM layers {listed}"
 
 
 def sites_of(pruner: Pruner, layers: int) -> list[Site]:
