@@ -61,6 +61,23 @@ class Reads:
         Raises ValueError where they want to be shown different things by one name.
         """
         self._check_places(other)
+        self._check_readings(other)
+        counting = self if Signal.RECEIVED_ATTENTION in self.signals else other
+        return Reads(
+            signals=self.signals | other.signals,
+            blocks={**self.blocks, **other.blocks},
+            layers={**self.layers, **other.layers},
+            cls_query_counts=counting.cls_query_counts,
+            texts=self.texts if self.signals & CLIP_TEXTS else other.texts,
+            clip=self.clip if self.signals & CLIP else other.clip,
+            regions=self.regions if Signal.CLIP_TILES in self.signals else other.regions,
+            probe=self.probe if self.probe is not None else other.probe,
+            lora=self.lora if self.lora is not None else other.lora,
+            places=self._joined_places(other),
+        )
+
+    def _check_readings(self, other: Reads) -> None:
+        """Raise ValueError where two methods want to be shown different things by one name."""
         received = Signal.RECEIVED_ATTENTION
         counts = {self.cls_query_counts, other.cls_query_counts}
         if received in self.signals & other.signals and len(counts) > 1:
@@ -79,19 +96,6 @@ class Reads:
             raise ValueError("one probe token runs behind a prompt, not those of two methods")
         if self.lora is not None and other.lora is not None and self.lora != other.lora:
             raise ValueError(f"the model wears one adapter, not {self.lora} and {other.lora}")
-        counting = self if received in self.signals else other
-        return Reads(
-            signals=self.signals | other.signals,
-            blocks={**self.blocks, **other.blocks},
-            layers={**self.layers, **other.layers},
-            cls_query_counts=counting.cls_query_counts,
-            texts=self.texts if self.signals & CLIP_TEXTS else other.texts,
-            clip=self.clip if self.signals & CLIP else other.clip,
-            regions=self.regions if tiles in self.signals else other.regions,
-            probe=self.probe if self.probe is not None else other.probe,
-            lora=self.lora if self.lora is not None else other.lora,
-            places=self._joined_places(other),
-        )
 
     def _check_places(self, other: Reads) -> None:
         """Raise ValueError where two methods read a signal in other blocks or layers."""
