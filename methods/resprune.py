@@ -23,6 +23,7 @@ from prunebench import (
     Signal,
     Stage,
     VisualTokens,
+    greedy_span,
     register,
     require_finite,
 )
@@ -148,28 +149,8 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
     """[count] places in the order of choice; `vectors` [N, D] in float32, `weights` [N] of their
     residual energies.
     """
-    energy, products = vectors.square().sum(1), ProductRows(vectors)
-    spanned = energy * RESIDUE
-    # in (-1, 0): behind every token that has a residual
-    last = -1 / (1 + energy * weights)
-    factor = vectors.new_zeros(count, len(vectors))  # rows of the Cholesky factor
-    order = []
-    for number in range(count):
-        # picks stay one-element tensors: an int would wait for the GPU in every round
-        pick = torch.where(energy > spanned, energy * weights, last).argmax().view(1)
-        above = factor[:number]
-        # the inner products with the pick, less what earlier picks span of them
-        inner = products.row(pick, energy * weights)
-        inner = inner - above.T @ above[:, pick][:, 0]
-        has_residual = energy[pick] > spanned[pick]
-        length = energy[pick].clamp(min=1e-30).sqrt()
-        # a residual that is rounding alone is no direction: taken for one it would spoil the rest
-        factor[number] = torch.where(has_residual, inner / length, 0.0)
-        energy = energy - factor[number].square()
-        energy = energy.index_fill(0, pick, -torch.inf)
-        last = last.index_fill(0, pick, -torch.inf)
-        order.append(pick)
-    return torch.cat(order)
+    row = ProductRows(vectors).row
+    return greedy_span(vectors.square().sum(1), row, count, RESIDUE, weights)
 
 
 def chosen(text: str, which: str) -> list[Span]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
-    from prunebench.greedy import greedy_cover, greedy_map
+    from prunebench.greedy import greedy_cover, greedy_map, greedy_span
     from prunebench.matching import Pairs, Rows
     from prunebench.models import Loaded, LoadError, load
     from prunebench.products import ProductRows, gram
@@ -76,7 +76,7 @@ _HOMES = {
     "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
-    "greedy": ("greedy_cover", "greedy_map"),
+    "greedy": ("greedy_cover", "greedy_map", "greedy_span"),
     "matching": ("Pairs", "Rows"),
     "models": ("LoadError", "Loaded", "load"),
     "products": ("ProductRows", "gram"),
@@ -168,6 +168,7 @@ __all__ = [
     "gram",
     "greedy_cover",
     "greedy_map",
+    "greedy_span",
     "in_regions",
     "joined",
     "late_layer",

@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-RESIDUE = 1e-6
-"""The share of a token's own variance below which float32 cannot tell a residual from rounding."""
+Row = Callable[[Tensor, Tensor], Tensor]
+"""(pick [1], promise [N]) -> [N] inner products with the pick; the largest promises are likely to
+be asked for next.
+"""
+
+
+def greedy_span(
+    energy: Tensor, row: Row, count: int, residue: float, weights: Tensor | None = None
+) -> Tensor:
+    """[count] places in the order of choice: each the one of largest weighed residual, which is
+    what the picks before it do not span of its `energy` [N], in float32.
+
+    Residuals are updated by an incremental Cholesky factorisation, O(count^2 N) beside the rows.
+    One below the share `residue` of its energy is rounding; what the picks span already follows
+    by the energy that it had at first. `weights` [N] are ones where they are left out.
+    """
+    weigh = torch.ones_like(energy) if weights is None else weights
+    spanned = energy * residue
+    # in (-1, 0): behind every token that has a residual
+    last = -1 / (1 + energy * weigh)
+    factor = energy.new_zeros(count, len(energy))  # rows of the Cholesky factor
+    order = []
+    for number in range(count):
+        # picks stay one-element tensors: an int would wait for the GPU in every round
+        promise = energy * weigh
+        pick = torch.where(energy > spanned, promise, last).argmax().view(1)
+        above = factor[:number]
+        # the inner products with the pick, less what earlier picks span of them
+        inner = row(pick, promise) - above.T @ above[:, pick][:, 0]
+        has_residual = energy[pick] > spanned[pick]
+        length = energy[pick].clamp(min=1e-30).sqrt()
+        # a residual that is rounding alone is no direction: taken for one it would spoil the rest
+        factor[number] = torch.where(has_residual, inner / length, 0.0)
+        energy = energy - factor[number].square()
+        energy = energy.index_fill(0, pick, -torch.inf)
+        last = last.index_fill(0, pick, -torch.inf)
+        order.append(pick)
+    return torch.cat(order)
 
 
 def greedy_map(kernel: Tensor, count: int) -> Tensor:
     """[count] places in the order of choice: the greedy maximum of a determinantal point process.
 
     `kernel` [N, N] is symmetric and positive semi-definite, float32. Every pick is the token of
-    largest conditional variance, updated by an incremental Cholesky factorisation (Chen et al.,
-    NeurIPS 2018), O(count^2 N). What the picks span already has no variance left and follows by
-    the variance that it had at first.
+    largest conditional variance (Chen et al., NeurIPS 2018).
     """
-    first = kernel.diagonal()
-    variance, spanned = first.clone(), first * RESIDUE
-    # in (-1, 0): behind every token that has a residual
-    last = -1 / (1 + first)
-    factor = kernel.new_zeros(count, len(kernel))  # rows of the Cholesky factor
-    order = []
-    for number in range(count):
-        # picks stay one-element tensors: an int would wait for the GPU in every round
-        pick = torch.where(variance > spanned, variance, last).argmax().view(1)
-        above = factor[:number]
-        inner = kernel.index_select(0, pick)[0] - above.T @ above[:, pick][:, 0]
-        has_residual = variance[pick] > spanned[pick]
-        length = variance[pick].clamp(min=1e-30).sqrt()
-        # a residual that is rounding alone is no direction: taken for one it would spoil the rest
-        factor[number] = torch.where(has_residual, inner / length, 0.0)
-        variance = variance - factor[number].square()
-        variance = variance.index_fill(0, pick, -torch.inf)
-        last = last.index_fill(0, pick, -torch.inf)
-        order.append(pick)
-    return torch.cat(order)
+
+    def row(pick: Tensor, _promise: Tensor) -> Tensor:
+        return kernel.index_select(0, pick)[0]
+
+    # below this share of its own variance float32 cannot tell a residual from rounding
+    return greedy_span(kernel.diagonal().clone(), row, count, residue=1e-6)
 
 
 def greedy_cover(rows: Tensor, gains: Tensor, count: int, weights: Tensor | None = None) -> Tensor:

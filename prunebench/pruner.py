@@ -266,11 +266,13 @@ def works_by_shape(pruner: Pruner) -> bool:
 
 def has_own(pruner: Pruner) -> bool:
     """Whether a method has an operating point of its own, and needs no budget."""
-    if pruner.site().part is Part.PIXELS:  # it plans nothing, and makes images smaller for a budget
-        return False
+    name = type(pruner).__name__
     try:
+        with contained(name, "site"):
+            if pruner.site().part is Part.PIXELS:  # it makes images smaller, and plans nothing
+                return False
         # any sizes will do: whether there is one depends on the method alone
-        with contained(type(pruner).__name__, "plan"):
+        with contained(name, "plan"):
             pruner.plan(None, 576, 32)
     except BudgetError:
         return False

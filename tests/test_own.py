@@ -128,3 +128,53 @@ def test_every_founding_method_has_rows_on_an_encoder_without_cls_crops_or_clip(
         assert regions in by_method.loc[method, "port"]
     assert "without clip_text and clip_tiles" in by_method.loc["hero", "port"]
     assert "without" not in by_method.loc["hero-clip", "port"]
+
+
+STUBBORN = """
+from dataclasses import dataclass
+
+import torch
+
+from prunebench import Keep, Pruner, Stage, register
+
+
+@register()
+@dataclass(frozen=True)
+class Stubborn(Pruner):
+    def SITE
+
+    def plan(self, budget, available, layers):
+        PLAN
+        return super().plan(budget, available, layers)
+
+    def prune(self, tokens, stage):
+        return Keep(torch.arange(stage.keep))
+"""
+
+
+def stubborn(folder: Path, site: str, plan: str) -> str:
+    """A method's file with that site and that beginning of a plan."""
+    file = folder / "stubborn.py"
+    text = STUBBORN.replace("SITE", f"site(self): {site}" if site else "unused(self): pass")
+    file.write_text(text.replace("PLAN", plan or "pass"))
+    return str(file)
+
+
+def test_a_method_without_a_site_fails_alone(tmp_path: Path) -> None:
+    file = stubborn(tmp_path, "raise RuntimeError('nowhere')", "")
+    methods = f"methods=random,{file}"
+    outcome = sweep(load(None, [*OPTIONS, methods, f"out={tmp_path / 'out'}"]))
+    statuses = {name.split("__")[1]: status for name, status in outcome.statuses.items()}
+    assert statuses["random"] == "ok"
+    assert statuses["stubborn"] == "failed"
+
+
+def test_a_plan_that_fails_for_the_exact_budget_fails_nobody_else(tmp_path: Path) -> None:
+    """It is asked for the exact budget only to see whether the nearest was another one."""
+    plan = "if not budget.nearest: raise RuntimeError('about is all I know')"
+    methods = f"methods=random,{stubborn(tmp_path, '', plan)}"
+    table = board(tmp_path / "out", methods, "budgets=0.5", "reach=nearest")
+    assert set(table["status"]) == {"ok"}
+    row = table.loc[("stubborn", "0.5")]
+    assert "about is all I know" in row["reason"]
+    assert row["better_than_random"] == ""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from prunebench.benchmarks import Benchmark, Request
-from prunebench.budget import BudgetError
+from prunebench.budget import Budget
 from prunebench.engine.checks import planned
 from prunebench.run import cost
 from prunebench.run.active import Run
@@ -191,15 +191,24 @@ class Ledger:
         if bound.on_pixels:  # it has no plan, and refuses what it cannot reach
             return ""
         exact = replace(budget, nearest=False)
-        layers = self.worker.backend.layers
-        try:
-            for available in sorted({row["available"] for row in answered}):
-                planned(bound.method, exact, None, available, layers)
-        except BudgetError:
-            shares = [row[f"tokens_{budget.kind}"] / row["available"] for row in answered]
-            mean = sum(shares) / len(shares)
-            return f"cannot spend {exact}: runs at the nearest that it can, a share of {mean:.3f}"
-        return ""
+        counts = sorted({row["available"] for row in answered})
+        # a method's own code, which may fail in any way
+        step = partial(self._plan, bound, exact, counts)
+        variant = cell.variant
+        module = type(variant.pruner).__module__
+        outcome = self.worker.attempt(step, self.grid.timeout, variant.label, module)
+        if not isinstance(outcome, Fault):
+            return ""
+        if outcome.status != "infeasible":
+            return f"does not say what it spends at {exact}: {outcome.reason}"
+        shares = [row[f"tokens_{budget.kind}"] / row["available"] for row in answered]
+        mean = sum(shares) / len(shares)
+        return f"cannot spend {exact}: runs at the nearest that it can, a share of {mean:.3f}"
+
+    def _plan(self, bound: Bound, budget: Budget, counts: Sequence[int]) -> None:
+        """Plan for samples of so many visual tokens; raises BudgetError where one cannot be met."""
+        for available in counts:
+            planned(bound.method, budget, None, available, self.worker.backend.layers)
 
     def tell_notes(self) -> None:
         """What the study has set aside since the last time."""
