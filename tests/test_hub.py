@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import load_dataset
-from hub import Faults, Hub, Server, sets
+from hub import Faults, Hub, Server, checkpoints, sets
+from hub.vocabulary import ANSWERS
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -113,3 +115,18 @@ def test_models_have_the_ids_and_widths_that_their_files_say(hub: Hub) -> None:
     assert tokenizer.convert_tokens_to_ids("<|image_pad|>") == config["image_token_id"]
     text = "Is there a çircle?\nÜ 12 <|im_end|>"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+@pytest.mark.parametrize("name", checkpoints.makers())
+def test_models_say_answers_whatever_their_last_layer_holds(hub: Hub, name: str) -> None:
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    hub.provide(name)
+    folder = hub.root / "models" / name
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    head = model.get_output_embeddings().weight
+    states = torch.randn(100, head.shape[1], generator=torch.Generator().manual_seed(0))
+    words = {tokenizer.decode(token) for token in (states @ head.T).argmax(dim=-1)}
+    assert words <= {*ANSWERS, checkpoints.makers()[name]().end}
+    assert len(words) > 10

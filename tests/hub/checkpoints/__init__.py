@@ -117,10 +117,11 @@ def _enliven(model: Any, answers: list[int], end: int) -> None:
     inside = model.get_input_embeddings().weight
     outside = model.get_output_embeddings().weight
     inside.normal_(std=0.3)
-    # an answer says of itself that it is one, and the end is what follows one; nothing else is said
+    # an answer says of itself that it is one, and the end is what follows one; nothing else is
+    # said: all other tokens have the mark alone, to which one answer or another always adds
     mark = torch.randn(inside.shape[1])
     inside[answers] += mark
-    outside.zero_()
+    outside[:] = mark
     outside[answers] = mark + torch.randn(len(answers), len(mark))
     outside[end] = 3 * mark
 
