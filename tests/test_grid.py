@@ -301,6 +301,11 @@ MALFORMED = {
     "a list for a section": ("cost: [1]\n", "it takes its parts"),
     "a number for a text": ("revision: 12e5\n", "put it in quotes"),
     "a list for a number": ("limit: [1]\n", "limit is [1]; it takes a whole number"),
+    "a number for true": ("controls: 3\n", "controls is 3; it takes true or false"),
+    "a number for true in a section": (
+        "cost: {enabled: -1}\n",
+        "cost.enabled is -1; it takes true",
+    ),
     "true for a number": ("limit: true\n", "limit is true; it takes a whole number"),
     "no number": ("timeout: .nan\n", "write a finite number"),
     "no number, as a text": ("timeout: 'nan'\n", "write a finite number"),

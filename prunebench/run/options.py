@@ -113,6 +113,9 @@ def check_known(content: Mapping[str, Any], kind: type, section: str = "") -> No
             check_known(value, hint, f"{place}.")  # type: ignore[arg-type]  # as above
         elif plainest(hint) is str and not isinstance(value, str | NoneType):
             raise OptionError(f"{place} is {short(value)}; it takes a text, so put it in quotes")
+        elif plainest(hint) is bool and isinstance(value, int | float) and value not in (0, 1):
+            # OmegaConf takes every other number for true
+            raise OptionError(f"{place} is {short(value)}; it takes {TAKES[bool]}")
 
 
 def _set_part(content: dict[str, Any], kind: type, section: str, part: str, word: str) -> None:
