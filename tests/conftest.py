@@ -4,9 +4,15 @@ and inputs for it.
 
 from __future__ import annotations
 
+# isort: off
+import own_environment
+# isort: on
+
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -18,6 +24,12 @@ from prunebench.testbed.processor import build_processor
 from prunebench.testbed.tiny_qwen import TinyQwenConfig, build_model
 
 torch.set_num_threads(1)
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing of the tests' own cache."""
+    shutil.rmtree(own_environment.HOME, ignore_errors=True)
+
 
 SIZES = TinyQwenConfig(
     vision_depth=2, vision_width=32, full_attention=(1,), layers=6, width=80, heads=4, kv_heads=2
@@ -93,7 +105,7 @@ def inputs_of(processor: Any) -> Callable[..., dict[str, Any]]:
             parts += [{"type": "video"}] if video else []
             message = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
             texts.append(processor.apply_chat_template([message], add_generation_prompt=True))
-        images = [image for images, _ in prompts for image in images]
+        images = list(chain.from_iterable(images for images, _ in prompts))
         options: dict[str, Any] = {"videos": [video], "do_sample_frames": False} if video else {}
         return dict(
             processor(

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import own_environment
 import pytest
 import torch
 from datasets import load_dataset
 from hub import Faults, Hub, Server, checkpoints, sets
 from hub.vocabulary import ANSWERS
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,6 +29,13 @@ def small(hub: Hub) -> Hub:
     """A hub with two data sets."""
     hub.provide(POPE, MVBENCH)
     return hub
+
+
+def test_the_cache_is_not_that_of_whoever_runs_the_tests() -> None:
+    places = (constants.HF_HOME, constants.HF_HUB_CACHE, constants.HF_TOKEN_PATH)
+    assert all(Path(place).is_relative_to(own_environment.HOME) for place in places)
+    assert not constants.HF_HUB_OFFLINE
+    assert get_token() is None
 
 
 def api(server: Server, token: str | bool = "hf_tester") -> HfApi:

@@ -27,6 +27,18 @@ API = re.compile(
 FILE = re.compile(
     r"/(?P<kind>datasets/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
 )
+PERSONAL = (
+    "HF_",
+    "HUGGING",
+    "TRANSFORMERS_",
+    "LMMS_EVAL_",
+    "OPENAI_",
+    "AZURE_",
+    "API_TYPE",
+)
+"""Beginnings of variables of the environment by which whoever runs a program names caches, hubs,
+logins and judges of their own.
+"""
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -99,8 +111,7 @@ class Server:
 
     def environment(self, home: Path, token: str | None = "hf_tester") -> dict[str, str]:
         """This process's environment for one whose hub this is, with its caches under `home`."""
-        ours = ("HF_", "HUGGING", "TRANSFORMERS_", "LMMS_EVAL_", "OPENAI_")
-        kept = {name: text for name, text in os.environ.items() if not name.startswith(ours)}
+        kept = {name: text for name, text in os.environ.items() if not name.startswith(PERSONAL)}
         names = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
