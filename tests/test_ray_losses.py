@@ -18,7 +18,16 @@ import pandas as pd
 import psutil
 import pytest
 from test_grid import MINE
-from test_ray import Counting, answers, assert_same, options, run, statuses, write_methods
+from test_ray import (
+    TIMED,
+    Counting,
+    answers,
+    assert_same,
+    options,
+    run,
+    statuses,
+    write_methods,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -211,6 +220,16 @@ def test_a_cluster_of_two_machines_of_which_one_goes(tmp_path: Path, cluster: An
     output, _ = driver.communicate(timeout=600)
     assert driver.returncode == 1, output
     assert_same(tmp_path / "whole", study)
+
+
+def test_a_study_that_is_done_takes_no_worker_of_a_cluster(tmp_path: Path, cluster: Any) -> None:
+    more = ["methods=random", "limit=2", *TIMED]
+    first = run(tmp_path / "study", *more)
+    counting = Counting()
+    address = f"ray_address={cluster.address}"
+    again = run(tmp_path / "study", *more, "executor=ray", address, watcher=counting)
+    assert again.statuses == first.statuses
+    assert not [step for step in counting.steps if "worker" in step]
 
 
 def test_workers_ask_one_model_after_the_other(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from prunebench.run.backend import Backend, batch_of
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid
 
+MACHINE = ("hardware", "threads")
+"""What provenance says of the machine that times depend on."""
+
 
 def fingerprint(
     cell: Cell,
@@ -56,6 +59,6 @@ def fingerprint(
     if setup.device_map != "none":
         content["device_map"] = setup.device_map
     if cell.kind == "cost":
-        content["cost"] = [asdict(grid.cost), machine["hardware"], machine["threads"]]
+        content["cost"] = [asdict(grid.cost), *(machine[name] for name in MACHINE)]
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -45,6 +45,12 @@ class Ledger:
     notes: int = 0
     """Notes of the study that were passed on already."""
 
+    def cells(self) -> list[Cell]:
+        """The model's cells on the tasks that are loaded."""
+        tasks = [source.name for source in self.worker.benchmarks]
+        model = self.worker.backend.setup.model
+        return [cell for cell in self.grid.cells(tasks) if cell.model == model]
+
     def benchmark(self, cell: Cell) -> Benchmark:
         """The task of a cell, loaded."""
         return self.worker.benchmarks[self.source(cell)]

@@ -28,8 +28,14 @@ class Executor(Protocol):
         """
 
     def begin(self, worker: Worker) -> Mapping[str, Any]:
-        """Make ready to work with the model of that worker, which is in this process; gives what
-        provenance says otherwise than of this process.
+        """Work with the model of that worker, which is in this process, from now on. Nothing is
+        started; gives what provenance will say otherwise than of this process, as far as that is
+        known before.
+        """
+
+    def start(self) -> Mapping[str, Any]:
+        """Make ready to work at units; gives what provenance says otherwise than of this process.
+        Where there is nothing to work at it is not called.
         """
 
     def results(
@@ -63,6 +69,10 @@ class Local:
     def begin(self, worker: Worker) -> Mapping[str, Any]:
         """Work with that worker from now on."""
         self._worker = worker
+        return {}
+
+    def start(self) -> Mapping[str, Any]:
+        """This process is ready as it is."""
         return {}
 
     def results(

@@ -10,13 +10,16 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prunebench.border.text import message
+from prunebench.run.question import Grid
+
+T = TypeVar("T")
 
 QUIET = {
     # nothing goes out, and nothing is printed between our own lines: what becomes of a worker is
@@ -40,6 +43,9 @@ LONGEST_FOLDER = 40
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 """Signals whose handlers Ray replaces when it starts."""
+
+PATIENCE = 60.0
+"""Seconds that a question to the cluster may take, before it is asked without an answer."""
 
 GIB = 2**30
 
@@ -93,6 +99,20 @@ class Need:
         if self.memory:
             words.append(f"{self.memory / GIB:.1f} GiB of memory")
         return ", ".join(words)
+
+
+def need_of(ray: Any, grid: Grid, device: str, model_bytes: int) -> Need:
+    """What a worker of a grid takes of its machine, with a model of that size on that device."""
+    cores = grid.threads or 1
+    if device == "cpu":
+        return Need(cores, memory=int(ROOM * model_bytes + MODEL_ROOM))
+    gpus = sum(one.get("GPU", 0) for one in machines(ray))
+    on_one = -(-(grid.workers or 1) // max(1, int(gpus)))
+    if on_one == 1:
+        return Need(cores, gpus=1.0)
+    gib = grid.worker_gpu_memory
+    worker_bytes = ROOM * model_bytes + BESIDE if gib is None else gib * GIB
+    return Need(cores, gpu_share(worker_bytes, gpu_bytes(ray), on_one))
 
 
 def gpu_share(worker_bytes: float, gpu_bytes: float, workers_on_one: int) -> float:
@@ -162,6 +182,19 @@ def gpu_bytes(ray: Any) -> float:
             f"no GPU of the cluster says how large it is: {message(error)}"
         ) from None
     return size
+
+
+def answer_of(ray: Any, question: Callable[..., T], device: str, cores: int) -> T | None:
+    """What a process with so many cores answers, on a machine of the cluster that has the device;
+    None where there is no room for one now.
+    """
+    gpus = 0.0 if device == "cpu" else 0.01
+    process = ray.remote(question).options(num_cpus=cores, num_gpus=gpus)
+    try:
+        answer: T = ray.get(process.remote(device, cores), timeout=PATIENCE)
+    except ray.exceptions.GetTimeoutError:
+        return None
+    return answer
 
 
 def room(machines: Sequence[Mapping[str, float]], need: Need) -> int:

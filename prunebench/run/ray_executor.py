@@ -1,17 +1,20 @@
 """Ray: units worked at by processes that Ray starts, on this machine or on a cluster.
 
-Who gets what is the schedule's to say; here are the processes. A worker that dies or hangs is
-replaced, and what it had is given out again. Nothing is written here.
+Who gets what is the schedule's to say; here are the processes. None is started before there is
+work for it. A worker that dies or hangs is replaced, and what it had is given out again. Nothing is
+written here.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Self
+from typing import Any
+
+import torch
 
 from prunebench.border.text import message, one_line
 from prunebench.models import LoadError, Unsupported
@@ -20,11 +23,19 @@ from prunebench.run.backend import Backend, ModelSetup
 from prunebench.run.fault import Fault
 from prunebench.run.progress import Watcher
 from prunebench.run.question import Grid
-from prunebench.run.ray_cluster import BESIDE, GIB, MODEL_ROOM, ROOM, ExecutorError, Need
-from prunebench.run.ray_worker import GRACE, Facts, RayWorker, code
+from prunebench.run.ray_cluster import ExecutorError, Need
+from prunebench.run.ray_worker import (
+    GRACE,
+    Facts,
+    RayWorker,
+    code,
+    difference,
+    facts_here,
+    shared_environment,
+)
 from prunebench.run.schedule import Piece, Schedule
-from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import Result, TaskSource, Unit, Worker
+from prunebench.run.writer_backend import WriterBackend
 
 TICK = 0.5
 """Seconds after which a wait is over although nothing happened: a person may have stopped us."""
@@ -35,25 +46,8 @@ STARTS = 3
 SLOW_START = 60.0
 """Seconds after which it is said that workers are waited for."""
 
-SHARED = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "LMMS_", "PYTORCH_", "CUBLAS_")
-"""Beginnings of variables of the environment that workers on other machines have as well."""
-
 NO_MEMORY = "running low on memory"
 """Words by which Ray says that it ended a worker because its machine had no memory left."""
-
-
-class WriterBackend(TransformersBackend):
-    """A model as the process has it that writes a study: on the CPU, for it answers nothing."""
-
-    @classmethod
-    def load(cls, setup: ModelSetup) -> Self:
-        """Load the model where it is in no worker's way, under the setup that workers have."""
-        if setup.device == "cpu":
-            return super().load(setup)
-        plain = replace(
-            setup, device="cpu", attention="sdpa", quantization="none", device_map="none"
-        )
-        return replace(super().load(plain), setup=setup)
 
 
 @dataclass(eq=False)
@@ -76,13 +70,19 @@ class Member:
 class RayExecutor:
     """Workers of Ray, each with a model of its own."""
 
-    def __init__(self, ray: Any, grid: Grid, watch: Watcher) -> None:
-        self.ray = ray
+    def __init__(self, grid: Grid, watch: Watcher, is_own: bool, undo: ExitStack) -> None:
         self.grid = grid
         self.watch = watch
         self.members: list[Member] = []
+        self._is_own = is_own
+        """Whether the cluster is one of this machine's own, started and ended with the sweep."""
+        self._cores = grid.threads or 1
+        """Cores that a worker takes of its machine, each with a thread."""
+        self._undo = undo
+        self._ray: Any = None
         self._need: Need | None = None
         self._setup: ModelSetup | None = None
+        self._backend: Backend | None = None
         self._tasks: tuple[TaskSource, ...] = ()
         self._number = 0
         self._cause: Exception = ExecutorError("no worker can be started")
@@ -90,21 +90,32 @@ class RayExecutor:
     @classmethod
     @contextmanager
     def of(cls, grid: Grid, watch: Watcher) -> Iterator[RayExecutor]:
-        """The executor of a grid; behind the block its processes are gone. Raises ExecutorError."""
-        watch.doing("starting Ray" if grid.ray_address is None else "looking for Ray's cluster")
-        cores = (grid.workers or 1) * (grid.threads or 1)
-        with ray_cluster.connected(grid.ray_address, cores) as ray:
-            executor = cls(ray, grid, watch)
-            try:
-                yield executor
-            finally:
-                executor._dismiss()
+        """The executor of a grid; behind the block its processes are gone. Raises ExecutorError
+        where there is no Ray, or no cluster at the grid's address.
+        """
+        package = ray_cluster.ray_package()
+        is_own = grid.ray_address is None and not package.is_initialized()
+        with ExitStack() as undo:
+            executor = cls(grid, watch, is_own, undo)
+            if not is_own:
+                # that it is not there is said before a model is loaded
+                executor._connect()
+            yield executor
 
     # ---- what an executor can do -----------------------------------------------------------------
 
     @property
+    def ray(self) -> Any:
+        """Ray, connected when it is first needed; raises ExecutorError."""
+        if self._ray is None:
+            self._connect()
+        return self._ray
+
+    @property
     def has_gpu(self) -> bool:
         """Whether a machine of the cluster has a GPU."""
+        if self._is_own:
+            return torch.cuda.is_available()
         return any(one.get("GPU", 0) > 0 for one in ray_cluster.machines(self.ray))
 
     def load(self, setup: ModelSetup) -> Backend:
@@ -112,11 +123,28 @@ class RayExecutor:
         return WriterBackend.load(setup)
 
     def begin(self, worker: Worker) -> Mapping[str, Any]:
-        """Have every worker load that worker's model, and wait for the first; raises ExecutorError
-        where none is ready, or where one runs other code than this process.
+        """Note what workers are to load; gives what they will run on, where that decides which
+        cells are done.
         """
         self._setup, self._tasks = worker.backend.setup, tuple(worker.benchmarks)
-        need = self._need_of(worker.backend)
+        self._backend = worker.backend
+        if self._is_own:
+            # on this machine
+            return {"threads": self._cores, "executor": "ray"}
+        if not self.grid.cost.enabled:
+            return {}
+        self.watch.doing("asking Ray's cluster what it runs on")
+        facts = ray_cluster.answer_of(self.ray, facts_here, self._setup.device, self._cores)
+        return {} if facts is None else facts.provenance()
+
+    def start(self) -> Mapping[str, Any]:
+        """Have every worker load the model, and wait for the first; raises ExecutorError where none
+        is ready, or where one runs other code than this process.
+        """
+        assert self._setup is not None
+        assert self._backend is not None
+        device, size = self._setup.device, _bytes(self._backend)
+        need = ray_cluster.need_of(self.ray, self.grid, device, size)
         count = self._count(need)
         if self._need is not None and self._need.covers(need) and len(self.members) == count:
             for member in self.members:
@@ -153,9 +181,18 @@ class RayExecutor:
             self.watch.advance(0)
 
     def end(self) -> None:
-        """Workers keep a model until they load another."""
+        """Workers keep a model until they load another; this process keeps none."""
+        self._backend = None
 
     # ---- processes -------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Start Ray, or find its cluster."""
+        address = self.grid.ray_address
+        self.watch.doing("starting Ray" if address is None else "looking for Ray's cluster")
+        cores = (self.grid.workers or 1) * self._cores
+        self._ray = self._undo.enter_context(ray_cluster.connected(address, cores))
+        self._undo.callback(self._dismiss)
 
     def _member(self, failures: int = 0) -> Member:
         """A new process, that loads the model."""
@@ -164,7 +201,7 @@ class RayExecutor:
         actor_class = self.ray.remote(RayWorker).options(
             max_restarts=0, max_task_retries=0, **self._need.options()
         )
-        actor = actor_class.remote(_environment(), os.getcwd())
+        actor = actor_class.remote(shared_environment(), os.getcwd(), self._cores)
         loading = actor.load.remote(self._setup, self._tasks)
         return Member(f"worker {self._number}", actor, loading, monotonic(), failures=failures)
 
@@ -194,7 +231,7 @@ class RayExecutor:
         if facts.code != here:
             raise ExecutorError(
                 f"the worker on {facts.address} runs other code than this process: "
-                f"{_difference(facts.code, here)}; install the same on every machine"
+                f"{difference(facts.code, here)}; install the same on every machine"
             )
         first = next((one.facts for one in self.members if one.facts is not None), facts)
         if facts.hardware != first.hardware:
@@ -276,7 +313,7 @@ class RayExecutor:
             member.streams.pop(0)
         except errors.RayTaskError as error:
             cause = error.cause or error
-            if not _is_own(cause):
+            if not _is_ours(cause):
                 raise cause from None
             # it could not load the model or the task, for which no sample is to blame
             self._cause = cause
@@ -317,20 +354,6 @@ class RayExecutor:
 
     # ---- machines --------------------------------------------------------------------------------
 
-    def _need_of(self, backend: Backend) -> Need:
-        """What a worker with that model takes of its machine."""
-        size = _bytes(backend)
-        cores = self.grid.threads or 1
-        if backend.setup.device == "cpu":
-            return Need(cores, memory=int(ROOM * size + MODEL_ROOM))
-        gpus = sum(one.get("GPU", 0) for one in ray_cluster.machines(self.ray))
-        on_one = -(-(self.grid.workers or 1) // max(1, int(gpus)))
-        if on_one == 1:
-            return Need(cores, gpus=1.0)
-        gib = self.grid.worker_gpu_memory
-        takes = ROOM * size + BESIDE if gib is None else gib * GIB
-        return Need(cores, ray_cluster.gpu_share(takes, ray_cluster.gpu_bytes(self.ray), on_one))
-
     def _count(self, need: Need) -> int:
         """How many workers there are to be."""
         places = ray_cluster.room(ray_cluster.machines(self.ray), need)
@@ -347,12 +370,7 @@ class RayExecutor:
     def _facts(self) -> dict[str, Any]:
         """What provenance says of where the model runs."""
         facts = next(one.facts for one in self.members if one.facts is not None)
-        return {
-            "hardware": facts.hardware,
-            "cores": facts.cores,
-            "threads": facts.threads,
-            "executor": "ray",
-        }
+        return facts.provenance()
 
 
 def _hangs(schedule: Schedule, member: Member) -> bool:
@@ -365,13 +383,9 @@ def _hangs(schedule: Schedule, member: Member) -> bool:
     return monotonic() - member.news > steps * (piece.unit.timeout + GRACE)
 
 
-def _is_own(error: BaseException) -> bool:
+def _is_ours(error: BaseException) -> bool:
     """Whether it is one of the project's own errors, which say what is wrong in a line."""
     return isinstance(error, ValueError) and type(error).__module__.startswith("prunebench.")
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(SHARED)}
 
 
 def _bytes(backend: Backend) -> int:
@@ -384,9 +398,3 @@ def _bytes(backend: Backend) -> int:
 
 def _workers(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
-
-
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The first thing that is not the same."""
-    name = next(name for name in here if there.get(name) != here[name])
-    return f"{name} {there.get(name)} there and {here[name]} here"

@@ -29,6 +29,9 @@ the driver of many workers busy.
 STDERR = 2
 """The file that Ray keeps as a worker's log, whatever Python's own name for it is."""
 
+SHARED = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "LMMS_", "PYTORCH_", "CUBLAS_")
+"""Beginnings of variables of the environment that workers on other machines have as well."""
+
 GRACE = 5.0
 """Seconds beyond the timeout after which a step that no alarm interrupts ends its process."""
 
@@ -46,12 +49,19 @@ class Facts:
     threads: int
     code: Mapping[str, Any]
 
+    def provenance(self) -> dict[str, Any]:
+        """What provenance says of where the model runs."""
+        names = ("hardware", "cores", "threads")
+        return {**{name: getattr(self, name) for name in names}, "executor": "ray"}
+
 
 class RayWorker:
     """The one thing in its process: it keeps a model, and loads another when it is asked to."""
 
-    def __init__(self, environment: Mapping[str, str], folder: str) -> None:
+    def __init__(self, environment: Mapping[str, str], folder: str, cores: int) -> None:
         os.environ.update(environment)
+        # before torch is imported: a worker has as many threads as it takes cores of its machine
+        os.environ["OMP_NUM_THREADS"] = str(cores)
         if os.path.isdir(folder):
             # relative paths of a grid mean the same here
             os.chdir(folder)
@@ -62,21 +72,10 @@ class RayWorker:
         """Load the model and the tasks, and say on what it runs; raises LoadError, Unsupported or
         TaskError.
         """
-        import ray
         import torch
 
-        from prunebench.run import provenance
-
         self._ready(setup, *tasks)
-        context = ray.get_runtime_context()
-        return Facts(
-            context.get_node_id(),
-            str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
-            provenance.hardware(setup.device),
-            os.cpu_count(),
-            torch.get_num_threads(),
-            code(),
-        )
+        return facts_here(setup.device, torch.get_num_threads())
 
     def work(self, unit: Unit) -> Iterator[list[Result]]:
         """What a unit comes to, as it is had; what comes within a moment is sent together."""
@@ -116,6 +115,22 @@ class RayWorker:
         return worker
 
 
+def facts_here(device: str, threads: int) -> Facts:
+    """On what a process that Ray started runs."""
+    import ray
+
+    from prunebench.run import provenance
+
+    return Facts(
+        ray.get_runtime_context().get_node_id(),
+        str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
+        provenance.hardware(device),
+        os.cpu_count(),
+        threads,
+        code(),
+    )
+
+
 def code() -> dict[str, Any]:
     """What has to be the same in every process that works at a study."""
     from prunebench.run import provenance
@@ -123,6 +138,17 @@ def code() -> dict[str, Any]:
     versions = provenance.versions()
     deciding = {name: versions.get(name) for name in provenance.DECIDING}
     return {"prunebench": provenance.sources()[:12], **deciding}
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first thing that is not the same in the code of two processes."""
+    name = next(name for name in here if there.get(name) != here[name])
+    return f"{name} {there.get(name)} there and {here[name]} here"
+
+
+def shared_environment() -> dict[str, str]:
+    """What workers have of this process's environment."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SHARED)}
 
 
 def _timed(backend: Any, tasks: Mapping[TaskSource, Any]) -> Worker:

@@ -13,8 +13,10 @@ from prunebench.border import images
 from prunebench.border.text import one_line
 from prunebench.models import LoadError, Unsupported
 from prunebench.run import provenance
+from prunebench.run.active import Run
 from prunebench.run.backend import ModelSetup, setup_of
 from prunebench.run.cost_cells import CostCells
+from prunebench.run.fingerprint import MACHINE
 from prunebench.run.grid import Grid
 from prunebench.run.ledger import Ledger, Statuses
 from prunebench.run.local import Executor, executor_of
@@ -84,18 +86,19 @@ class _Models:
         """Load a model, and work at its cells."""
         try:
             ledger = self._loaded(setup)
+            waiting = self._waiting(ledger)
         except (LoadError, Unsupported) as error:
             if not self.is_written:
                 raise
             self._left_out(error, setup)
             return
         if not self.is_written:
-            # only now: a question whose model or tasks cannot be had is not written down
+            # only now: a question whose model, tasks or workers cannot be had is not written down
             self.study.begin(self.grid)
             self.is_written = True
-        self.statuses |= _swept(ledger, self.executor)
+        self.statuses |= _swept(ledger, waiting, self.executor)
         self.executor.end()
-        del ledger
+        del ledger, waiting
         collect()
 
     def _loaded(self, setup: ModelSetup) -> Ledger:
@@ -119,6 +122,23 @@ class _Models:
         worker = Worker(backend, own)
         facts |= self.executor.begin(worker)
         return Ledger(self.grid, self.study, self.watch, worker, facts)
+
+    def _waiting(self, ledger: Ledger) -> list[Run]:
+        """The cells of the model that are not done, with the executor started where there is
+        something to ask in one of them.
+        """
+        # what is done is read, and set aside where it is damaged: not in another study's folder
+        self.study.check(self.grid)
+        waiting = _unfinished(ledger)
+        if any(run.course.ended is None for run in waiting):
+            expected = ledger.provenance
+            ledger.provenance = {**expected, **self.executor.start()}
+            if self.grid.cost.enabled and any(
+                ledger.provenance[one] != expected[one] for one in MACHINE
+            ):
+                # times of another machine are those of other cells
+                waiting = _unfinished(ledger)
+        return waiting
 
     def _task(self, source: TaskSource) -> Benchmark:
         """A task, loaded once for all models that are asked the same."""
@@ -160,22 +180,25 @@ def _load_task(grid: Grid, source: TaskSource, watch: Watcher) -> Benchmark:
     return benchmark
 
 
-def _swept(ledger: Ledger, executor: Executor) -> Statuses:
-    """Work at every cell of the model that is not done, the quality cells of a task at once."""
-    worker, watch = ledger.worker, ledger.watch
-    tasks = [source.name for source in worker.benchmarks]
-    model = worker.backend.setup.model
-    cells = [cell for cell in ledger.grid.cells(tasks) if cell.model == model]
+def _unfinished(ledger: Ledger) -> list[Run]:
+    """The cells of the model that are not done, each with its method bound."""
+    cells = ledger.cells()
     # all are bound first: fingerprints say what is done, and a method's file may change later
     runs = {cell.id: ledger.begun(cell) for cell in cells}
-    waiting = [runs[cell.id] for cell in cells if not ledger.is_done(cell)]
+    return [runs[cell.id] for cell in cells if not ledger.is_done(cell)]
+
+
+def _swept(ledger: Ledger, waiting: list[Run], executor: Executor) -> Statuses:
+    """Work at the cells that are waiting, the quality cells of a task at once."""
+    watch = ledger.watch
     for run in waiting:
         if run.cell.kind == "quality":
             # before the calls are counted: a journal says which samples have their rows
             ledger.open_journal(run)
     ledger.tell_notes()
     calls = sum(ledger.calls(run) for run in waiting)
-    watch.begin(len(cells), len(cells) - len(waiting), calls)
+    count = len(ledger.cells())
+    watch.begin(count, count - len(waiting), calls)
     QualityCells(ledger, executor).ask([run for run in waiting if run.cell.kind == "quality"])
     CostCells(ledger, executor).measure([run for run in waiting if run.cell.kind == "cost"])
     ledger.tell_notes()

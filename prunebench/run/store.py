@@ -58,9 +58,9 @@ class Study(StudyFolder):
             )
         return self.folder / "cells" / cell.id
 
-    def begin(self, grid: Grid) -> None:
-        """Write the question, or see that it is the one the folder already asks; raises StoreError
-        where it is not.
+    def check(self, grid: Grid) -> None:
+        """See that the folder asks nothing yet, or the same question; raises StoreError where it
+        asks another.
 
         The question that stands there is data: nothing that it names is imported.
         """
@@ -72,6 +72,15 @@ class Study(StudyFolder):
         if cells.is_dir() and any(cells.iterdir()):
             place = short_path(self.folder)
             raise StoreError(f"{place} has cells but no grid.yaml; choose another folder with out=")
+
+    def begin(self, grid: Grid) -> None:
+        """Write the question where the folder asks none yet; raises StoreError where it asks
+        another.
+        """
+        self.check(grid)
+        path = self.folder / "grid.yaml"
+        if path.exists():
+            return
         try:
             files.write(path, dump(grid).encode())
         except OSError as error:
