@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 import transformers
@@ -498,9 +499,20 @@ def test_a_failure_of_the_machine_is_not_blamed_on_the_network(
         assert "nline" not in text
 
 
-def test_a_model_that_cannot_be_fetched_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("We couldn't connect to 'https://huggingface.co'\n\x1b[31mand " + "x" * 5000),
+        httpx.ConnectError("[Errno 111] Connection refused"),
+        httpx.ReadTimeout("The read operation timed out"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_model_that_cannot_be_fetched_says_how_to_get_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError("We couldn't connect to 'https://huggingface.co'\n\x1b[31mand " + "x" * 5000)
+        raise error
 
     monkeypatch.setattr(transformers.PretrainedConfig, "get_config_dict", fail)
     assert "Go online once, or give a folder" in refusal("somebody/" + "x" * 90)

@@ -98,7 +98,9 @@ def _reason(error: Exception, source: str, elsewhere: str) -> str:
             "its files ask to run code of their own, which is not done. "
             "Where you have read that code and trust it, allow it with trust_remote_code=true"
         )
-    if isinstance(error, OSError) and not Path(source).is_dir():
+    # what the connection itself raises is no OSError
+    unfetched = isinstance(error, OSError) or hub.is_passing(error)
+    if unfetched and not Path(source).is_dir():
         refusal = hub.refusal(error, "model", source)
         if refusal is not None:
             return f"{one_line(source, 60)} {refusal}"
