@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,7 +19,8 @@ QUICK = ["seconds=0", "pairs=2", "warmup=0", "new_tokens=2", "images=140x140"]
 BROKEN = MINE.replace("return tokens", "raise KeyError('no idea')\n#")
 
 
-def bench(out: Path, *words: str) -> tuple[int, pd.DataFrame]:
+def bench(out: Path, *words: str) -> tuple[int, Any]:
+    """The exit status, and the table by method."""
     code = main(["bench", *QUICK, f"out={out}", *words])
     return code, pd.read_csv(out / "bench.csv").set_index("method")
 
