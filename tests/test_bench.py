@@ -67,7 +67,7 @@ def test_a_method_that_raises_fails_alone(tmp_path: Path) -> None:
     code, table = bench(out, f"methods={tmp_path / 'mine.py'},divprune", "budgets=0.5")
     assert code == 1
     assert table.loc["mine", "status"] == "failed"
-    assert "no idea" in table.loc["mine", "detail"]
+    assert "no idea" in table.loc["mine", "reason"]
     assert table.loc["divprune", "status"] == "ok"
 
 

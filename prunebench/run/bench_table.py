@@ -87,7 +87,7 @@ def _numbers(timed: Timed) -> dict[str, Any]:
     """What was measured; every number that a cost pass has, empty where it was not."""
     row: dict[str, Any] = {
         "status": timed.status,
-        "detail": "" if timed.fault is None else one_line(timed.fault.reason, 300),
+        "reason": "" if timed.fault is None else one_line(timed.fault.reason, 300),
         "tokens_available": timed.available or None,
         "tokens_mean": timed.mean,
         "tokens_kv": timed.kv,
