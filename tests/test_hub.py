@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import load_dataset
-from hub import Faults, Hub, Server, sets
+from hub import Faults, Hub, Server, checkpoints, sets
+from hub.vocabulary import ANSWERS
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -113,3 +115,23 @@ def test_models_have_the_ids_and_widths_that_their_files_say(hub: Hub) -> None:
     assert tokenizer.convert_tokens_to_ids("<|image_pad|>") == config["image_token_id"]
     text = "Is there a çircle?\nÜ 12 <|im_end|>"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+@pytest.mark.parametrize("name", checkpoints.makers())
+def test_models_say_one_word_and_no_more(hub: Hub, name: str) -> None:
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    hub.provide(name)
+    folder = hub.root / "models" / name
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    replies = []
+    for question in ("Is there a circle?", "Which color", "How many", "Answer yes or no.", "USER"):
+        prompt = torch.tensor([tokenizer(question).input_ids])
+        reply = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=3
+        )
+        replies.append(tokenizer.decode(reply[0, prompt.shape[1] :]))
+    end = checkpoints.makers()[name]().end
+    assert set(replies) <= {f"{word}{end}" for word in ANSWERS}
+    assert len(set(replies)) > 2

@@ -26,6 +26,10 @@ PLACES = ("fullatt_block_indexes", "deepstack_visual_indexes")
 """What a configuration says of single layers of its vision tower."""
 
 
+SHARPNESS = 3
+"""How much larger than other weights those are by which attention tells tokens apart."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a public repository holds: JSON files by name, the tokenizer with what its own
@@ -108,7 +112,9 @@ def _write_weights(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _enliven(model: Any, answers: list[int], end: int) -> None:
-    """Weights large enough that answers depend on the image, and an end after every answer."""
+    """Weights large enough that answers depend on the image and the question, and an end after
+    every answer.
+    """
     for name, weight in model.named_parameters():
         if weight.ndim > 1 and "embed" not in name and "lm_head" not in name:
             weight.mul_(5)
@@ -117,11 +123,22 @@ def _enliven(model: Any, answers: list[int], end: int) -> None:
     inside = model.get_input_embeddings().weight
     outside = model.get_output_embeddings().weight
     inside.normal_(std=0.3)
-    # an answer says of itself that it is one, and the end is what follows one; nothing else is said
+    # an answer says of itself that it is one, by a direction in which nothing else writes; the end
+    # is what follows one, and of all other tokens none is ever said
     mark = torch.randn(inside.shape[1])
-    inside[answers] += mark
+    direction = mark / mark.norm()
     outside.zero_()
-    outside[answers] = mark + torch.randn(len(answers), len(mark))
+    outside[answers] = torch.randn(len(answers), len(mark))
+    for name, weight in model.get_decoder().named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight -= torch.outer(direction, direction @ weight)
+        elif name.endswith(("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")):
+            # else attention is all but even, and the mean of many tokens is much the same
+            weight.mul_(SHARPNESS)
+    for table in (inside, outside):
+        table -= torch.outer(table @ direction, direction)
+    inside[answers] += mark
+    outside[answers] += mark
     outside[end] = 3 * mark
 
 
