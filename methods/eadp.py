@@ -18,6 +18,7 @@ from prunebench import (
     Stage,
     VisualTokens,
     fill,
+    gram,
     greedy_cover,
     quotas,
     register,
@@ -99,7 +100,7 @@ class EADP(Pruner):
         for places, count in zip(tiles, counts, strict=True):
             if count > 0:
                 unit = normalize(tokens.features[places].float(), dim=-1)
-                likeness = (1 + unit @ unit.T) / 2
+                likeness = gram(unit).add_(1).div_(2)
                 gains = torch.ones_like(likeness[0])
                 kept.append(places[greedy_cover(likeness, gains, count, weights[places])])
         index = torch.cat(kept)[: stage.keep]

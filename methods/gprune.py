@@ -15,6 +15,7 @@ from prunebench import (
     ScorePruner,
     Stage,
     VisualTokens,
+    gram,
     pick_groups,
     register,
     require_finite,
@@ -87,7 +88,7 @@ class GPrune(ScorePruner):
     def flow(self, features: Tensor) -> Tensor:
         """[n] what arrives at the tokens of one graph."""
         unit = normalize(features, dim=-1)
-        cosine = unit @ unit.T
+        cosine = gram(unit)
         # a token is its own neighbour, which rounding may deny one of length 0
         is_edge = (cosine > self.similarity).fill_diagonal_(True)
         edges = (cosine / self.temperature).masked_fill(~is_edge, -torch.inf).softmax(-1)

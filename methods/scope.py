@@ -21,6 +21,7 @@ from prunebench import (
     attention_stand_ins,
     check_attention,
     encoder_attention,
+    gram,
     greedy_cover,
     pick_tiles,
     register,
@@ -69,7 +70,6 @@ class SCOPE(Pruner):
         unit = normalize(features.float(), dim=-1)
 
         def pick(places: Tensor, count: int) -> Tensor:
-            likeness = unit[places] @ unit[places].T
-            return places[greedy_cover(likeness, weights[places], count)]
+            return places[greedy_cover(gram(unit[places]), weights[places], count)]
 
         return Keep(pick_tiles(tokens, stage.keep, pick))

@@ -15,12 +15,18 @@ if TYPE_CHECKING:
         whole_summary,
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
-    from prunebench.cluster import density_peaks, distances, joined, means
+    from prunebench.cluster import density_peaks, distances, joined, leaders, means
     from prunebench.composition import AddOn
     from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
-    from prunebench.greedy import greedy_cover, greedy_map, greedy_span
+    from prunebench.greedy import (
+        greedy_apart,
+        greedy_cover,
+        greedy_map,
+        greedy_marginal,
+        greedy_span,
+    )
     from prunebench.matching import Pairs, Rows
     from prunebench.models import Loaded, LoadError, load
     from prunebench.products import ProductRows, gram
@@ -71,12 +77,18 @@ _HOMES = {
         "whole_summary",
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
-    "cluster": ("density_peaks", "distances", "joined", "means"),
+    "cluster": ("density_peaks", "distances", "joined", "leaders", "means"),
     "composition": ("AddOn",),
     "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
-    "greedy": ("greedy_cover", "greedy_map", "greedy_span"),
+    "greedy": (
+        "greedy_apart",
+        "greedy_cover",
+        "greedy_map",
+        "greedy_marginal",
+        "greedy_span",
+    ),
     "matching": ("Pairs", "Rows"),
     "models": ("LoadError", "Loaded", "load"),
     "products": ("ProductRows", "gram"),
@@ -166,11 +178,14 @@ __all__ = [
     "exactly",
     "fill",
     "gram",
+    "greedy_apart",
     "greedy_cover",
     "greedy_map",
+    "greedy_marginal",
     "greedy_span",
     "in_regions",
     "joined",
+    "leaders",
     "late_layer",
     "llm",
     "llm_at",

@@ -55,7 +55,7 @@ MAY: dict[str, set[str]] = {
     "select": {"sites", "tokens"},
     "absorb": set(),
     "staircase": {"budget", "sites"},
-    "cluster": {"select"},
+    "cluster": {"products", "select"},
     "videos": {"budget", "pruner", "select", "tokens"},
     "greedy": set(),
     "matching": {"select"},
