@@ -239,11 +239,11 @@ def shared(sizes: list[int], lefts: list[int], total: int) -> list[int]:
     while sum(uppers) < min(total, sum(sizes)):
         uppers = [min(upper + 1, size) for upper, size in zip(uppers, sizes, strict=True)]
     lowers = [min(1, size) for size in sizes]
-    rest, before, done = total - sum(lowers) - 1, 0, 0
+    rest, before, total_left = total - sum(lowers) - 1, 0, 0
     shares = []
     for lower, upper, left in zip(lowers, uppers, lefts, strict=True):
-        done += left
-        now = round(rest * done / max(1, sum(lefts)))
+        total_left += left
+        now = round(rest * total_left / max(1, sum(lefts)))
         shares.append(min(lower + now - before, upper))
         before = now
     for group in sorted(range(len(sizes)), key=lambda number: -lefts[number]):
@@ -341,7 +341,7 @@ def stretch_score(features: Tensor, attention: Tensor) -> Tensor:
 
 
 @official("pact")
-def pact(tokens: VisualTokens, count: int) -> Tensor:
+def pact(tokens: VisualTokens, _count: int) -> Tensor:
     """Centres at the published share and cutoff, one token after another, and what joins them."""
     rows = int(tokens.visual_places.max()) + 1
     query = tokens.next_queries[:, :rows].float().mean(1)
