@@ -104,15 +104,15 @@ class ToMe(Pruner):
         layer = tokens.site.layer
         after = [self.merged(rows, quota, layer) for rows, quota in self.shares(before, stage)]
         order = torch.cat([rows.order for rows in after])
-        index = order.sort().values
-        features, sizes = before[0].features.clone(), before[0].sizes.clone()
+        sizes = torch.cat([rows.sizes[rows.order] for rows in after])
+        tokens.memo[self.entry(layer)] = tokens.index[order.cpu()], sizes.cpu()
+        features = []
         for rows in after:
-            features[rows.order] = rows.features[rows.order]
-            sizes[rows.order] = rows.sizes[rows.order]
-        memo = tokens.index[order.cpu()], sizes[order].cpu()
-        tokens.memo[self.entry(layer)] = memo
-        bias = (sizes / before[0].sizes).log()[index] if self.proportional else None
-        return Keep(index, features[index].to(tokens.features.dtype), bias)
+            features.append(rows.features[rows.order])
+        index, places = order.sort()
+        merged = torch.cat(features)[places].to(tokens.features.dtype)
+        bias = (sizes[places] / before[0].sizes[index]).log() if self.proportional else None
+        return Keep(index, merged, bias)
 
     def merging(self, rows: Rows, quota: int, layer: int) -> int:
         """How many pairs of a tile merge at once before a block."""

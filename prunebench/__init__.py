@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from prunebench.products import ProductRows, gram
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
+    from prunebench.recycling import cluster_count, melted, recycled_count, unmerged_count
     from prunebench.regions import REGIONS_PORT, in_regions
     from prunebench.registry import build, register
     from prunebench.relevance import RELEVANCE_STAND_INS, question_cosines, scaled
@@ -94,6 +95,7 @@ _HOMES = {
     "products": ("ProductRows", "gram"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
+    "recycling": ("cluster_count", "melted", "recycled_count", "unmerged_count"),
     "regions": ("REGIONS_PORT", "in_regions"),
     "registry": ("build", "register"),
     "relevance": ("RELEVANCE_STAND_INS", "question_cosines", "scaled"),
@@ -171,6 +173,7 @@ __all__ = [
     "build",
     "cached",
     "check_attention",
+    "cluster_count",
     "density_peaks",
     "distances",
     "encoder_attention",
@@ -185,12 +188,13 @@ __all__ = [
     "greedy_span",
     "in_regions",
     "joined",
-    "leaders",
     "late_layer",
+    "leaders",
     "llm",
     "llm_at",
     "load",
     "means",
+    "melted",
     "nearest",
     "nearest_row",
     "padding",
@@ -201,6 +205,7 @@ __all__ = [
     "prune",
     "question_cosines",
     "quotas",
+    "recycled_count",
     "register",
     "require_finite",
     "scaled",
@@ -213,6 +218,7 @@ __all__ = [
     "tile_summaries",
     "top",
     "top_of_each",
+    "unmerged_count",
     "view_places",
     "views",
     "vision",

@@ -27,7 +27,9 @@ class Rows(Protocol):
         """The same rows, coming out on that device."""
 
     def row(self, pick: Tensor, promise: Tensor) -> Tensor:
-        """[N] the row of `pick` [1]; the largest of `promise` [N] are likely to be asked for next."""
+        """[N] the row of `pick` [1]; the largest of `promise` [N] are likely to be asked for
+        next.
+        """
 
 
 def loop_device(device: torch.device) -> torch.device:

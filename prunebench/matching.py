@@ -91,18 +91,20 @@ class Rows:
 
     def merged(self, pairs: Pairs) -> Rows:
         """What is left when these have merged: means weighed by sizes, which add up."""
+        hosts, number = pairs.targets.unique(return_inverse=True)
+        joining = self.sizes[pairs.sources]
+        sizes = self.sizes[hosts].index_add(0, number, joining)
+
+        def joined(values: Tensor) -> Tensor:
+            """[N, D] the same, those of hosts averaged with what joins them."""
+            sums = values[hosts] * self.sizes[hosts, None]
+            sums.index_add_(0, number, values[pairs.sources] * joining[:, None])
+            return values.index_copy(0, hosts, sums.div_(sizes[:, None]))
+
         return replace(
             self,
             order=pairs.order,
-            features=self._joined(self.features, pairs),
-            metric=self._joined(self.metric, pairs),
-            sizes=self.sizes.index_add(0, pairs.targets, self.sizes[pairs.sources]),
+            features=joined(self.features),
+            metric=joined(self.metric),
+            sizes=self.sizes.index_copy(0, hosts, sizes),
         )
-
-    def _joined(self, values: Tensor, pairs: Pairs) -> Tensor:
-        """[N, D] `values`, those of targets averaged with what joins them."""
-        weighed = values * self.sizes[:, None]
-        sums = weighed.index_add(0, pairs.targets, weighed[pairs.sources])
-        sizes = self.sizes.index_add(0, pairs.targets, self.sizes[pairs.sources])
-        hosts = pairs.targets.unique()
-        return values.index_copy(0, hosts, sums[hosts] / sizes[hosts, None])

@@ -284,11 +284,14 @@ def tome(tokens: VisualTokens, count: int) -> Tensor:
     best, host = scores.max(dim=-1)
     order = best.argsort(descending=True)
     merges, stays = order[: len(metric) - count], order[len(metric) - count :].sort().values
-    sizes = torch.ones_like(features[::2, :1])
-    joined = torch.ones_like(sizes[merges])
-    targets = features[::2].index_add(0, host[merges], features[1::2][merges])
-    targets = targets / sizes.index_add(0, host[merges], joined)
-    assert len(targets) + len(stays) == count
+    sizes = torch.ones_like(features[:, :1])
+    sums, totals = features * sizes, sizes
+    halves = []
+    for rows in (sums, totals):
+        source, target = rows[1::2], rows[::2]
+        halves.append(torch.cat([source[stays], target.index_add(0, host[merges], source[merges])]))
+    merged = halves[0] / halves[1]
+    assert len(merged) == count
     places = torch.arange(len(metric))
     return torch.cat([places[1::2][stays], places[::2]])
 

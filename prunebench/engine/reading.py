@@ -28,6 +28,7 @@ from prunebench.engine.views import (
     BY_COUNT,
     FROM_HEADS,
     FROM_ROWS,
+    OF_LAST_QUERY,
     UNROTATED,
     Columns,
     HeadsView,
@@ -135,7 +136,10 @@ class Reading:
         layer, attention = setup.layers[site.layer], setup.attention(site.layer)
         with setup.trace.selecting(hidden.device, rows, work):
             if signals - UNROTATED:
-                heads = dry_run(layer, attention, hidden, kwargs)
+                place = None
+                if signals - UNROTATED <= OF_LAST_QUERY:
+                    place = stream.without(drafts).width - 1
+                heads = dry_run(layer, attention, hidden, kwargs, place)
                 self._keep(signals - UNROTATED, rows, stream, heads.without(drafts))
             if signals & UNROTATED:
                 heads = dry_run(layer, attention, hidden, unrotated(kwargs))
