@@ -65,7 +65,6 @@ class CDPruner(Pruner):
     """
 
     default_positions = "compact"
-    work_by_shape = True
     engine: str = "authors"
     relevance: str = "auto"
     negative: bool | None = None

@@ -53,7 +53,6 @@ class IDPruner(VisionSelector):  # type: ignore[misc]  # mypy reads methods/ as 
     """
 
     default_positions = "original"
-    work_by_shape = True
     optional = True
     balance: float = 0.5
     together: int = 1

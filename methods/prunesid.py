@@ -159,10 +159,13 @@ def directions(columns: Tensor, count: int) -> Tensor:
     is_tall = len(columns) > columns.shape[1]
     squares, vectors = torch.linalg.eigh(gram(columns.T if is_tall else columns))
     squares, vectors = squares.flip(0)[:count], vectors.flip(1)[:, :count]
-    if squares[-1] <= 1e-8 * squares[0]:
-        left: Tensor = torch.linalg.svd(columns, full_matrices=False)[0]
-        return left[:, :count]
-    return columns @ vectors / squares.sqrt() if is_tall else vectors
+    if is_tall:
+        # clamped, for rounding may have made small ones negative; those are not used
+        vectors = columns @ vectors / squares.clamp(min=1e-300).sqrt()
+    if squares[-1] > 1e-8 * squares[0]:
+        return vectors
+    left: Tensor = torch.linalg.svd(columns, full_matrices=False)[0]
+    return left[:, :count]
 
 
 def unsuppressed(features: Tensor, attention: Tensor, component: Tensor, factor: float) -> Tensor:

@@ -59,15 +59,15 @@ def leaders(is_near: Tensor) -> Tensor:
 
     `is_near` [n, n] is symmetric, rows and columns in the order in which they are taken.
     """
-    follows = is_near.triu(1).float()  # [i, j]: j comes behind i and is near it
+    follows = is_near.triu(1)  # [i, j]: j comes behind i and is near it
     leads = torch.ones_like(follows[0])
     # what holds of the first k is final after k rounds, and mostly all of it long before
     for _ in range(len(follows)):
-        leads_now = (leads @ follows == 0).float()
+        leads_now = ~follows[leads].any(0)
         if torch.equal(leads_now, leads):
             break
         leads = leads_now
-    return leads.bool()
+    return leads
 
 
 def joined(between: Tensor, centres: Tensor) -> Tensor:

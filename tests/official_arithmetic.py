@@ -202,8 +202,8 @@ def eadp(tokens: VisualTokens, count: int) -> Tensor:
 
 @official("prunesid", is_exact=False)
 def prunesid(tokens: VisualTokens, count: int) -> Tensor:
-    """Groups by a random low-rank decomposition; in each the most attended suppress their like, one
-    after another.
+    """Groups by a random low-rank decomposition; in each, a matrix of its own, the most attended
+    suppress their like, one after another.
     """
     features = tokens.encoder_features[0].float()
     attention = tokens.cls_attention[0].float().sum(0)
@@ -217,11 +217,14 @@ def prunesid(tokens: VisualTokens, count: int) -> Tensor:
     for number in range(right.shape[1]):
         members = (component == number).nonzero()[:, 0]
         ranked = members[attention[members].argsort(descending=True)]
+        is_member = component == number
+        # official code has all groups' matrices [N, N] at once
+        own = similarity * (is_member[:, None] & is_member)
         left: list[Tensor] = []
         waiting = ranked
         while len(waiting):
             left.append(waiting[0])
-            is_like = similarity[waiting[0], waiting] > total / 32 * mean
+            is_like = own[waiting[0], waiting] > total / 32 * mean
             is_like[0] = True
             waiting = waiting[~is_like]
         first = torch.stack(left) if left else ranked
