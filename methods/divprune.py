@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch.nn.functional import normalize
-
 from prunebench import (
     Keep,
     Pruner,
     Stage,
     VisualTokens,
-    gram,
+    cosines,
     greedy_apart,
     register,
     require_finite,
@@ -34,5 +32,4 @@ class DivPrune(Pruner):
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         require_finite(tokens.features, "features")
-        unit = normalize(tokens.features.float(), dim=-1)
-        return Keep(greedy_apart(gram(unit), stage.keep))
+        return Keep(greedy_apart(cosines(tokens.features), stage.keep))

@@ -162,10 +162,10 @@ def directions(columns: Tensor, count: int) -> Tensor:
     if is_tall:
         # clamped, for rounding may have made small ones negative; those are not used
         vectors = columns @ vectors / squares.clamp(min=1e-300).sqrt()
-    if squares[-1] > 1e-8 * squares[0]:
-        return vectors
-    left: Tensor = torch.linalg.svd(columns, full_matrices=False)[0]
-    return left[:, :count]
+    if squares[-1] <= 1e-8 * squares[0]:
+        vectors = torch.linalg.svd(columns, full_matrices=False)[0][:, :count]
+    left: Tensor = vectors
+    return left
 
 
 def unsuppressed(features: Tensor, attention: Tensor, component: Tensor, factor: float) -> Tensor:

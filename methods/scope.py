@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from prunebench import (
     Keep,
@@ -20,8 +19,8 @@ from prunebench import (
     attention_reads,
     attention_stand_ins,
     check_attention,
+    cosines,
     encoder_attention,
-    gram,
     greedy_cover,
     pick_tiles,
     register,
@@ -67,9 +66,8 @@ class SCOPE(Pruner):
         features = tokens.encoder_features[0]
         require_finite(features, "encoder features")
         require_finite(weights, "attention")
-        unit = normalize(features.float(), dim=-1)
 
         def pick(places: Tensor, count: int) -> Tensor:
-            return places[greedy_cover(gram(unit[places]), weights[places], count)]
+            return places[greedy_cover(cosines(features[places]), weights[places], count)]
 
         return Keep(pick_tiles(tokens, stage.keep, pick))

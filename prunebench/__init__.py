@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from prunebench.matching import Pairs, Rows
     from prunebench.models import Loaded, LoadError, load
-    from prunebench.products import ProductRows, gram
+    from prunebench.products import ProductRows, cosines, gram
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
     from prunebench.recycling import cluster_count, melted, recycled_count, unmerged_count
@@ -92,7 +92,7 @@ _HOMES = {
     ),
     "matching": ("Pairs", "Rows"),
     "models": ("LoadError", "Loaded", "load"),
-    "products": ("ProductRows", "gram"),
+    "products": ("ProductRows", "cosines", "gram"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
     "recycling": ("cluster_count", "melted", "recycled_count", "unmerged_count"),
@@ -174,6 +174,7 @@ __all__ = [
     "cached",
     "check_attention",
     "cluster_count",
+    "cosines",
     "density_peaks",
     "distances",
     "encoder_attention",

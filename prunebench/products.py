@@ -29,6 +29,14 @@ def gram(vectors: Tensor) -> Tensor:
     return products
 
 
+def cosines(vectors: Tensor) -> Tensor:
+    """[N, N] cosines of `vectors` [N, D] with each other, in float32; 0 with one of length 0."""
+    rows = vectors.detach().float()
+    scale = 1 / rows.norm(dim=1).clamp(min=1e-12)
+    # products are scaled in place: vectors of length 1 would be another D columns in memory
+    return gram(rows).mul_(scale).mul_(scale[:, None])
+
+
 def _fill(products: Tensor, vectors: Tensor, block: int) -> None:
     """Write the inner products into [N, N]: those between two halves once, and each half's own."""
     if len(vectors) <= block:

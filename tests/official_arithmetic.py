@@ -365,7 +365,7 @@ def pact(tokens: VisualTokens, _count: int) -> Tensor:
     for point in density.argsort(descending=True).tolist():
         if not centres or bool((distance[point, centres] > 0.21).all()):
             centres.append(point)
-    places = first[centres]
+    places: Tensor = first[centres]
     nearest = (1 - unit @ unit[places].T).min(1)
     joins = nearest.values <= 1.5 * 0.21
     members = torch.zeros(len(places), len(states))
