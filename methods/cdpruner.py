@@ -65,6 +65,7 @@ class CDPruner(Pruner):
     """
 
     default_positions = "compact"
+    work_by_shape = True
     engine: str = "authors"
     relevance: str = "auto"
     negative: bool | None = None
@@ -113,7 +114,7 @@ class CDPruner(Pruner):
         for places, count in zip(parts, counts, strict=True):
             if count > 0:
                 unit = normalize(tokens.features[places].float(), dim=-1)
-                likeness = ProductRows(unit, count)
+                likeness = ProductRows(unit)
                 blend = self.weight if self.is_openvino else 1.0
                 kernel = Kernel(likeness, scores[places].to(unit.device), blend)
                 variance = kernel.weighed(likeness.squares, kernel.relevance)

@@ -53,6 +53,7 @@ class IDPruner(VisionSelector):  # type: ignore[misc]  # mypy reads methods/ as 
     """
 
     default_positions = "original"
+    work_by_shape = True
     optional = True
     balance: float = 0.5
     together: int = 1
@@ -90,6 +91,6 @@ class IDPruner(VisionSelector):  # type: ignore[misc]  # mypy reads methods/ as 
         importance = self.balance * scaled(scores[patches.to(scores.device)].to(patches.device))
         unit = normalize(tokens.features[patches].float(), dim=-1)
         count = min(stage.keep, len(patches))
-        rows = ProductRows(unit, count)
+        rows = ProductRows(unit)
         picks = greedy_marginal(importance, rows, count, 1 - self.balance, self.together)
         return Keep(with_newlines(tokens, patches[picks], stage.keep))

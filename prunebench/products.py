@@ -54,14 +54,16 @@ def _fill(products: Tensor, vectors: Tensor, block: int) -> None:
 class ProductRows:
     """Rows of the same matrix, for a search that asks for `count` of them one by one.
 
-    All are made at once where these are many; and on a GPU, for to ask whether one is there would
-    wait for it.
+    All are made at once where these are many, or where no `count` says that they are few: then the
+    work depends on shapes alone. So they are on a GPU, for to ask whether one is there would wait
+    for it.
     """
 
-    def __init__(self, vectors: Tensor, count: int) -> None:
+    def __init__(self, vectors: Tensor, count: int | None = None) -> None:
         self._vectors = vectors
-        is_cheaper_whole = vectors.device.type != "cpu" or count * MANY > len(vectors)
-        self._all = gram(vectors) if is_cheaper_whole else None
+        few = len(vectors) // MANY
+        is_whole = count is None or count > few or vectors.device.type != "cpu"
+        self._all = gram(vectors) if is_whole else None
         self._made: dict[int, Tensor] = {}
 
     @property
