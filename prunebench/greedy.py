@@ -92,9 +92,12 @@ def greedy_apart(similarity: Tensor, count: int) -> Tensor:
     similar of the picks before. Equal ones come in their order.
     """
     home = similarity.device
-    # the diagonal says nothing: a token is not its own other
-    similarity = similarity.to(loop_device(home)).fill_diagonal_(-torch.inf)
-    pick = similarity.amax(dim=0).argmin().view(1)
+    similarity = similarity.to(loop_device(home))
+    # a token is not its own other; the diagonal is put back, for a copy would be large
+    own = similarity.diagonal().clone()
+    nearest = similarity.fill_diagonal_(-torch.inf).amax(dim=0)
+    similarity.diagonal().copy_(own)
+    pick = nearest.argmin().view(1)
     order = [pick]
     closest = torch.full_like(similarity[0], -torch.inf)  # [N] similarity to the nearest pick
     for _ in range(min(count, len(similarity)) - 1):

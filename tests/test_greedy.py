@@ -39,7 +39,9 @@ def test_apart_takes_the_token_least_like_those_before(tied: bool) -> None:
         closest = similarity[picks].amax(0)
         closest[picks] = torch.inf
         picks.append(int(closest.argmin()))
+    before = similarity.clone()
     assert greedy_apart(similarity, COUNT).tolist() == picks
+    assert torch.equal(similarity, before)
 
 
 def test_apart_takes_no_more_than_there_are() -> None:
