@@ -45,6 +45,7 @@ COUNTED = (
     "products.py",
     "pruner.py",
     "reads.py",
+    "recycling.py",
     "relevance.py",
     "run/active.py",
     "run/backend.py",
