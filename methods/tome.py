@@ -107,7 +107,9 @@ class ToMe(Pruner):
         sizes = torch.cat([rows.sizes for rows in after])
         tokens.memo[self.entry(layer)] = tokens.index[order.cpu()], sizes.cpu()
         index, numbers = order.sort()
-        merged = torch.cat([rows.features for rows in after])[numbers].to(tokens.features.dtype)
+        parts = [rows.features for rows in after]
+        features = parts[0] if len(parts) == 1 else torch.cat(parts)
+        merged = features.index_select(0, numbers).to(tokens.features.dtype)
         if not self.proportional:
             return Keep(index, merged)
         counted = torch.ones(len(tokens), device=index.device)
@@ -122,7 +124,7 @@ class ToMe(Pruner):
     def merged(self, rows: Rows, quota: int, layer: int) -> Rows:
         """What is left of a tile's rows before a block when no more than the quota are."""
         if quota == 0:
-            return rows.among(slice(0))
+            return rows.among(rows.order[:0])
         rows = rows.merged(rows.pairs(self.merging(rows, quota, layer)))
         while len(rows) > quota:
             rows = rows.merged(rows.pairs(len(rows) - quota))
@@ -146,7 +148,8 @@ class ToMe(Pruner):
         tiles = []
         for number in range(len(tokens.tiles)):
             own = order[tile == number]
-            tiles.append(Rows(own, features[own], metric[own], sizes[own], self.class_token))
+            values = features.index_select(0, own), metric.index_select(0, own)
+            tiles.append(Rows(own, *values, sizes[own], self.class_token))
         return tiles
 
     def before(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:

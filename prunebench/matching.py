@@ -47,13 +47,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.order)
 
-    def among(self, numbers: Tensor | slice) -> Rows:
+    def among(self, numbers: Tensor) -> Rows:
         """Those of these numbers."""
         return replace(
             self,
             order=self.order[numbers],
-            features=self.features[numbers],
-            metric=self.metric[numbers],
+            features=self.features.index_select(0, numbers),
+            metric=self.metric.index_select(0, numbers),
             sizes=self.sizes[numbers],
         )
 
@@ -105,27 +105,17 @@ class Rows:
 
     def merged(self, pairs: Pairs) -> Rows:
         """What is left when these have merged: means weighed by sizes, which add up."""
-        rest, targets = self.among(pairs.rest), self.among(self.halves[1])
-        if not self.has_targets:
-            return rest
-        first = self.halves[1].start
-        partner = (pairs.targets - first) // 2
-        hosts, number = partner.unique(return_inverse=True)
+        numbers = torch.arange(len(self), device=self.order.device)
+        targets = numbers[self.halves[1]] if self.has_targets else numbers[:0]
+        left = self.among(torch.cat([pairs.rest, targets]))
+        hosts, number = pairs.targets.unique(return_inverse=True)
         joining = self.sizes[pairs.sources]
-        sizes = targets.sizes[hosts].index_add(0, number, joining)
-
-        def joined(stays: Tensor, of_targets: Tensor, values: Tensor) -> Tensor:
-            """[m, D] rows that stay, and targets averaged with what joins them."""
-            sums = of_targets[hosts] * targets.sizes[hosts, None]
+        sizes = self.sizes[hosts].index_add(0, number, joining)
+        # where they stand now: targets are every second row, behind those that stay
+        places = len(pairs.rest) + (hosts - self.halves[1].start) // 2
+        for values, rows in ((self.features, left.features), (self.metric, left.metric)):
+            sums = values[hosts] * self.sizes[hosts, None]
             sums.index_add_(0, number, values[pairs.sources] * joining[:, None])
-            rows = torch.cat([stays, of_targets])
-            rows[len(stays) + hosts] = sums.div_(sizes[:, None])
-            return rows
-
-        return replace(
-            self,
-            order=torch.cat([rest.order, targets.order]),
-            features=joined(rest.features, targets.features, self.features),
-            metric=joined(rest.metric, targets.metric, self.metric),
-            sizes=torch.cat([rest.sizes, targets.sizes.index_copy(0, hosts, sizes)]),
-        )
+            rows[places] = sums.div_(sizes[:, None])
+        left.sizes[places] = sizes
+        return left
