@@ -31,6 +31,9 @@ from prunebench import (
     with_newlines,
 )
 
+CHUNK = 256
+"""Queries whose links are worked out at once."""
+
 
 @register(
     paper="https://arxiv.org/abs/2412.03248",
@@ -124,13 +127,19 @@ class AIM(Pruner):
 
     def page_rank(self, query: Tensor, key: Tensor) -> Tensor:
         """[S] of one head, from its queries and keys [S, d_h]."""
-        logits = query @ key.T / query.shape[1] ** 0.5
-        place = torch.arange(len(query), device=query.device)
-        logits = logits.masked_fill(place > place[:, None], -torch.inf)
-        links = (logits / self.temperature).softmax(dim=1)
-        rank = torch.full_like(logits[0], 1 / len(query))
+        count, scale = len(query), query.shape[1] ** 0.5 * self.temperature
+        parts = []  # [CHUNK, keys up to the last of its queries], for none sees what is behind it
+        for start in range(0, count, CHUNK):
+            rows = query[start : start + CHUNK]
+            logits = (rows @ key[: start + CHUNK].T).div_(scale)
+            hidden = torch.ones_like(logits, dtype=torch.bool).triu(start + 1)
+            parts.append(logits.masked_fill_(hidden, -torch.inf).softmax(dim=1))
+        rank = torch.full_like(query[:, 0], 1 / count)
         for _ in range(self.steps):
-            rank = rank @ links
+            passed = torch.zeros_like(rank)
+            for own, links in zip(rank.split(CHUNK), parts, strict=True):
+                passed[: links.shape[1]] += own @ links
+            rank = passed
         return rank
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from math import ceil, exp
 from typing import Self
 
 import torch
-from prunebench.methods.sparsevlm import cluster_count, melted, staying
 from torch import Tensor
 
 from prunebench import (
@@ -28,12 +27,15 @@ from prunebench import (
     attention_reads,
     attention_stand_ins,
     check_attention,
+    cluster_count,
     encoder_attention,
     llm,
+    melted,
     powers,
     register,
     solve,
     top,
+    unmerged_count,
 )
 
 TOKENS = 576
@@ -173,7 +175,7 @@ class AutoPrune(Pruner):
         if tokens.site == self.site():
             return Keep(order[: stage.keep])
         if stage.keep < there:
-            keep: Keep = melted(tokens, order, staying(there, stage.keep), stage.keep)
+            keep: Keep = melted(tokens, order, unmerged_count(there, stage.keep), stage.keep)
             return keep
         stay = min(there, self.own(tokens)["keep_counts"][tokens.site.layer - 2].item())
         keep = melted(tokens, order, stay, stay + cluster_count(there - stay))

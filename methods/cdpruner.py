@@ -5,7 +5,8 @@ relevance to the question.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn.functional import normalize
 from prunebench import (
     RELEVANCE_STAND_INS,
     Keep,
+    ProductRows,
     Pruner,
     Reads,
     Signal,
@@ -111,18 +113,13 @@ class CDPruner(Pruner):
         kept = [torch.empty(0, dtype=torch.int64, device=scores.device)]
         for places, count in zip(parts, counts, strict=True):
             if count > 0:
-                kernel = self.kernel(tokens.features[places], scores[places])
-                kept.append(places[greedy_map(kernel, count)])
+                unit = normalize(tokens.features[places].float(), dim=-1)
+                likeness = ProductRows(unit)
+                blend = self.weight if self.is_openvino else 1.0
+                kernel = Kernel(likeness, scores[places].to(unit.device), blend)
+                variance = kernel.weighed(likeness.squares, kernel.relevance)
+                kept.append(places[greedy_map(variance, kernel, count)])
         return Keep(with_newlines(tokens, torch.cat(kept), stage.keep))
-
-    def kernel(self, features: Tensor, relevance: Tensor) -> Tensor:
-        """[n, n] how alike the tokens of a part are, weighed by their relevance [n]."""
-        unit = normalize(features.float(), dim=-1)
-        likeness = unit @ unit.T
-        weighed = relevance[:, None] * likeness * relevance
-        if not self.is_openvino:
-            return weighed
-        return (1 - self.weight) * likeness + self.weight * weighed
 
     def parts(self, tokens: VisualTokens, count: int) -> tuple[list[Tensor], list[int]]:
         """Places of patches that are chosen among by themselves, and how many of each part stay."""
@@ -160,6 +157,38 @@ class CDPruner(Pruner):
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         parts, counts = self.parts(tokens, stage.keep)
         return {"scores": self.score(tokens, parts), "budgets": torch.tensor(counts)}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Rows of how alike the tokens of a part are, of which the share `weight` is weighed by their
+    `relevance` [n].
+    """
+
+    likeness: ProductRows
+    relevance: Tensor
+    weight: float
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows come out."""
+        return self.likeness.device
+
+    def on(self, device: torch.device) -> Self:
+        """The same rows, coming out on that device."""
+        relevance = self.relevance.to(device)
+        return replace(self, likeness=self.likeness.on(device), relevance=relevance)
+
+    def row(self, pick: Tensor, promise: Tensor) -> Tensor:
+        """[n] that of `pick` [1]; see `ProductRows.row`."""
+        return self.weighed(self.likeness.row(pick, promise), self.relevance[pick])
+
+    def weighed(self, likeness: Tensor, relevance: Tensor) -> Tensor:
+        """[n] entries of the kernel from cosines [n] with tokens of that relevance, [n] or [1]."""
+        weighed = relevance * likeness * self.relevance
+        if self.weight == 1:
+            return weighed
+        return (1 - self.weight) * likeness + self.weight * weighed
 
 
 def _bounds(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch.nn.functional import normalize
-
-from prunebench import Keep, Pruner, Stage, VisualTokens, gram, register, require_finite
+from prunebench import (
+    Keep,
+    Pruner,
+    Stage,
+    VisualTokens,
+    cosines,
+    greedy_apart,
+    register,
+    require_finite,
+)
 
 
 @register(paper="https://arxiv.org/abs/2503.02175", code="https://github.com/vbdi/divprune")
@@ -26,16 +32,4 @@ class DivPrune(Pruner):
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         require_finite(tokens.features, "features")
-        unit = normalize(tokens.features.float(), dim=-1)
-        similarity = gram(unit).fill_diagonal_(-torch.inf)  # [N, N]
-        # picks stay one-element tensors: an int would wait for the GPU in every round
-        pick = similarity.amax(dim=0).argmin().view(1)
-        order = [pick]
-        closest = torch.full_like(similarity[0], -torch.inf)  # [N] similarity to the nearest pick
-        for _ in range(min(stage.keep, len(tokens)) - 1):
-            to_pick = similarity.index_select(0, pick)[0]
-            closest = torch.maximum(closest, to_pick)
-            closest = closest.index_fill_(0, pick, torch.inf)
-            pick = closest.argmin().view(1)
-            order.append(pick)
-        return Keep(torch.cat(order))
+        return Keep(greedy_apart(cosines(tokens.features), stage.keep))

@@ -17,6 +17,7 @@ from prunebench import (
     Signal,
     Stage,
     VisualTokens,
+    cosines,
     fill,
     greedy_cover,
     quotas,
@@ -98,8 +99,7 @@ class EADP(Pruner):
         counts = self.budgets(tokens, weights, stage.keep)
         for places, count in zip(tiles, counts, strict=True):
             if count > 0:
-                unit = normalize(tokens.features[places].float(), dim=-1)
-                likeness = (1 + unit @ unit.T) / 2
+                likeness = cosines(tokens.features[places]).add_(1).div_(2)
                 gains = torch.ones_like(likeness[0])
                 kept.append(places[greedy_cover(likeness, gains, count, weights[places])])
         index = torch.cat(kept)[: stage.keep]

@@ -131,7 +131,7 @@ class FlashVID(VideoPruner):
         is_picked = torch.zeros_like(received, dtype=torch.bool)
         frame = torch.arange(len(features), device=features.device)
         counts = counts.to(features.device)
-        nearest = between.sort(dim=1).values[:, min(1, between.shape[1] - 1)]
+        nearest = between.topk(min(2, between.shape[1]), dim=1, largest=False).values[:, -1]
         closest = torch.full_like(received, torch.inf)
         for number in range(int(counts.max())):
             pick = nearest.masked_fill(is_picked, -torch.inf).argmax(dim=1)

@@ -305,15 +305,14 @@ class _Predictor(nn.Module):
         """[N] logits from [N, H] attention, [4, N, D_v] feature maps (deepest first) and [N, 3]
         (tile, row, column).
         """
-        hidden = self.attn_in_proj(attention)
-        tiles = places[:, 0]
-        together = None  # every image by itself
-        if bool((tiles != tiles[:1]).any()):
-            together = (tiles[:, None] == tiles)[None, None]
+        # tile behind tile, for each attends to itself alone
+        order = places[:, 0].sort(stable=True).indices
+        sizes = places[order, 0].unique_consecutive(return_counts=True)[1].tolist()
+        hidden, places = self.attn_in_proj(attention[order]), places[order, 1:]
         for block, condition, features in zip(self.layers, self.cond_in_projs, maps, strict=True):
-            hidden = block(hidden, condition(features), places[:, 1:], together)
+            hidden = block(hidden, condition(features[order]), places, sizes)
         logits: Tensor = self.attn_out_projs[-1](hidden)[:, 0]
-        return logits
+        return logits[order.argsort()]
 
 
 class _Block(nn.Module):
@@ -345,19 +344,20 @@ class _Block(nn.Module):
         )
 
     def forward(
-        self, hidden: Tensor, condition: Tensor, places: Tensor, together: Tensor | None
+        self, hidden: Tensor, condition: Tensor, places: Tensor, sizes: list[int]
     ) -> Tensor:
         """[N, stream] after one block.
 
         `hidden` [N, stream], `condition` [N, condition], `places` [N, 2] rows and columns;
-        `together` [1, 1, N, N] bool says which tokens may see each other, None that all may.
+        tokens see those of their own tile, and `sizes` are those of the tiles.
         """
         normed = self.norm1(hidden)
         both = torch.cat([normed, condition], dim=-1)
         query = _rotated(self._split(self.attn["q_proj"](both)), places)
         key = _rotated(self._split(self.attn["k_proj"](both)), places)
         value = self._split(self.attn["v_proj"](normed))
-        attended = scaled_dot_product_attention(query, key, value, attn_mask=together)
+        tiles = zip(*(part.split(sizes, dim=2) for part in (query, key, value)), strict=True)
+        attended = torch.cat([scaled_dot_product_attention(*tile) for tile in tiles], dim=2)
         # [N, stream]: the heads of a token side by side again
         joined = attended[0].transpose(0, 1).flatten(1)
         hidden = hidden + self.attn["o_proj"](joined)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from prunebench import (
     Keep,
     ScorePruner,
     Stage,
     VisualTokens,
+    cosines,
     pick_groups,
     register,
     require_finite,
@@ -86,8 +86,7 @@ class GPrune(ScorePruner):
 
     def flow(self, features: Tensor) -> Tensor:
         """[n] what arrives at the tokens of one graph."""
-        unit = normalize(features, dim=-1)
-        cosine = unit @ unit.T
+        cosine = cosines(features)
         # a token is its own neighbour, which rounding may deny one of length 0
         is_edge = (cosine > self.similarity).fill_diagonal_(True)
         edges = (cosine / self.temperature).masked_fill(~is_edge, -torch.inf).softmax(-1)

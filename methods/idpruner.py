@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from prunebench.methods.visionselector import VisionSelector
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from prunebench import (
     Keep,
+    ProductRows,
     Reads,
     Signal,
     Stage,
@@ -20,6 +20,7 @@ from prunebench import (
     attention_stand_ins,
     check_attention,
     encoder_attention,
+    greedy_marginal,
     register,
     require_finite,
     scaled,
@@ -89,16 +90,7 @@ class IDPruner(VisionSelector):  # type: ignore[misc]  # mypy reads methods/ as 
         patches = (~tokens.newline).nonzero()[:, 0].to(tokens.features.device)
         importance = self.balance * scaled(scores[patches.to(scores.device)].to(patches.device))
         unit = normalize(tokens.features[patches].float(), dim=-1)
-        # nothing has been taken yet: the first are the most important
-        closest = torch.zeros_like(importance)
-        order = [patches[:0]]
-        missing = min(stage.keep, len(patches))
-        while missing > 0:
-            values = importance - (1 - self.balance) * closest
-            picks = values.sort(descending=True, stable=True).indices[: min(self.together, missing)]
-            likeness = (unit @ unit[picks].T).amax(1)
-            closest = likeness if len(order) == 1 else torch.maximum(closest, likeness)
-            importance = importance.index_fill(0, picks, -torch.inf)
-            order.append(patches[picks])
-            missing -= len(picks)
-        return Keep(with_newlines(tokens, torch.cat(order), stage.keep))
+        count = min(stage.keep, len(patches))
+        rows = ProductRows(unit)
+        picks = greedy_marginal(importance, rows, count, 1 - self.balance, self.together)
+        return Keep(with_newlines(tokens, patches[picks], stage.keep))

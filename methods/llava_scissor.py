@@ -19,6 +19,7 @@ from prunebench import (
     Stage,
     VideoPruner,
     VisualTokens,
+    gram,
     means,
     register,
     top,
@@ -69,7 +70,7 @@ class LLaVAScissor(VideoPruner):
     def choose(self, clip: Clip, count: int) -> Choice:
         features = clip.features
         unit = normalize(features, dim=-1)
-        likeness = unit @ unit.mT  # [F, n, n]
+        likeness = torch.stack([gram(frame) for frame in unit])  # [F, n, n]
         places, rows, in_frames = self.components(features, likeness, count)
         flat = features.flatten(0, 1)
         closeness = unit.flatten(0, 1) @ normalize(rows, dim=-1).T
@@ -128,7 +129,7 @@ def merged_twice(
         points.append(means(features[frame], numbers, len(centres)))
     of_frames, rows = torch.cat(places), torch.cat(points)
     unit = normalize(rows, dim=-1)
-    is_near = unit @ unit.T > threshold
+    is_near = gram(unit) > threshold
     centres, numbers = heads(is_near, labelled(is_near[None])[0])
     return of_frames[centres], means(rows, numbers, len(centres)), len(rows)
 
@@ -136,14 +137,16 @@ def merged_twice(
 def labelled(is_near: Tensor) -> Tensor:
     """[B, n] by node the first node of its component, in graphs of neighbours [B, n, n]."""
     size = is_near.shape[-1]
-    labels = torch.arange(size, device=is_near.device).expand(len(is_near), size)
+    # in 32 bits, which take half the time
+    labels = torch.arange(size, device=is_near.device, dtype=torch.int32)
+    labels = labels.expand(len(is_near), size)
     while True:
         nearest = torch.where(is_near, labels[:, None], size).amin(dim=-1)
         nearest = torch.minimum(labels, nearest)
         # a label's own label is in the same component, too: long chains take few rounds
-        nearest = nearest.gather(1, nearest)
+        nearest = nearest.gather(1, nearest.long())
         if torch.equal(nearest, labels):
-            return labels
+            return labels.long()
         labels = nearest
 
 

@@ -96,8 +96,9 @@ class MFPruner(Pruner):
     def cues(raw: Tensor, features: Tensor) -> Tensor:
         """[3, n] the cues of a tile: `raw` [2, n] are its attention and relevance."""
         unit = normalize(features.float(), dim=-1)
-        cosines = (unit @ unit.T).fill_diagonal_(0)
-        return torch.stack([scaled(raw[0]), 1 - cosines.mean(1), scaled(raw[1])])
+        # the sum of the cosines with all is the product with their sum, less that with itself
+        cosines = unit @ unit.sum(0) - unit.square().sum(1)
+        return torch.stack([scaled(raw[0]), 1 - cosines / len(unit), scaled(raw[1])])
 
     def explain(self, tokens: VisualTokens, stage: Stage) -> dict[str, Tensor]:
         raw, sums, votes = self.raw(tokens), [], []

@@ -15,6 +15,7 @@ from prunebench import (
     Signal,
     Stage,
     VisualTokens,
+    gram,
     greedy_cover,
     padding,
     pick_groups,
@@ -102,7 +103,7 @@ class MMTok(Pruner):
         words [M, D], the tokens [n, D] and what the encoder makes of them [n, D_v].
         """
         words = (text @ image.T / self.text_temperature).softmax(-1) / max(1, len(text))
-        parts = (encoded @ encoded.T / self.image_temperature).softmax(-1) / len(image)
+        parts = (gram(encoded) / self.image_temperature).softmax(-1) / len(image)
         return torch.cat([words, self.alpha * parts])
 
     def rows(self, tokens: VisualTokens) -> list[int]:

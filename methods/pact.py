@@ -21,6 +21,8 @@ from prunebench import (
     Site,
     Stage,
     VisualTokens,
+    gram,
+    leaders,
     llm,
     register,
     require_finite,
@@ -97,12 +99,14 @@ class PACT(Pruner):
         first = self.first(tokens, stage)
         keys = _of_visual(tokens, tokens.next_rotated_keys).transpose(0, 1).flatten(1)
         unit = normalize(keys, dim=-1)
-        within = 1 - unit[first] @ unit[first].T
+        within = 1 - gram(unit[first])
         density = (-(within / 2).square()).exp().sum(dim=1)
+        order = density.sort(descending=True, stable=True).indices
+        within = within[order][:, order]
         cutoff = self.cutoff
         if stage.keep < len(tokens.layout):
-            cutoff = cutoff_for(within, density, stage.keep)
-        places = first[peaks(within, density, cutoff, stage.keep)]
+            cutoff = cutoff_for(within, stage.keep)
+        places = first[order[peaks(within, cutoff, stage.keep)]]
         distance, nearest = (1 - unit @ unit[places].T).min(dim=1)
         nearest[places] = torch.arange(len(places), device=places.device)
         joins = distance <= self.reach * cutoff
@@ -140,29 +144,20 @@ class PACT(Pruner):
         }
 
 
-def peaks(distance: Tensor, density: Tensor, cutoff: float, most: int) -> Tensor:
-    """The centres, the densest first and `most` of them at most: each the densest of the points
-    that are farther than `cutoff` from all centres before it.
+def peaks(distance: Tensor, cutoff: float, most: int) -> Tensor:
+    """The centres, `most` of them at most: each the first of the points that are farther than
+    `cutoff` from all centres before it; `distance` [n, n] are between points by falling density.
     """
-    left = density.clone()
-    centres: list[Tensor] = []
-    while len(centres) < most:
-        pick = left.argmax().view(1)
-        if bool(left[pick].isinf()):
-            break
-        centres.append(pick)
-        left = left.masked_fill(distance[pick][0] <= cutoff, -torch.inf)
-        left = left.index_fill(0, pick, -torch.inf)
-    return torch.cat(centres)
+    return leaders(distance <= cutoff).nonzero()[:most, 0]
 
 
-def cutoff_for(distance: Tensor, density: Tensor, count: int) -> float:
+def cutoff_for(distance: Tensor, count: int) -> float:
     """About the largest cutoff that leaves `count` centres or more."""
     # at -1 every point is one, for no distance is less than 0; cosines differ by 2 at most
     low, high = -1.0, 2.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if len(peaks(distance, density, middle, count)) >= count:
+        if len(peaks(distance, middle, count)) >= count:
             low = middle
         else:
             high = middle

@@ -24,6 +24,8 @@ from prunebench import (
     attention_stand_ins,
     check_attention,
     encoder_attention,
+    gram,
+    leaders,
     quotas,
     register,
     require_finite,
@@ -144,10 +146,26 @@ def components(features: Tensor, count: int) -> Tensor:
     """
     columns = features.sigmoid()
     columns = columns - columns.mean(1, keepdim=True)
-    # in float64 and not by squares: small singular values of squares drown in rounding
-    directions = torch.linalg.svd(columns.double(), full_matrices=False)[0]
-    component: Tensor = directions[:, :count].abs().argmax(1)
+    component: Tensor = directions(columns.double(), count).abs().argmax(1)
     return component
+
+
+def directions(columns: Tensor, count: int) -> Tensor:
+    """[n, count] the first left singular vectors of `columns` [n, C], in float64.
+
+    From the smaller of the two Gram matrices, which takes a part of the time, where their singular
+    values are large enough beside the first that squares keep half of the digits.
+    """
+    is_tall = len(columns) > columns.shape[1]
+    squares, vectors = torch.linalg.eigh(gram(columns.T if is_tall else columns))
+    squares, vectors = squares.flip(0)[:count], vectors.flip(1)[:, :count]
+    if is_tall:
+        # clamped, for rounding may have made small ones negative; those are not used
+        vectors = columns @ vectors / squares.clamp(min=1e-300).sqrt()
+    if squares[-1] <= 1e-8 * squares[0]:
+        vectors = torch.linalg.svd(columns, full_matrices=False)[0][:, :count]
+    left: Tensor = vectors
+    return left
 
 
 def unsuppressed(features: Tensor, attention: Tensor, component: Tensor, factor: float) -> Tensor:
@@ -155,21 +173,13 @@ def unsuppressed(features: Tensor, attention: Tensor, component: Tensor, factor:
     cosine above `factor` times the mean.
     """
     unit = normalize(features, dim=-1)
-    cosines = unit @ unit.T
+    cosines = gram(unit)
     # of pairs of different tokens
     mean = cosines.fill_diagonal_(0).sum() / max(1, len(unit) * (len(unit) - 1))
-    rank = torch.empty_like(component)
-    rank[top(attention, len(attention))] = torch.arange(len(attention), device=rank.device)
-    # [i, j]: i suppresses j, if it is left over itself
-    suppresses = (cosines > factor * mean) & (component[:, None] == component)
-    suppresses &= rank[:, None] < rank
-    is_left = torch.ones_like(component, dtype=torch.bool)
-    # what the first k say is final after k rounds, and mostly long before
-    for _ in range(len(component)):
-        left_now = ~(suppresses & is_left[:, None]).any(0)
-        if torch.equal(left_now, is_left):
-            break
-        is_left = left_now
+    is_near = (cosines > factor * mean) & (component[:, None] == component)
+    ranked = top(attention, len(attention)).to(is_near.device)
+    is_left = torch.empty_like(is_near[0])
+    is_left[ranked] = leaders(is_near[ranked][:, ranked])
     return is_left
 
 

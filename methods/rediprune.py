@@ -12,10 +12,12 @@ from torch.nn.functional import adaptive_avg_pool1d, normalize
 
 from prunebench import (
     Keep,
+    ProductRows,
     Pruner,
     Signal,
     Stage,
     VisualTokens,
+    greedy_marginal,
     pick_tiles,
     register,
     require_finite,
@@ -115,12 +117,4 @@ def spaced(unit: Tensor, bonus: Tensor, count: int) -> Tensor:
     """[count] places in the order of choice: the highest `bonus` [n], then argmax of bonus less the
     largest cosine among `unit` [n, C] to those taken.
     """
-    pick = bonus.argmax().view(1)
-    order = [pick]
-    closest = torch.full_like(bonus, -torch.inf)
-    for _ in range(count - 1):
-        closest = torch.maximum(closest, unit @ unit[pick][0])
-        closest = closest.index_fill(0, pick, torch.inf)
-        pick = (bonus - closest).argmax().view(1)
-        order.append(pick)
-    return torch.cat(order)
+    return greedy_marginal(bonus, ProductRows(unit, count), count)

@@ -149,8 +149,8 @@ def pivots(vectors: Tensor, weights: Tensor, count: int) -> Tensor:
     """[count] places in the order of choice; `vectors` [N, D] in float32, `weights` [N] of their
     residual energies.
     """
-    row = ProductRows(vectors).row
-    return greedy_span(vectors.square().sum(1), row, count, RESIDUE, weights)
+    rows = ProductRows(vectors, count)
+    return greedy_span(vectors.square().sum(1), rows, count, RESIDUE, weights)
 
 
 def chosen(text: str, which: str) -> list[Span]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from prunebench import (
     Keep,
@@ -20,6 +19,7 @@ from prunebench import (
     attention_reads,
     attention_stand_ins,
     check_attention,
+    cosines,
     encoder_attention,
     greedy_cover,
     pick_tiles,
@@ -66,10 +66,8 @@ class SCOPE(Pruner):
         features = tokens.encoder_features[0]
         require_finite(features, "encoder features")
         require_finite(weights, "attention")
-        unit = normalize(features.float(), dim=-1)
 
         def pick(places: Tensor, count: int) -> Tensor:
-            likeness = unit[places] @ unit[places].T
-            return places[greedy_cover(likeness, weights[places], count)]
+            return places[greedy_cover(cosines(features[places]), weights[places], count)]
 
         return Keep(pick_tiles(tokens, stage.keep, pick))

@@ -24,13 +24,13 @@ from prunebench import (
     Stage,
     Staircase,
     VisualTokens,
-    density_peaks,
-    distances,
-    joined,
-    means,
+    cluster_count,
+    melted,
     nearest_row,
+    recycled_count,
     register,
     top,
+    unmerged_count,
 )
 
 TOKENS = 576
@@ -132,7 +132,7 @@ class SparseVLM(Pruner):
 
     def kept(self, there: int, keep: int) -> int:
         """How many of `there` tokens stay as they are, where `keep` go on with the merged ones."""
-        return staying(there, keep)
+        return unmerged_count(there, keep)
 
     def clusters(self, dropped: int) -> int:
         """Into how many tokens some of the dropped ones are merged."""
@@ -172,43 +172,3 @@ def raters(tokens: VisualTokens, count: int) -> dict[str, Tensor]:
     rows = (scores > scores.mean()).nonzero()[:, 0]
     every = torch.arange(count, device=scores.device)
     return {"rater_scores": scores, "raters": rows if len(rows) else every}
-
-
-def recycled_count(dropped: int) -> int:
-    """How many of the dropped tokens are merged, the highest of them."""
-    return int(0.3 * dropped) + 1
-
-
-def cluster_count(dropped: int) -> int:
-    """Into how many tokens these are merged."""
-    return recycled_count(dropped) // 10 + 1 if dropped > 0 else 0
-
-
-def staying(there: int, keep: int) -> int:
-    """How many of `there` tokens stay as they are, where `keep` go on with the merged ones: half of
-    them at least.
-    """
-    if keep >= there:
-        return there
-    # one token more that stays is at most one cluster less
-    count = max(0, keep - cluster_count(there))
-    while count < keep and count + 1 + cluster_count(there - count - 1) <= keep:
-        count += 1
-    return max(count, keep - keep // 2)
-
-
-def melted(tokens: VisualTokens, order: Tensor, stay: int, keep: int) -> Keep:
-    """The first `stay` tokens of `order` [N] in the order in which they stand, and behind them the
-    merged ones, `keep` in all.
-    """
-    kept = order[:stay].sort().values
-    count = min(keep, len(tokens)) - stay
-    if count == 0:
-        return Keep(kept, order="given")
-    recycled = order[stay:][: max(count, recycled_count(len(tokens) - stay))]
-    states = tokens.features[recycled]
-    between = distances(states)
-    centres = density_peaks(between, count, neighbours=count)
-    rows = means(states, joined(between, centres), count).to(tokens.features.dtype)
-    index = torch.cat([kept, recycled[centres]])
-    return Keep(index, torch.cat([tokens.features[kept], rows]), order="given")

@@ -18,6 +18,7 @@ from prunebench import (
     Site,
     Stage,
     VisualTokens,
+    gram,
     llm,
     register,
     require_finite,
@@ -119,10 +120,10 @@ def information(features: Tensor) -> Tensor:
     require_finite(features, "features")
     states = features.double()
     if len(states) <= states.shape[1]:
-        squares, left = torch.linalg.eigh(states @ states.T)
+        squares, left = torch.linalg.eigh(gram(states))
         shares: Tensor = (left.abs() * squares.clamp(min=0).sqrt()).sum(dim=1)
         return shares
-    right = torch.linalg.eigh(states.T @ states).eigenvectors
+    right = torch.linalg.eigh(gram(states.T)).eigenvectors
     lengths: Tensor = (states @ right).abs().sum(dim=1)
     return lengths
 

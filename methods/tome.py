@@ -104,15 +104,18 @@ class ToMe(Pruner):
         layer = tokens.site.layer
         after = [self.merged(rows, quota, layer) for rows, quota in self.shares(before, stage)]
         order = torch.cat([rows.order for rows in after])
-        index = order.sort().values
-        features, sizes = before[0].features.clone(), before[0].sizes.clone()
-        for rows in after:
-            features[rows.order] = rows.features[rows.order]
-            sizes[rows.order] = rows.sizes[rows.order]
-        memo = tokens.index[order.cpu()], sizes[order].cpu()
-        tokens.memo[self.entry(layer)] = memo
-        bias = (sizes / before[0].sizes).log()[index] if self.proportional else None
-        return Keep(index, features[index].to(tokens.features.dtype), bias)
+        sizes = torch.cat([rows.sizes for rows in after])
+        tokens.memo[self.entry(layer)] = tokens.index[order.cpu()], sizes.cpu()
+        index, numbers = order.sort()
+        parts = [rows.features for rows in after]
+        features = parts[0] if len(parts) == 1 else torch.cat(parts)
+        merged = features.index_select(0, numbers).to(tokens.features.dtype)
+        if not self.proportional:
+            return Keep(index, merged)
+        counted = torch.ones(len(tokens), device=index.device)
+        for rows in before:
+            counted[rows.order] = rows.sizes
+        return Keep(index, merged, (sizes[numbers] / counted[index]).log())
 
     def merging(self, rows: Rows, quota: int, layer: int) -> int:
         """How many pairs of a tile merge at once before a block."""
@@ -121,7 +124,7 @@ class ToMe(Pruner):
     def merged(self, rows: Rows, quota: int, layer: int) -> Rows:
         """What is left of a tile's rows before a block when no more than the quota are."""
         if quota == 0:
-            return replace(rows, order=rows.order[:0])
+            return rows.among(rows.order[:0])
         rows = rows.merged(rows.pairs(self.merging(rows, quota, layer)))
         while len(rows) > quota:
             rows = rows.merged(rows.pairs(len(rows) - quota))
@@ -140,10 +143,14 @@ class ToMe(Pruner):
         require_finite(features, "features")
         require_finite(metric, "encoder keys")
         order, sizes = self.before(tokens)
-        whole = Rows(order, features, metric.to(features.device), sizes, self.class_token)
+        metric = metric.to(features.device)
         tile = tokens.tile.to(order.device)[order]
-        numbers = range(len(tokens.tiles))
-        return [replace(whole, order=order[tile == number]) for number in numbers]
+        tiles = []
+        for number in range(len(tokens.tiles)):
+            own = order[tile == number]
+            values = features.index_select(0, own), metric.index_select(0, own)
+            tiles.append(Rows(own, *values, sizes[own], self.class_token))
+        return tiles
 
     def before(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
         """[n] places of the live tokens in the order of rows, and [n] by place how many patches
@@ -173,8 +180,8 @@ class ToMe(Pruner):
         for rows, quota in self.shares(self.rows(tokens), stage):
             pairs = rows.pairs(self.merging(rows, quota, tokens.site.layer))
             left = rows.merged(pairs)
-            values.setdefault("merge_source", []).append(pairs.sources)
-            values.setdefault("merge_target", []).append(pairs.targets)
+            values.setdefault("merge_source", []).append(rows.order[pairs.sources])
+            values.setdefault("merge_target", []).append(rows.order[pairs.targets])
             values.setdefault("output_index", []).append(left.order)
-            values.setdefault("output_sizes", []).append(left.sizes[left.order])
+            values.setdefault("output_sizes", []).append(left.sizes)
         return {name: torch.cat(parts) for name, parts in values.items()}

@@ -97,6 +97,8 @@ class Scorer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[n] the scores of [n, D]."""
-        key = self.k_proj(features).mean(0)
-        scores: Tensor = self.q_proj(features) @ key / len(key) ** 0.5
-        return scores
+        # both maps are linear: the mean key is that of the mean token, and what it scores is one
+        # product a token
+        key = self.k_proj(features.mean(0))
+        scores: Tensor = features @ (key @ self.q_proj.weight) + key @ self.q_proj.bias
+        return scores / len(key) ** 0.5

@@ -73,17 +73,17 @@ class VisionZip(Pruner):
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
         """Dominant patches and contextual targets; first newlines where more may stay."""
         parts = self.parts(tokens, stage.keep)
-        index = torch.cat([parts["order"], parts["keep_contextual"]])
-        features = tokens.features.float()
-        joined = (parts["assignment"] >= 0).nonzero()[:, 0]
-        targets = parts["assignment"][joined]
-        sums = torch.zeros_like(features).index_add_(0, targets, features[joined])
-        counts = features.new_zeros(len(features)).index_add_(
-            0, targets, torch.ones_like(features[joined, 0])
-        )
-        merged = features + sums / counts.clamp(min=1)[:, None]
+        targets = parts["keep_contextual"]
+        index = torch.cat([parts["order"], targets])
+        # [C, N] which tokens join each target
+        members = (parts["assignment"] == targets[:, None]).float()
+        sums = members @ tokens.features.float()
+        means = sums / members.sum(1, keepdim=True).clamp(min=1)
         index = with_newlines(tokens, index, stage.keep)
-        return Keep(index, merged[index].to(tokens.features.dtype))
+        rows = tokens.features[index].float()
+        first = len(parts["order"])
+        rows[first : first + len(targets)] += means
+        return Keep(index, rows.to(tokens.features.dtype))
 
     def parts(self, tokens: VisualTokens, count: int) -> dict[str, Tensor]:
         """Places by name: dominant patches by attention (`order`), contextual targets in reading

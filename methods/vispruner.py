@@ -22,11 +22,15 @@ from prunebench import (
     attention_stand_ins,
     check_attention,
     encoder_attention,
+    gram,
     pick_tiles,
     register,
     require_finite,
     top,
 )
+
+NEAREST = 16
+"""Of how many of a token's nearest it is first asked which is closest, before all are."""
 
 
 @register(
@@ -101,11 +105,39 @@ class VisPruner(Pruner):
         places = torch.arange(len(unit), device=unit.device)
         if count == 0:
             return places[:0]
-        likeness = unit @ unit.T
-        while len(places) > count:
-            even, odd = places[::2], places[1::2]
-            closest = likeness[even][:, odd].amax(1)
+        likeness, numbers = Likeness(gram(unit)), places
+        while len(numbers) > count:
+            even, odd = numbers[::2], numbers[1::2]
+            closest = likeness.closest(even, odd)
             ranked = closest.sort(descending=True, stable=True).indices
-            leaving = min(self.step, len(places) - count, len(even))
-            places = torch.cat([even[ranked[leaving:]], odd])
-        return places
+            leaving = min(self.step, len(numbers) - count, len(even))
+            numbers = torch.cat([even[ranked[leaving:]], odd])
+            if 2 * len(numbers) < len(places):
+                # so many have left that few of the nearest are there
+                likeness, places = likeness.among(numbers), places[numbers]
+                numbers = torch.arange(len(places), device=places.device)
+        return places[numbers]
+
+
+class Likeness:
+    """Cosines [n, n] of the tokens of a list, with the nearest of each at hand."""
+
+    def __init__(self, cosines: Tensor) -> None:
+        self.cosines = cosines
+        self.values, self.nearest = cosines.topk(min(NEAREST, len(cosines)))
+
+    def closest(self, rows: Tensor, others: Tensor) -> Tensor:
+        """[r] the largest cosine of each of `rows` [r] with one of `others` [o]."""
+        is_other = torch.zeros(len(self.cosines), dtype=torch.bool, device=rows.device)
+        is_other[others] = True
+        # the nearest come first, so that the first of them among the others is the closest
+        is_seen = is_other[self.nearest[rows]]
+        first = is_seen.byte().argmax(1, keepdim=True)
+        closest = self.values[rows].gather(1, first)[:, 0]
+        unseen = (~is_seen.any(1)).nonzero()[:, 0]
+        closest[unseen] = self.cosines[rows[unseen]][:, others].amax(1)
+        return closest
+
+    def among(self, places: Tensor) -> Likeness:
+        """The same of a part of the list."""
+        return Likeness(self.cosines[places][:, places])

@@ -18,6 +18,7 @@ from prunebench import (
     Site,
     Stage,
     VisualTokens,
+    gram,
     llm,
     register,
     require_finite,
@@ -86,7 +87,7 @@ class VLMPruner(Pruner):
         """[N, N] the cosine of the states on the channels that vary most."""
         varying = top(features.var(dim=0, correction=0), self.channels)
         unit = normalize(features[:, varying], dim=-1)
-        return unit @ unit.T
+        return gram(unit)
 
     def order(self, tokens: VisualTokens, similarity: Tensor, count: int) -> Tensor:
         """[count] the tokens taken, fewer where `official` ends early."""

@@ -15,17 +15,24 @@ if TYPE_CHECKING:
         whole_summary,
     )
     from prunebench.budget import Budget, BudgetError, Stage, alive, cached, solve
-    from prunebench.cluster import density_peaks, distances, joined, means
+    from prunebench.cluster import density_peaks, distances, joined, leaders, means
     from prunebench.composition import AddOn
     from prunebench.course import Course
     from prunebench.depth import late_layer
     from prunebench.engine.session import prune
-    from prunebench.greedy import greedy_cover, greedy_map, greedy_span
+    from prunebench.greedy import (
+        greedy_apart,
+        greedy_cover,
+        greedy_map,
+        greedy_marginal,
+        greedy_span,
+    )
     from prunebench.matching import Pairs, Rows
     from prunebench.models import Loaded, LoadError, load
-    from prunebench.products import ProductRows, gram
+    from prunebench.products import ProductRows, cosines, gram
     from prunebench.pruner import Facts, Pruner, ScorePruner, Unsupported
     from prunebench.reads import Reads
+    from prunebench.recycling import cluster_count, melted, recycled_count, unmerged_count
     from prunebench.regions import REGIONS_PORT, in_regions
     from prunebench.registry import build, register
     from prunebench.relevance import RELEVANCE_STAND_INS, question_cosines, scaled
@@ -71,17 +78,24 @@ _HOMES = {
         "whole_summary",
     ),
     "budget": ("Budget", "BudgetError", "Stage", "alive", "cached", "solve"),
-    "cluster": ("density_peaks", "distances", "joined", "means"),
+    "cluster": ("density_peaks", "distances", "joined", "leaders", "means"),
     "composition": ("AddOn",),
     "course": ("Course",),
     "depth": ("late_layer",),
     "engine.session": ("prune",),
-    "greedy": ("greedy_cover", "greedy_map", "greedy_span"),
+    "greedy": (
+        "greedy_apart",
+        "greedy_cover",
+        "greedy_map",
+        "greedy_marginal",
+        "greedy_span",
+    ),
     "matching": ("Pairs", "Rows"),
     "models": ("LoadError", "Loaded", "load"),
-    "products": ("ProductRows", "gram"),
+    "products": ("ProductRows", "cosines", "gram"),
     "pruner": ("Facts", "Pruner", "ScorePruner", "Unsupported"),
     "reads": ("Reads",),
+    "recycling": ("cluster_count", "melted", "recycled_count", "unmerged_count"),
     "regions": ("REGIONS_PORT", "in_regions"),
     "registry": ("build", "register"),
     "relevance": ("RELEVANCE_STAND_INS", "question_cosines", "scaled"),
@@ -159,6 +173,8 @@ __all__ = [
     "build",
     "cached",
     "check_attention",
+    "cluster_count",
+    "cosines",
     "density_peaks",
     "distances",
     "encoder_attention",
@@ -166,16 +182,20 @@ __all__ = [
     "exactly",
     "fill",
     "gram",
+    "greedy_apart",
     "greedy_cover",
     "greedy_map",
+    "greedy_marginal",
     "greedy_span",
     "in_regions",
     "joined",
     "late_layer",
+    "leaders",
     "llm",
     "llm_at",
     "load",
     "means",
+    "melted",
     "nearest",
     "nearest_row",
     "padding",
@@ -186,6 +206,7 @@ __all__ = [
     "prune",
     "question_cosines",
     "quotas",
+    "recycled_count",
     "register",
     "require_finite",
     "scaled",
@@ -198,6 +219,7 @@ __all__ = [
     "tile_summaries",
     "top",
     "top_of_each",
+    "unmerged_count",
     "view_places",
     "views",
     "vision",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from prunebench.products import gram
 from prunebench.select import top
 
 
@@ -15,7 +16,7 @@ def distances(points: Tensor) -> Tensor:
     # around their mean, where a difference of large squares loses least
     centred = points - points.mean(0)
     squares = centred.square().sum(-1)
-    between = squares[:, None] + squares - 2 * (centred @ centred.T)
+    between = squares[:, None] + squares - 2 * gram(centred)
     between = between.clamp(min=0).fill_diagonal_(0)
     return (between / points.shape[-1]).sqrt()
 
@@ -51,6 +52,22 @@ def density_peaks(between: Tensor, count: int, neighbours: int) -> Tensor:
     """
     density = log_density(between, neighbours)
     return top(density + separation(between, density).log(), count)
+
+
+def leaders(is_near: Tensor) -> Tensor:
+    """[n] bool: which points, taken one after another, are near no leader before them.
+
+    `is_near` [n, n] is symmetric, rows and columns in the order in which they are taken.
+    """
+    follows = is_near.triu(1)  # [i, j]: j comes behind i and is near it
+    leads = torch.ones_like(follows[0])
+    # what holds of the first k is final after k rounds, and mostly all of it long before
+    for _ in range(len(follows)):
+        leads_now = ~follows[leads].any(0)
+        if torch.equal(leads_now, leads):
+            break
+        leads = leads_now
+    return leads
 
 
 def joined(between: Tensor, centres: Tensor) -> Tensor:

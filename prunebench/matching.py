@@ -16,24 +16,25 @@ from prunebench.select import top
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which of a sequence's rows merge into which.
+    """Which of a sequence's rows merge into which, by their numbers.
 
     `sources` [n], the most similar pairs first, merge into `targets` [n] (several may share one);
-    `likeness` [n] are the cosines. `order` [m] are the rows that stay.
+    `likeness` [n] are the cosines. `rest` [m] are the other rows of the sources' half, in the order
+    in which they go on.
     """
 
     sources: Tensor
     targets: Tensor
     likeness: Tensor
-    order: Tensor
+    rest: Tensor
 
 
 @dataclass(frozen=True)
 class Rows:
     """Rows on their way through merges.
 
-    `order` [n] are the places of the rows that are left, `features` [N, D] and `metric` [N, C] what
-    they are and what they are compared by, `sizes` [N] how many each stands for; by place, float32.
+    `order` [n] are the places of the rows that are left, `features` [n, D] and `metric` [n, C] what
+    they are and what they are compared by, `sizes` [n] how many each stands for, in float32.
     `class_token` says that one stands before them, which never merges.
     """
 
@@ -46,24 +47,38 @@ class Rows:
     def __len__(self) -> int:
         return len(self.order)
 
+    def among(self, numbers: Tensor) -> Rows:
+        """Those of these numbers."""
+        return replace(
+            self,
+            order=self.order[numbers],
+            features=self.features.index_select(0, numbers),
+            metric=self.metric.index_select(0, numbers),
+            sizes=self.sizes[numbers],
+        )
+
     @cached_property
-    def halves(self) -> tuple[Tensor, Tensor]:
-        """Places of the rows that may merge, and of those into which they may: every second, so
-        that the class token, row 0, would be among the first.
+    def halves(self) -> tuple[slice, slice]:
+        """The rows that may merge, and those into which they may: every second, so that the class
+        token, row 0, would be among the first.
         """
         first = int(self.class_token)
-        return self.order[first::2], self.order[1 - first :: 2]
+        return slice(first, None, 2), slice(1 - first, None, 2)
 
     @cached_property
     def best(self) -> tuple[Tensor, Tensor]:
-        """[s], [s] of every row that may merge the largest cosine to one of the others, and whose
-        that is; ties go to the first.
+        """[s], [s] of every row that may merge the largest cosine to one of the others, and which
+        of these it is; ties go to the first.
         """
-        sources, targets = self.halves
-        first, second = self.metric[sources], self.metric[targets]
+        first, second = (self.metric[half] for half in self.halves)
         likeness = normalize(first, dim=-1) @ normalize(second, dim=-1).T
         closest = likeness.argmax(1, keepdim=True)
-        return likeness.gather(1, closest)[:, 0], targets[closest[:, 0]]
+        return likeness.gather(1, closest)[:, 0], closest[:, 0]
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there is anything to merge into."""
+        return len(self.order[self.halves[1]]) > 0
 
     def pairs(self, count: int) -> Pairs:
         """The `count` most similar pairs, or as many as half of the rows.
@@ -71,38 +86,36 @@ class Rows:
         Rows that stay come as official code lists them: of the first half in their order behind a
         class token, else the least similar last; then the second half.
         """
-        sources, targets = self.halves
-        if not len(targets):
-            nothing = sources[:0]
-            return Pairs(nothing, nothing, self.sizes[:0], self.order)
+        numbers = torch.arange(len(self), device=self.order.device)
+        if not self.has_targets:
+            return Pairs(numbers[:0], numbers[:0], self.sizes[:0], numbers)
+        source, target = (numbers[half] for half in self.halves)
         likeness, partners = self.best
         ranked = top(likeness, len(likeness))
         merged, rest = ranked[: min(count, len(self) // 2)], ranked[min(count, len(self) // 2) :]
         if self.class_token:
             rest = rest.sort().values
-        order = torch.cat([sources[rest], targets])
-        return Pairs(sources[merged], partners[merged], likeness[merged], order)
+        return Pairs(source[merged], target[partners[merged]], likeness[merged], source[rest])
 
     def above(self, threshold: float) -> int:
         """How many pairs are more alike than the threshold; at most half of the rows."""
-        if not len(self.halves[1]):
+        if not self.has_targets:
             return 0
         return min(len(self) // 2, int((self.best[0] > threshold).sum()))
 
     def merged(self, pairs: Pairs) -> Rows:
         """What is left when these have merged: means weighed by sizes, which add up."""
-        return replace(
-            self,
-            order=pairs.order,
-            features=self._joined(self.features, pairs),
-            metric=self._joined(self.metric, pairs),
-            sizes=self.sizes.index_add(0, pairs.targets, self.sizes[pairs.sources]),
-        )
-
-    def _joined(self, values: Tensor, pairs: Pairs) -> Tensor:
-        """[N, D] `values`, those of targets averaged with what joins them."""
-        weighed = values * self.sizes[:, None]
-        sums = weighed.index_add(0, pairs.targets, weighed[pairs.sources])
-        sizes = self.sizes.index_add(0, pairs.targets, self.sizes[pairs.sources])
-        hosts = pairs.targets.unique()
-        return values.index_copy(0, hosts, sums[hosts] / sizes[hosts, None])
+        numbers = torch.arange(len(self), device=self.order.device)
+        targets = numbers[self.halves[1]] if self.has_targets else numbers[:0]
+        left = self.among(torch.cat([pairs.rest, targets]))
+        hosts, number = pairs.targets.unique(return_inverse=True)
+        joining = self.sizes[pairs.sources]
+        sizes = self.sizes[hosts].index_add(0, number, joining)
+        # where they stand now: targets are every second row, behind those that stay
+        places = len(pairs.rest) + (hosts - self.halves[1].start) // 2
+        for values, rows in ((self.features, left.features), (self.metric, left.metric)):
+            sums = values[hosts] * self.sizes[hosts, None]
+            sums.index_add_(0, number, values[pairs.sources] * joining[:, None])
+            rows[places] = sums.div_(sizes[:, None])
+        left.sizes[places] = sizes
+        return left

@@ -425,10 +425,17 @@ def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch)
 def test_a_stopped_sweep_keeps_its_samples_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopping = MINE.replace("import torch\n", "import os, signal, torch\nSEEN = []\n").replace(
+    # stops the first of two sweeps, however often either asks it
+    flag = tmp_path / "stopped"
+    stopping = MINE.replace(
+        "import torch\n", "import os, pathlib, signal, torch\nSEEN = []\n"
+    ).replace(
         "        return tokens",
         "        SEEN.append(1)\n"
-        "        if len(SEEN) == 3:\n            os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"        flag = pathlib.Path({str(flag)!r})\n"
+        "        if len(SEEN) == 3 and not flag.exists():\n"
+        "            flag.touch()\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
         "        return tokens",
     )
     (tmp_path / "mine.py").write_text(stopping)

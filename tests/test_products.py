@@ -16,7 +16,7 @@ def test_gram_is_the_product(count: int) -> None:
 
 def test_rows_are_those_of_the_product_whatever_was_promised() -> None:
     vectors = torch.randn(100, 7, dtype=torch.float64)
-    products, rows = vectors @ vectors.T, ProductRows(vectors)
+    products, rows = vectors @ vectors.T, ProductRows(vectors, 1)
     for pick in [99, 3, 50, 51, 0, 3]:
         promise = torch.arange(100.0) if pick % 2 else -torch.arange(100.0)
         row = rows.row(torch.tensor([pick]), promise)

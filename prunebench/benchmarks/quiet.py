@@ -19,8 +19,10 @@ def quiet() -> Iterator[None]:
     hush("lmms_eval")
     datasets.disable_progress_bars()
     # their handlers hold the terminal itself, so that sending stderr elsewhere does not reach them
-    datasets_logging.set_verbosity_error()
-    logging.getLogger("lmms-eval").setLevel(logging.ERROR)
+    for logger in (datasets_logging.get_logger(), logging.getLogger("lmms-eval")):
+        # a level that is set anew, be it the same, costs every logger of the process its cache
+        if logger.level != logging.ERROR:
+            logger.setLevel(logging.ERROR)
     with warnings.catch_warnings(), open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
         warnings.simplefilter("ignore")
         with contextlib.redirect_stderr(sink):

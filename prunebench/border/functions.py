@@ -4,10 +4,10 @@ replace.
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -66,27 +66,49 @@ class Functions:
         for name, value in list(vars(holder).items()):
             if callable(value) or isinstance(value, property | classmethod | staticmethod):
                 self.values[name] = value
-        self._last = list(vars(holder).values())
-        """All that the holder had, in its order, when its functions were last found in place."""
 
     def replaced(self) -> list[Function]:
         """Those in whose place another function stands."""
-        # all are asked after every step, thousands of functions: nearly always nothing has changed
-        # in a holder at all, which is told without looking a single name up
-        present = vars(self.holder)
-        as_long = len(present) == len(self._last)
-        if as_long and all(map(operator.is_, present.values(), self._last)):
-            return []
         functions = [Function(self.label, self.holder, *item) for item in self.values.items()]
-        replaced = [function for function in functions if function.is_replaced()]
+        return [function for function in functions if function.is_replaced()]
+
+
+class WatchedFunctions:
+    """All functions that are watched, in modules whose names begin with one of `prefixes`, too."""
+
+    def __init__(self, prefixes: Sequence[str]) -> None:
+        holders = _holders((*ALWAYS, *prefixes))
+        self._functions = [Functions(label, holder) for label, holder in holders]
+        # what the holders have now, whenever it is looked at
+        self._contents = [vars(functions.holder).values() for functions in self._functions]
+        self._last = self._everything()
+        """All that the holders had, in its order, when the functions were last found in place."""
+
+    def replaced(self) -> list[Function]:
+        """Those in whose place another function stands."""
+        present = self._everything()
+        # all are asked after every step, ten thousand functions: nearly always nothing has changed
+        # anywhere, which two lists tell without looking a single name up
+        if self._is_last(present):
+            return []
+        replaced: list[Function] = []
+        for functions in self._functions:
+            replaced += functions.replaced()
         if not replaced:
-            self._last = list(present.values())
+            self._last = present
         return replaced
 
+    def _everything(self) -> list[Any]:
+        return list(chain.from_iterable(self._contents))
 
-def watched_functions(prefixes: Sequence[str]) -> list[Functions]:
-    """All functions that are watched, in modules whose names begin with one of `prefixes`, too."""
-    return [Functions(label, holder) for label, holder in _holders((*ALWAYS, *prefixes))]
+    def _is_last(self, present: list[Any]) -> bool:
+        """Whether the holders have what they had last. Lists ask first whether two things are the
+        same; a function equals no other.
+        """
+        try:
+            return present == self._last
+        except Exception:  # some things, such as tensors, cannot say whether they are equal
+            return False
 
 
 def _holders(prefixes: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

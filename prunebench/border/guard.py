@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from prunebench.border import hooks
-from prunebench.border.functions import Function, watched_functions
+from prunebench.border.functions import WatchedFunctions
 from prunebench.border.model_state import ModelState
 from prunebench.border.process import SETTINGS
 
@@ -31,7 +31,7 @@ class Guard:
         self._hooks = {name: dict(present) for name, present in hooks.of_every_module()}
         modules = [] if model is None else list(model.modules())
         code_of_model = {type(module).__module__ for module in modules}
-        self._functions = watched_functions(sorted(code_of_model))
+        self._functions = WatchedFunctions(sorted(code_of_model))
         self._model = None if model is None else ModelState(model)
 
     def changes(self, owner: str = "") -> list[str]:
@@ -47,7 +47,7 @@ class Guard:
         for variable, value in self._environment.items():
             if os.environ.get(variable) != value:
                 changes.append(f"the environment variable {variable}")
-        for function in self._replaced():
+        for function in self._functions.replaced():
             if not owner or not function.label.startswith(owner):
                 changes.append(function.full_name)
         if self._model is not None:
@@ -67,16 +67,10 @@ class Guard:
             hooks.put_back(present, self._hooks[name])
         for variable, text in self._environment.items():
             os.environ[variable] = text
-        for function in self._replaced():
+        for function in self._functions.replaced():
             function.put_back()
         if self._model is not None:
             self._model.restore(reload)
-
-    def _replaced(self) -> list[Function]:
-        replaced = []
-        for functions in self._functions:
-            replaced += functions.replaced()
-        return replaced
 
 
 class RandomState:

@@ -5,7 +5,7 @@ back.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -30,18 +30,23 @@ class ModelState:
         self.modules = [_ModuleState(name, module) for name, module in model.named_modules()]
         unique = {id(config): config for config in _configs(model)}  # parts share them
         self.configs = [(config, _settings_of(config)) for config in unique.values()]
-        self.sums = checksums(model)
+        self._contents = _Contents(model)
+        self.sums = checksums(self._contents.tensors())
 
     def changes(self) -> list[str]:
         """What is different in the model, in words."""
+        # every module is asked after every step: the quick way first
+        touched = [module for module in self.modules if not module.is_untouched()]
         changes: list[str] = []
-        for module in self.modules:
+        for module in touched:
             changes += module.changes()
+        if touched:
+            self._contents.forget()
         if any(_settings_of(config) != settings for config, settings in self.configs):
             changes.append("the model's configuration")
         # other parts have other weights: nothing is gained by saying that, too
         if not any("parts" in change for change in changes):
-            names = _differing(self.sums, checksums(self.model))
+            names = _differing(self.sums, checksums(self._contents.tensors()))
             if names:
                 listed = ", ".join(names[:3])
                 changes.append(f"the model's weights ({listed})")
@@ -55,12 +60,42 @@ class ModelState:
             for name, value in settings.items():
                 if getattr(config, name, None) != value:
                     setattr(config, name, value)
-        overwritten = _differing(checksums(self.model), self.sums)
+        self._contents.forget()
+        overwritten = _differing(checksums(self._contents.tensors()), self.sums)
         if overwritten and reload is not None:
             fresh = reload().state_dict()
             with torch.no_grad():
                 for name, tensor in self.model.state_dict().items():
                     tensor.data.copy_(fresh[name])
+
+
+class _Contents:
+    """The parameters and lasting buffers of a model by name, looked up once for as long as its
+    modules hold the same.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._known: dict[str, Tensor] | None = None
+        self._in_doubt = False
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors themselves."""
+        if self._known is not None:
+            return self._known
+        tensors = dict(self.model.state_dict(keep_vars=True))
+        own_ids = {id(tensor) for tensor in chain(self.model.parameters(), self.model.buffers())}
+        # what a module makes for whoever asks, as quantized ones do, says nothing the next time
+        is_held = all(id(tensor) in own_ids for tensor in tensors.values())
+        # after a change they are looked up once more, for it may have been taken back since
+        if is_held and not self._in_doubt:
+            self._known = tensors
+        self._in_doubt = False
+        return tensors
+
+    def forget(self) -> None:
+        """Some module holds something else than before."""
+        self._known, self._in_doubt = None, True
 
 
 class _ModuleState:
@@ -77,9 +112,6 @@ class _ModuleState:
 
     def changes(self) -> list[str]:
         """What is different, in words."""
-        # every module is asked after every step: the quick way first
-        if self._is_untouched():
-            return []
         changes = []
         if any(hooks.changed_keys(*pair) for pair in self._hooks_now_and_before()):
             changes.append(f"hooks on {self.label}")
@@ -92,17 +124,23 @@ class _ModuleState:
         return changes
 
     def _watch(self) -> None:
-        """Note every single thing that the module holds: attributes, parts, weights, hooks.
+        """Note every single thing that the module holds: attributes, parts, tensors, hooks.
 
         Many may change without harm. The dicts are attributes themselves, so that another dict in
         the place of one is noticed as well.
         """
         module = self.module
         kept = [getattr(module, kind) for kind in hooks.OF_MODULE]
-        self._dicts = [vars(module), module._modules, module._parameters, *kept]
+        self._dicts = [
+            vars(module),
+            module._modules,
+            module._parameters,
+            module._buffers,
+            *kept,
+        ]
         self._values = list(_values(self._dicts))
 
-    def _is_untouched(self) -> bool:
+    def is_untouched(self) -> bool:
         """Whether it holds the very same things as when they were noted, in the same order."""
         if sum(map(len, self._dicts)) != len(self._values):
             return False
@@ -125,8 +163,8 @@ class _ModuleState:
         return [(getattr(self.module, kind), before) for kind, before in self.hooks.items()]
 
 
-def checksums(model: nn.Module) -> dict[str, str]:
-    """By name, how often every parameter and lasting buffer was written to in place, and its sum.
+def checksums(contents: Mapping[str, Tensor]) -> dict[str, str]:
+    """By name, how often every tensor was written to in place, and its sum.
 
     Torch's count misses what is written behind its back (`weight.data`), which the sum sees unless
     the order alone changed.
@@ -136,7 +174,7 @@ def checksums(model: nn.Module) -> dict[str, str]:
     # all that was asked before
     sums: dict[torch.dtype, list[Tensor]] = {torch.float32: [], torch.int64: []}
     names: dict[torch.dtype, list[str]] = {torch.float32: [], torch.int64: []}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in contents.items():
         values = tensor.detach()
         # the sum's own type: in half precision it would swallow small changes
         wide = torch.float32 if values.is_floating_point() else torch.int64

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -225,10 +225,16 @@ def unwatch(attention: nn.Module) -> None:
 
 
 def dry_run(
-    layer: nn.Module, attention: nn.Module, hidden: Tensor, kwargs: dict[str, Any]
+    layer: nn.Module,
+    attention: nn.Module,
+    hidden: Tensor,
+    kwargs: dict[str, Any],
+    place: int | None = None,
 ) -> Heads:
     """The heads that `layer` would attend with; runs its norm and projections, nothing behind them,
-    and no cache.
+    and no cache. Values are nobody's: they are not worked out.
+
+    Where one query is asked for, it is that at `place`, and the others are nobody's, either.
     """
 
     def stop(heads: Heads) -> None:
@@ -236,13 +242,46 @@ def dry_run(
 
     watch(attention, stop)
     try:
-        # not called as a module: the session's hook there would run the stage anew
-        layer.forward(hidden, **{**kwargs, "past_key_values": None, "use_cache": False})
+        with ExitStack() as undo:
+            undo.enter_context(_one_row(attention, "v_proj", hidden, -1))
+            if place is not None:
+                undo.enter_context(_one_row(attention, "q_proj", hidden, place))
+            # not called as a module: the session's hook there would run the stage anew
+            layer.forward(hidden, **{**kwargs, "past_key_values": None, "use_cache": False})
     except _Captured as captured:
         return captured.heads
     finally:
         unwatch(attention)
     raise RuntimeError(f"{type(layer).__name__} never called its attention function")
+
+
+@contextmanager
+def _one_row(attention: nn.Module, name: str, hidden: Tensor, place: int) -> Iterator[None]:
+    """Let a projection of the attention work out the row at `place` of `hidden` [B, S, D] alone;
+    all of its rows are copies of that one. Harmless where the attention has none of that name.
+    """
+    projection = getattr(attention, name, None)
+    if not isinstance(projection, nn.Module):
+        yield
+        return
+    count = hidden.shape[1]
+    place = place % count
+
+    def cut(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args[0][:, place : place + 1], *args[1:]
+
+    def stretched(_module: nn.Module, _args: tuple[Tensor, ...], row: Tensor) -> Tensor:
+        return row.expand(-1, count, -1)
+
+    handles = [
+        projection.register_forward_pre_hook(cut),
+        projection.register_forward_hook(stretched),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def unrotated(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from prunebench.engine.views import (
     BY_COUNT,
     FROM_HEADS,
     FROM_ROWS,
+    OF_ALL_QUERIES,
     UNROTATED,
     Columns,
     HeadsView,
@@ -134,12 +135,14 @@ class Reading:
         work = self._work(site, signals, rows, stream, hidden.shape)
         layer, attention = setup.layers[site.layer], setup.attention(site.layer)
         with setup.trace.selecting(hidden.device, rows, work):
-            if signals - UNROTATED:
-                heads = dry_run(layer, attention, hidden, kwargs)
-                self._keep(signals - UNROTATED, rows, stream, heads.without(drafts))
-            if signals & UNROTATED:
-                heads = dry_run(layer, attention, hidden, unrotated(kwargs))
-                self._keep(signals & UNROTATED, rows, stream, heads.without(drafts))
+            for part in (signals - UNROTATED, signals & UNROTATED):
+                if not part:
+                    continue
+                # one query is enough, unless more are looked at
+                place = None if part & OF_ALL_QUERIES else stream.without(drafts).width - 1
+                turned = kwargs if part.isdisjoint(UNROTATED) else unrotated(kwargs)
+                heads = dry_run(layer, attention, hidden, turned, place)
+                self._keep(part, rows, stream, heads.without(drafts))
 
     def read_probe(
         self,

@@ -57,14 +57,20 @@ class SampleTrace:
 
     def alive(self, layer: int) -> Tensor:
         """[K] original visual indices that enter LLM layer `layer`, ascending."""
-        passed = [site for site in self.kept if site.part is not Part.LLM or site.layer <= layer]
-        return self.kept[max(passed)] if passed else torch.arange(self.available)
+        return self.behind(self.thinned_at(layer))
 
     def survivors(self) -> Tensor:
         """[K] original visual indices that reach the last layer, ascending."""
-        if not self.kept:
-            return torch.arange(self.available)
-        return self.kept[max(self.kept)]
+        return self.behind(max(self.kept, default=None))
+
+    def thinned_at(self, layer: int) -> Site | None:
+        """The last site in front of LLM layer `layer`, None where there is none."""
+        passed = [site for site in self.kept if site.part is not Part.LLM or site.layer <= layer]
+        return max(passed, default=None)
+
+    def behind(self, site: Site | None) -> Tensor:
+        """[K] original visual indices alive behind a site, ascending; None for the whole image."""
+        return torch.arange(self.available) if site is None else self.kept[site]
 
     def rows(self, sample: int = 0) -> list[display.StageRow]:
         """A row a stage, for tables; `sample` is the number that the rows bear."""

@@ -191,6 +191,9 @@ Its origin says which layer's: the one before the site, the one behind it, or th
 UNROTATED = frozenset({Signal.NEXT_QUERIES, Signal.NEXT_KEYS})
 """Those that are read of heads which are not rotated."""
 
+OF_ALL_QUERIES = frozenset({Signal.NEXT_QUERIES, Signal.NEXT_TEXT_ATTENTION})
+"""Of those of the layer behind a site the ones that look at more queries than the prompt's last."""
+
 BY_COUNT = frozenset({Signal.TEXT_ATTENTION, Signal.NEXT_TEXT_ATTENTION, Signal.VISUAL_ATTENTION})
 """Those whose FLOPs depend on how many positions of the prompt are text or visual."""
 

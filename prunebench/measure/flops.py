@@ -8,7 +8,7 @@ treats all methods alike, and equals torch's own counter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,15 @@ LayerFlops = Callable[[Any, int, int, int], int]
 and positions that they attend to.
 """
 
-__all__ = ["Flops", "counter", "decode", "head", "llm_prefill", "sample_flops"]
+__all__ = [
+    "Flops",
+    "PrefillFlops",
+    "counter",
+    "decode",
+    "head",
+    "llm_prefill",
+    "sample_flops",
+]
 
 
 @dataclass(frozen=True)
@@ -47,28 +55,70 @@ class Flops:
         return self.vision + self.projector + self.llm + self.head + self.selector
 
 
+class PrefillFlops:
+    """FLOPs of one model's prefills. What a layer takes at a length, and the vision encoder for
+    pictures of one size, is worked out once for all samples.
+    """
+
+    def __init__(self, model: Any, family: Family) -> None:
+        self.model, self.family = model, family
+        self._text_config = model.config.get_text_config()
+        self._head = head(self._text_config)
+        self._layers: dict[tuple[int, int], int] = {}
+        self._encoders: dict[Hashable, tuple[int, int]] = {}
+
+    def of(
+        self,
+        sample: SampleTrace,
+        inputs: Callable[[], Mapping[str, Any]],
+        pictures: Hashable | None = None,
+    ) -> Flops:
+        """The prefill of one sample, whose trace is `sample`; `inputs` gives those of that sample
+        alone.
+
+        `pictures` are all that decides the shapes in which its pictures reach the encoder; where it
+        is None the inputs are always asked for. Every block of the vision encoder and every LLM
+        layer counts at the length that really entered it. Raises ValueError for inputs of several
+        samples.
+        """
+        vision, projector = self._encoder(inputs, pictures)
+        if any(site.part is Part.VISION for site in sample.kept):
+            vision -= vision_saved(self.model, self.family, inputs(), sample)
+        lengths = [visual + sample.text for visual in sample.entering]
+        llm = llm_prefill(self._text_config, lengths, self._layer)
+        return Flops(vision, projector, llm, self._head, sample.selector_flops or 0)
+
+    def _encoder(
+        self, inputs: Callable[[], Mapping[str, Any]], pictures: Hashable | None
+    ) -> tuple[int, int]:
+        """What the vision encoder and the projector take for a sample's pictures."""
+        if pictures in self._encoders:
+            return self._encoders[pictures]
+        alone = inputs()
+        rows = alone["input_ids"].shape[0]
+        if rows != 1:
+            raise ValueError(f"FLOPs are those of one sample, and the inputs are of {rows}")
+        flops = self.family.vision_flops(self.model.config, alone)
+        if pictures is not None:
+            self._encoders[pictures] = flops
+        return flops
+
+    def _layer(self, text_config: Any, number: int, queries: int, keys: int) -> int:
+        """What a layer takes in a prefill, where every token is a query and a key."""
+        place = number, queries
+        if place not in self._layers:
+            self._layers[place] = self.family.layer_flops(text_config, number, queries, keys)
+        return self._layers[place]
+
+
 def sample_flops(
     model: Any, family: Family, inputs: Mapping[str, Any], sample: SampleTrace
 ) -> Flops:
     """The prefill of one sample: `inputs` are those of that sample alone, `sample` is its trace.
 
-    Every block of the vision encoder and every LLM layer counts at the length that really entered
-    it. Raises ValueError for inputs of several samples.
+    Raises ValueError for inputs of several samples.
     """
-    rows = inputs["input_ids"].shape[0]
-    if rows != 1:
-        raise ValueError(f"sample_flops got inputs of {rows} samples; give it one and its trace")
-    vision, projector = family.vision_flops(model.config, inputs)
-    vision -= vision_saved(model, family, inputs, sample)
-    text_config = model.config.get_text_config()
-    lengths = [visual + sample.text for visual in sample.entering]
-    return Flops(
-        vision,
-        projector,
-        llm_prefill(text_config, lengths, family.layer_flops),
-        head(text_config),
-        sample.selector_flops or 0,
-    )
+    return PrefillFlops(model, family).of(sample, lambda: inputs)
 
 
 def vision_saved(model: Any, family: Family, inputs: Mapping[str, Any], sample: SampleTrace) -> int:

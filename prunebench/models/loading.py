@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,8 +90,11 @@ def load(  # noqa: PLR0913  (every one but the name is optional, and named where
         check_prompt(processor, model, family)
     # of a folder the name alone, for its weights identify it, wherever it lies
     name_of_source = Path(source).name if Path(source).is_dir() else source
-    commit = loader.commit() if weights == "pretrained" else None
-    identity = commit or f"sha256:{tensors_digest(tensors_of(model))[:16]}"
+    if weights == "random":
+        # the numbers follow from these, and hashing those of a large model takes a minute
+        identity = f"random:{seed}:{sha256(config.to_json_string().encode()).hexdigest()[:16]}"
+    else:
+        identity = loader.commit() or f"sha256:{tensors_digest(tensors_of(model))[:16]}"
     return Loaded(name, name_of_source, model, processor, family, identity, trust_remote_code)
 
 
@@ -135,7 +139,9 @@ class _Loader:
         """The model with random weights, the same for the same seed."""
         self._check_size(config, None, self.device)
         torch.manual_seed(seed)
-        return _auto("AutoModelForImageTextToText").from_config(config, **self._options)
+        # made where it is to stay: a CPU draws billions of numbers for minutes
+        with torch.device(self.device):
+            return _auto("AutoModelForImageTextToText").from_config(config, **self._options)
 
     def pretrained(self, config: Any, bits: Any | None, placement: Any | None) -> Any:
         """The model with its stored weights, all of them and no others; quantized as `bits` say,

@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from prunebench.benchmarks import Request
 from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError
 from prunebench.engine.checks import planned
 from prunebench.engine.ready import Ready
-from prunebench.measure.evidence import evidence_mask, recall
+from prunebench.measure.evidence import recall
 from prunebench.measure.flops import Flops
 from prunebench.pruner import Positions, Pruner
 from prunebench.run.backend import Backend, Conditions, Encoded
-from prunebench.run.samples import Samples, Size, seed_of
+from prunebench.run.samples import Samples, seed_of
 from prunebench.run.store import Row
 from prunebench.sites import Part
 from prunebench.study.columns import FLOPS_PARTS
 from prunebench.study.record import SampleStatus
-from prunebench.tokens import Layout
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import SampleTrace
@@ -92,7 +93,7 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
             **_tokens(trace, len(layout)),
         }
         if not cell.on_pixels:  # a smaller image keeps no token, so it has no recall
-            row |= _evidence(request, trace, layout, full.sizes[number])
+            row |= _evidence(trace, full.evidence(number))
         # of the inputs that the model ran on, which may be smaller images
         row |= _flops(backend.flops(encoded.samples, number, trace))
         row |= _video(full, number)
@@ -131,13 +132,14 @@ def _beyond_budget(backend: Backend, cell: Bound, samples: Samples) -> list[Budg
     """Why samples cannot meet the budget, one error each that cannot: found by plans, without a
     call of the model. Raises Unsupported where one cannot be served.
     """
-    errors = []
-    for layout in samples.layouts:
+    errors: dict[int, BudgetError] = {}
+    counts = [len(layout) for layout in samples.layouts]
+    for available in dict.fromkeys(counts):
         try:
-            planned(cell.method, cell.budget, None, len(layout), backend.layers)
+            planned(cell.method, cell.budget, None, available, backend.layers)
         except BudgetError as error:
-            errors.append(error)
-    return errors
+            errors[available] = error
+    return [errors[available] for available in counts if available in errors]
 
 
 def _identity(request: Request) -> Row:
@@ -160,23 +162,22 @@ def _tokens(trace: SampleTrace, available: int) -> Row:
     }
 
 
-def _evidence(request: Request, trace: SampleTrace, layout: Layout, sizes: Sequence[Size]) -> Row:
-    """Where the question has an evidence box and one image.
+def _evidence(trace: SampleTrace, evidence: Tensor | None) -> Row:
+    """Where it is known which tokens are evidence, [N] bool.
 
     Recall is averaged over the LLM's layers, as a mean budget is: at one budget a method that keeps
     all for two layers and few from there on stands beside one that keeps some throughout.
     """
-    if request.evidence_box is None or len(sizes) != 1:
+    if evidence is None:
+        # the answer counts all the same
         return {}
-    try:
-        mask = evidence_mask(layout, request.evidence_box, sizes[0])
-    except ValueError:
-        # a box that is not in the image: the answer counts, its evidence is not known
-        return {}
-    recalls = [recall(trace.alive(layer), mask) for layer in range(len(trace.entering))]
+    sites = [trace.thinned_at(layer) for layer in range(len(trace.entering))]
+    # by site, for layers behind the same stage have the same tokens
+    shares = {site: recall(trace.behind(site), evidence) for site in set(sites)}
+    recalls = [shares[site] for site in sites]
     return {
         "evidence_recall": sum(recalls) / len(recalls),
-        "evidence_tokens": int(mask.sum()),
+        "evidence_tokens": int(evidence.sum()),
     }
 
 

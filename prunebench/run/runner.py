@@ -4,9 +4,11 @@ methods, and has the cells worked at; nobody else writes the study.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from gc import collect
 from pathlib import Path
+from weakref import ref
 
 from prunebench.benchmarks import Benchmark, TaskError, check_access
 from prunebench.border import images
@@ -98,8 +100,11 @@ class _Models:
             self.is_written = True
         self.statuses |= _swept(ledger, waiting, self.executor)
         self.executor.end()
+        model = _reference(ledger)
         del ledger, waiting
-        collect()
+        if model() is not None:
+            # objects that refer to each other may hold it; going through all takes half a second
+            collect()
 
     def _loaded(self, setup: ModelSetup) -> Ledger:
         """The model with the tasks that it is asked."""
@@ -154,6 +159,12 @@ class _Models:
         cells = [cell for cell in self.grid.cells(tasks) if cell.model == setup.model]
         self.watch.note(one_line(f"{error}; its {len(cells)} cells are not asked", tail=40))
         self.statuses |= {cell.id: "failed" for cell in cells}
+
+
+def _reference(ledger: Ledger) -> Callable[[], object]:
+    """What tells whether the ledger's model is still in memory: it gives that, or None."""
+    module = ledger.worker.backend.module
+    return (lambda: None) if module is None else ref(module)
 
 
 def _sources(grid: Grid, model_name: str | None) -> list[TaskSource]:

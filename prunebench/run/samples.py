@@ -4,7 +4,7 @@ resolution.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from prunebench.benchmarks import Benchmark, MediaError, Request
 from prunebench.border.text import one_line
 from prunebench.border.videos import Clip, VideoError
 from prunebench.budget import Budget, BudgetError
+from prunebench.measure.evidence import evidence_mask
 from prunebench.models.base import Originals, Unsupported
 from prunebench.models.clips import check_seen, with_clips
 from prunebench.models.inputs import Message, clips_of, image_parts, parts_of
@@ -51,6 +52,10 @@ class Samples:
         default_factory=dict, init=False, repr=False, compare=False
     )
     """By row, the inputs of one sample alone, as far as they were asked for."""
+    _evidence: dict[int, Tensor | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """By row, the tokens that are evidence, as far as they were asked for."""
 
     def caller_gives(self, loaded: Loaded, needs: frozenset[Signal]) -> dict[str, Any]:
         """What `prune` is given beside the model: of what a method `needs` that which the data
@@ -85,6 +90,35 @@ class Samples:
         if row not in self._singles:
             self._singles[row] = loaded.process([self.messages[row]], fitted=self.fitted)
         return self._singles[row]
+
+    def shapes(self, row: int) -> Hashable | None:
+        """All that decides the shapes in which a sample's pictures reach the vision encoder: their
+        sizes, and where their tokens lie. None for one with videos, of which more is chosen.
+        """
+        chat = self.messages[row]
+        if clips_of(chat):
+            return None
+        sizes = tuple(part["url"].size for part in image_parts(chat))
+        return sizes, self.layouts[row].tiles, self.fitted
+
+    def evidence(self, row: int) -> Tensor | None:
+        """[N] bool: the tokens that show what the question is about; None where nobody knows.
+
+        That is where the data have no box, or one that is not in the image, and where there are
+        several images or none.
+        """
+        if row not in self._evidence:
+            self._evidence[row] = self._evidence_of(row)
+        return self._evidence[row]
+
+    def _evidence_of(self, row: int) -> Tensor | None:
+        box, sizes = self.requests[row].evidence_box, self.sizes[row]
+        if box is None or len(sizes) != 1:
+            return None
+        try:
+            return evidence_mask(self.layouts[row], box, sizes[0])
+        except ValueError:
+            return None
 
     def _masks(self, request: Request) -> list[Tensor] | None:
         """[Q, H, W] bool of the one image whose things are numbered from 1; None where nothing is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from time import perf_counter
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from prunebench.engine.ready import Ready, make_ready
 from prunebench.engine.session import prune
 from prunebench.engine.trace import SampleTrace
 from prunebench.identity import identity
-from prunebench.measure.flops import Flops, sample_flops
+from prunebench.measure.flops import Flops, PrefillFlops
 from prunebench.measure.latency import measure_pairs
 from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.models import Loaded
@@ -108,6 +108,11 @@ class TransformersBackend:
     def layers(self) -> int:
         """Layers of the language model."""
         return len(self.loaded.family.layers(self.loaded.model))
+
+    @cached_property
+    def _prefills(self) -> PrefillFlops:
+        """What prefills of the model take."""
+        return PrefillFlops(self.loaded.model, self.loaded.family)
 
     @property
     def batch(self) -> int:
@@ -203,8 +208,8 @@ class TransformersBackend:
 
     def flops(self, samples: Samples, row: int, trace: SampleTrace) -> Flops:
         """What the prefill of one of the samples took."""
-        inputs = samples.single(self.loaded, row)
-        return sample_flops(self.loaded.model, self.loaded.family, inputs, trace)
+        inputs = partial(samples.single, self.loaded, row)
+        return self._prefills.of(trace, inputs, samples.shapes(row))
 
     def _check_timed(self) -> None:
         """Raise Unsupported for a model whose time and memory no single clock sees."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,18 +115,25 @@ def mean_interval(values: Sequence[float], bounds: Bounds | None = None) -> Spre
     n = len(values)
     if n < 2:
         return None, None, None
-    from scipy import stats
-
     array = np.asarray(values, dtype=float)
     middle = float(array.mean())
-    stderr = float(stats.sem(array))
+    stderr = float(array.std(ddof=1) / np.sqrt(n))
     least, most = _seen_bounds(array) if bounds is None else bounds
     at_most = np.isclose(array, most)
     if np.isfinite(most) and (at_most | np.isclose(array, least)).all():
         share = wilson(int(at_most.sum()), n)
         return stderr, least + (most - least) * share.low, least + (most - least) * share.high
-    half = float(stats.t.ppf(1 - TAIL, n - 1)) * stderr
+    half = _quantile(n - 1) * stderr
     return stderr, max(least, middle - half), min(most, middle + half)
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    """What of Student's distribution with so many degrees of freedom an interval reaches."""
+    # what `scipy.stats.t.ppf` calls; that package takes a second to import
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - TAIL))
 
 
 def same(mean: float, value: float) -> bool:

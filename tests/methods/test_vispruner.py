@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
-from prunebench import INPUT, Layout, Signal, Stage, Tile, VisualTokens, registry
+from prunebench import INPUT, Layout, Signal, Stage, Tile, VisualTokens, gram, registry
 
 
 def sample(attention: Any, degrees: Any) -> VisualTokens:
@@ -46,3 +47,21 @@ def test_lists_of_odd_length_are_thinned_too(count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     tokens = sample(torch.rand(17, generator=generator), 360 * torch.rand(17, generator=generator))
     assert len(set(order(tokens, count))) == count
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rounds_go_on_as_if_every_cosine_were_looked_at(tied: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    unit = normalize(torch.randn(300, 8, generator=generator), dim=-1)
+    if tied:
+        unit[1::3] = unit[0::3]
+    cosines = gram(unit)
+    expected = torch.arange(300)
+    # down to a tenth, so that hardly any of a token's nearest are left
+    while len(expected) > 30:
+        even, odd = expected[::2], expected[1::2]
+        ranked = cosines[even][:, odd].amax(1).sort(descending=True, stable=True).indices
+        leaving = min(8, len(expected) - 30)
+        expected = torch.cat([even[ranked[leaving:]], odd])
+    pruner: Any = registry.build("vispruner")
+    assert pruner.thinned(unit, 30).tolist() == expected.tolist()

@@ -1,0 +1,103 @@
+"""The command `bench`: time and memory of methods beside the unpruned model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunebench.border.text import clean, short_path
+from prunebench.cli.completion import completed_by, key_values
+from prunebench.cli.ending import FAILED
+from prunebench.cli.parser import Commands, add_command
+from prunebench.run.keys import Key, keys_of
+
+if TYPE_CHECKING:
+    from prunebench.run.bencher import Timed
+
+UNUSABLE = (
+    "the unpruned model took {ratio} of its own time, 95 % {low} to {high}: this machine is too "
+    "busy to compare anything at {image}, batch {batch}"
+)
+
+
+def add_commands(commands: Commands) -> None:
+    """Add it to the parser."""
+    parser = add_command(
+        commands,
+        "bench",
+        bench,
+        "Measure time and memory of methods beside the unpruned model.",
+        examples=(
+            "prunebench bench methods=fastv,divprune images=448x448 batches=1,8",
+            "prunebench bench model=qwen2.5-vl-7b weights=random device=cuda images=1344x1344",
+        ),
+        keys=bench_keys,
+        kept="finished cases are kept",
+    )
+    words = parser.add_argument(
+        "options",
+        nargs="*",
+        metavar="key=value",
+        help="options, METHOD.SETTING=value for a method's own settings",
+    )
+    completed_by(words, key_values(bench_keys))
+
+
+def bench_keys() -> Sequence[Key]:
+    """The keys of a bench."""
+    from prunebench.run.bench import Bench
+
+    return keys_of(Bench)
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Measure every case, print a line for each, and say where the tables lie."""
+    from prunebench.cli.screen import quiet_libraries
+    from prunebench.run.backend import setup_of
+    from prunebench.run.bench import load
+    from prunebench.run.names import expanded
+
+    question, grid = load(arguments.options)
+    quiet_libraries()
+    from prunebench.run.bench_table import BenchTable
+    from prunebench.run.bencher import measured
+
+    folder = Path(expanded(question.out))
+    table = BenchTable(folder, question, setup_of(grid, grid.models[0]))
+    failed = False
+    for timed in measured(question, grid, table):
+        print(clean(line(timed)), flush=True)
+        failed |= timed.status == "failed"
+    print(clean(short_path(folder / "bench.csv")))
+    return FAILED if failed else 0
+
+
+def line(timed: Timed) -> str:
+    """What there is to say of a case."""
+    from prunebench.run.bench import AGAIN
+
+    case = timed.case
+    name = f"{case.label} {case.budget}, {case.image}, batch {case.batch}"
+    if timed.fault is not None:
+        return f"{name}: {timed.status}, {timed.fault.reason}"
+    parts = [f"{timed.mean:,.0f} of {timed.available:,} tokens"]
+    for phase in ("prefill", "decode", "total"):
+        ratio = timed.metrics[f"latency_{phase}_ratio"]
+        interval = "" if ratio.ci_low is None else f" [{ratio.ci_low:.2f}, {ratio.ci_high:.2f}]"
+        parts.append(f"{phase} {ratio.value:.2f}{interval}")
+    parts.append(f"select {timed.metrics['latency_select_ms'].value:.1f} ms")
+    if case.label == AGAIN:
+        parts += _doubt(timed)
+    return f"{name}: {', '.join(parts)}"
+
+
+def _doubt(timed: Timed) -> list[str]:
+    """That the machine is too busy, where the unpruned model is not as fast as itself."""
+    total, case = timed.metrics["latency_total_ratio"], timed.case
+    low, high = total.ci_low, total.ci_high
+    if low is None or high is None or low <= 1 <= high:
+        return []
+    numbers = {"ratio": f"{total.value:.3f}", "low": f"{low:.3f}", "high": f"{high:.3f}"}
+    return [UNUSABLE.format(**numbers, image=case.image, batch=case.batch)]

@@ -1,0 +1,132 @@
+"""Bench table: bench.csv with a row a case, pairs.parquet with a row a phase of a timed run.
+
+Both are written anew after every case, so that a bench that is stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import prunebench
+from prunebench.border import files
+from prunebench.border.text import one_line
+from prunebench.run.backend import ModelSetup
+from prunebench.run.bench import Bench, Case
+from prunebench.run.bencher import Timed
+from prunebench.run.cell import shown
+from prunebench.run.provenance import git, hardware, versions
+from prunebench.study.columns import COST
+
+BENCH = "bench.csv"
+PAIRS = "pairs.parquet"
+
+CASE = ("method", "budget", "image", "batch")
+"""The columns that tell a case from the others of its bench."""
+
+
+class BenchTable:
+    """The two tables in a folder. What other benches have left there, of another model or device,
+    stays.
+    """
+
+    def __init__(self, folder: Path, bench: Bench, setup: ModelSetup) -> None:
+        """Read what is there; raises OSError or ValueError where it cannot be read."""
+        self.folder = folder
+        self.about = _about(bench, setup)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows = _read_csv(folder / BENCH)
+        self.pairs = _read_parquet(folder / PAIRS)
+
+    def holds(self, case: Case) -> bool:
+        """Whether the case was measured under the same conditions."""
+        if self.rows.empty:
+            return False
+        same = _are(self.rows, {**self.about, **_named(case)})
+        return bool((same & (self.rows["status"] != "failed")).any())
+
+    def add(self, timed: Timed) -> None:
+        """Write a case's row and its pairs, in the place of an earlier one."""
+        key = {**self.about, **_named(timed.case)}
+        self.rows = _with(self.rows, key, [{**key, **_numbers(timed), **_commit()}])
+        self.pairs = _with(self.pairs, key, [{**key, **asdict(row)} for row in timed.rows])
+        files.write(self.folder / BENCH, self.rows.to_csv(index=False).encode())
+        buffer = io.BytesIO()
+        self.pairs.to_parquet(buffer, index=False)
+        files.write(self.folder / PAIRS, buffer.getvalue())
+
+
+def _about(bench: Bench, setup: ModelSetup) -> dict[str, str]:
+    """Under what all cases are measured, as text."""
+    installed = versions()
+    about = {
+        "model": shown(bench.model),
+        "weights": setup.weights,
+        "new_tokens": bench.new_tokens,
+        "hardware": hardware(setup.device),
+        "dtype": setup.dtype,
+        "attention": setup.attention,
+        "seed": bench.seed,
+        "prunebench": prunebench.__version__,
+        "torch": installed.get("torch", ""),
+        "transformers": installed.get("transformers", ""),
+    }
+    return {name: str(value) for name, value in about.items()}
+
+
+def _named(case: Case) -> dict[str, str]:
+    values = case.label, case.budget, case.image, str(case.batch)
+    return dict(zip(CASE, values, strict=True))
+
+
+def _numbers(timed: Timed) -> dict[str, Any]:
+    """What was measured; every number that a cost pass has, empty where it was not."""
+    row: dict[str, Any] = {
+        "status": timed.status,
+        "reason": "" if timed.fault is None else one_line(timed.fault.reason, 300),
+        "tokens_available": timed.available or None,
+        "tokens_mean": timed.mean,
+        "tokens_kv": timed.kv,
+        "pairs": len({pair.pair for pair in timed.rows}) or None,
+    }
+    for column in COST:
+        metric = timed.metrics.get(column.metric)
+        row[column.metric] = None if metric is None else metric.value
+        if column.metric.endswith("_ratio"):
+            row[f"{column.metric}_low"] = None if metric is None else metric.ci_low
+            row[f"{column.metric}_high"] = None if metric is None else metric.ci_high
+    cached = timed.metrics.get("kv_bytes")
+    return {**row, "kv_bytes": None if cached is None else cached.value}
+
+
+def _commit() -> dict[str, Any]:
+    commit, dirty = git()
+    return {"commit": commit, "dirty": dirty}
+
+
+def _with(table: pd.DataFrame, key: dict[str, str], rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The table with these rows in the place of those that have the key."""
+    others = table if table.empty else table[~_are(table, key)]
+    if others.empty:
+        return pd.DataFrame(rows)
+    return pd.concat([others, pd.DataFrame(rows)], ignore_index=True) if rows else others
+
+
+def _are(table: pd.DataFrame, key: dict[str, str]) -> pd.Series[bool]:
+    """Which rows have the key."""
+    same = pd.Series(True, index=table.index)
+    for name, value in key.items():
+        same &= table[name].astype(str) == value
+    return same
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame()

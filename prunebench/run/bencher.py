@@ -1,0 +1,147 @@
+"""Bencher: times every case of a bench, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from prunebench import registry
+from prunebench.benchmarks import Request
+from prunebench.border.interruption import interrupts
+from prunebench.measure.pairs import PairRow, PairSettings, summarize
+from prunebench.models.inputs import user_message
+from prunebench.run.backend import Encoded, setup_of
+from prunebench.run.bench import Bench, Case, cases, size_of
+from prunebench.run.cell import Cell
+from prunebench.run.fault import Fault, judged
+from prunebench.run.quality import Bound, on_pixels
+from prunebench.run.question import Grid
+from prunebench.run.samples import Samples, prepared
+from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.study.record import BASELINE, Metric
+from prunebench.testbed.scenes import scene
+
+if TYPE_CHECKING:
+    from prunebench.run.bench_table import BenchTable
+
+QUESTION = "What is in the picture, and how many things are there?"
+"""What is asked about every image: methods that read the question need one."""
+
+DRAWN = 448
+"""Pixels that an image is drawn with before it is brought to its size."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How a case fared: what was measured, or why nothing was.
+
+    `available` are the visual tokens of a prompt before anything is pruned, `mean` and `kv` those
+    that the method spends, as a budget counts them.
+    """
+
+    case: Case
+    available: int = 0
+    mean: float | None = None
+    kv: float | None = None
+    rows: tuple[PairRow, ...] = ()
+    fault: Fault | None = None
+
+    @property
+    def status(self) -> str:
+        """What a cell of a sweep would have as its status."""
+        return "ok" if self.fault is None else self.fault.cell_status
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """Medians and paired ratios with their intervals, by name."""
+        return {metric.metric: metric for metric in summarize(self.rows)} if self.rows else {}
+
+
+class Bencher:
+    """A loaded model, and the prompts that its methods are measured on."""
+
+    def __init__(self, bench: Bench, grid: Grid) -> None:
+        """Load the model; raises LoadError, Unsupported or GridError."""
+        self.seed = bench.seed
+        setup = setup_of(grid, bench.model)
+        self.backend: TransformersBackend = TransformersBackend.load(setup)
+        self.settings = PairSettings(bench.new_tokens, bench.warmup, bench.pairs, bench.seconds)
+        self._drawn: tuple[tuple[str, int], Samples] | None = None
+
+    def measure(self, case: Case) -> Timed:
+        """Time one case; what goes wrong is its fault alone."""
+        try:
+            return self._measured(case)
+        except BaseException as error:
+            if interrupts(error):
+                raise
+            fault = judged(error)
+        # the frames of the error are gone by here, and with them what they held
+        if fault.status == "oom" and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return Timed(case, fault=fault)
+
+    def samples(self, case: Case) -> Samples:
+        """The prompts of a case, a picture of its own in each; those of the last case are kept."""
+        key = (case.image, case.batch)
+        if self._drawn is None or self._drawn[0] != key:
+            requests, chats = [], []
+            for number in range(case.batch):
+                pixels = scene(self.seed, number, size=(DRAWN, DRAWN)).render()
+                image = Image.fromarray(pixels).resize(size_of(case.image))
+                requests.append(Request(str(number), number, QUESTION, "", {}, ()))
+                chats.append(user_message(image, QUESTION))
+            self._drawn = key, prepared(self.backend.loaded, requests, chats)
+        return self._drawn[1]
+
+    def _measured(self, case: Case) -> Timed:
+        """The pairs of a case, and what its method spends of the budget."""
+        samples = self.samples(case)
+        available = sum(map(len, samples.layouts)) // case.batch
+        rows: list[PairRow]
+        if case.cell is None:
+            rows = self.backend.time_smaller(samples, samples, self.settings)
+            return Timed(case, available, available, available, tuple(rows))
+        method = self._bound(case.cell)
+        conditions = method.conditions(samples.requests)
+        if method.on_pixels:
+            small = self.backend.resized(samples, method.pruner, method.budget)
+            kept = sum(map(len, small.layouts)) / case.batch
+            rows = self.backend.time_smaller(small, samples, self.settings)
+            return Timed(case, available, kept, kept, tuple(rows))
+        mean, kv = self._spent(method, samples)
+        rows = self.backend.time(samples, method.method, conditions, self.settings)
+        return Timed(case, available, mean, kv, tuple(rows))
+
+    def _bound(self, cell: Cell) -> Bound:
+        """The method of a cell on this model."""
+        pruner = cell.variant.pruner
+        ready = self.backend.ready(registry.build(BASELINE) if on_pixels(pruner) else pruner)
+        return Bound(pruner, ready, cell.budget, self.seed, cell.variant.positions)
+
+    def _spent(self, method: Bound, samples: Samples) -> tuple[float, float]:
+        """Visual tokens of a prompt that the method spends, mean over layers and in the cache."""
+        short = {"max_new_tokens": 2}
+        requests = tuple(replace(one, generation=short) for one in samples.requests)
+        encoded = Encoded(replace(samples, requests=requests), samples.inputs)
+        answer = self.backend.answer(encoded, method.method, method.conditions(requests))
+        count = len(answer.traces)
+        mean = sum(trace.spent("mean") for trace in answer.traces) / count
+        return mean, sum(trace.spent("kv") for trace in answer.traces) / count
+
+
+def measured(bench: Bench, grid: Grid, table: BenchTable) -> Iterator[Timed]:
+    """Every case that the table does not hold yet, each written before it is given out."""
+    waiting = [case for case in cases(bench, grid) if not table.holds(case)]
+    if not waiting:
+        return
+    bencher = Bencher(bench, grid)
+    for case in waiting:
+        timed = bencher.measure(case)
+        table.add(timed)
+        yield timed

@@ -1,0 +1,99 @@
+"""Bench: methods beside the unpruned model, timed on drawn images, a row a case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from test_grid import MINE
+
+from prunebench.cli import main
+from prunebench.run.bench import AGAIN, cases, load
+from prunebench.run.keys import GridError
+from prunebench.run.options import OptionError
+
+QUICK = ["seconds=0", "pairs=2", "warmup=0", "new_tokens=2", "images=140x140"]
+
+BROKEN = MINE.replace("return tokens", "raise KeyError('no idea')\n#")
+
+
+def bench(out: Path, *words: str) -> tuple[int, Any]:
+    """The exit status, and the table by method."""
+    code = main(["bench", *QUICK, f"out={out}", *words])
+    return code, pd.read_csv(out / "bench.csv").set_index("method")
+
+
+def test_every_case_has_a_row_beside_the_unpruned_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, table = bench(tmp_path, "methods=divprune,pyramiddrop", "budgets=0.5,0.1", "batches=2")
+    assert code == 0
+    assert table.loc[AGAIN, ["tokens_available", "tokens_mean"]].tolist() == [25, 25]
+    assert table.loc["none", "status"] == "ok"
+    by_budget = table.loc["divprune"].set_index("budget")
+    assert by_budget["tokens_mean"].to_dict() == {0.5: 12.0, 0.1: 2.0}
+    assert by_budget.loc[0.5, "kv_bytes"] < by_budget.loc[0.5, "kv_bytes_baseline"]
+    # a budget that cannot be met is a row and no error
+    assert table.loc["pyramiddrop"].set_index("budget").loc[0.1, "status"] == "infeasible"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(table) + 1
+    assert lines[0].startswith(f"{AGAIN} 1.0, 140x140, batch 2: 25 of 25 tokens, prefill ")
+
+
+def test_phases_of_a_run_come_to_the_whole(tmp_path: Path) -> None:
+    bench(tmp_path, "methods=divprune", "budgets=0.5")
+    pairs = pd.read_parquet(tmp_path / "pairs.parquet")
+    runs = pairs.pivot_table("ms", ["method", "pair", "variant"], "phase")
+    parts = runs[["vision", "prefill", "decode"]].sum(axis=1) + runs["select"].fillna(0)
+    # `generate` itself, before the first forward and behind the last, is none of them
+    assert (parts <= runs["total"]).all()
+    assert (parts >= 0.5 * runs["total"]).all()
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
+    bench(tmp_path, "methods=divprune", "budgets=0.5")
+    before = (tmp_path / "bench.csv").read_bytes()
+    bench(tmp_path, "methods=divprune", "budgets=0.5")
+    assert (tmp_path / "bench.csv").read_bytes() == before
+    _, table = bench(tmp_path, "methods=divprune", "budgets=0.5", "new_tokens=3")
+    assert sorted(table.loc["divprune", "new_tokens"]) == [2, 3]
+
+
+def test_a_method_that_raises_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BROKEN)
+    out = tmp_path / "out"
+    code, table = bench(out, f"methods={tmp_path / 'mine.py'},divprune", "budgets=0.5")
+    assert code == 1
+    assert table.loc["mine", "status"] == "failed"
+    assert "no idea" in table.loc["mine", "reason"]
+    assert table.loc["divprune", "status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("images=448", "images has '448'; a size is written such as 448x448"),
+        ("batches=0", "batches has 0"),
+        ("pairs=0", "pairs is 0; it starts at 1"),
+        ("budgets=2.5x", "budgets"),
+        ("colour=red", "unknown key colour"),
+    ],
+)
+def test_a_wrong_option_is_named(word: str, part: str) -> None:
+    with pytest.raises((GridError, OptionError), match=part):
+        load([word])
+
+
+def test_cases_are_the_product_and_the_unpruned_model_comes_first() -> None:
+    question, grid = load(["methods=divprune", "budgets=0.5,0.25", "images=140x140,224x224"])
+    all_cases = cases(question, grid)
+    of_method = [case for case in all_cases if case.label == "divprune"]
+    assert [(case.image, case.budget) for case in of_method] == [
+        ("140x140", "0.5"),
+        ("140x140", "0.25"),
+        ("224x224", "0.5"),
+        ("224x224", "0.25"),
+    ]
+    assert all_cases[0].label == AGAIN
