@@ -141,12 +141,15 @@ def test_sweep_against_a_bare_loop(
         one = replace(grid(LOOP_METHODS, LOOP_BUDGETS, out), limit=samples)
         assert set(sweep(one).statuses.values()) == {"ok"}
 
-    for work in (partial(bare_loop, backend), swept):
+    works: dict[str, Callable[[int], None]] = {
+        "bare": partial(bare_loop, backend),
+        "swept": swept,
+    }
+    for work in works.values():
         work(LOOP_SAMPLES[0])
     ratios, wholes, fixed = [], [], []
     for pair in range(PAIRS):
         spent: dict[str, list[float]] = {"bare": [], "swept": []}
-        works = {"bare": partial(bare_loop, backend), "swept": swept}
         for samples in LOOP_SAMPLES:
             for name in sorted(works, reverse=pair % 2 == 0):
                 spent[name].append(seconds(partial(works[name], samples)))
