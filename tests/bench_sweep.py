@@ -37,6 +37,8 @@ LOOP_CELLS = 1 + (len(LOOP_METHODS) - 1) * len(LOOP_BUDGETS)
 LOOP_SAMPLES = (16, 64)
 PAIRS = 5
 
+load_once = cache(load_benchmark)
+
 
 def grid(methods: list[str], budgets: list[str], out: Path) -> Grid:
     return Grid(
@@ -56,7 +58,7 @@ def loaded_once() -> Any:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load", cache(models.load))
-        patch.setattr(runner, "load_benchmark", cache(load_benchmark))
+        patch.setattr(runner, "load_benchmark", load_once)
         # the model stays for the next sweep, so that nothing could be collected
         patch.setattr(runner, "collect", lambda: 0)
         yield
@@ -103,7 +105,7 @@ def test_shared_against_one_by_one(
 
 def bare_loop(backend: TransformersBackend, samples: int) -> None:
     """Methods bound to the model, and the backend's own reading, encoding and answering."""
-    questions = runner.load_benchmark(TaskSource("scenes_mixed", samples, MAX_PIXELS, None))
+    questions = load_once(TaskSource("scenes_mixed", samples, MAX_PIXELS, None))
     requests = questions.requests
     cells = []
     for method in LOOP_METHODS:
