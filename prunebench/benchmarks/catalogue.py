@@ -24,6 +24,7 @@ from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.request import TaskError
 from prunebench.benchmarks.served import GENERATE, unserved
 from prunebench.border import images
+from prunebench.border.late import uncollected
 from prunebench.border.text import message, one_line, short_path
 
 PACKAGE = "prunebench.tasks"
@@ -97,7 +98,8 @@ def load_task(
         if not file.is_file():
             raise TaskError(f"no task file {short_path(name)}")
     with quiet(), judge.loadable():
-        from prunebench.benchmarks import lmms
+        with uncollected():
+            from prunebench.benchmarks import lmms
 
         if file is None:
             beside = [*_built_in(), *_suites()]
@@ -122,7 +124,8 @@ def check_access(name: str) -> None:
     if name in _built_in():
         return
     with quiet(), judge.loadable():
-        from prunebench.benchmarks import lmms
+        with uncollected():
+            from prunebench.benchmarks import lmms
 
         if _is_file(name):
             config = lmms.read_config(Path(name))

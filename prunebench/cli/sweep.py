@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunebench.border.late import uncollected
 from prunebench.border.text import clean, one_line
 from prunebench.cli.completion import any_of, completed_by, files, key_values
 from prunebench.cli.ending import FAILED, say
@@ -75,10 +76,11 @@ def sweep(arguments: argparse.Namespace) -> int:
     from prunebench.cli.bars import SweepBar
     from prunebench.cli.screen import print_rich, quiet_libraries, width
 
-    grid = grid_of(arguments.grid)
-    quiet_libraries()
-    from prunebench import report
-    from prunebench.run import runner
+    with uncollected():
+        grid = grid_of(arguments.grid)
+        quiet_libraries()
+        from prunebench import report
+        from prunebench.run import runner
 
     console = Console(stderr=True)
     with SweepBar(console, arguments.check) as bar:

@@ -97,7 +97,9 @@ class PrefillFlops:
         alone = inputs()
         rows = alone["input_ids"].shape[0]
         if rows != 1:
-            raise ValueError(f"FLOPs are those of one sample, and the inputs are of {rows}")
+            raise ValueError(
+                f"FLOPs are those of one sample, and these are inputs of {rows} samples"
+            )
         flops = self.family.vision_flops(self.model.config, alone)
         if pictures is not None:
             self._encoders[pictures] = flops
