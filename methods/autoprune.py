@@ -177,7 +177,7 @@ class AutoPrune(Pruner):
         if stage.keep < there:
             keep: Keep = melted(tokens, order, unmerged_count(there, stage.keep), stage.keep)
             return keep
-        stay = min(there, self.own(tokens)["keep_counts"][tokens.site.layer - 2].item())
+        stay = min(there, int(self.own(tokens)["keep_counts"][tokens.site.layer - 2]))
         keep = melted(tokens, order, stay, stay + cluster_count(there - stay))
         return keep
 

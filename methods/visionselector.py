@@ -101,4 +101,5 @@ class Scorer(nn.Module):
         # product a token
         key = self.k_proj(features.mean(0))
         scores: Tensor = features @ (key @ self.q_proj.weight) + key @ self.q_proj.bias
-        return scores / len(key) ** 0.5
+        scaled: Tensor = scores / len(key) ** 0.5
+        return scaled

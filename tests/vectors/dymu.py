@@ -66,8 +66,7 @@ def row_orders(vector: Vector, count: int) -> list[Tensor]:
     orders = [torch.arange(count)]
     for number, threshold in enumerate(vector.meta["thresholds"]):
         order = orders[-1]
-        metric = torch.zeros(count, vector.tensors[f"stage{number}.keys"].shape[-1])
-        metric[order] = vector.tensors[f"stage{number}.keys"][:, first:].mean(0)
-        rows = Rows(order, metric, metric, torch.ones(count), bool(first))
-        orders.append(rows.pairs(rows.above(threshold)).order)
+        metric = vector.tensors[f"stage{number}.keys"][:, first:].mean(0)
+        rows = Rows(order, metric, metric, torch.ones(len(order)), bool(first))
+        orders.append(rows.merged(rows.pairs(rows.above(threshold))).order)
     return orders
