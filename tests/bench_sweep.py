@@ -101,7 +101,7 @@ def test_sweep_against_a_bare_loop(
     1.02), as CPU time in pairs of alternating order. A sweep binds, guards, stores and scores.
     """
     backend = TransformersBackend.load(ModelSetup("tiny-qwen2.5-vl"))
-    questions = load_benchmark(TaskSource("scenes_mixed", LOOP_SAMPLES, MAX_PIXELS, None))
+    questions = load_benchmark(TaskSource("scenes", LOOP_SAMPLES, MAX_PIXELS, None))
     requests = questions.requests
     starts = range(0, len(requests), backend.batch)
     groups = [requests[start : start + backend.batch] for start in starts]

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from prunebench.benchmarks import Request
 from prunebench.border.text import message, one_line
 from prunebench.budget import Budget, BudgetError
@@ -161,23 +164,32 @@ def _tokens(trace: SampleTrace, available: int) -> Row:
 
 
 def _evidence(request: Request, trace: SampleTrace, layout: Layout, sizes: Sequence[Size]) -> Row:
-    """Where the question has an evidence box and one image.
+    """Where the question has evidence boxes and one image.
 
-    Recall is averaged over the LLM's layers, as a mean budget is: at one budget a method that keeps
+    All is averaged over the LLM's layers, as a mean budget is: at one budget a method that keeps
     all for two layers and few from there on stands beside one that keeps some throughout.
     """
-    if request.evidence_box is None or len(sizes) != 1:
+    if request.evidence_boxes is None or len(sizes) != 1:
         return {}
     try:
-        mask = evidence_mask(layout, request.evidence_box, sizes[0])
+        masks = [evidence_mask(layout, box, sizes[0]) for box in request.evidence_boxes]
     except ValueError:
         # a box that is not in the image: the answer counts, its evidence is not known
         return {}
-    recalls = [recall(trace.alive(layer), mask) for layer in range(len(trace.entering))]
-    return {
-        "evidence_recall": sum(recalls) / len(recalls),
-        "evidence_tokens": int(mask.sum()),
-    }
+    alive = [trace.alive(layer) for layer in range(len(trace.entering))]
+    answerable = [_all_visible(masks, kept) for kept in alive]
+    row: Row = {"perfect": sum(answerable) / len(alive)}
+    if masks:
+        mask = torch.stack(masks).any(0)
+        recalls = [recall(kept, mask) for kept in alive]
+        row["evidence_recall"] = sum(recalls) / len(alive)
+        row["evidence_tokens"] = int(mask.sum())
+    return row
+
+
+def _all_visible(masks: Sequence[Tensor], kept: Tensor) -> bool:
+    """Whether of each of the masks [N] a token is among the `kept` [K]."""
+    return all(bool(mask[kept].any()) for mask in masks)
 
 
 def _video(samples: Samples, number: int) -> Row:
