@@ -86,7 +86,7 @@ class GPrune(ScorePruner):
 
     def flow(self, features: Tensor) -> Tensor:
         """[n] what arrives at the tokens of one graph."""
-        cosine = cosines(features)
+        cosine = cosines(features).clamp_(max=1)  # rounding may give parallel tokens more
         # a token is its own neighbour, which rounding may deny one of length 0
         is_edge = (cosine > self.similarity).fill_diagonal_(True)
         edges = (cosine / self.temperature).masked_fill(~is_edge, -torch.inf).softmax(-1)
