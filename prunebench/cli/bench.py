@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunebench.border.text import clean, short_path
-from prunebench.cli.completion import completed_by, key_values
+from prunebench.cli.completion import add_options
 from prunebench.cli.ending import FAILED
 from prunebench.cli.parser import Commands, add_command
 from prunebench.run.keys import Key, keys_of
@@ -36,13 +36,7 @@ def add_commands(commands: Commands) -> None:
         keys=bench_keys,
         kept="finished cases are kept",
     )
-    words = parser.add_argument(
-        "options",
-        nargs="*",
-        metavar="key=value",
-        help="options, METHOD.SETTING=value for a method's own settings",
-    )
-    completed_by(words, key_values(bench_keys))
+    add_options(parser, bench_keys, "options, METHOD.SETTING=value for a method's own settings")
 
 
 def bench_keys() -> Sequence[Key]:

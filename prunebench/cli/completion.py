@@ -80,6 +80,14 @@ def key_values(keys: Callable[[], Sequence[Key]]) -> Callable[..., Iterable[str]
     return completer
 
 
+def add_options(
+    parser: argparse.ArgumentParser, keys: Callable[[], Sequence[Key]], about: str = "options"
+) -> None:
+    """Let a command take key=value words, which are completed; help says what they are `about`."""
+    words = parser.add_argument("options", nargs="*", metavar="key=value", help=about)
+    completed_by(words, key_values(keys))
+
+
 def any_of(*completers: Callable[..., Iterable[str]]) -> Callable[..., Iterable[str]]:
     """Completes what any of them does."""
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from prunebench.border.text import clean
-from prunebench.cli.completion import completed_by, key_values
+from prunebench.cli.completion import add_options
 from prunebench.cli.parser import Commands, add_command
 from prunebench.run.keys import Key, keys_of
 
@@ -21,13 +21,7 @@ def add_commands(commands: Commands) -> None:
         examples=("prunebench show method=fastv,divprune budget=0.25 image=photo.jpg",),
         keys=view_keys,
     )
-    words = parser.add_argument(
-        "options",
-        nargs="*",
-        metavar="key=value",
-        help="options, METHOD.SETTING=value for a method's own settings",
-    )
-    completed_by(words, key_values(view_keys))
+    add_options(parser, view_keys, "options, METHOD.SETTING=value for a method's own settings")
 
 
 def view_keys() -> Sequence[Key]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prunebench.border.bounds import path
-from prunebench.cli.completion import completed_by, key_values, method_names
+from prunebench.cli.completion import add_options, completed_by, method_names
 from prunebench.cli.keys import bounded_keys
 from prunebench.cli.options import ReinforceOptions, TrainOptions, schedule_of
 from prunebench.cli.parser import Commands, add_command
@@ -32,13 +32,7 @@ def add_commands(commands: Commands) -> None:
     )
     method = parser.add_argument("method", metavar="METHOD", help="a name, or a file of your own")
     completed_by(method, method_names)
-    words = parser.add_argument(
-        "options",
-        nargs="*",
-        metavar="key=value",
-        help="options, METHOD.SETTING=value for the method's own settings",
-    )
-    completed_by(words, key_values(train_keys))
+    add_options(parser, train_keys, "options, METHOD.SETTING=value for the method's own settings")
     parser = add_command(
         commands,
         "reinforce",
@@ -48,8 +42,7 @@ def add_commands(commands: Commands) -> None:
         keys=reinforce_keys,
         kept="finished steps are kept",
     )
-    words = parser.add_argument("options", nargs="*", metavar="key=value", help="options")
-    completed_by(words, key_values(reinforce_keys))
+    add_options(parser, reinforce_keys)
     parser = add_command(
         commands,
         "testbed",
@@ -60,8 +53,7 @@ def add_commands(commands: Commands) -> None:
     )
     parser.add_argument("action", choices=("train",))
     parser.add_argument("out", type=Path, metavar="FOLDER", help="the folder of the run")
-    words = parser.add_argument("options", nargs="*", metavar="key=value", help="options")
-    completed_by(words, key_values(testbed_keys))
+    add_options(parser, testbed_keys)
 
 
 def train_keys() -> list[Key]:

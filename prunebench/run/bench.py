@@ -129,7 +129,7 @@ def size_of(text: str) -> tuple[int, int]:
     """Width and height in pixels; raises GridError."""
     match = SIZE.fullmatch(text)
     if match is None:
-        raise GridError(f"images has {text!r}; a size is written such as 448x448, from 28 to 9999")
+        raise GridError(f"images has {text!r}; a size is written such as 448x448, from 10 to 9999")
     return int(match[1]), int(match[2])
 
 
