@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert (tmp_path / "bench.csv").read_bytes() == before
     _, table = bench(tmp_path, "methods=divprune", "budgets=0.5", "new_tokens=3")
     assert sorted(table.loc["divprune", "new_tokens"]) == [2, 3]
+
+
+def test_a_method_with_other_settings_is_measured(tmp_path: Path) -> None:
+    bench(tmp_path, "methods=fastv", "budgets=0.5")
+    _, table = bench(tmp_path, "methods=fastv", "budgets=0.5", "fastv.layer=1")
+    layers = [json.loads(settings)["layer"] for settings in table.loc["fastv", "settings"]]
+    assert layers == [2, 1]
 
 
 def test_a_method_that_raises_fails_alone(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Both are written anew after every case, so that a bench that is stopped goes on 
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,6 @@ from prunebench.study.columns import COST
 
 BENCH = "bench.csv"
 PAIRS = "pairs.parquet"
-
-CASE = ("method", "budget", "image", "batch")
-"""The columns that tell a case from the others of its bench."""
 
 
 class BenchTable:
@@ -79,8 +77,16 @@ def _about(bench: Bench, setup: ModelSetup) -> dict[str, str]:
 
 
 def _named(case: Case) -> dict[str, str]:
-    values = case.label, case.budget, case.image, str(case.batch)
-    return dict(zip(CASE, values, strict=True))
+    """What tells a case from others, as text: a method with other settings or code is another."""
+    variant = None if case.cell is None else case.cell.variant
+    return {
+        "method": case.label,
+        "budget": case.budget,
+        "image": case.image,
+        "batch": str(case.batch),
+        "settings": "" if variant is None else json.dumps(variant.settings(), sort_keys=True),
+        "code": "" if variant is None else variant.source()[:16],
+    }
 
 
 def _numbers(timed: Timed) -> dict[str, Any]:
@@ -120,7 +126,8 @@ def _are(table: pd.DataFrame, key: dict[str, str]) -> pd.Series[bool]:
     """Which rows have the key."""
     same = pd.Series(True, index=table.index)
     for name, value in key.items():
-        same &= table[name].astype(str) == value
+        # a table of an older version lacks some: its rows are of other cases
+        same &= table[name].astype(str) == value if name in table else False
     return same
 
 
