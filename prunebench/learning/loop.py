@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,20 +28,29 @@ def no_progress(step: int, steps: int, figures: Figures) -> None:
     """For runs that nobody watches."""
 
 
+def nothing_to_check(step: int, figures: Figures) -> None:
+    """For runs that go on whatever their figures."""
+
+
 @dataclass
 class Course:
     """What a run repeats.
 
     `weights` gives what it learns, by name, as the very tensors that learn; `step` does one update,
-    of the number it is called with, and gives figures by name; `rate` is the learning rate of a
-    step. `facts` are plain data to keep in the checkpoint.
+    of the number it is called with, and gives figures by name: NaN where there is none, and tensors
+    where asking for the number would wait for a GPU. `rate` is the learning rate of a step with
+    that share of the run's time left. `check` is called with each line of the log, of which there
+    is one at the `marks`, too, and raises RunError where going on is of no use. `facts` are plain
+    data to keep in the checkpoint.
     """
 
     steps: int
     weights: Callable[[], Mapping[str, Tensor]]
     optimizer: torch.optim.Optimizer
-    rate: Callable[[int], float]
-    step: Callable[[int], Mapping[str, float]]
+    rate: Callable[[int, float], float]
+    step: Callable[[int], Mapping[str, float | Tensor]]
+    check: Callable[[int, Figures], None] = nothing_to_check
+    marks: tuple[int, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,12 +59,14 @@ class Pace:
     """How often a run writes a line of its log, says how far it is, and saves.
 
     The log has a line every `log_every` steps, of which those that `report_every` divides are
-    reported. A checkpoint is written when the last one is `checkpoint_seconds` old.
+    reported. A checkpoint is written when the last one is `checkpoint_seconds` old. After `seconds`
+    in all the run ends, wherever it is; its learning rate falls to its end by then.
     """
 
     log_every: int = 10
     report_every: int = 1
     checkpoint_seconds: float = 60.0
+    seconds: float = math.inf
 
 
 def learn(
@@ -70,27 +82,35 @@ def learn(
     if begin is not None:
         _take_up(course, begin, run)
     run.log.restore(state.log)
-    totals = defaultdict[str, list[float]](list)
+    totals = defaultdict[str, list[float | Tensor]](list)
     for name, values in state.totals.items():
         totals[name] = list(values)
     start = saved_at = time.monotonic()
+    seconds = state.seconds
     # from 1, as logs and checkpoints count; `course` counts from 0
     for step in range(state.step + 1, course.steps + 1):
+        rate = course.rate(step - 1, max(0.0, 1 - seconds / pace.seconds))
         for group in course.optimizer.param_groups:
-            group["lr"] = course.rate(step - 1)
+            group["lr"] = rate
         for name, value in course.step(step - 1).items():
-            totals[name].append(float(value))
+            totals[name].append(value)
         now = time.monotonic()
-        last = step == course.steps
         seconds = state.seconds + now - start
-        if step % pace.log_every == 0 or last:
-            figures = {name: sum(values) / len(values) for name, values in totals.items()}
+        last = step == course.steps or seconds >= pace.seconds
+        saving = last or now - saved_at >= pace.checkpoint_seconds
+        logged = step % pace.log_every == 0 or last or step in course.marks
+        if logged or saving:
+            # what is no number must be known before it is kept
+            totals.update(_numbers(totals, step, course.optimizer))
+        if logged:
+            figures = {name: _mean(values) for name, values in totals.items()}
             totals.clear()
-            row: Row = {"step": step, "seconds": round(seconds, 1), "rate": course.rate(step - 1)}
+            row: Row = {"step": step, "seconds": round(seconds, 1), "rate": rate}
             run.log.add(row | figures)
             if step % pace.report_every == 0 or last:
                 progress(step, course.steps, figures)
-        if last or now - saved_at >= pace.checkpoint_seconds:
+            course.check(step, figures)
+        if saving:
             latest = _state(run, course, step, seconds, totals)
             run.save(latest)
             saved_at = now
@@ -143,6 +163,32 @@ def require_number(
     )
 
 
+def _numbers(
+    totals: Mapping[str, list[float | Tensor]], step: int, optimizer: torch.optim.Optimizer
+) -> dict[str, list[float | Tensor]]:
+    """The figures as numbers, asked for all at once: every single one would wait for the GPU.
+
+    Raises RunError where the loss or the gradient's norm is none.
+    """
+    numbers: dict[str, list[float | Tensor]] = {}
+    for name, values in totals.items():
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if tensors:
+            read = iter(torch.stack([value.detach().float() for value in tensors]).tolist())
+            values = [next(read) if isinstance(value, Tensor) else value for value in values]
+        numbers[name] = list(values)
+    for name, what in (("loss", "the loss"), ("norm", "the gradient's norm")):
+        for value in numbers.get(name, []):
+            require_number(float(value), what, step - 1, optimizer)
+    return numbers
+
+
+def _mean(values: Sequence[float | Tensor]) -> float:
+    """The mean of the values that are numbers, NaN where none is."""
+    numbers = [float(value) for value in values if not math.isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else math.nan
+
+
 def _take_up(course: Course, state: State, run: Run) -> None:
     """Put a checkpoint's weights and the optimizer's state in place; raises RunError, before any
     is, where they do not fit.
@@ -167,7 +213,11 @@ def _take_up(course: Course, state: State, run: Run) -> None:
 
 
 def _state(
-    run: Run, course: Course, step: int, seconds: float, totals: Mapping[str, list[float]]
+    run: Run,
+    course: Course,
+    step: int,
+    seconds: float,
+    totals: Mapping[str, Sequence[float | Tensor]],
 ) -> State:
     """Where the run stands after a step."""
     return State(
@@ -176,6 +226,6 @@ def _state(
         step=step,
         seconds=seconds,
         log=list(run.log.rows),
-        totals={name: list(values) for name, values in totals.items()},
+        totals={name: list(map(float, values)) for name, values in totals.items()},
         facts=dict(course.facts),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from prunebench.border.bounds import check, number, whole
 
@@ -43,20 +44,27 @@ class Schedule:
         return self.learning_rate * 0.5 * (1 + math.cos(progress))
 
 
-def staged_rate(step: int, stages: Sequence[int], warmup: int, decay: float) -> float:
+def staged_rate(
+    step: int, stages: Sequence[int], warmup: int, decay: float, time_left: float = 1.0
+) -> float:
     """The share of the highest learning rate at a step of several stages.
 
     A linear warm-up of `warmup` steps begins every stage, for the weights that it adds have no
-    history; over the last `decay` (0..1) of all steps the rate falls linearly, to a fiftieth.
+    history; over the last `decay` (0..1) of all steps, or of the time, of which the share
+    `time_left` is left, the rate falls linearly, to a fiftieth.
     """
-    since = step  # steps since the stage began
-    for steps in stages:
-        if since < steps:
-            break
-        since -= steps
+    since = step - sum(stages[: stage_of(step, stages)])  # steps since the stage began
     every = sum(stages)
-    left = (every - step) / max(1.0, decay * every)
+    left = min((every - step) / max(1.0, decay * every), time_left / max(decay, 1e-9))
     return min(1.0, (since + 1) / warmup, 0.02 + 0.98 * left)
+
+
+def stage_of(step: int, stages: Sequence[int]) -> int:
+    """The number of the stage that a step belongs to; behind the last one, the last."""
+    for number, end in enumerate(accumulate(stages)):
+        if step < end:
+            return number
+    return len(stages) - 1
 
 
 @dataclass(frozen=True)

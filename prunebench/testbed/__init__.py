@@ -5,11 +5,12 @@ are asked about.
 from pathlib import Path
 from typing import Literal, get_args
 
-from prunebench.testbed.scenes import KINDS, Question, Scene, SceneObject, ask, sample, scene
+from prunebench.testbed.questions import KINDS, Question, ask, sample
+from prunebench.testbed.scenes import Scene, SceneObject, scene
 
 _HERE = Path(__file__).parent
 
-Embedded = Literal["tiny-qwen2.5-vl", "tiny-llava-1.5", "tiny-llava-next"]
+Embedded = Literal["tiny-qwen2.5-vl", "tiny-qwen3-vl", "tiny-llava-1.5", "tiny-llava-next"]
 """The names of the miniature LVLMs."""
 
 DEFAULT: Embedded = "tiny-qwen2.5-vl"

@@ -2,139 +2,205 @@
 behind each image.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prunebench.learning.schedule import stage_of
 from prunebench.testbed.drawing import SHAPES
+from prunebench.testbed.questions import END, KINDS, Question, ask
 from prunebench.testbed.scenes import (
     COLOURS,
     DIGITS,
     FINE_SIZE,
-    KINDS,
     RESOLUTIONS,
+    SMALLEST,
     TOKEN_PIXELS,
     Box,
-    Question,
     Scene,
-    ask,
     fine_scene,
     scene,
 )
 
+SIDE_STEPS = (SMALLEST, 40, 48, 56, 66, 78, 90)
+"""Sides from which on an object counts as so large."""
+
 LABELS = {
     "colour": len(COLOURS) + 1,
     "shape": len(SHAPES) + 1,
-    "digit": len(DIGITS) + 1,
+    "tens": len(DIGITS) + 1,
+    "ones": len(DIGITS) + 1,
+    "side": len(SIDE_STEPS) + 1,
     "centre": 2,
 }
 """What a token is labelled with, and the number of classes; class 0 is "nothing"."""
-WORDS = 5  # the longest question with its answer: "digit on red square 7"
-MIX = ("count", "exist", "exist", "digit", "color", "shape", "digit")
 NO_TARGET = -100
+
+Boxes = Callable[[int, int], NDArray[np.float64]]
+"""What each visual token of an image of (width, height) sees, [N, 4]."""
 
 
 @dataclass(frozen=True)
-class SceneBatch:
-    """B scenes with Q questions each, all of one size, in N visual tokens in reading order."""
+class Batch:
+    """A batch whose fields are tensors."""
+
+    def to(self, device: str) -> Self:
+        """The batch on a device, without waiting for it."""
+        return replace(
+            self,
+            **{part.name: getattr(self, part.name).to(device, non_blocking=True) for part in fields(self)},
+        )
+
+    def pin_memory(self) -> Self:
+        """The batch in memory that a GPU reads by itself."""
+        return replace(
+            self, **{part.name: getattr(self, part.name).pin_memory() for part in fields(self)}
+        )
+
+
+@dataclass(frozen=True)
+class SceneBatch(Batch):
+    """B scenes with Q questions each, all of one size, in N visual tokens in reading order.
+
+    The questions of a scene stand behind one another in T words, each with its answer.
+    """
 
     pixels: Tensor  # [B, height, width, 3] uint8
     labels: Tensor  # [B, len(LABELS), N] class of every token
-    words: Tensor  # [B, Q, WORDS] ids: question, answer, padding
-    targets: Tensor  # [B, Q, WORDS] the id to predict from each place, NO_TARGET where none
-    last: Tensor  # [B, Q] place of the question's last word
+    words: Tensor  # [B, T] ids, padded
+    owner: Tensor  # [B, T] number of the question that a word belongs to; Q for padding
+    order: Tensor  # [B, T] place of a word in its question, from 0
+    targets: Tensor  # [B, T] the id to predict from each place, NO_TARGET where none
+    # [B, Q, 2] places of the words that foretell the first and the last word of the answer
+    ends: Tensor
     evidence: Tensor  # [B, Q, N] tokens the answer lies in; all False without an evidence box
     kinds: Tensor  # [B, Q] index into KINDS
 
 
 @dataclass(frozen=True)
 class WordIds:
-    """How a tokenizer numbers words: `encode` turns a text into ids, `end` ends an answer, `pad`
-    fills up.
-    """
+    """How a tokenizer numbers words; `pad` fills up."""
 
-    encode: Callable[[str], list[int]]
-    end: int
+    numbers: Mapping[str, int]
     pad: int
 
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        return [self.numbers[word] for word in text.replace(END, f" {END} ").split()]
 
-def batch(
-    seed: int,
-    step: int,
-    *,
-    boxes: Callable[[int, int], NDArray[np.float64]],
-    tokens: int,
-    questions: int,
-    colour_keyed: int,
-    ids: WordIds,
-    fine: float = 0.0,
-) -> SceneBatch:
-    """The batch of a step, a pure function of its arguments: about `tokens` visual tokens of scenes
-    of one resolution.
 
-    Every step sees fresh scenes; of the questions behind each image `colour_keyed` name a colour
-    alone. `boxes` says what each visual token of an image of (width, height) sees, [N, 4]; `fine`
-    is the share of steps whose scenes are fine ones.
+@dataclass(frozen=True)
+class SceneBatches:
+    """Calling it with a step gives that step's batch, a pure function: about `tokens` visual tokens
+    of scenes of one resolution.
+
+    Every step sees fresh scenes with so many `questions` behind each image. `shares` says how often
+    a kind of question comes beside the others; of `fine` of the steps the scenes are fine ones.
     """
-    rng = np.random.default_rng([seed, step, 3])
 
-    def scenes_of_size(size: tuple[int, int]) -> int:
-        return max(1, tokens // len(boxes(*size)))
+    seed: int
+    boxes: Boxes
+    tokens: int
+    questions: int
+    ids: WordIds
+    shares: Mapping[str, float]
+    fine: float = 0.0
 
-    scenes = draw(seed, rng, scenes_of_size, fine)
-    areas = boxes(scenes[0].width, scenes[0].height)
-    packed = _pack(scenes, rng, questions, colour_keyed, ids, areas)
-    labels = [token_labels(about, areas) for about in scenes]
-    return SceneBatch(
-        pixels=torch.from_numpy(np.stack([about.render() for about in scenes])),
-        labels=torch.from_numpy(np.stack(labels)),
-        **{name: torch.from_numpy(values) for name, values in packed.items()},
-    )
+    def __call__(self, step: int) -> SceneBatch:
+        rng = np.random.default_rng([self.seed, step, 3])
+
+        def scenes_of_size(size: tuple[int, int]) -> int:
+            return max(1, self.tokens // len(self.boxes(*size)))
+
+        scenes = draw(self.seed, rng, scenes_of_size, self.fine)
+        areas = self.boxes(scenes[0].width, scenes[0].height)
+        questions = [self._questions(about, rng) for about in scenes]
+        labels = [token_labels(about, areas) for about in scenes]
+        return SceneBatch(
+            pixels=torch.from_numpy(np.stack([about.render() for about in scenes])),
+            labels=torch.from_numpy(np.stack(labels)),
+            **_packed(questions, areas, self.ids),
+        )
+
+    def _questions(self, about: Scene, rng: np.random.Generator) -> list[Question]:
+        """So many questions as the scene has, kinds by their shares."""
+        kinds, shares = list(self.shares), np.array(list(self.shares.values()))
+        edges = np.cumsum(shares / shares.sum())
+        questions: list[Question] = []
+        lacking = set()
+        while len(questions) < self.questions:
+            place = int(np.searchsorted(edges, rng.random(), side="right"))
+            kind = kinds[min(place, len(kinds) - 1)]
+            question = None if kind in lacking else ask(about, kind, rng)
+            if question is not None:
+                questions.append(question)
+                continue
+            lacking.add(kind)
+            if len(lacking) == len(kinds):  # nothing that is asked for: something that all have
+                kinds, edges = ["count"], np.ones(1)
+                lacking = set()
+        return questions
 
 
-def _pack(
-    scenes: list[Scene],
-    rng: np.random.Generator,
-    questions: int,
-    colour_keyed: int,
-    ids: WordIds,
-    areas: NDArray[np.float64],
-) -> dict[str, NDArray[Any]]:
-    """The parts of a SceneBatch that are of its questions, which are drawn scene by scene."""
-    shape = len(scenes), questions
-    words = np.full((*shape, WORDS), ids.pad)
-    targets = np.full((*shape, WORDS), NO_TARGET)
-    last = np.zeros(shape, np.int64)
-    kinds = np.zeros(shape, np.int64)
-    evidence = np.zeros((*shape, len(areas)), bool)
-    for row, about in enumerate(scenes):
-        for column in range(questions):
-            kind = MIX[column] if column < len(MIX) else str(rng.choice(KINDS))
-            question = ask(about, kind, rng)
-            if column >= questions - colour_keyed:
-                # in place of the one above, which was drawn: the seeds of the shipped models count
-                question = _colour_keyed(about, rng)
-            text = ids.encode(f"{question.text} {question.answer}")
-            # every answer is one word: the one before it foretells the answer, the answer its end
-            end_of_question = len(text) - 2
-            words[row, column, : len(text)] = text
-            last[row, column] = end_of_question
-            targets[row, column, end_of_question : len(text)] = text[-1], ids.end
-            kinds[row, column] = KINDS.index(question.kind)
-            if question.evidence is not None:
-                evidence[row, column] = box_tokens(question.evidence, areas)
-    return {
-        "words": words,
-        "targets": targets,
-        "last": last,
-        "evidence": evidence,
-        "kinds": kinds,
-    }
+@dataclass(frozen=True)
+class Staged:
+    """Calling it with a step gives the batch of the stage that the step belongs to."""
+
+    stages: tuple[int, ...]  # steps of each
+    parts: tuple[Callable[[int], Any], ...]
+
+    def __call__(self, step: int) -> Any:
+        return self.parts[stage_of(step, self.stages)](step)
+
+
+def _packed(
+    questions: list[list[Question]], areas: NDArray[np.float64], ids: WordIds
+) -> dict[str, Tensor]:
+    """The parts of a SceneBatch that are of its questions, scene by scene."""
+    count = len(questions[0])
+    texts = [[_text(question, ids) for question in row] for row in questions]
+    length = max(sum(len(text) for text, _ in row) for row in texts)
+    length += -length % 8  # kernels like such lengths best
+    shape = len(questions), length
+    words, order = np.full(shape, ids.pad), np.zeros(shape, np.int64)
+    owner, targets = np.full(shape, count), np.full(shape, NO_TARGET)
+    ends = np.zeros((len(questions), count, 2), np.int64)
+    evidence = np.zeros((len(questions), count, len(areas)), bool)
+    kinds = np.zeros((len(questions), count), np.int64)
+    for row, scene_questions in enumerate(questions):
+        first = 0
+        tokens_of: dict[Box, NDArray[np.bool_]] = {}
+        for number, question in enumerate(scene_questions):
+            text, answer = texts[row][number]
+            last = first + len(text)
+            words[row, first:last] = text
+            owner[row, first:last] = number
+            order[row, first:last] = np.arange(len(text))
+            # the last word of the question foretells the answer, the answer its end
+            start = last - answer - 1
+            targets[row, start : last - 1] = words[row, start + 1 : last]
+            targets[row, last - 1] = ids.numbers[END]
+            ends[row, number] = start, last - 2
+            kinds[row, number] = KINDS.index(question.kind)
+            for box in question.evidence:
+                if box not in tokens_of:
+                    tokens_of[box] = box_tokens(box, areas)
+                evidence[row, number] |= tokens_of[box]
+            first = last
+    parts = {"words": words, "owner": owner, "order": order, "targets": targets, "ends": ends}
+    parts |= {"evidence": evidence, "kinds": kinds}
+    return {name: torch.from_numpy(values) for name, values in parts.items()}
+
+
+def _text(question: Question, ids: WordIds) -> tuple[list[int], int]:
+    """The ids of a question with its answer, and the number of words of the answer."""
+    answer = ids.encode(question.answer)
+    return [*ids.encode(question.prompt), *answer], len(answer)
 
 
 def draw(
@@ -143,30 +209,18 @@ def draw(
     count: Callable[[tuple[int, int]], int],
     fine: float = 0.0,
     sizes: tuple[tuple[int, int], ...] = tuple(RESOLUTIONS),
-    complexity: int | None = None,
+    objects: int | None = None,
 ) -> list[Scene]:
     """Scenes of one of the sizes, which is drawn; `count` says how many of a size, `fine` how often
-    they are fine ones.
+    they are fine ones, `objects` how many lie in each.
     """
-    # no draw where there are none: what a seed gives must not depend on a share that is not used
-    if fine and rng.random() < fine:
+    if rng.random() < fine:
         numbers = rng.integers(2**31, size=count(FINE_SIZE))
         return [fine_scene(seed, int(index)) for index in numbers]
     shares = np.array([RESOLUTIONS[size] for size in sizes])
     size = sizes[rng.choice(len(sizes), p=shares / shares.sum())]
     numbers = rng.integers(2**31, size=count(size))
-    return [scene(seed, int(index), size=size, complexity=complexity) for index in numbers]
-
-
-def _colour_keyed(about: Scene, rng: np.random.Generator) -> Question:
-    """A question that names nothing but a colour, if a few tries find one: left to chance these are
-    rare and learnt last.
-    """
-    for _ in range(10):
-        question = ask(about, str(rng.choice(("shape", "digit", "exist"))), rng)
-        if question.text.split()[-1] in COLOURS:
-            break
-    return question
+    return [scene(seed, int(index), size=size, count=objects) for index in numbers]
 
 
 def cells(width: int, height: int) -> NDArray[np.float64]:
@@ -187,15 +241,12 @@ def token_labels(about: Scene, boxes: NDArray[np.float64]) -> NDArray[np.int64]:
     owner = np.where(share.max(0) >= 0.2, share.argmax(0), -1)
     labels = np.zeros((len(LABELS), len(boxes)), np.int64)
     for number, thing in enumerate(about.objects):
-        x0, y0, x1, y1 = thing.box
-        colour = COLOURS.index(thing.colour) + 1
-        shape = SHAPES.index(thing.shape) + 1
-        digit = 0 if thing.digit is None else int(thing.digit) + 1
-        owned = owner == number
-        labels[0, owned] = colour
-        labels[1, owned] = shape
-        labels[2, owned] = digit
-        labels[3, holds(boxes, (x0 + x1) // 2, (y0 + y1) // 2)] = 1
+        digits = (thing.number or "").rjust(2)
+        tens, ones = (DIGITS.index(digit) + 1 if digit != " " else 0 for digit in digits)
+        side = int(np.searchsorted(SIDE_STEPS, thing.side, side="right"))
+        looks = COLOURS.index(thing.colour) + 1, SHAPES.index(thing.shape) + 1, tens, ones, side
+        labels[:5, owner == number] = np.array(looks)[:, None]
+        labels[5, holds(boxes, *thing.centre)] = 1
     return labels
 
 

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunebench.testbed.batches import coverage, draw, holds, token_labels
+from prunebench.testbed.batches import Batch, coverage, draw, holds, token_labels
 from prunebench.testbed.scenes import (
-    COMPLEXITIES,
     FINE_SIZE,
+    MOST_OBJECTS,
     RESOLUTIONS,
     Scene,
     SceneObject,
@@ -21,7 +22,7 @@ from prunebench.testbed.views import Boxes, thumbnail_boxes, thumbnails, tile_bo
 
 Phrase = frozenset[str]
 """Words that one object is described by."""
-QUESTIONS = ("", "any", "color of", "shape of", "digit on")
+QUESTIONS = ("", "any", "color of", "shape of", "number on")
 """What may stand before the description of one object: the text tower will be given questions, too.
 """
 NOTHING = "no objects"
@@ -45,7 +46,7 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class ViewBatch:
+class ViewBatch(Batch):
     """V views with a caption each."""
 
     views: Tensor  # [V, 3, SIDE, SIDE] uint8
@@ -54,33 +55,55 @@ class ViewBatch:
     true: Tensor  # [V, V] whether the caption (column) is true of the view (row); its own always is
 
 
-def view_batch(
-    seed: int,
-    step: int,
-    *,
-    images: int,
-    fine: float,
-    crowded: int,
-    encode: Callable[[list[str]], Tensor],
-) -> ViewBatch:
-    """The batch of a step, a pure function of its arguments: `images` thumbnails and tiles of
-    scenes of one resolution.
+@dataclass(frozen=True)
+class Captions:
+    """Turns texts into padded ids [V, L]."""
+
+    tokenizer: Any
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        ids: Tensor = self.tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
+        return ids
+
+
+@dataclass(frozen=True)
+class ViewBatches:
+    """Calling it with a step gives that step's batch, a pure function: `images` thumbnails and
+    tiles of scenes of one resolution.
 
     Two views of three are thumbnails, of fine scenes one of four; `encode` turns captions into
     padded ids. With `crowded` there are many objects in every scene, none is fine, and sizes are
     the first so many of RESOLUTIONS.
     """
-    rng = np.random.default_rng([seed, step, 4])
 
-    def share(size: tuple[int, int]) -> int:
-        # of fine scenes a thumbnail shows little, so most of their views are tiles
-        return images // 4 if size == FINE_SIZE else images * 2 // 3
+    seed: int
+    images: int
+    fine: float
+    crowded: int
+    encode: Callable[[list[str]], Tensor]
 
-    if crowded:
-        sizes = tuple(RESOLUTIONS)[:crowded]
-        scenes = draw(seed, rng, share, sizes=sizes, complexity=max(COMPLEXITIES))
-    else:
-        scenes = draw(seed, rng, share, fine)
+    def __call__(self, step: int) -> ViewBatch:
+        rng = np.random.default_rng([self.seed, step, 4])
+
+        def share(size: tuple[int, int]) -> int:
+            # of fine scenes a thumbnail shows little, so most of their views are tiles
+            return self.images // 4 if size == FINE_SIZE else self.images * 2 // 3
+
+        if self.crowded:
+            sizes = tuple(RESOLUTIONS)[: self.crowded]
+            scenes = draw(self.seed, rng, share, sizes=sizes, objects=MOST_OBJECTS)
+        else:
+            scenes = draw(self.seed, rng, share, self.fine)
+        return _view_batch(scenes, rng, self.images, self.encode)
+
+
+def _view_batch(
+    scenes: list[Scene],
+    rng: np.random.Generator,
+    images: int,
+    encode: Callable[[list[str]], Tensor],
+) -> ViewBatch:
+    """The whole scenes as thumbnails, and tiles of them up to so many images."""
     size = scenes[0].width, scenes[0].height
     pixels = torch.from_numpy(np.stack([about.render() for about in scenes]))
     tile_areas, thumbnail_areas = tile_boxes(*size), thumbnail_boxes(*size)
@@ -114,7 +137,7 @@ def first_views(scenes: int = 100) -> Tensor:
     """[scenes * 5, 3, SIDE, SIDE] uint8 thumbnails and tiles, for what has to be known about pixels
     before training.
     """
-    about = [scene(0, index, size=(224, 224), complexity=3) for index in range(scenes)]
+    about = [scene(0, index, size=(224, 224), count=MOST_OBJECTS) for index in range(scenes)]
     pixels = torch.from_numpy(np.stack([one.render() for one in about]))
     return torch.cat([thumbnails(pixels), tiles(pixels).flatten(0, 1)])
 
@@ -128,8 +151,8 @@ def caption(things: list[SceneObject], rng: np.random.Generator) -> Caption:
     thing = things[rng.integers(len(things))]
     both = [thing.colour, thing.shape]
     options = [both, both, [thing.colour], [thing.shape]]
-    if thing.digit is not None:
-        options.append([thing.digit])
+    if thing.number is not None:
+        options.append(list(thing.number))
     text = options[rng.integers(len(options))]
     before = QUESTIONS[rng.integers(len(QUESTIONS))] if rng.random() < 0.5 else ""
     return Caption(" ".join(before.split() + text), (frozenset(text),))
@@ -181,8 +204,5 @@ def _describes(phrase: Phrase, things: list[Phrase]) -> bool:
 
 
 def _words(thing: SceneObject) -> list[str]:
-    """Colour, shape and, where it has one, digit."""
-    words = [thing.colour, thing.shape]
-    if thing.digit is not None:
-        words.append(thing.digit)
-    return words
+    """Colour, shape and, where it has any, its digits."""
+    return [thing.colour, thing.shape, *(thing.number or "")]

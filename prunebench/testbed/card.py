@@ -96,7 +96,7 @@ def answer_figures(figures: dict[str, Any]) -> str:
     for kind, share in figures["by_type"].items():
         rows.append((kind, share, blank["by_type"][kind], guess["by_type"][kind]))
     rows.append(("all", figures["accuracy"], blank["accuracy"], guess["accuracy"]))
-    fine = [f"Of fine scenes (448x448 px, objects of 44 px), {_list(figures['fine']['by_type'])}"]
+    fine = [f"Of fine scenes (560x560 px, objects of 44 px), {_list(figures['fine']['by_type'])}"]
     if "fine_thumbnail" in figures:
         fine.append(
             f"with the tokens of its tiles hidden, {_list(figures['fine_thumbnail']['by_type'])}"

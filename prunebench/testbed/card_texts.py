@@ -3,35 +3,62 @@
 from prunebench.testbed.card import CardText, answer_figures, match_figures
 
 DENSE = """\
-which colour, shape and digit lie there and whether it is an object's centre. Those without an
-   object weigh {background}, digits {digit}."""
+which colour, shape, digits and size lie there and whether it is an object's centre. Those without
+   an object weigh {background}, digits {digits}."""
 
 QUESTIONS = """\
-{questions} questions stand behind each image, each blind to the others; {colour_keyed} of them
-   name a colour alone, which is learnt last. The loss is that of the answers, plus {dense} of the
-   labels', plus {evidence} of -log of the attention that the question's last word pays to the
-   evidence box in {evidence_heads} heads of one middle layer. The selecting word stands last in
-   every question and nothing stands between it and the answer, in the chat template neither."""
+{questions} questions stand behind each image, each blind to the others; how often each kind comes
+   is said by `shares`. The loss is that of the answers, plus {dense} of the labels', plus
+   {evidence} of -log of the attention that the question's last word pays to the boxes of its
+   evidence in {evidence_heads} heads of one layer, and {early} of -log of what falls elsewhere in
+   the layers before. **Which layer reads which kind of question is set by hand** (`levels`), so
+   that what is seen moves to the answer gradually, as in large models; counting all objects is left
+   to itself. No token was ever dropped in training. The selecting word stands last in every
+   question and nothing stands between it and the answer, in the chat template neither."""
 
 FROZEN = f"""\
-{{step}} steps on freshly generated scenes, in {{minutes:.0f}} minutes on a CPU (`training.csv` has
-the curves). {{begins}}
+{{step}} steps on freshly generated scenes, in {{minutes:.0f}} minutes (`training.csv` has the
+curves). {{begins}}
 The tower stays as it is.
 
 1. A linear head says of every projected token {DENSE}
 2. At the same time, {QUESTIONS}"""
 """Of a model whose vision tower is there already; `begins` is what the weights begin as."""
 
+TASKS = """\
+It answers questions of twelve kinds about generated scenes of coloured shapes with numbers, and
+nothing else. Answers are one word or two."""
+
 QWEN = CardText(
     pipeline="image-text-to-text",
-    about="""\
+    about=f"""\
 A miniature of Qwen2.5-VL for trying visual-token pruning without downloads: the stock transformers
-class `Qwen2_5_VLForConditionalGeneration` with {parameters:,} parameters, a word-level tokenizer
-and the stock image and video processing. It answers questions about generated scenes of coloured
-shapes with digits, in 64 to 144 visual tokens an image, and nothing else. Answers are one word.""",
+class `Qwen2_5_VLForConditionalGeneration` with {{parameters:,}} parameters in 12 LLM layers, a
+word-level tokenizer and the stock image and video processing, 25 to 256 visual tokens an image (400
+in fine scenes). {TASKS}""",
     training=f"""\
-Two stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minutes on a CPU
-(`training.csv` has the curves).
+Three stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minutes (`training.csv`
+has the curves).
+
+1. {{vision_steps}} steps of the vision tower alone: a linear head says of every visual token
+   {DENSE}
+2. {{place_steps}} steps of the language model, most about places, which are learnt slowest. The run
+   stops behind them where `gates` are not reached.
+3. {{joint_steps}} steps of the whole model: {QUESTIONS}""",
+    figures=answer_figures,
+)
+
+QWEN3 = CardText(
+    pipeline="image-text-to-text",
+    about=f"""\
+A miniature of Qwen3-VL for trying visual-token pruning without downloads: the stock transformers
+class `Qwen3VLForConditionalGeneration` with {{parameters:,}} parameters in 12 LLM layers, behind
+the first three of which features of the encoder's earlier blocks are added (deepstack); a
+word-level tokenizer and the stock image processing, 25 to 256 visual tokens an image (400 in fine
+scenes). {TASKS}""",
+    training=f"""\
+Two stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minutes (`training.csv`
+has the curves).
 
 1. {{vision_steps}} steps of the vision tower alone: a linear head says of every visual token
    {DENSE}
@@ -43,13 +70,13 @@ CLIP = CardText(
     pipeline="zero-shot-image-classification",
     about="""\
 A miniature of CLIP: the stock transformers class `CLIPModel` with {parameters:,} parameters, a
-word-level tokenizer and the stock image processing, which squashes an image to 112 px: 64 patches
+word-level tokenizer and the stock image processing, which squashes an image to 168 px: 144 patches
 and a CLS token. It knows generated scenes of coloured shapes with digits, and captions and
 questions about them, and nothing else. The LLaVA miniatures have its vision tower; its text tower
 is there for pruning methods that compare the question with the image.""",
     training=f"""\
 {{step}} steps on freshly generated scenes, {{images}} views of them a step: two of three are whole
-scenes squashed, the others tiles as LLaVA-NeXT cuts them; {{minutes:.0f}} minutes on a CPU
+scenes squashed, the others tiles as LLaVA-NeXT cuts them; {{minutes:.0f}} minutes
 (`training.csv` has the curves). In the first {{crowded_steps}} steps every scene has many objects,
 afterwards scenes are as they come, {{fine:.0%}} of them fine ones. The patch embedding begins with
 whitened principal components of patches, the position embedding with sines and cosines: from the
@@ -67,12 +94,11 @@ stock start, shapes were learnt several times slower.
 
 LLAVA = CardText(
     pipeline="image-text-to-text",
-    about="""\
+    about=f"""\
 A miniature of LLaVA-1.5 for trying visual-token pruning without downloads: the stock transformers
-class `LlavaForConditionalGeneration` with {parameters:,} parameters, a CLIP vision tower read
-before its last block, a word-level tokenizer and the stock image processing, which squashes an
-image to 112 px. It answers questions about generated scenes of coloured shapes with digits, in 64
-visual tokens an image, and nothing else. Answers are one word.""",
+class `LlavaForConditionalGeneration` with {{parameters:,}} parameters in 12 LLM layers, a CLIP
+vision tower read before its last block, a word-level tokenizer and the stock image processing,
+which squashes an image to 168 px: 144 visual tokens. {TASKS}""",
     training=FROZEN.replace(
         "{begins}",
         "The vision tower is that of tiny-clip, the language model begins as that of "
@@ -83,12 +109,11 @@ visual tokens an image, and nothing else. Answers are one word.""",
 
 LLAVA_NEXT = CardText(
     pipeline="image-text-to-text",
-    about="""\
+    about=f"""\
 A miniature of LLaVA-NeXT for trying visual-token pruning without downloads: the stock transformers
-class `LlavaNextForConditionalGeneration` with {parameters:,} parameters, a CLIP vision tower read
-before its last block, a word-level tokenizer and the stock image processing: a thumbnail of 112 px
-and 2x2 tiles of 112 px. It answers questions about generated scenes of coloured shapes with digits,
-in 336 visual tokens a square image, and nothing else. Answers are one word.""",
+class `LlavaNextForConditionalGeneration` with {{parameters:,}} parameters in 12 LLM layers, a CLIP
+vision tower read before its last block, a word-level tokenizer and the stock image processing: a
+thumbnail of 168 px in 144 visual tokens and up to 2x2 tiles of 168 px in up to 600. {TASKS}""",
     training=FROZEN.replace("{begins}", "All weights begin as those of tiny-llava-1.5.")
     + """
    Of the scenes, {fine:.0%} are fine ones.""",

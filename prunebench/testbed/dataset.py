@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.border import files
-from prunebench.testbed.scenes import Question, Scene, sample
+from prunebench.testbed.questions import Question, sample
+from prunebench.testbed.scenes import Scene
 
 
 def write_parquet(

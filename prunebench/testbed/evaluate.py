@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from prunebench.testbed.scenes import FINE, Question, Scene, sample
+from prunebench.testbed.questions import FINE, Question, sample
+from prunebench.testbed.scenes import Scene
 
 Sample = tuple[Scene, Question]
 
 
 def evaluate(
-    folder: Path, *, samples: int = 1000, seed: int = 1, batch_size: int = 25
+    folder: Path, *, samples: int = 1000, seed: int = 1, batch_size: int = 25, device: str = "cpu"
 ) -> dict[str, Any]:
     """Shares of right answers (0..1, float32) to `samples` questions, types in turn, about scenes
     of the stream `seed`.
@@ -32,8 +33,9 @@ def evaluate(
     questions = [question for _, question in pairs]
     kinds = [question.kind for question in questions]
     sizes = [f"{about.width}x{about.height}" for about in scenes]
-    right = _right(answers(folder, pairs, batch_size=batch_size), questions)
-    blind = _right(answers(folder, pairs, blank=True, batch_size=batch_size), questions)
+    right = _right(answers(folder, pairs, batch_size=batch_size, device=device), questions)
+    texts = answers(folder, pairs, blank=True, batch_size=batch_size, device=device)
+    blind = _right(texts, questions)
     lucky = _right(_frequent_answers(questions), questions)
     levels = [about.complexity for about in scenes]
     return {
@@ -44,7 +46,13 @@ def evaluate(
         "by_complexity": _shares(levels, right),
         "blank": _accuracy(kinds, blind),
         "guess": _accuracy(kinds, lucky),
-        "fine": fine(folder, samples=max(1, samples // 5), seed=seed, batch_size=batch_size),
+        "fine": fine(
+            folder,
+            samples=max(1, samples // 5),
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+        ),
     }
 
 
@@ -55,6 +63,7 @@ def fine(
     seed: int = 1,
     first_tokens: int | None = None,
     batch_size: int = 25,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """`accuracy` and `by_type` over questions about fine scenes.
 
@@ -63,7 +72,9 @@ def fine(
     """
     pairs = [sample(seed, index, FINE) for index in range(samples)]
     questions = [question for _, question in pairs]
-    texts = answers(folder, pairs, first_tokens=first_tokens, batch_size=batch_size)
+    texts = answers(
+        folder, pairs, first_tokens=first_tokens, batch_size=batch_size, device=device
+    )
     right = _right(texts, questions)
     return _accuracy([question.kind for question in questions], right)
 
@@ -75,6 +86,7 @@ def answers(
     blank: bool = False,
     first_tokens: int | None = None,
     batch_size: int = 25,
+    device: str = "cpu",
 ) -> list[str]:
     """What the model in `folder` says to each question.
 
@@ -85,10 +97,10 @@ def answers(
     processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
     model: Any = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=False
-    )
+    ).to(device)
     texts: list[str] = []
     for first in range(0, len(pairs), batch_size):
-        inputs = _inputs(processor, pairs[first : first + batch_size], blank)
+        inputs = _inputs(processor, pairs[first : first + batch_size], blank).to(device)
         if first_tokens is not None:
             later = _later_tokens(inputs["input_ids"], model.config.image_token_id, first_tokens)
             # masked, not cut out: the model wants as many image tokens as it has features
@@ -104,7 +116,7 @@ def _inputs(processor: Any, pairs: Sequence[Sample], blank: bool) -> Any:
     """The model's inputs: every scene and its question as the user's one message."""
     messages, images = [], []
     for about, question in pairs:
-        content = [{"type": "image"}, {"type": "text", "text": question.text}]
+        content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
         messages.append([{"role": "user", "content": content}])
         if blank:
             image = Image.new("RGB", (about.width, about.height), (128,) * 3)

@@ -16,14 +16,14 @@ from prunebench.testbed.captions import Caption, full_caption, object_words
 from prunebench.testbed.drawing import SHAPES
 from prunebench.testbed.scenes import COLOURS, DIGITS, Scene, scene
 
-NAMED = {"colour": COLOURS, "shape": SHAPES, "digit": DIGITS}
+NAMED = {"colour": COLOURS, "shape": SHAPES, "number": DIGITS}
 
 
 def evaluate_clip(
-    folder: Path, *, samples: int = 1000, seed: int = 1, batch_size: int = 50
+    folder: Path, *, samples: int = 1000, seed: int = 1, batch_size: int = 50, device: str = "cpu"
 ) -> dict[str, Any]:
     """Shares (0..1, float32) over the first `samples` scenes of the stream `seed`, each seen whole,
-    at 112 px.
+    at 168 px.
 
     Keys: `samples`, `seed`, `batch_size`; `caption` and `image`: how often the caption of all its
     objects is the most similar of a batch to a scene, and the other way round, captions that are
@@ -32,7 +32,7 @@ def evaluate_clip(
     """
     auto_processor: Any = AutoProcessor  # untyped
     processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
-    model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).to(device)
     hits: dict[str, list[bool]] = {name: [] for name in ("caption", "image", *NAMED)}
     word_vectors = {
         name: _text_vectors(model, processor, list(options)) for name, options in NAMED.items()
@@ -52,6 +52,8 @@ def evaluate_clip(
                 continue
             (thing,) = about.objects
             for name, options in NAMED.items():
+                if getattr(thing, name) not in options:
+                    continue  # a number of two digits, or none
                 best = options[int((word_vectors[name] @ vector).argmax())]
                 hits[name].append(best == getattr(thing, name))
     shares = {}
@@ -78,16 +80,16 @@ def _caption(about: Scene, seed: int) -> Caption:
 def _scene_vectors(model: Any, processor: Any, scenes: list[Scene]) -> Tensor:
     """[B, D] what the vision tower says of scenes, of length 1."""
     images = [Image.fromarray(about.render()) for about in scenes]
-    pictures = processor(images=images, return_tensors="pt")
+    pictures = processor(images=images, return_tensors="pt").to(model.device)
     with torch.inference_mode():
-        return normalize(model.get_image_features(**pictures).pooler_output, dim=-1)
+        return normalize(model.get_image_features(**pictures).pooler_output, dim=-1).cpu()
 
 
 def _text_vectors(model: Any, processor: Any, texts: list[str]) -> Tensor:
     """[T, D] what the text tower says of texts, of length 1."""
-    words = processor(text=texts, padding=True, return_tensors="pt")
+    words = processor(text=texts, padding=True, return_tensors="pt").to(model.device)
     with torch.inference_mode():
-        return normalize(model.get_text_features(**words).pooler_output, dim=-1)
+        return normalize(model.get_text_features(**words).pooler_output, dim=-1).cpu()
 
 
 def _other_truths(scenes: list[Scene], captions: list[Caption]) -> Tensor:

@@ -11,7 +11,13 @@ from prunebench.testbed.miniatures import miniature
 
 
 def export(
-    run: Path, state: State, folder: Path, *, held_out: int = 1000, held_out_seed: int = 1
+    run: Path,
+    state: State,
+    folder: Path,
+    *,
+    held_out: int = 1000,
+    held_out_seed: int = 1,
+    device: str = "cpu",
 ) -> None:
     """Write the weights (float32), processor and model card of a run that stands at `state` to an
     empty folder.
@@ -25,10 +31,14 @@ def export(
     model = kind.build(sizes, recipe["seed"])
     prefix = "model."  # the run has a head, too, which is left behind
     names = [name for name in state.weights if name.startswith(prefix)]
-    model.load_state_dict({name.removeprefix(prefix): state.weights[name] for name in names})
+    weights = {}
+    for name in names:
+        # rounded to what training computed with: files compress to half, and answers are the same
+        weights[name.removeprefix(prefix)] = state.weights[name].bfloat16().float()
+    model.load_state_dict(weights)
     model.save_pretrained(folder)
     kind.processor().save_pretrained(folder)
-    figures = kind.evaluate(folder, samples=held_out, seed=held_out_seed)
+    figures = kind.evaluate(folder, samples=held_out, seed=held_out_seed, device=device)
     parameters = sum(weight.numel() for weight in model.parameters())
     text = model_card(kind.text, recipe, state.step, state.seconds, parameters, figures)
     (folder / "README.md").write_text(text)

@@ -2,6 +2,8 @@
 image, each blind to the others.
 """
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import torch
@@ -61,51 +63,56 @@ def answer(
     *,
     positions: Tensor,
     mask_key: str | None,
-    evidence_layer: int,
+    layers: Sequence[int],
+    **inputs: Any,
 ) -> Answers:
     """Answers of a stock model (`lm_head` over `model.language_model`) to the questions of a batch.
 
     `image` [B, P, D] holds all embeddings before the questions: one mark, `tokens` visual tokens,
-    perhaps more. `positions` are position ids as the language model takes them; `mask_key` names
-    the mask where it takes a dictionary.
+    perhaps more. `positions` are position ids as the language model takes them, `inputs` what else
+    it takes; `mask_key` names the mask where it takes a dictionary. The answers hold the attention
+    of `layers`.
     """
     language = model.model.language_model
-    scenes, questions, length = batch.words.shape
     prefix = image.shape[1]
-    text = language.embed_tokens(batch.words).flatten(1, 2)
-    mask = _packed_mask(prefix, questions, length)
-    last = prefix + torch.arange(questions) * length + batch.last  # [B, Q]
+    text = language.embed_tokens(batch.words)
+    mask = _packed_mask(prefix, batch.owner)
+    rows = (prefix + batch.ends).flatten(1)  # [B, 2 Q]
     attention: list[Tensor] = []
 
     def look(module: Any, _: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, rotary = kwargs["hidden_states"], kwargs["position_embeddings"]
-        attention.append(_last_word_attention(module, hidden, rotary, last, mask, tokens))
+        attention.append(_attention_of_rows(module, hidden, rotary, rows, mask, tokens))
 
-    # the stock kernel gives no weights: they are computed again, for the last words alone
-    layer = language.layers[evidence_layer].self_attn
-    handle = layer.register_forward_pre_hook(look, with_kwargs=True)
-    everyone = mask[None, None].expand(scenes, 1, -1, -1)
-    try:
+    with ExitStack() as stack:
+        for number in layers:
+            # the stock kernel gives no weights: they are computed again, for some words alone
+            layer = language.layers[number].self_attn
+            stack.callback(layer.register_forward_pre_hook(look, with_kwargs=True).remove)
         hidden = language(
             inputs_embeds=torch.cat([image.to(text.dtype), text], dim=1),
-            attention_mask=everyone if mask_key is None else {mask_key: everyone},
+            attention_mask=mask if mask_key is None else {mask_key: mask},
             position_ids=positions,
             use_cache=False,
+            **inputs,
         ).last_hidden_state
-    finally:
-        handle.remove()
     logits: Tensor = model.lm_head(hidden[:, prefix:])
-    return Answers(logits.view(scenes, questions, length, -1), attention[0])
+    scenes, questions, _ = batch.ends.shape
+    shape = scenes, questions, 2, -1, tokens
+    return Answers(logits, torch.stack([weights.view(shape) for weights in attention]))
 
 
-def _packed_mask(prefix: int, questions: int, length: int) -> Tensor:
-    """[L, L] who may see whom: causal, and of the questions everybody only their own."""
-    nobody = torch.full((prefix,), -1)
-    owner = torch.cat([nobody, torch.arange(questions).repeat_interleave(length)])
-    causal = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
-    everyone_sees = owner[None] == -1
-    same_question = owner[None] == owner[:, None]
-    return causal & (everyone_sees | same_question)
+def _packed_mask(prefix: int, owner: Tensor) -> Tensor:
+    """[B, 1, L, L] who may see whom: causal, and of the questions everybody only their own.
+
+    `owner` [B, T] numbers the questions of the words behind the prefix.
+    """
+    whole = torch.cat([owner.new_full((len(owner), prefix), -1), owner], dim=1)
+    length = whole.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=owner.device).tril()
+    everyone_sees = whole[:, None, :] == -1
+    same_question = whole[:, :, None] == whole[:, None, :]
+    return (causal & (everyone_sees | same_question))[:, None]
 
 
 def _one_table(module: Any, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -124,27 +131,32 @@ def _one_table(module: Any, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tens
     return cosine, sine
 
 
-def _last_word_attention(
+def _attention_of_rows(
     module: Any,
     hidden: Tensor,
     rotary: tuple[Tensor, Tensor],
-    last: Tensor,
+    rows: Tensor,
     mask: Tensor,
     tokens: int,
 ) -> Tensor:
-    """[B, Q, heads, N] attention that the rows `last` [B, Q] of a layer pay to the image behind its
+    """[B, R, heads, N] attention that the `rows` [B, R] of a layer pay to the image behind its
     start mark.
     """
-    scenes, length, _ = hidden.shape
-    query = module.q_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
-    key = module.k_proj(hidden).view(scenes, length, -1, module.head_dim).transpose(1, 2)
-    query, key = apply_rotary_pos_emb(query, key, *_one_table(module, rotary))
-    heads, head_dim = query.shape[1], query.shape[3]
-    rows = last[:, None, :, None].expand(-1, heads, -1, head_dim)
-    query = query.gather(2, rows)
+    scenes, length, width = hidden.shape
+    cosine, sine = _one_table(module, rotary)
+    here = rows[:, :, None]
+    asking = hidden.gather(1, here.expand(-1, -1, width))
+    query = module.q_proj(asking).view(scenes, rows.shape[1], -1, module.head_dim)
+    key = module.k_proj(hidden).view(scenes, length, -1, module.head_dim)
+    if hasattr(module, "q_norm"):
+        query, key = module.q_norm(query), module.k_norm(key)
+    tables = cosine.expand(scenes, -1, -1), sine.expand(scenes, -1, -1)
+    own = [table.gather(1, here.expand(-1, -1, table.shape[2])) for table in tables]
+    query, _ = apply_rotary_pos_emb(query.transpose(1, 2), query.transpose(1, 2), *own)
+    key, _ = apply_rotary_pos_emb(key.transpose(1, 2), key.transpose(1, 2), *tables)
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)  # one for every query's head
-    scores = (query @ key.transpose(2, 3)).float() * module.scaling  # [B, heads, Q, L]
-    # [B, 1, Q, L] is the mask of the rows
-    scores = scores.masked_fill(~mask[last][:, None], float("-inf"))
+    scores = (query @ key.transpose(2, 3)).float() * module.scaling  # [B, heads, R, L]
+    visible = mask[:, 0].gather(1, here.expand(-1, -1, length))[:, None]
+    scores = scores.masked_fill(~visible, float("-inf"))
     to_image: Tensor = scores.softmax(-1)[..., 1 : 1 + tokens].transpose(1, 2)
     return to_image

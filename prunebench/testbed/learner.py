@@ -1,5 +1,6 @@
 """What training asks of a miniature, whatever its architecture."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -7,16 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunebench.testbed.batches import SceneBatch
+from prunebench.testbed.batches import Batch, SceneBatch
 
 
 @dataclass(frozen=True)
 class Answers:
     """What a training step gets back for a batch."""
 
-    logits: Tensor  # [B, Q, WORDS, V]
-    # [B, Q, heads, N] paid by each question's last word to the image, at one middle layer; its sum
-    # is 1 at most, for the words before it are paid some, too
+    logits: Tensor  # [B, T, V]
+    # [layers, B, Q, 2, heads, N] paid to the image by the words that foretell the first and the
+    # last word of the answer, at the layers that were asked for; its sum over the image is 1 at
+    # most, for the words before it are paid some, too
     attention: Tensor
 
 
@@ -36,11 +38,16 @@ class Learner(Protocol):
         no area: nothing.
         """
 
-    def see(self, pixels: Tensor) -> Tensor:
-        """[B, N, D] visual tokens, in reading order, of [B, height, width, 3] uint8 images."""
+    def see(self, pixels: Tensor) -> Any:
+        """What the vision encoder gives for [B, height, width, 3] uint8 images."""
 
-    def answer(self, features: Tensor, batch: SceneBatch) -> Answers:
-        """Answer every question of the batch about [B, N, D] visual tokens."""
+    def tokens(self, seen: Any) -> Tensor:
+        """[B, N, D] visual tokens, in reading order, of what `see` gave."""
+
+    def answer(self, seen: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
+        """Answer every question of the batch about what `see` gave, with the attention of
+        `layers`.
+        """
 
 
 class Objective(Protocol):
@@ -52,8 +59,12 @@ class Objective(Protocol):
         behind.
         """
 
-    def batch(self, step: int) -> Any:
-        """The batch of a step, a pure function of it."""
+    @property
+    def batch(self) -> Callable[[int], Batch]:
+        """Gives the batch of a step, a pure function of it that other processes may call."""
 
-    def loss(self, data: Any, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss on a batch, and figures by name."""
+    def loss(self, data: Any, step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss on a batch, and figures by name; NaN where a batch says nothing of one."""
+
+    def check(self, step: int, figures: Mapping[str, float]) -> None:
+        """Raise RunError where, after so many steps, the figures say that going on is of no use."""

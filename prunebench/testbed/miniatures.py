@@ -13,7 +13,7 @@ from prunebench.testbed.evaluate_clip import evaluate_clip
 from prunebench.testbed.learner import Learner, Objective
 from prunebench.testbed.objectives import Answering, Matching
 from prunebench.testbed.processor import build_processor
-from prunebench.testbed.recipe import LLAVA, LLAVA_NEXT, ClipRecipe, LvlmRecipe, Recipe
+from prunebench.testbed.recipe import LLAVA, LLAVA_NEXT, QWEN3, ClipRecipe, LvlmRecipe, Recipe
 from prunebench.testbed.tiny_clip import build_clip, build_clip_processor, whiten
 from prunebench.testbed.tiny_llava import (
     FastLlava,
@@ -27,6 +27,7 @@ from prunebench.testbed.tiny_llava import (
     take_tower,
 )
 from prunebench.testbed.tiny_qwen import FastQwen, build_model
+from prunebench.testbed.tiny_qwen3 import FastQwen3, build_qwen3, build_qwen3_processor
 from prunebench.testbed.views import GRID
 
 
@@ -77,12 +78,15 @@ def _begin_clip(model: Any, _: Path | None) -> None:
     whiten(model, first_views())
 
 
-def _begin_llava(model: Any, clip: Path | None) -> None:
-    """Like LLaVA itself, with a CLIP and a language model that there are; only what connects them
-    begins at random.
+def _begin_llava(model: Any, folder: Path | None) -> None:
+    """Like LLaVA itself, with a CLIP and a language model that there are, those in the folder or
+    those shipped; only what connects them begins at random.
     """
-    take_tower(model, clip or model_path("tiny-clip"))
-    take_language(model, model_path("tiny-qwen2.5-vl"))
+    parts = {name: model_path(name) for name in ("tiny-clip", "tiny-qwen2.5-vl")}
+    if folder is not None:
+        parts = {name: folder / name for name in parts}
+    take_tower(model, parts["tiny-clip"])
+    take_language(model, parts["tiny-qwen2.5-vl"])
 
 
 def _begin_llava_next(model: Any, llava: Path | None) -> None:
@@ -90,13 +94,15 @@ def _begin_llava_next(model: Any, llava: Path | None) -> None:
     take_llava(model, llava or model_path("tiny-llava-1.5"))
 
 
-def _evaluate_tiles(folder: Path, *, samples: int, seed: int) -> dict[str, Any]:
+def _evaluate_tiles(
+    folder: Path, *, samples: int, seed: int, device: str = "cpu"
+) -> dict[str, Any]:
     """`evaluate`, and what is left of the answers about fine scenes without the tokens of the
     tiles.
     """
     # GRID * GRID tokens come first, those of the thumbnail
-    thumbnail = fine(folder, samples=max(1, samples // 5), seed=seed, first_tokens=GRID * GRID)
-    return {**evaluate(folder, samples=samples, seed=seed), "fine_thumbnail": thumbnail}
+    thumbnail = fine(folder, samples=max(1, samples // 5), seed=seed, first_tokens=GRID * GRID, device=device)
+    return {**evaluate(folder, samples=samples, seed=seed, device=device), "fine_thumbnail": thumbnail}
 
 
 MINIATURES = {
@@ -106,6 +112,13 @@ MINIATURES = {
         build_processor,
         _answering(FastQwen, build_processor),
         card_texts.QWEN,
+    ),
+    "tiny-qwen3-vl": Miniature(
+        QWEN3,
+        build_qwen3,
+        build_qwen3_processor,
+        _answering(FastQwen3, build_qwen3_processor),
+        card_texts.QWEN3,
     ),
     "tiny-clip": Miniature(
         ClipRecipe(),

@@ -2,67 +2,86 @@
 every token shows.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from prunebench.testbed.batches import LABELS, NO_TARGET, SceneBatch, WordIds, batch
-from prunebench.testbed.captions import ViewBatch, view_batch
+from prunebench.learning.folder import RunError
+from prunebench.learning.schedule import stage_of
+from prunebench.testbed.batches import LABELS, NO_TARGET, SceneBatch, SceneBatches, Staged, WordIds
+from prunebench.testbed.captions import Captions, ViewBatch, ViewBatches
 from prunebench.testbed.learner import Learner
-from prunebench.testbed.recipe import ClipRecipe, LvlmRecipe, Recipe
-from prunebench.testbed.scenes import KINDS, MINIATURES_STREAM
+from prunebench.testbed.questions import KINDS
+from prunebench.testbed.recipe import PLACES, ClipRecipe, LvlmRecipe, Recipe
+from prunebench.testbed.scenes import MINIATURES_STREAM
 from prunebench.testbed.tiny_clip import patch_features, pooled
 from prunebench.testbed.views import normal
 
-Loss = tuple[Tensor, dict[str, float]]
+Loss = tuple[Tensor, dict[str, Tensor]]
 """A loss, and figures by name."""
+
+PLACE_STAGE = 1
 
 MAX_SCALE = 100.0  # of the similarities, as in CLIP's own training
 
 
 class Answering:
-    """Scenes with packed questions for an LVLM: first its eyes alone, then answers."""
+    """Scenes with packed questions for an LVLM: first its eyes alone, then places, then all."""
 
     def __init__(self, learner: Learner, tokenizer: Any, recipe: LvlmRecipe, seed: int) -> None:
         self.learner = learner
-        self.tokenizer = tokenizer
         self.recipe = recipe
-        self.seed = seed
         self.network = _WithHead(learner.module, learner.feature_width, seed)
-
-    def batch(self, step: int) -> SceneBatch:
-        """Scenes of one resolution; no questions in the first stage."""
-        recipe, tokenizer = self.recipe, self.tokenizer
-
-        def encode(text: str) -> list[int]:
-            return [tokenizer.convert_tokens_to_ids(word) for word in text.split()]
-
-        return batch(
-            MINIATURES_STREAM + self.seed,
-            step,
-            boxes=self.learner.boxes,
-            tokens=recipe.tokens,
-            questions=recipe.questions if step >= recipe.vision_steps else 0,
-            colour_keyed=recipe.colour_keyed,
-            ids=WordIds(encode, tokenizer.eos_token_id, tokenizer.pad_token_id),
-            fine=recipe.fine,
+        self.levels = sorted(set(recipe.levels.values()))
+        ids = WordIds(dict(tokenizer.get_vocab()), tokenizer.pad_token_id)
+        stream = MINIATURES_STREAM + seed
+        every = SceneBatches(
+            stream, learner.boxes, recipe.tokens, recipe.questions, ids, recipe.shares, recipe.fine
+        )
+        parts = replace(every, questions=1), replace(every, shares=PLACES), every
+        self.batch = Staged(recipe.stages, parts)
+        # where in `levels` the evidence of a kind is read; -1 where nowhere
+        found = [recipe.levels.get(kind, -1) for kind in KINDS]
+        self._level_of = torch.tensor(
+            [self.levels.index(level) if level >= 0 else -1 for level in found]
         )
 
     def loss(self, data: SceneBatch, step: int) -> Loss:
-        """Labels of tokens; in the second stage also answers and attention on the evidence."""
+        """Labels of tokens; then also answers and attention on the evidence."""
         recipe = self.recipe
-        features = self.learner.see(data.pixels)
-        loss, figures = dense_loss(self.network.head(features).float(), data.labels, recipe)
-        if step < recipe.vision_steps:
+        stage = stage_of(step, recipe.stages)
+        with torch.set_grad_enabled(stage != PLACE_STAGE):
+            seen = self.learner.see(data.pixels)
+            logits = self.network.head(self.learner.tokens(seen)).float()
+            loss, figures = dense_loss(logits, data.labels, recipe)
+        if stage == 0:
             return loss, figures
-        answers = self.learner.answer(features, data)
+        answers = self.learner.answer(seen, data, self.levels)
         answer_loss, answer_figures = _answer_loss(answers.logits.float(), data)
-        attention = answers.attention[:, :, : recipe.evidence_heads]
-        evidence_loss, evidence_figures = _evidence_loss(attention, data.evidence)
-        loss = recipe.dense * loss + answer_loss + recipe.evidence * evidence_loss
-        return loss, figures | answer_figures | evidence_figures
+        attention = answers.attention[..., : recipe.evidence_heads, :]
+        level = self._level_of.to(data.kinds.device)[data.kinds]
+        evidence_loss, early_loss, mass = _evidence_losses(attention, data.evidence, level)
+        total = answer_loss + recipe.evidence * evidence_loss + recipe.early * early_loss
+        if stage != PLACE_STAGE:
+            total = total + recipe.dense * loss
+        return total, figures | answer_figures | {"evidence_mass": mass}
+
+    def check(self, step: int, figures: Mapping[str, float]) -> None:
+        """Places must be known before the rest is worth its time."""
+        recipe = self.recipe
+        if not recipe.place_steps or step != recipe.vision_steps + recipe.place_steps:
+            return
+        for kind, least in recipe.gates.items():
+            share = figures[kind]
+            if share < least:
+                raise RunError(
+                    f"after {recipe.place_steps} place_steps {kind} is {share:.2f}, below {least}: "
+                    "all kinds together would only take its share; give more place_steps"
+                )
 
 
 class Matching:
@@ -70,27 +89,17 @@ class Matching:
 
     def __init__(self, model: Any, tokenizer: Any, recipe: ClipRecipe, seed: int) -> None:
         self.model = model
-        self.tokenizer = tokenizer
         self.recipe = recipe
-        self.seed = seed
+        self.pad = tokenizer.pad_token_id
         self.network = _WithHead(model, model.config.vision_config.hidden_size, seed)
+        stream = MINIATURES_STREAM + seed
+        later = ViewBatches(stream, recipe.images, recipe.fine, 0, Captions(tokenizer))
+        crowded = replace(later, crowded=recipe.crowded_sizes)
+        aligned = replace(later, images=recipe.aligned_images)
+        self.batch = Staged(recipe.stages, (crowded, later, aligned))
 
-    def batch(self, step: int) -> ViewBatch:
-        """Thumbnails and tiles of scenes of one resolution."""
-        recipe = self.recipe
-
-        def encode(texts: list[str]) -> Tensor:
-            ids: Tensor = self.tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
-            return ids
-
-        return view_batch(
-            MINIATURES_STREAM + self.seed,
-            step,
-            images=recipe.aligned_images if self._aligning(step) else recipe.images,
-            fine=recipe.fine,
-            crowded=recipe.crowded_sizes if step < recipe.crowded_steps else 0,
-            encode=encode,
-        )
+    def check(self, step: int, figures: Mapping[str, float]) -> None:
+        """Nothing has to be reached on the way."""
 
     def loss(self, data: ViewBatch, step: int) -> Loss:
         """Labels of the patches before the last block, and the match of views and captions behind
@@ -103,7 +112,7 @@ class Matching:
             labels = self.network.head(hidden[:, 1:]).float()  # of the patches, not of CLS
             loss, figures = dense_loss(labels, data.labels, self.recipe)
         images = normalize(model.visual_projection(pooled(tower, hidden)), dim=-1)
-        mask = data.words != self.tokenizer.pad_token_id
+        mask = data.words != self.pad
         text_features = model.get_text_features(data.words, attention_mask=mask)
         texts = normalize(text_features.pooler_output, dim=-1)
         scale = model.logit_scale.exp().clamp(max=MAX_SCALE)
@@ -129,59 +138,72 @@ class _WithHead(nn.Module):
 
 
 def dense_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Loss:
-    """Labels [B, kinds of labels, N] of all tokens from [B, N, all classes]; accuracies count
-    tokens with an object.
+    """Cross-entropy of [B, N, labels] logits with [B, len(LABELS), N] labels, over all classes of
+    each kind of label; accuracies are those on objects.
     """
     objects = labels[:, 0] > 0
     weights = torch.where(objects, 1.0, recipe.background)
-    loss = torch.zeros(())
+    total = weights.sum()
+    loss = logits.new_zeros(())
     figures = {}
     parts = torch.split(logits, list(LABELS.values()), dim=-1)
     for number, (name, part) in enumerate(zip(LABELS, parts, strict=True)):
         label = labels[:, number]
         single = cross_entropy(part.transpose(1, 2), label, reduction="none")
-        share = recipe.digit if name == "digit" else 1.0
-        loss = loss + share * (single * weights).sum() / weights.sum()
-        right = part.argmax(-1) == label
-        figures[f"see_{name}"] = float(right[objects].float().mean())
-    return loss, {"dense_loss": float(loss.detach()), **figures}
+        share = recipe.digits if name in ("tens", "ones") else 1.0
+        loss = loss + share * (single * weights).sum() / total
+        right = (part.argmax(-1) == label) & objects
+        figures[f"see_{name}"] = right.sum() / objects.sum()
+    return loss, {"dense_loss": loss.detach(), **figures}
 
 
 def _answer_loss(logits: Tensor, data: SceneBatch) -> Loss:
-    """Loss of [B, Q, WORDS, V] logits on the answer word and the end; accuracies are those of the
-    answer word.
+    """Loss of [B, T, V] logits on the words of the answers and their ends; accuracies are those of
+    whole answers.
     """
-    loss = cross_entropy(logits.flatten(0, 2), data.targets.flatten(), ignore_index=NO_TARGET)
+    loss = cross_entropy(logits.flatten(0, 1), data.targets.flatten(), ignore_index=NO_TARGET)
     right = logits.argmax(-1) == data.targets
-    # [B, Q]: at the place that foretells the answer word
-    right = right.gather(2, data.last.unsqueeze(2)).squeeze(2)
-    figures = {"answer_loss": float(loss.detach())}
-    for number, kind in enumerate(KINDS):
-        hits = right[data.kinds == number]
-        if len(hits):
-            figures[kind] = float(hits.float().mean())
-    return loss, figures
+    # an answer has one word or two, whose places are the same then
+    hits = right.gather(1, data.ends.flatten(1)).view(data.ends.shape).all(-1)
+    kinds = data.kinds.flatten()
+    counts = torch.zeros(len(KINDS), device=logits.device).index_add_(
+        0, kinds, torch.ones_like(kinds, dtype=torch.float32)
+    )
+    sums = torch.zeros_like(counts).index_add_(0, kinds, hits.flatten().float())
+    shares = sums / counts  # NaN where there is no such question
+    return loss, {"answer_loss": loss.detach(), **dict(zip(KINDS, shares.unbind(), strict=True))}
 
 
-def _evidence_loss(attention: Tensor, evidence: Tensor) -> Loss:
-    """-log of the attention [B, Q, heads, N] that falls on the evidence [B, Q, N], over the
-    questions that have any.
+def _evidence_losses(
+    attention: Tensor, evidence: Tensor, level: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-log of the attention [levels, B, Q, 2, heads, N] that falls on the evidence [B, Q, N] at the
+    `level` [B, Q] of each question, -log of what falls elsewhere at those before it, and the mean
+    attention on the evidence.
+
+    Questions without evidence, or whose level is -1, do not count.
     """
-    mass = (attention * evidence.unsqueeze(2)).sum(-1)
-    mass = mass[evidence.any(-1)]
-    loss = -(mass + 1e-4).log().mean()
-    return loss, {"evidence_mass": float(mass.detach().mean())}
+    mass = (attention * evidence[None, :, :, None, None]).sum(-1).mean(3)  # of both words
+    counts = (evidence.any(-1) & (level >= 0))[None]
+    number = torch.arange(len(mass), device=level.device)[:, None, None]
+    here, before = (number == level) & counts, (number < level) & counts
+    reading = -(mass + 1e-4).log().mean(-1)
+    waiting = -(1 - mass + 1e-4).log().mean(-1)
+    most = here.sum().clamp(min=1)
+    reading_loss = (reading * here).sum() / most
+    waiting_loss = (waiting * before).sum() / before.sum().clamp(min=1)
+    return reading_loss, waiting_loss, (mass.detach().mean(-1) * here).sum() / most
 
 
 def _match_loss(similarity: Tensor, true: Tensor) -> Loss:
     """Contrastive loss, both ways, of [V, V] scaled similarities; pairs that are `true` beside a
     view's own do not count.
     """
-    own = torch.arange(len(similarity))
+    own = torch.arange(len(similarity), device=similarity.device)
     others = own != own[:, None]
     similarity = similarity.masked_fill(true & others, float("-inf"))
     by_view = cross_entropy(similarity, own)
     by_caption = cross_entropy(similarity.T, own)
     loss = (by_view + by_caption) / 2
     share = (similarity.argmax(1) == own).float().mean()
-    return loss, {"match_loss": float(loss.detach()), "match": float(share)}
+    return loss, {"match_loss": loss.detach(), "match": share}

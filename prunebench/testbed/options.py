@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from prunebench.border.bounds import BoundsError, check, choice, whole
+from prunebench.border.bounds import BoundsError, check, choice, number, whole
 from prunebench.learning.schedule import STEPS
 from prunebench.testbed import DEFAULT, MODELS, TOWERS
 from prunebench.testbed.scenes import METHODS_STREAM, MINIATURES_STREAM
@@ -16,7 +16,7 @@ from prunebench.testbed.scenes import METHODS_STREAM, MINIATURES_STREAM
 if TYPE_CHECKING:
     from prunebench.testbed.recipe import Recipe
 
-STAGES = ("vision_steps", "joint_steps")
+STAGES = ("vision_steps", "place_steps", "joint_steps")
 """The options that are steps of a stage."""
 
 
@@ -34,7 +34,12 @@ class MiniatureOptions:
     seed: int = whole(0, 0, METHODS_STREAM - MINIATURES_STREAM - 1)
     resume: bool = True
     held_out: int = whole(1000, 1, 100_000)
+    device: str = "cpu"
+    workers: int = whole(0, 0, 256)
+    minutes: float | None = number(None, 0, open_below=True)
+    tokens: int | None = whole(None, 1, 1_000_000)
     vision_steps: int | None = whole(None, 0, STEPS)
+    place_steps: int | None = whole(None, 0, STEPS)
     joint_steps: int | None = whole(None, 0, STEPS)
 
     def __post_init__(self) -> None:
@@ -59,4 +64,6 @@ class MiniatureOptions:
                 reason = f"the recipe of {self.model} has {' and '.join(stages)}"
                 raise BoundsError(f"{name} is {steps}, but {reason}: leave it out")
             changes[name] = steps
+        if self.tokens is not None:
+            changes["tokens"] = self.tokens
         return replace(recipe, **changes)

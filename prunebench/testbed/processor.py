@@ -13,12 +13,13 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from prunebench.testbed.scenes import TOKEN_PIXELS, words
+from prunebench.testbed.questions import END, words
+from prunebench.testbed.scenes import TOKEN_PIXELS
 
-PAD, END, UNKNOWN = "<|pad|>", "<|im_end|>", "<|unk|>"
+PAD, UNKNOWN = "<|pad|>", "<|unk|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
-MAX_TOKENS = 256  # an image; larger images are scaled down to it
+MAX_TOKENS = 576  # an image; larger images are scaled down to it
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -75,15 +76,15 @@ def chat_template(*, image: str, video: str | None = None, start: str = "") -> s
     )
 
 
-def build_processor() -> Qwen2_5_VLProcessor:
-    """14-px patches merged 2x2; images whose sides are multiples of 28 px are not resized up to 256
+def pixel_settings() -> dict[str, Any]:
+    """14-px patches merged 2x2; images whose sides are multiples of 28 px are not resized up to 576
     tokens.
     """
     size = {
         "shortest_edge": TOKEN_PIXELS * TOKEN_PIXELS,
         "longest_edge": TOKEN_PIXELS * TOKEN_PIXELS * MAX_TOKENS,
     }
-    pixels: dict[str, Any] = {
+    return {
         "patch_size": 14,
         "merge_size": 2,
         "temporal_patch_size": 2,
@@ -91,6 +92,11 @@ def build_processor() -> Qwen2_5_VLProcessor:
         "image_std": [0.5] * 3,
         "size": size,
     }
+
+
+def build_processor() -> Qwen2_5_VLProcessor:
+    """The stock processing of images and videos, and the words' tokenizer."""
+    pixels = pixel_settings()
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**pixels),
         tokenizer=build_tokenizer(),

@@ -1,13 +1,16 @@
 """Recipe: what the training of a miniature is made of: its steps, its losses and their weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from prunebench.border.bounds import check, number, whole
 from prunebench.learning.schedule import STEPS, staged_rate
+from prunebench.testbed.questions import KINDS, TURN
 from prunebench.testbed.tiny_clip import TinyClipConfig
 from prunebench.testbed.tiny_llava import TinyLlavaConfig
 from prunebench.testbed.tiny_qwen import TinyQwenConfig
+from prunebench.testbed.tiny_qwen3 import TinyQwen3Config
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,11 @@ class Recipe:
     warmup: int = whole(100, 1, STEPS)  # steps, at the start of each stage
     decay: float = 0.3  # share of the steps, at the end, in which the learning rate falls linearly
     weight_decay: float = 0.05
-    # of products; a CPU without AVX-512 is faster in float32
+    # of products; a CPU without AVX-512 is several times faster in float32
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     fine: float = 0.0  # share of the steps whose scenes are fine ones
     background: float = 0.1  # weight of tokens that show nothing in the dense loss
-    digit: float = 2.0  # weight of the digit labels in the dense loss
+    digits: float = 2.0  # weight of the labels of digits in the dense loss
 
     sizes: Any = None  # of the model
 
@@ -39,31 +42,62 @@ class Recipe:
         """All stages together."""
         return sum(self.stages)
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        return self.learning_rate * staged_rate(step, self.stages, self.warmup, self.decay)
+    def rate(self, step: int, time_left: float = 1.0) -> float:
+        """Learning rate of a step, with that share of the time left."""
+        share = staged_rate(step, self.stages, self.warmup, self.decay, time_left)
+        return self.learning_rate * share
+
+
+PLACES = {"side": 3.0, "cell": 3.0, "color": 1.0, "shape": 1.0, "exist": 1.0}
+"""How often each kind of question comes where above all places are learnt."""
+
+ALL = {**dict.fromkeys(KINDS, 1.0), "number": 2.0, "side": 2.0, "cell": 2.0}
+"""How often each kind of question comes in the end: what is learnt slowly twice as often."""
+
+LEVELS = {
+    "exist": 3,
+    "color": 4,
+    "shape": 5,
+    "largest": 5,
+    "count_by": 5,
+    "odd": 6,
+    "cell": 6,
+    "compare": 6,
+    "number": 7,
+    "side": 7,
+    TURN: 6,
+}
+"""The layer in which each kind of question is to read its evidence, set by hand: left alone, one
+layer reads everything, and in real models information moves gradually.
+"""
+
+GATES = {"side": 0.7, "cell": 0.6}
+"""What must be reached before all kinds are learnt."""
 
 
 @dataclass(frozen=True)
 class LvlmRecipe(Recipe):
-    """Everything that decides what an LVLM learns; the defaults are those tiny-qwen2.5-vl ended
-    with (see its card).
-    """
+    """Everything that decides what an LVLM learns; the defaults are those of tiny-qwen2.5-vl."""
 
     vision_steps: int = whole(3000, 0, STEPS)
-    joint_steps: int = whole(5500, 0, STEPS)
-    tokens: int = 1024  # visual tokens in a batch
-    questions: int = 8  # behind each image
-    colour_keyed: int = 2  # of these name a colour alone
-    dense: float = 0.5  # weight of the dense loss beside the answers
-    evidence: float = 1.0  # weight of -log(attention on the evidence)
-    evidence_heads: int = 3
+    place_steps: int = whole(1500, 0, STEPS)
+    joint_steps: int = whole(9000, 0, STEPS)
+    fine: float = 0.03
+    tokens: int = whole(4096, 1, 1_000_000)  # visual tokens in a batch
+    questions: int = 16  # behind each image
+    dense: float = 0.3  # weight of the dense loss beside the answers
+    evidence: float = 0.5  # weight of -log(attention on the evidence)
+    early: float = 0.1  # weight of attention on the evidence in earlier layers of LEVELS
+    evidence_heads: int = 2
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(ALL))
+    levels: Mapping[str, int] = field(default_factory=lambda: dict(LEVELS))
+    gates: Mapping[str, float] = field(default_factory=lambda: dict(GATES))
     sizes: Any = field(default_factory=TinyQwenConfig)
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """The eyes alone, then the whole model."""
-        return self.vision_steps, self.joint_steps
+        """The eyes alone; places, with the eyes as they are; then everything."""
+        return self.vision_steps, self.place_steps, self.joint_steps
 
 
 @dataclass(frozen=True)
@@ -71,15 +105,14 @@ class ClipRecipe(Recipe):
     """Everything that decides what tiny-clip learns."""
 
     crowded_steps: int = whole(4600, 0, STEPS)  # with many objects in every scene
-    crowded_sizes: int = 5  # how many of the sizes of scenes come in these
+    crowded_sizes: int = 7  # how many of the sizes of scenes come in these
     vision_steps: int = whole(350, 0, STEPS)  # after these
     decay: float = 0.35
-    precision: Literal["bfloat16", "float32"] = "float32"
     fine: float = 0.15
-    images: int = 24  # in a batch: thumbnails and tiles of the same scenes
+    images: int = whole(96, 1, 100_000)  # in a batch: thumbnails and tiles of the same scenes
     # after these, of what lies behind the patches alone: the last block and the text tower
-    aligned_steps: int = whole(2000, 0, STEPS)
-    aligned_images: int = 96  # in a batch of those
+    aligned_steps: int = whole(1500, 0, STEPS)
+    aligned_images: int = 192  # in a batch of those
     contrast: float = 0.3  # weight of the contrastive loss
     sizes: TinyClipConfig = field(default_factory=TinyClipConfig)
 
@@ -89,18 +122,13 @@ class ClipRecipe(Recipe):
         return self.crowded_steps, self.vision_steps, self.aligned_steps
 
 
+QWEN3 = LvlmRecipe(vision_steps=2000, place_steps=0, sizes=TinyQwen3Config())
+"""tiny-qwen3-vl, whose encoder knows places."""
+
 LLAVA = LvlmRecipe(
-    vision_steps=0,
-    joint_steps=900,
-    decay=0.5,
-    tokens=1024,
-    questions=10,
-    precision="float32",
-    sizes=TinyLlavaConfig(),
+    vision_steps=0, place_steps=0, joint_steps=4000, fine=0.0, sizes=TinyLlavaConfig()
 )
 """tiny-llava-1.5, on the tower of tiny-clip."""
 
-LLAVA_NEXT = replace(
-    LLAVA, joint_steps=1200, decay=0.6, learning_rate=5e-4, tokens=1350, questions=12, fine=0.25
-)
+LLAVA_NEXT = replace(LLAVA, joint_steps=3000, learning_rate=5e-4, fine=0.25)
 """tiny-llava-next, from tiny-llava-1.5."""

@@ -1,10 +1,6 @@
-"""Seeded scenes of coloured, numbered shapes, and questions about them whose answers and evidence
-are known.
-"""
+"""Seeded scenes of coloured, numbered shapes: what is where, and its pixels."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
@@ -13,22 +9,34 @@ from prunebench.testbed.drawing import PALETTE, SHAPES, Pixels, background, pain
 TOKEN_PIXELS = 28  # px a side of what one LLM token sees: 14-px patches, merged 2x2
 COLOURS = tuple(PALETTE)
 DIGITS = tuple(str(digit) for digit in range(10))
-KINDS = ("color", "shape", "digit", "count", "exist")
 COMPLEXITIES = (1, 2, 3)
-SIZES = (26, 44, 56, 72)  # px; the smallest lies within one token and is too small for a digit
+MOST_OBJECTS = 6
+
+SMALLEST, READABLE, WIDE, LARGEST = 26, 40, 56, 104
+"""Sides of objects in px: the smallest lies within one token; from READABLE on they carry a digit,
+from WIDE on perhaps two.
+"""
+
 RESOLUTIONS = {
-    (224, 224): 0.6,
-    (336, 224): 0.1,
+    (140, 140): 0.08,
+    (168, 168): 0.1,
+    (224, 168): 0.08,
+    (224, 224): 0.14,
+    (280, 224): 0.1,
     (224, 336): 0.1,
     (280, 280): 0.1,
     (336, 336): 0.1,
-}  # (width, height): share
+    (448, 336): 0.1,
+    (448, 448): 0.1,
+}  # (width, height): share; 25 to 256 tokens
 
-FINE_SIZE, FINE_SIDES = (448, 448), (44,)
-"""Fine scenes: pixels of the image and of its objects, which shrink to 11 px in a thumbnail of 112
+FINE_SIZE, FINE_SIDES = (560, 560), (44, 44)
+"""Fine scenes: pixels of the image and of its objects, which shrink to 13 px in a thumbnail of 168
 px.
 """
-FINE, FINE_KINDS = "fine", ("digit", "shape")
+
+ODD_SHARE = 0.15
+"""Of the scenes in which nothing else is asked for."""
 
 HELD_OUT_STREAM = 3
 MINIATURES_STREAM = 10_000_000
@@ -44,32 +52,31 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: what it looks like and where it is. `digit` is None on objects too small to carry
-    one.
+    """One object: what it looks like and where it is. `number` holds its one or two digits, None on
+    objects too small to carry any.
     """
 
     colour: str
     shape: str
-    digit: str | None
+    number: str | None
     box: Box
 
+    @property
+    def side(self) -> int:
+        """Pixels from edge to edge."""
+        return self.box[2] - self.box[0]
 
-@dataclass(frozen=True)
-class Question:
-    """A question with its one right answer; `evidence` is what must be seen for it, None if that is
-    the whole image.
-    """
-
-    kind: str
-    text: str
-    answer: str
-    evidence: Box | None
+    @property
+    def centre(self) -> tuple[float, float]:
+        """x and y in pixels."""
+        x0, y0, x1, y1 = self.box
+        return (x0 + x1) / 2, (y0 + y1) / 2
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything a scene is, without its pixels; `complexity` (1..3) sets the number of objects and
-    the clutter.
+    """Everything a scene is, without its pixels; `complexity` (1..3) sets the clutter behind the
+    objects.
     """
 
     seed: int
@@ -86,17 +93,16 @@ class Scene:
         canvas = background(rng, self.width, self.height, self.complexity)
         for thing in self.objects:
             red, green, blue = (channel + rng.uniform(-14, 14) for channel in PALETTE[thing.colour])
-            x0, y0, x1, _ = thing.box
-            digit = None if thing.digit is None else int(thing.digit)
-            paint(canvas, x0, y0, x1 - x0, (red, green, blue), thing.shape, digit)
-        return canvas.clip(0, 255).astype(np.uint8)
+            x0, y0, _, _ = thing.box
+            paint(canvas, x0, y0, thing.side, (red, green, blue), thing.shape, thing.number)
+        return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
 
     def mask(self) -> Pixels:
         """[height, width]: k where the k-th object covers at least half of a pixel, 0 elsewhere."""
         numbers = np.zeros((self.height, self.width), np.uint8)
         for number, thing in enumerate(self.objects, 1):
             x0, y0, x1, y1 = thing.box
-            inside = silhouette(thing.shape, x1 - x0) >= 0.5
+            inside = silhouette(thing.shape, thing.side) >= 0.5
             numbers[y0:y1, x0:x1][inside] = number
         return numbers
 
@@ -107,33 +113,34 @@ def scene(
     *,
     size: tuple[int, int] | None = None,
     complexity: int | None = None,
-    sides: tuple[int, ...] = SIZES,
+    count: int | None = None,
+    odd: bool | None = None,
+    sides: tuple[int, int] = (SMALLEST, LARGEST),
 ) -> Scene:
     """The scene number `index` of the stream `seed`: a pure function.
 
-    `size` is (width, height) in pixels, multiples of 28 of at least 140; left out, it and
-    `complexity` are drawn. `sides` are those objects may have, all or one of SIZES; ValueError for
-    what cannot be drawn.
+    `size` is (width, height) in pixels, multiples of 28 of at least 140; left out, it, the
+    `complexity` and the `count` of objects are drawn, each apart from the others. In an `odd` scene
+    all objects but one share their colour, or their shape. `sides` bounds the objects' in pixels.
+    ValueError for what cannot be drawn.
     """
     rng = np.random.default_rng([seed, index, 0])
     # all of it is drawn, whatever of it is used: the rest of the scene must not depend on that
     drawn_size = draw_size(rng)
     drawn_complexity = int(rng.choice(COMPLEXITIES))
+    drawn_count = int(rng.integers(1, MOST_OBJECTS + 1))
+    drawn_odd = bool(rng.random() < ODD_SHARE)
     width, height = drawn_size if size is None else size
     level = drawn_complexity if complexity is None else complexity
-    _check(width, height, level)
-    count = 2 * level - int(rng.integers(0, 2))  # 1-2, 3-4, 5-6
-    object_sides = sorted(_object_sides(rng, count, sides), reverse=True)
-    boxes = _place(rng, object_sides, width, height, sides)
-    # without replacement: no two objects alike
-    looks = rng.choice(len(COLOURS) * len(SHAPES), size=count, replace=False)
-    digits = rng.permutation(len(DIGITS))
+    number = drawn_count if count is None else count
+    _check(width, height, level, number)
+    is_odd = drawn_odd if odd is None else odd
+    if is_odd:
+        number = max(number, 3)  # of two, neither is the odd one
+    boxes = _place(rng, _object_sides(rng, number, sides, min(width, height)), width, height)
+    looks = _odd_looks(rng, number) if is_odd else _looks(rng, number)
     objects = []
-    # not strict: all ten digits are shuffled, and as many used as there are objects
-    for look, digit, box in zip(looks.tolist(), digits.tolist(), boxes, strict=False):
-        colour, shape = divmod(look, len(SHAPES))
-        readable = box[2] - box[0] > SIZES[0]
-        word = DIGITS[digit] if readable else None
+    for (colour, shape), word, box in zip(looks, _numbers(rng, boxes), boxes, strict=True):
         objects.append(SceneObject(COLOURS[colour], SHAPES[shape], word, box))
     return Scene(seed, index, width, height, level, tuple(objects))
 
@@ -151,74 +158,7 @@ def fine_scene(seed: int, index: int) -> Scene:
     return scene(seed, index, size=FINE_SIZE, sides=FINE_SIDES)
 
 
-def ask(about: Scene, kind: str, rng: np.random.Generator) -> Question:
-    """A question of `kind` (one of KINDS) about the scene; every kind can be asked of every scene.
-
-    The word that selects the object stands last: the answer then starts from the token that knows
-    what to look for.
-    """
-    things = about.objects
-    if kind == "count":
-        return Question(kind, "count objects", str(len(things)), None)
-    if kind == "exist":
-        return _exist(things, rng)
-    if kind not in KINDS:
-        raise ValueError(f"unknown question type {kind!r}: known are {', '.join(KINDS)}")
-    if kind == "digit":
-        return _ask_digit(things, rng)
-    pairs: list[tuple[SceneObject, str]] = []
-    for thing in things:
-        for key in _keys(thing, things, kind):
-            pairs.append((thing, key))
-    thing, key = pairs[rng.integers(len(pairs))]
-    answer = thing.colour if kind == "color" else thing.shape
-    return Question(kind, f"{kind} of {key}", answer, thing.box)
-
-
-def sample(seed: int, index: int, kind: str | None = None) -> tuple[Scene, Question]:
-    """Scene number `index` of the stream with one question; without `kind` the types take turns.
-
-    The kind FINE stands for fine scenes, asked for digits and shapes in turn.
-    """
-    kinds: tuple[str, ...]
-    if kind == FINE:
-        about, kinds = fine_scene(seed, index), FINE_KINDS
-    else:
-        about = scene(seed, index)
-        kinds = KINDS if kind is None else (kind,)
-    rng = np.random.default_rng([seed, index, 2])
-    return about, ask(about, kinds[index % len(kinds)], rng)
-
-
-def words() -> tuple[str, ...]:
-    """Every word that questions and answers use, in a fixed order without repeats."""
-    grammar = ("color", "shape", "digit", "of", "on", "count", "objects", "any", "yes", "no")
-    return grammar + COLOURS + SHAPES + DIGITS
-
-
-def _keys(thing: SceneObject, things: tuple[SceneObject, ...], kind: str) -> Iterator[str]:
-    """Single words that select `thing` without giving away its `kind`."""
-    if thing.digit is not None:
-        yield thing.digit
-    if kind == "color":
-        word = thing.shape
-        namesakes = [other for other in things if other.shape == word]
-    else:
-        word = thing.colour
-        namesakes = [other for other in things if other.colour == word]
-    if len(namesakes) == 1:
-        yield word
-
-
-def _unique_words(thing: SceneObject, things: tuple[SceneObject, ...]) -> Iterator[str]:
-    """The colour and the shape of `thing`, each where no other object has it."""
-    for word in (thing.colour, thing.shape):
-        namesakes = [other for other in things if word in (other.colour, other.shape)]
-        if len(namesakes) == 1:
-            yield word
-
-
-def _check(width: int, height: int, complexity: int) -> None:
+def _check(width: int, height: int, complexity: int, count: int) -> None:
     """Raise ValueError for a scene that cannot be drawn."""
     least = 5 * TOKEN_PIXELS
     whole = width % TOKEN_PIXELS == 0 and height % TOKEN_PIXELS == 0
@@ -227,70 +167,85 @@ def _check(width: int, height: int, complexity: int) -> None:
         raise ValueError(f"scene size {width}x{height}: {rule}")
     if complexity not in COMPLEXITIES:
         raise ValueError(f"complexity {complexity}: known are {COMPLEXITIES}")
+    if not 1 <= count <= MOST_OBJECTS:
+        raise ValueError(f"{count} objects: there are 1 to {MOST_OBJECTS}")
 
 
-def _object_sides(rng: np.random.Generator, count: int, sides: tuple[int, ...]) -> list[int]:
-    """The sides of so many objects; where they may be small, one at least can carry a digit."""
-    if len(sides) == 1:
-        return list(sides) * count
-    first = int(rng.choice(SIZES[1:]))
-    others = rng.choice(SIZES, size=count - 1, p=(0.4, 0.25, 0.2, 0.15))
-    return [first, *map(int, others)]
+def _looks(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
+    """Colour and shape of each object, no two alike.
 
-
-def _ask_digit(things: tuple[SceneObject, ...], rng: np.random.Generator) -> Question:
-    """Ask for the digit on an object, which both its words select, or one that nothing else has."""
-    thing = _pick(rng, [thing for thing in things if thing.digit is not None])
-    both = f"{thing.colour} {thing.shape}"
-    # the pair twice: it stays as likely as both single words together
-    keys = [both, both, *_unique_words(thing, things)]
-    key = keys[rng.integers(len(keys))]
-    assert thing.digit is not None
-    return Question("digit", f"digit on {key}", thing.digit, thing.box)
-
-
-def _exist(things: tuple[SceneObject, ...], rng: np.random.Generator) -> Question:
-    """Ask "any red square" or "any red": yes and no equally often.
-
-    Half of the pairs that are absent are recombined from words that are there.
+    Often of few colours or shapes, so that some come more than once.
     """
-    present = _pick(rng, list(things))
-    single = rng.random() < 0.4
-    word = (present.colour, present.shape)[rng.integers(2)]
-    if rng.random() < 0.5:
-        words_of_it = word if single else f"{present.colour} {present.shape}"
-        return Question("exist", f"any {words_of_it}", "yes", present.box)
-    pairs = {(thing.colour, thing.shape) for thing in things}
-    colours = {colour for colour, _ in pairs}
-    shapes = {shape for _, shape in pairs}
-    words_like_it = COLOURS if word == present.colour else SHAPES
-    absent = [other for other in words_like_it if other not in colours | shapes]
-    if single and absent:
-        return Question("exist", f"any {absent[rng.integers(len(absent))]}", "no", None)
-    missing = [pair for pair in product(COLOURS, SHAPES) if pair not in pairs]
-    hard = [pair for pair in missing if pair[0] in colours and pair[1] in shapes]
-    options = hard if hard and rng.random() < 0.5 else missing
-    colour, shape = options[rng.integers(len(options))]
-    return Question("exist", f"any {colour} {shape}", "no", None)
+    colour_count, shape_count = int(rng.choice((2, 3, len(COLOURS)))), int(rng.choice((2, 3, 6)))
+    if colour_count * shape_count < count:
+        shape_count = len(SHAPES)
+    colours = rng.permutation(len(COLOURS))[:colour_count].tolist()
+    shapes = rng.permutation(len(SHAPES))[:shape_count].tolist()
+    looks = []
+    for look in rng.choice(colour_count * shape_count, size=count, replace=False).tolist():
+        colour, shape = divmod(look, shape_count)
+        looks.append((colours[colour], shapes[shape]))
+    return looks
 
 
-def _pick(rng: np.random.Generator, things: list[SceneObject]) -> SceneObject:
-    """One of the things, each equally often."""
-    return things[rng.integers(len(things))]
-
-
-def _place(
-    rng: np.random.Generator, sides: list[int], width: int, height: int, allowed: tuple[int, ...]
-) -> list[Box]:
-    """Boxes of the given sides, largest first, at least 6 px apart.
-
-    One that finds no place shrinks to the next of the `allowed` sides.
+def _odd_looks(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
+    """The same with one trait that all share but one of them, whose place is drawn; the other trait
+    differs from object to object.
     """
-    for _ in range(20):
+    colours = rng.permutation(len(COLOURS))[:count].tolist()
+    shapes = rng.permutation(len(SHAPES))[:count].tolist()
+    odd = int(rng.integers(count))
+    by_colour = rng.random() < 0.5
+    common, other = (colours if by_colour else shapes)[:2]
+    looks = []
+    for number, (colour, shape) in enumerate(zip(colours, shapes, strict=True)):
+        shared = other if number == odd else common
+        looks.append((shared, shape) if by_colour else (colour, shared))
+    return looks
+
+
+def _numbers(rng: np.random.Generator, boxes: list[Box]) -> list[str | None]:
+    """The number on each object; no two end alike."""
+    ones = rng.permutation(len(DIGITS))[: len(boxes)].tolist()
+    tens = rng.integers(1, len(DIGITS), size=len(boxes)).tolist()
+    wide = rng.random(len(boxes)) < 0.6
+    numbers: list[str | None] = []
+    for row, (x0, _, x1, _) in enumerate(boxes):
+        if x1 - x0 < READABLE:
+            numbers.append(None)
+        elif x1 - x0 >= WIDE and wide[row]:
+            numbers.append(f"{tens[row]}{ones[row]}")
+        else:
+            numbers.append(DIGITS[ones[row]])
+    return numbers
+
+
+def _object_sides(
+    rng: np.random.Generator, count: int, bounds: tuple[int, int], edge: int
+) -> list[int]:
+    """The sides of so many objects in descending order, whatever their number: a fifth the
+    smallest, the others from READABLE on, as many small as large by their logarithm.
+    """
+    least, most = bounds
+    if least == most:
+        return [least] * count
+    high = min(most, int(0.45 * edge))
+    sides = []
+    for _ in range(count):
+        small, place = rng.random(2)
+        side = round(READABLE * (high / READABLE) ** place)
+        sides.append(least if small < 0.2 else side)
+    return sorted(sides, reverse=True)
+
+
+def _place(rng: np.random.Generator, sides: list[int], width: int, height: int) -> list[Box]:
+    """Boxes of the given sides, largest first, at least 6 px apart; one that finds no place shrinks
+    by fifths.
+    """
+    for _ in range(50):
         boxes: list[Box] = []
         for side in sides:
-            sizes = [size for size in reversed(allowed) if size <= side]
-            box = _free_box(rng, sizes, width, height, boxes)
+            box = _free_box(rng, side, width, height, boxes)
             if box is None:  # the large ones lie badly: start over
                 break
             boxes.append(box)
@@ -300,15 +255,17 @@ def _place(
 
 
 def _free_box(
-    rng: np.random.Generator, sizes: list[int], width: int, height: int, others: list[Box]
+    rng: np.random.Generator, side: int, width: int, height: int, others: list[Box]
 ) -> Box | None:
-    """A box apart from the others, of the first size that has a place; None where none has."""
-    for size in sizes:
-        for _ in range(60):
-            box = _throw(rng, size, width, height)
+    """A box apart from the others, of the first side that has a place; None where none has."""
+    while True:
+        for _ in range(30):
+            box = _throw(rng, side, width, height)
             if all(_apart(box, other) for other in others):
                 return box
-    return None
+        if side <= SMALLEST:
+            return None
+        side = max(SMALLEST, int(0.8 * side))
 
 
 def _throw(rng: np.random.Generator, side: int, width: int, height: int) -> Box:
@@ -317,14 +274,14 @@ def _throw(rng: np.random.Generator, side: int, width: int, height: int) -> Box:
     The smallest objects lie within what one token sees, so that it is all their evidence.
     """
     corner = []
-    for edge in (width, height):
-        if side == SIZES[0]:
-            token = int(rng.integers(0, edge // TOKEN_PIXELS))
-            inside = int(rng.integers(0, TOKEN_PIXELS - side + 1))
+    for edge, place in zip((width, height), rng.random(2).tolist(), strict=True):
+        if side == SMALLEST:
+            shifts = TOKEN_PIXELS - side + 1
+            token, inside = divmod(int(place * (edge // TOKEN_PIXELS) * shifts), shifts)
             corner.append(token * TOKEN_PIXELS + inside)
         else:
-            # two pixels from either edge; the upper bound is exclusive
-            corner.append(int(rng.integers(2, edge - side - 1)))
+            # two pixels from either edge
+            corner.append(2 + int(place * (edge - side - 3)))
     x, y = corner
     return x, y, x + side, y + side
 

@@ -3,6 +3,7 @@ training passes.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from prunebench.testbed.batches import SceneBatch
+from prunebench.testbed.batches import Boxes, SceneBatch
 from prunebench.testbed.language import answer, language_settings, new_model
 from prunebench.testbed.learner import Answers
 from prunebench.testbed.processor import (
@@ -57,9 +58,9 @@ IMAGE = "<image>"
 
 @dataclass(frozen=True)
 class TinyLlavaConfig:
-    """Sizes of the miniature; the defaults make 3.0 million parameters."""
+    """Sizes of the miniature; the defaults make 4.9 million parameters."""
 
-    layers: int = 6
+    layers: int = 12
     width: int = 160
     heads: int = 4
     kv_heads: int = 2
@@ -160,7 +161,6 @@ class FastLlava:
     """
 
     model: Any
-    evidence_layer: int = 3
 
     def __post_init__(self) -> None:
         self.model.model.vision_tower.requires_grad_(False)
@@ -175,33 +175,36 @@ class FastLlava:
         """Width of one visual token."""
         return int(self.model.config.text_config.hidden_size)
 
-    def boxes(self, width: int, height: int) -> NDArray[np.float64]:
-        """[N, 4] what each visual token of an image of that size sees, in pixels."""
-        return thumbnail_boxes(width, height)
+    @property
+    def boxes(self) -> Boxes:
+        """What each visual token sees."""
+        return thumbnail_boxes
 
-    def see(self, pixels: Tensor) -> Tensor:
+    def see(self, pixels: Tensor) -> Any:
         """[B, N, D] visual tokens, in reading order, of [B, height, width, 3] uint8 images."""
         return self._project(thumbnails(pixels))
 
-    def answer(self, features: Tensor, batch: SceneBatch) -> Answers:
+    def tokens(self, seen: Any) -> Tensor:
+        """[B, N, D] the visual tokens."""
+        return seen  # type: ignore[no-any-return]
+
+    def answer(self, seen: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
         """Answer every question of the batch about [B, N, D] visual tokens; questions do not see
         each other.
         """
-        scenes, questions, length = batch.words.shape
-        mark = torch.tensor([self.model.config.text_config.bos_token_id])
-        start = self.model.get_input_embeddings()(mark)
-        prefix = features.shape[1] + 1
+        scenes, prefix = len(seen), seen.shape[1] + 1
+        mark = self.model.config.text_config.bos_token_id
+        start = self.model.get_input_embeddings().weight[mark].expand(scenes, 1, -1)
         # every question is numbered as if it came first
-        text = prefix + torch.arange(length).repeat(questions)
-        positions = torch.cat([torch.arange(prefix), text])
+        image = torch.arange(prefix, device=seen.device).expand(scenes, -1)
         return answer(
             self.model,
-            torch.cat([start.expand(scenes, 1, -1), features.to(start.dtype)], dim=1),
-            features.shape[1],
+            torch.cat([start, seen.to(start.dtype)], dim=1),
+            seen.shape[1],
             batch,
-            positions=positions.expand(scenes, -1),
+            positions=torch.cat([image, prefix + batch.order], dim=1),
             mask_key=None,
-            evidence_layer=self.evidence_layer,
+            layers=layers,
         )
 
     def _project(self, views: Tensor) -> Tensor:
@@ -219,16 +222,12 @@ class FastLlavaNext(FastLlava):
     line with its end.
     """
 
-    def boxes(self, width: int, height: int) -> NDArray[np.float64]:
-        """[N, 4] what each visual token of an image of that size sees, in pixels; the ends of lines
-        see nothing.
-        """
-        cut = tiling(width, height)
-        lines = cut.boxes()[cut.kept()]
-        lines = np.concatenate([lines, np.zeros((len(lines), 1, 4))], axis=1)
-        return np.concatenate([thumbnail_boxes(width, height), lines.reshape(-1, 4)])
+    @property
+    def boxes(self) -> Boxes:
+        """What each visual token sees; the ends of lines see nothing."""
+        return next_boxes
 
-    def see(self, pixels: Tensor) -> Tensor:
+    def see(self, pixels: Tensor) -> Any:
         """[B, N, D] visual tokens, in reading order, of [B, height, width, 3] uint8 images."""
         scenes, height, width, _ = pixels.shape
         cut = tiling(width, height)
@@ -245,6 +244,14 @@ class FastLlavaNext(FastLlava):
         ends = newline.expand(scenes, kept.shape[1], 1, -1)
         tile_tokens = torch.cat([kept, ends], dim=2).flatten(1, 2)
         return torch.cat([features[:, 0], tile_tokens], dim=1)
+
+
+def next_boxes(width: int, height: int) -> NDArray[np.float64]:
+    """[N, 4] what each visual token of LLaVA-NeXT sees of an image of that size, in pixels."""
+    cut = tiling(width, height)
+    lines = cut.boxes()[cut.kept()]
+    lines = np.concatenate([lines, np.zeros((len(lines), 1, 4))], axis=1)
+    return np.concatenate([thumbnail_boxes(width, height), lines.reshape(-1, 4)])
 
 
 def _settings(sizes: TinyLlavaConfig) -> dict[str, Any]:

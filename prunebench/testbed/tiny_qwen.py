@@ -6,19 +6,19 @@ has the same size, so a window is a batch row; several questions share an image,
 others. Weights and results are those of the stock model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
-from prunebench.testbed.batches import SceneBatch, cells
+from prunebench.testbed.batches import Boxes, SceneBatch, cells
 from prunebench.testbed.language import answer, language_settings, new_model
 from prunebench.testbed.learner import Answers
 from prunebench.testbed.processor import IMAGE, VIDEO, VISION_END, VISION_START, build_tokenizer
@@ -27,13 +27,13 @@ from prunebench.testbed.scenes import TOKEN_PIXELS
 
 @dataclass(frozen=True)
 class TinyQwenConfig:
-    """Sizes of the miniature; the defaults make 3.2 million parameters."""
+    """Sizes of the miniature; the defaults make 5.3 million parameters."""
 
     vision_depth: int = 4
     vision_width: int = 128
     vision_heads: int = 2
     full_attention: tuple[int, ...] = (1, 3)  # the other blocks attend within 4x4 tokens
-    layers: int = 6
+    layers: int = 12
     width: int = 160
     heads: int = 4
     kv_heads: int = 2
@@ -50,7 +50,9 @@ def build_model(sizes: TinyQwenConfig, seed: int) -> Qwen2_5_VLForConditionalGen
             **language_settings(sizes, tokenizer),
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 1e3,
+                # columns get the lowest frequencies: at a base made for thousands of tokens the
+                # columns of a small image would be hard to tell apart
+                "rope_theta": 30.0,
                 "mrope_section": [head_dim // 2 - 2 * spatial, spatial, spatial],
             },
         },
@@ -81,8 +83,7 @@ def build_model(sizes: TinyQwenConfig, seed: int) -> Qwen2_5_VLForConditionalGen
 class FastQwen:
     """The stock model behind the calls that training makes (a `Learner`)."""
 
-    model: Qwen2_5_VLForConditionalGeneration
-    evidence_layer: int = 3
+    model: Any
 
     @property
     def module(self) -> nn.Module:
@@ -92,90 +93,79 @@ class FastQwen:
     @property
     def feature_width(self) -> int:
         """Width of one visual token."""
-        config: Any = self.model.config.text_config
-        return int(config.hidden_size)
+        return int(self.model.config.text_config.hidden_size)
 
-    def see(self, pixels: Tensor) -> Tensor:
+    @property
+    def boxes(self) -> Boxes:
+        """What each visual token sees."""
+        return cells
+
+    def see(self, pixels: Tensor) -> Any:
         """[B, N, D] visual tokens, in reading order, of [B, height, width, 3] uint8 images."""
         visual: Any = self.model.model.visual
         height, width = pixels.shape[1] // 14, pixels.shape[2] // 14
-        order, windows, real = _window_order(height // 2, width // 2)
-        patches = _patches(pixels)[:, order]  # [B, N, 4, 588], window by window
-        tables = _vision_rotary(visual.rotary_pos_emb.inv_freq, height, width)
+        windows = _windows(height // 2, width // 2, pixels.device)
+        patches = patches_of(pixels).index_select(1, windows.order)  # [B, N, 4, 588], window by window
+        tables = vision_rotary(visual.rotary_pos_emb.inv_freq, height, width)
         # tables lie in reading order, too, token by token: window by window, as the patches
-        cosine, sine = (table.view(len(order), 4, -1)[order].flatten(0, 1) for table in tables)
+        cosine, sine = (
+            table.view(height * width // 4, 4, -1)[windows.order].flatten(0, 1) for table in tables
+        )
         # Both frames of a still image are the same: the convolution over them is one product with
         # its summed slices.
         weight = visual.patch_embed.proj.weight.sum(2).flatten(1)
         hidden = linear(patches.flatten(1, 2), weight)
         full = set(visual.config.fullatt_block_indexes)
         for number, block in enumerate(visual.blocks):
-            area = None if number in full else (windows, real)
-            hidden = hidden + _vision_attention(block.attn, block.norm1(hidden), cosine, sine, area)
+            area = None if number in full else windows
+            hidden = hidden + vision_attention(block.attn, block.norm1(hidden), cosine, sine, area)
             hidden = hidden + block.mlp(block.norm2(hidden))
         merger = visual.merger
         # the four patches of a token lie behind one another and become one
-        grouped = merger.ln_q(hidden).reshape(len(hidden), len(order), -1)
+        grouped = merger.ln_q(hidden).reshape(len(hidden), height * width // 4, -1)
         merged: Tensor = merger.mlp(grouped)
-        # the inverse of the order: back to reading order
-        return merged[:, order.argsort()]
+        # back to reading order
+        return merged.index_select(1, windows.back)
 
-    def boxes(self, width: int, height: int) -> NDArray[np.float64]:
-        """[N, 4] what each visual token of an image of that size sees, in pixels."""
-        return cells(width, height)
+    def tokens(self, seen: Any) -> Tensor:
+        """[B, N, D] the visual tokens."""
+        return seen  # type: ignore[no-any-return]
 
-    def answer(self, features: Tensor, batch: SceneBatch) -> Answers:
+    def answer(self, seen: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
         """Answer every question of the batch about [B, N, D] visual tokens; questions do not see
         each other.
         """
-        config = self.model.config
-        scenes, questions, length = batch.words.shape
-        _, height, width, _ = batch.pixels.shape
-        marks = torch.tensor([config.vision_start_token_id, config.vision_end_token_id])
-        embed: Any = self.model.get_input_embeddings()
-        # each [B, 1, D]
-        start, stop = embed(marks).expand(scenes, 2, -1).unsqueeze(2).unbind(1)
-        rows, columns = height // TOKEN_PIXELS, width // TOKEN_PIXELS
-        positions = _packed_positions(rows, columns, questions, length)
         return answer(
             self.model,
-            torch.cat([start, features.to(start.dtype), stop], dim=1),
-            features.shape[1],
+            between_marks(self.model, seen),
+            seen.shape[1],
             batch,
-            positions=positions.unsqueeze(1).expand(3, scenes, -1),
+            positions=packed_positions(batch),
             mask_key="full_attention",
-            evidence_layer=self.evidence_layer,
+            layers=layers,
         )
 
 
-def _patches(pixels: Tensor) -> Tensor:
-    """[B, N, 4, 588] patches of [B, height, width, 3] images, normalised and grouped as by the
-    image processor.
+@dataclass(frozen=True)
+class Windows:
+    """How a grid of tokens falls into windows of 4x4.
+
+    `order` [N] of the tokens, window by window, and `back` [N], its inverse. Counting patches in
+    that order, `members` [W, 64] of each window; `real`, [W, 64] which of these there are, is None
+    where all are: windows at the edge are smaller. `places` [P] finds the patches in the flattened
+    windows again.
     """
-    scenes, height, width, _ = pixels.shape
-    normal = (pixels.float() / 255 - 0.5) / 0.5
-    cells = normal.view(scenes, height // 28, 2, 14, width // 28, 2, 14, 3)
-    # [B, rows, columns, 2, 2, 3, 14, 14]: a token's patches, in each of them channel by channel
-    return cells.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(scenes, height * width // 784, 4, 588)
+
+    order: Tensor
+    back: Tensor
+    members: Tensor
+    real: Tensor | None
+    places: Tensor
 
 
-def _vision_rotary(frequency: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Two times [patches, head dim]: cosine and sine of a grid of height x width patches, grouped
-    by token.
-    """
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    blocks = height // 2, 2, width // 2, 2
-    grouped = [axis.view(blocks).transpose(1, 2).reshape(-1, 1) for axis in (rows, columns)]
-    angle = torch.cat([axis * frequency for axis in grouped], dim=-1).repeat(1, 2)
-    return angle.cos(), angle.sin()
-
-
-def _window_order(rows: int, columns: int, side: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """How a grid of tokens falls into windows of side x side.
-
-    The order of tokens, window by window [N]; then, counting patches in that order, the members of
-    each window [W, side * side * 4], and which of these are real: windows at the edge are smaller.
-    """
+@lru_cache(maxsize=64)
+def _windows(rows: int, columns: int, device: torch.device, side: int = 4) -> Windows:
+    """The windows of a grid of rows x columns tokens."""
     grid = torch.arange(rows * columns).view(rows, columns)
     windows = []
     for y, x in product(range(0, rows, side), range(0, columns, side)):
@@ -189,33 +179,65 @@ def _window_order(rows: int, columns: int, side: int = 4) -> tuple[Tensor, Tenso
         members[number, :count] = torch.arange(first, first + count)
         real[number, :count] = True
         first += count
-    return torch.cat(windows), members, real
+    order = torch.cat(windows)
+    return Windows(
+        order.to(device),
+        order.argsort().to(device),
+        members.to(device),
+        None if bool(real.all()) else real.to(device),
+        # members are numbered in order: without what fills up the patches stand in theirs again
+        real.flatten().nonzero().squeeze(1).to(device),
+    )
 
 
-def _vision_attention(
-    attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, area: tuple[Tensor, Tensor] | None
+def patches_of(pixels: Tensor) -> Tensor:
+    """[B, N, 4, 588] patches of [B, height, width, 3] images, normalised and grouped as by the
+    image processor.
+    """
+    scenes, height, width, _ = pixels.shape
+    normal = (pixels.float() / 255 - 0.5) / 0.5
+    cells = normal.view(scenes, height // 28, 2, 14, width // 28, 2, 14, 3)
+    # [B, rows, columns, 2, 2, 3, 14, 14]: a token's patches, in each of them channel by channel
+    return cells.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(scenes, height * width // 784, 4, 588)
+
+
+def vision_rotary(frequency: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Two times [patches, head dim]: cosine and sine of a grid of height x width patches, grouped
+    by token.
+    """
+    device = frequency.device
+    down, across = torch.arange(height, device=device), torch.arange(width, device=device)
+    rows, columns = torch.meshgrid(down, across, indexing="ij")
+    blocks = height // 2, 2, width // 2, 2
+    grouped = [axis.view(blocks).transpose(1, 2).reshape(-1, 1) for axis in (rows, columns)]
+    angle = torch.cat([axis * frequency for axis in grouped], dim=-1).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
+def vision_attention(
+    attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, area: Windows | None
 ) -> Tensor:
     """[B, P, D] attention of one block over P patches: within the windows of `area`, or over
     everything.
     """
-    scenes, patches, width = hidden.shape
+    scenes, patches, _ = hidden.shape
     projections = attention.qkv(hidden).view(scenes, patches, 3, attention.num_heads, -1)
     query, key, value = projections.unbind(2)
     query, key = apply_rotary_pos_emb_vision(query, key, cosine, sine)
     if area is None:
         out = _attend(query, key, value, None)
     else:
-        windows, real = area
         mask = None
-        if not bool(real.all()):
+        if area.real is not None:
             # scene by scene, as the windows are flattened below
-            mask = real[:, None, None, :].repeat(scenes, 1, 1, 1)
+            mask = area.real[:, None, None, :].repeat(scenes, 1, 1, 1)
         # a window is a row of the batch
-        query, key, value = (part[:, windows].flatten(0, 1) for part in (query, key, value))
-        out = _attend(query, key, value, mask)
-        # members are numbered in order: without what fills up the patches stand in theirs again
-        out = out.reshape(scenes, *windows.shape, *out.shape[2:])[:, real]
-    projected: Tensor = attention.proj(out.reshape(scenes, patches, width))
+        members = area.members.flatten()
+        parts = [part.index_select(1, members) for part in (query, key, value)]
+        parts = [part.unflatten(1, area.members.shape).flatten(0, 1) for part in parts]
+        out = _attend(*parts, mask)
+        out = out.reshape(scenes, len(members), -1).index_select(1, area.places)
+    projected: Tensor = attention.proj(out.reshape(scenes, patches, -1))
     return projected
 
 
@@ -225,16 +247,34 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> T
     return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
 
-def _packed_positions(rows: int, columns: int, questions: int, length: int) -> Tensor:
-    """[3, L] time, height and width positions: an image between its marks, then every question as
-    if it came first.
+def between_marks(model: Any, features: Tensor) -> Tensor:
+    """[B, 1 + N + 1, D] embeddings of [B, N, D] visual tokens between the marks of an image."""
+    config = model.config
+    marks = [config.vision_start_token_id, config.vision_end_token_id]
+    embed: Any = model.get_input_embeddings()
+    # each [B, 1, D]; a slice of the table, for a list of numbers would have to wait for the GPU
+    start, stop = (embed.weight[mark].expand(len(features), 1, -1) for mark in marks)
+    return torch.cat([start, features.to(start.dtype), stop], dim=1)
+
+
+def packed_positions(batch: SceneBatch) -> Tensor:
+    """[3, B, L] time, height and width positions: an image between its marks, then every question
+    as if it came first.
     """
+    _, height, width, _ = batch.pixels.shape
+    rows, columns = height // TOKEN_PIXELS, width // TOKEN_PIXELS
+    # M-RoPE goes on behind the largest position, not behind as many as there are tokens
+    after = 1 + max(rows, columns)
+    text = after + 1 + batch.order
+    image = _image_positions(rows, columns, after, text.device)
+    return torch.cat([image[:, None].expand(-1, len(text), -1), text.expand(3, -1, -1)], dim=2)
+
+
+@lru_cache(maxsize=64)
+def _image_positions(rows: int, columns: int, after: int, device: torch.device) -> Tensor:
+    """[3, 1 + N + 1] positions of an image and of the marks around it."""
     height, width = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     # + 1: the start mark is at 0
     image = torch.stack([torch.zeros_like(height), height, width]).flatten(1) + 1
-    # M-RoPE goes on behind the largest position, not behind as many as there are tokens
-    after = 1 + max(rows, columns)
-    text = after + 1 + torch.arange(length).repeat(questions)
-    start = torch.zeros(3, 1, dtype=torch.long)
-    stop = torch.full((3, 1), after)
-    return torch.cat([start, image, stop, text.expand(3, -1)], dim=1)
+    start, stop = torch.zeros(3, 1, dtype=torch.long), torch.full((3, 1), after)
+    return torch.cat([start, image, stop], dim=1).to(device)

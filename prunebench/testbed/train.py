@@ -2,12 +2,15 @@
 
 import json
 import logging
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from prunebench.border.bounds import path
 from prunebench.border.text import message, one_line
@@ -20,15 +23,14 @@ from prunebench.learning.loop import (
     Progress,
     learn,
     no_progress,
-    require_number,
-    update,
 )
 from prunebench.learning.run import Run, open_run
+from prunebench.testbed.batches import Batch
 from prunebench.testbed.learner import Objective
 from prunebench.testbed.miniatures import Miniature, miniature
 from prunebench.testbed.options import MiniatureOptions
 from prunebench.testbed.recipe import Recipe
-from prunebench.testbed.scenes import KINDS
+from prunebench.testbed.questions import KINDS
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,16 @@ WAY_OUT = "choose another folder, or resume=False to start over"
 
 PACE = Pace(log_every=20, checkpoint_seconds=180.0)
 
-HEADLINES = ("loss", "see_shape", "see_digit", "match", *KINDS, "evidence_mass")
+HEADLINES = ("loss", "see_shape", "see_ones", "match", *KINDS, "evidence_mass")
 """The figures, of all that the log has, that say how far a run is."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes, and how many processes make its batches."""
+
+    device: str = "cpu"
+    workers: int = 0
 
 
 def train_miniature(
@@ -85,7 +95,12 @@ def train_miniature(
         plain = {"model": options.model, "seed": options.seed, **asdict(recipe)}
         settings = _settings(plain, begin, recipe.steps)
         run.write(RECIPE, f"{json.dumps(settings, indent=2)}\n".encode())
-        course = _course(kind.objective(model, recipe, options.seed), recipe, settings)
+        machine = Machine(options.device, options.workers)
+        objective = kind.objective(model, recipe, options.seed)
+        begin_step = 0 if begin is None else begin.step
+        course = _course(objective, recipe, settings, begin_step, machine)
+        if options.minutes is not None:
+            pace = replace(pace, seconds=60 * options.minutes)
 
         def report(step: int, steps: int, figures: Figures) -> None:
             headlines = [name for name in HEADLINES if name in figures]
@@ -96,7 +111,7 @@ def train_miniature(
 
         run.log.rewrite()
         with run.replaced(MODEL) as folder:
-            export(out, state, folder, held_out=options.held_out)
+            export(out, state, folder, held_out=options.held_out, device=options.device)
         return out / MODEL
 
 
@@ -130,40 +145,78 @@ def _begin(run: Run, steps: int, resume: bool) -> State | None:
     return state
 
 
-def _course(objective: Objective, recipe: Recipe, settings: dict[str, Any]) -> Course:
+def _course(
+    objective: Objective, recipe: Recipe, settings: dict[str, Any], begin: int, machine: Machine
+) -> Course:
     """What the run repeats; the checkpoint keeps the settings in force."""
-    network = objective.network
+    # before anything is put on a GPU, which processes that are forked must not know
+    batches = iter(_batches(objective, begin, recipe.steps, machine))
+    network = objective.network.to(machine.device)
     trainable = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+        trainable,
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=recipe.weight_decay,
+        fused=True,
     )
+    low = machine.device != "cpu" or recipe.precision == "bfloat16"
 
     def weights() -> dict[str, Tensor]:
         return dict(network.state_dict())
 
-    def step(number: int) -> Figures:
-        return _step(objective, optimizer, trainable, recipe, number)
+    def step(number: int) -> dict[str, Tensor]:
+        data = next(batches).to(machine.device)
+        with torch.autocast(machine.device, dtype=torch.bfloat16, enabled=low):
+            loss, figures = objective.loss(data, number)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        return {"loss": loss.detach(), "norm": norm, **figures}
 
-    facts = {"recipe": _as_stored(settings)}
-    return Course(recipe.steps, weights, optimizer, recipe.rate, step, facts)
+    return Course(
+        recipe.steps,
+        weights,
+        optimizer,
+        recipe.rate,
+        step,
+        objective.check,
+        marks=tuple(accumulate(recipe.stages)),
+        facts={"recipe": _as_stored(settings)},
+    )
 
 
-def _step(
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    trainable: list[nn.Parameter],
-    recipe: Recipe,
-    step: int,
-) -> Figures:
-    """One update; returns losses and accuracies by name."""
-    data = objective.batch(step)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        loss, figures = objective.loss(data, step)
-    value = require_number(float(loss.detach()), "the loss", step, optimizer)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    update(optimizer, trainable, step, clip=1.0)
-    return {"loss": value, **figures}
+@dataclass(frozen=True)
+class _Steps(Dataset[Batch]):
+    """The batches of a run by step."""
+
+    batch: Callable[[int], Batch]
+    steps: int
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batch(step)
+
+
+def _batches(objective: Objective, begin: int, steps: int, machine: Machine) -> Iterable[Batch]:
+    """The batches from a step on, made ahead of it by `workers` processes."""
+    return DataLoader(
+        _Steps(objective.batch, steps),
+        batch_size=None,
+        sampler=range(begin, steps),
+        num_workers=machine.workers,
+        prefetch_factor=3 if machine.workers else None,
+        pin_memory=machine.device != "cpu",
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(_: int) -> None:
+    """Threads of many processes would stand in each other's way."""
+    torch.set_num_threads(1)
 
 
 def _settings(settings: dict[str, Any], state: State | None, steps: int) -> dict[str, Any]:

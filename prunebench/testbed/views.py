@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessor
 from transformers.image_processing_utils import select_best_resolution
 
-SIDE, PATCH = 112, 14  # px
+SIDE, PATCH = 168, 14  # px
 GRID = SIDE // PATCH  # patches a side of a view
 PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 """(height, width) of the canvases that LLaVA-NeXT cuts into tiles; an image gets the one that keeps
@@ -112,7 +112,7 @@ def tiles(pixels: Tensor) -> Tensor:
     """
     scenes, height, width, _ = pixels.shape
     cut = tiling(width, height)
-    canvas = torch.zeros(scenes, 3, cut.rows * SIDE, cut.columns * SIDE, dtype=torch.uint8)
+    canvas = torch.zeros(scenes, 3, cut.rows * SIDE, cut.columns * SIDE, dtype=torch.uint8, device=pixels.device)
     rows = slice(cut.top, cut.top + cut.scaled_height)
     columns = slice(cut.left, cut.left + cut.scaled_width)
     canvas[..., rows, columns] = _resize(pixels, cut.scaled_height, cut.scaled_width)
@@ -123,9 +123,16 @@ def tiles(pixels: Tensor) -> Tensor:
 
 def normal(views: Tensor) -> Tensor:
     """uint8 views as floats, normalised as CLIP wants them."""
+    mean, deviation = _moments(views.device)
+    return (views.float() - mean) / deviation
+
+
+@lru_cache(maxsize=8)
+def _moments(device: torch.device) -> tuple[Tensor, Tensor]:
+    """[3, 1, 1] mean and standard deviation of each channel."""
     mean = torch.tensor(CLIPImageProcessor.image_mean).view(3, 1, 1) * 255
     deviation = torch.tensor(CLIPImageProcessor.image_std).view(3, 1, 1) * 255
-    return (views.float() - mean) / deviation
+    return mean.to(device), deviation.to(device)
 
 
 def _resize(pixels: Tensor, height: int, width: int) -> Tensor:

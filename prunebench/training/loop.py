@@ -144,7 +144,7 @@ def _course(
             update(optimizer, list(module.parameters()), number, clip=schedule.clip)
         return figures
 
-    return Course(schedule.steps, weights, optimizer, schedule.rate, step)
+    return Course(schedule.steps, weights, optimizer, lambda number, _: schedule.rate(number), step)
 
 
 def _backward(
