@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from prunebench.border.text import one_line
-from prunebench.testbed import dataset, drawing, scenes
+from prunebench.testbed import dataset, drawing, questions, scenes
 
 MOST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which scenes a task is made of; without a `question_type` the types take turns."""
+    """Which scenes a task is made of; several `question_types` take turns."""
 
-    question_type: str | None = None
-    samples: int = 200
+    question_types: Sequence[str] = questions.KINDS
+    samples: int = 500
     seed: int = 1
 
     most: ClassVar[int] = 2_000
     """Each takes some 20 ms to draw before the first is asked."""
 
     def __post_init__(self) -> None:
-        kinds = (*scenes.KINDS, scenes.FINE)
-        if self.question_type is not None and self.question_type not in kinds:
-            value = one_line(repr(self.question_type), 60)
-            raise ValueError(f"question_type is {value}; it is null or one of {', '.join(kinds)}")
+        kinds = (*questions.KINDS, questions.FINE)
+        names = self.question_types
+        is_list = isinstance(names, Sequence) and not isinstance(names, str)
+        if not is_list or not names or not set(map(str, names)) <= set(kinds):
+            value = one_line(repr(names), 60)
+            raise ValueError(
+                f"question_types is {value}; it is a list of some of {', '.join(kinds)}"
+            )
         for key, least, most in (("samples", 1, self.most), ("seed", 0, MOST_SEED)):
             number = getattr(self, key)
             if type(number) is not int or not least <= number <= most:
@@ -38,11 +43,11 @@ class Recipe:
     def file_name(self, count: int) -> str:
         """A name that other scenes, or scenes drawn by other code, do not have."""
         digest = hashlib.sha256()
-        for module in (dataset, drawing, scenes):
+        for module in (dataset, drawing, questions, scenes):
             digest.update(Path(str(module.__file__)).read_bytes())
-        kind = self.question_type or "mixed"
-        return f"scenes-{kind}-{count}-s{self.seed}-{digest.hexdigest()[:12]}.parquet"
+        digest.update(" ".join(self.question_types).encode())
+        return f"scenes-{count}-s{self.seed}-{digest.hexdigest()[:12]}.parquet"
 
     def write(self, path: Path, count: int) -> Path:
         """Draw `count` scenes, and write them with their questions."""
-        return dataset.write_parquet(path, count, seed=self.seed, question_type=self.question_type)
+        return dataset.write_parquet(path, count, seed=self.seed, kinds=self.question_types)

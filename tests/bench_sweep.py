@@ -105,7 +105,7 @@ def test_shared_against_one_by_one(
 
 def bare_loop(backend: TransformersBackend, samples: int) -> None:
     """Methods bound to the model, and the backend's own reading, encoding and answering."""
-    questions = load_once(TaskSource("scenes_mixed", samples, MAX_PIXELS, None))
+    questions = load_once(TaskSource("scenes", samples, MAX_PIXELS, None))
     requests = questions.requests
     cells = []
     for method in LOOP_METHODS:

@@ -137,7 +137,7 @@ def test_scores_are_what_lmms_eval_reports(reported: tuple[Path, dict[str, Any]]
 
 
 def test_a_built_in_task() -> None:
-    benchmark = benchmarks.load_task("scenes_mixed", 6)
+    benchmark = benchmarks.load_task("scenes", 6)
     assert [request.question_type for request in benchmark.requests] == [
         "color",
         "shape",
@@ -190,7 +190,7 @@ def test_what_a_task_logs_stays_out_of_the_terminal(tmp_path: Path) -> None:
 
 
 def test_other_questions_are_another_task() -> None:
-    prints = {benchmarks.load_task("scenes_mixed", limit).fingerprint for limit in (3, 4, 3)}
+    prints = {benchmarks.load_task("scenes", limit).fingerprint for limit in (3, 4, 3)}
     assert len(prints) == 2
 
 
@@ -230,11 +230,11 @@ def test_a_task_file_that_cannot_be_used(
 def test_what_is_listed_is_there() -> None:
     listed = benchmarks.listed()
     names = {entry.name for entry in listed}
-    assert {"scenes_mixed", "scenes", "reading"} <= names
+    assert {"scenes", "scenes", "reading"} <= names
     for entry in listed:
         assert benchmarks.expand(entry.name)
         assert entry.description
-    assert benchmarks.expand("scenes")[0] == "scenes_color"
+    assert benchmarks.expand("scenes")[0] == "scenes_text"
     assert benchmarks.expand("gqa") == ["gqa"]
 
 
@@ -254,9 +254,9 @@ def test_a_limit_above_what_there_is_means_all(tmp_path: Path) -> None:
 def test_built_in_tasks_make_no_more_than_they_can_soon() -> None:
     with pytest.raises(
         TaskError,
-        match="limit is 1000000, and scenes_mixed makes 2000 questions at most; use limit=2000",
+        match="limit is 1000000, and scenes makes 2000 questions at most; use limit=2000",
     ):
-        benchmarks.load_task("scenes_mixed", 10**6)
+        benchmarks.load_task("scenes", 10**6)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_tasks_of_other_kinds_say_why_they_are_not_run() -> None:
 def test_what_needs_its_blind_value(tmp_path: Path) -> None:
     for name in ("scienceqa_img", "mmmu_val", "vizwiz_vqa_val"):
         assert benchmarks.needs_blind(name)
-    for name in ("gqa", "pope", "scenes_mixed", "docvqa_val"):
+    for name in ("gqa", "pope", "scenes", "docvqa_val"):
         assert not benchmarks.needs_blind(name)
     file = write_task(tmp_path, text=TASK + "metadata: {blind: true}\n")
     assert benchmarks.needs_blind(str(file))

@@ -32,7 +32,7 @@ def test_it_keeps_nothing_whatever_the_budget() -> None:
 
 
 def test_a_task_asks_for_it_and_others_do_not(task: Path) -> None:
-    words = [f"tasks={task},scenes_color", "methods=fastv", "budgets=0.5,0.25"]
+    words = [f"tasks={task},scenes_text", "methods=fastv", "budgets=0.5,0.25"]
     grid = load(None, words)
     blind = [one for one in grid.cells(grid.tasks) if one.variant.name == BLIND]
     assert [one.id for one in blind] == ["tiny-qwen2.5-vl__blind__0__mine__s0"]
@@ -45,9 +45,9 @@ def test_a_task_asks_for_it_and_others_do_not(task: Path) -> None:
 
 
 def test_asked_for_by_name_it_runs_once_a_task(task: Path) -> None:
-    grid = load(None, [f"tasks={task},scenes_color", "methods=blind", "budgets=0.5,0.25"])
+    grid = load(None, [f"tasks={task},scenes_text", "methods=blind", "budgets=0.5,0.25"])
     blind = [one for one in grid.cells(grid.tasks) if one.variant.name == BLIND]
-    assert [one.task for one in blind if one.kind == "quality"] == [str(task), "scenes_color"]
+    assert [one.task for one in blind if one.kind == "quality"] == [str(task), "scenes_text"]
     with pytest.raises(GridError, match="label 'blind' is that of the control"):
         build({"methods": [{"name": "fastv", "label": BLIND}]}).variants()
 

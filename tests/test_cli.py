@@ -235,7 +235,7 @@ def test_lists_fit_the_columns_of_a_pipe_and_cut_no_word(
         (["report", "x" * 300], "File name too long"),
         (
             ["sweep", "limit=1000000"],
-            "limit is 1000000, and scenes_mixed makes 2000 questions at most",
+            "limit is 1000000, and scenes makes 2000 questions at most",
         ),
         (["sweep", *["seed=1"] * 5000], "5000 options are given"),
         (["sweep", "model=\udcff"], "no printable text"),
@@ -246,11 +246,11 @@ def test_lists_fit_the_columns_of_a_pipe_and_cut_no_word(
         (["show", "sample=-1"], "sample is -1; it starts at 0"),
         (
             ["show", "sample=99999"],
-            "sample is 99999, and scenes_mixed makes 2000 questions at most",
+            "sample is 99999, and scenes makes 2000 questions at most",
         ),
         (["show", "budget=x"], "budget 'x' is no number"),
         (["show", "method="], "method is empty"),
-        (["show", "task=scenes"], "task scenes is a suite; name one of scenes_color"),
+        (["show", "task=scenes"], "task scenes is a suite; name one of scenes_text"),
         (["show", "out=nowhere/x.png"], "there is no folder nowhere"),
         (["show", "out=."], "is a folder; name a file"),
         (["show", "question=${oc.env:HOME}"], "write the value itself"),
@@ -294,7 +294,7 @@ def test_mistakes_are_one_line(
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("models", "tiny-qwen2.5-vl"), ("methods", "fastv"), ("tasks", "scenes_mixed")],
+    [("models", "tiny-qwen2.5-vl"), ("methods", "fastv"), ("tasks", "scenes")],
 )
 def test_lists(capsys: pytest.CaptureFixture[str], what: str, name: str) -> None:
     assert main(["list", what, "--json"]) == 0

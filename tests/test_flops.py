@@ -184,7 +184,7 @@ def scenes() -> tuple[TransformersBackend, list[Encoded]]:
     size.
     """
     backend = TransformersBackend.load(setup_of(Grid(), "tiny-llava-next"))
-    benchmark = load_task("scenes_mixed", limit=3)
+    benchmark = load_task("scenes", limit=3)
     samples = [backend.read(benchmark, [request]) for request in benchmark.requests]
     return backend, [Encoded(sample, sample.inputs) for sample in samples]
 

@@ -53,7 +53,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_the_default_grid_holds_every_method_at_every_budget_once() -> None:
-    cells = load().cells(["scenes_mixed"])
+    cells = load().cells(["scenes"])
     quality = [cell for cell in cells if cell.kind == "quality"]
     others = [name for name in registry.names() if name not in ("none", "blind")]
     with_own = [one.name for one in load().variants() if one.name in others and one.has_own]
@@ -62,7 +62,7 @@ def test_the_default_grid_holds_every_method_at_every_budget_once() -> None:
     assert len(quality) == 1 + (len(load().budgets) - 1) * len(others) + len(with_own)
     assert len(cells) == 2 * len(quality)
     assert len({cell.id for cell in cells}) == len(cells)
-    assert quality[0].id == "tiny-qwen2.5-vl__none__1.0__scenes_mixed__s0"
+    assert quality[0].id == "tiny-qwen2.5-vl__none__1.0__scenes__s0"
     assert all("/" not in cell.id for cell in cells)
 
 
@@ -104,8 +104,8 @@ def test_variants_of_one_method(tmp_path: Path) -> None:
 
 
 def test_a_list_is_understood_in_the_singular() -> None:
-    one = load(None, ["model=a", "method=fastv", "task=scenes_color", "budget=0.5"])
-    several = load(None, ["models=a", "methods=fastv", "tasks=scenes_color", "budgets=0.5"])
+    one = load(None, ["model=a", "method=fastv", "task=scenes_text", "budget=0.5"])
+    several = load(None, ["models=a", "methods=fastv", "tasks=scenes_text", "budgets=0.5"])
     assert differences(one, several) == []
     assert one.models == ["a"]
 

@@ -189,7 +189,7 @@ def test_the_framework_knows_no_task_by_name() -> None:
         place = path.relative_to(ROOT)
         if named and not {"testbed", "training", "cli"} & set(place.parts):
             users[str(place)] = named
-    assert users == {"prunebench/run/question.py": {"scenes_mixed"}}
+    assert users == {"prunebench/run/question.py": {"scenes"}}
 
 
 def test_public_names_are_where_the_package_says() -> None:

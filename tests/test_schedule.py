@@ -21,7 +21,7 @@ from prunebench.run.schedule import DEPTH, LEAST_CELLS, MOST_CELLS, TRIES, Piece
 from prunebench.run.work import CellPart, Result, TaskSource, Unit
 
 SETUP = ModelSetup("tiny-qwen2.5-vl")
-TASK = TaskSource("scenes_mixed", None, None)
+TASK = TaskSource("scenes", None, None)
 LOST = Fault("failed", "gone", "gone")
 FATE = f"gone ({TRIES} times)"
 BROKEN = Fault("failed", "broken", "broken")

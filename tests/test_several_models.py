@@ -97,7 +97,7 @@ def test_a_further_model_that_does_not_load_takes_no_other_with_it(tmp_path: Pat
     notes = Notes()
     outcome = sweep(f"tiny-llava-1.5,{broken},tiny-qwen2.5-vl", tmp_path / "study", notes)
     (failed,) = outcome.failed
-    assert failed == "broken__random__0.5__scenes_mixed__s0"
+    assert failed == "broken__random__0.5__scenes__s0"
     assert sorted(outcome.statuses.values()) == ["failed", "ok", "ok"]
     (note,) = notes.texts
     assert note.startswith(f"model {str(broken)[:10]}")
@@ -135,15 +135,15 @@ def test_a_task_that_does_not_load_for_a_further_model_takes_no_other_with_it(
     monkeypatch.setattr(manners, "WORDS", 1)
     task = partial_task(tmp_path / "task")
     models = "models=tiny-qwen2.5-vl,tiny-llava-1.5"
-    words = [*OPTIONS, "limit=1", models, f"tasks={task},scenes_color"]
+    words = [*OPTIONS, "limit=1", models, f"tasks={task},scenes_text"]
     notes = Notes()
     outcome = runner.sweep(load(None, [*words, f"out={tmp_path / 'study'}"]), notes)
     statuses = {tuple(cell.split("__")[::3]): status for cell, status in outcome.statuses.items()}
     assert statuses == {
         ("tiny-qwen2.5-vl", "mine"): "ok",
-        ("tiny-qwen2.5-vl", "scenes_color"): "ok",
+        ("tiny-qwen2.5-vl", "scenes_text"): "ok",
         ("tiny-llava-1.5", "mine"): "failed",
-        ("tiny-llava-1.5", "scenes_color"): "ok",
+        ("tiny-llava-1.5", "scenes_text"): "ok",
     }
     (note,) = [text for text in notes.texts if "post_prompt" in text]
     assert "mine.yaml: its definition does not load (KeyError" in note

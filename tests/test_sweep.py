@@ -86,11 +86,9 @@ def test_everything_is_written(study: tuple[Path, list[str]]) -> None:
     assert len(facts) == 2 * (1 + 4 * 2)
     statuses = {name: cell["status"] for name, cell in facts.items()}
     infeasible = {name for name, status in statuses.items() if status == "infeasible"}
-    assert infeasible == {
-        f"tiny-qwen2.5-vl__fastv__0.1__scenes_mixed__s0{end}" for end in ("", "__cost")
-    }
+    assert infeasible == {f"tiny-qwen2.5-vl__fastv__0.1__scenes__s0{end}" for end in ("", "__cost")}
     assert set(statuses.values()) == {"ok", "infeasible"}
-    cell = facts["tiny-qwen2.5-vl__mine__0.5__scenes_mixed__s0"]
+    cell = facts["tiny-qwen2.5-vl__mine__0.5__scenes__s0"]
     assert cell["settings"] == {"power": 2.0}
     assert cell["provenance"]["model_revision"].startswith("sha256:")
     names = {metric["metric"] for metric in cell["metrics"]}
@@ -102,7 +100,7 @@ def test_everything_is_written(study: tuple[Path, list[str]]) -> None:
         "kv_bytes",
         "evidence_recall",
     } <= names
-    cost = facts["tiny-qwen2.5-vl__mine__0.5__scenes_mixed__s0__cost"]
+    cost = facts["tiny-qwen2.5-vl__mine__0.5__scenes__s0__cost"]
     assert {"latency_prefill_ratio", "latency_total_ms", "kv_bytes"} <= {
         metric["metric"] for metric in cost["metrics"]
     }
@@ -110,9 +108,9 @@ def test_everything_is_written(study: tuple[Path, list[str]]) -> None:
 
 def test_rows_say_what_was_kept(study: tuple[Path, list[str]]) -> None:
     table = rows(study[0])
-    none = table["tiny-qwen2.5-vl__none__1.0__scenes_mixed__s0"]
-    half = table["tiny-qwen2.5-vl__mine__0.5__scenes_mixed__s0"]
-    small = table["tiny-qwen2.5-vl__resize__0.5__scenes_mixed__s0"]
+    none = table["tiny-qwen2.5-vl__none__1.0__scenes__s0"]
+    half = table["tiny-qwen2.5-vl__mine__0.5__scenes__s0"]
+    small = table["tiny-qwen2.5-vl__resize__0.5__scenes__s0"]
     assert (none["tokens_mean"] == none["available"]).all()
     assert (none["evidence_recall"].dropna() == 1).all()
     assert (half["tokens_mean"] == none["available"] / 2).all()
@@ -224,7 +222,7 @@ def test_a_method_that_raises_is_one_failed_cell(
     ]
     code, out, err = run_here(capsys, *options, f"out={tmp_path / 'study'}")
     assert code == 1
-    assert "mine__0.5__scenes_mixed__s0" in err
+    assert "mine__0.5__scenes__s0" in err
     facts = [
         json.loads(path.read_text()) for path in (tmp_path / "study").glob("cells/*/cell.json")
     ]

@@ -38,7 +38,7 @@ from prunebench.sites import INPUT, PIXELS
 from prunebench.tokens import Signal
 
 SETUP = ModelSetup("tiny-qwen2.5-vl", threads=1)
-TASK = TaskSource("scenes_mixed", 3, None)
+TASK = TaskSource("scenes", 3, None)
 SAMPLES = ("1-0-color", "1-1-shape", "1-2-digit")
 
 # fails on every second sample, counted by the samples' numbers
@@ -253,8 +253,8 @@ def test_answers_are_counted_while_no_cell_is_finished(tmp_path: Path) -> None:
     assert names[-3:] == ["finished"] * 3
     assert "finished" not in names[:-3]
     assert diary.lines[0] == ("begin", 36)
-    assert diary.lines[1] == ("working", "scenes_mixed: sample 1 of 12 in 3 cells")
-    assert ("working", "scenes_mixed: sample 12 of 12 in 2 cells") in diary.lines
+    assert diary.lines[1] == ("working", "scenes: sample 1 of 12 in 3 cells")
+    assert ("working", "scenes: sample 12 of 12 in 2 cells") in diary.lines
     # what a cell that is given up is not asked any more counts as well
     assert sum(number for name, number in diary.lines if name == "advance") == 36
 
@@ -264,12 +264,12 @@ def test_the_bar_says_what_is_going_on_and_how_fast() -> None:
     console = Console(file=screen, force_terminal=True, width=160)
     with SweepBar(console) as bar:
         bar.begin(cells=22, finished=0, answers=40)
-        bar.working("scenes_mixed: sample 3 of 20 in 2 cells")
+        bar.working("scenes: sample 3 of 20 in 2 cells")
         for _ in range(5):
             bar.advance(1)
         bar.bar.refresh()
         bar.finished("a", "failed", "no idea")
-        bar.working("scenes_mixed: sample 4 of 20 in 2 cells")
+        bar.working("scenes: sample 4 of 20 in 2 cells")
         bar.bar.refresh()
     text = screen.getvalue()
     assert "sample 3 of 20 in 2 cells" in text

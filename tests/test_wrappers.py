@@ -26,9 +26,9 @@ def test_lmms_evals_own_wrapper_is_pruned(monkeypatch: pytest.MonkeyPatch) -> No
     wrapper = Qwen2_5_VL(
         pretrained=folder, device="cpu", device_map="cpu", batch_size=1, attn_implementation="sdpa"
     )
-    benchmark = load_task("scenes_color", 4)
+    benchmark = load_task("scenes_text", 4)
     task = benchmark._task
-    wrapper.task_dict = {"scenes_color": task.dataset}
+    wrapper.task_dict = {"scenes_text": task.dataset}
     asked = [
         Instance(
             request_type="generate_until",
@@ -37,11 +37,11 @@ def test_lmms_evals_own_wrapper_is_pruned(monkeypatch: pytest.MonkeyPatch) -> No
                 {"max_new_tokens": 4, "until": ["\n"]},
                 _visual,
                 request.doc_id,
-                "scenes_color",
+                "scenes_text",
                 "test",
             ),
             idx=0,
-            metadata={"task": "scenes_color", "doc_id": request.doc_id, "repeats": 1},
+            metadata={"task": "scenes_text", "doc_id": request.doc_id, "repeats": 1},
         )
         for request in benchmark.requests
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from prunebench.benchmarks.fold import Fold
 from prunebench.benchmarks.quiet import quiet
-from prunebench.benchmarks.request import MediaError, Request, TaskError, read_mask, read_row
+from prunebench.benchmarks.request import Box, MediaError, Request, TaskError, read_mask, read_row
 from prunebench.benchmarks.scoring import Marks, Scores, Scoring
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
@@ -69,7 +69,7 @@ class Benchmark:
                     one.reference,
                     generation,
                     one.until,
-                    one.evidence_box,
+                    one.evidence_boxes,
                 ]
             )
         # what a task says to this model alone, which not all of its questions show
@@ -209,7 +209,7 @@ class Benchmark:
             reference=_text(self._task.doc_to_target(row)),
             generation=generation,
             until=until,
-            evidence_box=_box(row.get("evidence_box")),
+            evidence_boxes=_boxes(row),
             question_type=None if question_type is None else str(question_type),
             complexity=complexity if isinstance(complexity, int) else None,
         )
@@ -254,11 +254,13 @@ def _id_column(columns: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
-def _box(value: Any) -> tuple[float, float, float, float] | None:
-    """An evidence box, None where a sample has none."""
-    if value is None or len(value) != 4:
-        return None
-    return value[0], value[1], value[2], value[3]
+def _boxes(row: Mapping[str, Any]) -> tuple[Box, ...] | None:
+    """The evidence boxes of a sample, of one or of several objects; None where it says nothing."""
+    boxes = row.get("evidence_boxes")
+    if boxes is None:
+        box = row.get("evidence_box")
+        boxes = None if box is None or len(box) != 4 else [box]
+    return None if boxes is None else tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in boxes)
 
 
 def _type_name(value: Any) -> str:

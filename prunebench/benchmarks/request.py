@@ -24,12 +24,15 @@ class MediaError(ValueError):
     """A sample whose image or video cannot be read."""
 
 
+Box = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Request:
     """One question of a task, without its images.
 
-    `until` cuts the answer off; `evidence_box` is (x0, y0, x1, y1) in pixels of the image, where
-    the data say it.
+    `until` cuts the answer off; `evidence_boxes` are (x0, y0, x1, y1) in pixels of the image of
+    everything that must be seen, None where the data do not say it.
     """
 
     sample_id: str
@@ -38,7 +41,7 @@ class Request:
     reference: str
     generation: Mapping[str, Any]
     until: tuple[str, ...]
-    evidence_box: tuple[float, float, float, float] | None = None
+    evidence_boxes: tuple[Box, ...] | None = None
     question_type: str | None = None
     complexity: int | None = None
 

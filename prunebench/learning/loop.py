@@ -173,10 +173,11 @@ def _numbers(
     numbers: dict[str, list[float | Tensor]] = {}
     for name, values in totals.items():
         tensors = [value for value in values if isinstance(value, Tensor)]
+        # those of steps before the last checkpoint come first, and are plain already
+        plain = [value for value in values if not isinstance(value, Tensor)]
         if tensors:
-            read = iter(torch.stack([value.detach().float() for value in tensors]).tolist())
-            values = [next(read) if isinstance(value, Tensor) else value for value in values]
-        numbers[name] = list(values)
+            plain += torch.stack([value.detach().float() for value in tensors]).tolist()
+        numbers[name] = plain
     for name, what in (("loss", "the loss"), ("norm", "the gradient's norm")):
         for value in numbers.get(name, []):
             require_number(float(value), what, step - 1, optimizer)

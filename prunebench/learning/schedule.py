@@ -61,9 +61,9 @@ def staged_rate(
 
 def stage_of(step: int, stages: Sequence[int]) -> int:
     """The number of the stage that a step belongs to; behind the last one, the last."""
-    for number, end in enumerate(accumulate(stages)):
+    for stage, end in enumerate(accumulate(stages)):
         if step < end:
-            return number
+            return stage
     return len(stages) - 1
 
 

@@ -94,9 +94,7 @@ def task_names(entries: Sequence[Any]) -> list[str]:
     names: list[str] = []
     for entry in entries:
         if not isinstance(entry, str):
-            raise GridError(
-                f"task {short(entry)} is no name; write scenes_mixed, gqa or ./my_task.yaml"
-            )
+            raise GridError(f"task {short(entry)} is no name; write scenes, gqa or ./my_task.yaml")
         check_path("a task", entry)
         try:
             names += benchmarks.expand(expanded(entry))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from prunebench.benchmarks import Request
@@ -162,23 +163,35 @@ def _tokens(trace: SampleTrace, available: int) -> Row:
     }
 
 
-def _evidence(trace: SampleTrace, evidence: Tensor | None) -> Row:
-    """Where it is known which tokens are evidence, [N] bool.
+def _evidence(trace: SampleTrace, boxes: Sequence[Tensor] | None) -> Row:
+    """Where it is known which tokens are evidence: `boxes` holds [N] bool a box.
 
-    Recall is averaged over the LLM's layers, as a mean budget is: at one budget a method that keeps
+    All is averaged over the LLM's layers, as a mean budget is: at one budget a method that keeps
     all for two layers and few from there on stands beside one that keeps some throughout.
     """
-    if evidence is None:
+    if boxes is None:
         # the answer counts all the same
         return {}
     sites = [trace.thinned_at(layer) for layer in range(len(trace.entering))]
     # by site, for layers behind the same stage have the same tokens
-    shares = {site: recall(trace.behind(site), evidence) for site in set(sites)}
-    recalls = [shares[site] for site in sites]
-    return {
-        "evidence_recall": sum(recalls) / len(recalls),
-        "evidence_tokens": int(evidence.sum()),
-    }
+    kept = {site: trace.behind(site) for site in set(sites)}
+    seen = {site: _all_seen(boxes, tokens) for site, tokens in kept.items()}
+    row: Row = {"perfect": _mean([seen[site] for site in sites])}
+    if boxes:
+        evidence = torch.stack(list(boxes)).any(0)
+        shares = {site: recall(tokens, evidence) for site, tokens in kept.items()}
+        row["evidence_recall"] = _mean([shares[site] for site in sites])
+        row["evidence_tokens"] = int(evidence.sum())
+    return row
+
+
+def _all_seen(boxes: Sequence[Tensor], kept: Tensor) -> bool:
+    """Whether of each of the boxes [N] a token is among the `kept` [K]."""
+    return all(bool(box[kept].any()) for box in boxes)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _video(samples: Samples, number: int) -> Row:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prunebench.run.cell import Cell, Variant
 
 DEFAULT_MODEL = DEFAULT
-DEFAULT_TASK = "scenes_mixed"
+DEFAULT_TASK = "scenes"
 
 WEIGHTS = ("pretrained", "random")
 DEVICES = ("auto", "cpu", "cuda")

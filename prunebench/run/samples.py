@@ -52,10 +52,10 @@ class Samples:
         default_factory=dict, init=False, repr=False, compare=False
     )
     """By row, the inputs of one sample alone, as far as they were asked for."""
-    _evidence: dict[int, Tensor | None] = field(
+    _evidence: dict[int, list[Tensor] | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    """By row, the tokens that are evidence, as far as they were asked for."""
+    """By row, the tokens of each box of evidence, as far as they were asked for."""
 
     def caller_gives(self, loaded: Loaded, needs: frozenset[Signal]) -> dict[str, Any]:
         """What `prune` is given beside the model: of what a method `needs` that which the data
@@ -101,22 +101,23 @@ class Samples:
         sizes = tuple(part["url"].size for part in image_parts(chat))
         return sizes, self.layouts[row].tiles, self.fitted
 
-    def evidence(self, row: int) -> Tensor | None:
-        """[N] bool: the tokens that show what the question is about; None where nobody knows.
+    def evidence(self, row: int) -> list[Tensor] | None:
+        """[N] bool for each box of what the question is about, of which there may be none: a
+        question after what is not there. None where nobody knows.
 
-        That is where the data have no box, or one that is not in the image, and where there are
+        That is where the data have no boxes, or one that is not in the image, and where there are
         several images or none.
         """
         if row not in self._evidence:
             self._evidence[row] = self._evidence_of(row)
         return self._evidence[row]
 
-    def _evidence_of(self, row: int) -> Tensor | None:
-        box, sizes = self.requests[row].evidence_box, self.sizes[row]
-        if box is None or len(sizes) != 1:
+    def _evidence_of(self, row: int) -> list[Tensor] | None:
+        boxes, sizes = self.requests[row].evidence_boxes, self.sizes[row]
+        if boxes is None or len(sizes) != 1:
             return None
         try:
-            return evidence_mask(self.layouts[row], box, sizes[0])
+            return [evidence_mask(self.layouts[row], box, sizes[0]) for box in boxes]
         except ValueError:
             return None
 

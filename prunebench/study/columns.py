@@ -161,13 +161,23 @@ SAMPLES: tuple[Column, ...] = (
     Column(
         "evidence_recall",
         "number",
-        "share of the evidence box's tokens that is alive, mean over layers",
+        "share of the evidence boxes' tokens that is alive, mean over layers",
         unit="share",
         better="higher",
         metric="evidence_recall",
         board=Board("evidence_recall", beside="random", place=10),
     ),
-    Column("evidence_tokens", "whole", "visual tokens under the evidence box", unit="tokens"),
+    Column("evidence_tokens", "whole", "visual tokens under the evidence boxes", unit="tokens"),
+    Column(
+        "perfect",
+        "number",
+        "1 where every object of the evidence has a token alive, so that one who misses nothing of "
+        "what is left answers right, mean over layers",
+        unit="share",
+        better="higher",
+        metric="perfect",
+        board=Board("perfect", place=11),
+    ),
     *_flops(),
     Column(
         "kv_bytes",

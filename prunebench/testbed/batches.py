@@ -53,7 +53,10 @@ class Batch:
         """The batch on a device, without waiting for it."""
         return replace(
             self,
-            **{part.name: getattr(self, part.name).to(device, non_blocking=True) for part in fields(self)},
+            **{
+                part.name: getattr(self, part.name).to(device, non_blocking=True)
+                for part in fields(self)
+            },
         )
 
     def pin_memory(self) -> Self:
@@ -163,8 +166,10 @@ def _packed(
 ) -> dict[str, Tensor]:
     """The parts of a SceneBatch that are of its questions, scene by scene."""
     count = len(questions[0])
-    texts = [[_text(question, ids) for question in row] for row in questions]
-    length = max(sum(len(text) for text, _ in row) for row in texts)
+    texts = []
+    for scene_questions in questions:
+        texts.append([_text(question, ids) for question in scene_questions])
+    length = max(_length(row) for row in texts)
     length += -length % 8  # kernels like such lengths best
     shape = len(questions), length
     words, order = np.full(shape, ids.pad), np.zeros(shape, np.int64)
@@ -201,6 +206,11 @@ def _text(question: Question, ids: WordIds) -> tuple[list[int], int]:
     """The ids of a question with its answer, and the number of words of the answer."""
     answer = ids.encode(question.answer)
     return [*ids.encode(question.prompt), *answer], len(answer)
+
+
+def _length(texts: list[tuple[list[int], int]]) -> int:
+    """The words of a scene's questions with their answers."""
+    return sum(len(text) for text, _ in texts)
 
 
 def draw(
@@ -241,8 +251,8 @@ def token_labels(about: Scene, boxes: NDArray[np.float64]) -> NDArray[np.int64]:
     owner = np.where(share.max(0) >= 0.2, share.argmax(0), -1)
     labels = np.zeros((len(LABELS), len(boxes)), np.int64)
     for number, thing in enumerate(about.objects):
-        digits = (thing.number or "").rjust(2)
-        tens, ones = (DIGITS.index(digit) + 1 if digit != " " else 0 for digit in digits)
+        # 0 where there is no such digit
+        tens, ones = (" 0123456789".index(digit) for digit in (thing.number or "").rjust(2))
         side = int(np.searchsorted(SIDE_STEPS, thing.side, side="right"))
         looks = COLOURS.index(thing.colour) + 1, SHAPES.index(thing.shape) + 1, tens, ones, side
         labels[:5, owner == number] = np.array(looks)[:, None]

@@ -1,24 +1,26 @@
 """Write held-out questions to a parquet file that Hugging Face `datasets` reads, with images."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prunebench.border import files
-from prunebench.testbed.questions import Question, sample
+from prunebench.testbed.questions import KINDS, Question, sample
 from prunebench.testbed.scenes import Scene
 
 
 def write_parquet(
-    path: Path, samples: int, *, seed: int = 1, question_type: str | None = None
+    path: Path, samples: int, *, seed: int = 1, kinds: str | Sequence[str] = KINDS
 ) -> Path:
     """Write `samples` questions about scenes of the stream `seed`; the same arguments give the same
     bytes.
 
-    Without `question_type` the types take turns. Columns: `id`, `image` (PNG), `mask` (PNG: 0 is
-    background, k the k-th object), `question`, `answer`, `question_type`, `evidence_box` (x0, y0,
-    x1, y1 in pixels, or null), `complexity`, `width`, `height`, `scene_index`. Raises ValueError
-    for an unknown type. The file appears whole or not at all; returns `path`.
+    Several `kinds` take turns. Columns: `id`, `image` (PNG), `mask` (PNG: 0 is background, k the
+    k-th object), `question` (behind the earlier turn, where there is one), `answer`,
+    `question_type`, `evidence_boxes` (x0, y0, x1, y1 in pixels of every object that must be seen),
+    `complexity`, `width`, `height`, `scene_index`. Raises ValueError for an unknown type. The file
+    appears whole or not at all; returns `path`.
     """
     import pyarrow.parquet as parquet  # late: only who writes data needs pyarrow and datasets
     from datasets import Features, Image, Value
@@ -32,11 +34,11 @@ def write_parquet(
             "question": Value("string"),
             "answer": Value("string"),
             "question_type": Value("string"),
-            "evidence_box": [Value("float32")],
+            "evidence_boxes": [[Value("float32")]],
             **dict.fromkeys(("complexity", "width", "height", "scene_index"), Value("int32")),
         }
     )
-    rows = [_row(seed, *sample(seed, index, question_type)) for index in range(samples)]
+    rows = [_row(seed, *sample(seed, index, kinds)) for index in range(samples)]
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     parquet.write_table(
@@ -59,10 +61,10 @@ def _row(seed: int, about: Scene, question: Question) -> dict[str, Any]:
         "id": name,
         "image": {"bytes": png(about.render()), "path": f"{name}.png"},
         "mask": {"bytes": png(about.mask()), "path": f"{name}-mask.png"},
-        "question": question.text,
+        "question": question.prompt,
         "answer": question.answer,
         "question_type": question.kind,
-        "evidence_box": None if question.evidence is None else list(map(float, question.evidence)),
+        "evidence_boxes": [list(map(float, box)) for box in question.evidence],
         "complexity": about.complexity,
         "width": about.width,
         "height": about.height,

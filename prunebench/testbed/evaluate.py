@@ -72,9 +72,7 @@ def fine(
     """
     pairs = [sample(seed, index, FINE) for index in range(samples)]
     questions = [question for _, question in pairs]
-    texts = answers(
-        folder, pairs, first_tokens=first_tokens, batch_size=batch_size, device=device
-    )
+    texts = answers(folder, pairs, first_tokens=first_tokens, batch_size=batch_size, device=device)
     right = _right(texts, questions)
     return _accuracy([question.kind for question in questions], right)
 

@@ -41,10 +41,10 @@ class Learner(Protocol):
     def see(self, pixels: Tensor) -> Any:
         """What the vision encoder gives for [B, height, width, 3] uint8 images."""
 
-    def tokens(self, seen: Any) -> Tensor:
+    def tokens(self, features: Any) -> Tensor:
         """[B, N, D] visual tokens, in reading order, of what `see` gave."""
 
-    def answer(self, seen: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
+    def answer(self, features: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
         """Answer every question of the batch about what `see` gave, with the attention of
         `layers`.
         """

@@ -101,8 +101,13 @@ def _evaluate_tiles(
     tiles.
     """
     # GRID * GRID tokens come first, those of the thumbnail
-    thumbnail = fine(folder, samples=max(1, samples // 5), seed=seed, first_tokens=GRID * GRID, device=device)
-    return {**evaluate(folder, samples=samples, seed=seed, device=device), "fine_thumbnail": thumbnail}
+    thumbnail = fine(
+        folder, samples=max(1, samples // 5), seed=seed, first_tokens=GRID * GRID, device=device
+    )
+    return {
+        **evaluate(folder, samples=samples, seed=seed, device=device),
+        "fine_thumbnail": thumbnail,
+    }
 
 
 MINIATURES = {

@@ -45,9 +45,9 @@ class Answering:
         parts = replace(every, questions=1), replace(every, shares=PLACES), every
         self.batch = Staged(recipe.stages, parts)
         # where in `levels` the evidence of a kind is read; -1 where nowhere
-        found = [recipe.levels.get(kind, -1) for kind in KINDS]
+        numbers = dict(zip(self.levels, range(len(self.levels)), strict=True))
         self._level_of = torch.tensor(
-            [self.levels.index(level) if level >= 0 else -1 for level in found]
+            [numbers.get(recipe.levels.get(kind, -1), -1) for kind in KINDS]
         )
 
     def loss(self, data: SceneBatch, step: int) -> Loss:
@@ -55,12 +55,12 @@ class Answering:
         recipe = self.recipe
         stage = stage_of(step, recipe.stages)
         with torch.set_grad_enabled(stage != PLACE_STAGE):
-            seen = self.learner.see(data.pixels)
-            logits = self.network.head(self.learner.tokens(seen)).float()
+            features = self.learner.see(data.pixels)
+            logits = self.network.head(self.learner.tokens(features)).float()
             loss, figures = dense_loss(logits, data.labels, recipe)
         if stage == 0:
             return loss, figures
-        answers = self.learner.answer(seen, data, self.levels)
+        answers = self.learner.answer(features, data, self.levels)
         answer_loss, answer_figures = _answer_loss(answers.logits.float(), data)
         attention = answers.attention[..., : recipe.evidence_heads, :]
         level = self._level_of.to(data.kinds.device)[data.kinds]

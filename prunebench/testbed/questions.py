@@ -57,8 +57,10 @@ ANOTHER = 10_000_000
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its one right answer; `evidence` holds the boxes of all objects that must be
-    seen for it, none where nothing must. `before` is what was asked and answered in an earlier turn.
+    """A question with its one right answer.
+
+    `evidence` holds the boxes of all objects that must be seen for it, none where nothing must.
+    `before` is what was asked and answered in an earlier turn.
     """
 
     kind: str
@@ -101,33 +103,30 @@ def ask(
     return Question(kind, text, right, tuple(thing.box for thing in things))
 
 
-def sample(seed: int, index: int, kind: str | Sequence[str] = KINDS) -> tuple[Scene, Question]:
+def sample(seed: int, index: int, kinds: str | Sequence[str] = KINDS) -> tuple[Scene, Question]:
     """Scene number `index` of the stream with one question; several kinds take turns.
 
     The kind FINE stands for fine scenes, asked for numbers and shapes in turn. Answers are
     balanced: one is drawn, and a scene looked for that has it.
     """
-    kinds = (kind,) if isinstance(kind, str) else tuple(kind)
-    asked = kinds[index % len(kinds)]
+    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    kind = kinds[index % len(kinds)]
     rng = np.random.default_rng([seed, index, 2])
-    if asked == FINE:
-        asked = FINE_KINDS[index // len(kinds) % len(FINE_KINDS)]
-        draw: Callable[[int], Scene] = lambda number: fine_scene(seed, number)  # noqa: E731
-        answer = None
-    else:
-        answer = _pick(rng, ANSWERS[asked]) if asked in ANSWERS else None
-        count = int(answer) if answer and asked == "count" else None
-        odd = asked == "odd" or None
-
-        def draw(number: int) -> Scene:
-            return scene(seed, number, count=count, odd=odd)
-
-    for attempt in range(200):
-        about = draw(index + attempt * ANOTHER)
-        question = ask(about, asked, rng, answer)
+    fine = kind == FINE
+    if fine:
+        kind = FINE_KINDS[index // len(kinds) % len(FINE_KINDS)]
+    # in fine scenes what there is: they have few answers of a kind
+    answer = _pick(rng, ANSWERS[kind]) if kind in ANSWERS and not fine else None
+    count = int(answer) if answer and kind == "count" else None
+    for number in range(index, index + 200 * ANOTHER, ANOTHER):
+        if fine:
+            about = fine_scene(seed, number)
+        else:
+            about = scene(seed, number, count=count, odd=kind == "odd" or None)
+        question = ask(about, kind, rng, answer)
         if question is not None:
             return about, question
-    raise ValueError(f"no scene near {index} of stream {seed} has a question of type {asked!r}")
+    raise ValueError(f"no scene near {index} of stream {seed} has a question of type {kind!r}")
 
 
 def words() -> tuple[str, ...]:
@@ -245,8 +244,8 @@ def _cell(about: Scene, _: np.random.Generator) -> Iterator[Option]:
     for thing in about.objects:
         x, y = thing.centre
         across, down = 3 * x / about.width, 3 * y / about.height
-        # not where two cells meet
-        if min(abs(place - edge) for place in (across, down) for edge in (1, 2)) < 0.12:
+        distances = [abs(place - edge) for place, edge in product((across, down), (1, 2))]
+        if min(distances) < 0.12:  # where two cells meet
             continue
         cell = f"{ROWS[int(down)]} {COLUMNS[int(across)]}"
         for key in (f"{thing.colour} {thing.shape}", *_keys(thing, about.objects, "place")):
@@ -279,16 +278,16 @@ def _second_turn(about: Scene, rng: np.random.Generator) -> Question | None:
     return None
 
 
-def _keys(thing: SceneObject, things: tuple[SceneObject, ...], asked: str) -> Iterator[str]:
-    """What selects `thing` and no other, in one word but for numbers, without giving away what is
-    `asked`.
+def _keys(thing: SceneObject, things: tuple[SceneObject, ...], answer: str) -> Iterator[str]:
+    """What selects `thing` and no other, in one word but for numbers, without giving away the
+    trait that is the `answer`.
     """
     for trait in ("colour", "shape"):
         value = getattr(thing, trait)
         namesakes = [other for other in things if getattr(other, trait) == value]
-        if trait != asked and len(namesakes) == 1:
+        if trait != answer and len(namesakes) == 1:
             yield value
-    if asked != "number" and thing.number is not None:
+    if answer != "number" and thing.number is not None:
         yield " ".join(thing.number)
 
 

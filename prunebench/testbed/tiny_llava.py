@@ -184,23 +184,23 @@ class FastLlava:
         """[B, N, D] visual tokens, in reading order, of [B, height, width, 3] uint8 images."""
         return self._project(thumbnails(pixels))
 
-    def tokens(self, seen: Any) -> Tensor:
+    def tokens(self, features: Any) -> Tensor:
         """[B, N, D] the visual tokens."""
-        return seen  # type: ignore[no-any-return]
+        return features  # type: ignore[no-any-return]
 
-    def answer(self, seen: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
+    def answer(self, features: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
         """Answer every question of the batch about [B, N, D] visual tokens; questions do not see
         each other.
         """
-        scenes, prefix = len(seen), seen.shape[1] + 1
+        scenes, prefix = len(features), features.shape[1] + 1
         mark = self.model.config.text_config.bos_token_id
         start = self.model.get_input_embeddings().weight[mark].expand(scenes, 1, -1)
         # every question is numbered as if it came first
-        image = torch.arange(prefix, device=seen.device).expand(scenes, -1)
+        image = torch.arange(prefix, device=features.device).expand(scenes, -1)
         return answer(
             self.model,
-            torch.cat([start, seen.to(start.dtype)], dim=1),
-            seen.shape[1],
+            torch.cat([start, features.to(start.dtype)], dim=1),
+            features.shape[1],
             batch,
             positions=torch.cat([image, prefix + batch.order], dim=1),
             mask_key=None,

@@ -105,7 +105,9 @@ class FastQwen:
         visual: Any = self.model.model.visual
         height, width = pixels.shape[1] // 14, pixels.shape[2] // 14
         windows = _windows(height // 2, width // 2, pixels.device)
-        patches = patches_of(pixels).index_select(1, windows.order)  # [B, N, 4, 588], window by window
+        patches = patches_of(pixels).index_select(
+            1, windows.order
+        )  # [B, N, 4, 588], window by window
         tables = vision_rotary(visual.rotary_pos_emb.inv_freq, height, width)
         # tables lie in reading order, too, token by token: window by window, as the patches
         cosine, sine = (
@@ -127,18 +129,18 @@ class FastQwen:
         # back to reading order
         return merged.index_select(1, windows.back)
 
-    def tokens(self, seen: Any) -> Tensor:
+    def tokens(self, features: Any) -> Tensor:
         """[B, N, D] the visual tokens."""
-        return seen  # type: ignore[no-any-return]
+        return features  # type: ignore[no-any-return]
 
-    def answer(self, seen: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
+    def answer(self, features: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
         """Answer every question of the batch about [B, N, D] visual tokens; questions do not see
         each other.
         """
         return answer(
             self.model,
-            between_marks(self.model, seen),
-            seen.shape[1],
+            between_marks(self.model, features),
+            features.shape[1],
             batch,
             positions=packed_positions(batch),
             mask_key="full_attention",

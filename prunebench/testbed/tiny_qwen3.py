@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, linear, pad
 from transformers import (
@@ -105,7 +104,7 @@ def build_qwen3_processor() -> Qwen3VLProcessor:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Features:
     """What the vision encoder gives: [B, N, D] visual tokens in reading order, and as many for each
     of the first LLM layers.
     """
@@ -156,23 +155,23 @@ class FastQwen3:
                 merger = visual.deepstack_merger_list[depths.index(number)]
                 added.append(merger(hidden).view(len(pixels), height * width // 4, -1))
         tokens = visual.merger(hidden).view(len(pixels), height * width // 4, -1)
-        return Seen(tokens, tuple(added))
+        return Features(tokens, tuple(added))
 
-    def tokens(self, seen: Any) -> Tensor:
+    def tokens(self, features: Any) -> Tensor:
         """[B, N, D] the visual tokens."""
-        return seen.tokens  # type: ignore[no-any-return]
+        return features.tokens  # type: ignore[no-any-return]
 
-    def answer(self, seen: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
+    def answer(self, features: Any, batch: SceneBatch, layers: Sequence[int]) -> Answers:
         """Answer every question of the batch; questions do not see each other."""
-        count = seen.tokens.shape[1]
+        count = features.tokens.shape[1]
         decoder = self.model.model.language_model.layers
         with ExitStack() as stack:
             # the stock way to add them waits for the GPU
-            for layer, features in zip(decoder[: len(seen.added)], seen.added, strict=True):
-                stack.callback(layer.register_forward_hook(_adding(features)).remove)
+            for layer, rows in zip(decoder, features.added, strict=False):
+                stack.callback(layer.register_forward_hook(_adding(rows)).remove)
             return answer(
                 self.model,
-                between_marks(self.model, seen.tokens),
+                between_marks(self.model, features.tokens),
                 count,
                 batch,
                 positions=packed_positions(batch),
@@ -197,6 +196,6 @@ def _positions(table: Tensor, height: int, width: int) -> Tensor:
     """
     side = round(len(table) ** 0.5)
     grid = table.float().T.reshape(1, -1, side, side)
-    spread = interpolate(grid, (height, width), mode="bilinear", align_corners=True)[0]
-    grouped = spread.view(-1, height // 2, 2, width // 2, 2).permute(1, 3, 2, 4, 0)
+    table = interpolate(grid, (height, width), mode="bilinear", align_corners=True)[0]
+    grouped = table.view(-1, height // 2, 2, width // 2, 2).permute(1, 3, 2, 4, 0)
     return grouped.reshape(height * width, -1)

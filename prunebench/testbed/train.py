@@ -29,8 +29,8 @@ from prunebench.testbed.batches import Batch
 from prunebench.testbed.learner import Objective
 from prunebench.testbed.miniatures import Miniature, miniature
 from prunebench.testbed.options import MiniatureOptions
-from prunebench.testbed.recipe import Recipe
 from prunebench.testbed.questions import KINDS
+from prunebench.testbed.recipe import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -112,7 +112,9 @@ def tiles(pixels: Tensor) -> Tensor:
     """
     scenes, height, width, _ = pixels.shape
     cut = tiling(width, height)
-    canvas = torch.zeros(scenes, 3, cut.rows * SIDE, cut.columns * SIDE, dtype=torch.uint8, device=pixels.device)
+    canvas = torch.zeros(
+        scenes, 3, cut.rows * SIDE, cut.columns * SIDE, dtype=torch.uint8, device=pixels.device
+    )
     rows = slice(cut.top, cut.top + cut.scaled_height)
     columns = slice(cut.left, cut.left + cut.scaled_width)
     canvas[..., rows, columns] = _resize(pixels, cut.scaled_height, cut.scaled_width)

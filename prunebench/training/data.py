@@ -11,12 +11,10 @@ import torch
 from PIL import Image
 
 from prunebench.border.bounds import shown
+from prunebench.testbed.questions import ANSWERS, FINE_KINDS, ask
 from prunebench.testbed.scenes import (
-    FINE_KINDS,
     HELD_OUT_STREAM,
-    KINDS,
     METHODS_STREAM,
-    ask,
     draw_size,
     fine_scene,
     scene,
@@ -29,7 +27,7 @@ FINE_SHARE = 0.25
 
 
 class Scenes(TrainingData):
-    """Generated scenes; where a question's evidence is no single object, all of them are.
+    """Generated scenes; where a question has no evidence, all objects are.
 
     `fine` is the share of steps, and of held-out scenes, that are fine ones.
     """
@@ -60,18 +58,22 @@ class Scenes(TrainingData):
     def _lesson(
         self, stream: int, number: int, fine: bool, size: tuple[int, int] | None = None
     ) -> Lesson:
-        """Scene number `number` of a stream, with a question whose type follows from the number."""
+        """Scene number `number` of a stream, with a question whose type follows from the number:
+        the next that the scene has.
+        """
         kinds: tuple[str, ...]
         if fine:
             about, kinds = fine_scene(stream, number), FINE_KINDS
         else:
-            about, kinds = scene(stream, number, size=size), KINDS
+            about, kinds = scene(stream, number, size=size), tuple(ANSWERS)
         rng = np.random.default_rng([stream, number, 2])
-        question = ask(about, kinds[number % len(kinds)], rng)
-        if question.evidence is None:
-            evidence = [thing.box for thing in about.objects]
-        else:
-            evidence = [question.evidence]
+        first = number % len(kinds)
+        for kind in (*kinds[first:], *kinds[:first], "count"):
+            question = ask(about, kind, rng)
+            if question is not None:
+                break
+        assert question is not None, "objects can always be counted"
+        evidence = question.evidence or [thing.box for thing in about.objects]
         objects = torch.arange(1, len(about.objects) + 1)
         return Lesson(
             f"{stream}-{number}",

@@ -122,7 +122,9 @@ def _course(loaded: Loaded, data: TrainingData, tuning: Tuning, reward: Reward) 
         loaded.model.eval()
         return figures
 
-    return Course(tuning.steps, lambda: weights, optimizer, lambda number, _: tuning.rate(number), step)
+    return Course(
+        tuning.steps, lambda: weights, optimizer, lambda number, _: tuning.rate(number), step
+    )
 
 
 def _objective(

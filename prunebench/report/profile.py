@@ -1,0 +1,105 @@
+"""The profile of a model as a table and a figure: when what is seen has moved to the answer."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from prunebench.border import files
+from prunebench.study.profile import Profile
+
+DPI = 160
+SCORE, SEEN, TYPES = "#0173b2", "#de8f05", "#a6a6a6"
+
+
+def rows(profile: Profile) -> list[dict[str, Any]]:
+    """A row a layer: the score with its interval when all visual tokens leave before it, the shares
+    of attention in the layer before, and the score by kind of question.
+    """
+    table = []
+    for level in profile.levels:
+        row: dict[str, Any] = {
+            "before_layer": level.before,
+            "score": level.score.value,
+            "low": level.score.low,
+            "high": level.score.high,
+            "n": level.score.n,
+            "attention_on_image": level.on_image,
+            "attention_on_evidence": level.on_evidence,
+            "attention_on_evidence_best_head": level.best_head,
+        }
+        table.append(row | dict(level.by_type))
+    return table
+
+
+def write(profile: Profile, folder: Path) -> list[Path]:
+    """profile.csv and profile.png in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = rows(profile)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]))
+    writer.writeheader()
+    for row in table:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    paths = [files.write(folder / "profile.csv", text.getvalue().encode())]
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure(profile)).print_figure(picture, dpi=DPI, format="png")
+    return [*paths, files.write(folder / "profile.png", picture.getvalue())]
+
+
+def figure(profile: Profile) -> Figure:
+    """The score over the layer before which all visual tokens leave, each kind of question thinly,
+    and below it the attention on the evidence.
+    """
+    whole = Figure(figsize=(6.4, 5.2), layout="constrained")
+    above, below = whole.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    _draw_scores(above, profile)
+    _draw_attention(below, profile)
+    below.set_xlabel("layer before which all visual tokens leave")
+    whole.suptitle(f"{profile.model} on {profile.task}, {profile.samples} questions", fontsize=10)
+    return whole
+
+
+def _draw_scores(axes: Axes, profile: Profile) -> None:
+    layers = [level.before for level in profile.levels]
+    for kind in profile.levels[-1].by_type:
+        values = [level.by_type[kind] for level in profile.levels]
+        axes.plot(layers, values, color=TYPES, linewidth=0.8)
+        axes.annotate(kind, (layers[-1], values[-1]), fontsize=6, color=TYPES, xytext=(3, 0),
+                      textcoords="offset points", va="center")  # fmt: skip
+    scores = [level.score for level in profile.levels]
+    axes.fill_between(
+        layers, [one.low for one in scores], [one.high for one in scores], color=SCORE, alpha=0.2
+    )
+    axes.plot(layers, [one.value for one in scores], color=SCORE, marker="o", markersize=4)
+    axes.axvline(profile.affordable, color=SCORE, linestyle=":", linewidth=1)
+    axes.set_ylabel("score")
+    axes.set_ylim(0, None)
+
+
+def _draw_attention(axes: Axes, profile: Profile) -> None:
+    for name, label, style in (
+        ("best_head", "evidence, best head", "--"),
+        ("on_evidence", "evidence, mean over heads", "-"),
+    ):
+        points = [(one.before - 1, getattr(one, name)) for one in profile.levels]
+        points = [(layer, value) for layer, value in points if value is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=SEEN, linestyle=style, label=label)
+    if profile.evidence is not None:
+        axes.axhline(
+            profile.evidence, color=TYPES, linewidth=0.8, label="evidence's share of tokens"
+        )
+        axes.legend(fontsize=7, frameon=False)
+    axes.set_ylabel("attention of the last\nprompt token, in layer", fontsize=8)
+    axes.set_ylim(0, 1)
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.4f}" if isinstance(value, float) else value
