@@ -3,13 +3,15 @@ model that sees.
 """
 
 import csv
-import itertools
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,27 +31,47 @@ from prunebench.testbed import (
     TOWERS,
     Question,
     Scene,
+    SceneObject,
     ask,
     model_path,
     sample,
     scene,
 )
-from prunebench.testbed.batches import SceneBatch, WordIds, batch, box_tokens, cells, token_labels
+from prunebench.testbed.batches import SceneBatch, box_tokens, cells, token_labels
 from prunebench.testbed.dataset import write_parquet
 from prunebench.testbed.drawing import PALETTE, SHAPES
 from prunebench.testbed.evaluate import evaluate
 from prunebench.testbed.miniatures import MINIATURES, miniature
+from prunebench.testbed.objectives import evidence_losses
 from prunebench.testbed.options import MiniatureOptions
 from prunebench.testbed.processor import build_processor, build_tokenizer
-from prunebench.testbed.recipe import LLAVA, LvlmRecipe
-from prunebench.testbed.scenes import RESOLUTIONS, words
-from prunebench.testbed.tiny_qwen import FastQwen, TinyQwenConfig, build_model
+from prunebench.testbed.questions import ANSWERS, words
+from prunebench.testbed.recipe import LEVELS, LLAVA, LvlmRecipe
+from prunebench.testbed.scenes import LARGEST, RESOLUTIONS, SMALLEST, Box
+from prunebench.testbed.tiny_qwen import TinyQwenConfig, build_model
+from prunebench.testbed.tiny_qwen3 import TinyQwen3Config
 from prunebench.testbed.train import train_miniature
 
 SMALL = TinyQwenConfig(
     vision_depth=2, vision_width=32, full_attention=(1,), layers=4, width=40, heads=2, kv_heads=1
 )
-SHORT = LvlmRecipe(vision_steps=4, joint_steps=8, tokens=128, questions=2, warmup=2, sizes=SMALL)
+SMALL_3 = TinyQwen3Config(
+    vision_depth=2, vision_width=32, deepstack=(0, 1), layers=4, width=60, heads=2, kv_heads=1
+)
+QWENS: dict[str, Any] = {"tiny-qwen2.5-vl": SMALL, "tiny-qwen3-vl": SMALL_3}
+LOW = dict.fromkeys(LEVELS, 1) | {"color": 2}
+SHORT = LvlmRecipe(
+    vision_steps=4,
+    place_steps=0,
+    joint_steps=8,
+    tokens=128,
+    questions=2,
+    warmup=2,
+    fine=0.0,
+    levels=LOW,
+    precision="float32",
+    sizes=SMALL,
+)
 QUICK = MiniatureOptions(held_out=5)
 OFTEN = Pace(log_every=2, checkpoint_seconds=0.0)
 
@@ -69,7 +91,7 @@ def processor() -> Any:
 
 
 def test_a_scene_is_a_function_of_seed_and_index() -> None:
-    for index in range(20):
+    for index in range(24):
         (first, question), (second, again) = sample(5, index), sample(5, index)
         assert (first, question) == (second, again)
         assert np.array_equal(first.render(), second.render())
@@ -86,7 +108,7 @@ def test_boxes_lie_in_the_image_apart_from_each_other_and_hold_their_object() ->
             assert 0 <= x0 < x1 <= about.width
             assert 0 <= y0 < y1 <= about.height
             inside = (abs(pixels[y0:y1, x0:x1] - PALETTE[thing.colour]).max(-1) < 20).mean()
-            assert inside > 0.15, (index, thing)
+            assert inside > 0.1, (index, thing)
             for other in about.objects:
                 a, b = thing.box, other.box
                 assert (
@@ -95,41 +117,165 @@ def test_boxes_lie_in_the_image_apart_from_each_other_and_hold_their_object() ->
 
 
 def test_scenes_vary_in_resolution_number_and_complexity() -> None:
-    scenes = [scene(2, index) for index in range(300)]
+    scenes = [scene(2, index) for index in range(400)]
     assert {(about.width, about.height) for about in scenes} == set(RESOLUTIONS)
-    assert all(64 <= about.width * about.height // 784 <= 256 for about in scenes)
+    tokens = {about.width * about.height // 784 for about in scenes}
+    assert (min(tokens), max(tokens)) == (25, 256)
     assert {len(about.objects) for about in scenes} == {1, 2, 3, 4, 5, 6}
-    assert all((len(about.objects) + 1) // 2 == about.complexity for about in scenes)
-    things = itertools.chain.from_iterable(about.objects for about in scenes)
-    assert {thing.box[2] - thing.box[0] for thing in things} == {26, 44, 56, 72}
+    assert {about.complexity for about in scenes} == {1, 2, 3}
+    sides = [thing.side for about in scenes for thing in about.objects]
+    assert min(sides) == SMALLEST
+    assert 90 < max(sides) <= LARGEST
+    numbers = {len(thing.number or "") for about in scenes for thing in about.objects}
+    assert numbers == {0, 1, 2}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_scene_answers_every_type_and_the_answer_follows_from_the_scene(kind: str) -> None:
+def test_the_size_of_objects_says_nothing_of_their_number() -> None:
+    """Where there is room: what is counted must not follow from what is seen of one object."""
+    scenes = [scene(2, index, size=(448, 448), odd=False) for index in range(400)]
+    few, many = (
+        np.mean(
+            [thing.side for about in scenes for thing in about.objects if len(about.objects) in n]
+        )
+        for n in ((1, 2), (5, 6))
+    )
+    assert abs(few - many) < 5
+
+
+def test_the_smallest_objects_lie_within_one_token() -> None:
+    small = [
+        thing.box
+        for index in range(200)
+        for thing in scene(7, index).objects
+        if thing.side == SMALLEST
+    ]
+    assert len(small) > 50
+    for x0, y0, x1, y1 in small:
+        assert (x0 // 28, y0 // 28) == ((x1 - 1) // 28, (y1 - 1) // 28)
+
+
+def test_in_odd_scenes_one_object_is_the_odd_one() -> None:
+    for index in range(100):
+        about = scene(6, index, odd=True)
+        question = ask(about, "odd", np.random.default_rng(index))
+        assert question is not None
+        (box,) = question.evidence
+        assert len(about.objects) >= 3
+        (thing,) = (one for one in about.objects if one.box == box)
+        others = [one for one in about.objects if one is not thing]
+        same_colour = {one.colour for one in others}
+        same_shape = {one.shape for one in others}
+        by_colour = len(same_colour) == 1 and thing.colour not in same_colour
+        assert by_colour or (len(same_shape) == 1 and thing.shape not in same_shape)
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_answers_follow_from_the_scene(kind: str) -> None:
     answers = set()
     for index in range(300):
         about = scene(3, index)
         question = ask(about, kind, np.random.default_rng(index))
-        assert question.answer == _solve(about, question)
+        if question is None:
+            continue
+        assert (question.answer, set(question.evidence)) == _solve(about, question)
         assert set(f"{question.text} {question.answer}".split()) <= set(words())
-        assert question.evidence is None or question.evidence in [
-            thing.box for thing in about.objects
-        ]
         answers.add(question.answer)
-    assert len(answers) == {"color": 8, "shape": 6, "digit": 10, "count": 6, "exist": 2}[kind]
+    least = {"number": 60, "count": 6, "count_by": 4, "largest": 14, "odd": 14}
+    assert len(answers) >= least.get(kind, len(ANSWERS[kind]))
 
 
-def _solve(about: Scene, question: Question) -> str:
-    """The answer read off the scene's objects; fails where the question does not single one out."""
-    keys = set(question.text.split()[1 if question.kind == "exist" else 2 :])
-    match = [thing for thing in about.objects if keys <= {thing.colour, thing.shape, thing.digit}]
+def _solve(about: Scene, question: Question) -> tuple[str, set[Box]]:
+    """The answer and its evidence read off the scene's objects; fails where the question does not
+    single one out.
+    """
+    things, text = about.objects, question.text.split()
     if question.kind == "count":
-        return str(len(about.objects))
+        return str(len(things)), {thing.box for thing in things}
+    if question.kind == "count_by":
+        match = _matching(things, text[1:])
+        return str(len(match)), {thing.box for thing in match}
     if question.kind == "exist":
-        return "yes" if match else "no"
-    (thing,) = match
-    assert question.evidence == thing.box
-    return {"color": thing.colour, "shape": thing.shape, "digit": thing.digit or ""}[question.kind]
+        match = _matching(things, text[1:])
+        return ("yes", {match[0].box}) if match else ("no", set())
+    if question.kind in ("compare", "side"):
+        one, other = _pair(things, question)
+        return _related(one, other, question.kind), {one.box, other.box}
+    if question.kind == "largest":
+        thing = max(things, key=lambda thing: thing.side)
+    elif question.kind == "odd":
+        thing = _odd(things)
+    else:
+        (thing,) = _matching(things, text[2:])
+    if question.kind == "cell":
+        return _cell(about, thing), {thing.box}
+    trait = question.kind if question.kind in ("color", "shape", "number") else text[0]
+    values = {"color": thing.colour, "shape": thing.shape, "number": " ".join(thing.number or "")}
+    return values[trait], {thing.box}
+
+
+def _matching(things: Sequence[SceneObject], words: Sequence[str]) -> list[SceneObject]:
+    """The objects that have all the words; digits are one number."""
+    number = "".join(word for word in words if word.isdigit())
+    looks = {word for word in words if not word.isdigit()}
+    match = [thing for thing in things if looks <= {thing.colour, thing.shape}]
+    return [thing for thing in match if not number or thing.number == number]
+
+
+def _pair(things: Sequence[SceneObject], question: Question) -> tuple[SceneObject, SceneObject]:
+    if question.kind == "compare":
+        keys = question.text.removeprefix("larger ").split(" than ")
+    else:
+        keys = question.text.removeprefix("side of ").split(" from ")
+    (one,), (other,) = (_matching(things, key.split()) for key in keys)
+    return one, other
+
+
+def _related(one: SceneObject, other: SceneObject, kind: str) -> str:
+    if kind == "compare":
+        return "yes" if one.side > other.side else "no"
+    across, down = (a - b for a, b in zip(one.centre, other.centre, strict=True))
+    if abs(across) > abs(down):
+        return "left" if across < 0 else "right"
+    return "above" if down < 0 else "below"
+
+
+def _odd(things: Sequence[SceneObject]) -> SceneObject:
+    lone = []
+    for trait in ("colour", "shape"):
+        values = [getattr(thing, trait) for thing in things]
+        if len(set(values)) == 2:
+            lone += [thing for thing in things if values.count(getattr(thing, trait)) == 1]
+    (thing,) = lone
+    return thing
+
+
+def _cell(about: Scene, thing: SceneObject) -> str:
+    x, y = thing.centre
+    row = ("top", "middle", "bottom")[int(3 * y / about.height)]
+    return f"{row} {('left', 'center', 'right')[int(3 * x / about.width)]}"
+
+
+def test_a_second_turn_is_about_another_object() -> None:
+    for index in range(100):
+        about, question = sample(4, index, "turn")
+        first, second = question.prompt.split("<|im_end|>")
+        assert second.strip() == question.text
+        assert first == question.before
+        answer_words = {word for one in ANSWERS.values() for word in one} | set("0123456789")
+        assert set(first.split()[-1:]) <= answer_words
+        assert set(question.evidence) <= {thing.box for thing in about.objects}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_answers_to_a_task_are_balanced(kind: str) -> None:
+    answers = [sample(1, index, kind)[1].answer for index in range(300)]
+    if kind == "number":
+        assert 0.4 < np.mean([" " in answer for answer in answers]) < 0.6
+        return
+    counts = Counter(answers)
+    assert set(counts) == set(ANSWERS[kind])
+    even = len(answers) / len(ANSWERS[kind])
+    assert max(counts.values()) < 2 * even + 10
 
 
 def test_bad_requests_are_refused_by_name() -> None:
@@ -137,6 +283,8 @@ def test_bad_requests_are_refused_by_name() -> None:
         scene(0, 0, size=(200, 224))
     with pytest.raises(ValueError, match="complexity 9"):
         scene(0, 0, complexity=9)
+    with pytest.raises(ValueError, match="7 objects: there are 1 to 6"):
+        scene(0, 0, count=7)
     with pytest.raises(ValueError, match=r"weather.*color"):
         ask(scene(0, 0), "weather", np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"tiny-qwen2\.5-vl"):
@@ -152,22 +300,26 @@ def test_every_miniature_has_a_recipe_and_a_folder() -> None:
 
 def test_tokens_are_labelled_with_what_lies_there() -> None:
     about = scene(4, 0, size=(224, 224))
-    labels = token_labels(about, cells(224, 224))
-    assert labels[3].sum() == len(about.objects)
+    colour, shape, tens, ones, side, centre = token_labels(about, cells(224, 224))
+    assert centre.sum() == len(about.objects)
     for thing in about.objects:
-        covered = labels[:, box_tokens(thing.box, cells(224, 224), share=0.99)]
-        assert (covered[0] == 1 + list(PALETTE).index(thing.colour)).all()
-        assert (covered[1] == 1 + SHAPES.index(thing.shape)).all()
+        covered = box_tokens(thing.box, cells(224, 224), share=0.99)
+        assert (colour[covered] == 1 + list(PALETTE).index(thing.colour)).all()
+        assert (shape[covered] == 1 + SHAPES.index(thing.shape)).all()
+        digits = [0, 0, *(int(digit) + 1 for digit in thing.number or "")][-2:]
+        assert (tens[covered] == digits[0]).all()
+        assert (ones[covered] == digits[1]).all()
+        assert (side[covered] > 0).all()
 
 
 def test_fine_scenes_are_large_and_their_objects_small_and_numbered() -> None:
     for index in range(40):
         about, question = sample(1, index, "fine")
-        assert (about.width, about.height) == (448, 448)
-        assert {thing.box[2] - thing.box[0] for thing in about.objects} == {44}
-        assert question.kind == ("digit", "shape")[index % 2]
-        assert question.answer == _solve(about, question)
-        assert all(thing.digit for thing in about.objects)
+        assert (about.width, about.height) == (560, 560)
+        assert {thing.side for thing in about.objects} == {44}
+        assert question.kind == ("number", "shape")[index % 2]
+        assert (question.answer, set(question.evidence)) == _solve(about, question)
+        assert all(thing.number for thing in about.objects)
 
 
 # Parquet
@@ -177,8 +329,8 @@ def test_parquet_is_read_by_datasets_and_has_the_same_bytes_twice(tmp_path: Path
     from datasets import load_dataset
 
     first, second = (
-        write_parquet(tmp_path / "a" / "mixed.parquet", 10),
-        write_parquet(tmp_path / "b.parquet", 10),
+        write_parquet(tmp_path / "a" / "mixed.parquet", 12),
+        write_parquet(tmp_path / "b.parquet", 12),
     )
     assert first.read_bytes() == second.read_bytes()
     assert [path.name for path in first.parent.iterdir()] == ["mixed.parquet"]
@@ -189,18 +341,16 @@ def test_parquet_is_read_by_datasets_and_has_the_same_bytes_twice(tmp_path: Path
         about, question = sample(1, index)
         assert np.array_equal(np.asarray(row["image"]), about.render())
         assert (row["question"], row["answer"], row["question_type"]) == (
-            question.text,
+            question.prompt,
             question.answer,
             question.kind,
         )
-        assert row["evidence_box"] == (
-            None if question.evidence is None else list(question.evidence)
-        )
+        assert row["evidence_boxes"] == [list(box) for box in question.evidence]
         assert (row["complexity"], row["width"], row["height"], row["scene_index"]) == (
             about.complexity,
             about.width,
             about.height,
-            index,
+            about.index,
         )
 
 
@@ -274,63 +424,120 @@ def test_a_video_goes_through_generate(stock: Any, processor: Any) -> None:
 # Training
 
 
-def _batch(step: int) -> SceneBatch:
-    tokenizer = build_tokenizer()
-    return batch(
-        0,
-        step,
-        boxes=cells,
-        tokens=200,
-        questions=7,
-        colour_keyed=2,
-        ids=WordIds(
-            lambda text: tokenizer(text)["input_ids"],
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-        ),
+def _objective(name: str, sizes: Any, **changes: Any) -> Any:
+    kind = miniature(name)
+    recipe: Any = replace(
+        kind.recipe,
+        levels=LOW,
+        vision_steps=0,
+        place_steps=0,
+        tokens=150,
+        questions=12,
+        fine=0.2,
+        **changes,
     )
+    return kind.objective(kind.build(sizes, 3).eval(), recipe, 0)
 
 
-@pytest.mark.parametrize("step", [0, 1, 2, 5, 9])
-def test_the_training_pass_equals_the_stock_forward(stock: Any, processor: Any, step: int) -> None:
-    data, fast = _batch(step), FastQwen(stock)
-    images = [Image.fromarray(pixels.numpy()) for pixels in data.pixels]
+def _asked(data: SceneBatch, number: int, tokenizer: Any) -> tuple[torch.Tensor, str]:
+    """Where the words of a question of the first scene stand, up to its answer, and the text."""
+    places = (data.owner[0] == number).nonzero()[:, 0]
+    places = places[places <= data.ends[0, number, 0]]
+    return places, tokenizer.decode(data.words[0, places])
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 4])
+@pytest.mark.parametrize("name", QWENS)
+def test_the_training_pass_equals_the_stock_forward(name: str, step: int) -> None:
+    objective, processor = _objective(name, QWENS[name]), miniature(name).processor()
+    data, fast = objective.batch(step), objective.learner
+    stock: Any = fast.module
+    image = Image.fromarray(data.pixels[0].numpy())
     with torch.inference_mode():
         features = fast.see(data.pixels)
-        logits = fast.answer(features, data).logits
-        pictures = processor.image_processor(images=images, return_tensors="pt")
-        stock_features = stock.model.visual(
-            pictures["pixel_values"], pictures["image_grid_thw"]
-        ).pooler_output
-        torch.testing.assert_close(features.flatten(0, 1), stock_features, atol=1e-6, rtol=1e-5)
-        for number in range(7):
-            length = int(data.last[0, number]) + 1
-            text = processor.tokenizer.decode(data.words[0, number, :length])
+        logits = fast.answer(features, data, objective.levels).logits
+        for number in range(12):
+            places, text = _asked(data, number, processor.tokenizer)
             prompt = processor.apply_chat_template(_ask(text), add_generation_prompt=True)
-            expected = stock(
-                **processor(text=[prompt], images=[images[0]], return_tensors="pt")
-            ).logits[0, -length:]
-            torch.testing.assert_close(logits[0, number, :length], expected, atol=1e-5, rtol=1e-4)
+            inputs = processor(text=[prompt], images=[[image]], return_tensors="pt")
+            expected = stock(**inputs).logits[0, -len(places) :]
+            torch.testing.assert_close(logits[0, places], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_evidence_attention_is_that_of_the_model(stock: Any, processor: Any) -> None:
-    data, fast = _batch(1), FastQwen(stock)
-    prompt = processor.apply_chat_template(
-        _ask(processor.tokenizer.decode(data.words[0, 2, : int(data.last[0, 2]) + 1])),
-        add_generation_prompt=True,
-    )
-    inputs = processor(
-        text=[prompt], images=[Image.fromarray(data.pixels[0].numpy())], return_tensors="pt"
-    )
-    eager: Any = build_model(SMALL, seed=3)
-    eager.eval()
+@pytest.mark.parametrize("name", QWENS)
+def test_evidence_attention_is_that_of_the_model(name: str) -> None:
+    objective, processor = _objective(name, QWENS[name]), miniature(name).processor()
+    data, layers = objective.batch(1), (1, 3)
+    _, text = _asked(data, 2, processor.tokenizer)
+    prompt = processor.apply_chat_template(_ask(text), add_generation_prompt=True)
+    image = Image.fromarray(data.pixels[0].numpy())
+    inputs = processor(text=[prompt], images=[[image]], return_tensors="pt")
+    eager: Any = miniature(name).build(QWENS[name], 3).eval()
     eager.set_attn_implementation("eager")
+    fast = objective.learner
     with torch.inference_mode():
-        ours = fast.answer(fast.see(data.pixels), data).attention[0, 2]
-        theirs = eager(**inputs, output_attentions=True).attentions[fast.evidence_layer][0, :, -1]
-    torch.testing.assert_close(
-        ours, theirs[:, (inputs["input_ids"][0] == processor.image_token_id)], atol=1e-6, rtol=1e-4
-    )
+        ours = fast.answer(fast.see(data.pixels), data, layers).attention[:, 0, 2, 0]
+        theirs = eager(**inputs, output_attentions=True).attentions
+    on_image = inputs["input_ids"][0] == processor.image_token_id
+    for layer, attention in zip(layers, ours, strict=True):
+        expected = theirs[layer][0, :, -1][:, on_image]
+        torch.testing.assert_close(attention, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_packed_question_has_its_answer_its_end_and_its_evidence() -> None:
+    objective = _objective("tiny-qwen2.5-vl", SMALL)
+    data, tokenizer = objective.batch(1), build_tokenizer()
+    assert set(data.kinds.flatten().tolist()) <= set(range(len(KINDS)))
+    for number in range(12):
+        places = (data.owner[0] == number).nonzero()[:, 0]
+        kind = KINDS[data.kinds[0, number]]
+        targets = data.targets[0, places]
+        answer = targets[targets >= 0].tolist()
+        assert answer[-1] == tokenizer.eos_token_id
+        first, last = data.ends[0, number].tolist()
+        assert data.targets[0, first : last + 1].tolist() == answer[:-1]
+        words = tokenizer.decode(answer[:-1])
+        if kind in ANSWERS and kind != "number":
+            assert words in {*ANSWERS[kind], *map(str, range(7))}
+        assert bool(data.evidence[0, number].any()) or words in ("no", "0")
+        assert data.order[0, places].tolist() == list(range(len(places)))
+
+
+def test_attention_on_evidence_counts_in_the_layer_of_its_question_alone() -> None:
+    """Known values: two levels, one head, two tokens of which the first is evidence."""
+    attention = torch.tensor([[0.5, 0.25], [0.8, 0.1]]).view(2, 1, 1, 1, 1, 2)
+    attention = attention.expand(2, 1, 3, 2, 1, 2)
+    evidence = torch.tensor([[[True, False], [True, False], [False, False]]])
+    level = torch.tensor([[1, -1, 1]])  # of the second nowhere; the third has no evidence
+    reading, waiting, mass = evidence_losses(attention, evidence, level)
+    assert float(mass) == pytest.approx(0.8)
+    assert float(reading) == pytest.approx(-math.log(0.8), abs=1e-3)
+    assert float(waiting) == pytest.approx(-math.log(0.5), abs=1e-3)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_run_stops_where_places_are_not_learnt(tmp_path: Path) -> None:
+    recipe = replace(SHORT, gates={"cell": 0.6}, place_steps=2)
+    with pytest.raises(RunError, match=r"after 2 place_steps cell is 0\.\d\d, below 0\.6: .* more"):
+        train_miniature(tmp_path, recipe=recipe)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_run_ends_when_its_time_is_over_with_its_rate_at_the_end(tmp_path: Path) -> None:
+    recipe = replace(SHORT, joint_steps=100_000)
+    pace = Pace(log_every=1, seconds=3.0)
+    train_miniature(tmp_path, recipe=recipe, pace=pace)
+    rows = _log(tmp_path)
+    assert 3 < len(rows) < 10_000
+    assert float(rows[-1]["rate"]) < 0.5 * max(float(row["rate"]) for row in rows)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_processes_that_make_batches_change_nothing(tmp_path: Path) -> None:
+    for name, workers in (("alone", 0), ("helped", 2)):
+        options = MiniatureOptions(workers=workers)
+        train_miniature(tmp_path / name, options, recipe=SHORT)
+    assert _log(tmp_path / "alone") == _log(tmp_path / "helped")
 
 
 @pytest.mark.slow
@@ -379,7 +586,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_export")
 def test_a_run_begins_with_one_model_and_goes_on_with_no_other(tmp_path: Path) -> None:
-    recipe = replace(LLAVA, joint_steps=1, tokens=64, questions=1)
+    recipe = replace(LLAVA, joint_steps=1, tokens=144, questions=1, precision="float32")
     llava = MiniatureOptions("tiny-llava-1.5")
     train_miniature(tmp_path / "run", llava, recipe=recipe)
     other = Path(shutil.copytree(model_path("tiny-clip"), tmp_path / "clip"))
@@ -437,8 +644,7 @@ def _log(run: Path) -> list[dict[str, str]]:
 )
 def test_the_shipped_checkpoint_sees(name: str) -> None:
     folder = model_path(name)
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 15e6
-    figures = evaluate(folder, samples=150, seed=1)  # the first of those that the model card counts
-    assert figures["accuracy"] >= 0.9
-    assert min(figures["by_type"].values()) >= 0.8
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 25e6
+    figures = evaluate(folder, samples=144, seed=1)  # the first of those that the model card counts
+    assert figures["accuracy"] >= 0.8
     assert figures["blank"]["accuracy"] <= figures["guess"]["accuracy"] + 0.1

@@ -2,6 +2,7 @@
 stock forward, captions that are true, and shipped models that see.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,20 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel
 
 from prunebench.testbed import TOWERS, model_path, sample, scene
 from prunebench.testbed.batches import coverage
-from prunebench.testbed.captions import Caption, caption, object_words, view_batch
+from prunebench.testbed.captions import (
+    Caption,
+    Captions,
+    ViewBatches,
+    caption,
+    object_words,
+)
 from prunebench.testbed.evaluate import fine
 from prunebench.testbed.evaluate_clip import evaluate_clip
 from prunebench.testbed.miniatures import miniature
 from prunebench.testbed.objectives import Answering
-from prunebench.testbed.scenes import FINE_SIZE, RESOLUTIONS, words
+from prunebench.testbed.questions import words
+from prunebench.testbed.recipe import LEVELS
+from prunebench.testbed.scenes import FINE_SIZE, RESOLUTIONS
 from prunebench.testbed.tiny_clip import (
     TinyClipConfig,
     build_clip,
@@ -54,7 +63,8 @@ def _inputs(processor: Any, pixels: torch.Tensor, text: str) -> Any:
 
 def _objective(name: str) -> Answering:
     kind = miniature(name)
-    objective: Any = kind.objective(kind.build(SMALL, 3).eval(), kind.recipe, 0)
+    recipe: Any = replace(kind.recipe, levels=dict.fromkeys(LEVELS, 1), tokens=600, questions=4)
+    objective: Any = kind.objective(kind.build(SMALL, 3).eval(), recipe, 0)
     return objective  # type: ignore[no-any-return]
 
 
@@ -85,7 +95,7 @@ def test_patches_see_what_their_boxes_say(size: tuple[int, int]) -> None:
     canvas[box[1] : box[3], box[0] : box[2]] = 255
     pixels = torch.from_numpy(canvas)[None]
     views = torch.cat([thumbnails(pixels)[:, None], tiles(pixels)], dim=1)[0, :, 0].float() / 255
-    bright = views.view(-1, 8, 14, 8, 14).mean((2, 4)).flatten(1)
+    bright = views.view(-1, 12, 14, 12, 14).mean((2, 4)).flatten(1)
     for view, boxes in zip(bright, [thumbnail_boxes(*size), *tile_boxes(*size)], strict=True):
         assert np.abs(view.numpy() - coverage(box, boxes)).max() < 0.12
 
@@ -96,11 +106,11 @@ def test_a_wide_image_is_padded_above_and_below_and_loses_that_again() -> None:
         2,
         2,
         0,
+        336,
         224,
-        150,
     )
     rows, columns = cut.kept()
-    assert (rows.stop - rows.start, columns.stop - columns.start) == (10, 16)
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (16, 24)
 
 
 # The tower
@@ -135,7 +145,7 @@ def test_whitened_patches_pass_on_details_as_strongly_as_the_mean_colour() -> No
 def test_text_is_pooled_at_its_end_mark_whatever_it_is_padded_to() -> None:
     tokenizer, model = build_clip_tokenizer(), build_clip(SMALL_TOWER, seed=1).eval()
     alone = tokenizer(["any red"], return_tensors="pt")
-    padded = tokenizer(["any red", "digit on blue square"], padding=True, return_tensors="pt")
+    padded = tokenizer(["any red", "number on blue square"], padding=True, return_tensors="pt")
     assert alone["input_ids"][0, -1] == tokenizer.eos_token_id != 2
     with torch.inference_mode():
         one, two = (model.get_text_features(**texts).pooler_output[0] for texts in (alone, padded))
@@ -161,26 +171,15 @@ def test_captions_are_true_of_their_view() -> None:
 
 @pytest.mark.parametrize("crowded", [0, 1, 5])
 def test_a_batch_of_views_is_a_function_of_seed_and_step(crowded: int) -> None:
-    tokenizer = build_clip_tokenizer()
-
-    def one(step: int) -> Any:
-        return view_batch(
-            5,
-            step,
-            images=8,
-            fine=0.5,
-            crowded=crowded,
-            encode=lambda texts: tokenizer(texts, padding=True, return_tensors="pt")["input_ids"],
-        )
-
+    batches = ViewBatches(5, 8, 0.5, crowded, Captions(build_clip_tokenizer()))
     for step in range(4):
-        first, again = one(step), one(step)
+        first, again = batches(step), batches(step)
         assert all(
             torch.equal(getattr(first, name), getattr(again, name))
             for name in ("views", "labels", "words", "true")
         )
-        assert first.views.shape == (8, 3, 112, 112)
-        assert first.labels.shape == (8, 4, 64)
+        assert first.views.shape == (8, 3, 168, 168)
+        assert first.labels.shape == (8, 6, 144)
         assert first.true.diagonal().all()
 
 
@@ -203,7 +202,7 @@ def test_prompts_hold_as_many_image_tokens_as_the_learner_has_boxes(
         assert counts[size] == len(objective.learner.boxes(*size))
         assert loaded.tokenizer.decode(inputs["input_ids"][0, -3:]) == "color of 5"
         assert inputs["input_ids"][0, 0] == loaded.tokenizer.bos_token_id
-    assert counts[224, 224] == {"tiny-llava-1.5": 64, "tiny-llava-next": 336}[name]
+    assert counts[224, 224] == {"tiny-llava-1.5": 144, "tiny-llava-next": 744}[name]
 
 
 @pytest.mark.parametrize("step", range(6))
@@ -214,14 +213,16 @@ def test_the_training_pass_equals_the_stock_forward(name: str, step: int) -> Non
     data = objective.batch(step)
     with torch.inference_mode():
         features = objective.learner.see(data.pixels[:2])
-        logits = objective.learner.answer(objective.learner.see(data.pixels), data).logits
-        for number in (0, 2, 3):
-            length = int(data.last[0, number]) + 1
-            text = processor.tokenizer.decode(data.words[0, number, :length])
+        everything = objective.learner.see(data.pixels)
+        logits = objective.learner.answer(everything, data, objective.levels).logits
+        for number in range(4):
+            places = (data.owner[0] == number).nonzero()[:, 0]
+            places = places[places <= data.ends[0, number, 0]]
+            text = processor.tokenizer.decode(data.words[0, places])
             inputs = _inputs(processor, data.pixels[0], text)
             torch.testing.assert_close(
-                logits[0, number, :length],
-                model(**inputs).logits[0, -length:],
+                logits[0, places],
+                model(**inputs).logits[0, -len(places) :],
                 atol=1e-5,
                 rtol=1e-4,
             )
@@ -237,12 +238,12 @@ def test_the_training_pass_equals_the_stock_forward(name: str, step: int) -> Non
 def test_evidence_lies_in_every_view_that_shows_it(name: str) -> None:
     objective = _objective(name)
     about, question = sample(3, 2)
-    assert question.evidence is not None
+    (box,) = question.evidence
     boxes = objective.learner.boxes(about.width, about.height)
-    share = coverage(question.evidence, boxes)
+    share = coverage(box, boxes)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    x0, y0, x1, y1 = question.evidence
-    for part in (slice(0, 64), slice(64, None)):
+    x0, y0, x1, y1 = box
+    for part in (slice(0, 144), slice(144, None)):
         if len(boxes[part]):
             assert (share * area)[part].sum() == pytest.approx((x1 - x0) * (y1 - y0), rel=1e-6)
 
@@ -270,7 +271,7 @@ def test_the_shipped_clip_matches_scenes_and_captions() -> None:
     named, chance = figures["named"], figures["chance"]
     assert named["colour"] >= 0.9
     assert named["shape"] >= 0.8
-    assert named["digit"] >= 2 * chance["digit"]  # the contrastive loss has little use for digits
+    assert named["number"] >= 2 * chance["number"]  # the contrastive loss has little use for it
 
 
 @pytest.mark.parametrize("name", LLAVAS)
@@ -285,7 +286,7 @@ def test_the_tower_of_the_shipped_models_is_the_clip(name: str) -> None:
 def test_fine_scenes_need_the_tiles() -> None:
     folder = model_path("tiny-llava-next")
     whole, thumbnail = (
-        fine(folder, samples=40, seed=2, first_tokens=count)["accuracy"] for count in (None, 64)
+        fine(folder, samples=40, seed=2, first_tokens=count)["accuracy"] for count in (None, 144)
     )
     assert whole >= 0.8
     assert thumbnail <= whole - 0.2

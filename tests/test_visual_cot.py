@@ -111,7 +111,7 @@ def test_questions_are_asked_without_the_prompt_for_boxes() -> None:
     assert [request.sample_id for request in benchmark.requests] == ["7", "8", "9"]
     first = benchmark.requests[0]
     assert (first.question, first.reference) == ("What is on the sign?", "Stop")
-    assert first.evidence_box == (20, 20, 60, 60)
+    assert first.evidence_boxes == ((20, 20, 60, 60),)
     assert first.until == ()
     assert first.generation["max_new_tokens"] == 1024
     image, text = benchmark.messages(first)[0]["content"]
@@ -153,7 +153,7 @@ def test_a_set_may_lie_in_anothers_folder(
     trained = benchmarks.load_task(str(file))
     assert trained.messages(trained.requests[0])
     # one box around several, and what reaches beyond by rounding is cut
-    assert trained.requests[1].evidence_box == (0, 0, 112, 112)
+    assert trained.requests[1].evidence_boxes == ((0, 0, 112, 112),)
 
 
 def test_the_tar_of_the_hub_is_read_in_parts(

@@ -48,7 +48,7 @@ def test_lmms_evals_own_wrapper_is_pruned(monkeypatch: pytest.MonkeyPatch) -> No
     with prune(wrapper.model, "divprune", 0.25) as trace:
         answers = wrapper.generate_until(asked)
     sample = trace.samples[0]
-    assert sample.entering == [round(sample.available / 4)] * 6
+    assert sample.entering == [round(sample.available / 4)] * 12
     assert sum(a == r.reference for a, r in zip(answers, benchmark.requests, strict=True)) >= 3
 
 

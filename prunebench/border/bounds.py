@@ -71,7 +71,7 @@ def whole(default: int | None, least: int, most: int) -> Any:
 
 
 def number(
-    default: float,
+    default: float | None,
     least: float | None = None,
     most: float | None = None,
     *,

@@ -174,6 +174,7 @@ def _numbers(
     for name, values in totals.items():
         tensors = [value for value in values if isinstance(value, Tensor)]
         # those of steps before the last checkpoint come first, and are plain already
+        plain: list[float | Tensor]
         plain = [value for value in values if not isinstance(value, Tensor)]
         if tensors:
             plain += torch.stack([value.detach().float() for value in tensors]).tolist()

@@ -103,7 +103,8 @@ class SceneBatches:
     of scenes of one resolution.
 
     Every step sees fresh scenes with so many `questions` behind each image. `shares` says how often
-    a kind of question comes beside the others; of `fine` of the steps the scenes are fine ones.
+    a kind of question comes beside the others; of `fine` of the steps the scenes are fine ones, and
+    of `odd` of the scenes one object is the odd one.
     """
 
     seed: int
@@ -113,6 +114,7 @@ class SceneBatches:
     ids: WordIds
     shares: Mapping[str, float]
     fine: float = 0.0
+    odd: float | None = None
 
     def __call__(self, step: int) -> SceneBatch:
         rng = np.random.default_rng([self.seed, step, 3])
@@ -120,7 +122,7 @@ class SceneBatches:
         def scenes_of_size(size: tuple[int, int]) -> int:
             return max(1, self.tokens // len(self.boxes(*size)))
 
-        scenes = draw(self.seed, rng, scenes_of_size, self.fine)
+        scenes = draw(self.seed, rng, scenes_of_size, self.fine, odd=self.odd)
         areas = self.boxes(scenes[0].width, scenes[0].height)
         questions = [self._questions(about, rng) for about in scenes]
         labels = [token_labels(about, areas) for about in scenes]
@@ -220,9 +222,10 @@ def draw(
     fine: float = 0.0,
     sizes: tuple[tuple[int, int], ...] = tuple(RESOLUTIONS),
     objects: int | None = None,
+    odd: float | None = None,
 ) -> list[Scene]:
     """Scenes of one of the sizes, which is drawn; `count` says how many of a size, `fine` how often
-    they are fine ones, `objects` how many lie in each.
+    they are fine ones, `objects` how many lie in each, `odd` how many have an odd one.
     """
     if rng.random() < fine:
         numbers = rng.integers(2**31, size=count(FINE_SIZE))
@@ -230,7 +233,11 @@ def draw(
     shares = np.array([RESOLUTIONS[size] for size in sizes])
     size = sizes[rng.choice(len(sizes), p=shares / shares.sum())]
     numbers = rng.integers(2**31, size=count(size))
-    return [scene(seed, int(index), size=size, count=objects) for index in numbers]
+    scenes = []
+    for index in numbers.tolist():
+        is_odd = None if odd is None else bool(rng.random() < odd)
+        scenes.append(scene(seed, index, size=size, count=objects, odd=is_odd))
+    return scenes
 
 
 def cells(width: int, height: int) -> NDArray[np.float64]:

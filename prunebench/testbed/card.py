@@ -74,6 +74,10 @@ def model_card(
     ]
     if before:
         repeat = "The settings at the end"
+    elif step < sum(steps for name, steps in plain.items() if name.endswith("_steps")):
+        minutes = f"minutes={facts['minutes']:.1f}"
+        command = f"prunebench testbed train FOLDER model={recipe['model']} {minutes}"
+        repeat = f"Its time was over before its steps: `{command}` on such a machine comes near it"
     else:
         command = f"prunebench testbed train FOLDER model={recipe['model']}"
         repeat = f"`{command}` with these settings repeats it"

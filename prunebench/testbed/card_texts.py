@@ -17,8 +17,8 @@ QUESTIONS = """\
    question and nothing stands between it and the answer, in the chat template neither."""
 
 FROZEN = f"""\
-{{step}} steps on freshly generated scenes, in {{minutes:.0f}} minutes (`training.csv` has the
-curves). {{begins}}
+{{step}} steps on freshly generated scenes, in {{minutes:.0f}} minutes on {{device}}
+(`training.csv` has the curves). {{begins}}
 The tower stays as it is.
 
 1. A linear head says of every projected token {DENSE}
@@ -37,8 +37,8 @@ class `Qwen2_5_VLForConditionalGeneration` with {{parameters:,}} parameters in 1
 word-level tokenizer and the stock image and video processing, 25 to 256 visual tokens an image (400
 in fine scenes). {TASKS}""",
     training=f"""\
-Three stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minutes (`training.csv`
-has the curves).
+Three stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minutes on
+{{device}} (`training.csv` has the curves).
 
 1. {{vision_steps}} steps of the vision tower alone: a linear head says of every visual token
    {DENSE}
@@ -57,8 +57,8 @@ the first three of which features of the encoder's earlier blocks are added (dee
 word-level tokenizer and the stock image processing, 25 to 256 visual tokens an image (400 in fine
 scenes). {TASKS}""",
     training=f"""\
-Two stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minutes (`training.csv`
-has the curves).
+Two stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minutes on
+{{device}} (`training.csv` has the curves).
 
 1. {{vision_steps}} steps of the vision tower alone: a linear head says of every visual token
    {DENSE}
@@ -76,8 +76,8 @@ questions about them, and nothing else. The LLaVA miniatures have its vision tow
 is there for pruning methods that compare the question with the image.""",
     training=f"""\
 {{step}} steps on freshly generated scenes, {{images}} views of them a step: two of three are whole
-scenes squashed, the others tiles as LLaVA-NeXT cuts them; {{minutes:.0f}} minutes
-(`training.csv` has the curves). In the first {{crowded_steps}} steps every scene has many objects,
+scenes squashed, the others tiles as LLaVA-NeXT cuts them; {{minutes:.0f}} minutes on
+{{device}} (`training.csv` has the curves). In the first {{crowded_steps}} steps every scene has many objects,
 afterwards scenes are as they come, {{fine:.0%}} of them fine ones. The patch embedding begins with
 whitened principal components of patches, the position embedding with sines and cosines: from the
 stock start, shapes were learnt several times slower.

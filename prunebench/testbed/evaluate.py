@@ -95,7 +95,8 @@ def answers(
     processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
     model: Any = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=False
-    ).to(device)
+    )
+    model.to(device)
     texts: list[str] = []
     for first in range(0, len(pairs), batch_size):
         inputs = _inputs(processor, pairs[first : first + batch_size], blank).to(device)

@@ -32,7 +32,8 @@ def evaluate_clip(
     """
     auto_processor: Any = AutoProcessor  # untyped
     processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
-    model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).to(device)
+    model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    model.to(device)
     hits: dict[str, list[bool]] = {name: [] for name in ("caption", "image", *NAMED)}
     word_vectors = {
         name: _text_vectors(model, processor, list(options)) for name, options in NAMED.items()

@@ -24,7 +24,11 @@ from prunebench.testbed.views import normal
 Loss = tuple[Tensor, dict[str, Tensor]]
 """A loss, and figures by name."""
 
-PLACE_STAGE = 1
+FROZEN_STAGES = (1, 3)
+"""Those in which the eyes stay as they are."""
+
+FINISH_ODD = 0.4
+"""Of the scenes of the last stage, those with an odd one."""
 
 MAX_SCALE = 100.0  # of the similarities, as in CLIP's own training
 
@@ -42,7 +46,8 @@ class Answering:
         every = SceneBatches(
             stream, learner.boxes, recipe.tokens, recipe.questions, ids, recipe.shares, recipe.fine
         )
-        parts = replace(every, questions=1), replace(every, shares=PLACES), every
+        finish = replace(every, shares=recipe.finish, odd=FINISH_ODD)
+        parts = replace(every, questions=1), replace(every, shares=PLACES), every, finish
         self.batch = Staged(recipe.stages, parts)
         # where in `levels` the evidence of a kind is read; -1 where nowhere
         numbers = dict(zip(self.levels, range(len(self.levels)), strict=True))
@@ -54,7 +59,7 @@ class Answering:
         """Labels of tokens; then also answers and attention on the evidence."""
         recipe = self.recipe
         stage = stage_of(step, recipe.stages)
-        with torch.set_grad_enabled(stage != PLACE_STAGE):
+        with torch.set_grad_enabled(stage not in FROZEN_STAGES):
             features = self.learner.see(data.pixels)
             logits = self.network.head(self.learner.tokens(features)).float()
             loss, figures = dense_loss(logits, data.labels, recipe)
@@ -64,9 +69,9 @@ class Answering:
         answer_loss, answer_figures = _answer_loss(answers.logits.float(), data)
         attention = answers.attention[..., : recipe.evidence_heads, :]
         level = self._level_of.to(data.kinds.device)[data.kinds]
-        evidence_loss, early_loss, mass = _evidence_losses(attention, data.evidence, level)
+        evidence_loss, early_loss, mass = evidence_losses(attention, data.evidence, level)
         total = answer_loss + recipe.evidence * evidence_loss + recipe.early * early_loss
-        if stage != PLACE_STAGE:
+        if stage not in FROZEN_STAGES:
             total = total + recipe.dense * loss
         return total, figures | answer_figures | {"evidence_mass": mass}
 
@@ -174,7 +179,7 @@ def _answer_loss(logits: Tensor, data: SceneBatch) -> Loss:
     return loss, {"answer_loss": loss.detach(), **dict(zip(KINDS, shares.unbind(), strict=True))}
 
 
-def _evidence_losses(
+def evidence_losses(
     attention: Tensor, evidence: Tensor, level: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-log of the attention [levels, B, Q, 2, heads, N] that falls on the evidence [B, Q, N] at the

@@ -16,7 +16,7 @@ from prunebench.testbed.scenes import METHODS_STREAM, MINIATURES_STREAM
 if TYPE_CHECKING:
     from prunebench.testbed.recipe import Recipe
 
-STAGES = ("vision_steps", "place_steps", "joint_steps")
+STAGES = ("vision_steps", "place_steps", "joint_steps", "finish_steps")
 """The options that are steps of a stage."""
 
 
@@ -34,13 +34,14 @@ class MiniatureOptions:
     seed: int = whole(0, 0, METHODS_STREAM - MINIATURES_STREAM - 1)
     resume: bool = True
     held_out: int = whole(1000, 1, 100_000)
-    device: str = "cpu"
+    device: str = choice("cpu", ("cpu", "cuda"))
     workers: int = whole(0, 0, 256)
     minutes: float | None = number(None, 0, open_below=True)
     tokens: int | None = whole(None, 1, 1_000_000)
     vision_steps: int | None = whole(None, 0, STEPS)
     place_steps: int | None = whole(None, 0, STEPS)
     joint_steps: int | None = whole(None, 0, STEPS)
+    finish_steps: int | None = whole(None, 0, STEPS)
 
     def __post_init__(self) -> None:
         check(self)

@@ -208,7 +208,7 @@ def _compare(about: Scene, rng: np.random.Generator) -> Iterator[Option]:
 
 
 def _largest(about: Scene, _: np.random.Generator) -> Iterator[Option]:
-    things = sorted(about.objects, key=lambda thing: -thing.side)
+    things = tuple(sorted(about.objects, key=lambda thing: -thing.side))
     if len(things) > 1 and things[0].side >= 1.2 * things[1].side:
         yield things[0].colour, "color of largest", things[:1]
         yield things[0].shape, "shape of largest", things[:1]

@@ -54,6 +54,13 @@ PLACES = {"side": 3.0, "cell": 3.0, "color": 1.0, "shape": 1.0, "exist": 1.0}
 ALL = {**dict.fromkeys(KINDS, 1.0), "number": 2.0, "side": 2.0, "cell": 2.0}
 """How often each kind of question comes in the end: what is learnt slowly twice as often."""
 
+FINISH = {
+    **dict.fromkeys(KINDS, 0.5),
+    **dict.fromkeys(("count", "count_by", "number"), 1.5),
+    **{"side": 4.0, "cell": 3.0, "odd": 4.0},
+}
+"""How often each kind of question comes at last, with the eyes as they are: what is still weak."""
+
 LEVELS = {
     "exist": 3,
     "color": 4,
@@ -79,9 +86,10 @@ GATES = {"side": 0.7, "cell": 0.6}
 class LvlmRecipe(Recipe):
     """Everything that decides what an LVLM learns; the defaults are those of tiny-qwen2.5-vl."""
 
-    vision_steps: int = whole(3000, 0, STEPS)
-    place_steps: int = whole(1500, 0, STEPS)
-    joint_steps: int = whole(9000, 0, STEPS)
+    vision_steps: int = whole(1500, 0, STEPS)
+    place_steps: int = whole(1000, 0, STEPS)
+    joint_steps: int = whole(12_000, 0, STEPS)
+    finish_steps: int = whole(0, 0, STEPS)
     fine: float = 0.03
     tokens: int = whole(4096, 1, 1_000_000)  # visual tokens in a batch
     questions: int = 16  # behind each image
@@ -90,28 +98,31 @@ class LvlmRecipe(Recipe):
     early: float = 0.1  # weight of attention on the evidence in earlier layers of LEVELS
     evidence_heads: int = 2
     shares: Mapping[str, float] = field(default_factory=lambda: dict(ALL))
+    finish: Mapping[str, float] = field(default_factory=lambda: dict(FINISH))
     levels: Mapping[str, int] = field(default_factory=lambda: dict(LEVELS))
     gates: Mapping[str, float] = field(default_factory=lambda: dict(GATES))
     sizes: Any = field(default_factory=TinyQwenConfig)
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """The eyes alone; places, with the eyes as they are; then everything."""
-        return self.vision_steps, self.place_steps, self.joint_steps
+        """The eyes alone; places, with the eyes as they are; everything; at last what is weak, with
+        the eyes as they are.
+        """
+        return self.vision_steps, self.place_steps, self.joint_steps, self.finish_steps
 
 
 @dataclass(frozen=True)
 class ClipRecipe(Recipe):
     """Everything that decides what tiny-clip learns."""
 
-    crowded_steps: int = whole(4600, 0, STEPS)  # with many objects in every scene
+    crowded_steps: int = whole(2500, 0, STEPS)  # with many objects in every scene
     crowded_sizes: int = 7  # how many of the sizes of scenes come in these
-    vision_steps: int = whole(350, 0, STEPS)  # after these
+    vision_steps: int = whole(1500, 0, STEPS)  # after these
     decay: float = 0.35
     fine: float = 0.15
     images: int = whole(96, 1, 100_000)  # in a batch: thumbnails and tiles of the same scenes
     # after these, of what lies behind the patches alone: the last block and the text tower
-    aligned_steps: int = whole(1500, 0, STEPS)
+    aligned_steps: int = whole(1200, 0, STEPS)
     aligned_images: int = 192  # in a batch of those
     contrast: float = 0.3  # weight of the contrastive loss
     sizes: TinyClipConfig = field(default_factory=TinyClipConfig)
@@ -122,13 +133,13 @@ class ClipRecipe(Recipe):
         return self.crowded_steps, self.vision_steps, self.aligned_steps
 
 
-QWEN3 = LvlmRecipe(vision_steps=2000, place_steps=0, sizes=TinyQwen3Config())
+QWEN3 = LvlmRecipe(place_steps=0, sizes=TinyQwen3Config())
 """tiny-qwen3-vl, whose encoder knows places."""
 
 LLAVA = LvlmRecipe(
-    vision_steps=0, place_steps=0, joint_steps=4000, fine=0.0, sizes=TinyLlavaConfig()
+    vision_steps=0, place_steps=0, joint_steps=6000, fine=0.0, tokens=6144, sizes=TinyLlavaConfig()
 )
 """tiny-llava-1.5, on the tower of tiny-clip."""
 
-LLAVA_NEXT = replace(LLAVA, joint_steps=3000, learning_rate=5e-4, fine=0.25)
+LLAVA_NEXT = replace(LLAVA, learning_rate=5e-4, fine=0.25, tokens=8192)
 """tiny-llava-next, from tiny-llava-1.5."""

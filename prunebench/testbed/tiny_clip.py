@@ -17,7 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from prunebench.testbed.processor import END, word_tokenizer
+from prunebench.testbed.processor import word_tokenizer
+from prunebench.testbed.questions import END
 from prunebench.testbed.views import GRID, PATCH, SIDE, normal
 
 START = "<|start|>"

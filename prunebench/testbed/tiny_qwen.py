@@ -88,7 +88,7 @@ class FastQwen:
     @property
     def module(self) -> nn.Module:
         """The stock model whose weights are trained."""
-        return self.model
+        return self.model  # type: ignore[no-any-return]
 
     @property
     def feature_width(self) -> int:
@@ -237,7 +237,7 @@ def vision_attention(
         members = area.members.flatten()
         parts = [part.index_select(1, members) for part in (query, key, value)]
         parts = [part.unflatten(1, area.members.shape).flatten(0, 1) for part in parts]
-        out = _attend(*parts, mask)
+        out = _attend(parts[0], parts[1], parts[2], mask)
         out = out.reshape(scenes, len(members), -1).index_select(1, area.places)
     projected: Tensor = attention.proj(out.reshape(scenes, patches, -1))
     return projected

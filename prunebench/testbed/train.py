@@ -76,6 +76,8 @@ def train_miniature(
     checkpoint as it was.
     """
     options = options or MiniatureOptions()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise RunError("device is cuda, but torch sees no GPU here; leave it out, or write cpu")
     recipe = recipe or options.recipe
     kind = miniature(options.model)
     if recipe.steps < 1:
@@ -92,7 +94,8 @@ def train_miniature(
     }
     with open_run(out, identity, writes=(RECIPE,), folders=(MODEL,), way_out=WAY_OUT) as run:
         begin = _begin(run, recipe.steps, options.resume)
-        plain = {"model": options.model, "seed": options.seed, **asdict(recipe)}
+        plain = {"model": options.model, "seed": options.seed, "device": _device(options.device)}
+        plain |= asdict(recipe)
         settings = _settings(plain, begin, recipe.steps)
         run.write(RECIPE, f"{json.dumps(settings, indent=2)}\n".encode())
         machine = Machine(options.device, options.workers)
@@ -113,6 +116,11 @@ def train_miniature(
         with run.replaced(MODEL) as folder:
             export(out, state, folder, held_out=options.held_out, device=options.device)
         return out / MODEL
+
+
+def _device(name: str) -> str:
+    """A device as a card names it."""
+    return "a CPU" if name == "cpu" else torch.cuda.get_device_name()
 
 
 def _new_model(kind: Miniature, recipe: Recipe, seed: int, start: Path | None) -> Any:
