@@ -5,16 +5,21 @@ alone.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.report import leaderboard, tables
+from prunebench.report import by_type, leaderboard, tables
+from prunebench.report.board import records as records_of
+from prunebench.report.comparison import Warn
 from prunebench.report.screen import terminal
 from prunebench.study import cells
-from prunebench.study.cells import ReportError
+from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
 
 __all__ = ["Report", "ReportError", "build", "terminal"]
@@ -35,7 +40,7 @@ class Report:
 
 def build(study: Path) -> Report:
     """Write metrics.csv, leaderboard.csv and figures/*.png from the cells that are there, all of
-    them or some.
+    them or some; by_type.csv where samples say of which kind they are.
 
     A damaged cell becomes a warning. Raises ReportError where there is no finished cell, or the
     folder is not writable.
@@ -45,7 +50,8 @@ def build(study: Path) -> Report:
     _tidy(study)
     metrics = tables.write_csv(study / "metrics.csv", tables.metrics(records))
     board = tables.write_csv(study / "leaderboard.csv", leaderboard.fold(records, warnings.append))
-    figure_paths = _drawn(board, study / "figures")
+    types = _typed(records, study / "by_type.csv", warnings.append)
+    figure_paths = _drawn(board, types, study / "figures")
     if not figure_paths:
         warnings.append(
             f"{one_line(study.name, 80)} has no figures: "
@@ -55,15 +61,25 @@ def build(study: Path) -> Report:
     return Report(study, metrics, board, tuple(figure_paths), distinct)
 
 
-def _drawn(board: Path, folder: Path) -> list[Path]:
-    """The figures that the leaderboard has the numbers for."""
+def _typed(records: Sequence[StoredCell], path: Path, warn: Warn) -> pd.DataFrame:
+    """What stands in by_type.csv, which is written where there is anything."""
+    rows = by_type.fold(records, warn)
+    if len(rows):
+        tables.write_csv(path, tables.texts(records_of(rows), by_type.COLUMNS))
+    else:
+        path.unlink(missing_ok=True)
+    return rows
+
+
+def _drawn(board: Path, types: pd.DataFrame, folder: Path) -> list[Path]:
+    """The figures that the leaderboard and the kinds of questions have the numbers for."""
     rows = leaderboard.load(board)
     compares = bool((rows["method"] != BASELINE).any())
     if not compares and not os.path.lexists(folder):
         return []  # nothing to draw, and nothing that was drawn before
     from prunebench.report import figures  # here, for what draws takes a second to import
 
-    return figures.draw(rows, folder)
+    return figures.draw(rows, types, folder)
 
 
 def _tidy(study: Path) -> None:

@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from prunebench.border.text import one_line
 from prunebench.report import labels, tables
 from prunebench.report.board import budget_kind, budget_label, overall, records
+from prunebench.report.by_type import smallest_budgets
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import Look, looks
 from prunebench.study.cells import ReportError
@@ -56,9 +57,9 @@ RING: dict[str, Any] = {
 Looks = dict[str, Look]
 
 
-def draw(board: pd.DataFrame, folder: Path) -> list[Path]:
-    """Every figure that the leaderboard has the numbers for, as PNG; one that it has not is removed
-    if it was there.
+def draw(board: pd.DataFrame, types: pd.DataFrame, folder: Path) -> list[Path]:
+    """Every figure that the leaderboard, and the table of kinds of questions, have the numbers for,
+    as PNG; one that they have not is removed if it was there.
     """
     if folder.is_symlink():
         raise ReportError(
@@ -70,6 +71,7 @@ def draw(board: pd.DataFrame, folder: Path) -> list[Path]:
         "accuracy_by_task": by_task,
         "pareto": pareto,
         "evidence": evidence,
+        "by_type": lambda _: kinds(types),
     }
     paths = []
     with warnings.catch_warnings():
@@ -139,6 +141,33 @@ def pareto(board: pd.DataFrame) -> Figure:
     # last: names are placed on the finished layout
     for ax, (column, of_panel) in zip(axes, panels, strict=True):
         _frontier(ax, of_panel, column)
+    return figure
+
+
+def kinds(types: pd.DataFrame) -> Figure:
+    """A grid of accuracies for each model: its methods at their smallest budget by kind of
+    question, beside what a perfect reader of the same tokens would reach.
+    """
+    if types.empty:
+        raise ReportError("no sample says of which kind it is")
+    models = list(types["model"].unique())
+    figure = Figure(figsize=(8.0, 0.6 + 3.6 * len(models)), layout="constrained")
+    axes = figure.subplots(len(models), 1, squeeze=False)[:, 0]
+    for ax, model in zip(axes, models, strict=True):
+        of_model = smallest_budgets(types[types["model"] == model])
+        table = of_model.pivot_table("accuracy", "method", "type", sort=False)
+        perfect = of_model.pivot_table("perfect", "method", "type", sort=False)
+        scores, most = table.to_numpy(), perfect.reindex_like(table).to_numpy()
+        ax.imshow(scores, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+        ax.set_xticks(range(table.shape[1]), list(table.columns), rotation=40, ha="right")
+        ax.set_yticks(range(table.shape[0]), [one_line(name, NAME) for name in table.index])
+        ax.tick_params(labelsize=7)
+        for row, column in np.ndindex(table.shape):
+            value, best = float(scores[row, column]), float(most[row, column])
+            words = f"{value:.2f}" if np.isnan(best) else f"{value:.2f}\n{best:.2f}"
+            colour = "black" if value > 0.6 else "white"
+            ax.text(column, row, words, ha="center", va="center", fontsize=5.5, color=colour)
+        _title(ax, f"{one_line(model, TITLE)}: model above, perfect reader below")
     return figure
 
 

@@ -70,7 +70,7 @@ class StoredCell(CellRecord):
 
     @cached_property
     def per_sample(self) -> pd.DataFrame:
-        """Score, tokens and FLOPs of every sample by sample_id; raises ReportError where the file
+        """Score, evidence, tokens and FLOPs of every sample by sample_id; raises ReportError where the file
         is damaged.
         """
         names = [column.name for column in columns.compared()]
@@ -88,13 +88,25 @@ class StoredCell(CellRecord):
         ReportError.
         """
         try:
-            names = tables.read_groups(self.folder / "samples.parquet")
+            names = tables.read_names(self.folder / "samples.parquet", "group")
         except Damaged as error:
             raise _damaged(self.id, str(error)) from None
         if any(name is None for name in names.values()):
             # those without an answer have none: where nobody else has one either, there are none
             names = {sample: name for sample, name in names.items() if name is not None}
         return pd.Series(names, dtype=object) if names else None
+
+    @cached_property
+    def kinds(self) -> pd.Series[str] | None:
+        """The kind of question of every sample by sample_id, None where the data do not say; raises
+        ReportError.
+        """
+        try:
+            names = tables.read_names(self.folder / "samples.parquet", "question_type")
+        except Damaged as error:
+            raise _damaged(self.id, str(error)) from None
+        kinds = {sample: name for sample, name in names.items() if name is not None}
+        return pd.Series(kinds, dtype=object) if kinds else None
 
     @property
     def scores(self) -> pd.Series[float]:

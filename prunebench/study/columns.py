@@ -176,7 +176,7 @@ SAMPLES: tuple[Column, ...] = (
         unit="share",
         better="higher",
         metric="perfect",
-        board=Board("perfect", place=11),
+        board=Board("perfect", beside="random", place=11),
     ),
     *_flops(),
     Column(
@@ -265,7 +265,9 @@ def compared() -> list[Column]:
     columns = []
     for column in SAMPLES:
         board = column.board
-        if board is not None and (board.fold == "available" or board.beside in ("share", "ratio")):
+        if board is not None and (
+            board.fold == "available" or board.beside in ("share", "ratio", "random")
+        ):
             columns.append(column)
     return columns
 

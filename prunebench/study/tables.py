@@ -52,15 +52,17 @@ def read_samples(path: Path, numbers: Sequence[str] = ()) -> pa.Table:
     return table
 
 
-def read_groups(path: Path) -> dict[str, str | None]:
-    """The group of every sample by sample_id; empty where the file has none. Raises Damaged."""
-    table = _read(path, ("sample_id", "group"))
-    if "group" not in table.column_names:
+def read_names(path: Path, column: str) -> dict[str, str | None]:
+    """The text that every sample has in a column, such as its group, by sample_id; empty where the
+    file has no such column. Raises Damaged.
+    """
+    table = _read(path, ("sample_id", column))
+    if column not in table.column_names:
         return {}
     names: dict[str, str | None] = {}
-    columns_of = zip(table.column("sample_id"), table.column("group"), strict=True)
-    for sample, group in columns_of:
-        name = group.as_py()
+    columns_of = zip(table.column("sample_id"), table.column(column), strict=True)
+    for sample, value in columns_of:
+        name = value.as_py()
         names[str(sample.as_py())] = None if name is None else str(name)
     return names
 
