@@ -49,8 +49,8 @@ def profile(arguments: argparse.Namespace) -> int:
         print(f"{name:>5}  {level.score.value:.3f}{attention}")
     full = result.levels[-1].score.value
     print(
-        f"before layer {result.affordable} of {result.layers} all visual tokens can go and "
-        f"{ENOUGH:.0%} of {full:.3f} stays: a method that decides later saves what this one does"
+        f"from layer {result.affordable} of {result.layers} on the model can do without any visual "
+        f"token, at {ENOUGH:.0%} of {full:.3f}: a method that decides later decides nothing"
     )
     for file in write(result, path("out", out)):
         print(clean(str(file)))

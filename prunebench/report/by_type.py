@@ -84,7 +84,9 @@ def _samples(cell: StoredCell, warn: Warn) -> pd.DataFrame:
         "budget": cell.budget,
         "task": cell.task,
     }
-    return frame.assign(**about)
+    for name, value in about.items():
+        frame[name] = value
+    return frame
 
 
 def _row(

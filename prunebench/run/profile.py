@@ -54,13 +54,13 @@ class ProfileKeys:
 @dataclass(frozen=True)
 class Withdrawal(Pruner):
     """Let all visual tokens go before a layer, and note what the last prompt token paid them in the
-    layer before it.
+    layer before it; None lets none go.
 
     Not for studies: a method has no memory, and this one is the instrument itself.
     """
 
     dynamic = True
-    before: int = 0
+    before: int | None = None
     attention: list[Tensor] = field(default_factory=list, compare=False, repr=False)
     """[heads, N] a sample, in the order in which they came."""
 
@@ -69,11 +69,16 @@ class Withdrawal(Pruner):
         return frozenset({Signal.LAST_QUERY_ATTENTION} if self.before else ())
 
     def plan(self, budget: Budget | None, available: int, layers: int) -> tuple[Stage, ...]:
-        if self.before >= layers:
+        if self.before is None:
             return (Stage(INPUT, available),)
-        return (Stage(llm(before=self.before) if self.before else INPUT, 0),)
+        if not self.before:
+            return (Stage(INPUT, 0),)
+        # not 0, which leaves nothing to ask the method
+        return (Stage(llm(before=self.before), max(1, available - 1)),)
 
     def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+        if self.before is None:
+            return Keep(torch.arange(len(tokens)))
         if self.before:
             self.attention.append(tokens.last_query_attention.float().cpu())
         return Keep(torch.empty(0, dtype=torch.long))
@@ -108,7 +113,7 @@ def measured(backend: TransformersBackend, benchmark: Benchmark, batch: int) -> 
         encoded = backend.encode(samples, [])
         conditions = Conditions(None, seeds=[seed_of(one, 0) for one in requests])
         for before in range(layers + 1):
-            method = Withdrawal(before)
+            method = Withdrawal(before if before < layers else None)
             answer = backend.answer(encoded, backend.ready(method), conditions)
             for request, text in zip(requests, answer.texts, strict=True):
                 answers[before][request.doc_id] = text

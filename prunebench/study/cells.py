@@ -70,8 +70,8 @@ class StoredCell(CellRecord):
 
     @cached_property
     def per_sample(self) -> pd.DataFrame:
-        """Score, evidence, tokens and FLOPs of every sample by sample_id; raises ReportError where the file
-        is damaged.
+        """Score, evidence, tokens and FLOPs of every sample by sample_id; raises ReportError where
+        the file is damaged.
         """
         names = [column.name for column in columns.compared()]
         try:

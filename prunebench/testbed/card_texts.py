@@ -78,9 +78,9 @@ is there for pruning methods that compare the question with the image.""",
 {{step}} steps on freshly generated scenes, {{images}} views of them a step: two of three are whole
 scenes squashed, the others tiles as LLaVA-NeXT cuts them; {{minutes:.0f}} minutes on
 {{device}} (`training.csv` has the curves). In the first {{crowded_steps}} steps every scene has
-many objects, afterwards scenes are as they come, {{fine:.0%}} of them fine ones. The patch embedding begins with
-whitened principal components of patches, the position embedding with sines and cosines: from the
-stock start, shapes were learnt several times slower.
+many objects, afterwards scenes are as they come, {{fine:.0%}} of them fine ones. The patch
+embedding begins with whitened principal components of patches, the position embedding with sines
+and cosines: from the stock start, shapes were learnt several times slower.
 
 1. A linear head says of every patch before the last block {DENSE}
 2. At the same time, with weight {{contrast}}, the contrastive loss of CLIP between views and
