@@ -63,7 +63,8 @@ def smallest_budgets(types: pd.DataFrame) -> pd.DataFrame:
             of_method["budget_kind"] == least["budget_kind"]
         )
         parts.append(of_method[same])
-    return pd.concat(parts)
+    rows: pd.DataFrame = pd.concat(parts)
+    return rows
 
 
 def _samples(cell: StoredCell, warn: Warn) -> pd.DataFrame:

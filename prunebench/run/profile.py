@@ -17,7 +17,6 @@ from torch import Tensor
 from prunebench.benchmarks import Benchmark, Request, load_task
 from prunebench.border.text import one_line
 from prunebench.budget import Budget, Stage
-from prunebench.measure.evidence import evidence_mask
 from prunebench.pruner import Pruner
 from prunebench.run import options
 from prunebench.run.backend import Conditions, ModelSetup
@@ -162,14 +161,8 @@ class _Looks:
 
 def _mask(samples: Samples, number: int) -> Tensor | None:
     """[N] the evidence's tokens; None where the data do not say or have none."""
-    boxes, sizes = samples.requests[number].evidence_boxes, samples.sizes[number]
-    if not boxes or len(sizes) != 1:
-        return None
-    try:
-        masks = [evidence_mask(samples.layouts[number], box, sizes[0]) for box in boxes]
-    except ValueError:  # a box that is not in the image
-        return None
-    return torch.stack(masks).any(0)
+    boxes = samples.evidence(number)
+    return torch.stack(boxes).any(0) if boxes else None
 
 
 def _scores(benchmark: Benchmark, texts: Mapping[int, str]) -> tuple[Interval, dict[str, float]]:

@@ -84,6 +84,9 @@ def _begin_llava(model: Any, folder: Path | None) -> None:
     """
     parts = {name: model_path(name) for name in ("tiny-clip", "tiny-qwen2.5-vl")}
     if folder is not None:
+        missing = [name for name in parts if not (folder / name).is_dir()]
+        if missing:
+            raise ValueError(f"it has no folder {' and no folder '.join(missing)}")
         parts = {name: folder / name for name in parts}
     take_tower(model, parts["tiny-clip"])
     take_language(model, parts["tiny-qwen2.5-vl"])
