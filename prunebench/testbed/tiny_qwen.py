@@ -165,7 +165,9 @@ class Windows:
     places: Tensor
 
 
+# what is made while nothing is learnt must serve when something is
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _windows(rows: int, columns: int, device: torch.device, side: int = 4) -> Windows:
     """The windows of a grid of rows x columns tokens."""
     grid = torch.arange(rows * columns).view(rows, columns)
@@ -273,6 +275,7 @@ def packed_positions(batch: SceneBatch) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _image_positions(rows: int, columns: int, after: int, device: torch.device) -> Tensor:
     """[3, 1 + N + 1] positions of an image and of the marks around it."""
     height, width = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")

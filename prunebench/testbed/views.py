@@ -130,6 +130,7 @@ def normal(views: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _moments(device: torch.device) -> tuple[Tensor, Tensor]:
     """[3, 1, 1] mean and standard deviation of each channel."""
     mean = torch.tensor(CLIPImageProcessor.image_mean).view(3, 1, 1) * 255
