@@ -264,7 +264,7 @@ def test_built_in_tasks_make_no_more_than_they_can_soon() -> None:
     [
         ("5", "holds question_types, samples and seed"),
         ("{kind: color}", "holds question_types, samples and seed"),
-        ("{question_types: [smell]}", r"question_types is \['smell'\]; it is a list of some of color"),
+        ("{question_types: [smell]}", r"question_types is \['smell'\]; it is a list of some of"),
         ("{samples: 1000000000}", "samples is 1000000000; it is a whole number from 1 to 2000"),
         ("{samples: true}", "samples is True"),
         ("{seed: -1}", "seed is -1"),

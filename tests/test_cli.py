@@ -250,7 +250,10 @@ def test_lists_fit_the_columns_of_a_pipe_and_cut_no_word(
         ),
         (["show", "budget=x"], "budget 'x' is no number"),
         (["show", "method="], "method is empty"),
-        (["show", "task=scenes_all"], "task scenes_all is a suite; name one of scenes, scenes_text"),
+        (
+            ["show", "task=scenes_all"],
+            "task scenes_all is a suite; name one of scenes, scenes_text",
+        ),
         (["show", "out=nowhere/x.png"], "there is no folder nowhere"),
         (["show", "out=."], "is a folder; name a file"),
         (["show", "question=${oc.env:HOME}"], "write the value itself"),

@@ -175,8 +175,8 @@ def _evidence(trace: SampleTrace, boxes: Sequence[Tensor] | None) -> Row:
     sites = [trace.thinned_at(layer) for layer in range(len(trace.entering))]
     # by site, for layers behind the same stage have the same tokens
     kept = {site: trace.behind(site) for site in set(sites)}
-    seen = {site: _all_seen(boxes, tokens) for site, tokens in kept.items()}
-    row: Row = {"perfect": _mean([seen[site] for site in sites])}
+    answerable = {site: _all_seen(boxes, tokens) for site, tokens in kept.items()}
+    row: Row = {"perfect": _mean([answerable[site] for site in sites])}
     if boxes:
         evidence = torch.stack(list(boxes)).any(0)
         shares = {site: recall(tokens, evidence) for site, tokens in kept.items()}
