@@ -133,7 +133,8 @@ def test_scenes_vary_in_resolution_number_and_complexity() -> None:
 
 def test_the_size_of_objects_says_nothing_of_their_number() -> None:
     """Where there is room: how many there are must not follow from what is seen of one."""
-    few, many = [], []
+    few: list[int] = []
+    many: list[int] = []
     for index in range(400):
         sides = [thing.side for thing in scene(2, index, size=(448, 448), odd=False).objects]
         (few if len(sides) < 4 else many).extend(sides)
@@ -420,7 +421,8 @@ def test_a_video_goes_through_generate(stock: Any, processor: Any) -> None:
 
 def _objective(name: str, sizes: Any, **changes: Any) -> Any:
     kind = miniature(name)
-    recipe: Any = replace(
+    assert isinstance(kind.recipe, LvlmRecipe)
+    recipe = replace(
         kind.recipe,
         levels=LOW,
         vision_steps=0,

@@ -26,7 +26,7 @@ from prunebench.testbed.evaluate_clip import evaluate_clip
 from prunebench.testbed.miniatures import miniature
 from prunebench.testbed.objectives import Answering
 from prunebench.testbed.questions import words
-from prunebench.testbed.recipe import LEVELS
+from prunebench.testbed.recipe import LEVELS, LvlmRecipe
 from prunebench.testbed.scenes import FINE_SIZE, RESOLUTIONS
 from prunebench.testbed.tiny_clip import (
     TinyClipConfig,
@@ -63,7 +63,8 @@ def _inputs(processor: Any, pixels: torch.Tensor, text: str) -> Any:
 
 def _objective(name: str) -> Answering:
     kind = miniature(name)
-    recipe: Any = replace(kind.recipe, levels=dict.fromkeys(LEVELS, 1), tokens=600, questions=4)
+    assert isinstance(kind.recipe, LvlmRecipe)
+    recipe = replace(kind.recipe, levels=dict.fromkeys(LEVELS, 1), tokens=600, questions=4)
     objective: Any = kind.objective(kind.build(SMALL, 3).eval(), recipe, 0)
     return objective  # type: ignore[no-any-return]
 
