@@ -65,7 +65,8 @@ def test_a_family_by_its_short_name(hub: Hub, server: Server, tmp_path: Path, mo
     rows = board(tmp_path / "study")
     assert list(rows["status"].unique()) == ["ok"], rows[["method", "task", "reason"]]
     shares = rows[rows["budget"] < 1]["tokens_mean_share"]
-    assert shares.between(0.4, 0.5).all()
+    # to the nearest token of some hundreds, so a little above it too
+    assert shares.between(0.4, 0.501).all()
 
 
 @pytest.mark.slow
