@@ -11,6 +11,9 @@ OLDEST = $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 SWEEP_ARGS = $(if $(MODEL),model=$(MODEL)) $(if $(METHODS),methods=$(METHODS)) $(if $(TASKS),tasks=$(TASKS)) \
 	$(if $(BUDGETS),budgets=$(BUDGETS)) $(if $(LIMIT),limit=$(LIMIT)) $(if $(OUT),out=$(OUT)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
+# a plain `make sweep` asks the first questions alone, so that it ends in minutes
+FIRST = $(if $(strip $(GRID)$(SWEEP_ARGS)),,limit=100)
+
 .DEFAULT_GOAL := help
 .PHONY: help install sweep list report show verify docs test test-slow test-oldest check format bench clean
 
@@ -25,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 sweep: $(STAMP) ## sweep a grid and print its leaderboard: MODEL= METHODS= TASKS= BUDGETS= LIMIT= OUT= SEED= GRID=file.yaml
-	$(BIN)/prunebench sweep $(GRID) $(SWEEP_ARGS)
+	$(BIN)/prunebench sweep $(GRID) $(SWEEP_ARGS) $(FIRST)
 
 list: $(STAMP) ## list models, methods and tasks
 	@for what in models methods tasks; do $(BIN)/prunebench list $$what; done

@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,6 +79,16 @@ def register(
 def names() -> list[str]:
     """The installed methods, sorted."""
     return _modules(PACKAGE)
+
+
+def groups() -> dict[str, list[str]]:
+    """The installed methods that go by one name, as groups.json beside them says."""
+    named: dict[str, list[str]] = {}
+    for folder in _package_folders():
+        file = folder / "groups.json"
+        if file.is_file():
+            named |= json.loads(file.read_text(encoding="utf-8"))
+    return named
 
 
 def addons() -> list[str]:

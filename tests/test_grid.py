@@ -52,14 +52,16 @@ def mine(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_default_grid_holds_every_method_at_every_budget_once() -> None:
-    cells = load().cells(["scenes"])
+@pytest.mark.parametrize("words", [[], ["methods=all"]])
+def test_a_grid_holds_every_method_at_every_budget_once(words: list[str]) -> None:
+    grid = load(None, words)
+    cells = grid.cells(["scenes"])
     quality = [cell for cell in cells if cell.kind == "quality"]
-    others = [name for name in registry.names() if name not in ("none", "blind")]
-    with_own = [one.name for one in load().variants() if one.name in others and one.has_own]
+    others = [variant for variant in grid.variants() if variant.label != "none"]
+    with_own = [variant.name for variant in others if variant.has_own]
     assert {"fastv", "glimpseprune", "pyramiddrop"} <= set(with_own)
-    assert load().budgets[0] == "own"
-    assert len(quality) == 1 + (len(load().budgets) - 1) * len(others) + len(with_own)
+    assert grid.budgets[0] == "own"
+    assert len(quality) == 1 + (len(grid.budgets) - 1) * len(others) + len(with_own)
     assert len(cells) == 2 * len(quality)
     assert len({cell.id for cell in cells}) == len(cells)
     assert quality[0].id == "tiny-qwen2.5-vl__none__1.0__scenes__s0"
@@ -251,7 +253,25 @@ def test_controls_can_be_left_out() -> None:
 
 def test_two_grids_do_not_share_their_lists() -> None:
     Grid().methods.append("x")
-    assert Grid().methods == ["all"]
+    assert Grid().methods == ["founding"]
+
+
+def test_a_group_stands_for_its_methods() -> None:
+    """Each of them once, also where it is named again."""
+    variants = load(None, ["methods=founding,fastv", "controls=false"]).variants()
+    labels = [variant.label for variant in variants]
+    assert labels == registry.groups()["founding"]
+
+
+def test_all_is_every_installed_method() -> None:
+    labels = {variant.label for variant in load(None, ["methods=all"]).variants()}
+    assert labels == set(registry.names()) - {"blind"}
+
+
+def test_groups_hold_methods_that_are_there() -> None:
+    for name, methods in registry.groups().items():
+        assert name not in registry.names()
+        assert set(methods) <= set(registry.names())
 
 
 def test_a_controls_label_is_the_controls() -> None:

@@ -89,9 +89,9 @@ class Grid:
         "models=qwen2.5-vl-7b,qwen3-vl-8b",
     )
     methods: list[Any] = key(
-        ["all"],
-        "Methods: names, all for every one, files of your own, or mappings with a name, a label "
-        "and settings.",
+        ["founding"],
+        "Methods: names, groups of them (founding: a few that the field began with; all: every "
+        "one), files of your own, or mappings with a name, a label and settings.",
         "methods=fastv,./mine.py",
     )
     tasks: list[Any] = key(

@@ -55,10 +55,7 @@ def entries(methods: Sequence[Any], controls: bool) -> list[Entry]:
     """
     named: list[Entry] = []
     for method in methods:
-        # the blind control is no method to compare; tasks ask for it
-        every = [name for name in registry.names() if name != BLIND]
-        names = every if method == "all" else [method]
-        named += [_entry(name) for name in names]
+        named += [_entry(name) for name in _members(method)]
     if controls:
         labels = [entry["label"] for entry in named]
         named = [_entry(name) for name in CONTROLS if name not in labels] + named
@@ -68,6 +65,14 @@ def entries(methods: Sequence[Any], controls: bool) -> list[Entry]:
             different.append(entry)
     # a stable sort: methods stay in the order in which they were written
     return sorted(different, key=_rank)
+
+
+def _members(method: Any) -> Sequence[Any]:
+    """The methods that an entry stands for: a group's, all of them, or itself."""
+    if method == "all":
+        # the blind control is no method to compare; tasks ask for it
+        return [name for name in registry.names() if name != BLIND]
+    return registry.groups().get(method, [method]) if isinstance(method, str) else [method]
 
 
 def with_settings(
