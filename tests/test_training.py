@@ -526,7 +526,10 @@ REFUSED = [
     ("reinforce group=1", "group is 1; it is a whole number from 2"),
     ("reinforce rank=0", "rank is 0; it is"),
     ("reinforce rank=4096", "rank is 4096; the smallest matrix"),
-    ("reinforce layer=99", "layer is 99; of the 12 layers of tiny-qwen2.5-vl it is one from 0 to 10"),
+    (
+        "reinforce layer=99",
+        "layer is 99; of the 12 layers of tiny-qwen2.5-vl it is one from 0 to 10",
+    ),
     ("reinforce temperature=0", "temperature is 0.0; it is"),
     ("reinforce dropout=1", "dropout is 1.0; it is"),
     ("testbed train OUT model=nope", "model is 'nope'; it is one of tiny-qwen2.5-vl"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,13 @@ from prunebench.border import files
 from prunebench.study.profile import Profile
 
 DPI = 160
-SCORE, SEEN, TYPES = "#0173b2", "#de8f05", "#a6a6a6"
+SCORE, SEEN, TYPES, NAMES = "#0173b2", "#de8f05", "#a6a6a6", "#595959"
+
+NAME_HEIGHT = 0.035
+"""What the name of a kind takes of the axis of scores."""
+
+NAME_OFFSET, NAME_ROOM = 0.04, 0.14
+"""How far behind the last layer names begin, and what they take, as shares of the layers."""
 
 
 def rows(profile: Profile) -> list[dict[str, Any]]:
@@ -71,8 +79,7 @@ def _draw_scores(axes: Axes, profile: Profile) -> None:
     for kind in profile.levels[-1].by_type:
         values = [level.by_type[kind] for level in profile.levels]
         axes.plot(layers, values, color=TYPES, linewidth=0.8)
-        axes.annotate(kind, (layers[-1], values[-1]), fontsize=6, color=TYPES, xytext=(3, 0),
-                      textcoords="offset points", va="center")  # fmt: skip
+    _name_kinds(axes, layers[-1], profile.levels[-1].by_type)
     scores = [level.score for level in profile.levels]
     axes.fill_between(
         layers, [one.low for one in scores], [one.high for one in scores], color=SCORE, alpha=0.2
@@ -80,7 +87,27 @@ def _draw_scores(axes: Axes, profile: Profile) -> None:
     axes.plot(layers, [one.value for one in scores], color=SCORE, marker="o", markersize=4)
     axes.axvline(profile.affordable, color=SCORE, linestyle=":", linewidth=1)
     axes.set_ylabel("score")
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlim(None, layers[-1] * (1 + NAME_ROOM))
+
+
+def _name_kinds(axes: Axes, layer: int, scores: Mapping[str, float]) -> None:
+    """The kinds of questions behind the ends of their lines, from the best downwards, one below
+    the other where they end too close.
+    """
+    height = math.inf
+    for kind, score in sorted(scores.items(), key=lambda entry: -entry[1]):
+        height = min(score, height - NAME_HEIGHT)
+        axes.annotate(
+            kind,
+            (layer, score),
+            xytext=(layer * (1 + NAME_OFFSET), height),
+            textcoords="data",
+            fontsize=6,
+            color=NAMES,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": TYPES, "linewidth": 0.4},
+        )
 
 
 def _draw_attention(axes: Axes, profile: Profile) -> None:
