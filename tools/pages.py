@@ -493,6 +493,7 @@ ENDS = {
     "_low": "its 95 % interval's lower end",
     "_high": "its 95 % interval's upper end",
     "_p": "the probability of a difference at least as large where there is none",
+    "_holm": "that after Holm's correction over the methods of the same model, task and budget",
     "_share": "over the visual tokens that are available",
     "_ratio": "over that of the unpruned model",
     "_random": "that of random tokens at the same budget",

@@ -81,7 +81,7 @@ def draw(board: pd.DataFrame, types: pd.DataFrame, folder: Path) -> list[Path]:
             try:
                 figure = make(board)
             except ReportError:
-                _remove(path)
+                remove(path)
                 continue
             paths.append(save(figure, path))
     return paths
@@ -191,6 +191,16 @@ def save(figure: Figure, path: Path) -> Path:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12)
     return tables.write(path, content.getvalue())
+
+
+def remove(path: Path) -> None:
+    """Let no figure stay of numbers that are gone."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReportError(
+            f"cannot remove {one_line(str(path), 120)}: {error.strerror}; remove it by hand"
+        ) from None
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -490,12 +500,3 @@ def _handle(name: str, look: Look, line: bool) -> Line2D:
         markeredgewidth=1.2 if look.control else 0.6,
         label=one_line(name, NAME),
     )
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ReportError(
-            f"cannot remove {one_line(str(path), 120)}: {error.strerror}; remove it by hand"
-        ) from None

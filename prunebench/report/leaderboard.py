@@ -19,9 +19,9 @@ import pandas as pd
 
 from prunebench.border.files import opened
 from prunebench.border.text import one_line
-from prunebench.report import tables
+from prunebench.report import marks, tables
 from prunebench.report.comparison import Group, Warn, average, scale_of
-from prunebench.report.headings import ABOVE_BLIND, COLUMNS, PORT, SOMETIMES, TEXTS
+from prunebench.report.headings import ABOVE_BLIND, ALL, COLUMNS, PORT, SOMETIMES, TEXTS
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
@@ -35,7 +35,6 @@ Row = dict[str, Any]
 Pairs = list[Pair | GroupedPair]
 """Scores of a method and of what it is compared with, a pair a task."""
 
-ALL = "all"
 PARTIAL = "partial"
 
 Key = tuple[str, str, str, str]
@@ -48,6 +47,7 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     for model in sorted({cell.model for cell in cells}):
         of_model = [cell for cell in cells if cell.model == model]
         rows += _rows(of_model, warn)
+    marks.add(rows)
     columns = COLUMNS
     for heading in SOMETIMES:
         if any(heading.name in row for row in rows):
@@ -250,6 +250,9 @@ def _row(groups: Groups, warn: Warn) -> Row:
     notes: list[str] = []
     row: Row = {"seeds": len(seeds)}
     row |= _accuracy(groups, warn, notes)
+    # tasks that disagree on what is better, or by how much, have no pooled answer
+    if len(groups.directions) == 1 and len(groups.scales) <= 1:
+        row[marks.UPWARDS] = True in groups.directions
     baseline: Pairs | None = groups.each(partial(Group.against_baseline, warn=warn))
     row |= _relative(groups, baseline)
     if method != BASELINE and baseline is not None:
@@ -329,11 +332,6 @@ def _against_random(
         row |= _ends("difference_to_random", gap)
     for group, pair in zip(groups.parts, pairs, strict=True):
         notes += _on_fewer_samples(groups, group, group.control, pair, warn)
-    # tasks that disagree on what is better, or by how much, have no pooled answer
-    if len(groups.directions) == 1 and len(groups.scales) <= 1:
-        # `directions` holds one truth: whether more is better
-        better = gap.sure and (gap.value > 0) in groups.directions
-        row["better_than_random"] = "yes" if better else "no"
     return row
 
 

@@ -87,26 +87,37 @@ class StoredCell(CellRecord):
         """The group of every sample by sample_id, None where the task scores each alone; raises
         ReportError.
         """
+        # those without an answer have none: where nobody else has one either, there are none
+        names = self.texts("group").dropna()
+        return names if len(names) else None
+
+    @cached_property
+    def clusters(self) -> pd.Series[str] | None:
+        """What every sample is drawn with, by sample_id: its group, or else its image; None where
+        each has its own. Raises ReportError.
+        """
+        if self.groups is not None:
+            return self.groups
+        images = self.texts("image").dropna()
+        return None if images.is_unique else images
+
+    def texts(self, column: str) -> pd.Series[str]:
+        """A text of every sample by sample_id, None where it has none; empty where the cell has no
+        such column. Raises ReportError.
+        """
         try:
-            names = tables.read_names(self.folder / "samples.parquet", "group")
+            names = tables.read_names(self.folder / "samples.parquet", column)
         except Damaged as error:
             raise _damaged(self.id, str(error)) from None
-        if any(name is None for name in names.values()):
-            # those without an answer have none: where nobody else has one either, there are none
-            names = {sample: name for sample, name in names.items() if name is not None}
-        return pd.Series(names, dtype=object) if names else None
+        return pd.Series(names, dtype=object)
 
     @cached_property
     def kinds(self) -> pd.Series[str] | None:
         """The kind of question of every sample by sample_id, None where the data do not say; raises
         ReportError.
         """
-        try:
-            names = tables.read_names(self.folder / "samples.parquet", "question_type")
-        except Damaged as error:
-            raise _damaged(self.id, str(error)) from None
-        kinds = {sample: name for sample, name in names.items() if name is not None}
-        return pd.Series(kinds, dtype=object) if kinds else None
+        kinds = self.texts("question_type").dropna()
+        return kinds if len(kinds) else None
 
     @property
     def scores(self) -> pd.Series[float]:
