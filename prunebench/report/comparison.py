@@ -46,6 +46,7 @@ class Group:
     baseline: tuple[StoredCell, ...]
     control: tuple[StoredCell, ...]
     blind: tuple[StoredCell, ...] = ()
+    resize: tuple[StoredCell, ...] = ()
     scale: str = ""
 
     def accuracy(self, warn: Warn) -> Interval | None:
@@ -67,7 +68,7 @@ class Group:
                 answered.append(scores.dropna())
         # seeds answer the same questions, so a sample counts once, whatever the number of seeds
         if len(answered) == len(intervals):
-            interval = _mean(answered, clusters_of(self.cells, warn))
+            interval = mean_of(answered, clusters_of(self.cells, warn))
         else:
             interval = statistics.pool(intervals)
         return replace(interval, value=value)
@@ -348,7 +349,7 @@ def cluster_names(samples: Iterable[Any], groups: pd.Series[str]) -> list[str]:
     return names
 
 
-def _mean(parts: Sequence[pd.Series[float]], groups: pd.Series[str] | None) -> Interval:
+def mean_of(parts: Sequence[pd.Series[float]], groups: pd.Series[str] | None) -> Interval:
     """The mean over samples, which are drawn in groups where the task has some."""
     scores = _sample_means(parts)
     if groups is None:

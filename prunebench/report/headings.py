@@ -80,7 +80,38 @@ ABOVE_BLIND = Heading(
 PORT = Heading("port", "what stands in for something that the model lacks", text=True)
 """Only where a method runs in a way that its paper does not have."""
 
-SOMETIMES = (ABOVE_BLIND, PORT)
+BESIDE = (
+    Heading("fidelity", "share of samples with the very answer of the unpruned model"),
+    Heading("right_to_wrong", "share of samples that none has right and the method wrong"),
+    Heading("wrong_to_right", "share of samples that none has wrong and the method right"),
+    Heading(
+        "accuracy_evidence",
+        "accuracy over the samples that evidence_recall is of, where not all have evidence",
+    ),
+    Heading("accuracy_blind", "accuracy of blind, which sees no image, on the same task"),
+    Heading("accuracy_resize", "accuracy of resize at the same budget on the same task"),
+    Heading("hard", "accuracy on what resize at the same budget has wrong", ends=INTERVAL),
+    Heading("n_hard", "samples that resize at the same budget has wrong"),
+    Heading("hard_none", "accuracy of none on these"),
+)
+"""What the same samples say elsewhere, where the study has it; right is at least half a point of 1.
+"""
+
+PRINTED = (
+    Heading("published_own", "what the method's own paper prints at this budget"),
+    Heading("published_low", "the least that others print of it"),
+    Heading("published_high", "the most that others print of it"),
+    Heading("published_count", "how many others do; of none they print the unpruned model"),
+    Heading(
+        "published_gap",
+        "relative_accuracy less the printed share of the unpruned value, in points: of the own "
+        "paper, else the median of others",
+    ),
+    Heading("published_why", "by what printed and measured may differ", text=True),
+)
+"""Only of public models and tasks of which papers print the same."""
+
+SOMETIMES = (ABOVE_BLIND, *BESIDE, *PRINTED, PORT)
 """Behind the others, where a row has them."""
 
 

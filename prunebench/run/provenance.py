@@ -99,6 +99,7 @@ UNCOUNTED = (
     "learning",
     "lmms_plugin",
     "methods",
+    "published",
     "regions.py",
     "registry.py",
     "report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,9 @@ from prunebench.study import columns, facts, tables
 from prunebench.study.facts import Damaged, short
 from prunebench.study.record import BASELINE, CONTROL, CellRecord
 from prunebench.study.seal import fault
+
+SIZES = ("complexity", "evidence_tokens")
+"""What else is told of a sample by numbers, that is no result."""
 
 REASON = 1000
 """Characters of a reason that tables keep; cell.json has all of it."""
@@ -74,6 +77,7 @@ class StoredCell(CellRecord):
         the file is damaged.
         """
         names = [column.name for column in columns.compared()]
+        names += SIZES
         try:
             table = tables.read_samples(self.folder / "samples.parquet", names)
         except Damaged as error:
@@ -88,7 +92,7 @@ class StoredCell(CellRecord):
         ReportError.
         """
         # those without an answer have none: where nobody else has one either, there are none
-        names = self.texts("group").dropna()
+        names = self.labels["group"].dropna()
         return names if len(names) else None
 
     @cached_property
@@ -98,25 +102,41 @@ class StoredCell(CellRecord):
         """
         if self.groups is not None:
             return self.groups
-        images = self.texts("image").dropna()
+        images = self.labels["image"].dropna()
         return None if images.is_unique else images
 
-    def texts(self, column: str) -> pd.Series[str]:
-        """A text of every sample by sample_id, None where it has none; empty where the cell has no
-        such column. Raises ReportError.
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """What texts say of every sample by sample_id; raises ReportError."""
+        return self.texts(("group", "image", "question_type"))
+
+    @cached_property
+    def answers(self) -> pd.Series[str]:
+        """What `read_answers` gives, kept: for a cell with which many are compared."""
+        return self.read_answers()
+
+    def read_answers(self) -> pd.Series[str]:
+        """The answer to every sample that was answered, without the space around it, by sample_id;
+        raises ReportError.
         """
+        answers = self.texts(("prediction",))["prediction"].dropna()
+        return answers.map(str.strip)
+
+    def texts(self, names: Sequence[str]) -> pd.DataFrame:
+        """Texts of every sample by sample_id, None where it has none; raises ReportError."""
         try:
-            names = tables.read_names(self.folder / "samples.parquet", column)
+            texts = tables.read_texts(self.folder / "samples.parquet", names)
         except Damaged as error:
             raise _damaged(self.id, str(error)) from None
-        return pd.Series(names, dtype=object)
+        frame = pd.DataFrame(texts, dtype=object).set_index("sample_id")
+        return frame.reindex(columns=list(names))
 
     @cached_property
     def kinds(self) -> pd.Series[str] | None:
         """The kind of question of every sample by sample_id, None where the data do not say; raises
         ReportError.
         """
-        kinds = self.texts("question_type").dropna()
+        kinds = self.labels["question_type"].dropna()
         return kinds if len(kinds) else None
 
     @property
