@@ -76,8 +76,9 @@ def test_the_leaderboard_says_what_stands_above_it(tmp_path: Path) -> None:
     cell(tmp_path, BLIND, "color", [1, 0, 0, 0], budget="0", **facts)
     report.build(tmp_path)
     board = pd.read_csv(tmp_path / "leaderboard.csv", keep_default_na=False).set_index("method")
-    extra = ["above_blind", "above_blind_low", "above_blind_high", "above_blind_p"]
-    assert [*board.columns] == [*plain.columns.drop("method"), *extra]
+    extra = {"above_blind", "above_blind_low", "above_blind_high", "above_blind_p"}
+    assert {*board.columns} == {*plain.columns.drop("method"), *extra, "accuracy_blind"}
+    assert board.loc[["none", "fastv"], "accuracy_blind"].tolist() == ["0.25", "0.25"]
     above = board["above_blind"]
     assert float(above["none"]) == pytest.approx(0.75)
     assert float(above["fastv"]) == pytest.approx(0.5)

@@ -23,32 +23,28 @@ def _study(folder: Path) -> Path:
     return folder
 
 
-def _table(study: Path) -> pd.DataFrame:
+def _table(study: Path) -> dict[tuple[str, str], dict[Any, Any]]:
+    """The rows by method and group."""
     report.build(study)
-    return pd.read_csv(study / "by_type.csv", keep_default_na=False).set_index(["method", "type"])
-
-
-def _number(table: pd.DataFrame, method: str, kind: str, column: str) -> float:
-    return float(table[column].to_dict()[method, kind])
+    rows = pd.read_csv(study / "by_type.csv", keep_default_na=False)
+    return {(row["method"], row["type"]): row for row in rows.to_dict("records")}
 
 
 def test_every_kind_has_its_accuracy_beside_the_unpruned_and_the_perfect(tmp_path: Path) -> None:
     table = _table(_study(tmp_path))
-    assert _number(table, "fastv", "color", "n") == 5
-    assert _number(table, "fastv", "color", "accuracy") == 0.8
-    assert _number(table, "fastv", "color", "unpruned") == 1.0
-    assert _number(table, "fastv", "odd", "perfect") == 0.5
-    assert _number(table, "random", "count", "accuracy") == 0.0
+    row = table[("fastv", "color")]
+    assert (row["n"], float(row["accuracy"]), float(row["unpruned"])) == (5, 0.8, 1.0)
+    assert float(table[("fastv", "odd")]["perfect"]) == 0.5
+    assert float(table[("random", "count")]["accuracy"]) == 0.0
 
 
 def test_the_headline_leaves_out_what_the_model_cannot_and_the_counting(tmp_path: Path) -> None:
     """Of odd ones the unpruned model gets a half; all objects are counted apart."""
     table = _table(_study(tmp_path))
-    counted = table["in_headline"].to_dict()
-    assert counted["none", "color"] == "yes"
-    assert counted["none", "count"] == counted["none", "odd"] == "no"
-    assert _number(table, "fastv", "headline", "accuracy") == 0.8
-    assert _number(table, "random", "headline", "accuracy") == pytest.approx(0.2)
+    counts = {kind: table[("none", kind)]["in_headline"] for kind in ("color", "count", "odd")}
+    assert counts == {"color": "yes", "count": "no", "odd": "no"}
+    assert float(table[("fastv", "headline")]["accuracy"]) == 0.8
+    assert float(table[("random", "headline")]["accuracy"]) == pytest.approx(0.2)
 
 
 def test_a_study_whose_samples_are_of_no_kind_has_no_such_table(tmp_path: Path) -> None:
@@ -57,7 +53,8 @@ def test_a_study_whose_samples_are_of_no_kind_has_no_such_table(tmp_path: Path) 
     outcome = report.build(tmp_path / "plain")
     assert not (tmp_path / "plain" / "by_type.csv").exists()
     assert all("by_type" not in line for line in outcome.warnings)
-    assert "pool" not in _table(tmp_path / "typed").index.get_level_values("method")
+    # that a cell does not say it does not matter where another one does: samples are the same
+    assert _table(tmp_path / "typed")[("pool", "color")]["n"] == 5
 
 
 def test_it_is_drawn_and_goes_when_its_numbers_go(tmp_path: Path) -> None:
@@ -72,3 +69,41 @@ def test_it_is_drawn_and_goes_when_its_numbers_go(tmp_path: Path) -> None:
     report.build(study)
     assert not (study / "figures" / "by_type.png").exists()
     assert not (study / "by_type.csv").exists()
+
+
+SIZES: dict[str, Any] = {
+    "complexity": [1, 1, 1, 1, 1, 2, 2, 2, 2, 2],
+    "available": [10, 20, 30, 40, 50, 60, 70, 80, 90, 100],
+    "evidence_tokens": [4, 4, 4, 4, 4, 4, 4, 4, None, None],
+}
+
+
+def test_samples_are_told_apart_by_size_for_every_method_alike(tmp_path: Path) -> None:
+    """One that works on pixels does not say where the evidence is, and is divided all the same."""
+    sizes: dict[str, Any] = {**SIZES, "evidence_tokens": [4, 4, 4, 4, 4, 9, 9, 9, 9, 9]}
+    pixels = {"complexity": SIZES["complexity"], "available": SIZES["available"]}
+    cell(tmp_path, "none", "mixed", [1.0] * 10, columns=sizes)
+    cell(tmp_path, "fastv", "mixed", [1, 1, 1, 1, 1, 0, 0, 0, 0, 0], columns=sizes)
+    cell(tmp_path, "resize", "mixed", [0, 0, 0, 0, 0, 1, 1, 1, 1, 1], columns=pixels)
+    table = _table(tmp_path)
+    assert table[("fastv", "1")]["by"] == "complexity"
+    assert (table[("fastv", "1")]["accuracy"], table[("fastv", "2")]["accuracy"]) == (1, 0)
+    quarters = [name for method, name in table if method == "fastv" and " to " in name]
+    assert quarters == [
+        "10 to 30 tokens", "40 to 50 tokens", "60 to 70 tokens", "80 to 100 tokens"
+    ]  # fmt: skip
+    assert sum(table[("fastv", name)]["n"] for name in quarters) == 10
+    evidence = table[("resize", "9 tokens")]
+    assert (evidence["by"], evidence["n"], evidence["accuracy"]) == ("evidence", 5, 1)
+    assert evidence["unpruned"] == 1
+    assert evidence["in_headline"] == "no"
+    assert not [name for _, name in table if name == "headline"], "no kinds, no headline"
+
+
+def test_what_is_alike_for_all_samples_is_no_group(tmp_path: Path) -> None:
+    cell(tmp_path, "none", "mixed", [1.0] * 10, columns=SIZES)
+    cell(tmp_path, "fastv", "mixed", [1.0] * 10, columns=SIZES)
+    table = _table(tmp_path)
+    assert {row["by"] for row in table.values()} == {"complexity", "image"}
+    assert (tmp_path / "figures" / "slices.png").is_file()
+    assert not (tmp_path / "figures" / "by_type.png").exists()

@@ -83,14 +83,15 @@ MAY: dict[str, set[str]] = {
     "engine": TRUNK | {"display", "methods", "models", "testbed"},
     "measure": TRUNK | {"models", "engine", "study"},
     "study": BORDER,
-    "report": {"study"} | BORDER,
+    "published": BORDER,
+    "report": {"published", "study"} | BORDER,
     "benchmarks": TRUNK,
     "run": TRUNK | {"benchmarks", "display", "engine", "measure", "models", "study", "testbed"},
     "lmms_plugin": TRUNK | {"benchmarks", "run", "study"},
     "testbed": {"learning"} | BORDER,
     "training": TRUNK | {"engine", "learning", "models", "testbed"},
 }
-FREE_OF_TORCH = ("study", "report")
+FREE_OF_TORCH = ("published", "study", "report")
 
 
 def imports(path: Path) -> set[str]:

@@ -147,9 +147,9 @@ def test_terminal_fits_and_flags(study: Path) -> None:
     text = printed(study)
     assert max(map(len, text.splitlines())) <= 100
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
-    assert screen.NO_BETTER in lines["uniform"]
+    assert screen.SIGNS["no difference shown"] in lines["uniform"]
     assert "…" not in lines["method"] + lines["uniform"]
-    assert "not better than random at 95 %" in text
+    assert "≈ no difference shown: at 95 %" in text
     assert "fastv at 5% infeasible: budget 0.05 is out of reach" in " ".join(text.split())
 
 

@@ -28,6 +28,8 @@ from prunebench.models.base import Family
 from prunebench.observations import SignalReadings
 from prunebench.pruner import Pruner
 from prunebench.report import headings
+from prunebench.report import pairs as report_pairs
+from prunebench.report import ranks as report_ranks
 from prunebench.run import grid
 from prunebench.signals import Signal
 from prunebench.sites import Part, Site
@@ -493,6 +495,7 @@ ENDS = {
     "_low": "its 95 % interval's lower end",
     "_high": "its 95 % interval's upper end",
     "_p": "the probability of a difference at least as large where there is none",
+    "_holm": "that after Holm's correction over the methods of the same model, task and budget",
     "_share": "over the visual tokens that are available",
     "_ratio": "over that of the unpruned model",
     "_random": "that of random tokens at the same budget",
@@ -507,10 +510,15 @@ def numbers_page() -> str:
         rows += column_rows(heading.names, heading.about)
     for column, board in columns.on_board():
         rows += column_rows(board.names, column.about, column.unit, column.better)
-    for heading in headings.TAIL:
+    for heading in (*headings.TAIL, *headings.SOMETIMES):
         rows += column_rows(heading.names, heading.about)
     head = ["column", "what it is", "unit", "better"]
     text = f"# The numbers\n\n{NUMBERS}\n## leaderboard.csv\n\n" + table(head, rows)
+    for name, about, own in TABLE_PAGES:
+        rows = []
+        for heading in own:
+            rows += column_rows(heading.names, heading.about)
+        text += f"\n## {name}.csv: {about}\n\n" + table(head, rows)
     for name, about in (("samples", "a row a sample"), ("pairs", "a row a phase of a timed run")):
         rows = []
         for column in columns.TABLES[name]:
@@ -523,6 +531,12 @@ def numbers_page() -> str:
     text += "\n## metrics.csv and cell.json\n\nBeside the task's own metrics.\n\n"
     return text + table(head, rows)
 
+
+TABLE_PAGES = (
+    ("pairs", "a row a pair of methods at one budget", report_pairs.HEADINGS),
+    ("ranks", "a row a method and budget, over tasks", report_ranks.HEADINGS),
+)
+"""The other tables of a study, with what their rows are."""
 
 NUMBERS = """A number that was not measured is empty, never 0. Where a method or the unpruned model
 did not answer every sample, shares and ratios are taken over the samples that both answered, and

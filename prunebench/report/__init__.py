@@ -14,7 +14,7 @@ import pandas as pd
 
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.report import by_type, leaderboard, tables
+from prunebench.report import by_type, leaderboard, pairs, ranks, tables
 from prunebench.report.board import records as records_of
 from prunebench.report.comparison import Warn
 from prunebench.report.screen import terminal
@@ -40,7 +40,8 @@ class Report:
 
 def build(study: Path) -> Report:
     """Write metrics.csv, leaderboard.csv and figures/*.png from the cells that are there, all of
-    them or some; by_type.csv where samples say of which kind they are.
+    them or some; by_type.csv where samples say of which kind they are, pairs.csv where methods
+    share a budget, ranks.csv where they share tasks as well.
 
     A damaged cell becomes a warning. Raises ReportError where there is no finished cell, or the
     folder is not writable.
@@ -50,8 +51,11 @@ def build(study: Path) -> Report:
     _tidy(study)
     metrics = tables.write_csv(study / "metrics.csv", tables.metrics(records))
     board = tables.write_csv(study / "leaderboard.csv", leaderboard.fold(records, warnings.append))
+    _written(pairs.fold(records, warnings.append), study / "pairs.csv")
+    ranking = ranks.fold(records)
+    _written(ranks.texts(ranking), study / "ranks.csv")
     types = _typed(records, study / "by_type.csv", warnings.append)
-    figure_paths = _drawn(board, types, study / "figures")
+    figure_paths = _drawn(board, types, ranking, study / "figures")
     if not figure_paths:
         warnings.append(
             f"{one_line(study.name, 80)} has no figures: "
@@ -64,22 +68,35 @@ def build(study: Path) -> Report:
 def _typed(records: Sequence[StoredCell], path: Path, warn: Warn) -> pd.DataFrame:
     """What stands in by_type.csv, which is written where there is anything."""
     rows = by_type.fold(records, warn)
-    if len(rows):
-        tables.write_csv(path, tables.texts(records_of(rows), by_type.COLUMNS))
-    else:
-        path.unlink(missing_ok=True)
+    _written(tables.texts(records_of(rows), by_type.COLUMNS), path)
     return rows
 
 
-def _drawn(board: Path, types: pd.DataFrame, folder: Path) -> list[Path]:
-    """The figures that the leaderboard and the kinds of questions have the numbers for."""
+def _written(table: pd.DataFrame, path: Path) -> None:
+    """Write a table that has rows; of one that has none no older one stays."""
+    if len(table):
+        tables.write_csv(path, table)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _drawn(board: Path, types: pd.DataFrame, ranking: pd.DataFrame, folder: Path) -> list[Path]:
+    """The figures that the leaderboard, the kinds of questions and the ranks have the numbers
+    for.
+    """
     rows = leaderboard.load(board)
     compares = bool((rows["method"] != BASELINE).any())
     if not compares and not os.path.lexists(folder):
         return []  # nothing to draw, and nothing that was drawn before
     from prunebench.report import figures  # here, for what draws takes a second to import
 
-    return figures.draw(rows, types, folder)
+    paths = figures.draw(rows, types, folder)
+    place = folder / "ranks.png"
+    if len(ranking):
+        paths.append(figures.save(ranks.figure(ranking), place))
+    else:
+        figures.remove(place)
+    return paths
 
 
 def _tidy(study: Path) -> None:

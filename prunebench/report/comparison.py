@@ -4,8 +4,9 @@ control.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,7 @@ class Group:
     baseline: tuple[StoredCell, ...]
     control: tuple[StoredCell, ...]
     blind: tuple[StoredCell, ...] = ()
+    resize: tuple[StoredCell, ...] = ()
     scale: str = ""
 
     def accuracy(self, warn: Warn) -> Interval | None:
@@ -61,12 +63,12 @@ class Group:
             if metric is None:
                 continue
             intervals.append(_interval(metric))
-            scores = _scores(cell, warn)
+            scores = scores_of(cell, warn)
             if scores is not None:
                 answered.append(scores.dropna())
         # seeds answer the same questions, so a sample counts once, whatever the number of seeds
         if len(answered) == len(intervals):
-            interval = _mean(answered, _groups(self.cells, warn))
+            interval = mean_of(answered, clusters_of(self.cells, warn))
         else:
             interval = statistics.pool(intervals)
         return replace(interval, value=value)
@@ -223,7 +225,7 @@ def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | GroupedPair | None:
         other = references.get(cell.seed)
         if other is None or not cell.number(SCORE):
             continue
-        scores, reference = _scores(cell, warn), _scores(other, warn)
+        scores, reference = scores_of(cell, warn), scores_of(other, warn)
         if scores is None or reference is None:
             return None
         try:
@@ -235,11 +237,11 @@ def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | GroupedPair | None:
         right.append(reference.loc[both])
     if not left or not sum(map(len, left)):
         return None
-    groups = _groups([*cells, *others], warn)
+    groups = clusters_of([*cells, *others], warn)
     if groups is None:
         return _by_sample(left), _by_sample(right)
     of_sample, of_reference = _sample_means(left), _sample_means(right)
-    names = _names(of_sample, groups)
+    names = cluster_names(of_sample.index, groups)
     by_method = statistics.grouped(of_sample.to_numpy(dtype=float), names)
     by_reference = statistics.grouped(of_reference.to_numpy(dtype=float), names)
     return GroupedPair(by_method, by_reference, len(of_sample))
@@ -286,13 +288,13 @@ def _answered(cells: Cells, warn: Warn) -> int:
     """Samples that some seed answered."""
     names: set[str] = set()
     for cell in cells:
-        scores = _scores(cell, warn)
+        scores = scores_of(cell, warn)
         if scores is not None:
             names.update(scores.dropna().index)
     return len(names)
 
 
-def _scores(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
+def scores_of(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
     """Score of every sample, NaN where it has none; None where the metric is no mean of them, or
     the file is damaged.
     """
@@ -320,12 +322,14 @@ def _sample_means(parts: Sequence[pd.Series[float]]) -> pd.Series[float]:
     return pd.concat(list(parts)).groupby(level=0).mean()
 
 
-def _groups(cells: Cells, warn: Warn) -> pd.Series[str] | None:
-    """The group of every sample that one of the cells answered; None where the task has none."""
+def clusters_of(cells: Cells, warn: Warn) -> pd.Series[str] | None:
+    """What every sample that one of the cells answered is drawn with; None where each stands
+    alone.
+    """
     parts: list[pd.Series[str]] = []
     for cell in cells:
         try:
-            groups = cell.groups
+            groups = cell.clusters
         except ReportError as error:
             warn(str(error))
             continue
@@ -337,18 +341,18 @@ def _groups(cells: Cells, warn: Warn) -> pd.Series[str] | None:
     return together[~together.index.duplicated()]
 
 
-def _names(scores: pd.Series[float], groups: pd.Series[str]) -> list[str]:
-    """The group of every score; a sample without one is its own."""
+def cluster_names(samples: Iterable[Any], groups: pd.Series[str]) -> list[str]:
+    """What every sample is drawn with; one of which nothing is known is its own."""
     names = []
-    for sample in scores.index:
+    for sample in samples:
         names.append(str(groups.get(sample, f"sample {sample}")))
     return names
 
 
-def _mean(parts: Sequence[pd.Series[float]], groups: pd.Series[str] | None) -> Interval:
+def mean_of(parts: Sequence[pd.Series[float]], groups: pd.Series[str] | None) -> Interval:
     """The mean over samples, which are drawn in groups where the task has some."""
     scores = _sample_means(parts)
     if groups is None:
         return statistics.mean(scores.to_numpy(dtype=float))
-    of_group = statistics.grouped(scores.to_numpy(dtype=float), _names(scores, groups))
+    of_group = statistics.grouped(scores.to_numpy(dtype=float), cluster_names(scores.index, groups))
     return replace(statistics.mean(of_group), n=len(scores))

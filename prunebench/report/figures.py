@@ -17,9 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from prunebench.border.text import one_line
-from prunebench.report import labels, tables
+from prunebench.report import labels, slices, tables
 from prunebench.report.board import budget_kind, budget_label, overall, records
-from prunebench.report.by_type import smallest_budgets
+from prunebench.report.by_type import KIND, smallest_budgets
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import Look, looks
 from prunebench.study.cells import ReportError
@@ -72,6 +72,7 @@ def draw(board: pd.DataFrame, types: pd.DataFrame, folder: Path) -> list[Path]:
         "pareto": pareto,
         "evidence": evidence,
         "by_type": lambda _: kinds(types),
+        "slices": lambda _: slices.figure(types),
     }
     paths = []
     with warnings.catch_warnings():
@@ -81,7 +82,7 @@ def draw(board: pd.DataFrame, types: pd.DataFrame, folder: Path) -> list[Path]:
             try:
                 figure = make(board)
             except ReportError:
-                _remove(path)
+                remove(path)
                 continue
             paths.append(save(figure, path))
     return paths
@@ -148,6 +149,7 @@ def kinds(types: pd.DataFrame) -> Figure:
     """A grid of accuracies for each model: its methods at their smallest budget by kind of
     question, beside what a perfect reader of the same tokens would reach.
     """
+    types = types[types["by"] == KIND]
     if types.empty:
         raise ReportError("no sample says of which kind it is")
     models = list(types["model"].unique())
@@ -191,6 +193,16 @@ def save(figure: Figure, path: Path) -> Path:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12)
     return tables.write(path, content.getvalue())
+
+
+def remove(path: Path) -> None:
+    """Let no figure stay of numbers that are gone."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReportError(
+            f"cannot remove {one_line(str(path), 120)}: {error.strerror}; remove it by hand"
+        ) from None
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -490,12 +502,3 @@ def _handle(name: str, look: Look, line: bool) -> Line2D:
         markeredgewidth=1.2 if look.control else 0.6,
         label=one_line(name, NAME),
     )
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ReportError(
-            f"cannot remove {one_line(str(path), 120)}: {error.strerror}; remove it by hand"
-        ) from None

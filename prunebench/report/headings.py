@@ -5,13 +5,20 @@ Those of the leaderboard's own stand here; those of what was measured are rows o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prunebench.study.columns import INTERVAL, on_board
+from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
 
 DIFFERENCE = (*INTERVAL, "_p")
 """A paired difference has a p-value, too."""
+
+FAMILY = (*DIFFERENCE, "_holm")
+"""And one that is corrected, where many are tested against the same reference."""
+
+ALL = "all"
+"""The task of a row that stands for all of them."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class Heading:
         """The columns of leaderboard.csv."""
         return [self.name + end for end in self.ends]
 
+
+MARK = f"{BETTER}, {WORSE}, or {UNSHOWN} at 95 % after Holm's correction"
 
 HEAD = (
     Heading("model", "what was run", text=True),
@@ -46,13 +55,15 @@ HEAD = (
         ends=INTERVAL,
     ),
     Heading("relative_accuracy", "accuracy over that of none, same samples", ends=INTERVAL),
-    Heading("difference_to_none", "accuracy less that of none, paired", ends=DIFFERENCE),
+    Heading("difference_to_none", "accuracy less that of none, paired", ends=FAMILY),
+    Heading("against_none", MARK, text=True),
     Heading("n_paired", "samples that both answered, behind the two comparisons with none"),
 )
 TAIL = (
-    Heading("difference_to_random", "accuracy less that of random, paired", ends=DIFFERENCE),
+    Heading("difference_to_random", "accuracy less that of random, paired", ends=FAMILY),
     Heading("n_paired_random", "samples that both answered"),
-    Heading("better_than_random", "yes or no at 95 %; empty where there is none", text=True),
+    Heading("against_random", MARK, text=True),
+    Heading("better_than_random", "yes where against_random says better, else no", text=True),
     Heading("status", "ok, failed, oom, unsupported, infeasible, or partial", text=True),
     Heading("reason", "why it is not ok, or speaks for fewer samples", text=True),
     Heading("hardware", "where the numbers come from", text=True),
@@ -69,17 +80,54 @@ ABOVE_BLIND = Heading(
 PORT = Heading("port", "what stands in for something that the model lacks", text=True)
 """Only where a method runs in a way that its paper does not have."""
 
-SOMETIMES = (ABOVE_BLIND, PORT)
+BESIDE = (
+    Heading("fidelity", "share of samples with the very answer of the unpruned model"),
+    Heading("right_to_wrong", "share of samples that none has right and the method wrong"),
+    Heading("wrong_to_right", "share of samples that none has wrong and the method right"),
+    Heading(
+        "accuracy_evidence",
+        "accuracy over the samples that evidence_recall is of, where not all have evidence",
+    ),
+    Heading("accuracy_blind", "accuracy of blind, which sees no image, on the same task"),
+    Heading("accuracy_resize", "accuracy of resize at the same budget on the same task"),
+    Heading("hard", "accuracy on what resize at the same budget has wrong", ends=INTERVAL),
+    Heading("n_hard", "samples that resize at the same budget has wrong"),
+    Heading("hard_none", "accuracy of none on these"),
+)
+"""What the same samples say elsewhere, where the study has it; right is at least half a point of 1.
+"""
+
+PRINTED = (
+    Heading("published_own", "what the method's own paper prints at this budget"),
+    Heading("published_low", "the least that others print of it"),
+    Heading("published_high", "the most that others print of it"),
+    Heading("published_count", "how many others do; of none they print the unpruned model"),
+    Heading(
+        "published_gap",
+        "relative_accuracy less the printed share of the unpruned value, in points: of the own "
+        "paper, else the median of others",
+    ),
+    Heading("published_why", "by what printed and measured may differ", text=True),
+)
+"""Only of public models and tasks of which papers print the same."""
+
+SOMETIMES = (ABOVE_BLIND, *BESIDE, *PRINTED, PORT)
 """Behind the others, where a row has them."""
 
 
+def names(headings: Iterable[Heading]) -> list[str]:
+    """The columns of a table in a row."""
+    columns: list[str] = []
+    for heading in headings:
+        columns += heading.names
+    return columns
+
+
 def _names() -> Iterator[str]:
-    for heading in HEAD:
-        yield from heading.names
+    yield from names(HEAD)
     for _, board in on_board():
         yield from board.names
-    for heading in TAIL:
-        yield from heading.names
+    yield from names(TAIL)
 
 
 COLUMNS = tuple(_names())

@@ -19,9 +19,10 @@ import pandas as pd
 
 from prunebench.border.files import opened
 from prunebench.border.text import one_line
-from prunebench.report import tables
+from prunebench.report import beside, marks, printed, tables
+from prunebench.report.beside import RESIZE
 from prunebench.report.comparison import Group, Warn, average, scale_of
-from prunebench.report.headings import ABOVE_BLIND, COLUMNS, PORT, SOMETIMES, TEXTS
+from prunebench.report.headings import ABOVE_BLIND, ALL, COLUMNS, PORT, SOMETIMES, TEXTS
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
@@ -35,7 +36,6 @@ Row = dict[str, Any]
 Pairs = list[Pair | GroupedPair]
 """Scores of a method and of what it is compared with, a pair a task."""
 
-ALL = "all"
 PARTIAL = "partial"
 
 Key = tuple[str, str, str, str]
@@ -48,6 +48,8 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     for model in sorted({cell.model for cell in cells}):
         of_model = [cell for cell in cells if cell.model == model]
         rows += _rows(of_model, warn)
+    marks.add(rows)
+    printed.add(rows)
     columns = COLUMNS
     for heading in SOMETIMES:
         if any(heading.name in row for row in rows):
@@ -210,11 +212,13 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
     """
     model, _, budget_kind, budget = key
     control_key = (model, CONTROL, budget_kind, budget)
+    resize_key = (model, RESIZE, budget_kind, budget)
     own: list[StoredCell] = []
     cost: list[StoredCell] = []
     baseline: list[StoredCell] = []
     control: list[StoredCell] = []
     blind: list[StoredCell] = []
+    resize: list[StoredCell] = []
     for cell in cells:
         if cell.kind == "cost":
             on_task = cell.task == task or cell.task not in tasks
@@ -231,6 +235,8 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
             control.append(cell)
         if cell.method == BLIND:
             blind.append(cell)
+        if _key(cell) == resize_key:
+            resize.append(cell)
     of_task = [cell for cell in cells if cell.kind == "quality" and cell.task == task]
     return Group(
         task,
@@ -239,6 +245,7 @@ def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell
         tuple(baseline),
         tuple(control),
         tuple(blind),
+        tuple(resize),
         scale_of(task, of_task),
     )
 
@@ -249,7 +256,12 @@ def _row(groups: Groups, warn: Warn) -> Row:
     seeds = {cell.seed for cell in groups.cells}
     notes: list[str] = []
     row: Row = {"seeds": len(seeds)}
+    if groups.quality:
+        row[printed.METRIC] = groups.quality[0].metric
     row |= _accuracy(groups, warn, notes)
+    # tasks that disagree on what is better, or by how much, have no pooled answer
+    if len(groups.directions) == 1 and len(groups.scales) <= 1:
+        row[marks.UPWARDS] = True in groups.directions
     baseline: Pairs | None = groups.each(partial(Group.against_baseline, warn=warn))
     row |= _relative(groups, baseline)
     if method != BASELINE and baseline is not None:
@@ -263,6 +275,7 @@ def _row(groups: Groups, warn: Warn) -> Row:
     for column, board in on_board():
         fold_number = FOLDS[board.fold]
         row |= fold_number(groups, column, board)
+    row |= beside.columns(groups.parts, warn)
     row |= _status(groups, notes)
     return row | _origin(groups)
 
@@ -329,11 +342,6 @@ def _against_random(
         row |= _ends("difference_to_random", gap)
     for group, pair in zip(groups.parts, pairs, strict=True):
         notes += _on_fewer_samples(groups, group, group.control, pair, warn)
-    # tasks that disagree on what is better, or by how much, have no pooled answer
-    if len(groups.directions) == 1 and len(groups.scales) <= 1:
-        # `directions` holds one truth: whether more is better
-        better = gap.sure and (gap.value > 0) in groups.directions
-        row["better_than_random"] = "yes" if better else "no"
     return row
 
 

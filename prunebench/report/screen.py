@@ -7,7 +7,7 @@ LAST. The line below the table says what is not shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from prunebench.report import leaderboard
 from prunebench.report.board import NAME, budget_kind, budget_label, overall, records
 from prunebench.report.headings import PORT
 from prunebench.report.leaderboard import ALL
+from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
 from prunebench.study.record import BASELINE, BLIND
 
 MISSING = "-"
-NO_BETTER = "✗"
+SIGNS: Mapping[str, str] = {BETTER: "▲", WORSE: "▼", UNSHOWN: "≈"}
+STYLES: Mapping[str, str] = {WORSE: "bold red", UNSHOWN: "yellow"}
 NUMBERS = ("accuracy", "rel.", "tokens", "FLOPs", "prefill", "total", "evidence", "vs random")
 HEADINGS = ("method", "budget", *NUMBERS)
 LESSER = ("rel.", "prefill", "FLOPs", "evidence", "total")
@@ -104,7 +106,7 @@ class Content:
     kind: str
     blocks: list[Block]
     notes: list[Note]
-    some_no_better: bool
+    signs: list[str]
     blind: list[str]
 
     @property
@@ -223,7 +225,7 @@ def _content(study: Path, board: pd.DataFrame, blind: list[str]) -> Content:
         kind=kind,
         blocks=blocks,
         notes=notes,
-        some_no_better=bool((board["better_than_random"] == "no").any()),
+        signs=[word for word in SIGNS if (board["against_random"] == word).any()],
         blind=blind,
     )
 
@@ -324,15 +326,14 @@ def _evidence(recall: float, by_random: float) -> str:
 
 
 def _against_random(row: Row) -> Text:
-    """The difference, flagged where the method is not better."""
+    """The difference with what it shows."""
     difference = row["difference_to_random"]
     if pd.isna(difference):
         own = "" if row["method"] == BASELINE else MISSING
         return Text(own, style="dim")
-    if row["better_than_random"] == "no":
-        return Text(f"{difference:+.3f} {NO_BETTER}", style="bold red")
-    # as wide as with the flag, so that the numbers stand below each other
-    return Text(f"{difference:+.3f}  ")
+    # as wide without a sign, so that the numbers stand below each other
+    sign = SIGNS.get(row["against_random"], " ")
+    return Text(f"{difference:+.3f} {sign}", style=STYLES.get(row["against_random"], ""))
 
 
 def _number(value: float, form: str, missing: str = MISSING) -> str:
@@ -372,8 +373,9 @@ def _caption(content: Content, headings: Sequence[str]) -> str:
             "evidence: share of its tokens alive, mean over LLM layers "
             "(by random at the same budget)"
         )
-    if content.some_no_better and "vs random" in headings:
-        lines.append(f"{NO_BETTER} not better than random at 95 %")
+    if content.signs and "vs random" in headings:
+        marks = ", ".join(f"{SIGNS[word]} {word}" for word in content.signs)
+        lines.append(f"{marks}: at 95 %, by Holm over the methods of a budget")
     hidden = [heading for heading in HEADINGS if heading not in headings]
     if hidden:
         lines.append(f"without {', '.join(hidden)}: leaderboard.csv has all columns")

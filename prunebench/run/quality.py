@@ -92,6 +92,7 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
             "error": None,
             # available are those of the full image, also for a method that shrinks it
             **_tokens(trace, len(layout)),
+            "image": full.digest(number),
         }
         if not cell.on_pixels:  # a smaller image keeps no token, so it has no recall
             row |= _evidence(trace, full.evidence(number))

@@ -4,7 +4,7 @@ resolution.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 """Width and height in pixels."""
+
+DIGITS = 16
+"""Of a digest; that two of a million images share one is less likely than one in ten million."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Samples:
         default_factory=dict, init=False, repr=False, compare=False
     )
     """By row, the tokens of each box of evidence, as far as they were asked for."""
+    _digests: dict[int, str | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """By row, the digest of what a sample shows, as far as it was asked for."""
 
     def caller_gives(self, loaded: Loaded, needs: frozenset[Signal]) -> dict[str, Any]:
         """What `prune` is given beside the model: of what a method `needs` that which the data
@@ -81,6 +88,14 @@ class Samples:
         for clip in clips:
             numbers += clip.indices
         return numbers, clips[0].stretch.fps if clips else None
+
+    def digest(self, row: int) -> str | None:
+        """What tells the images and videos of one sample from those of another; None where it has
+        none.
+        """
+        if row not in self._digests:
+            self._digests[row] = _digest(self.messages[row])
+        return self._digests[row]
 
     def single(self, loaded: Loaded, row: int) -> Mapping[str, Any]:
         """The inputs of one of its samples."""
@@ -216,15 +231,30 @@ def _smaller(layout: Layout, pixels: int, pruner: Pruner, budget: Budget | None)
 def _pictures(chat: list[Message]) -> list[Tensor]:
     """[F, H, W, 3] uint8 of every image and video."""
     pictures = []
-    for part in parts_of(chat):
-        if part["type"] == "text":
-            continue
-        if part["type"] == "image":
-            frames: Any = [part["url"]]
-        else:
-            frames = getattr(part["video"], "frames", part["video"])
+    for frames in _frames(chat):
         pictures.append(torch.stack([torch.from_numpy(np.array(frame)) for frame in frames]))
     return pictures
+
+
+def _frames(chat: list[Message]) -> Iterator[Any]:
+    """The frames of every image, which has one, and of every video."""
+    for part in parts_of(chat):
+        if part["type"] == "image":
+            yield [part["url"]]
+        elif part["type"] == "video":
+            yield getattr(part["video"], "frames", part["video"])
+
+
+def _digest(chat: list[Message]) -> str | None:
+    """A digest of all that a chat shows, frame by frame with its size."""
+    content = sha256()
+    pictures = list(_frames(chat))
+    for frames in pictures:
+        for frame in frames:
+            pixels = np.ascontiguousarray(frame)
+            content.update(str(pixels.shape).encode())
+            content.update(pixels.data)
+    return content.hexdigest()[:DIGITS] if pictures else None
 
 
 def _unless_missing(values: list[Any]) -> list[Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,9 @@ from prunebench.study import columns, facts, tables
 from prunebench.study.facts import Damaged, short
 from prunebench.study.record import BASELINE, CONTROL, CellRecord
 from prunebench.study.seal import fault
+
+SIZES = ("complexity", "evidence_tokens")
+"""What else is told of a sample by numbers, that is no result."""
 
 REASON = 1000
 """Characters of a reason that tables keep; cell.json has all of it."""
@@ -74,6 +77,7 @@ class StoredCell(CellRecord):
         the file is damaged.
         """
         names = [column.name for column in columns.compared()]
+        names += SIZES
         try:
             table = tables.read_samples(self.folder / "samples.parquet", names)
         except Damaged as error:
@@ -87,26 +91,53 @@ class StoredCell(CellRecord):
         """The group of every sample by sample_id, None where the task scores each alone; raises
         ReportError.
         """
+        # those without an answer have none: where nobody else has one either, there are none
+        names = self.labels["group"].dropna()
+        return names if len(names) else None
+
+    @cached_property
+    def clusters(self) -> pd.Series[str] | None:
+        """What every sample is drawn with, by sample_id: its group, or else its image; None where
+        each has its own. Raises ReportError.
+        """
+        if self.groups is not None:
+            return self.groups
+        images = self.labels["image"].dropna()
+        return None if images.is_unique else images
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """What texts say of every sample by sample_id; raises ReportError."""
+        return self.texts(("group", "image", "question_type"))
+
+    @cached_property
+    def answers(self) -> pd.Series[str]:
+        """What `read_answers` gives, kept: for a cell with which many are compared."""
+        return self.read_answers()
+
+    def read_answers(self) -> pd.Series[str]:
+        """The answer to every sample that was answered, without the space around it, by sample_id;
+        raises ReportError.
+        """
+        answers = self.texts(("prediction",))["prediction"].dropna()
+        return answers.map(str.strip)
+
+    def texts(self, names: Sequence[str]) -> pd.DataFrame:
+        """Texts of every sample by sample_id, None where it has none; raises ReportError."""
         try:
-            names = tables.read_names(self.folder / "samples.parquet", "group")
+            texts = tables.read_texts(self.folder / "samples.parquet", names)
         except Damaged as error:
             raise _damaged(self.id, str(error)) from None
-        if any(name is None for name in names.values()):
-            # those without an answer have none: where nobody else has one either, there are none
-            names = {sample: name for sample, name in names.items() if name is not None}
-        return pd.Series(names, dtype=object) if names else None
+        frame = pd.DataFrame(texts, dtype=object).set_index("sample_id")
+        return frame.reindex(columns=list(names))
 
     @cached_property
     def kinds(self) -> pd.Series[str] | None:
         """The kind of question of every sample by sample_id, None where the data do not say; raises
         ReportError.
         """
-        try:
-            names = tables.read_names(self.folder / "samples.parquet", "question_type")
-        except Damaged as error:
-            raise _damaged(self.id, str(error)) from None
-        kinds = {sample: name for sample, name in names.items() if name is not None}
-        return pd.Series(kinds, dtype=object) if kinds else None
+        kinds = self.labels["question_type"].dropna()
+        return kinds if len(kinds) else None
 
     @property
     def scores(self) -> pd.Series[float]:

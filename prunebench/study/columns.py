@@ -193,6 +193,7 @@ SAMPLES: tuple[Column, ...] = (
     Column("question_type", "text", "the kind of question, where the data say"),
     Column("complexity", "whole", "how hard the question is, where the data say"),
     Column("group", "text", "the samples that the task scores this one with, where it does"),
+    Column("image", "text", "a digest of what it shows, by which questions of one image are told"),
 )
 """samples.parquet: one row a sample."""
 

@@ -244,6 +244,7 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[floa
     return float(ends.low), float(ends.high)
 
 
+@cache
 def wilson(successes: int, n: int) -> Interval:
     """The share of successes with Wilson's score interval, which is right near 0 and 1 and for few
     samples.

@@ -52,19 +52,12 @@ def read_samples(path: Path, numbers: Sequence[str] = ()) -> pa.Table:
     return table
 
 
-def read_names(path: Path, column: str) -> dict[str, str | None]:
-    """The text that every sample has in a column, such as its group, by sample_id; empty where the
-    file has no such column. Raises Damaged.
+def read_texts(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns of texts that the file has, such as the groups of samples, and their sample_id;
+    raises Damaged.
     """
-    table = _read(path, ("sample_id", column))
-    if column not in table.column_names:
-        return {}
-    names: dict[str, str | None] = {}
-    columns_of = zip(table.column("sample_id"), table.column(column), strict=True)
-    for sample, value in columns_of:
-        name = value.as_py()
-        names[str(sample.as_py())] = None if name is None else str(name)
-    return names
+    table = _read(path, ("sample_id", *names))
+    return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
 def _read(path: Path, names: Sequence[str]) -> pa.Table:

@@ -1,0 +1,227 @@
+"""Pairs: pairs.csv, every method against every other at the same budget.
+
+A row is one pair on one task of one model, or on "all" of its tasks, each of which counts alike.
+All pairs of a model, task and budget are a family, over which Holm's correction holds. Methods that
+could not keep to the budget are in no pair, and neither are the two references without a budget.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from prunebench.border.files import opened
+from prunebench.border.text import one_line
+from prunebench.report import tables
+from prunebench.report.comparison import (
+    Warn,
+    cluster_names,
+    clusters_of,
+    scale_of,
+    scores_of,
+)
+from prunebench.report.headings import ALL, MARK, Heading, names
+from prunebench.study.cells import ReportError, StoredCell
+from prunebench.study.columns import INTERVAL
+from prunebench.study.pairwise import Comparison, Sheet, compare, holm, mark
+from prunebench.study.record import BASELINE, BLIND
+from prunebench.study.statistics import Array
+
+Row = dict[str, Any]
+
+Point = tuple[str, str, str]
+"""A method, the kind of its budget, and the budget."""
+
+HEADINGS = (
+    Heading("model", "what was run", text=True),
+    Heading("task", "as written in the grid, or all", text=True),
+    Heading("budget_kind", "what the budget counts", text=True),
+    Heading("budget", "as written in the grid", text=True),
+    Heading("method", "one of the pair", text=True),
+    Heading("other", "the other", text=True),
+    Heading("n", "samples that both answered"),
+    Heading("clusters", "images, or groups of samples, that these are of"),
+    Heading("seeds", "how many the method was run with"),
+    Heading("seeds_other", "how many the other was run with"),
+    Heading("difference", "accuracy of the method less that of the other", ends=INTERVAL),
+    Heading("wins", "samples on which the method scores more"),
+    Heading("losses", "samples on which it scores less"),
+    Heading(
+        "test",
+        "mcnemar, exact, where every question is right or wrong and has an image and a seed of its "
+        "own; else bootstrap, over images, seeds and tasks",
+        text=True,
+    ),
+    Heading("p", "probability of a difference at least as large where there is none"),
+    Heading("p_holm", "that after Holm's correction over the pairs of the family"),
+    Heading("family", "pairs of the same model, task and budget, which are corrected together"),
+    Heading("smallest", "the difference that as many samples show four times of five, at 5 %"),
+    Heading("verdict", MARK, text=True),
+)
+"""Of pairs.csv."""
+
+COLUMNS = names(HEADINGS)
+TEXTS = [heading.name for heading in HEADINGS if heading.text]
+
+
+def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
+    """The table as text; empty where no two methods share a budget."""
+    rows: list[Row] = []
+    quality = [cell for cell in cells if cell.kind == "quality"]
+    for model in sorted({cell.model for cell in quality}):
+        rows += _of_model(model, [cell for cell in quality if cell.model == model], warn)
+    return tables.texts(rows, COLUMNS)
+
+
+def load(study: Path) -> pd.DataFrame:
+    """pairs.csv of a study with numbers as floats; raises ReportError."""
+    path = study / "pairs.csv"
+    again = f"fold the study first: prunebench report {one_line(str(study), 120)}"
+    try:
+        with opened(path) as file:
+            rows = pd.read_csv(file, keep_default_na=False, dtype=str)
+        rows = rows[COLUMNS]
+        for name in COLUMNS:
+            column = rows[name]
+            texts = name in TEXTS
+            rows[name] = column.map(tables.unguarded) if texts else pd.to_numeric(column)
+    except FileNotFoundError:
+        raise ReportError(
+            f"there is no {path}: no two methods share a budget, or {again}"
+        ) from None
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror}; {again}") from None
+    except (KeyError, ValueError) as error:
+        detail = one_line(str(error), 100)
+        raise ReportError(f"{path} is damaged ({detail}); {again}") from None
+    return rows
+
+
+# ---- one model -----------------------------------------------------------------------------------
+
+
+def _of_model(model: str, cells: Sequence[StoredCell], warn: Warn) -> list[Row]:
+    """Every pair on every task, and on all of them where they can be averaged."""
+    sheets: dict[str, Sheet[Point]] = {}
+    upwards: dict[str, bool] = {}
+    scales: set[str] = set()
+    for task in sorted({cell.task for cell in cells}):
+        of_task = [cell for cell in cells if cell.task == task]
+        sheet = _sheet(task, of_task, warn)
+        if sheet is None:
+            continue
+        sheets[task] = sheet
+        upwards[task] = any(cell.more_is_better for cell in of_task)
+        scales.add(scale_of(task, of_task))
+    rows: list[Row] = []
+    if len(sheets) > 1 and len(scales) == 1 and len(set(upwards.values())) == 1:
+        more_is_better = next(iter(upwards.values()))
+        rows += _rows(model, ALL, list(sheets.values()), more_is_better)
+    for task, sheet in sheets.items():
+        rows += _rows(model, task, [sheet], upwards[task])
+    return rows
+
+
+def _sheet(task: str, cells: Sequence[StoredCell], warn: Warn) -> Sheet[Point] | None:
+    """What every method scored at every budget on one task; None where none did."""
+    by_point: dict[Point, dict[int, pd.Series[float]]] = {}
+    for cell in cells:
+        if cell.method in (BASELINE, BLIND) or cell.reach or cell.number("score") is None:
+            continue
+        of_cell = scores_of(cell, warn)
+        if of_cell is not None:
+            point = (cell.method, cell.budget_kind, cell.budget)
+            by_point.setdefault(point, {})[cell.seed] = of_cell
+    frames = {point: pd.DataFrame(seeds) for point, seeds in by_point.items()}
+    frames = _of_one_set(task, frames, cells, warn)
+    if not frames:
+        return None
+    samples = _union(frame.index for frame in frames.values())
+    groups = clusters_of(cells, warn)
+    clusters = np.arange(len(samples))
+    if groups is not None:
+        _, clusters = np.unique(cluster_names(samples, groups), return_inverse=True)
+    scores: dict[Point, Array] = {}
+    for point, frame in frames.items():
+        scores[point] = frame.reindex(samples).to_numpy(dtype=float)
+    return Sheet(clusters, scores)
+
+
+def _of_one_set(
+    task: str, frames: dict[Point, pd.DataFrame], cells: Sequence[StoredCell], warn: Warn
+) -> dict[Point, pd.DataFrame]:
+    """Those that were asked the same questions as most."""
+    counts = [cell.asked for cell in cells if cell.asked is not None]
+    together = _union(frame.index for frame in frames.values())
+    largest = max((len(frame) for frame in frames.values()), default=0)
+    if len(together) <= max(counts, default=largest):
+        return frames
+    # of those whose questions differ, whichever of them most have
+    sets = Counter(tuple(frame.index) for frame in frames.values())
+    common = set(sets.most_common(1)[0][0])
+    same = {point: frame for point, frame in frames.items() if set(frame.index) <= common}
+    odd = sorted({point[0] for point in frames if point not in same})
+    warn(f"{task}: {', '.join(odd)} scored on other samples, and are in no pair")
+    return same
+
+
+def _union(indices: Iterable[pd.Index[str]]) -> pd.Index[str]:
+    """The samples of all, sorted, for seeded draws are of places."""
+    together: pd.Index[str] = pd.Index([], dtype=object)
+    for index in indices:
+        together = together.union(index)
+    return together.sort_values()
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+def _rows(model: str, task: str, sheets: Sequence[Sheet[Point]], more_is_better: bool) -> list[Row]:
+    """All pairs of all budgets."""
+    points = set(sheets[0].scores)
+    for sheet in sheets[1:]:
+        points &= set(sheet.scores)
+    pairs: list[tuple[Point, Point]] = []
+    for budget in sorted({point[1:] for point in points}):
+        pairs += combinations(sorted(point for point in points if point[1:] == budget), 2)
+    families: dict[tuple[str, str], list[Row]] = {}
+    for pair, comparison in zip(pairs, compare(sheets, pairs), strict=True):
+        if comparison is None:
+            continue
+        kind, budget_text = pair[0][1:]
+        about = {"model": model, "task": task, "budget_kind": kind, "budget": budget_text}
+        row: Row = about | _row(pair, comparison)
+        for name, point in zip(("seeds", "seeds_other"), pair, strict=True):
+            row[name] = max(sheet.scores[point].shape[1] for sheet in sheets)
+        families.setdefault((kind, budget_text), []).append(row)
+    rows: list[Row] = []
+    for family in families.values():
+        corrected = holm([row["p"] for row in family])
+        for member, p in zip(family, corrected, strict=True):
+            verdict = mark(member["difference"], p, more_is_better)
+            rows.append(member | {"p_holm": p, "family": len(family), "verdict": verdict})
+    return rows
+
+
+def _row(pair: tuple[Point, Point], comparison: Comparison) -> Row:
+    one, other = pair
+    return {
+        "method": one[0],
+        "other": other[0],
+        "n": comparison.n,
+        "clusters": comparison.clusters,
+        "difference": comparison.value,
+        "difference_low": comparison.low,
+        "difference_high": comparison.high,
+        "wins": comparison.wins,
+        "losses": comparison.losses,
+        "test": comparison.test,
+        "p": comparison.p,
+        "smallest": comparison.smallest,
+    }

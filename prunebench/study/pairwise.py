@@ -1,0 +1,317 @@
+"""Pairwise: methods against each other on the same questions of one task or of several.
+
+Where every question is right or wrong and no two share an image, the test is McNemar's, exact.
+Else it is a paired bootstrap that draws images, the seeds of what is drawn at random, and tasks
+apart; its standard error gives the p-value on Student's t. Of several tasks each counts alike.
+Many pairs tested at once are a family: Holm's correction holds for all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunebench.study.statistics import BATCH, LEVEL, NAN, RESAMPLES, SAME, TAIL, Array
+
+K = TypeVar("K", bound=Hashable)
+
+Mark = Literal["better", "worse", "no difference shown"]
+
+BETTER: Mark = "better"
+WORSE: Mark = "worse"
+UNSHOWN: Mark = "no difference shown"
+"""What a comparison can say."""
+
+Test = Literal["mcnemar", "bootstrap"]
+
+POWER = 0.8
+"""How often a sample must show a difference for it to count as one that it could have shown."""
+
+
+@dataclass(frozen=True)
+class Sheet(Generic[K]):
+    """What everybody scored on one task: [n, seeds] each, NaN where there is no answer.
+
+    `clusters` [n] numbers the images: questions of one image are not independent.
+    """
+
+    clusters: NDArray[np.intp]
+    scores: Mapping[K, Array]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method less another, with the 95 % interval and the two-sided p-value of "there is none".
+
+    `n` counts samples and `clusters` what is drawn of them. `wins` and `losses` count the samples
+    on which the first scores more and less, mean over seeds. `smallest` is the difference that as
+    many samples show four times of five.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+    wins: int
+    losses: int
+    test: Test
+    p: float
+    smallest: float
+
+
+def compare(sheets: Sequence[Sheet[K]], pairs: Sequence[tuple[K, K]]) -> list[Comparison | None]:
+    """Every pair, over the samples that both answered; None where a task has none of these."""
+    rng = np.random.default_rng(0)
+    draws = [_Draws(sheet, pairs, rng) for sheet in sheets]
+    comparisons: list[Comparison | None] = []
+    for one, other in pairs:
+        parts = [of_task.part(one, other) for of_task in draws]
+        present = [part for part in parts if part is not None]
+        comparisons.append(_joined(present) if len(present) == len(parts) else None)
+    return comparisons
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's correction of the p-values of a family, in their order."""
+    order = np.argsort(values, kind="stable")
+    factors = np.arange(len(values), 0, -1)
+    # a larger p-value is never corrected to less than a smaller one
+    corrected = np.maximum.accumulate(np.asarray(values, dtype=float)[order] * factors)
+    result = np.empty(len(values))
+    result[order] = np.minimum(corrected, 1.0)
+    return [float(value) for value in result]
+
+
+def mark(value: float, p: float, more_is_better: bool = True) -> Mark:
+    """What a difference with that corrected p-value shows."""
+    if not p < 1 - LEVEL or value == 0:
+        return UNSHOWN
+    return BETTER if (value > 0) == more_is_better else WORSE
+
+
+# ---- one task ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A pair on one task: its difference, the same of every draw, and what the test asks.
+
+    `seeds` holds, of either method that has several, the variance of its mean over them and its
+    degrees of freedom.
+    """
+
+    value: float
+    draws: Array
+    n: int
+    clusters: int
+    uneven: int
+    wins: int
+    losses: int
+    right_or_wrong: bool
+    seeds: tuple[tuple[float, int], ...]
+
+
+Place = tuple[Any, bytes]
+"""A method, and the samples over which it is averaged."""
+
+
+class _Draws(Generic[K]):
+    """A task's questions, drawn anew with their images; the same draws for everybody."""
+
+    def __init__(
+        self, sheet: Sheet[K], pairs: Sequence[tuple[K, K]], rng: np.random.Generator
+    ) -> None:
+        self._clusters = sheet.clusters
+        self._scores = {name: _distinct(scores) for name, scores in sheet.scores.items()}
+        self._answered: dict[Any, NDArray[np.bool_]] = {}
+        for name, scores in self._scores.items():
+            self._answered[name] = np.asarray(~np.isnan(scores).any(axis=1))
+        columns: dict[Place, Array] = {}
+        for one, other in pairs:
+            mask = self._both(one, other)
+            if mask is None:
+                continue
+            columns.setdefault((None, mask.tobytes()), mask[:, None].astype(float))
+            for name in (one, other):
+                masked = np.where(mask[:, None], self._scores[name], 0.0)
+                columns.setdefault((name, mask.tobytes()), masked)
+        self._sums = _resampled(columns, self._clusters, rng)
+        self._seeds = {name: _drawn_seeds(one.shape[1], rng) for name, one in self._scores.items()}
+
+    def part(self, one: K, other: K) -> _Part | None:
+        """The pair on this task; None where no sample was answered by both."""
+        mask = self._both(one, other)
+        if mask is None:
+            return None
+        first, second = self._scores[one][mask], self._scores[other][mask]
+        gaps = first.mean(axis=1) - second.mean(axis=1)
+        gaps[np.abs(gaps) < SAME] = 0.0
+        _, places = np.unique(self._clusters[mask], return_inverse=True)
+        of_cluster = np.bincount(places, weights=gaps)
+        alone = len(of_cluster) == len(gaps) and first.shape[1] == second.shape[1] == 1
+        binary = np.isin(first, (0.0, 1.0)).all() and np.isin(second, (0.0, 1.0)).all()
+        return _Part(
+            value=float(gaps.mean()),
+            draws=self._means(one, mask) - self._means(other, mask),
+            n=len(gaps),
+            clusters=len(of_cluster),
+            uneven=int((np.abs(of_cluster) > SAME).sum()),
+            wins=int((gaps > 0).sum()),
+            losses=int((gaps < 0).sum()),
+            right_or_wrong=bool(alone and binary),
+            seeds=(*_seed_variance(first), *_seed_variance(second)),
+        )
+
+    def _both(self, one: K, other: K) -> NDArray[np.bool_] | None:
+        """[n] the samples that both answered; None where there is none."""
+        if one not in self._scores or other not in self._scores:
+            return None
+        mask = self._answered[one] & self._answered[other]
+        return mask if mask.any() else None
+
+    def _means(self, name: K, mask: NDArray[np.bool_]) -> Array:
+        """[draws] the mean of a method over drawn samples and seeds."""
+        key = mask.tobytes()
+        sizes = self._sums[(None, key)]
+        with np.errstate(invalid="ignore"):  # a draw may hold none of the samples; it has no mean
+            means = self._sums[(name, key)] / sizes
+        return np.asarray((means * self._seeds[name]).sum(axis=1))
+
+
+def _distinct(scores: Array) -> Array:
+    """[n, seeds] of a method that a seed changes, [n, 1] of one that gives the same each time."""
+    alike = (scores == scores[:, :1]) | (np.isnan(scores) & np.isnan(scores[:, :1]))
+    return scores[:, :1] if alike.all() else scores
+
+
+def _resampled(
+    columns: Mapping[Place, Array], clusters: NDArray[np.intp], rng: np.random.Generator
+) -> dict[Place, Array]:
+    """[draws, columns] the sums of every table over clusters that are drawn with replacement."""
+    if not columns:
+        return {}
+    _, places = np.unique(clusters, return_inverse=True)
+    count = int(places.max()) + 1
+    table = np.concatenate(list(columns.values()), axis=1)
+    of_cluster = np.zeros((count, table.shape[1]))
+    np.add.at(of_cluster, places, table)
+    batch = max(1, min(RESAMPLES, BATCH // count))
+    parts = []
+    for start in range(0, RESAMPLES, batch):
+        size = min(batch, RESAMPLES - start)
+        picks = rng.integers(0, count, (size, count))
+        picks += np.arange(size)[:, None] * count
+        # how often every cluster was drawn, so that one product serves everybody
+        times = np.bincount(picks.ravel(), minlength=size * count).reshape(size, count)
+        parts.append(times @ of_cluster)
+    sums = np.concatenate(parts)
+    ends = np.cumsum([part.shape[1] for part in columns.values()])
+    return dict(zip(columns, np.split(sums, ends[:-1], axis=1), strict=True))
+
+
+def _drawn_seeds(count: int, rng: np.random.Generator) -> Array:
+    """[draws, seeds] the weight of every seed in every draw.
+
+    One fewer is drawn than there are, for the mean of all of them would vary too little (Rao and
+    Wu, 1988).
+    """
+    if count == 1:
+        return np.ones((RESAMPLES, 1))
+    picks = rng.integers(0, count, (RESAMPLES, count - 1))
+    weights = np.zeros((RESAMPLES, count))
+    np.add.at(weights, (np.arange(RESAMPLES)[:, None], picks), 1 / (count - 1))
+    return weights
+
+
+def _seed_variance(scores: Array) -> list[tuple[float, int]]:
+    """The variance of the mean over seeds of [n, seeds], and its degrees of freedom."""
+    count = scores.shape[1]
+    if count == 1:
+        return []
+    return [(float(scores.mean(axis=0).var(ddof=1)) / count, count - 1)]
+
+
+# ---- all tasks together --------------------------------------------------------------------------
+
+
+def _joined(parts: Sequence[_Part]) -> Comparison:
+    """The mean over tasks, and its test."""
+    value = float(np.mean([part.value for part in parts]))
+    draws = np.mean(np.stack([part.draws for part in parts]), axis=0)
+    draws = draws[np.isfinite(draws)]
+    low, high = _ends(draws)
+    wins = sum(part.wins for part in parts)
+    losses = sum(part.losses for part in parts)
+    n = sum(part.n for part in parts)
+    test: Test = "bootstrap"
+    if len(parts) == 1 and parts[0].right_or_wrong:
+        test = "mcnemar"
+        p, stderr = _mcnemar(wins, losses, n)
+    else:
+        p, stderr = _student(parts, value, draws)
+    clusters = sum(part.clusters for part in parts)
+    return Comparison(
+        value, low, high, n, clusters, wins, losses, test, p, _smallest(stderr)
+    )  # fmt: skip
+
+
+def _ends(draws: Array) -> tuple[float, float]:
+    """The percentile interval; NaN where all draws are alike, which do not say how far others
+    differ.
+    """
+    if len(draws) < RESAMPLES / 2 or np.ptp(draws) < SAME:
+        return NAN, NAN
+    low, high = np.quantile(draws, [TAIL, 1 - TAIL])
+    return float(low), float(high)
+
+
+def _mcnemar(wins: int, losses: int, n: int) -> tuple[float, float]:
+    """The exact p-value, and the standard error of a difference where there is none.
+
+    Half a question is added to each of the four outcomes, so that a sample on which nobody differed
+    still says how large a difference it would have shown (Agresti and Min, 2005).
+    """
+    from scipy import stats
+
+    p = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return p, float(np.sqrt(wins + losses + 1) / (n + 2))
+
+
+def _student(parts: Sequence[_Part], value: float, draws: Array) -> tuple[float, float]:
+    """The p-value by the standard error of the draws, and that error.
+
+    Degrees of freedom are Satterthwaite's over images and seeds. Signs of k clusters that differ
+    come out alike once in 2^(k - 1) by chance: below that no p-value goes.
+    """
+    from scipy.special import stdtr
+
+    uneven = sum(part.uneven for part in parts)
+    stderr = float(np.std(draws, ddof=1)) if len(draws) > 1 else NAN
+    if not uneven:
+        return 1.0, stderr or NAN
+    least = 2.0 ** (1 - uneven)
+    if not stderr > SAME:
+        return (min(1.0, least), NAN) if uneven > 1 else (1.0, NAN)
+    of_seeds: list[tuple[float, int]] = []
+    for part in parts:
+        of_seeds += [(variance / len(parts) ** 2, freedom) for variance, freedom in part.seeds]
+    of_images = max(stderr**2 - sum(variance for variance, _ in of_seeds), 0.0)
+    images = sum(part.clusters - 1 for part in parts)
+    pieces = [(of_images, images), *of_seeds]
+    total = sum(variance for variance, _ in pieces)
+    below = sum(variance**2 / freedom for variance, freedom in pieces if freedom)
+    freedom = total**2 / below if below else 1.0
+    p = 2 * float(stdtr(freedom, -abs(value) / stderr))
+    return min(1.0, max(p, least)), stderr
+
+
+def _smallest(stderr: float) -> float:
+    """The difference that is shown with that power, at 5 % without a correction."""
+    from scipy.special import ndtri
+
+    return float((ndtri(1 - TAIL) + ndtri(POWER)) * stderr)
