@@ -52,6 +52,11 @@ def read_samples(path: Path, numbers: Sequence[str] = ()) -> pa.Table:
     return table
 
 
+def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """Those of the columns that the file has, for every row; raises Damaged."""
+    return _read(path, names)
+
+
 def read_names(path: Path, column: str) -> dict[str, str | None]:
     """The text that every sample has in a column, such as its group, by sample_id; empty where the
     file has no such column. Raises Damaged.
