@@ -47,7 +47,9 @@ def _facts(pruner: str, rows: Mapping[str, Mapping[str, Any]]) -> Facts:
     except (OSError, ValueError, SyntaxError) as error:
         return {"missing": f"its file cannot be read: {one_line(message(error), 120)}"}
     row = rows.get(pruner) or rows.get(f"+{pruner}") or {}
-    return facts | {name: row[name] for name in ("status", "settings") if row.get(name)}
+    # the variant stands by itself
+    status = str(row.get("status", "")).replace(f"variant: {facts.get('variant')}", "variant")
+    return facts | {"status": status, "settings": row.get("settings", "")}
 
 
 def _path(pruner: str) -> Path | None:

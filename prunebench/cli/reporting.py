@@ -18,6 +18,7 @@ from prunebench.run.keys import Key, keys_of
 if TYPE_CHECKING:
     from prunebench.page import Page
     from prunebench.report import Report
+    from prunebench.report.paper import Wish
     from prunebench.run.report_keys import ReportKeys
 
 
@@ -54,6 +55,7 @@ def report(arguments: argparse.Namespace) -> int:
     from prunebench.run.report_keys import read
 
     keys = read(arguments.options)
+    wish = None if keys.paper is None else wish_of(keys)
     outputs = reports.build(arguments.study)
     notes = list(outputs.warnings)
     if keys.pictures is not None:
@@ -61,8 +63,8 @@ def report(arguments: argparse.Namespace) -> int:
     page = page_of(outputs, None if keys.compare is None else Path(keys.compare))
     print_rich(reports.terminal(arguments.study, width()))
     files = [page.path]
-    if keys.paper is not None:
-        files += paper_of(outputs, keys)
+    if wish is not None:
+        files += paper_of(outputs, wish, Path(str(keys.paper)))
     for file in files:
         print(clean(str(file)))
     notes += page.warnings
@@ -87,20 +89,25 @@ def draw_pictures(outputs: Report, count: int, note: Callable[[str], None]) -> N
     quiet_libraries()
     from prunebench.run import pictures
 
-    samples = page.chosen(outputs.records, count)
-    pictures.write(outputs.study, outputs.records, samples, say, note)
+    choice = pictures.Choice(page.chosen(outputs.records), count)
+    pictures.write(outputs.study, outputs.records, choice, say, note)
 
 
-def paper_of(outputs: Report, keys: ReportKeys) -> list[Path]:
-    """Write figures and tables for a paper."""
-    from prunebench.report import leaderboard, paper
+def wish_of(keys: ReportKeys) -> Wish:
+    """What is wanted for a paper; raises ReportError."""
+    from prunebench.report import paper
 
-    board = leaderboard.load(outputs.leaderboard)
-    wish = paper.Wish(
+    return paper.Wish(
         methods=tuple(keys.methods),
         rename=paper.renamed(keys.rename),
         order=keys.order,
         format=keys.format,
         size=paper.sized(keys.size),
     )
-    return paper.write(board, outputs.records, wish, Path(str(keys.paper)))
+
+
+def paper_of(outputs: Report, wish: Wish, folder: Path) -> list[Path]:
+    """Write figures and tables for a paper."""
+    from prunebench.report import leaderboard, paper
+
+    return paper.write(leaderboard.load(outputs.leaderboard), outputs.records, wish, folder)

@@ -15,15 +15,12 @@ from prunebench.page import assemble, contrast, looks, pictures, questions, tabl
 from prunebench.report.tables import write as write_file
 from prunebench.study.cells import StoredCell
 
-__all__ = ["FILE", "MOST_PICTURES", "Page", "chosen", "write"]
+__all__ = ["FILE", "Page", "chosen", "write"]
 
 FILE = "leaderboard.html"
 
 SCHEMA = 1
 """Of the data in the page; its script reads this one alone."""
-
-MOST_PICTURES = 48
-"""Questions of a model and task whose images a page bears."""
 
 Facts = Mapping[str, Any]
 
@@ -65,14 +62,14 @@ def write(
     return Page(path, tuple(dict.fromkeys(map(one_line, warnings))))
 
 
-def chosen(records: Sequence[StoredCell], count: int) -> dict[tuple[str, str], list[str]]:
-    """The samples of every model and task that the page would show first, at most `count`: those
-    that pictures are worth making of.
+def chosen(records: Sequence[StoredCell]) -> dict[tuple[str, str], list[str]]:
+    """The samples of every model and task that the page shows, in its order; pictures are made of
+    the first of them.
     """
     samples = {}
     for group in questions.groups(records, lambda _: None):
         names = [question["sample"] for question in group["questions"]]
-        samples[group["model"], group["task"]] = names[: min(count, MOST_PICTURES)]
+        samples[group["model"], group["task"]] = names
     return samples
 
 

@@ -57,9 +57,7 @@ def _rows(
             yield {**_named(key), **_compared(key[1], own, there[key], warn)}
 
 
-def _compared(
-    task: str, own: Sequence[StoredCell], other: Sequence[StoredCell], warn: Warn
-) -> Row:
+def _compared(task: str, own: Sequence[StoredCell], other: Sequence[StoredCell], warn: Warn) -> Row:
     """Scores with their paired difference, and what else both measured."""
     group = _group(task, own, other)
     row: Row = {
@@ -98,13 +96,15 @@ def _cost(members: Sequence[StoredCell]) -> tuple[StoredCell, ...]:
 
 def _lost(own: Sequence[StoredCell], other: Sequence[StoredCell]) -> str:
     """What is to be said where one of the two has no score."""
-    statuses = [" ".join(sorted({cell.status for cell in part})) or "none" for part in (own, other)]
-    ran = [any(cell.ok for cell in part) for part in (own, other)]
-    if ran == [False, True]:
-        return f"worse: {statuses[0]} here"
-    if ran == [True, False]:
-        return f"better: {statuses[1]} there"
+    if not any(cell.ok for cell in own) and any(cell.ok for cell in other):
+        return f"worse: {_statuses(own)} here"
+    if any(cell.ok for cell in own) and not any(cell.ok for cell in other):
+        return f"better: {_statuses(other)} there"
     return "not compared"
+
+
+def _statuses(members: Sequence[StoredCell]) -> str:
+    return " ".join(sorted({cell.status for cell in members})) or "none"
 
 
 def _verdict(gain: float, sure: bool) -> str:

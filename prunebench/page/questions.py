@@ -82,9 +82,7 @@ def _order(cell: StoredCell) -> tuple[Any, ...]:
     return cell.model, cell.task, others, cell.method, cell.budget_kind, cell.budget
 
 
-def _group(
-    model: str, task: str, cells: Sequence[StoredCell], count: int, warn: Warn
-) -> Group:
+def _group(model: str, task: str, cells: Sequence[StoredCell], count: int, warn: Warn) -> Group:
     """The questions of one model and task."""
     readable, answers = [], []
     for cell in cells:
@@ -166,12 +164,14 @@ def _question(sample: str, rows: Sequence[Row | None]) -> Row:
         "complexity": first.get("complexity"),
         "reference": _short(first.get("reference")),
         "available": first.get("available"),
-        "answers": [None if row is None else _answer(row) for row in rows],
+        "answers": [_answer(row) for row in rows],
     }
 
 
-def _answer(row: Row) -> Row:
+def _answer(row: Row | None) -> Row | None:
     """What a page shows of an answer; what is missing has no key."""
+    if row is None:
+        return None
     answer = {
         "text": _short(row.get("prediction")),
         "score": row.get("score"),

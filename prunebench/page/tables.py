@@ -46,7 +46,9 @@ def of_study(study: Path, warn: Warn) -> dict[str, Table]:
         try:
             tables[clean(name)] = _table(paths[name])
         except (OSError, ValueError) as error:
-            warn(f"{one_line(paths[name].name, 80)} is not in the page: {one_line(str(error), 120)}")
+            warn(
+                f"{one_line(paths[name].name, 80)} is not in the page: {one_line(str(error), 120)}"
+            )
     return tables
 
 
@@ -54,13 +56,13 @@ def _table(path: Path) -> Table:
     """A CSV as columns; raises OSError or ValueError where it is none."""
     with opened(path) as file:
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-    known = declared()
-    shown = frame.head(MOST_ROWS)
+    declarations = declared()
+    head = frame.head(MOST_ROWS)
     parts = []
-    for name in shown.columns:
-        about = known.get(str(name), {})
-        parts.append({"name": clean(str(name)), **about, **_column(str(name), shown[name])})
-    return {"columns": parts, "rows": len(shown), "left_out": len(frame) - len(shown)}
+    for name in head.columns:
+        about = declarations.get(str(name), {})
+        parts.append({"name": clean(str(name)), **about, **_column(str(name), head[name])})
+    return {"columns": parts, "rows": len(head), "left_out": len(frame) - len(head)}
 
 
 def _column(name: str, texts: pd.Series[str]) -> Table:

@@ -66,18 +66,18 @@ class Look:
 
 
 def looks(methods: Sequence[str], controls: Sequence[str]) -> dict[str, Look]:
-    """A look for every method. Those in looks.json have theirs; another one whose pair is taken in
+    """A look for every method. Those in looks.json have theirs; another one whose pair is used in
     this study moves on to the next that is free.
     """
     by_method = {BASELINE: Look("black", "*", (5.0, 2.0), False)}
     compared = sorted(set(methods) - set(controls) - {BASELINE})
-    known = numbers()
-    places = {name: known[name] % PAIRS for name in compared if name in known}
-    taken = {*places.values()}
+    numbered = numbers()
+    places = {name: numbered[name] % PAIRS for name in compared if name in numbered}
+    used = {*places.values()}
     for name in compared:
         if name not in places:
-            places[name] = _free(_number(name), taken)
-            taken.add(places[name])
+            places[name] = _free(_number(name), used)
+            used.add(places[name])
     for name in compared:
         place = places[name]
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
@@ -96,10 +96,10 @@ def numbers() -> dict[str, int]:
 
 def with_new(names: Sequence[str]) -> str:
     """looks.json with a number for each of the names that has none yet."""
-    known = dict(numbers())
-    for name in sorted(set(names) - set(known)):
-        known[name] = max(known.values(), default=-1) + 1
-    return json.dumps(known, indent=2) + "\n"
+    numbered = dict(numbers())
+    for name in sorted(set(names) - set(numbered)):
+        numbered[name] = max(numbered.values(), default=-1) + 1
+    return json.dumps(numbered, indent=2) + "\n"
 
 
 def _number(name: str) -> int:
@@ -107,10 +107,10 @@ def _number(name: str) -> int:
     return int.from_bytes(sha256(name.encode("utf-8", "replace")).digest()[:4]) % PAIRS
 
 
-def _free(number: int, taken: set[int]) -> int:
-    """The first number from this one on that is not taken; the number itself where all are."""
+def _free(number: int, used: set[int]) -> int:
+    """The first number from this one on that is not used; the number itself where all are."""
     for step in range(PAIRS):
         place = (number + step) % PAIRS
-        if place not in taken:
+        if place not in used:
             return place
     return number

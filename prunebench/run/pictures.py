@@ -48,16 +48,23 @@ SIDE = 384
 QUALITY = 80
 """Of its JPEG."""
 
-Chosen = Mapping[tuple[str, str], Sequence[str]]
-"""The samples by model and task, as cells name them."""
-
 Doing = Callable[[str], None]
 Note = Callable[[str], None]
 Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Choice:
+    """The samples of a page by model and task, as cells name them; of the first `pictures` of each
+    there is an image, of the others the question alone.
+    """
+
+    samples: Mapping[tuple[str, str], Sequence[str]]
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Content:
     """What there is to show: `images` by task and sample, `kept` by cell."""
 
     images: dict[str, dict[str, Entry]]
@@ -65,28 +72,33 @@ class Drawn:
 
 
 def write(
-    study: Path, records: Sequence[StoredCell], chosen: Chosen, doing: Doing, note: Note
+    study: Path, records: Sequence[StoredCell], choice: Choice, doing: Doing, note: Note
 ) -> Path:
     """Run the chosen samples again, and leave what they show in the study's folder; raises
     GridError where the study's question cannot be read, and what loading raises.
     """
     grid = grids.load(study / "grid.yaml")
     stored = {cell.id: cell for cell in records if cell.kind == "quality" and cell.ok}
-    drawn = Drawn({}, {})
+    content = Content({}, {})
     for model in grid.models:
         doing(f"loading {model}")
         backend = TransformersBackend.load(setup_of(grid, model))
         for task in grid.tasks:
-            names = chosen.get((shown(model), shown(task)), ())
+            names = choice.samples.get((shown(model), shown(task)), ())
             if not names:
                 continue
             benchmark = load_benchmark(_source(grid, task, backend))
-            requests = [one for one in benchmark.requests if one.sample_id in {*names}]
+            by_name = {one.sample_id: one for one in benchmark.requests}
+            in_page = [by_name[name] for name in names if name in by_name]
+            texts = content.images.setdefault(shown(task), {})
+            for request in in_page:
+                texts.setdefault(request.sample_id, {"question": request.question})
+            requests = in_page[: choice.pictures]
             cells = [one for one in grid.cells([task]) if one.model == model and one.id in stored]
             doing(f"{one_line(task, 60)}: pictures of {len(requests)} questions")
-            _task(_Task(shown(task), backend, benchmark, requests), cells, stored, drawn, note)
-    content = {"schema": SCHEMA, "images": drawn.images, "kept": drawn.kept}
-    return files.write(study / FILE, json.dumps(content, separators=(",", ":")).encode())
+            _task(_Task(shown(task), backend, benchmark, requests), cells, stored, content, note)
+    facts = {"schema": SCHEMA, "images": content.images, "kept": content.kept}
+    return files.write(study / FILE, json.dumps(facts, separators=(",", ":")).encode())
 
 
 def _source(grid: Grid, task: str, backend: TransformersBackend) -> TaskSource:
@@ -108,18 +120,16 @@ def _task(
     task: _Task,
     cells: Sequence[Cell],
     stored: Mapping[str, StoredCell],
-    drawn: Drawn,
+    content: Content,
     note: Note,
 ) -> None:
     """Note the images of a task's questions, and what every cell keeps of them."""
     rows = {cell.id: _rows(stored[cell.id]) for cell in cells}
     groups = list(_groups(task, note))
-    pictures = drawn.images.setdefault(task.name, {})
     for samples in groups:
-        request = samples.requests[0]
-        pictures.setdefault(request.sample_id, _picture(samples))
+        content.images[task.name][samples.requests[0].sample_id] = _picture(samples)
     for cell in cells:
-        entry = drawn.kept[cell.id] = {"fingerprint": stored[cell.id].fingerprint}
+        entry = content.kept[cell.id] = {"fingerprint": stored[cell.id].fingerprint}
         try:
             bound = _bound(task.backend, cell)
             entry["samples"] = _kept(task.backend, bound, groups, rows[cell.id])
@@ -234,4 +244,4 @@ def _picture(samples: Samples) -> Entry:
     }
 
 
-__all__ = ["FILE", "Drawn", "GridError", "write"]
+__all__ = ["FILE", "Content", "GridError", "write"]

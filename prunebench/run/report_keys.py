@@ -23,8 +23,8 @@ class ReportKeys:
     )
     pictures: int | None = key(
         None,
-        "How many questions of every model and task run again, for the page to show their image and "
-        "the tokens that were kept; null leaves the pictures that are there.",
+        "How many questions of every model and task run again, so that the page shows their image "
+        "and the tokens that were kept; null leaves the pictures that are there.",
         "pictures=12",
         Bound(least=0, most=48),
     )
@@ -32,7 +32,9 @@ class ReportKeys:
         None, "A folder to write figures and tables for a paper to.", "paper=paper/figures"
     )
     methods: list[str] = key(
-        [], "The methods that are in them, in this order; none named: all.", "methods=fastv,divprune"
+        [],
+        "The methods that are in them, in this order; none named: all.",
+        "methods=fastv,divprune",
     )
     rename: list[str] = key(
         [], "What methods are called in them.", "rename=fastv:FastV,divprune:DivPrune"
@@ -44,9 +46,7 @@ class ReportKeys:
         Bound(choices=("name", "accuracy")),
     )
     format: str = key("pdf", "Of the figures.", "format=svg", Bound(choices=FORMATS))
-    size: str = key(
-        "3.3x2.6", "Inches that a panel of a figure is wide and high.", "size=2.4x2.0"
-    )
+    size: str = key("3.3x2.6", "Inches that a panel of a figure is wide and high.", "size=2.4x2.0")
 
 
 LISTS = ("methods", "rename")

@@ -11,6 +11,12 @@ function verdict(value) {
 /** Where a verdict stands among others: what went wrong first. */
 const verdictOrder = (row) => VERDICTS.findIndex((one) => row.verdict.startsWith(one));
 
+/** How many of so many comparisons are marked though nothing changed. */
+function byChance(count) {
+  const expected = Math.round(0.05 * count);
+  return expected < 2 ? `${expected ? "one is" : "hardly one is"} marked` : `about ${expected} are marked`;
+}
+
 /** The view that compares two studies. */
 function contrastView(main) {
   const other = DATA.contrast;
@@ -22,7 +28,7 @@ function contrastView(main) {
   main.append(element("p", {},
     verdict(`worse: ${count("worse")}`), " ", verdict(`better: ${count("better")}`), " ", mark(`no difference shown: ${count("no")}`), " ", mark(`not compared: ${count("not")}`)));
   main.append(element("p", { className: "quiet" },
-    `Score here less score there on the questions that both answered, with a 95 % interval; of ${tested} comparisons about ${Math.round(0.05 * tested)} are marked by chance where nothing changed.`));
+    `Score here less score there on the questions that both answered, with a 95 % interval; of ${tested} comparisons ${byChance(tested)} by chance where nothing changed.`));
   const names = ["verdict", "model", "method", "budget", "task", "score", "score_there", "difference", "p", "n", "tokens_mean", "tokens_mean_there", "flops_total", "flops_total_there", "evidence_recall", "evidence_recall_there", "latency_total_ratio", "latency_total_ratio_there"];
   const used = names.filter((name) => rows.some((row) => filled(row[name])) && !(["model", "task"].includes(name) && distinct(rows, name).length < 2));
   const columns = used.map((name) => ({ name, kind: rows.some((row) => typeof row[name] === "number") ? "number" : "text" }));
@@ -32,7 +38,7 @@ function contrastView(main) {
   }
   const node = element("div", { id: "contrast" });
   main.append(node);
-  drawTable(node, columns, rows, { label: "two studies", onRow: (row) => setState({ view: "methods", method: row.method }, "push") });
+  drawTable(node, columns, rows, { label: "two studies", loose: true, onRow: (row) => setState({ view: "methods", method: row.method }, "push") });
   for (const [name, where] of [["only_here", DATA.study], ["only_there", other.name]]) {
     if (!other[name].length) continue;
     const texts = other[name].map((row) => `${row.model}: ${row.method} ${budgetLabel(row)}, ${row.task}`);

@@ -109,9 +109,11 @@ function setState(changes, how = "replace") {
 /** The rows that the filters let through; a filter that a table has no column for is none. */
 function filtered(rows) {
   const words = (STATE.find || "").toLowerCase();
+  // a table whose rows are of single tasks has none that stands for all
+  const task = STATE.task === "all" && !rows.some((row) => row.task === "all") ? "" : STATE.task;
   return rows.filter((row) => {
     if (STATE.model && "model" in row && row.model !== STATE.model) return false;
-    if (STATE.task && "task" in row && row.task !== STATE.task) return false;
+    if (task && "task" in row && row.task !== task) return false;
     if (STATE.budget && "budget" in row && row.method !== BASELINE && budgetKey(row) !== STATE.budget) return false;
     if (STATE.controls === "no" && "control" in row && row.control === "true" && row.method !== BASELINE) return false;
     if (words && "method" in row && !row.method.toLowerCase().includes(words)) return false;

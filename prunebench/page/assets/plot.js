@@ -187,12 +187,11 @@ function chart(node, rows, columns, { x, y, coloured, log }) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: style("--ink"), family: "system-ui, sans-serif", size: narrow ? 11 : 13 },
     margin: { l: narrow ? 48 : 64, r: 18, t: 18, b: 54 },
-    xaxis: axis(x, log && Math.min(...values) > 0 ? { type: "log", ...logTicks(values) } : {}),
+    xaxis: axis(x, log && Math.min(...values) > 0 ? { type: "log", ...logTicks(values, x, rows) } : {}),
     yaxis: axis(y, {}),
     hovermode: "closest",
     hoverlabel: { bgcolor: style("--raised"), bordercolor: style("--line"), font: { color: style("--ink") } },
     dragmode: narrow ? false : "zoom",
-    annotations: ticked("frontier", "yes") ? pointNames(best, x, y, log, narrow, columns) : [],
   };
   const config = {
     responsive: true, displaylogo: false, showTips: false, scrollZoom: false,
@@ -201,15 +200,46 @@ function chart(node, rows, columns, { x, y, coloured, log }) {
     displayModeBar: narrow ? false : "hover",
   };
   Plotly.newPlot(node, traces, layout, config);
+  const place = (row) => (layout.xaxis.type === "log" ? Math.log10(row[x]) : row[x]);
+  Plotly.relayout(node, { annotations: lineNames(node, rows, place, y, coloured, narrow) });
   node.on("plotly_click", (event) => {
     const method = methods.find((one) => plain(one) === event.points[0].data.name);
     if (method) setState({ view: "methods", method }, "push");
   });
 }
 
-/** Ticks of a logarithmic axis at round numbers, few enough to read. */
-function logTicks(values) {
+/** Ticks of a logarithmic axis: of tokens where the budgets came to, else round numbers. */
+function logTicks(values, x, rows) {
   const low = Math.min(...values), high = Math.max(...values);
+  const ticks = /^tokens/.test(x) ? budgetTicks(rows, x) : roundTicks(low, high);
+  return ticks.length > 9 ? {} : { tickmode: "array", tickvals: ticks, ticktext: ticks.map((tick) => plain(tick < 1e4 ? String(Number(tick.toPrecision(3))) : number(tick))) };
+}
+
+/** The median of every budget, of two that are close the larger. */
+function budgetTicks(rows, x) {
+  const members = new Map();
+  for (const row of rows) {
+    const key = row.method === BASELINE ? "" : budgetKey(row);
+    members.set(key, [...(members.get(key) || []), row[x]]);
+  }
+  const medians = [...members.values()].map((values) => values.sort((one, other) => one - other)[values.length >> 1]);
+  const ticks = [];
+  for (const tick of medians.sort((one, other) => other - one)) {
+    if (!ticks.length || tick < ticks[ticks.length - 1] / 1.25) ticks.push(tick);
+  }
+  return ticks;
+}
+
+/** A method's colour for letters: on a dark ground a lighter one. */
+function readable(method) {
+  const colour = colourOf(method);
+  if (document.documentElement.dataset.theme !== "dark" || !/^#[0-9a-f]{6}$/i.test(colour)) return colour;
+  const parts = [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
+  return `rgb(${parts.map((part) => Math.round(part + 0.45 * (255 - part))).join(",")})`;
+}
+
+/** One, two and five times powers of ten. */
+function roundTicks(low, high) {
   const ticks = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
     for (const step of [1, 2, 5]) {
@@ -217,23 +247,34 @@ function logTicks(values) {
       if (tick >= low / 1.3 && tick <= high * 1.3) ticks.push(tick);
     }
   }
-  return ticks.length > 9 ? {} : { tickmode: "array", tickvals: ticks, ticktext: ticks.map((tick) => plain(tick < 1e4 ? String(tick) : number(tick))) };
+  return ticks;
 }
 
-/** The names of the frontier's points, beside them; one that would lie on another is left out. */
-function pointNames(best, x, y, log, narrow, columns) {
-  const place = (row) => (log ? Math.log10(row[x]) : row[x]);
-  const down = lessIsBetter(columns, y);
-  const span = (values) => Math.max(...values) - Math.min(...values) || 1;
-  const wide = span(best.map(place)), high = span(best.map((row) => row[y]));
-  const names = [];
-  for (const row of best) {
-    const other = names[names.length - 1];
-    const far = !other || Math.abs(place(row) - place(other)) > (narrow ? 0.3 : 0.12) * wide || Math.abs(row[y] - other[y]) > 0.12 * high;
-    if (far) names.push(row);
+/** The names of the lines in colour, each beside its cheapest point, pushed apart where they meet. */
+function lineNames(node, rows, place, y, coloured, narrow) {
+  const [bottom, top] = node.layout.yaxis.range;
+  const [left, right] = node.layout.xaxis.range;
+  const pixels = (node.clientHeight - 72) / (top - bottom || 1);
+  const ends = [];
+  for (const method of coloured) {
+    const own = rows.filter((row) => row.method === method);
+    if (own.length) ends.push(own.reduce((one, other) => (place(other) < place(one) ? other : one)));
   }
-  return names.map((row) => ({
-    x: place(row), y: row[y], text: plain(narrow || row.method === BASELINE ? row.method : `${row.method} ${budgetLabel(row)}`),
-    showarrow: false, xanchor: "right", yanchor: down ? "top" : "bottom", xshift: -6, yshift: down ? -3 : 3, font: { size: narrow ? 10 : 11 },
+  ends.push(...rows.filter((row) => row.method === BASELINE).slice(0, 1));
+  ends.sort((one, other) => one[y] - other[y]);
+  const least = narrow ? 12 : 15;
+  const names = [];
+  for (const row of ends) {
+    let height = row[y] * pixels;
+    for (const other of names) {
+      const near = Math.abs(place(row) - other.x) < 0.2 * Math.abs(right - left);
+      if (near) height = Math.max(height, other.height + least);
+    }
+    names.push({ x: place(row), row, height });
+  }
+  return names.map(({ x, row, height }) => ({
+    x, y: row[y], text: plain(row.method), showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: style("--grey"),
+    ax: narrow ? -14 : -26, ay: row[y] * pixels - height, xanchor: "right", standoff: 6,
+    font: { size: narrow ? 10 : 12, color: readable(row.method) }, bgcolor: style("--ground"), borderpad: 1, opacity: 0.95,
   }));
 }

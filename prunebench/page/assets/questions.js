@@ -1,6 +1,7 @@
 // Questions: one image at a time, what each method kept of it, and what the model then answered.
 
 const RIGHT = 0.5;
+const MOST_CARDS = 24;
 const FLIPS = [
   ["", "any question"], ["lost", "right → wrong"], ["won", "wrong → right"], ["either", "any flip"],
   ["hard", "unpruned is wrong"], ["kept", "every method right"],
@@ -60,9 +61,8 @@ function questionsView(main) {
   const places = placesOf(group);
   if (groups.length > 1) besideFilters(select("questions of", "group", titles, `${group.model}/${group.task}`, () => ({ sample: "" })));
   besideFilters(select("answers", "flip", FLIPS, STATE.flip || "", () => ({ sample: "" })));
-  const budgets = new Map(group.cells.filter((cell) => cell.method !== BASELINE).map((cell) => [`${cell.kind}:${cell.budget}`, budgetLabel({ budget_kind: cell.kind, ...cell })]));
   const questions = group.questions.filter((question) => (!STATE.type || question.type === STATE.type || STATE.type === "headline") && wanted(group, question, places));
-  main.append(element("p", { className: "quiet" }, bound(group, questions, budgets)));
+  main.append(element("p", { className: "quiet" }, bound(group, questions)));
   if (!questions.length) {
     main.append(element("p", { className: "note" }, "No question in the page is of that kind."));
     return;
@@ -74,14 +74,13 @@ function questionsView(main) {
 }
 
 /** How many questions there are, and how many of them the page has. */
-function bound(group, questions, budgets) {
+function bound(group, questions) {
   const count = group.questions.length;
   const pictures = group.questions.filter((question) => question.image).length;
   const parts = [`${questions.length} of ${count} questions in the page`];
   if (count < group.of) parts.push(`the task has ${group.of}: here are those on which the methods disagree most, kind by kind in turn`);
   if (!pictures) parts.push("images and kept tokens are not in this study yet: prunebench report STUDY pictures=12 adds them");
   else if (pictures < count) parts.push(`the first ${pictures} have their image`);
-  if (budgets.size > 1 && !STATE.budget) parts.push("choose a budget to see fewer answers");
   return `${parts.join("; ")}.`;
 }
 
@@ -124,8 +123,14 @@ function questionDetail(node, group, question, places, questions) {
   );
   const answers = element("div", { className: "answers" });
   const order = places.slice().sort((one, other) => rank(group, question, one) - rank(group, question, other));
-  for (const one of base < 0 ? order : [base, ...order]) answers.append(answerCard(group, question, one));
+  const all = STATE.answers === "all" || order.length <= MOST_CARDS;
+  const cards = all ? order : order.slice(0, MOST_CARDS);
+  for (const one of base < 0 ? cards : [base, ...cards]) answers.append(answerCard(group, question, one));
   node.append(answers);
+  if (!all) {
+    const more = element("button", { type: "button", onclick: () => setState({ answers: "all" }) }, `all ${order.length} answers`);
+    node.append(element("p", {}, more, " ", element("span", { className: "quiet" }, "flips stand first; a budget or a name leaves fewer")));
+  }
 }
 
 /** Flips first: they are what one looks for. */
@@ -198,10 +203,10 @@ function drawImage(canvas, question, stage) {
     if (stage) shade(pen, canvas, stage);
     for (const [left, top, right, bottom] of question.boxes || []) {
       const box = [left * canvas.width, top * canvas.height, (right - left) * canvas.width, (bottom - top) * canvas.height];
-      pen.lineWidth = 5;
+      pen.lineWidth = 10;
       pen.strokeStyle = "rgba(0,0,0,.75)";
       pen.strokeRect(...box);
-      pen.lineWidth = 2.5;
+      pen.lineWidth = 5;
       pen.strokeStyle = "#ffc400";
       pen.strokeRect(...box);
     }

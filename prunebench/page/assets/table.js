@@ -38,7 +38,7 @@ function shown(row, column) {
 }
 
 /** Draw a table into a node. */
-function drawTable(node, columns, rows, { height, onRow, sort, label } = {}) {
+function drawTable(node, columns, rows, { onRow, label, loose } = {}) {
   const wide = window.innerWidth > 760;
   const definitions = columns.map((column) => ({
     field: column.name,
@@ -50,7 +50,7 @@ function drawTable(node, columns, rows, { height, onRow, sort, label } = {}) {
     headerSortStartingDir: column.kind === "number" && column.better !== "lower" ? "desc" : "asc",
     cssClass: column.kind === "number" ? "right" : "",
     hozAlign: column.kind === "number" ? "right" : "left",
-    frozen: wide ? column.name === "method" || column.name === "budget" : column.name === "method",
+    frozen: loose ? false : wide ? column.name === "method" || column.name === "budget" : column.name === "method",
     maxWidth: 380,
     tooltip: false,
   }));
@@ -63,8 +63,7 @@ function drawTable(node, columns, rows, { height, onRow, sort, label } = {}) {
     data: rows,
     columns: definitions,
     layout: "fitDataFill",
-    height: height || (rows.length > 18 ? "min(70vh, 46rem)" : undefined),
-    initialSort: sort || [],
+    height: rows.length > 18 ? "min(70vh, 46rem)" : undefined,
     placeholder: "no row is left by the filters",
     columnDefaults: { resizable: "header" },
     selectableRows: onRow ? true : false,
@@ -130,16 +129,23 @@ function boardView(main) {
     main.append(element("p", { className: "note" }, "This study has no table yet."));
     return;
   }
-  const onBoard = name === "leaderboard";
-  const columns = onBoard ? boardColumns() : table(name).columns;
-  const source = onBoard ? boardRows() : table(name).rows.filter((row) => !STATE.type || !("type" in row) || row.type === STATE.type);
-  const rows = filtered(source);
-  const usual = usualColumns(columns, rows);
-  const picked = STATE.columns ? STATE.columns.split(",").filter((one) => columns.has(one)) : usual;
   if (names.length > 1) {
     const options = names.map((one) => [one, words(one)]);
     besideFilters(select("table", "table", options, name, () => ({ columns: "" })));
   }
+  const onBoard = name === "leaderboard";
+  const columns = onBoard ? boardColumns() : table(name).columns;
+  const source = onBoard ? boardRows() : table(name).rows.filter((row) => !STATE.type || !("type" in row) || row.type === STATE.type);
+  const rows = filtered(source);
+  if (columns.has("type") && columns.has("accuracy")) {
+    document.getElementById("filters").append(tick("a column a kind", "wide", "yes"));
+    if (ticked("wide", "yes") && !STATE.type) {
+      byKind(main, rows);
+      return;
+    }
+  }
+  const usual = usualColumns(columns, rows);
+  const picked = STATE.columns ? STATE.columns.split(",").filter((one) => columns.has(one)) : usual;
   main.append(columnPicker(columns, picked, usual, `${rows.length} of ${source.length} rows`));
   if (table(name).leftOut) {
     const text = `${name}.csv has ${table(name).leftOut + table(name).rows.length} rows; the first ${table(name).rows.length} are shown.`;
@@ -150,6 +156,27 @@ function boardView(main) {
   const chosen = picked.map((one) => columns.get(one));
   const onRow = columns.has("method") ? (row) => setState({ view: "methods", method: row.method }, "push") : null;
   grid = drawTable(node, chosen, rows, { onRow, label: words(name) });
+}
+
+/** A row a method and budget, a column a kind of question: its accuracy with the interval. */
+function byKind(main, rows) {
+  const kinds = distinct(rows, "type");
+  const merged = new Map();
+  for (const row of rows) {
+    const key = keyOf(row);
+    if (!merged.has(key)) merged.set(key, Object.fromEntries(KEY.map((name) => [name, row[name]])));
+    const whole = merged.get(key);
+    for (const end of ["", "_low", "_high"]) whole[row.type + end] = row[`accuracy${end}`];
+  }
+  const whole = [...merged.values()];
+  const about = "accuracy on questions of this kind";
+  const columns = usualColumns(new Map(["model", "method", "budget", "task"].map((name) => [name, { name, kind: "text" }])), whole)
+    .map((name) => ({ name, kind: "text" }));
+  columns.push(...kinds.map((name) => ({ name, kind: "number", about, better: "higher" })));
+  main.append(element("p", { className: "quiet" }, `accuracy of ${whole.length} rows by kind of question`));
+  const node = element("div", { id: "grid" });
+  main.append(node);
+  grid = drawTable(node, columns, whole, { onRow: (row) => setState({ view: "methods", method: row.method }, "push"), label: "accuracy by kind of question" });
 }
 
 /** What can be shown, as boxes to tick. */
