@@ -71,13 +71,21 @@ def visit(
     page = context.new_page()
     seen = Visit(page)
     page.on("pageerror", lambda error: seen.faults.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: (seen.faults.append("dialog"), dialog.dismiss()))
-    page.on("console", lambda line: line.type == "error" and seen.faults.append(line.text))
+
+    def dismissed(dialog: Any) -> None:
+        seen.faults.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def complained(line: Any) -> None:
+        if line.type == "error":
+            seen.faults.append(f"console: {line.text}")
 
     def asked(request: Any) -> None:
         if not request.url.startswith(("file:", "data:", "blob:")):
             seen.faults.append(f"request: {request.url}")
 
+    page.on("dialog", dismissed)
+    page.on("console", complained)
     page.on("request", asked)
     page.goto(f"{file.resolve().as_uri()}#{state}")
     page.wait_for_selector("#main > *", state="attached")
