@@ -267,7 +267,7 @@ def test_the_command_writes_the_page(copy: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "prunebench.cli", "report", str(copy), f"compare={other}"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.splitlines()[-1] == str(copy / "leaderboard.html")
+    assert process.stderr == f"wrote {copy / 'leaderboard.html'}\n"
     assert data_of(copy / "leaderboard.html")["contrast"]["name"] == "before"
 
 

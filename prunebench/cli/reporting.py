@@ -66,7 +66,8 @@ def report(arguments: argparse.Namespace) -> int:
     if wish is not None:
         files += paper_of(outputs, wish, Path(str(keys.paper)))
     for file in files:
-        print(clean(str(file)))
+        # beside the table, which a program may read
+        say(f"wrote {clean(str(file))}")
     notes += page.warnings
     for note in notes:
         say(f"note: {one_line(note, 1000)}")
