@@ -84,12 +84,12 @@ MAY: dict[str, set[str]] = {
     "measure": TRUNK | {"models", "engine", "study"},
     "study": BORDER,
     "report": {"study"} | BORDER,
-    "page": {"report", "study"} | BORDER,
     "benchmarks": TRUNK,
     "run": TRUNK | {"benchmarks", "display", "engine", "measure", "models", "study", "testbed"},
     "lmms_plugin": TRUNK | {"benchmarks", "run", "study"},
     "testbed": {"learning"} | BORDER,
     "training": TRUNK | {"engine", "learning", "models", "testbed"},
+    "page": {"report", "study"} | BORDER,
 }
 FREE_OF_TORCH = ("study", "report", "page")
 

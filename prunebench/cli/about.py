@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.border.text import message, one_line
-from prunebench.cli import lists, names
+from prunebench.cli import listing, lists, names
 from prunebench.study.cells import StoredCell
 
 Facts = dict[str, Any]
@@ -23,11 +23,11 @@ def of_cells(records: Iterable[StoredCell]) -> dict[str, Facts]:
     for cell in records:
         # old cells do not say what was behind a label
         pruners.setdefault(cell.method, cell.pruner or cell.method)
-    rows = {row["name"]: row for row in lists.method_rows()}
+    rows = listing.kept_rows()
     return {label: _facts(pruner, rows) for label, pruner in pruners.items()}
 
 
-def _facts(pruner: str, rows: Mapping[str, Mapping[str, Any]]) -> Facts:
+def _facts(pruner: str, rows: Mapping[str, Facts]) -> Facts:
     """What the file of a method says, and how far it was checked; of several that work together
     what is known of each.
     """
@@ -46,10 +46,20 @@ def _facts(pruner: str, rows: Mapping[str, Mapping[str, Any]]) -> Facts:
         facts = read(path)
     except (OSError, ValueError, SyntaxError) as error:
         return {"missing": f"its file cannot be read: {one_line(message(error), 120)}"}
-    row = rows.get(pruner) or rows.get(f"+{pruner}") or {}
+    row = _row(pruner if path.parent.name != "addons" else f"+{pruner}", rows)
     # the variant stands by itself
     status = str(row.get("status", "")).replace(f"variant: {facts.get('variant')}", "variant")
     return facts | {"status": status, "settings": row.get("settings", "")}
+
+
+def _row(name: str, rows: Mapping[str, Facts]) -> Facts:
+    """What `list methods` says; a method is imported only where nothing is kept of it."""
+    if name in rows:
+        return rows[name]
+    try:
+        return lists.method_row(name)
+    except Exception as error:  # a file that somebody changed may raise anything
+        return {"status": f"broken: {one_line(message(error), 120)}"}
 
 
 def _path(pruner: str) -> Path | None:

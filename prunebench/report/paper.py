@@ -80,7 +80,7 @@ def write(
     captions = {path.name: f"{figures.CAPTIONS[path.stem]} {origin}" for path in paths}
     layout = paper_tables.Layout(order, wish.rename, budget_kind(rows))
     for name, make in (("table.tex", paper_tables.latex), ("table.md", paper_tables.markdown)):
-        captions[name] = f"{paper_tables.CAPTION} {origin}"
+        captions[name] = f"{paper_tables.caption(rows)} {origin}"
         text = make(overall(rows), layout, captions[name])
         paths.append(tables.write(folder / name, text.encode()))
     lines = [f"**{name}** {caption}\n" for name, caption in captions.items()]

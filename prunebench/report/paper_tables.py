@@ -19,9 +19,11 @@ from prunebench.study.record import BASELINE
 CAPTION = (
     "Accuracy with its 95 % interval, and paired differences to the unpruned model and to random "
     "tokens at the same budget. A star marks a difference that both interval and test show not to "
-    "be zero at 95 %, uncorrected for the number of comparisons; no star means that none is shown, "
-    "not that there is none. Bold: the highest accuracy of a budget."
+    "be zero at 95 %, {}; no star means that none is shown, not that there is none. Bold: the "
+    "highest accuracy of a budget."
 )
+UNCORRECTED = "uncorrected for the number of comparisons"
+CORRECTED = "after Holm's correction for the number of methods"
 
 HEADS = ("method", "budget", "accuracy", "to unpruned", "to random", "tokens", "FLOPs", "time")
 
@@ -66,6 +68,11 @@ class Markup:
     star: str
     dash: str
     minus: str
+
+
+def caption(board: pd.DataFrame) -> str:
+    """What a table shows, and how its stars were given."""
+    return CAPTION.format(CORRECTED if "difference_to_none_holm" in board else UNCORRECTED)
 
 
 def in_latex(text: str) -> str:
@@ -156,7 +163,8 @@ def _difference(row: Row, name: str, markup: Markup) -> str:
     value, low, high = row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")
     if value is None or pd.isna(value):
         return markup.dash
-    p = row.get(f"{name}_p")
+    # corrected where the leaderboard has that
+    p = row.get(f"{name}_holm", row.get(f"{name}_p"))
     sure = p is not None and p < 0.05 and not pd.isna(low) and (low > 0 or high < 0)
     return _signed(value, markup) + (markup.star if sure else "") + _ends(row, name, markup)
 

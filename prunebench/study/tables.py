@@ -40,6 +40,11 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """Those of the columns that the file has, for every row; raises Damaged."""
+    return _read(path, names)
+
+
 def read_samples(path: Path, numbers: Sequence[str] = ()) -> pa.Table:
     """The sample_id, doc_id, score and error of every row, and the columns in `numbers` where the
     file has them; raises Damaged.
@@ -50,11 +55,6 @@ def read_samples(path: Path, numbers: Sequence[str] = ()) -> pa.Table:
         _check_identity(path, table, name)
     _check_scores(path, table)
     return table
-
-
-def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """Those of the columns that the file has, for every row; raises Damaged."""
-    return _read(path, names)
 
 
 def read_names(path: Path, column: str) -> dict[str, str | None]:

@@ -75,6 +75,7 @@ function methodNumbers(node, method) {
   drawTable(place, names.map((name) => columns.get(name)), rows, { label: `rows of ${method}` });
   const reasons = distinct(rows, "reason").filter(Boolean);
   for (const reason of reasons) node.append(element("p", { className: "note" }, reason));
+  printedNumbers(node, rows, columns);
   const x = COSTS.find((name) => rows.some((row) => typeof row[name] === "number"));
   if (!x || method === BASELINE) return;
   const models = distinct(rows.filter((row) => typeof row[x] === "number" && typeof row.accuracy === "number"), "model");
@@ -84,7 +85,16 @@ function methodNumbers(node, method) {
     node.append(element("h3", {}, `Among all others, ${model}`), plot);
     chart(plot, others, columns, { x, y: "accuracy", coloured: new Set([method]), log: true });
   }
-  if (typeof published === "function") published(node, method);
+}
+
+/** What papers print of it, beside what was measured here. */
+function printedNumbers(node, rows, columns) {
+  const printed = [...columns.keys()].filter((name) => /^published_/.test(name) && rows.some((row) => filled(row[name])));
+  if (!printed.length) return;
+  const names = ["model", "budget", "task", "accuracy", "relative_accuracy", ...printed].filter((name) => columns.has(name));
+  const place = element("div");
+  node.append(element("h3", {}, "What papers print"), place);
+  drawTable(place, names.map((name) => columns.get(name)), rows.filter((row) => printed.some((name) => filled(row[name]))), { label: "what papers print" });
 }
 
 const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);

@@ -11,7 +11,7 @@ const COSTS = [
 function plottable(columns, rows) {
   const names = [];
   for (const [name, column] of columns) {
-    if (column.kind !== "number" || /_(low|high|p)$/.test(name) || name === "seeds") continue;
+    if (column.kind !== "number" || /_(low|high|p|holm)$/.test(name) || name === "seeds") continue;
     if (rows.some((row) => typeof row[name] === "number" && row.method !== BASELINE)) names.push(name);
   }
   return names;

@@ -2,8 +2,9 @@
 // a reader wants.
 
 const FIRST_COLUMNS = [
-  "accuracy", "relative_accuracy", "difference_to_none", "tokens_mean_share", "tokens_kv_share",
-  "flops_ratio", "total_ratio", "evidence_recall", "difference_to_random", "better_than_random", "n", "status",
+  "accuracy", "relative_accuracy", "difference_to_none", "against_none", "tokens_mean_share", "tokens_kv_share",
+  "flops_ratio", "total_ratio", "evidence_recall", "fidelity", "right_to_wrong", "wrong_to_right", "difference_to_random",
+  "against_random", "better_than_random", "hard", "published_own", "published_low", "published_high", "n", "status",
 ];
 const STATUS = { ok: "good", failed: "bad", oom: "bad" };
 
@@ -33,7 +34,7 @@ function shown(row, column) {
   if (column.name === "status" || column.name === "better_than_random") {
     return value ? mark(value, STATUS[value] || (value === "yes" ? "good" : "")) : "";
   }
-  if (column.name === "verdict") return verdict(value);
+  if (column.name === "verdict" || /^against_/.test(column.name)) return value ? verdict(value) : "";
   return column.kind === "number" ? withInterval(row, column.name) : String(value ?? "");
 }
 
@@ -100,7 +101,8 @@ function usualColumns(columns, rows) {
     names.push(name);
   }
   const known = FIRST_COLUMNS.filter((name) => columns.has(name) && rows.some((row) => filled(row[name])));
-  if (columns.has("accuracy")) return names.concat(known, unknownColumns(columns, rows));
+  const marked = known.includes("against_random");
+  if (columns.has("accuracy")) return names.concat(known.filter((name) => !marked || name !== "better_than_random"), unknownColumns(columns, rows));
   for (const name of columns.keys()) {
     const interval = /_(low|high)$/.test(name) && columns.has(name.replace(/_(low|high)$/, ""));
     if (!names.includes(name) && !KEY.includes(name) && !interval && rows.some((row) => filled(row[name]))) names.push(name);
@@ -115,7 +117,7 @@ function unknownColumns(columns, rows) {
   const names = [];
   for (const [name, column] of columns) {
     if (column.about || column.kind !== "number" || FIRST_COLUMNS.includes(name)) continue;
-    if (/_(low|high|p)$/.test(name) || KEY.includes(name)) continue;
+    if (/_(low|high|p|holm)$/.test(name) || KEY.includes(name)) continue;
     if (rows.some((row) => filled(row[name]))) names.push(name);
   }
   return names.slice(0, 6);
