@@ -91,10 +91,11 @@ function methodNumbers(node, method) {
 function printedNumbers(node, rows, columns) {
   const printed = [...columns.keys()].filter((name) => /^published_/.test(name) && rows.some((row) => filled(row[name])));
   if (!printed.length) return;
-  const names = ["model", "budget", "task", "accuracy", "relative_accuracy", ...printed].filter((name) => columns.has(name));
+  const several = (name) => !["model", "task"].includes(name) || distinct(rows, name).length > 1;
+  const names = ["model", "budget", "task", "accuracy", "relative_accuracy", ...printed].filter((name) => columns.has(name) && several(name));
   const place = element("div");
   node.append(element("h3", {}, "What papers print"), place);
-  drawTable(place, names.map((name) => columns.get(name)), rows.filter((row) => printed.some((name) => filled(row[name]))), { label: "what papers print" });
+  drawTable(place, names.map((name) => columns.get(name)), rows.filter((row) => printed.some((name) => filled(row[name]))), { label: "what papers print", loose: true });
 }
 
 const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);

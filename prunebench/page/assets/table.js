@@ -6,6 +6,7 @@ const FIRST_COLUMNS = [
   "flops_ratio", "total_ratio", "evidence_recall", "fidelity", "right_to_wrong", "wrong_to_right", "difference_to_random",
   "against_random", "better_than_random", "hard", "published_own", "published_low", "published_high", "n", "status",
 ];
+const MOST_WIDTH = 380;
 const STATUS = { ok: "good", failed: "bad", oom: "bad" };
 
 let grid = null;
@@ -38,6 +39,21 @@ function shown(row, column) {
   return column.kind === "number" ? withInterval(row, column.name) : String(value ?? "");
 }
 
+const MEASURE = document.createElement("canvas").getContext("2d");
+
+/** Pixels that the longest value of a column takes: Tabulator measures what happens to be drawn. */
+function needed(column, rows) {
+  MEASURE.font = `14px ${getComputedStyle(document.body).fontFamily}`;
+  const extra = column.name === "method" ? 46 : 26;
+  let widest = 40;
+  for (const row of rows.slice(0, 500)) {
+    const value = shown(row, column);
+    const text = value instanceof Node ? value.textContent : value;
+    widest = Math.max(widest, MEASURE.measureText(text).width + extra);
+  }
+  return Math.ceil(widest);
+}
+
 /** Draw a table into a node. */
 function drawTable(node, columns, rows, { onRow, label, loose } = {}) {
   const wide = window.innerWidth > 760;
@@ -52,7 +68,8 @@ function drawTable(node, columns, rows, { onRow, label, loose } = {}) {
     cssClass: column.kind === "number" ? "right" : "",
     hozAlign: column.kind === "number" ? "right" : "left",
     frozen: loose ? false : wide ? column.name === "method" || column.name === "budget" : column.name === "method",
-    maxWidth: 380,
+    minWidth: Math.min(needed(column, rows), MOST_WIDTH),
+    maxWidth: MOST_WIDTH,
     tooltip: false,
   }));
   for (const definition of definitions) {
