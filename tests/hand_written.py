@@ -42,12 +42,12 @@ def cell(
     budget: str = "0.5",
     seed: int = 0,
     ids: Sequence[str] | None = None,
-    columns: Mapping[str, Sequence[float]] | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
     **facts: Any,
 ) -> Path:
     """Write a cell as a sweep does; without scores it has no metrics either.
 
-    `ids` are the samples', `columns` further numbers of theirs; NaN is the score of a sample that
+    `ids` are the samples', `columns` further values of theirs; NaN is the score of a sample that
     was not answered. `facts` replace what cell.json says otherwise.
     """
     budget = "1.0" if method == "none" else budget
@@ -96,7 +96,7 @@ def metrics_of(values: Mapping[str, float], **more: Any) -> list[dict[str, Any]]
 
 
 def sample_rows(
-    names: Sequence[str], scores: Sequence[float], columns: Mapping[str, Sequence[float]]
+    names: Sequence[str], scores: Sequence[float], columns: Mapping[str, Sequence[Any]]
 ) -> list[dict[str, Any]]:
     """The rows of samples.parquet; one without an answer has no numbers."""
     rows = []

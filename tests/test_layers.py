@@ -90,8 +90,9 @@ MAY: dict[str, set[str]] = {
     "lmms_plugin": TRUNK | {"benchmarks", "run", "study"},
     "testbed": {"learning"} | BORDER,
     "training": TRUNK | {"engine", "learning", "models", "testbed"},
+    "page": {"report", "study"} | BORDER,
 }
-FREE_OF_TORCH = ("published", "study", "report")
+FREE_OF_TORCH = ("published", "study", "report", "page")
 
 
 def imports(path: Path) -> set[str]:

@@ -77,9 +77,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def test_everything_is_written(study: tuple[Path, list[str]]) -> None:
     folder, _ = study
-    assert {"grid.yaml", "metrics.csv", "leaderboard.csv", "figures", "cells"} <= {
-        path.name for path in folder.iterdir()
-    }
+    assert {
+        "grid.yaml",
+        "metrics.csv",
+        "leaderboard.csv",
+        "leaderboard.html",
+        "figures",
+        "cells",
+    } <= {path.name for path in folder.iterdir()}
     facts = {
         path.parent.name: json.loads(path.read_text()) for path in folder.glob("cells/*/cell.json")
     }

@@ -1,7 +1,7 @@
 """Pages: what the documentation says that the code knows, written from the code.
 
-    python tools/pages.py          writes README.md's tables, docs/models.md and the
-                                   names of methods/ again
+    python tools/pages.py          writes README.md's tables, docs/models.md, the names of
+                                   methods/ and their colours again
     python tools/pages.py --check  exits 1 and names them where they are not fresh
 
 The pages of single methods and families, of the grid's keys and of the numbers lie nowhere: the
@@ -27,7 +27,7 @@ from prunebench.models import families
 from prunebench.models.base import Family
 from prunebench.observations import SignalReadings
 from prunebench.pruner import Pruner
-from prunebench.report import headings
+from prunebench.report import headings, palette
 from prunebench.report import pairs as report_pairs
 from prunebench.report import ranks as report_ranks
 from prunebench.run import grid
@@ -72,12 +72,18 @@ def stale() -> dict[Path, str]:
         readme: text,
         ROOT / "docs" / "models.md": support.markdown(),
         ROOT / "methods" / "_names.py": names_file(),
+        palette.FILE: palette.with_new(compared()),
     }
     old = {}
     for path, text in fresh.items():
         if not_holding(path, text):
             old[path] = text
     return old
+
+
+def compared() -> list[str]:
+    """The methods that have a colour of their own."""
+    return [name for name in registry.names() if not is_control(name)]
 
 
 def not_holding(path: Path, text: str) -> bool:

@@ -13,6 +13,7 @@ from prunebench.cli import (
     pairs,
     profile,
     published,
+    reporting,
     show,
     sweep,
     train,
@@ -49,6 +50,18 @@ def make_parser() -> Parser:
 
     parser.set_defaults(run=print_help, kept="")
     commands = parser.add_subparsers(metavar="COMMAND")
-    for room in (sweep, compare, pairs, published, bench, lists, show, profile, authors, train):
+    for room in (
+        sweep,
+        reporting,
+        compare,
+        pairs,
+        published,
+        bench,
+        lists,
+        show,
+        profile,
+        authors,
+        train,
+    ):
         room.add_commands(commands)
     return parser

@@ -1,4 +1,4 @@
-"""The commands `sweep` and `report`: run a study, and fold its cells into tables and figures."""
+"""The command `sweep`: run a study, and fold its cells into tables, figures and a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add both to the parser."""
+    """Add it to the parser."""
     parser = add_command(
         commands,
         "sweep",
@@ -40,14 +40,6 @@ def add_commands(commands: Commands) -> None:
         help="a grid file, options on top of it, METHOD.SETTING=value for a method's own settings",
     )
     completed_by(words, any_of(files("yaml", "yml"), key_values(grid_keys)))
-    parser = add_command(
-        commands,
-        "report",
-        report,
-        "Fold a study's cells into tables and figures again.",
-        examples=("prunebench report results/scratch/tiny-qwen2.5-vl-1a2b3c4d",),
-    )
-    parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder")
 
 
 def grid_keys() -> Sequence[Key]:
@@ -74,6 +66,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from prunebench.cli.bars import SweepBar
+    from prunebench.cli.reporting import page_of
     from prunebench.cli.screen import print_rich, quiet_libraries, width
 
     with uncollected():
@@ -87,28 +80,18 @@ def sweep(arguments: argparse.Namespace) -> int:
         outcome = runner.sweep(grid, bar)
         bar.doing("folding tables and figures")
         outputs = report.build(outcome.folder)
+        page = page_of(outputs)
     print_rich(report.terminal(outcome.folder, width()))
-    for warning in outputs.warnings:
+    for warning in (*outputs.warnings, *page.warnings):
         note = f"note: {one_line(warning, 1000)}"
         console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
     parts = [outputs.leaderboard.name, outputs.metrics.name]
     if outputs.figures:
         parts.append(f"{len(outputs.figures)} figures")
+    parts.append(page.path.name)
     print(f"{clean(str(outcome.folder))}: {', '.join(parts)}")
     if outcome.failed:
         count = f"{len(outcome.failed)} of {len(outcome.statuses)} cells failed"
         say(one_line(f"prunebench: {count}: {', '.join(outcome.failed)}"))
         return FAILED
     return 0
-
-
-def report(arguments: argparse.Namespace) -> int:
-    """Build a study's tables and figures anew, and show its leaderboard."""
-    from prunebench import report as reports
-    from prunebench.cli.screen import print_rich, width
-
-    outputs = reports.build(arguments.study)
-    print_rich(reports.terminal(arguments.study, width()))
-    for warning in outputs.warnings:
-        say(f"note: {one_line(warning, 1000)}")
-    return FAILED if outputs.warnings else 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +28,7 @@ __all__ = ["Report", "ReportError", "build", "terminal"]
 @dataclass(frozen=True)
 class Report:
     """What was written for a study, and what a reader should know about it; `terminal(study)`
-    prints the leaderboard.
+    prints the leaderboard. `records` are the cells behind it.
     """
 
     study: Path
@@ -36,6 +36,8 @@ class Report:
     leaderboard: Path
     figures: tuple[Path, ...]
     warnings: tuple[str, ...]
+    records: tuple[StoredCell, ...] = field(default=(), repr=False)
+    """The cells behind it."""
 
 
 def build(study: Path) -> Report:
@@ -62,7 +64,7 @@ def build(study: Path) -> Report:
             "no method has both accuracy and tokens, FLOPs or time yet"
         )
     distinct = tuple(dict.fromkeys(map(one_line, warnings)))
-    return Report(study, metrics, board, tuple(figure_paths), distinct)
+    return Report(study, metrics, board, tuple(figure_paths), distinct, tuple(records))
 
 
 def _typed(records: Sequence[StoredCell], path: Path, warn: Warn) -> pd.DataFrame:

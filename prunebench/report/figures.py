@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,7 +23,7 @@ from prunebench.report import labels, slices, tables
 from prunebench.report.board import budget_kind, budget_label, overall, records
 from prunebench.report.by_type import KIND, smallest_budgets
 from prunebench.report.leaderboard import ALL
-from prunebench.report.palette import Look, looks
+from prunebench.report.palette import PLAIN, Look, looks
 from prunebench.study.cells import ReportError
 from prunebench.study.record import BASELINE, BLIND, OWN
 
@@ -54,33 +56,100 @@ RING: dict[str, Any] = {
 }
 """What stands around the marker of an operating point of a method's own."""
 
-Looks = dict[str, Look]
+MOST_IN_COLOUR = 8
+"""Methods that a reader can tell apart; of more the most accurate have their colour, the others are
+grey.
+"""
+
+LEGEND = 1.5
+"""Inches of the legend beside panels whose size was asked for."""
+
+MOST_BANDS = 4
+"""Of a panel: more bands cover each other, and whiskers say the same."""
+
+MOST_PANELS = 30
+"""Of a figure with a panel a method."""
+
+VECTORS: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "0"}
+"""Text stays text, and the same figure is the same file."""
+
+CAPTIONS = {
+    "accuracy": "Accuracy against the visual tokens that a run spends; bands are intervals.",
+    "accuracy_by_method": "The same, a panel a method, all others in grey.",
+    "accuracy_by_task": "Accuracy against the visual tokens that a run spends, task by task.",
+    "pareto": "Accuracy against cost; the line joins what no other beats in both.",
+    "evidence": "Accuracy against the share of the evidence's tokens that survives.",
+    "by_type": "Accuracy by kind of question, above what a perfect reader would reach.",
+}
 
 
-def draw(board: pd.DataFrame, types: pd.DataFrame, folder: Path) -> list[Path]:
-    """Every figure that the leaderboard, and the table of kinds of questions, have the numbers for,
-    as PNG; one that they have not is removed if it was there.
+@dataclass(frozen=True)
+class Plan:
+    """How figures are drawn: `size` inches of a panel, `names` what methods are called, `order` how
+    the legend lists them, and the `format` of the file.
+    """
+
+    size: tuple[float, float] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    format: str = "png"
+
+
+USUAL = Plan()
+
+
+@dataclass(frozen=True)
+class Style:
+    """The look of every method, which of them stay in the background, and what they are called."""
+
+    looks: Mapping[str, Look]
+    faded: frozenset[str]
+    plan: Plan
+
+    def __getitem__(self, method: str) -> Look:
+        look = self.looks[method]
+        if method in self.faded:
+            return Look(PLAIN, look.marker, (), False)
+        return look
+
+    def name(self, method: str) -> str:
+        """What a figure calls it."""
+        return one_line(self.plan.names.get(method, method), NAME)
+
+    def place(self, method: str) -> tuple[Any, ...]:
+        """Where the legend lists it: as the plan says, else by name, controls and the unpruned
+        model last.
+        """
+        if method in self.plan.order:
+            return (self.plan.order.index(method),)
+        return len(self.plan.order), method == BASELINE, self[method].control, method
+
+
+def draw(board: pd.DataFrame, types: pd.DataFrame, folder: Path, plan: Plan = USUAL) -> list[Path]:
+    """Every figure that the leaderboard, and the table of kinds of questions, have the numbers for;
+    one that they have not is removed if it was there.
     """
     if folder.is_symlink():
         raise ReportError(
             f"cannot write {one_line(str(folder), 120)}: "
             "it is a link to another folder; remove it first"
         )
-    makers: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    makers: dict[str, Callable[[pd.DataFrame, Plan], Figure]] = {
         "accuracy": accuracy,
+        "accuracy_by_method": by_method,
         "accuracy_by_task": by_task,
         "pareto": pareto,
         "evidence": evidence,
-        "by_type": lambda _: kinds(types),
-        "slices": lambda _: slices.figure(types),
+        "by_type": lambda _, __: kinds(types),
+        "slices": lambda _, __: slices.figure(types),
     }
     paths = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a name in letters that the font lacks
         for name, make in makers.items():
-            path = folder / f"{name}.png"
+            path = folder / f"{name}.{plan.format}"
             try:
-                figure = make(board)
+                figure = make(board, plan)
             except ReportError:
                 remove(path)
                 continue
@@ -88,14 +157,14 @@ def draw(board: pd.DataFrame, types: pd.DataFrame, folder: Path) -> list[Path]:
     return paths
 
 
-def accuracy(board: pd.DataFrame) -> Figure:
+def accuracy(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     """Accuracy against the tokens a run really spent: a line per method, the unpruned model as
     reference.
     """
     kind = budget_kind(board)
     rows = _having(overall(board), ["accuracy", f"tokens_{kind}"])
     models = list(rows["model"].unique())
-    figure, axes, style = _canvas(board, len(models))
+    figure, axes, style = _canvas(board, plan, len(models))
     for ax, model in zip(axes, models, strict=True):
         of_model = rows[rows["model"] == model]
         _lines(ax, of_model, style, kind)
@@ -105,14 +174,52 @@ def accuracy(board: pd.DataFrame) -> Figure:
     return figure
 
 
-def by_task(board: pd.DataFrame) -> Figure:
+def by_method(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
+    """The same with a panel a method, all others grey behind it; raises ReportError where there are
+    few enough for one panel, or several models.
+    """
+    kind = budget_kind(board)
+    column = f"tokens_{kind}"
+    rows = _having(overall(board), ["accuracy", column])
+    style = _style(board, plan)
+    methods = [name for name in rows["method"].unique() if _is_compared(style, str(name))]
+    if len(methods) <= MOST_IN_COLOUR or rows["model"].nunique() > 1:
+        raise ReportError("one panel shows every method")
+    methods = sorted(methods, key=style.place)[:MOST_PANELS]
+    figure, axes, _ = _canvas(board, plan, len(methods), columns=5, size=(2.1, 1.7))
+    for ax, method in zip(axes, methods, strict=True):
+        for other, points in rows.sort_values(column).groupby("method"):
+            if other not in (BASELINE, method):
+                ax.plot(points[column], points["accuracy"], color=PLAIN, linewidth=0.7, zorder=1)
+        own = rows[(rows["method"] == method) | (rows["method"] == BASELINE)]
+        _lines(ax, own, Style(style.looks, frozenset(), plan), kind)
+        _token_axis(ax, rows, column)  # the same ticks in every panel
+        ax.set_xlabel("")
+        ax.tick_params(labelsize="x-small")
+        _title(ax, style.name(str(method)))
+    figure.supylabel("accuracy", fontsize="medium")
+    figure.supxlabel(TOKENS[kind], fontsize="medium")
+    return figure
+
+
+def _has_band(style: Style, method: str) -> bool:
+    """Whether a method's interval may be shown as a band: it is compared, and has its colour."""
+    return _is_compared(style, method) and method not in style.faded
+
+
+def _is_compared(style: Style, method: str) -> bool:
+    """Whether it is neither a control nor the unpruned model."""
+    return method != BASELINE and not style[method].control
+
+
+def by_task(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     """The same for every task, one small figure each; raises ReportError for a single task."""
     kind = budget_kind(board)
     rows = _having(board[board["task"] != ALL], ["accuracy", f"tokens_{kind}"])
     panels = list(rows.groupby(["model", "task"], sort=False))
     if len(panels) < 2 or rows["task"].nunique() < 2:
         raise ReportError("there is one task only")
-    figure, axes, style = _canvas(board, len(panels), columns=3, size=(3.4, 2.9))
+    figure, axes, style = _canvas(board, plan, len(panels), columns=3, size=(3.4, 2.9))
     several = rows["model"].nunique() > 1
     for ax, ((model, task), of_panel) in zip(axes, panels, strict=True):
         _lines(ax, of_panel, style, kind)
@@ -125,13 +232,13 @@ def by_task(board: pd.DataFrame) -> Figure:
     return figure
 
 
-def pareto(board: pd.DataFrame) -> Figure:
+def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     """Accuracy against FLOPs and, where the cost pass ran, against time; the frontier joins what
     nothing beats.
     """
     rows = _having(overall(board), ["accuracy"])
     panels = _cost_panels(rows)
-    figure, axes, style = _canvas(board, len(panels))
+    figure, axes, style = _canvas(board, plan, len(panels))
     for ax, (column, of_panel) in zip(axes, panels, strict=True):
         _points(ax, of_panel, column, style)
         ax.set_xlabel(COSTS[column])
@@ -141,7 +248,7 @@ def pareto(board: pd.DataFrame) -> Figure:
     _legend(figure, rows, style, more=[frontier])
     # last: names are placed on the finished layout
     for ax, (column, of_panel) in zip(axes, panels, strict=True):
-        _frontier(ax, of_panel, column)
+        _frontier(ax, of_panel, column, style)
     return figure
 
 
@@ -173,11 +280,11 @@ def kinds(types: pd.DataFrame) -> Figure:
     return figure
 
 
-def evidence(board: pd.DataFrame) -> Figure:
+def evidence(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     """Accuracy against the share of the evidence's tokens that survive."""
     rows = _having(overall(board), ["accuracy", "evidence_recall"])
     models = list(rows["model"].unique())
-    figure, axes, style = _canvas(board, len(models), size=(4.6, 3.8))
+    figure, axes, style = _canvas(board, plan, len(models), size=(4.6, 3.8))
     for ax, model in zip(axes, models, strict=True):
         of_model = rows[rows["model"] == model]
         _points(ax, of_model, "evidence_recall", style)
@@ -189,9 +296,20 @@ def evidence(board: pd.DataFrame) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as PNG."""
+    """Write the figure in the format that the file's name says."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12)
+    kind = path.suffix.removeprefix(".")
+    # without the time of day, so that drawing again gives the same bytes
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    with matplotlib.rc_context(VECTORS):
+        figure.savefig(
+            content,
+            format=kind,
+            dpi=DPI,
+            bbox_inches="tight",
+            pad_inches=0.12,
+            metadata=undated.get(kind),
+        )
     return tables.write(path, content.getvalue())
 
 
@@ -250,8 +368,12 @@ def _subject(rows: pd.DataFrame) -> str:
 
 
 def _canvas(
-    board: pd.DataFrame, panels: int, columns: int = 2, size: tuple[float, float] = (5.2, 4.2)
-) -> tuple[Figure, list[Axes], Looks]:
+    board: pd.DataFrame,
+    plan: Plan,
+    panels: int,
+    columns: int = 2,
+    size: tuple[float, float] = (5.2, 4.2),
+) -> tuple[Figure, list[Axes], Style]:
     """Panels that share their accuracy axis, and the look of every method of the leaderboard, drawn
     or not.
     """
@@ -259,6 +381,7 @@ def _canvas(
         raise ReportError("there is nothing to draw")
     import seaborn as sns  # here, as it takes a second that a study without figures need not wait
 
+    size = plan.size or size
     columns = min(columns, panels)
     rows = -(-panels // columns)
     light = {"grid.linewidth": 0.6, "axes.linewidth": 0.8}
@@ -267,7 +390,9 @@ def _canvas(
         sns.axes_style("whitegrid", {"grid.color": "0.9"}),
         sns.plotting_context("notebook", 0.85, light),
     ):
-        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        # what is asked for is the panel's size, without the legend's
+        width = size[0] * columns + (LEGEND if plan.size else 0.0)
+        figure = Figure(figsize=(width, size[1] * rows), layout="constrained")
         # what pyplot would do; `labels` needs its renderer to measure names
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
@@ -275,8 +400,19 @@ def _canvas(
         spare.remove()
     for ax in grid[:panels]:
         sns.despine(ax=ax)
+    return figure, list(grid[:panels]), _style(board, plan)
+
+
+def _style(board: pd.DataFrame, plan: Plan) -> Style:
+    """The look of every method; of more than a reader can tell apart the less accurate are grey."""
     controls = list(board.loc[board["control"] == "true", "method"].unique())
-    return figure, list(grid[:panels]), looks(list(board["method"].unique()), controls)
+    by_method = looks(list(board["method"].unique()), controls)
+    rows = overall(board)
+    compared = rows[~rows["method"].isin([BASELINE, *controls])]
+    # where a budget was out of reach the mean over the others says too much
+    means = compared.groupby("method")["accuracy"].agg(["count", "mean"]).reset_index()
+    means = means.sort_values(["count", "mean", "method"], ascending=[False, False, True])
+    return Style(by_method, frozenset(means["method"][MOST_IN_COLOUR:]), plan)
 
 
 def _title(ax: Axes, text: str) -> None:
@@ -284,11 +420,12 @@ def _title(ax: Axes, text: str) -> None:
     ax.set_title(one_line(text, TITLE), fontsize="medium", parse_math=False)
 
 
-def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
+def _lines(ax: Axes, rows: pd.DataFrame, style: Style, kind: str) -> None:
     """A line per method from budget to budget, with its intervals as a band."""
     import seaborn as sns
 
     tokens = f"tokens_{kind}"
+    banded = sum(_has_band(style, str(method)) for method in rows["method"].unique()) <= MOST_BANDS
     # groupby keeps the order inside a group, so lines run from left to right
     for method, points in rows.sort_values(tokens).groupby("method"):
         look = style[str(method)]
@@ -299,7 +436,7 @@ def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
         points = points[points["budget"] != OWN]
         if points.empty:
             continue
-        if not look.control:
+        if banded and _has_band(style, str(method)):
             _band(ax, points, tokens, look)
         sns.lineplot(
             data=points,
@@ -308,8 +445,8 @@ def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
             ax=ax,
             color=look.colour,
             linestyle=look.linestyle,
-            linewidth=1.3 if look.control else 1.9,
-            zorder=2 if look.control else 3,
+            linewidth=_width(look),
+            zorder=2 if look.control or look.colour == PLAIN else 3,
             legend=False,
             label=str(method),
             # the points as they are: seaborn would average them and draw intervals of its own
@@ -321,6 +458,13 @@ def _lines(ax: Axes, rows: pd.DataFrame, style: Looks, kind: str) -> None:
     ax.margins(x=0.07)
     ax.set_xlabel(TOKENS[kind])
     ax.set_ylabel("")
+
+
+def _width(look: Look) -> float:
+    """Of a method's line."""
+    if look.colour == PLAIN:
+        return 0.8
+    return 1.3 if look.control else 1.9
 
 
 def _band(ax: Axes, points: pd.DataFrame, column: str, look: Look) -> None:
@@ -356,7 +500,7 @@ def _reference(ax: Axes, row: pd.Series[Any], look: Look) -> None:
         )
 
 
-def _points(ax: Axes, rows: pd.DataFrame, column: str, style: Looks) -> None:
+def _points(ax: Axes, rows: pd.DataFrame, column: str, style: Style) -> None:
     """A marker per method and budget with its intervals, joined by a thin line from budget to
     budget.
     """
@@ -385,7 +529,10 @@ def _own(ax: Axes, points: pd.DataFrame, column: str, look: Look) -> None:
 
 
 def _whiskers(ax: Axes, points: pd.DataFrame, column: str, look: Look) -> None:
-    """Markers with their 95 % intervals."""
+    """Markers with their 95 % intervals; in the background the markers alone."""
+    if look.colour == PLAIN:
+        ax.plot(points[column], points["accuracy"], look.marker, color=PLAIN, markersize=3)
+        return
     # of what stands across only times have intervals
     across = _reach(points, column) if f"{column}_low" in points else None
     size = 5.5 if look.control else 6.5
@@ -437,7 +584,7 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
 # ---- frontier and legend -------------------------------------------------------------------------
 
 
-def _frontier(ax: Axes, rows: pd.DataFrame, column: str) -> None:
+def _frontier(ax: Axes, rows: pd.DataFrame, column: str, style: Style) -> None:
     """The points that no other beats in accuracy at lower cost, joined and named."""
     best: list[dict[str, Any]] = []
     # of equal cost the most accurate first, so that the others do not make it
@@ -449,31 +596,32 @@ def _frontier(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     ax.plot(x, y, color="black", linewidth=1, drawstyle="steps-post", zorder=1)
     points = list(zip(x, y, strict=True))
     every_point = list(zip(rows[column], rows["accuracy"], strict=True))
-    labels.place(ax, points, [_point_name(row) for row in best], every_point)
+    labels.place(ax, points, [_point_name(row, style) for row in best], every_point)
 
 
-def _point_name(row: dict[str, Any]) -> str:
-    name = one_line(row["method"], NAME)
+def _point_name(row: dict[str, Any], style: Style) -> str:
+    name = style.name(row["method"])
     return name if row["method"] == BASELINE else f"{name} {budget_label(row)}"
 
 
 def _legend(
     figure: Figure,
     rows: pd.DataFrame,
-    style: Looks,
+    style: Style,
     line: bool = False,
     more: Sequence[Line2D] = (),
 ) -> None:
-    """Right of the panels: methods in alphabetical order, then controls; `line` where the reference
-    is no point.
+    """Right of the panels: methods in their order, then controls; `line` where the reference is no
+    point.
     """
-
-    def order(name: str) -> tuple[bool, bool, str]:
-        return name == BASELINE, style[name].control, name
-
     handles = []
-    for name in sorted(rows["method"].unique(), key=order):
-        handles.append(_handle(name, style[name], line))
+    methods = sorted(rows["method"].unique(), key=style.place)
+    for name in methods:
+        if name not in style.faded:
+            handles.append(_handle(style.name(name), style[name], line and name == BASELINE, line))
+    count = len(style.faded.intersection(methods))
+    if count:
+        handles.append(Line2D([], [], color=PLAIN, linewidth=1, label=f"{count} others"))
     if (rows["budget"] == OWN).any():
         handles.append(Line2D([], [], color="#5a5a5a", label="own operating point", **RING))
     legend = figure.legend(
@@ -487,18 +635,20 @@ def _legend(
         text.set_parse_math(False)
 
 
-def _handle(name: str, look: Look, line: bool) -> Line2D:
-    """A method's entry in the legend, as it is drawn in the panels."""
+def _handle(name: str, look: Look, is_line: bool, line: bool) -> Line2D:
+    """A method's entry in the legend, as it is drawn in the panels; without a marker where it is a
+    line alone.
+    """
     return Line2D(
         [],
         [],
         color=look.colour,
         linestyle=look.linestyle if line else "-",
         linewidth=1.6 if line else 0.8,
-        marker="" if line and name == BASELINE else look.marker,
+        marker="" if is_line else look.marker,
         markersize=9 if look.marker == "*" else 6,
         markerfacecolor=look.face,
         markeredgecolor=look.edge,
         markeredgewidth=1.2 if look.control else 0.6,
-        label=one_line(name, NAME),
+        label=name,
     )

@@ -1,21 +1,38 @@
-"""Palette: one colour and marker per method, the same in every figure; controls are grey, dashed
-and hollow.
+"""Palette: one colour and marker per method for ever, whatever study it stands in; controls are
+grey, dashed and hollow.
+
+The number of a method stands in looks.json, to which names are only ever added (`make docs` adds
+those of new methods): it decides colour and marker. A method that is not there, such as a file of
+the user's own, gets a number from its name.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 
 from prunebench.study.record import BASELINE
+
+FILE = Path(__file__).with_name("looks.json")
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">")
 GREYS = ("#5a5a5a", "#8c8c8c", "#737373", "#a6a6a6")
 DASHES = ((4.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0), (9.0, 2.5), (2.5, 1.0))
-USABLE = (0, 1, 2, 3, 4, 5, 9)
-"""Of seaborn's colour-blind palette: without its grey, which is the controls', and its pale yellow
-and pink.
+
+COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9")
+"""seaborn's colour-blind palette without its grey, which is the controls', and its pale yellow and
+pink.
 """
+
+PAIRS = len(COLOURS) * len(MARKERS)
+"""7 colours and 11 markers share no factor: so many methods before a pair repeats."""
+
+PLAIN = "#b8b8b8"
+"""What stays in the background where there are more methods than a reader can tell apart."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +66,51 @@ class Look:
 
 
 def looks(methods: Sequence[str], controls: Sequence[str]) -> dict[str, Look]:
-    """A look for every method by its place in the alphabet; markers outnumber colours, so pairs
-    repeat late.
+    """A look for every method. Those in looks.json have theirs; another one whose pair is used in
+    this study moves on to the next that is free.
     """
-    import seaborn as sns  # here, as it takes a second that a study without figures need not wait
-
-    palette = sns.color_palette("colorblind").as_hex()
-    colours = [palette[place] for place in USABLE]
-    compared = sorted(set(methods) - set(controls) - {BASELINE})
     by_method = {BASELINE: Look("black", "*", (5.0, 2.0), False)}
-    for place, name in enumerate(compared):
-        # 7 colours and 11 markers share no factor: 77 methods before a pair repeats
-        colour, marker = colours[place % len(colours)], MARKERS[place % len(MARKERS)]
+    compared = sorted(set(methods) - set(controls) - {BASELINE})
+    numbered = numbers()
+    places = {name: numbered[name] % PAIRS for name in compared if name in numbered}
+    used = {*places.values()}
+    for name in compared:
+        if name not in places:
+            places[name] = _free(_number(name), used)
+            used.add(places[name])
+    for name in compared:
+        place = places[name]
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         by_method[name] = Look(colour, marker, (), False)
     for place, name in enumerate(sorted(set(controls) - {BASELINE})):
         grey, marker = GREYS[place % len(GREYS)], MARKERS[place % len(MARKERS)]
         by_method[name] = Look(grey, marker, DASHES[place % len(DASHES)], True)
     return by_method
+
+
+@cache
+def numbers() -> dict[str, int]:
+    """The number of every method that has one for ever."""
+    return dict(json.loads(FILE.read_text(encoding="utf-8")))
+
+
+def with_new(names: Sequence[str]) -> str:
+    """looks.json with a number for each of the names that has none yet."""
+    numbered = dict(numbers())
+    for name in sorted(set(names) - set(numbered)):
+        numbered[name] = max(numbered.values(), default=-1) + 1
+    return json.dumps(numbered, indent=2) + "\n"
+
+
+def _number(name: str) -> int:
+    """A number that belongs to the name."""
+    return int.from_bytes(sha256(name.encode("utf-8", "replace")).digest()[:4]) % PAIRS
+
+
+def _free(number: int, used: set[int]) -> int:
+    """The first number from this one on that is not used; the number itself where all are."""
+    for step in range(PAIRS):
+        place = (number + step) % PAIRS
+        if place not in used:
+            return place
+    return number

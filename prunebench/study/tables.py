@@ -40,6 +40,11 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """Those of the columns that the file has, for every row; raises Damaged."""
+    return _read(path, names)
+
+
 def read_samples(path: Path, numbers: Sequence[str] = ()) -> pa.Table:
     """The sample_id, doc_id, score and error of every row, and the columns in `numbers` where the
     file has them; raises Damaged.

@@ -1,0 +1,280 @@
+// Plot: any two numbers of the leaderboard against each other, a chart a model, with intervals, the
+// frontier, and the colour and symbol that a method has everywhere.
+
+const MOST_IN_COLOUR = 8;
+const COSTS = [
+  "tokens_mean_share", "tokens_kv_share", "tokens_input_share", "flops_ratio", "prefill_ratio", "total_ratio",
+  "kv_bytes", "peak_memory_mib",
+];
+
+/** Numbers that some row has, by name. */
+function plottable(columns, rows) {
+  const names = [];
+  for (const [name, column] of columns) {
+    if (column.kind !== "number" || /_(low|high|p|holm)$/.test(name) || name === "seeds") continue;
+    if (rows.some((row) => typeof row[name] === "number" && row.method !== BASELINE)) names.push(name);
+  }
+  return names;
+}
+
+/** The cost that the budgets count where they agree, else the first that there is. */
+function usualCost(names, rows) {
+  const kinds = distinct(rows.filter((row) => row.method !== BASELINE), "budget_kind").filter(filled);
+  const own = kinds.length === 1 ? `tokens_${kinds[0]}_share` : "";
+  return names.includes(own) ? own : COSTS.find((name) => names.includes(name));
+}
+
+/** Whether less of a column is better; of what nobody says, of a cost it is. */
+function lessIsBetter(columns, name) {
+  const column = columns.get(name);
+  if (column && column.better) return column.better === "lower";
+  return /tokens|flops|bytes|ratio|_ms$|memory|seconds/.test(name) && !/accuracy/.test(name);
+}
+
+/** The view of plots. */
+function plotView(main) {
+  const columns = boardColumns();
+  const rows = filtered(boardRows());
+  const names = plottable(columns, rows);
+  if (!names.length) {
+    main.append(element("p", { className: "note" }, "No method that the filters leave has a number to plot."));
+    return;
+  }
+  const x = names.includes(STATE.x) ? STATE.x : usualCost(names, rows) || names[0];
+  const y = names.includes(STATE.y) ? STATE.y : names.includes("accuracy") ? "accuracy" : names[0];
+  const options = names.map((name) => [name, words(name)]);
+  besideFilters(select("across", "x", options, x), select("up", "y", options, y));
+  document.getElementById("filters").append(
+    tick("logarithmic", "log", /tokens|bytes|flops/.test(x) ? "yes" : "no"),
+    tick("intervals", "bars", "yes"),
+    tick("frontier", "frontier", "yes"),
+  );
+  const models = distinct(rows, "model");
+  const coloured = inColour(rows, columns, x, y);
+  main.append(chips(rows, coloured));
+  for (const model of models) {
+    const of = rows.filter((row) => row.model === model && typeof row[x] === "number" && typeof row[y] === "number");
+    if (!of.length) continue;
+    if (models.length > 1) main.append(element("h2", {}, model));
+    const node = element("div", { className: "plot", role: "img", "aria-label": `${words(y)} against ${words(x)} of ${model}` });
+    main.append(node);
+    chart(node, of, columns, { x, y, coloured, log: ticked("log", /tokens|bytes|flops/.test(x) ? "yes" : "no") });
+  }
+  main.append(element("p", { className: "quiet" }, aboutPlot(columns, x, y)));
+}
+
+/** What the axes say, in a line. */
+function aboutPlot(columns, x, y) {
+  const parts = [];
+  for (const name of [x, y]) {
+    const column = columns.get(name);
+    if (column && column.about) parts.push(`${words(name)}: ${column.about}`);
+  }
+  parts.push("intervals are 95 %; the frontier joins what nothing beats in both; grey and hollow: controls");
+  return `${parts.join(". ")}.`;
+}
+
+/** The methods that have their colour: those that were chosen, else the best few. */
+function inColour(rows, columns, x, y) {
+  const methods = distinct(rows, "method");
+  if (STATE.marked !== undefined) return new Set(STATE.marked.split(",").filter(Boolean));
+  const compared = methods.filter((method) => !(LOOKS.get(method) || {}).control && method !== BASELINE);
+  if (compared.length <= MOST_IN_COLOUR) return new Set(compared);
+  const sign = lessIsBetter(columns, y) ? -1 : 1;
+  const best = (method) => {
+    const values = rows.filter((row) => row.method === method && typeof row[y] === "number").map((row) => sign * row[y]);
+    return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : -Infinity;
+  };
+  const onFrontier = new Set(frontier(rows, columns, x, y).map((row) => row.method));
+  compared.sort((one, other) => onFrontier.has(other) - onFrontier.has(one) || best(other) - best(one));
+  return new Set(compared.slice(0, MOST_IN_COLOUR));
+}
+
+/** A button a method that gives it its colour, or takes it away. */
+function chips(rows, coloured) {
+  const node = element("div", { className: "chips", role: "group", "aria-label": "methods in colour" });
+  for (const method of distinct(rows, "method").sort()) {
+    if (method === BASELINE) continue;
+    const pressed = coloured.has(method);
+    const toggle = () => {
+      const next = new Set(coloured);
+      if (!next.delete(method)) next.add(method);
+      setState({ marked: [...next].join(",") || "," });
+    };
+    node.append(element("button", { type: "button", className: "chip", "aria-pressed": String(pressed), onclick: toggle }, symbol(method), method));
+  }
+  if (STATE.marked !== undefined) {
+    node.append(element("button", { type: "button", className: "chip", onclick: () => setState({ marked: null }) }, "the best again"));
+  }
+  return node;
+}
+
+/** The rows that no other beats in both numbers, from the cheapest on. */
+function frontier(rows, columns, x, y) {
+  const across = lessIsBetter(columns, x) ? 1 : -1;
+  const up = lessIsBetter(columns, y) ? -1 : 1;
+  const sorted = rows.filter((row) => typeof row[x] === "number" && typeof row[y] === "number");
+  sorted.sort((one, other) => across * (one[x] - other[x]) || up * (other[y] - one[y]));
+  const best = [];
+  for (const row of sorted) {
+    if (!best.length || up * (row[y] - best[best.length - 1][y]) > 0) best.push(row);
+  }
+  return best;
+}
+
+/** Plotly reads a little HTML in texts: what somebody wrote is none. */
+const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+/** How far an interval reaches, as plotly takes it. */
+function reach(rows, name, colour) {
+  if (!ticked("bars", "yes") || !rows.some((row) => typeof row[`${name}_low`] === "number")) return undefined;
+  const far = (end, sign) => rows.map((row) => {
+    const value = row[`${name}_${end}`];
+    return typeof value === "number" ? Math.max(0, sign * (value - row[name])) : 0;
+  });
+  return { type: "data", symmetric: false, array: far("high", 1), arrayminus: far("low", -1), color: colour, thickness: 1, width: 2 };
+}
+
+/** One method's points, joined from budget to budget. */
+function trace(method, rows, x, y, coloured) {
+  const look = LOOKS.get(method) || { symbol: "circle", control: false };
+  const lively = coloured.has(method) || method === BASELINE;
+  const colour = lively ? colourOf(method) : style("--grey");
+  const sorted = rows.slice().sort((one, other) => one[x] - other[x]);
+  return {
+    type: "scatter",
+    mode: sorted.length > 1 ? "lines+markers" : "markers",
+    name: plain(method),
+    x: sorted.map((row) => row[x]),
+    y: sorted.map((row) => row[y]),
+    error_x: lively ? reach(sorted, x, colour) : undefined,
+    error_y: lively ? reach(sorted, y, colour) : undefined,
+    line: { color: colour, width: lively ? 2 : 1, dash: look.control && method !== BASELINE ? "dot" : "solid" },
+    marker: {
+      symbol: look.control && method !== BASELINE ? `${look.symbol}-open` : look.symbol,
+      color: colour,
+      size: method === BASELINE ? 14 : lively ? 10 : 7,
+    },
+    opacity: lively ? 1 : 0.65,
+    text: sorted.map((row) => plain(`${method} ${budgetLabel(row)}`)),
+    customdata: sorted.map((row) => [number(row[x]), number(row[y]), row.n ?? ""]),
+    hovertemplate: `%{text}<br>${plain(words(x))} %{customdata[0]}<br>${plain(words(y))} %{customdata[1]}<br>n %{customdata[2]}<extra></extra>`,
+    showlegend: false,
+  };
+}
+
+/** Draw one chart. */
+function chart(node, rows, columns, { x, y, coloured, log }) {
+  const methods = distinct(rows, "method");
+  methods.sort((one, other) => coloured.has(one) - coloured.has(other));
+  const traces = methods.map((method) => trace(method, rows.filter((row) => row.method === method), x, y, coloured));
+  const best = frontier(rows, columns, x, y);
+  if (ticked("frontier", "yes") && best.length > 1) {
+    // up to the next point the cheaper one is the best there is
+    const shape = lessIsBetter(columns, x) ? "hv" : "vh";
+    traces.unshift({
+      type: "scatter", mode: "lines", x: best.map((row) => row[x]), y: best.map((row) => row[y]),
+      line: { shape, color: style("--ink"), width: 1, dash: "dash" }, hoverinfo: "skip", showlegend: false,
+    });
+  }
+  const narrow = window.innerWidth <= 760;
+  const axis = (name, more) => ({
+    title: { text: plain(words(name)), standoff: 8 }, gridcolor: style("--line"), zeroline: false, linecolor: style("--line"),
+    automargin: true, ...more,
+  });
+  const values = rows.map((row) => row[x]);
+  const layout = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: style("--ink"), family: "system-ui, sans-serif", size: narrow ? 11 : 13 },
+    margin: { l: narrow ? 48 : 64, r: 18, t: 18, b: 54 },
+    xaxis: axis(x, log && Math.min(...values) > 0 ? { type: "log", ...logTicks(values, x, rows) } : {}),
+    yaxis: axis(y, {}),
+    hovermode: "closest",
+    hoverlabel: { bgcolor: style("--raised"), bordercolor: style("--line"), font: { color: style("--ink") } },
+    dragmode: narrow ? false : "zoom",
+  };
+  const config = {
+    responsive: true, displaylogo: false, showTips: false, scrollZoom: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg", filename: `${DATA.study}-${y}-${x}` },
+    displayModeBar: narrow ? false : "hover",
+  };
+  Plotly.newPlot(node, traces, layout, config);
+  const place = (row) => (layout.xaxis.type === "log" ? Math.log10(row[x]) : row[x]);
+  Plotly.relayout(node, { annotations: lineNames(node, rows, place, y, coloured, narrow) });
+  node.on("plotly_click", (event) => {
+    const method = methods.find((one) => plain(one) === event.points[0].data.name);
+    if (method) setState({ view: "methods", method }, "push");
+  });
+}
+
+/** Ticks of a logarithmic axis: of tokens where the budgets came to, else round numbers. */
+function logTicks(values, x, rows) {
+  const low = Math.min(...values), high = Math.max(...values);
+  const ticks = /^tokens/.test(x) ? budgetTicks(rows, x) : roundTicks(low, high);
+  return ticks.length > 9 ? {} : { tickmode: "array", tickvals: ticks, ticktext: ticks.map((tick) => plain(tick < 1e4 ? String(Number(tick.toPrecision(3))) : number(tick))) };
+}
+
+/** The median of every budget, of two that are close the larger. */
+function budgetTicks(rows, x) {
+  const members = new Map();
+  for (const row of rows) {
+    const key = row.method === BASELINE ? "" : budgetKey(row);
+    members.set(key, [...(members.get(key) || []), row[x]]);
+  }
+  const medians = [...members.values()].map((values) => values.sort((one, other) => one - other)[values.length >> 1]);
+  const ticks = [];
+  for (const tick of medians.sort((one, other) => other - one)) {
+    if (!ticks.length || tick < ticks[ticks.length - 1] / 1.25) ticks.push(tick);
+  }
+  return ticks;
+}
+
+/** A method's colour for letters: on a dark ground a lighter one. */
+function readable(method) {
+  const colour = colourOf(method);
+  if (document.documentElement.dataset.theme !== "dark" || !/^#[0-9a-f]{6}$/i.test(colour)) return colour;
+  const parts = [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
+  return `rgb(${parts.map((part) => Math.round(part + 0.45 * (255 - part))).join(",")})`;
+}
+
+/** One, two and five times powers of ten. */
+function roundTicks(low, high) {
+  const ticks = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
+    for (const step of [1, 2, 5]) {
+      const tick = Number(`${step}e${power}`);
+      if (tick >= low / 1.3 && tick <= high * 1.3) ticks.push(tick);
+    }
+  }
+  return ticks;
+}
+
+/** The names of the lines in colour, each beside its cheapest point, pushed apart where they meet. */
+function lineNames(node, rows, place, y, coloured, narrow) {
+  const [bottom, top] = node.layout.yaxis.range;
+  const [left, right] = node.layout.xaxis.range;
+  const pixels = (node.clientHeight - 72) / (top - bottom || 1);
+  const ends = [];
+  for (const method of coloured) {
+    const own = rows.filter((row) => row.method === method);
+    if (own.length) ends.push(own.reduce((one, other) => (place(other) < place(one) ? other : one)));
+  }
+  ends.push(...rows.filter((row) => row.method === BASELINE).slice(0, 1));
+  ends.sort((one, other) => one[y] - other[y]);
+  const least = narrow ? 12 : 15;
+  const names = [];
+  for (const row of ends) {
+    let height = row[y] * pixels;
+    for (const other of names) {
+      const near = Math.abs(place(row) - other.x) < 0.2 * Math.abs(right - left);
+      if (near) height = Math.max(height, other.height + least);
+    }
+    names.push({ x: place(row), row, height });
+  }
+  return names.map(({ x, row, height }) => ({
+    x, y: row[y], text: plain(row.method), showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: style("--grey"),
+    ax: narrow ? -14 : -26, ay: row[y] * pixels - height, xanchor: "right", standoff: 6,
+    font: { size: narrow ? 10 : 12, color: readable(row.method) }, bgcolor: style("--ground"), borderpad: 1, opacity: 0.95,
+  }));
+}
