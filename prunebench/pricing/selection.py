@@ -1,0 +1,172 @@
+"""Selection: a method's own work at real size, counted while it chooses among drawn tokens.
+
+Matrix products of a method whose work follows from shapes are counted and not worked out: numbers
+are drawn in their place. A method that says nothing of its work does it, on values that are drawn,
+so that its count is an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunebench.budget import Budget, Stage
+from prunebench.course import Course
+from prunebench.engine.counter import counter
+from prunebench.engine.ready import Ready
+from prunebench.regions import regions_of
+from prunebench.signals import CLIP, ENCODER, Signal
+from prunebench.sites import Part, Site
+from prunebench.sizes import Sizes
+from prunebench.tokens import Keep, Layout, VisualTokens
+
+QUESTION = "What is in the picture, and how many things are there?"
+"""What is asked: some methods read words, and how many there are decides what they do."""
+
+
+class Drawn(TorchDispatchMode):
+    """A context in which matrix products are numbers between 0 and 1 of the right shape."""
+
+    SHAPES: Mapping[Any, Callable[..., tuple[int, ...]]] = {
+        torch.ops.aten.mm.default: lambda one, other: (one.shape[0], other.shape[1]),
+        torch.ops.aten.bmm.default: lambda one, other: (*one.shape[:2], other.shape[2]),
+    }
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        shape = self.SHAPES.get(func)
+        if shape is None or not args[0].is_floating_point():
+            return func(*args, **(kwargs or {}))
+        return torch.rand(shape(*args), dtype=args[0].dtype)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where a method chooses: how large what it is shown is.
+
+    `token_width` are the channels of a token inside the vision encoder, where it is several
+    patches; `encoder` are the encoder's sizes, `language` those of the language model.
+    """
+
+    layout: Layout
+    language: Sizes
+    encoder: Sizes
+    token_width: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a method did: FLOPs, the survivors by site, and the stages as they were in the end."""
+
+    flops: int
+    kept: Mapping[Site, Tensor]
+    stages: tuple[Stage, ...]
+
+
+def choose(
+    ready: Ready, stages: Sequence[Stage], room: Room, terms: tuple[Budget | None, int]
+) -> Choice:
+    """Walk through the stages; `terms` are the budget and the number of LLM layers."""
+    index, memo = torch.arange(len(room.layout)), {}
+    kept: dict[Site, Tensor] = {}
+    planned = list(stages)
+    flops = 0
+    for number in range(len(planned)):
+        stage = planned[number]
+        fixed = _fixed(room.layout, index, stage)
+        shown = index[~torch.isin(index, fixed)]
+        due = replace(stage, keep=max(0, stage.keep - len(fixed)))
+        if due.keep and len(shown):
+            tokens = _tokens(ready, room, stage.site, shown, memo)
+            if ready.pruner.replans:
+                past = tuple(replace(one, keep=len(kept[one.site])) for one in planned[:number])
+                ahead = tuple(planned[number:])
+                course = Course(terms[0], len(room.layout), terms[1], past, ahead)
+                with _counting(ready) as seen:
+                    planned[number:] = ready.pruner.replan(tokens, course)
+                flops += seen.get_total_flops()
+                due = replace(due, keep=max(0, planned[number].keep - len(fixed)))
+            with _counting(ready) as seen, torch.no_grad():
+                keep = ready.pruner.prune(tokens, due) if due.keep else _nothing()
+            flops += seen.get_total_flops()
+            shown = shown[keep.index.cpu()]
+        else:
+            shown = shown[:0]
+        index = torch.cat([shown, fixed]).sort().values
+        kept[stage.site] = index
+    return Choice(flops, kept, tuple(planned))
+
+
+def _fixed(layout: Layout, index: Tensor, stage: Stage) -> Tensor:
+    """Tokens that no method is asked about: newlines, inside the encoder, unless all leave."""
+    if stage.site.part is not Part.VISION or stage.keep == 0:
+        return index[:0]
+    return index[layout.newline[index]]
+
+
+def _nothing() -> Keep:
+    return Keep(torch.empty(0, dtype=torch.int64))
+
+
+@contextmanager
+def _counting(ready: Ready) -> Iterator[Any]:
+    """A counter, and products that are drawn where the method's work allows it."""
+    with Drawn() if ready.by_shape else nullcontext(), counter() as seen:
+        yield seen
+
+
+def _tokens(
+    ready: Ready, room: Room, site: Site, index: Tensor, memo: dict[str, Any]
+) -> VisualTokens:
+    """What a stage is shown, drawn."""
+    inside = site.part is Part.VISION
+    here = ready.reads.signals_at(site) - {Signal.TILES}
+    blocks = ready.blocks_at(site)
+    signals = {}
+    for signal in here:
+        sizes = replace(
+            room.encoder if signal in ENCODER else room.language,
+            tokens=len(index),
+            blocks=_count(ready, signal, site, blocks),
+        )
+        signals[signal] = _example(ready, signal, sizes, room.layout)
+    width = room.token_width if inside else room.language.width
+    sizes = replace(room.language, tokens=len(index))
+    return VisualTokens(
+        features=sizes.normal("features", len(index), width),
+        layout=room.layout,
+        index=index,
+        site=site,
+        question=QUESTION,
+        memo=memo,
+        signals=signals,
+        absent=frozenset(ready.reads.signals - frozenset(signals) - {Signal.TILES}),
+    )
+
+
+def _count(ready: Ready, signal: Signal, site: Site, blocks: Mapping[Signal, Any]) -> int:
+    """Of how many blocks or layers a signal has values."""
+    if signal is Signal.TRANSITIONS:
+        return len(ready.reads.layers_at(signal, site))
+    return len(blocks[signal]) if signal in blocks else 1
+
+
+def _example(ready: Ready, signal: Signal, sizes: Sizes, layout: Layout) -> Any:
+    """Values of a signal, as many as there would be."""
+    if signal is Signal.TEXT_PIECES:
+        return tuple(islice(cycle(QUESTION.split()), sizes.text))
+    if signal in CLIP:
+        texts = len(ready.reads.texts(QUESTION))
+        tiles = len(regions_of(layout, ready.reads.regions).tiles)
+        sizes = replace(sizes, texts=texts, tiles=tiles)
+        if signal is Signal.CLIP_TEXT_TOKENS:
+            return sizes.normal("CLIP text tokens", texts, 77, sizes.clip_width)
+    return signal.row.example(sizes)
