@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from prunebench.budget import Budget, Stage, alive, cached
@@ -14,14 +13,14 @@ from prunebench.engine.ready import Ready
 from prunebench.engine.trace import SampleTrace
 from prunebench.measure.flops import decode, head, vision_saved
 from prunebench.models.base import Unsupported
-from prunebench.pricing.clips import LARGE
+from prunebench.pricing.clips import LARGE, Clip
 from prunebench.pricing.reading import Prompt, Reader
 from prunebench.pricing.selection import QUESTION, Choice, Room, choose
 from prunebench.pricing.subject import Scene, Subject
 from prunebench.pruner import Pruner
 from prunebench.regions import regions_of
-from prunebench.signals import CLIP
-from prunebench.sites import Part
+from prunebench.signals import CLIP, Signal
+from prunebench.sites import Part, Site
 from prunebench.sizes import Sizes
 
 
@@ -109,8 +108,14 @@ def unpruned(scene: Scene, new_tokens: int) -> Bill:
     return _bill(scene, Lengths(scene.visual, full, full, scene.text), new_tokens)
 
 
-def pruned(scene: Scene, pruner: Pruner, budget: Budget | None, new_tokens: int) -> Bill:
-    """The bill of a method at a budget; None is its own.
+def pruned(
+    scene: Scene,
+    pruner: Pruner,
+    budget: Budget | None,
+    new_tokens: int,
+    clip: Clip = LARGE,
+) -> Bill:
+    """The bill of a method at a budget; None is its own. `clip` is the one that it may ask.
 
     Raises BudgetError where the budget is out of reach, Unsupported where the model cannot serve
     the method.
@@ -120,7 +125,7 @@ def pruned(scene: Scene, pruner: Pruner, budget: Budget | None, new_tokens: int)
     subject = scene.subject
     ready = subject.ready(pruner)
     stages = tuple(ready.pruner.plan(budget, scene.visual, subject.layers))
-    choice = choose(ready, stages, _room(scene, ready), (budget, subject.layers))
+    choice = choose(ready, stages, _room(scene, clip), (budget, subject.layers))
     spent = scene.visual, subject.layers
     lengths = Lengths(
         scene.visual,
@@ -129,7 +134,7 @@ def pruned(scene: Scene, pruner: Pruner, budget: Budget | None, new_tokens: int)
         scene.text,
     )
     bill = _bill(scene, lengths, new_tokens, choice)
-    signals = _signals(scene, ready, choice.stages, lengths)
+    signals = _signals(scene, ready, choice, lengths, clip)
     return replace(
         bill, signals=signals, selection=choice.flops, notes=_notes(ready, choice.stages)
     )
@@ -187,7 +192,7 @@ def _trace(scene: Scene, choice: Choice) -> SampleTrace:
     )
 
 
-def _room(scene: Scene, ready: Ready) -> Room:
+def _room(scene: Scene, clip: Clip) -> Room:
     """How large what a method is shown is."""
     subject = scene.subject
     text, vision = subject.text_config, subject.config.vision_config
@@ -208,31 +213,47 @@ def _room(scene: Scene, ready: Ready) -> Room:
         lead=scene.lead,
         axes=3 if subject.images.get("cut") == "grid" else 1,
         encoder_width=width,
-        clip_width=LARGE.shared,
+        clip_width=clip.shared,
         question=QUESTION,
     )
     encoder = replace(language, heads=heads, kv_heads=heads, head_width=width // heads)
     (rows,) = subject.family.encoder_rows(subject.outline, scene.inputs, [scene.layout])
-    return Room(scene.layout, language, encoder, width * rows.patches.shape[1])
+    return Room(scene.layout, scene.marks, language, encoder, width * rows.patches.shape[1])
 
 
-def _signals(scene: Scene, ready: Ready, stages: Sequence[Stage], lengths: Lengths) -> int:
+def _signals(scene: Scene, ready: Ready, choice: Choice, lengths: Lengths, clip: Clip) -> int:
     """What reading takes for all stages."""
     subject = scene.subject
-    blocks = {0, *(int(b) for places in ready.blocks.values() for b in places if b != ready.clip)}
-    stretches = {
-        block: subject.family.stretches(subject.config, scene.inputs, block) for block in blocks
-    }
-    reader = Reader(subject.family, subject.config, stretches)
+    stretches = partial(_stretches, scene, choice.kept)
+    reader = Reader(subject.family, subject.config, stretches, clip)
     parts = len(regions_of(scene.layout, ready.reads.regions).tiles)
     prompt = Prompt(lengths.entering, lengths.text, scene.text - scene.lead, parts)
-    total = reader.of_encoder(ready, LARGE)
-    for stage in stages:
-        if stage.site.part is Part.LLM:
+    total = reader.of_crops(ready)
+    blocks: dict[Signal, set[int | str]] = {}
+    left = scene.visual
+    for stage in choice.stages:
+        for signal, places in ready.blocks_at(stage.site).items():
+            blocks.setdefault(signal, set()).update(places)
+        # a stage that keeps nothing, or finds nothing, asks nobody
+        if stage.keep and left:
             here = ready.reads.signals_at(stage.site)
-            total += reader.of_layers(here, stage.site, prompt)
-        total += reader.of_clip(ready, stage.site, QUESTION, prompt, LARGE)
-    return total
+            if stage.site.part is Part.LLM:
+                total += reader.of_layers(here, stage.site, prompt)
+            total += reader.of_clip(ready, stage.site, QUESTION, prompt)
+        left = min(left, stage.keep)
+    return total + reader.of_encoder({name: tuple(places) for name, places in blocks.items()})
+
+
+def _stretches(scene: Scene, kept: Mapping[Site, Tensor], block: int) -> list[int]:
+    """How many rows attend to each other in a block of the encoder, without those that left."""
+    subject = scene.subject
+    full = subject.family.stretches(subject.config, scene.inputs, block)
+    passed = [site for site in kept if site.part is Part.VISION and site.layer <= block]
+    if not passed:
+        return full
+    (rows,) = subject.family.encoder_rows(subject.outline, scene.inputs, [scene.layout])
+    live = rows.live(sum(full), kept[max(passed)])
+    return [int(part.sum()) for part in live.split(full)]
 
 
 def _notes(ready: Ready, stages: Sequence[Stage]) -> tuple[str, ...]:

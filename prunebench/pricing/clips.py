@@ -8,6 +8,7 @@ src/open_clip/model_configs/ViT-L-14-336.json), which methods fall back to.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from prunebench.models.arithmetic import encoder_block, linear
 
@@ -26,6 +27,23 @@ class Clip:
     text_layers: int = 12
     longest: int = 77
     shared: int = 768
+
+    @classmethod
+    def of(cls, config: Any) -> Clip:
+        """The sizes that a configuration of transformers' CLIPModel gives."""
+        vision, text = config.vision_config, config.text_config
+        return cls(
+            vision.hidden_size,
+            vision.intermediate_size,
+            vision.num_hidden_layers,
+            vision.image_size // vision.patch_size,
+            vision.patch_size,
+            text.hidden_size,
+            text.intermediate_size,
+            text.num_hidden_layers,
+            text.max_position_embeddings,
+            config.projection_dim,
+        )
 
     def sees(self, crops: int) -> int:
         """FLOPs of so many crops, all of their rows projected."""

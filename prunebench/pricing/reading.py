@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunebench.engine.ready import Ready
+from prunebench.engine.ready import Blocks, Ready
 from prunebench.models.arithmetic import linear
 from prunebench.models.base import Family
 from prunebench.pricing.clips import Clip
-from prunebench.signals import BEFORE, BEHIND, CLIP_CROPS, CLIP_TEXTS, PROBE, Signal
+from prunebench.signals import BEFORE, BEHIND, CLIP, CLIP_CROPS, CLIP_TEXTS, PROBE, Signal
 from prunebench.sites import Site
 
 LAST = frozenset({Signal.LAST_QUERY_ATTENTION, Signal.NEXT_QUERY_ATTENTION})
@@ -48,14 +48,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Reader:
-    """The arithmetic of one model's layers and encoder.
+    """The arithmetic of one model's layers and encoder, and of the CLIP that methods ask.
 
     `stretches` says, for a block of the vision encoder, how many rows attend to each other.
     """
 
     family: Family
     config: Any
-    stretches: Mapping[int, Sequence[int]]
+    stretches: Callable[[int], Sequence[int]]
+    clip: Clip
 
     @property
     def text_config(self) -> Any:
@@ -118,27 +119,30 @@ class Reader:
 
     # ---- the vision encoder, and a CLIP ----------------------------------------------------------
 
-    def of_encoder(self, ready: Ready, clip: Clip) -> int:
-        """What is read in blocks of the vision encoder, once for all stages."""
-        vision = self.config.vision_config
-        width = int(getattr(vision, "embed_dim", None) or vision.hidden_size)
+    def of_encoder(self, blocks: Mapping[Signal, Blocks]) -> int:
+        """What is read of attention in blocks of the vision encoder."""
         total = 0
-        for signal, blocks in ready.blocks.items():
-            if signal in CLIP_CROPS:
-                continue
-            for block in blocks:
-                lengths = self.stretches[int(block)]
-                if signal is Signal.RECEIVED_ATTENTION:
-                    total += sum(linear(length, width, length) for length in lengths)
-                elif signal is Signal.CLS_ATTENTION:
-                    total += sum(linear(1, width, length) for length in lengths)
-        # the encoder's own crops are shown to a CLIP once, whichever signals are read
-        crops = len(self.stretches[0])
-        for signal in ready.blocks.keys() & CLIP_CROPS:
-            total += clip.sees(crops)
+        for signal in blocks.keys() - CLIP:
+            for block in blocks[signal]:
+                total += self._in_block(signal, self.stretches(int(block)))
         return total
 
-    def of_clip(self, ready: Ready, site: Site, question: str, prompt: Prompt, clip: Clip) -> int:
+    def _in_block(self, signal: Signal, lengths: Sequence[int]) -> int:
+        """Products of queries and keys in one block, whose rows attend in stretches."""
+        vision = self.config.vision_config
+        width = int(getattr(vision, "embed_dim", None) or vision.hidden_size)
+        if signal is Signal.RECEIVED_ATTENTION:
+            return sum(linear(length, width, length) for length in lengths)
+        if signal is Signal.CLS_ATTENTION:
+            return sum(linear(1, width, length) for length in lengths)
+        return 0
+
+    def of_crops(self, ready: Ready) -> int:
+        """What a CLIP makes of the encoder's own crops, once, charged to every signal of it."""
+        crops = len(self.stretches(0))
+        return sum(self.clip.sees(crops) for signal in ready.blocks if signal in CLIP_CROPS)
+
+    def of_clip(self, ready: Ready, site: Site, question: str, prompt: Prompt) -> int:
         """What a CLIP makes for one stage of texts, and of pictures where it stands beside the
         model.
         """
@@ -146,10 +150,10 @@ class Reader:
         total = 0
         if here & CLIP_TEXTS and ready.clip is not None:
             texts = ready.reads.texts(question)
-            total += clip.reads(len(texts), whole=Signal.CLIP_TEXT_TOKENS in here)
+            total += self.clip.reads(len(texts), whole=Signal.CLIP_TEXT_TOKENS in here)
         if ready.beside:
             if Signal.CLIP_PATCHES in here:
-                total += clip.sees(1)
+                total += self.clip.sees(1)
             if Signal.CLIP_TILES in here:
-                total += clip.sees(prompt.parts)
+                total += self.clip.sees(prompt.parts)
         return total

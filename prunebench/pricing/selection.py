@@ -52,14 +52,21 @@ class Drawn(TorchDispatchMode):
 class Room:
     """Where a method chooses: how large what it is shown is.
 
-    `token_width` are the channels of a token inside the vision encoder, where it is several
+    `visual` [S] says which positions of the prompt are visual; `token_width` are the channels of a token inside the vision encoder, where it is several
     patches; `encoder` are the encoder's sizes, `language` those of the language model.
     """
 
     layout: Layout
+    visual: Tensor
     language: Sizes
     encoder: Sizes
     token_width: int
+
+    def places(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the visual tokens of `index` [n] and all text stand among what is alive."""
+        alive = ~self.visual
+        alive[self.visual.nonzero()[index, 0]] = True
+        return self.visual[alive].nonzero()[:, 0], (~self.visual[alive]).nonzero()[:, 0]
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ def _tokens(
             blocks=_count(ready, signal, site, blocks),
         )
         signals[signal] = _example(ready, signal, sizes, room.layout)
+    signals |= {signal: value for signal, value in _places(room, index).items() if signal in here}
     width = room.token_width if inside else room.language.width
     sizes = replace(room.language, tokens=len(index))
     return VisualTokens(
@@ -150,6 +158,12 @@ def _tokens(
         signals=signals,
         absent=frozenset(ready.reads.signals - frozenset(signals) - {Signal.TILES}),
     )
+
+
+def _places(room: Room, index: Tensor) -> dict[Signal, Tensor]:
+    """The signals that say where tokens and text stand, which are no drawn numbers."""
+    visual, text = room.places(index)
+    return {Signal.VISUAL_PLACES: visual, Signal.TEXT_PLACES: text}
 
 
 def _count(ready: Ready, signal: Signal, site: Site, blocks: Mapping[Signal, Any]) -> int:

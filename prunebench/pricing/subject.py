@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from prunebench.engine.ready import Ready, make_ready
 from prunebench.models.base import Family, Size
@@ -16,7 +19,10 @@ from prunebench.pricing.pictures import Inputs, pictured
 from prunebench.pricing.public import Parameters, Record
 from prunebench.pricing.settings import Settings
 from prunebench.pruner import Pruner
-from prunebench.tokens import Layout
+from prunebench.tokens import Layout, Region
+
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+"""All of a picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +80,15 @@ class Scene:
     def layout(self) -> Layout:
         """Where its visual tokens lie."""
         (layout,) = self.subject.family.layouts(self.subject.outline, self.inputs)
-        return layout
+        # where a tile lies in its picture changes no cost, but some methods want it known
+        tiles = [tile if tile.region else replace(tile, region=WHOLE) for tile in layout.tiles]
+        places = torch.stack([layout.tile, layout.row, layout.column], dim=1)
+        return Layout(tuple(tiles), places)
+
+    @cached_property
+    def marks(self) -> Tensor:
+        """[S] bool: which positions of the prompt are visual."""
+        return self.subject.family.visual(self.subject.outline, self.inputs["input_ids"])[0]
 
     @property
     def visual(self) -> int:
@@ -89,6 +103,5 @@ class Scene:
     @cached_property
     def lead(self) -> int:
         """How much of that stands in front of the first visual token."""
-        visual = self.subject.family.visual(self.subject.outline, self.inputs["input_ids"])[0]
-        places = visual.nonzero()[:, 0].tolist()
+        places = self.marks.nonzero()[:, 0].tolist()
         return int(places[0]) if places else self.text
