@@ -11,7 +11,7 @@ from torch import Tensor
 from prunebench.budget import Budget, Stage, alive, cached
 from prunebench.engine.ready import Ready
 from prunebench.engine.trace import SampleTrace
-from prunebench.measure.flops import decode, head, vision_saved
+from prunebench.measure.flops import head, vision_saved
 from prunebench.models.base import Unsupported
 from prunebench.pricing.clips import LARGE, Clip
 from prunebench.pricing.reading import Prompt, Reader
@@ -63,8 +63,8 @@ class Bill:
     `signals` is what reading for the method takes, `selection` its own work; `layers` are the
     decoder layers of the prefill, each at its own length, attention in full, and
     `causal_layers` the same with half of attention's products, which a causal kernel may skip.
-    `decode` are all steps of the answer behind its first token, their logits included. `notes` say
-    what is not counted exactly.
+    `steps` are, for every decoder layer, those of the answer behind its first token, one by one.
+    `notes` say what is not counted exactly.
     """
 
     lengths: Lengths
@@ -75,9 +75,18 @@ class Bill:
     layers: tuple[int, ...]
     causal_layers: tuple[int, ...]
     head: int
-    decode: int
-    steps: int
+    steps: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def new_tokens(self) -> int:
+        """Steps of the answer behind its first token, which the prefill gives."""
+        return len(self.steps[0])
+
+    @property
+    def decode(self) -> int:
+        """All these steps, their logits included."""
+        return sum(map(sum, self.steps)) + self.new_tokens * self.head
 
     @property
     def language(self) -> int:
@@ -162,27 +171,18 @@ def _bill(scene: Scene, lengths: Lengths, new_tokens: int, choice: Choice | None
     vision, projector = family.vision_flops(config, scene.inputs)
     if choice is not None and any(site.part is Part.VISION for site in choice.kept):
         vision -= vision_saved(subject.outline, family, scene.inputs, _trace(scene, choice))
-    full, causal = [], []
+    full, causal, steps = [], [], []
     for number, rows in enumerate(lengths.rows):
         whole = family.layer_flops(text, number, rows, rows)
         # without keys there are no products, and nothing else depends on them
         products = whole - family.layer_flops(text, number, rows, 0)
         full.append(whole)
         causal.append(whole - products // 2)
-    steps = new_tokens - 1
-    answer = decode(text, lengths.kept_rows, steps, family.layer_flops)
-    return Bill(
-        lengths,
-        vision,
-        projector,
-        0,
-        0,
-        tuple(full),
-        tuple(causal),
-        head(text),
-        answer + head(text, steps),
-        steps,
-    )
+        # a new token attends to itself, too
+        keys = range(lengths.kept_rows[number] + 1, lengths.kept_rows[number] + new_tokens)
+        steps.append(tuple(family.layer_flops(text, number, 1, count) for count in keys))
+    parts = vision, projector, 0, 0
+    return Bill(lengths, *parts, tuple(full), tuple(causal), head(text), tuple(steps))
 
 
 def _trace(scene: Scene, choice: Choice) -> SampleTrace:

@@ -140,3 +140,6 @@ CUTS: Mapping[str, Callable[..., Inputs]] = {
     "split": _split,
 }
 """How processors cut images, by the name that a record gives it."""
+
+BY_TRANSFORMERS = frozenset({"anyres", "tiles"})
+"""Those ways that transformers is asked about."""

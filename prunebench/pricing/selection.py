@@ -7,11 +7,10 @@ so that its count is an example.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,20 +30,41 @@ QUESTION = "What is in the picture, and how many things are there?"
 """What is asked: some methods read words, and how many there are decides what they do."""
 
 
-class Drawn(TorchDispatchMode):
-    """A context in which matrix products are numbers between 0 and 1 of the right shape."""
+class Products(TorchDispatchMode):
+    """A context that counts matrix products by torch's own formulas; where `drawn`, the commonest
+    are not worked out: numbers between 0 and 1 of the right shape come of them.
+    """
 
-    SHAPES: Mapping[Any, Callable[..., tuple[int, ...]]] = {
+    SHAPES: ClassVar[Mapping[Any, Callable[..., tuple[int, ...]]]] = {
         torch.ops.aten.mm.default: lambda one, other: (one.shape[0], other.shape[1]),
         torch.ops.aten.bmm.default: lambda one, other: (*one.shape[:2], other.shape[2]),
     }
 
+    def __init__(self, drawn: bool) -> None:
+        super().__init__()
+        self.drawn, self.flops = drawn, 0
+        self.formulas = counter().flop_registry
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not to be kept out of compilation, for that imports torch's compiler: two seconds."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
+        formula = self.formulas.get(func._overloadpacket)
+        if formula is None:
+            return func(*args, **kwargs)
+        out = self._result(func, args, kwargs)
+        self.flops += formula(*args, **kwargs, out_val=out)
+        return out
+
+    def _result(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         shape = self.SHAPES.get(func)
-        if shape is None or not args[0].is_floating_point():
-            return func(*args, **(kwargs or {}))
+        if not self.drawn or shape is None or not args[0].is_floating_point():
+            return func(*args, **kwargs)
         return torch.rand(shape(*args), dtype=args[0].dtype)
 
 
@@ -97,13 +117,13 @@ def choose(
                 past = tuple(replace(one, keep=len(kept[one.site])) for one in planned[:number])
                 ahead = tuple(planned[number:])
                 course = Course(terms[0], len(room.layout), terms[1], past, ahead)
-                with _counting(ready) as seen:
+                with Products(ready.by_shape) as seen:
                     planned[number:] = ready.pruner.replan(tokens, course)
-                flops += seen.get_total_flops()
+                flops += seen.flops
                 due = replace(due, keep=max(0, planned[number].keep - len(fixed)))
-            with _counting(ready) as seen, torch.no_grad():
+            with Products(ready.by_shape) as seen, torch.no_grad():
                 keep = ready.pruner.prune(tokens, due) if due.keep else _nothing()
-            flops += seen.get_total_flops()
+            flops += seen.flops
             shown = shown[keep.index.cpu()]
         else:
             shown = shown[:0]
@@ -121,13 +141,6 @@ def _fixed(layout: Layout, index: Tensor, stage: Stage) -> Tensor:
 
 def _nothing() -> Keep:
     return Keep(torch.empty(0, dtype=torch.int64))
-
-
-@contextmanager
-def _counting(ready: Ready) -> Iterator[Any]:
-    """A counter, and products that are drawn where the method's work allows it."""
-    with Drawn() if ready.by_shape else nullcontext(), counter() as seen:
-        yield seen
 
 
 def _tokens(
