@@ -82,10 +82,12 @@ MAY: dict[str, set[str]] = {
     "display": {"report", "tokens"},
     "engine": TRUNK | {"display", "methods", "models", "testbed"},
     "measure": TRUNK | {"models", "engine", "study"},
+    "pricing": TRUNK | {"engine", "measure", "models"},
     "study": BORDER,
     "report": {"study"} | BORDER,
     "benchmarks": TRUNK,
-    "run": TRUNK | {"benchmarks", "display", "engine", "measure", "models", "study", "testbed"},
+    "run": TRUNK
+    | {"benchmarks", "display", "engine", "measure", "models", "pricing", "study", "testbed"},
     "lmms_plugin": TRUNK | {"benchmarks", "run", "study"},
     "testbed": {"learning"} | BORDER,
     "training": TRUNK | {"engine", "learning", "models", "testbed"},

@@ -1,4 +1,4 @@
-"""The command `cost`: FLOPs, memory and an estimate of time of methods at real size, nothing run."""
+"""The command `cost`: FLOPs, memory and an estimate of time at real size, with nothing run."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ def flops_rows(estimate: Estimate) -> list[dict[str, str]]:
 def _flops_row(estimate: Estimate, line: Line) -> dict[str, str]:
     """A line's cells."""
     bill, room, full = line.bill, line.footprint, estimate.baseline.bill
-    assert bill is not None and room is not None and full is not None  # they come together
+    assert bill is not None  # the three come together
+    assert room is not None
+    assert full is not None
     lengths = bill.lengths
     row = {
         "method": clean(line.label),
@@ -198,14 +200,14 @@ def time_rows(estimate: Estimate) -> list[dict[str, str]]:
 
 def remarks(estimate: Estimate) -> Iterator[str]:
     """What a reader should know of single lines."""
-    said = set()
+    remarks_made = set()
     for line in estimate.lines:
         if line.bill is None:
             yield f"{line.label} {line.budget}: {line.status}, {line.reason}"
             continue
         for text in line.bill.notes:
-            if (line.label, text) not in said:
-                said.add((line.label, text))
+            if (line.label, text) not in remarks_made:
+                remarks_made.add((line.label, text))
                 yield f"{line.label}: {text}"
     for one in estimate.conventions:
         yield f"{one.name}: {one.expression} ({one.source}); it leaves out {one.leaves_out}"
@@ -215,7 +217,7 @@ def _fitted(rows: Sequence[Mapping[str, str]], width: int) -> Iterator[Any]:
     """A table as wide as the screen: columns of LESSER go in their order where it is too wide, and
     a line says which; numbers are never cut off.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(rows[0])
     left_out = []
     for name in LESSER:
         if _width(names, rows) > width and name in names:
@@ -228,8 +230,10 @@ def _fitted(rows: Sequence[Mapping[str, str]], width: int) -> Iterator[Any]:
 
 def _width(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> int:
     """Columns of the screen that a table takes."""
-    widths = [max(len(name), *(len(row.get(name, "")) for row in rows)) for name in names]
-    return sum(widths) + GAP * len(names)
+    total = GAP * len(names)
+    for name in names:
+        total += max(len(name), *(len(row.get(name, "")) for row in rows))
+    return total
 
 
 def _table(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Any:

@@ -16,7 +16,7 @@ from prunebench.models.base import Unsupported
 from prunebench.pricing.clips import LARGE, Clip
 from prunebench.pricing.reading import Prompt, Reader
 from prunebench.pricing.selection import QUESTION, Choice, Room, choose
-from prunebench.pricing.subject import Scene, Subject
+from prunebench.pricing.subject import Scene
 from prunebench.pruner import Pruner
 from prunebench.regions import regions_of
 from prunebench.signals import CLIP, Signal

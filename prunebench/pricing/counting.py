@@ -28,36 +28,36 @@ def counted(model: Any) -> dict[str, int]:
     """The fields of `Parameters`, each number once, however many modules share it."""
     family = family_of(model)
     decoder, encoder = family.decoder(model), family.vision(model)
-    parts = {
-        "projector": _named(model, PROJECTORS),
+    parts: dict[str, list[nn.Module | None]] = {
+        "projector": [*_named(model, PROJECTORS)],
         "vision": [encoder],
         "layers": [family.layers(model)],
         "embedding": [model.get_input_embeddings()],
         "head": [model.get_output_embeddings()],
         "rest": [decoder, model],
     }
-    seen: set[int] = set()
-    counts = {name: _fresh(modules, seen) for name, modules in parts.items()}
+    counted_ids: set[int] = set()
+    counts = {name: _fresh(modules, counted_ids) for name, modules in parts.items()}
     experts = _named(decoder, ("experts",))
     return {**counts, "experts": _fresh(experts, set())}
 
 
 def _named(model: nn.Module, words: Iterable[str]) -> list[nn.Module]:
     """The modules whose own name has one of the words."""
-    found = []
+    modules = []
     for name, module in model.named_modules():
         own = name.rpartition(".")[2]
         if any(word in own for word in words):
-            found.append(module)
-    return found
+            modules.append(module)
+    return modules
 
 
-def _fresh(modules: Iterable[nn.Module | None], seen: set[int]) -> int:
+def _fresh(modules: Iterable[nn.Module | None], counted_ids: set[int]) -> int:
     """How many numbers modules hold that no part before them has."""
     count = 0
     for module in modules:
         for parameter in module.parameters() if module is not None else ():
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
+            if id(parameter) not in counted_ids:
+                counted_ids.add(id(parameter))
                 count += parameter.numel()
     return count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +17,32 @@ from prunebench.border.text import one_line
 from prunebench.models.base import Family, Size, Unsupported
 from prunebench.pricing.outline import Outline
 
-TEXT, MARK = 1, 2
-"""Ids of words, and of the markers around tiles; any that no image has would do."""
-
 Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a size, in front of a model whose record says how `images` are cut."""
+
+    family: Any
+    outline: Outline
+    images: Mapping[str, Any]
+    size: Size
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.outline.config
+
+    @property
+    def token(self) -> int:
+        """The id that stands for a visual token."""
+        return int(self.config.image_token_id)
+
+    @property
+    def word(self) -> int:
+        """An id that stands for no image; nor do those above it."""
+        return int(max(self.family.placeholders(self.outline)) + 1)
 
 
 def pictured(
@@ -30,27 +53,28 @@ def pictured(
     What a processor writes around an image counts as text on top. Raises Unsupported where the
     record does not say how images are cut.
     """
-    cut = images.get("cut")
+    cut, picture = str(images.get("cut")), Picture(family, outline, images, size)
     if cut not in CUTS:
         raise Unsupported(
             f"how {family.name} cuts images is not known here ({one_line(repr(cut), 40)}); "
             f"known are {', '.join(CUTS)}"
         )
-    inputs = CUTS[cut](family, outline, images, size)
-    words = [TEXT] * max(1, text)
+    inputs = CUTS[cut](picture)
+    words = [picture.word] * max(1, text)
     inputs["input_ids"] = torch.tensor([[*inputs["input_ids"], *words]])
     return inputs
 
 
-def _grid(family: Family, outline: Outline, images: Mapping[str, Any], size: Size) -> Inputs:
+def _grid(picture: Picture) -> Inputs:
     """Qwen's: the size is brought to whole tokens, within limits of pixels."""
-    vision = outline.config.vision_config
+    vision, images = picture.config.vision_config, picture.images
     side = vision.patch_size * vision.spatial_merge_size
-    width, height = whole_tokens(size, side, images["min_pixels"], images["max_pixels"])
+    limits = images["min_pixels"], images["max_pixels"]
+    width, height = whole_tokens(picture.size, side, *limits)
     rows, columns = height // vision.patch_size, width // vision.patch_size
     tokens = rows * columns // vision.spatial_merge_size**2
     return {
-        "input_ids": [outline.config.image_token_id] * tokens,
+        "input_ids": [picture.token] * tokens,
         "image_grid_thw": torch.tensor([[1, rows, columns]]),
     }
 
@@ -76,49 +100,49 @@ def whole_tokens(size: Size, side: int, least: int, most: int) -> Size:
     return wide, high
 
 
-def _square(family: Any, outline: Outline, images: Mapping[str, Any], size: Size) -> Inputs:
+def _square(picture: Picture) -> Inputs:
     """LLaVA-1.5's: one square crop, whatever the size."""
-    tokens = family.tokens_a_side(outline.config) ** 2
-    return {"input_ids": [outline.config.image_token_id] * tokens}
+    return {"input_ids": _tile(picture)}
 
 
-def _anyres(family: Any, outline: Outline, images: Mapping[str, Any], size: Size) -> Inputs:
+def _anyres(picture: Picture) -> Inputs:
     """LLaVA-NeXT's and OneVision's: a thumbnail and crops, packed by the model itself."""
-    width, height = size
-    tokens = len(family.cut(outline, height, width).layout)
+    width, height = picture.size
+    tokens = len(picture.family.cut(picture.outline, height, width).layout)
     return {
-        "input_ids": [outline.config.image_token_id] * tokens,
+        "input_ids": [picture.token] * tokens,
         "image_sizes": torch.tensor([[height, width]]),
     }
 
 
-def _tiles(family: Any, outline: Outline, images: Mapping[str, Any], size: Size) -> Inputs:
+def _tiles(picture: Picture) -> Inputs:
     """InternVL's: tiles of one size on the canvas that fits best, and a thumbnail behind them."""
     # late, for it needs torchvision
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-    width, height = size
-    crop = tuple(outline.config.vision_config.image_size)
-    limits = images["min_patches"], images["max_patches"]
-    across, down = get_optimal_tiled_canvas((height, width), crop, *limits)
+    crop = tuple(picture.config.vision_config.image_size)
+    limits = picture.images["min_patches"], picture.images["max_patches"]
+    across, down = get_optimal_tiled_canvas(picture.size[::-1], crop, *limits)
     count = across * down
-    tokens = (count + (count > 1)) * family.tokens_a_side(outline.config) ** 2
-    return {"input_ids": [outline.config.image_token_id] * tokens}
+    return {"input_ids": _tile(picture) * (count + (count > 1))}
 
 
-def _split(family: Any, outline: Outline, images: Mapping[str, Any], size: Size) -> Inputs:
+def _split(picture: Picture) -> Inputs:
     """SmolVLM2's: a grid of tiles, each behind two markers, and the whole image last."""
-    tile, token = images["tile"], outline.config.image_token_id
-    columns, rows = (math.ceil(edge / tile) for edge in scaled(size, images["longest_edge"]))
-    tokens = [token] * family.tokens_a_side(outline.config) ** 2
+    tile, longest = picture.images["tile"], picture.images["longest_edge"]
+    columns, rows = (math.ceil(edge / tile) for edge in scaled(picture.size, longest))
+    tokens, word = _tile(picture), picture.word
+    mark, of_tile, of_whole = word + 1, word + 2, word + 3
     ids: list[int] = []
     if rows * columns > 1:
-        for _ in range(rows):
-            for column in range(columns):
-                ids += [MARK, TEXT + 2 + column, *tokens]
-            ids.append(TEXT)
-    ids += [MARK, MARK + 1_000, *tokens, MARK]
+        ids += ([mark, of_tile, *tokens] * columns + [word]) * rows
+    ids += [mark, of_whole, *tokens, mark]
     return {"input_ids": ids}
+
+
+def _tile(picture: Picture) -> list[int]:
+    """The visual tokens of one crop."""
+    return [picture.token] * int(picture.family.tokens_a_side(picture.config) ** 2)
 
 
 def scaled(size: Size, longest: int) -> Size:
@@ -132,7 +156,7 @@ def scaled(size: Size, longest: int) -> Size:
     return max(1, other + other % 2), longest
 
 
-CUTS: Mapping[str, Callable[..., Inputs]] = {
+CUTS: Mapping[str, Callable[[Picture], Inputs]] = {
     "grid": _grid,
     "square": _square,
     "anyres": _anyres,

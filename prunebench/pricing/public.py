@@ -61,13 +61,13 @@ class Record:
 def records() -> dict[str, Record]:
     """Every public model that the package knows the configuration of, by its hub id."""
     text = resources.files(__package__).joinpath(FILE).read_text(encoding="utf-8")
-    known = {}
+    by_id = {}
     for name, values in json.loads(text).items():
         parameters = Parameters(**values["parameters"])
-        known[name] = Record(
+        by_id[name] = Record(
             name, tuple(values["source"]), values["images"], values["config"], parameters
         )
-    return known
+    return by_id
 
 
 def short_names() -> dict[str, str]:
@@ -77,10 +77,10 @@ def short_names() -> dict[str, str]:
 
 def record(name: str) -> Record:
     """The model of a short name or a hub id; raises Unsupported for one that is not known."""
-    known, short = records(), short_names()
+    by_id, short = records(), short_names()
     hub_id = short.get(name, name)
-    if hub_id in known:
-        return known[hub_id]
+    if hub_id in by_id:
+        return by_id[hub_id]
     names: Sequence[str] = sorted(short)
     raise Unsupported(
         f"no configuration of model {one_line(name, 80)!r} comes with the package"

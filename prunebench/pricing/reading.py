@@ -31,9 +31,9 @@ ALL_QUERIES = frozenset({Signal.NEXT_QUERIES, Signal.NEXT_TEXT_ATTENTION})
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a stage stands in: visual tokens that enter each layer, `text` rows beside them, `asking`
-    of these behind the first visual token, and of the one picture `parts` that a CLIP beside the
-    model is shown apart.
+    """What a stage stands in: visual tokens that enter each layer, `text` rows beside them of which
+    `asking` stand behind the first visual token, and of the one picture `parts` that a CLIP beside
+    the model is shown apart.
     """
 
     entering: Sequence[int]

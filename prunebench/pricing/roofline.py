@@ -141,8 +141,8 @@ class Roofline:
         total = self._longer(bill.head, self._head_bytes())
         entry = entry_bytes(self.subject.text_config, self.width)
         for flops, rows in zip(bill.causal_layers, bill.lengths.rows, strict=True):
-            written = self.batch * rows * entry
-            total += self._longer(flops, self._layer_bytes(self.batch * rows) + written)
+            cache_bytes = self.batch * rows * entry
+            total += self._longer(flops, self._layer_bytes(self.batch * rows) + cache_bytes)
         return total
 
     def _decode(self, bill: Bill) -> float:
@@ -160,8 +160,8 @@ class Roofline:
         is expected to be sent to, were the choices even.
         """
         parameters, text = self.subject.parameters, self.subject.text_config
-        met = parameters.experts * experts_met(text, tokens)
-        numbers = parameters.layers - parameters.experts + met
+        of_experts = parameters.experts * experts_met(text, tokens)
+        numbers = parameters.layers - parameters.experts + of_experts
         return numbers / self.subject.layers * self.width
 
     def _head_bytes(self) -> float:

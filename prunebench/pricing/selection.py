@@ -31,8 +31,8 @@ QUESTION = "What is in the picture, and how many things are there?"
 
 
 class Products(TorchDispatchMode):
-    """A context that counts matrix products by torch's own formulas; where `drawn`, the commonest
-    are not worked out: numbers between 0 and 1 of the right shape come of them.
+    """A context that counts matrix products by torch's own formulas; where `is_drawn`, the most
+    common ones are not worked out: numbers between 0 and 1 of the right shape come of them.
     """
 
     SHAPES: ClassVar[Mapping[Any, Callable[..., tuple[int, ...]]]] = {
@@ -40,9 +40,9 @@ class Products(TorchDispatchMode):
         torch.ops.aten.bmm.default: lambda one, other: (*one.shape[:2], other.shape[2]),
     }
 
-    def __init__(self, drawn: bool) -> None:
-        super().__init__()
-        self.drawn, self.flops = drawn, 0
+    def __init__(self, is_drawn: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.is_drawn, self.flops = is_drawn, 0
         self.formulas = counter().flop_registry
 
     @classmethod
@@ -63,7 +63,7 @@ class Products(TorchDispatchMode):
 
     def _result(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         shape = self.SHAPES.get(func)
-        if not self.drawn or shape is None or not args[0].is_floating_point():
+        if not self.is_drawn or shape is None or not args[0].is_floating_point():
             return func(*args, **kwargs)
         return torch.rand(shape(*args), dtype=args[0].dtype)
 
@@ -72,8 +72,9 @@ class Products(TorchDispatchMode):
 class Room:
     """Where a method chooses: how large what it is shown is.
 
-    `visual` [S] says which positions of the prompt are visual; `token_width` are the channels of a token inside the vision encoder, where it is several
-    patches; `encoder` are the encoder's sizes, `language` those of the language model.
+    `visual` [S] says which positions of the prompt are visual; `token_width` are the channels of a
+    token inside the vision encoder, where it is several patches; `encoder` are the encoder's sizes,
+    `language` those of the language model.
     """
 
     layout: Layout
@@ -102,32 +103,33 @@ def choose(
     ready: Ready, stages: Sequence[Stage], room: Room, terms: tuple[Budget | None, int]
 ) -> Choice:
     """Walk through the stages; `terms` are the budget and the number of LLM layers."""
-    index, memo = torch.arange(len(room.layout)), {}
+    index = torch.arange(len(room.layout))
+    memo: dict[str, Any] = {}
     kept: dict[Site, Tensor] = {}
     planned = list(stages)
     flops = 0
     for number in range(len(planned)):
         stage = planned[number]
         fixed = _fixed(room.layout, index, stage)
-        shown = index[~torch.isin(index, fixed)]
+        offered = index[~torch.isin(index, fixed)]
         due = replace(stage, keep=max(0, stage.keep - len(fixed)))
-        if due.keep and len(shown):
-            tokens = _tokens(ready, room, stage.site, shown, memo)
+        if due.keep and len(offered):
+            tokens = _tokens(ready, room, stage.site, offered, memo)
             if ready.pruner.replans:
                 past = tuple(replace(one, keep=len(kept[one.site])) for one in planned[:number])
                 ahead = tuple(planned[number:])
                 course = Course(terms[0], len(room.layout), terms[1], past, ahead)
-                with Products(ready.by_shape) as seen:
+                with Products(ready.by_shape) as products:
                     planned[number:] = ready.pruner.replan(tokens, course)
-                flops += seen.flops
+                flops += products.flops
                 due = replace(due, keep=max(0, planned[number].keep - len(fixed)))
-            with Products(ready.by_shape) as seen, torch.no_grad():
+            with Products(ready.by_shape) as products, torch.no_grad():
                 keep = ready.pruner.prune(tokens, due) if due.keep else _nothing()
-            flops += seen.flops
-            shown = shown[keep.index.cpu()]
+            flops += products.flops
+            offered = offered[keep.index.cpu()]
         else:
-            shown = shown[:0]
-        index = torch.cat([shown, fixed]).sort().values
+            offered = offered[:0]
+        index = torch.cat([offered, fixed]).sort().values
         kept[stage.site] = index
     return Choice(flops, kept, tuple(planned))
 

@@ -81,7 +81,7 @@ class Scene:
         """Where its visual tokens lie."""
         (layout,) = self.subject.family.layouts(self.subject.outline, self.inputs)
         # where a tile lies in its picture changes no cost, but some methods want it known
-        tiles = [tile if tile.region else replace(tile, region=WHOLE) for tile in layout.tiles]
+        tiles = [replace(tile, region=tile.region or WHOLE) for tile in layout.tiles]
         places = torch.stack([layout.tile, layout.row, layout.column], dim=1)
         return Layout(tuple(tiles), places)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -205,8 +205,6 @@ class Estimate:
 
 def drawn_weights(pruner: Any) -> Any:
     """The method with drawn weights where it has any and names none: they cost the same."""
-    from dataclasses import replace
-
     from prunebench.trained import RANDOM, Trained
 
     if isinstance(pruner, Trained) and not pruner.weights:
@@ -240,26 +238,28 @@ def card_of(question: Cost) -> Accelerator | None:
     """The card that is named, with what is given in place of its numbers; None for none."""
     from prunebench.pricing.roofline import ACCELERATORS, Accelerator
 
-    name, given = question.accelerator, (question.peak_tflops, question.bandwidth_gb_s)
+    name, numbers = question.accelerator, (question.peak_tflops, question.bandwidth_gb_s)
     if name is not None and name not in ACCELERATORS:
         raise GridError(
             f"accelerator is {one_line(name, 40)!r}; known are {', '.join(ACCELERATORS)}, or give "
             "peak_tflops and bandwidth_gb_s"
         )
-    if name is None and given == (None, None):
+    if name is None and numbers == (None, None):
         return None
-    known = None if name is None else ACCELERATORS[name]
-    if known is None and None in given:
+    card = None if name is None else ACCELERATORS[name]
+    if card is None and None in numbers:
         raise GridError("a card has peak_tflops and bandwidth_gb_s; give both, or accelerator=h100")
     if question.dtype == "float32" and question.peak_tflops is None:
-        raise GridError("the peaks of accelerators are those of 16 bits; for float32 give peak_tflops")
+        raise GridError(
+            "the peaks of accelerators are those of 16 bits; for float32 give peak_tflops"
+        )
+    if card is None:
+        card = Accelerator("given", 0.0, 0.0, 0.0, "given")
     peak, bandwidth = question.peak_tflops, question.bandwidth_gb_s
-    return Accelerator(
-        name or "given",
-        1e12 * peak if peak is not None else known.peak if known else 0.0,
-        1e9 * bandwidth if bandwidth is not None else known.bandwidth if known else 0.0,
-        known.memory if known else 0.0,
-        known.source if known else "given",
+    return replace(
+        card,
+        peak=card.peak if peak is None else 1e12 * peak,
+        bandwidth=card.bandwidth if bandwidth is None else 1e9 * bandwidth,
     )
 
 
@@ -381,7 +381,7 @@ def _flop_names() -> tuple[str, ...]:
 
 
 def runs(values: Sequence[int]) -> str:
-    """Numbers in order, each with how often it stands there one behind the other: "640x2 320x26"."""
+    """Numbers in order, each with how often it stands there in a row: "640x2 320x26"."""
     parts = [(value, len(list(group))) for value, group in groupby(values)]
     return " ".join(f"{value}x{count}" for value, count in parts)
 
@@ -412,6 +412,6 @@ def _times(estimate: Estimate, line: Line, batch: int) -> dict[str, Any]:
         value = "" if times is None else 1000 * getattr(times, name)
         about[f"estimate_{name}_ms"] = value
     full = estimate.times(estimate.baseline, batch)
-    known = times is not None and full is not None
-    about["estimate_total_ratio"] = times.total / full.total if known else ""  # type: ignore[union-attr]
+    has_both = times is not None and full is not None
+    about["estimate_total_ratio"] = times.total / full.total if has_both else ""  # type: ignore[union-attr]
     return about
