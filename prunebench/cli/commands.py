@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import prunebench
-from prunebench.cli import authors, bench, cost, lists, profile, show, sweep, train
+from prunebench.cli import authors, bench, best, cost, lists, profile, show, sweep, train
 from prunebench.cli.parser import Parser
 
 EXAMPLES = (
@@ -38,6 +38,6 @@ def make_parser() -> Parser:
 
     parser.set_defaults(run=print_help, kept="")
     commands = parser.add_subparsers(metavar="COMMAND")
-    for room in (sweep, bench, cost, lists, show, profile, authors, train):
+    for room in (sweep, best, bench, cost, lists, show, profile, authors, train):
         room.add_commands(commands)
     return parser

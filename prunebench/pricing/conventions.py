@@ -16,7 +16,9 @@ Formula = Callable[[Any, Lengths], int]
 
 @dataclass(frozen=True)
 class Convention:
-    """A formula by the name of who uses it, in words where it stands and what it leaves out."""
+    """A formula by the name of who uses it, as it is written, where it stands, and what it leaves
+    out.
+    """
 
     name: str
     formula: Formula
@@ -49,10 +51,10 @@ def _glimpseprune(text_config: Any, lengths: Lengths) -> int:
 
 
 CONVENTIONS: Mapping[str, Convention] = {
-    one.name: one
+    one.name.lower(): one
     for one in (
         Convention(
-            "fastv",
+            "FastV",
             _fastv,
             "sum over layers of 4nd^2 + 2n^2d + 2ndm",
             "FastV (2403.06764), section on FLOPs; DivPrune's tflops.py",
@@ -61,7 +63,7 @@ CONVENTIONS: Mapping[str, Convention] = {
             "what it reads, LM head, decoding (DivPrune's script also the system prompt)",
         ),
         Convention(
-            "sparsevlm",
+            "SparseVLM",
             _sparsevlm,
             "sum over layers of 4nd^2 + 2n^2d + 3ndm",
             "SparseVLM's modelling_sparse_llama.py",
@@ -70,7 +72,7 @@ CONVENTIONS: Mapping[str, Convention] = {
             "head, decoding",
         ),
         Convention(
-            "glimpseprune",
+            "GlimpsePrune",
             _glimpseprune,
             "sum over layers of 2n(d^2 + 2d d_kv) + 4n^2d + 2nd^2 + 6ndm",
             "GlimpsePrune's cal_flops.py",
@@ -79,4 +81,4 @@ CONVENTIONS: Mapping[str, Convention] = {
         ),
     )
 }
-"""The formulas by name."""
+"""The formulas by their names in small letters."""

@@ -267,7 +267,8 @@ def conventions_of(question: Cost) -> list[Any]:
     """The formulas that are asked for."""
     from prunebench.pricing.conventions import CONVENTIONS
 
-    names = list(CONVENTIONS) if ALL in question.convention else question.convention
+    small = [name.lower() for name in question.convention]
+    names = list(CONVENTIONS) if ALL in small else small
     for name in names:
         if name not in CONVENTIONS:
             raise GridError(
@@ -321,8 +322,8 @@ def _flops(estimate: Estimate, line: Line) -> dict[str, Any]:
     """Tokens and FLOPs of one request; empty where there are none."""
     bill, full = line.bill, estimate.baseline.bill
     if bill is None or full is None:
-        names = [*_flop_names(), *(f"as_{one.name}" for one in estimate.conventions)]
-        ratios = [f"as_{one.name}_ratio" for one in estimate.conventions]
+        names = [*_flop_names(), *(f"as_{one.name.lower()}" for one in estimate.conventions)]
+        ratios = [f"as_{one.name.lower()}_ratio" for one in estimate.conventions]
         return dict.fromkeys([*names, *ratios], "")
     lengths = bill.lengths
     values: tuple[Any, ...] = (
@@ -349,8 +350,8 @@ def _flops(estimate: Estimate, line: Line) -> dict[str, Any]:
     numbers = dict(zip(_flop_names(), values, strict=True))
     for one in estimate.conventions:
         text = estimate.subject.text_config
-        numbers[f"as_{one.name}"] = one.formula(text, lengths)
-        numbers[f"as_{one.name}_ratio"] = one.formula(text, lengths) / one.formula(
+        numbers[f"as_{one.name.lower()}"] = one.formula(text, lengths)
+        numbers[f"as_{one.name.lower()}_ratio"] = one.formula(text, lengths) / one.formula(
             text, full.lengths
         )
     return numbers
