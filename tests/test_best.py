@@ -1,4 +1,4 @@
-"""Which method at which budget: the test of non-inferiority, and answers of hand-written studies."""
+"""Which method at which budget: the test of non-inferiority, and answers of written studies."""
 
 from __future__ import annotations
 
