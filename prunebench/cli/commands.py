@@ -8,7 +8,9 @@ import prunebench
 from prunebench.cli import (
     authors,
     bench,
+    best,
     compare,
+    cost,
     lists,
     pairs,
     profile,
@@ -19,6 +21,23 @@ from prunebench.cli import (
     train,
 )
 from prunebench.cli.parser import Parser
+
+ROOMS = (
+    sweep,
+    reporting,
+    compare,
+    pairs,
+    published,
+    best,
+    bench,
+    cost,
+    lists,
+    show,
+    profile,
+    authors,
+    train,
+)
+"""Where the commands are, in the order in which help names them."""
 
 EXAMPLES = (
     "prunebench sweep methods=fastv,divprune budgets=0.5,0.25 limit=50",
@@ -50,18 +69,6 @@ def make_parser() -> Parser:
 
     parser.set_defaults(run=print_help, kept="")
     commands = parser.add_subparsers(metavar="COMMAND")
-    for room in (
-        sweep,
-        reporting,
-        compare,
-        pairs,
-        published,
-        bench,
-        lists,
-        show,
-        profile,
-        authors,
-        train,
-    ):
+    for room in ROOMS:
         room.add_commands(commands)
     return parser

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from prunebench.engine.attention import Heads
 from prunebench.tokens import Signal
+
+if TYPE_CHECKING:
+    from prunebench.engine.attention import Heads
 
 CHUNK = 256
 """Queries whose attention is worked out at once."""

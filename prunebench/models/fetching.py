@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 IMAGE_TOKENS = (4, 16384)
 """Tokens that an image has at least and at most."""
@@ -31,7 +30,7 @@ def image(picture: Image.Image, side: int) -> Image.Image:
     """The image at the size that it is fetched at, where a token is `side` pixels wide."""
     low, high = (tokens * side**2 for tokens in IMAGE_TOKENS)
     width, height = picture.size
-    rows, columns = smart_resize(height, width, side, low, high)
+    rows, columns = _whole_tokens(height, width, side, low, high)
     return picture.resize((columns, rows))
 
 
@@ -60,7 +59,16 @@ def frame(picture: Any, count: int, side: int, limits: tuple[int, int]) -> Any:
     share = CONTEXT * side**2 * 0.9 / count * FRAMES_A_PATCH
     high = int(min(high, max(min(FRAME_TOKENS * side**2, share), int(low * 1.05))))
     height, width = picture.shape[:2]
-    size = smart_resize(height, width, side, low, high)
+    size = _whole_tokens(height, width, side, low, high)
     planes = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
     scaled = resize(planes, list(size), InterpolationMode.BICUBIC, antialias=True)
     return scaled.permute(1, 2, 0).numpy()
+
+
+def _whole_tokens(height: int, width: int, side: int, low: int, high: int) -> tuple[int, int]:
+    """Height and width as multiples of a token's side, between so many pixels."""
+    # late: it takes seconds to import, and every family is imported with this file
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    size: tuple[int, int] = smart_resize(height, width, side, low, high)
+    return size

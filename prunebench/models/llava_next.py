@@ -25,6 +25,7 @@ class LlavaNext(AnyresFamily):
         "llava-next": "llava-hf/llava-v1.6-vicuna-7b-hf",
         "llava-next-7b": "llava-hf/llava-v1.6-vicuna-7b-hf",
         "llava-next-13b": "llava-hf/llava-v1.6-vicuna-13b-hf",
+        "llava-next-34b": "llava-hf/llava-v1.6-34b-hf",
         "llava-next-mistral": "llava-hf/llava-v1.6-mistral-7b-hf",
     }
     harness = Harness("llava_hf", max_new_tokens=1024)

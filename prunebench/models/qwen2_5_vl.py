@@ -22,6 +22,7 @@ class Qwen25VL(GridFamily):
         "qwen2.5-vl": "Qwen/Qwen2.5-VL-7B-Instruct",
         "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
         "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+        "qwen2.5-vl-32b": "Qwen/Qwen2.5-VL-32B-Instruct",
         "qwen2.5-vl-72b": "Qwen/Qwen2.5-VL-72B-Instruct",
     }
     # the template has the wrapper's system prompt, so that the wrapper itself puts none

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.image_processing_utils import select_best_resolution
 
 from prunebench.models.crops import patches_a_side
 from prunebench.tokens import Layout, Region, Tile
@@ -39,6 +38,9 @@ class View:
 
 def grid(config: Any, height: int, width: int) -> tuple[int, int]:
     """Crops down and across that an image of this size is cut into."""
+    # late: it takes seconds to import, which arithmetic on other models does without
+    from transformers.image_processing_utils import select_best_resolution
+
     best = select_best_resolution((height, width), config.image_grid_pinpoints)
     crop = config.vision_config.image_size
     return ceil(best[0] / crop), ceil(best[1] / crop)

@@ -1,0 +1,1 @@
+"""Pricing: what a run costs at real size, worked out from a configuration alone."""
