@@ -76,11 +76,13 @@ def sweep(arguments: argparse.Namespace) -> int:
     from prunebench.cli.bars import SweepBar
     from prunebench.cli.screen import print_rich, quiet_libraries, width
 
-    with uncollected():
+    with uncollected(first=True):
         grid = grid_of(arguments.grid)
         quiet_libraries()
-        from prunebench import report
+        from prunebench import benchmarks, report
         from prunebench.run import runner
+
+        benchmarks.prepare()
 
     console = Console(stderr=True)
     with SweepBar(console, arguments.check) as bar:

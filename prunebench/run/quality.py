@@ -75,9 +75,6 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
         method = cell.method
         # nothing was dropped in the encoding that is shared
         encoded = Encoded(full, full.inputs) if method.inside_encoder() else shared
-        errors = _beyond_budget(backend, cell, full)
-        if errors:
-            raise errors[0]
     preparing = perf_counter() - start
     answers = backend.answer(encoded, method, conditions)
     # a group is timed as one, so each of its samples has an equal share
@@ -175,8 +172,8 @@ def _evidence(trace: SampleTrace, boxes: Sequence[Tensor] | None) -> Row:
     sites = [trace.thinned_at(layer) for layer in range(len(trace.entering))]
     # by site, for layers behind the same stage have the same tokens
     kept = {site: trace.behind(site) for site in set(sites)}
-    seen = {site: _all_seen(boxes, tokens) for site, tokens in kept.items()}
-    row: Row = {"perfect": _mean([seen[site] for site in sites])}
+    verdicts = {site: _all_seen(boxes, tokens) for site, tokens in kept.items()}
+    row: Row = {"perfect": _mean([verdicts[site] for site in sites])}
     if boxes:
         evidence = torch.stack(list(boxes)).any(0)
         shares = {site: recall(tokens, evidence) for site, tokens in kept.items()}
