@@ -12,19 +12,18 @@ from typing import Any
 
 
 @contextmanager
-def uncollected(first: bool = False) -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Put garbage collection off while libraries are imported.
 
     What they import stays, and going through all of it again and again takes a fifth of the time.
-    `first` says that nothing else is there yet, no model above all: then it is left out of every
-    later collection, too.
+    Where torch is not there yet, so that no model can be, it is left out of later collections, too.
     """
-    was_enabled = gc.isenabled()
+    was_enabled, is_first = gc.isenabled(), "torch" not in sys.modules
     gc.disable()
     try:
         yield
     finally:
-        if first:
+        if is_first:
             gc.freeze()
         if was_enabled:
             gc.enable()

@@ -76,7 +76,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     from prunebench.cli.bars import SweepBar
     from prunebench.cli.screen import print_rich, quiet_libraries, width
 
-    with uncollected(first=True):
+    with uncollected():
         grid = grid_of(arguments.grid)
         quiet_libraries()
         from prunebench import benchmarks, report
