@@ -93,3 +93,22 @@ def test_what_is_no_function_may_change(monkeypatch: pytest.MonkeyPatch) -> None
     for count in (2, 3):
         monkeypatch.setattr(budget, "count", count)
         assert guard.changes() == []
+
+
+def test_what_a_model_notes_of_a_prompt_costs_no_lookup_of_its_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Models keep such things as attributes, anew at every prompt."""
+    model = Small()
+    guard = Guard(model)
+    lookups = []
+
+    def looked_up(*_args: Any, **_kwargs: Any) -> dict[str, Any]:
+        lookups.append("state_dict")
+        return {}
+
+    monkeypatch.setattr(Small, "state_dict", looked_up)
+    for number in range(3):
+        vars(model)["note"] = torch.full((1,), number)
+        assert guard.changes() == []
+    assert not lookups

@@ -9,6 +9,7 @@ from prunebench.benchmarks.catalogue import (
     listed,
     load_task,
     needs_blind,
+    prepare,
 )
 from prunebench.benchmarks.request import MediaError, Request, TaskError
 from prunebench.benchmarks.served import PublicTask, public_tasks
@@ -26,5 +27,6 @@ __all__ = [
     "listed",
     "load_task",
     "needs_blind",
+    "prepare",
     "public_tasks",
 ]

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import yaml
@@ -24,7 +25,7 @@ from prunebench.benchmarks.quiet import quiet
 from prunebench.benchmarks.request import TaskError
 from prunebench.benchmarks.served import GENERATE, unserved
 from prunebench.border import images
-from prunebench.border.late import uncollected
+from prunebench.border.late import deferred, uncollected
 from prunebench.border.text import message, one_line, short_path
 
 PACKAGE = "prunebench.tasks"
@@ -98,9 +99,7 @@ def load_task(
         if not file.is_file():
             raise TaskError(f"no task file {short_path(name)}")
     with quiet(), judge.loadable():
-        with uncollected():
-            from prunebench.benchmarks import lmms
-
+        lmms = _bridge()
         if file is None:
             beside = [*_built_in(), *_suites()]
             task, identity = lmms.public(name, beside, model_name)
@@ -117,6 +116,21 @@ def load_task(
         ) from error
 
 
+def prepare() -> None:
+    """Import what tasks are loaded with, for who is about to load some."""
+    with quiet(), judge.loadable():
+        _bridge()
+
+
+def _bridge() -> ModuleType:
+    """The module that imports lmms-eval."""
+    # lmms-eval imports `evaluate`, which takes a second, for metrics that a task names by hand
+    with uncollected(), deferred("evaluate"):
+        from prunebench.benchmarks import lmms
+
+    return lmms
+
+
 def check_access(name: str) -> None:
     """That there is such a task, of a kind that is run, and that the hub or its cache describes its
     data: what asks for a login says so before anything is fetched. Raises TaskError in one line.
@@ -124,9 +138,7 @@ def check_access(name: str) -> None:
     if name in _built_in():
         return
     with quiet(), judge.loadable():
-        with uncollected():
-            from prunebench.benchmarks import lmms
-
+        lmms = _bridge()
         if _is_file(name):
             config = lmms.read_config(Path(name))
             _check_kind(name, config.get("output_type"))

@@ -37,11 +37,12 @@ class ModelState:
         """What is different in the model, in words."""
         # every module is asked after every step: the quick way first
         touched = [module for module in self.modules if not module.is_untouched()]
+        # mostly it is an attribute, such as what models note of a prompt, and no tensor of its own
+        if any(module.holds_others() for module in touched):
+            self._contents.forget()
         changes: list[str] = []
         for module in touched:
             changes += module.changes()
-        if touched:
-            self._contents.forget()
         if any(_settings_of(config) != settings for config, settings in self.configs):
             changes.append("the model's configuration")
         # other parts have other weights: nothing is gained by saying that, too
@@ -139,6 +140,19 @@ class _ModuleState:
             *kept,
         ]
         self._values = list(_values(self._dicts))
+        self._contents = self._contents_now()
+
+    def _contents_now(self) -> list[Any]:
+        """Its submodules, parameters and buffers."""
+        module = self.module
+        return list(_values([module._modules, module._parameters, module._buffers]))
+
+    def holds_others(self) -> bool:
+        """Whether any of these is another one, or stands elsewhere."""
+        present = self._contents_now()
+        if len(present) != len(self._contents):
+            return True
+        return not all(map(operator.is_, present, self._contents))
 
     def is_untouched(self) -> bool:
         """Whether it holds the very same things as when they were noted, in the same order."""
@@ -194,6 +208,9 @@ def _numbers(scalars: list[Tensor]) -> list[float]:
     if not scalars:
         return []
     device = scalars[0].device
+    if device.type == "cpu":
+        # nothing is waited for there, and one tensor of all of them takes longer
+        return [float(scalar) for scalar in scalars]
     if any(scalar.device != device for scalar in scalars):
         scalars = [scalar.to(device) for scalar in scalars]
     return list(torch.stack(scalars).double().tolist())

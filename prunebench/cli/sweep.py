@@ -72,8 +72,10 @@ def sweep(arguments: argparse.Namespace) -> int:
     with uncollected():
         grid = grid_of(arguments.grid)
         quiet_libraries()
-        from prunebench import report
+        from prunebench import benchmarks, report
         from prunebench.run import runner
+
+        benchmarks.prepare()
 
     console = Console(stderr=True)
     with SweepBar(console, arguments.check) as bar:

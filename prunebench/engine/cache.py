@@ -95,12 +95,22 @@ def live_bytes(cache: Any, lengths: Sequence[int]) -> int:
     """Bytes of the keys and values of one sample with so many live positions in each layer,
     whatever pads it; of a layer that keeps a state in their place, the state's.
     """
-    total = 0
-    for number, (layer, length) in enumerate(zip(cache.layers, lengths, strict=True)):
+    return bytes_of(cache, [lengths])[0]
+
+
+def bytes_of(cache: Any, lengths: Sequence[Sequence[int]]) -> list[int]:
+    """The same of several samples, one a list of `lengths`."""
+    totals = [0] * len(lengths)
+    for number, layer in enumerate(cache.layers):
         if length_of(layer) is None and any(hasattr(layer, name) for name in STATES):
-            total += state_bytes(layer)
+            states = state_bytes(layer)
+            totals = [total + states for total in totals]
             continue
         bytes_each = position_bytes(layer, number)
+        if not bytes_each:
+            continue
         # a layer with a window holds no more than its last positions
-        total += bytes_each * min(length, layer.keys.shape[-2]) if bytes_each else 0
-    return total
+        most = layer.keys.shape[-2]
+        for sample, live in enumerate(lengths):
+            totals[sample] += bytes_each * min(live[number], most)
+    return totals

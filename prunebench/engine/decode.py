@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,16 +58,20 @@ class Decoding:
             self.steering = Steering(setup, setup.steers, before, call.visual, memos)
         self.step = 0
         """How many times logits were looked at."""
-        self.ids: Tensor | None = None
-        """The position ids of the step in flight."""
         self.prompt = call.ids
         """[B, S] the prompt's tokens, drafts behind it among them."""
         self.behind: list[Tensor] = []
         """The tokens that were read behind it, call by call."""
         self.coming: Tensor | None = None
         """Those of the step in flight."""
-        self.tables: dict[Frame, Mapping[str, Any]] = {}
-        """The rotary tables of the step in flight, by how far positions have moved."""
+        moved = [frame for frame in self.frames if frame is not None and frame.shift is not None]
+        self.shifts = {frame: frame.shift for frame in moved}
+        """How far positions have moved, by frames, which compare by identity."""
+        self.tables: dict[str | None, dict[Frame, Any]] = {}
+        """The rotary tables of the step in flight, by the kind of layer and these frames; by None
+        where one is made for all layers.
+        """
+        self._kind: str | None = None
 
     # ---- what decoding needs ---------------------------------------------------------------------
 
@@ -104,7 +107,7 @@ class Decoding:
     @property
     def moved(self) -> bool:
         """Whether positions have moved in front of any layer."""
-        return any(frame is not None and frame.shift is not None for frame in self.frames)
+        return bool(self.shifts)
 
     @property
     def steered_from(self) -> int:
@@ -115,8 +118,11 @@ class Decoding:
             return 0
         depth = self.setup.depth if self.steering is None else self.steering.site.layer
         for number, (stream, frame) in enumerate(zip(self.live, self.frames, strict=True)):
-            moved = frame is not None and frame.shift is not None
-            if moved or stream is not self.live[self.first] or stream.bias is not None:
+            if (
+                frame in self.shifts
+                or stream is not self.live[self.first]
+                or stream.bias is not None
+            ):
                 return min(number, depth)
         return depth
 
@@ -153,7 +159,9 @@ class Decoding:
             if not self.mapped_logits and stream.padded and count <= stream.width:
                 spared = ~stream.valid(logits.device)[:, -count:]
         self.step += 1
-        self.setup.finite.look(logits, place, list(range(len(logits))), spared)
+        # `generate` has an end at which they are judged together
+        look = self.setup.finite.note if self.generated else self.setup.finite.look
+        look(logits, place, list(range(len(logits))), spared)
 
     # ---- a step ----------------------------------------------------------------------------------
 
@@ -203,21 +211,56 @@ class Decoding:
         if self.steering is not None and number >= self.steering.site.layer:
             unseen = self.steering.unseen(stream, hidden.device)
         if own or self.windowed or unseen is not None:
-            count, part = hidden.shape[1], self.cache.layers[number]
-            # the layer has yet to run: its cache lacks the keys of this step
-            fresh = part.get_seq_length() - stream.width + count
-            sight = self.sights[self.setup.kinds[number]]
             extra = NOTHING_EXTRA if unseen is None else Extra(unseen=unseen)
-            kernel = self.setup.kernel
-            mask = attention_mask(stream, count, fresh, kernel, hidden, sight, extra)
-            # a layer with a window has let go of the keys behind it
-            changed["attention_mask"] = None if mask is None else mask[..., -held_by(part, count) :]
-        if frame is not None and frame.shift is not None and self.ids is not None:
-            # frames compare by identity, so the layers behind one stage share their tables
-            if frame not in self.tables:
-                self.tables[frame] = self.setup.tables(hidden, self.ids - frame.shift)
-            changed["position_embeddings"] = self.tables[frame][self.setup.kinds[number]]
+            changed["attention_mask"] = self._mask(number, hidden, extra)
+        if frame is not None and frame in self.shifts:
+            tables = self.tables.get(self.setup.kinds[number]) or self.tables[None]
+            changed["position_embeddings"] = tables[frame]
         return changed
+
+    def _mask(self, number: int, hidden: Tensor, extra: Extra) -> Tensor | None:
+        """What a layer's kernel needs to be told in the step in flight, which the layer has yet to
+        run: its part of the cache lacks the keys of this step.
+        """
+        stream, count = self.live[number], hidden.shape[1]
+        plain = not (stream.padded or self.windowed or stream.bias is not None)
+        if plain and count == 1 and extra is NOTHING_EXTRA:
+            return None  # one query sees every key; nearly always, and quickly said
+        part = self.cache.layers[number]
+        fresh = part.get_seq_length() - stream.width + count
+        sight, kernel = self.sights[self.setup.kinds[number]], self.setup.kernel
+        mask = attention_mask(stream, count, fresh, kernel, hidden, sight, extra)
+        # a layer with a window has let go of the keys behind it
+        return None if mask is None else mask[..., -held_by(part, count) :]
+
+    # ---- the tables of a step --------------------------------------------------------------------
+
+    def enter_rotary(self, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs]:
+        """The rotary module's arguments with ids for every frame behind the step's own [.., B, n],
+        so that it is asked once for all of them, as if the batch were larger.
+        """
+        ids = args[1] if len(args) > 1 else kwargs["position_ids"]
+        moved = [ids - shift for shift in self.shifts.values()]
+        # a step's own may come as one row for all axes
+        own = ids.expand(*moved[0].shape[:-2], *ids.shape[-2:])
+        together = torch.cat([own, *moved], dim=-2)
+        # a module that is asked for every kind of layer is told which
+        names = [value for value in (*args, *kwargs.values()) if isinstance(value, str)]
+        self._kind = names[0] if names else None
+        if len(args) > 1:
+            return (args[0], together, *args[2:]), kwargs
+        return args, {**kwargs, "position_ids": together}
+
+    def leave_rotary(self, _args: Any, output: Any) -> Any:
+        """The step's own rotary tables; those of the frames are kept for the layers behind them."""
+        end = _height(output)
+        tables: dict[Frame, Any] = {}
+        for frame, shift in reversed(self.shifts.items()):
+            start = end - shift.shape[-2]
+            tables[frame] = _rows_of(output, slice(start, end))
+            end = start
+        self.tables[self._kind] = tables
+        return _rows_of(output, slice(0, end))
 
     def _take_back(self, mask: Any, count: int) -> None:
         """Cut rejected drafts out of the layers.
@@ -243,6 +286,19 @@ class Decoding:
                 f"the layers' caches hold {min(fresh)} to {max(fresh)} tokens of the answer; they "
                 "must agree"
             )
+
+
+def _height(table: Any) -> int:
+    """How many rows of a batch a rotary table [.., B, n, d] has, or its cosines and sines."""
+    part = table[0] if isinstance(table, tuple) else table
+    return int(part.shape[-3])
+
+
+def _rows_of(table: Any, rows: slice) -> Any:
+    """Some rows of the batch of a rotary table, or of its cosines and sines."""
+    if isinstance(table, tuple):
+        return tuple(part[..., rows, :, :] for part in table)
+    return table[..., rows, :, :]
 
 
 def foreign_cache(cache: Any) -> EngineError:

@@ -26,6 +26,8 @@ class Finite:
 
     def __init__(self) -> None:
         self._flags: list[tuple[str, list[int], Tensor]] = []
+        self._sums: list[tuple[str, list[int], Tensor]] = []
+        """What `note` collected: by place, the sum of each row."""
 
     def look(
         self, values: Tensor, place: str, rows: list[int], spared: Tensor | None = None
@@ -51,21 +53,44 @@ class Finite:
         else:
             self._flags.append((place, rows, flags))
 
+    def note(
+        self, values: Tensor, place: str, rows: list[int], spared: Tensor | None = None
+    ) -> None:
+        """The same, judged in `settle` on any device: for what comes at every step of an answer."""
+        wide = torch.float64
+        if spared is not None or not values.is_floating_point() or values.dtype is wide:
+            self.look(values, place, rows, spared)
+            return
+        # exact: as wide numbers, finite values of the narrower types leave a finite sum
+        self._sums.append((place, rows, values.detach().flatten(1).sum(dim=1, dtype=wide)))
+
     def settle(self) -> None:
         """Read what was collected; raises NotFinite for what came first."""
-        flags, self._flags = self._flags, []
-        if not flags:
-            return
-        device = flags[0][2].device
-        together = torch.cat([entry.to(device) for _, _, entry in flags]).cpu()
-        start = 0
-        for place, rows, entry in flags:
-            _judge(place, rows, together[start : start + len(entry)])
-            start += len(entry)
+        flags, sums = self._flags, self._sums
+        self.forget()
+        _judge_all(flags, _together(flags))
+        _judge_all(sums, ~_together(sums).isfinite())
 
     def forget(self) -> None:
         """Drop what was collected."""
-        self._flags = []
+        self._flags, self._sums = [], []
+
+
+def _together(parts: list[tuple[str, list[int], Tensor]]) -> Tensor:
+    """What was collected of all places, read in one go, on the CPU."""
+    if not parts:
+        return torch.empty(0)
+    device = parts[0][2].device
+    return torch.cat([values.to(device) for _, _, values in parts]).cpu()
+
+
+def _judge_all(parts: list[tuple[str, list[int], Tensor]], flags: Tensor) -> None:
+    """Raise where any of the `flags`, of all places and their rows, is set."""
+    if not bool(flags.any()):
+        return
+    sizes = [len(values) for _, _, values in parts]
+    for (place, rows, _), own in zip(parts, flags.split(sizes), strict=True):
+        _judge(place, rows, own)
 
 
 def _judge(place: str, rows: list[int], flags: Tensor) -> None:

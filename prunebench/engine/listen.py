@@ -138,6 +138,9 @@ class Listener:
             self.call = None
             try:
                 answer = stock(*args, **kwargs)
+            except Exception:
+                self.audience.end()  # what it stumbled over, such as NaN, has a better name
+                raise
             finally:
                 self.shadow.close()
                 self.generation = self.call = None

@@ -14,7 +14,7 @@ from prunebench.contract import NOTHING
 from prunebench.course import Course
 from prunebench.engine.ask import Question, ask, replanned
 from prunebench.engine.attention import Heads, watch
-from prunebench.engine.cache import length_of, live_bytes
+from prunebench.engine.cache import bytes_of, length_of
 from prunebench.engine.call import Call
 from prunebench.engine.checks import check_bias, check_call, planned, settled
 from prunebench.engine.compaction import compact
@@ -47,6 +47,8 @@ class Prefill:
         """The prompt as it came."""
         self.now = self.whole
         """What is alive of it where the batch is."""
+        self.places: dict[int, tuple[Stream, LiveTokens]] = {}
+        """Where a sample's visual tokens were in a stream, by row."""
         self.live = [self.whole] * setup.depth
         """What is alive in every layer, and in its part of the cache."""
         self.frames: list[Frame | None] = [None] * setup.depth
@@ -62,7 +64,10 @@ class Prefill:
 
         An answer starts from the prompt's last position, which therefore survives.
         """
-        self.samples = [self._sample(row, layout) for row, layout in enumerate(call.layouts)]
+        plans = {available: self._stages(available) for available in map(len, call.layouts)}
+        self.samples = []
+        for row, layout in enumerate(call.layouts):
+            self.samples.append(self._sample(row, layout, plans[len(layout)]))
         """The trace's records."""
         self.sites = sites_of(self.samples)
         """The seams at which any sample has a stage, in order."""
@@ -87,10 +92,14 @@ class Prefill:
         if self.drops:
             check_window(setup, self.whole.width, bool(setup.mutual and groups))
 
-    def _sample(self, row: int, layout: Layout) -> SampleTrace:
-        """The record of one sample, with its stages planned."""
-        setup, available = self.setup, len(layout)
-        stages = planned(setup.ready, setup.budget, setup.plan, available, setup.depth)
+    def _stages(self, available: int) -> tuple[Stage, ...]:
+        """The stages of samples with so many visual tokens."""
+        setup = self.setup
+        return planned(setup.ready, setup.budget, setup.plan, available, setup.depth)
+
+    def _sample(self, row: int, layout: Layout, stages: tuple[Stage, ...]) -> SampleTrace:
+        """The record of one sample, with its stages."""
+        available = len(layout)
         text = len(self.whole.source[row]) - available - self.call.drafts
         return SampleTrace(layout, available, text, stages)
 
@@ -288,8 +297,12 @@ class Prefill:
         return stages
 
     def _live(self, row: int) -> LiveTokens:
-        """Where a sample's visual tokens are now."""
-        return self.now.visual(row, self.call.visual[row])
+        """Where a sample's visual tokens are now; a stage asks several times."""
+        stream, live = self.places.get(row, (None, None))
+        if live is None or stream is not self.now:
+            live = self.now.visual(row, self.call.visual[row])
+            self.places[row] = self.now, live
+        return live
 
     def _choosing_at(self, site: Site) -> list[int]:
         """The samples for which the method has something to choose at a site."""
@@ -371,7 +384,7 @@ class Prefill:
         Raises EngineError where text, caches or counts are not as planned.
         """
         for sample in self.samples:
-            sample.entering = [len(sample.alive(number)) for number in range(self.setup.depth)]
+            sample.entering = sample.counts(self.setup.depth)
         lengths = [length_of(part) for part in cache.layers]
         settled(self.setup.ready.pruner, self.samples, self.call, self.live, lengths)
         if self.call.kept_logits is not None:
@@ -379,10 +392,12 @@ class Prefill:
         # bytes are the prompt's: drafts are an answer's tokens
         prompts = [stream.without(self.call.drafts) for stream in self.live]
         padded = [stream.width for stream in prompts]
-        for row, sample in enumerate(self.samples):
-            live = [len(stream.source[row]) for stream in prompts]
-            sample.kv_bytes = live_bytes(cache, live)
-            sample.kv_bytes_padded = live_bytes(cache, padded)
+        lives = []
+        for row in range(len(self.samples)):
+            lives.append([len(stream.source[row]) for stream in prompts])
+        *live_bytes, padded_bytes = bytes_of(cache, [*lives, padded])
+        for sample, own_bytes in zip(self.samples, live_bytes, strict=True):
+            sample.kv_bytes, sample.kv_bytes_padded = own_bytes, padded_bytes
 
 
 def sites_of(samples: Sequence[SampleTrace]) -> list[Site]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prunebench.engine.attention import Heads, dry_run, unrotated
+from prunebench.engine.attention import Heads, dry_run, unrotated, unwatch
 from prunebench.engine.behind import CachedPrompt, aside
 from prunebench.engine.beside import seen_by
 from prunebench.engine.cache import checked
@@ -120,7 +120,7 @@ class Reading:
     def read_before(self, site: Site, rows: list[int], stream: Stream, heads: Heads) -> None:
         """Keep of a layer's attention what the site behind it reads, for the samples `rows`."""
         # once is enough: the same layer attends again at every step of the answer
-        self.setup.unwatch()
+        unwatch(self.setup.attention(site.layer - 1))
         signals = self.setup.ready.reads.signals_at(site) & BEFORE
         work = self._work(site, signals, rows, stream, heads.key.shape)
         with self.setup.trace.selecting(heads.key.device, rows, work):

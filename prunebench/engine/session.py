@@ -33,7 +33,7 @@ from prunebench.models import family_of
 from prunebench.models.bare import BareDecoder
 from prunebench.models.base import EncoderRows, Unsupported
 from prunebench.pruner import Positions, Pruner
-from prunebench.signals import ATTENTION, BEFORE, Signal
+from prunebench.signals import Signal
 from prunebench.sites import Part
 from prunebench.tokens import Layout
 
@@ -185,16 +185,12 @@ class Session:
                 _ACTIVE.add(setup.decoder)
             undo.callback(_ACTIVE.discard, setup.decoder)
             undo.enter_context(tuned(setup.model, setup.ready.reads.lora))
-            if setup.ready.needs & ATTENTION or setup.steers is not None:
-                undo.enter_context(probed(setup.config))
-                undo.callback(setup.unwatch)
             if setup.observer is not None:
                 undo.enter_context(setup.observer.attached())
             if setup.tower is not None:
                 undo.enter_context(setup.tower.attached())
             undo.callback(self.inside.close)
             before(undo, setup.decoder, self._enter_decoder)
-            after(undo, setup.decoder, self._leave_decoder)
             yield
 
     # ---- what the listener tells -----------------------------------------------------------------
@@ -248,11 +244,11 @@ class Session:
         setup = self.setup
         # first: where this prefill fails, nothing of the batch before may go on
         self.waiting = self.prefill = self.decoding = None
+        self._unhook_inside()
+        self._probe()
+        after(self.inside, setup.decoder, self._leave_decoder)
         prefill = Prefill(setup, call, embeds, kwargs.get("attention_mask"))
         self.prefill, self.wish = prefill, kwargs.get("logits_to_keep", 0)
-        self._unhook_inside()
-        if setup.ready.needs & BEFORE or setup.steers is not None:
-            setup.unwatch()  # of a prefill that failed, or of the answer before
         bare, features = setup.parts.injected(kwargs)
         if takes_over(prefill.sites, features):
             kwargs = bare
@@ -295,10 +291,20 @@ class Session:
         if not decoding.steered:
             return
         if decoding.steering is not None:
+            self._probe()
             decoding.steering.start()
         if decoding.moved:
-            before(self.inside, self.setup.rotary, self._see_positions)
+            before(self.inside, self.setup.rotary, decoding.enter_rotary)
+            after(self.inside, self.setup.rotary, decoding.leave_rotary)
         self._hook_layers(decoding.steered_from)
+
+    def _probe(self) -> None:
+        """Let probes see the attention of layers, where the method reads any, for as long as the
+        hooks inside are there.
+        """
+        if self.setup.probes:
+            self.inside.enter_context(probed(self.setup.config))
+            self.inside.callback(self.setup.unwatch)
 
     def _unhook_inside(self) -> None:
         """Take the hooks inside the decoder off again."""
@@ -327,8 +333,6 @@ class Session:
         ids = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
         if self.prefill is not None:
             self.prefill.note_positions(ids)
-        elif self.decoding is not None:
-            self.decoding.ids = ids
 
     def _enter_layer(self, number: int, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs] | None:
         hidden = args[0] if args else kwargs["hidden_states"]

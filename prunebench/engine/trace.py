@@ -59,6 +59,15 @@ class SampleTrace:
         """[K] original visual indices that enter LLM layer `layer`, ascending."""
         return self.behind(self.thinned_at(layer))
 
+    def counts(self, layers: int) -> list[int]:
+        """[layers] how many visual tokens enter each LLM layer."""
+        counts, first, count = [], 0, self.available
+        for site, kept in sorted(self.kept.items()):
+            place = site.layer if site.part is Part.LLM else 0
+            counts += [count] * (place - first)
+            first, count = place, len(kept)
+        return [*counts, *[count] * (layers - first)]
+
     def survivors(self) -> Tensor:
         """[K] original visual indices that reach the last layer, ascending."""
         return self.behind(max(self.kept, default=None))

@@ -204,7 +204,8 @@ def plain(value: Any, depth: int = 32) -> Any:
     if depth > 0 and isinstance(value, Mapping):
         content = {}
         for key, part in value.items():
-            content[plain(str(key))] = plain(part, depth - 1)
+            # not asked of most values: a study's rows have hundred thousands
+            content[plain(str(key))] = part if type(part) in ATOMS else plain(part, depth - 1)
         return content
     if depth > 0 and isinstance(value, list | tuple):
         return [plain(part, depth - 1) for part in value]
