@@ -25,7 +25,7 @@ def _study(folder: Path, shares: dict[str, float], answers: str = "yes", task: s
     for method, share in shares.items():
         right = round(share * QUESTIONS)
         scores = [1.0] * right + [0.0] * (QUESTIONS - right)
-        cell(folder, method, task, scores, columns={"reference": references})  # type: ignore[dict-item]
+        cell(folder, method, task, scores, columns={"reference": references})
     return folder
 
 

@@ -209,7 +209,9 @@ def _read(study: Path, warn: Warn) -> _Study:
 
 
 def _answers(cell: StoredCell) -> dict[str, str | None]:
-    return tables.read_names(cell.folder / "samples.parquet", "reference")
+    """The right answer of every sample; empty where the cell does not say."""
+    texts = tables.read_texts(cell.folder / "samples.parquet", ["reference"])
+    return dict(zip(texts["sample_id"], texts.get("reference", ()), strict=False))
 
 
 def _mean_of_seeds(parts: Sequence[pd.Series[float]]) -> pd.Series[float]:
