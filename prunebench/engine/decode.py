@@ -64,9 +64,11 @@ class Decoding:
         """The tokens that were read behind it, call by call."""
         self.coming: Tensor | None = None
         """Those of the step in flight."""
-        moved = [frame for frame in self.frames if frame is not None and frame.shift is not None]
-        self.shifts = {frame: frame.shift for frame in moved}
+        self.shifts: dict[Frame, Tensor] = {}
         """How far positions have moved, by frames, which compare by identity."""
+        for frame in self.frames:
+            if frame is not None and frame.shift is not None:
+                self.shifts[frame] = frame.shift
         self.tables: dict[str | None, dict[Frame, Any]] = {}
         """The rotary tables of the step in flight, by the kind of layer and these frames; by None
         where one is made for all layers.
