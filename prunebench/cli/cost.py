@@ -232,7 +232,8 @@ def _width(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> int:
     """Columns of the screen that a table takes."""
     total = GAP * len(names)
     for name in names:
-        total += max(len(name), *(len(row.get(name, "")) for row in rows))
+        least = NARROWEST if name == "method" else len(name)
+        total += max(least, *(len(row.get(name, "")) for row in rows))
     return total
 
 

@@ -30,6 +30,16 @@ QUESTION = "What is in the picture, and how many things are there?"
 """What is asked: some methods read words, and how many there are decides what they do."""
 
 
+LAST = frozenset({Signal.LAST_QUERY_ATTENTION, Signal.NEXT_QUERY_ATTENTION})
+TEXT = frozenset({Signal.TEXT_ATTENTION, Signal.NEXT_TEXT_ATTENTION})
+ROWS = LAST | TEXT | {Signal.VISUAL_ATTENTION}
+"""Signals of attention, drawn here: of thousands of queries a test's way takes minutes."""
+
+
+FEW = 512
+"""Queries whose rows of attention are drawn each by itself."""
+
+
 class Products(TorchDispatchMode):
     """A context that counts matrix products by torch's own formulas; where `is_drawn`, the most
     common ones are not worked out: numbers between 0 and 1 of the right shape come of them.
@@ -192,6 +202,8 @@ def _example(ready: Ready, signal: Signal, sizes: Sizes, layout: Layout) -> Any:
     """Values of a signal, as many as there would be."""
     if signal is Signal.TEXT_PIECES:
         return tuple(islice(cycle(QUESTION.split()), sizes.text))
+    if signal in ROWS:
+        return _attention(signal, sizes)
     if signal in CLIP:
         texts = len(ready.reads.texts(QUESTION))
         tiles = len(regions_of(layout, ready.reads.regions).tiles)
@@ -199,3 +211,14 @@ def _example(ready: Ready, signal: Signal, sizes: Sizes, layout: Layout) -> Any:
         if signal is Signal.CLIP_TEXT_TOKENS:
             return sizes.normal("CLIP text tokens", texts, 77, sizes.clip_width)
     return signal.row.example(sizes)
+
+
+def _attention(signal: Signal, sizes: Sizes) -> Tensor:
+    """[H, N] or [H, Q, N] rows of attention; of many queries all have the same."""
+    last = torch.rand(sizes.heads, sizes.tokens).softmax(-1)
+    if signal in LAST:
+        return last
+    queries = sizes.behind if signal in TEXT else sizes.tokens
+    if queries > FEW:
+        return last[:, None].expand(-1, queries, -1)
+    return torch.rand(sizes.heads, queries, sizes.tokens).softmax(-1)
