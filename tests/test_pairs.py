@@ -14,6 +14,8 @@ from hand_written import cell, fold, printed, row
 
 from prunebench import report
 from prunebench.report import pairs, ranks
+from prunebench.run.grid import load
+from prunebench.run.runner import sweep
 from prunebench.study import cells
 
 Row = dict[Any, Any]
@@ -192,3 +194,16 @@ def test_the_command_shows_what_is_better_than_what(tmp_path: Path) -> None:
     wrong = prunebench(str(study), "method=delta")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "there are: alpha, beta, gamma" in wrong.stderr
+
+
+def test_a_sweep_says_which_samples_share_an_image(tmp_path: Path) -> None:
+    words = ["methods=divprune", "budgets=0.5", "limit=3", "cost=false", f"out={tmp_path}"]
+    sweep(load(None, words))
+    records, _ = cells.read(tmp_path)
+    images = [cell.labels["image"].to_dict() for cell in records if cell.ok]
+    assert len(images) > 2
+    assert all(of_cell == images[0] for of_cell in images)
+    assert all(isinstance(image, str) for image in images[0].values())
+    # every scene of the embedded task is another image
+    assert len(set(images[0].values())) == 3
+    assert records[0].clusters is None

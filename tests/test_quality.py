@@ -5,15 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from prunebench.benchmarks import Request
 from prunebench.budget import BudgetError
 from prunebench.models.base import Unsupported
 from prunebench.models.harness import OWN
 from prunebench.run.fault import judged
-from prunebench.run.samples import seed_of
+from prunebench.run.samples import Samples, seed_of
 from prunebench.run.transformers_backend import cut, options_of
 from prunebench.study.statistics import bootstrap, mean_interval
 
@@ -54,6 +56,31 @@ def test_a_temperature_samples() -> None:
 def test_a_sample_has_its_number_whatever_is_beside_it() -> None:
     assert seed_of(request("a"), 0) == seed_of(request("a", temperature=1), 0)
     assert len({seed_of(request(name), seed) for name in "abc" for seed in range(3)}) == 9
+
+
+def shown(*images: Any) -> Samples:
+    """A sample that shows these."""
+    chat = [{"role": "user", "content": [{"type": "image", "url": image} for image in images]}]
+    return Samples((request(),), (chat,), {}, (), ())
+
+
+def test_questions_of_one_image_are_told_by_its_digest() -> None:
+    red, blue = Image.new("RGB", (8, 4), "red"), Image.new("RGB", (8, 4), "blue")
+    assert shown(red).digest(0) == shown(red.copy()).digest(0)
+    others = [shown(blue), shown(red, blue), shown(red.resize((4, 8))), shown(red, red)]
+    assert len({shown(red).digest(0), *(one.digest(0) for one in others)}) == 5
+    assert shown().digest(0) is None
+
+
+def test_the_frames_of_a_video_are_its_digest() -> None:
+    frames = np.zeros((3, 4, 4, 3), dtype=np.uint8)
+    chats = []
+    for video in (frames, frames.copy(), frames + 1):
+        clip = SimpleNamespace(frames=video)
+        chats.append([{"role": "user", "content": [{"type": "video", "video": clip}]}])
+    samples = Samples((request(),) * 3, tuple(chats), {}, (), ())
+    first, same, other = (samples.digest(row) for row in range(3))
+    assert first == same != other
 
 
 @pytest.mark.parametrize(

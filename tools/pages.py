@@ -38,6 +38,11 @@ from prunebench.testbed import MODELS
 from prunebench.testing import matrix as support
 from prunebench.testing import verified
 
+# whoever loads this file by its path has not its neighbours
+sys.path.insert(0, str(Path(__file__).parent))
+
+import printed_page
+
 ROOT = Path(__file__).parents[1]
 
 DEPTH = 32
@@ -59,6 +64,10 @@ def main(arguments: list[str]) -> int:
     for path, text in old.items():
         path.write_text(text)
         print(f"wrote {path.relative_to(ROOT)}")
+    picture = ROOT / "docs" / "published.png"
+    if picture.with_suffix(".md") in old or not picture.is_file():
+        picture.write_bytes(printed_page.figure())
+        print(f"wrote {picture.relative_to(ROOT)}")
     return 0
 
 
@@ -71,6 +80,7 @@ def stale() -> dict[Path, str]:
     fresh = {
         readme: text,
         ROOT / "docs" / "models.md": support.markdown(),
+        ROOT / "docs" / "published.md": published_page(),
         ROOT / "methods" / "_names.py": names_file(),
         palette.FILE: palette.with_new(compared()),
     }
@@ -476,6 +486,28 @@ def family_page(family: Family) -> str:
     text += table(["name", "checkpoint"], alias_rows)
     text += "\n## Methods\n\n"
     return text + table(["method", "with default settings"], method_rows)
+
+
+# what papers print
+
+
+def published_page() -> str:
+    """What papers print about methods, and how far they agree."""
+    return "\n".join(
+        [
+            printed_page.text(),
+            "## How far sources agree\n\n" + AGREEMENT,
+            table(printed_page.AGREEMENT_HEAD, printed_page.agreement_rows()),
+            "## Most disputed\n\nThe widest spread of every method and benchmark, MME apart.\n",
+            table(printed_page.DISPUTE_HEAD, printed_page.dispute_rows()),
+        ]
+    )
+
+
+AGREEMENT = """A pair is a model, a method, a budget, a benchmark and a metric that at least two
+sources print; averages over benchmarks are left out. Points are of 100, those of MME of 2,800.
+Beyond rounding is more than 0.1 points, of MME more than 1.
+"""
 
 
 # the grid and the numbers
