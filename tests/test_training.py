@@ -534,7 +534,10 @@ REFUSED = [
     ("reinforce dropout=1", "dropout is 1.0; it is"),
     ("testbed train OUT model=nope", "model is 'nope'; it is one of tiny-qwen2.5-vl"),
     ("testbed train OUT vision_steps=-1", "vision_steps is -1; it is"),
-    ("testbed train OUT vision_steps=0 joint_steps=0", "there must be at least one"),
+    (
+        "testbed train OUT vision_steps=0 place_steps=0 joint_steps=0 finish_steps=0",
+        "there must be at least one",
+    ),
     ("testbed train OUT model=tiny-clip joint_steps=1", "but the recipe of tiny-clip has"),
     ("testbed train OUT model=tiny-llava-next start=/nowhere", "start /nowhere is no folder"),
     ("testbed train OUT seed=10000000", "seed is 10000000; it is"),
