@@ -25,6 +25,17 @@ ARGUMENTS = [
 ]
 
 
+GO = """state => new Promise((done) => {
+  if (location.hash.slice(1) === state) return done();
+  addEventListener("hashchange", () => requestAnimationFrame(() => done()), { once: true });
+  location.hash = state;
+})"""
+"""Resolves when the page has heard of it; its own ear was there first."""
+
+SETTLED = """() => [...document.querySelectorAll("#main .tabulator")].every(
+  (table) => table.querySelector(".tabulator-row, .tabulator-placeholder"))"""
+
+
 @dataclass
 class Visit:
     """A page that is open, and what it did that it must not do."""
@@ -32,15 +43,20 @@ class Visit:
     page: Any
     faults: list[str] = field(default_factory=list)
 
+    def settled(self) -> None:
+        """Wait until every table has its rows, or says that it has none."""
+        self.page.wait_for_function(SETTLED)
+
     def texts(self, selector: str) -> list[str]:
         """What stands in the elements."""
+        self.settled()
         texts: list[str] = self.page.locator(selector).all_inner_texts()
         return texts
 
     def go(self, state: str) -> None:
         """Show another view, as a link would."""
-        self.page.evaluate("state => { location.hash = state; }", state)
-        self.page.wait_for_timeout(80)  # for the event that follows
+        self.page.evaluate(GO, state)
+        self.settled()
 
 
 @contextmanager
@@ -89,6 +105,7 @@ def visit(
     page.on("request", asked)
     page.goto(f"{file.resolve().as_uri()}#{state}")
     page.wait_for_selector("#main > *", state="attached")
+    seen.settled()
     try:
         yield seen
     finally:
