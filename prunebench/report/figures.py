@@ -269,7 +269,9 @@ def kinds(types: pd.DataFrame) -> Figure:
         scores, most = table.to_numpy(), perfect.reindex_like(table).to_numpy()
         ax.imshow(scores, vmin=0, vmax=1, cmap="cividis", aspect="auto")
         ax.set_xticks(range(table.shape[1]), list(table.columns), rotation=40, ha="right")
-        ax.set_yticks(range(table.shape[0]), [one_line(name, NAME) for name in table.index])
+        asked = {row["method"]: budget_label(row) for row in records(of_model)}
+        names = [f"{one_line(name, NAME)} {asked[name]}" for name in table.index]
+        ax.set_yticks(range(table.shape[0]), names)
         ax.tick_params(labelsize=7)
         for row, column in np.ndindex(table.shape):
             value, best = float(scores[row, column]), float(most[row, column])
