@@ -43,7 +43,7 @@ UNKNOWN = {"gemma4", "qwen3_5_vl", "qwen3_5_moe"}
 
 EXACT = [name for name in families.names() if name not in UNKNOWN]
 
-QUICK = ("fastv", "pyramiddrop", "divprune", "visionzip", "duet_vlm", "transprune", "tome", "vscan")
+QUICK = ("fastv", "divprune", "duet_vlm", "tome")
 """Methods that between them read what comes from every part of a model."""
 
 
@@ -435,6 +435,15 @@ def test_a_context_is_filled_with_text() -> None:
     assert estimate.scene.visual + estimate.scene.text + 48 == 2048
     with pytest.raises(GridError, match="context is 600; image and answer alone take 625"):
         load(["model=llava-1.5-7b", "methods=none", "context=600", "new_tokens=48"]).scene  # noqa: B018
+
+
+def test_a_long_context_draws_no_attention_of_all_its_text() -> None:
+    """28 heads of 5,824 queries and 8,128 keys would be five gigabytes; one query is read."""
+    words = ["model=qwen2.5-vl-7b", "methods=fastv", "budgets=0.25", "context=8192"]
+    estimate = load(words)
+    bill = estimate.lines[1].bill
+    assert bill is not None
+    assert bill.signals == 2 * 3584 * 8128
 
 
 def test_a_given_card_needs_no_name() -> None:
