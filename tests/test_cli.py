@@ -526,3 +526,14 @@ def test_show_draws_what_the_baseline_sees(
 ) -> None:
     assert main(["show", "method=none", f"out={tmp_path / 'none.png'}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "none.png")
+
+
+def test_a_reader_who_has_seen_enough_hears_no_complaint() -> None:
+    """`list tasks | head`: what prints tables ends the program by itself, which is no failure."""
+    words = [sys.executable, "-m", "prunebench.cli", "list", "tasks"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE

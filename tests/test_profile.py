@@ -11,7 +11,7 @@ from prunebench.benchmarks import load_task
 from prunebench.cli import main
 from prunebench.report.profile import write
 from prunebench.run.backend import ModelSetup
-from prunebench.run.profile import measured
+from prunebench.run.profiler import measured
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.study.profile import Level, Profile
 from prunebench.study.statistics import Interval

@@ -43,7 +43,9 @@ def end_by_error(error: BaseException) -> int:
 
     An error that no one has a line for is a bug of our own: it is raised again, with its traceback.
     """
-    if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
+    # rich ends the program where its output breaks off
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    if isinstance(cause, BrokenPipeError):  # whoever read the output has seen enough
         with suppress(OSError, ValueError):
             # Python flushes stdout once more as it exits, and would complain of the pipe again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -37,7 +37,7 @@ def profile(arguments: argparse.Namespace) -> int:
     """Print a line a layer, what a late method can afford, and where table and figure lie."""
     from prunebench.cli.screen import quiet_libraries
     from prunebench.report.profile import write
-    from prunebench.run.profile import profile as measure
+    from prunebench.run.profiler import profile as measure
     from prunebench.study.profile import ENOUGH
 
     quiet_libraries()

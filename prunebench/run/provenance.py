@@ -123,6 +123,7 @@ UNCOUNTED = (
     "run/pictures.py",
     "run/plain.py",
     "run/profile.py",
+    "run/profiler.py",
     "run/progress.py",
     "run/provenance.py",
     "run/question.py",
