@@ -7,9 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from prunebench.study import statistics
 from prunebench.study.statistics import Interval
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (0, 7), (3, 10), (499, 500)])
+def test_wilson_is_scipys(successes: int, n: int) -> None:
+    """Written out, for scipy.stats takes a second to import."""
+    share = statistics.wilson(successes, n)
+    ends = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert (share.low, share.high) == pytest.approx((ends.low, ends.high), abs=1e-12)
 
 
 def test_wilson_known_answer() -> None:
