@@ -74,9 +74,9 @@ def prune(  # noqa: PLR0913  (every one but three is optional, and named where i
     >>> with prunebench.prune(loaded.model, "divprune", budget=0.25) as trace:
     ...     output = loaded.model.generate(**inputs, max_new_tokens=4, do_sample=False)
     >>> loaded.text(output, inputs)
-    '4'
-    >>> len(trace.samples[0].kept[prunebench.INPUT])  # of 64 visual tokens
-    16
+    'square'
+    >>> len(trace.samples[0].kept[prunebench.INPUT])  # of 36 visual tokens
+    9
 
     `pruner` is a method's name, the path of its file, or a method that `build` made with settings;
     one that is used often is bound to the model once, by `make_ready`. `budget` is a share of the
