@@ -155,7 +155,7 @@ def test_the_page_is_one_file_that_asks_nobody(file: Path) -> None:
 
 def test_the_page_holds_the_tables(study: Path, file: Path) -> None:
     data = data_of(file)
-    assert list(data["tables"]) == ["leaderboard", "by_type", "metrics"]
+    assert list(data["tables"]) == ["leaderboard", "by_type", "metrics", "pairs"]
     for name, table in data["tables"].items():
         stored = pd.read_csv(study / f"{name}.csv", dtype=str, keep_default_na=False)
         assert [column["name"] for column in table["columns"]] == list(stored.columns)
