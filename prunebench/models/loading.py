@@ -18,7 +18,7 @@ from prunebench.models.errors import LoadError, explained, unattended
 from prunebench.models.loaded import Loaded
 from prunebench.models.placement import DeviceMap, device_map_of, tensors_of
 from prunebench.models.processors import check_processor, check_prompt
-from prunebench.models.quantized import Quantization, quantization_of
+from prunebench.models.quantized import Quantization, keep_packing, quantization_of
 from prunebench.testbed import Embedded
 
 Device = Literal["cpu", "cuda"]
@@ -160,6 +160,7 @@ class _Loader:
             options["device_map"] = placement
         model, report = self._from("AutoModelForImageTextToText", **options, **self._options)
         checkpoint.check_loaded(model, report)
+        keep_packing(model)
         return model
 
     def commit(self) -> str | None:

@@ -7,6 +7,7 @@ import logging
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 
 from prunebench.border.text import one_line
 from prunebench.models.errors import LoadError
@@ -50,3 +51,16 @@ def quantization_of(
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_type="nf4"
     )
+
+
+def keep_packing(model: nn.Module) -> None:
+    """Keep weights of 4 bits as they were packed when they were made.
+
+    On a CPU with AVX512-BF16 bitsandbytes packs them anew at their first call: they compute in
+    bfloat16 from then on, other numbers than on any other CPU, and rows that are no whole blocks of
+    64 cannot be packed at all (bitsandbytes 0.50, functional._convert_weight_packed_for_cpu).
+    """
+    linear: Any
+    for linear in model.modules():
+        if hasattr(linear, "support_avx512bf16_for_cpu"):
+            linear.support_avx512bf16_for_cpu = False
