@@ -34,7 +34,7 @@ from prunebench.engine.counter import counter
 from prunebench.testbed import model_path
 
 CLIP = "tiny-clip"
-SIDE = 8
+SIDE = 12
 """Patches of a side that the CLIP sees."""
 qwen = cache(lambda: build("qwen2_5_vl"))
 
@@ -89,7 +89,7 @@ def states(images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
     """
     model, processor = stock()
     # squares of CLIP's own size, of which nothing is cut off
-    square = {"height": 112, "width": 112}
+    square = {"height": 168, "width": 168}
     inputs = processor(images=list(images), size=square, crop_size=square, return_tensors="pt")
     with torch.no_grad():
         embeddings = model.get_image_features(**inputs).pooler_output
@@ -160,7 +160,7 @@ def test_images_have_their_own_pictures_and_stages_show_what_lives() -> None:
     # lies inside the encoder, and once for the rest
     clip = load_clip(CLIP, torch.device("cpu"), torch.float32)
     with torch.no_grad(), counter() as flops:
-        clip.rows(torch.zeros(4, 3, 112, 112))
+        clip.rows(torch.zeros(4, 3, 168, 168))
     counted = flops.get_total_flops()
     assert trace.samples[0].selector_flops == 2 * counted
 

@@ -190,6 +190,6 @@ def test_show_draws_the_part_of_an_image_that_a_model_sees(tmp_path: Path) -> No
         [f"model={folder}", f"image={tmp_path / 'wide.png'}", "question=digit"]
     )
     assert shown_picture.image.size == (112, 112)
-    assert shown_picture.masks[0].shape == (8, 8)
+    assert shown_picture.masks[0].shape == (side // 14, side // 14)
     middle = picture(224, 112).crop((56, 0, 168, 112))
     assert np.array_equal(np.asarray(shown_picture.image), np.asarray(middle))

@@ -44,9 +44,9 @@ def test_own_is_each_method_as_its_paper_runs_it(tmp_path: Path) -> None:
     rows = table[table.index.get_level_values("budget") == "own"]
     assert sorted(rows.index.get_level_values("method")) == ["divprune", "fastv", "pyramiddrop"]
     assert set(rows["status"]) == {"ok"}
-    # half of the tokens from layer 2 of 6 on
+    # half of the tokens from layer 2 of 12 on
     spent = rows["tokens_mean_share"].xs("own", level="budget").astype(float)
-    assert spent["fastv"] == pytest.approx((2 + 4 * 0.5) / 6, abs=0.01)
+    assert spent["fastv"] == pytest.approx((2 + 10 * 0.5) / 12, abs=0.01)
     assert spent["divprune"] == pytest.approx(0.098, abs=0.01)
     # at 0.5 everybody stands beside random, at its own point nobody does
     assert set(rows["better_than_random"]) == {""}
@@ -61,15 +61,15 @@ def test_a_grid_of_own_points_names_a_method_that_has_one() -> None:
 
 
 def test_the_nearest_reach_is_run_and_marked(tmp_path: Path) -> None:
-    """FastV reads two of six layers whole: a tenth of the tokens is out of its reach."""
+    """FastV reads two of twelve layers whole: a tenth of the tokens is out of its reach."""
     exact = board(tmp_path / "exact", "methods=fastv", "budgets=0.1,0.5")
     assert exact.loc[("fastv", "0.1"), "status"] == "infeasible"
     table = board(tmp_path / "nearest", "methods=fastv", "budgets=0.1,0.5", "reach=nearest")
     row = table.loc[("fastv", "0.1")]
     assert row["status"] == "ok"
-    assert float(row["tokens_mean_share"]) == pytest.approx(2 / 6, abs=0.02)
-    assert "cannot spend 0.1: runs at the nearest that it can, a share of 0.3" in row["reason"]
-    # a third of the tokens against a tenth is no comparison
+    assert float(row["tokens_mean_share"]) == pytest.approx(2 / 12, abs=0.02)
+    assert "cannot spend 0.1: runs at the nearest that it can, a share of 0.17" in row["reason"]
+    # a sixth of the tokens against a tenth is no comparison
     assert list(row[["better_than_random", "difference_to_random"]]) == ["", ""]
     kept = table.loc[("fastv", "0.5")]
     assert kept["reason"] == ""

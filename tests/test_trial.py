@@ -63,7 +63,7 @@ def trial(file: Path, text: str = TASK, *words: str) -> str:
 def test_a_line_says_what_a_task_needs(tmp_path: Path) -> None:
     line = trial(tmp_path / "mine.yaml", TASK, "limit=5")
     assert line == (
-        "5 samples; 1 image of 224x224; exact_match; paired statistics; 11 cells, 55 calls"
+        "5 samples; 1 image of 280x280; exact_match; paired statistics; 11 cells, 55 calls"
     )
 
 

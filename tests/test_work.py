@@ -39,7 +39,7 @@ from prunebench.tokens import Signal
 
 SETUP = ModelSetup("tiny-qwen2.5-vl", threads=1)
 TASK = TaskSource("scenes", 3, None)
-SAMPLES = ("1-0-color", "1-1-shape", "1-2-digit")
+SAMPLES = ("1-10000000-color", "1-40000001-shape", "1-2-number")
 
 # fails on every second sample, counted by the samples' numbers
 FICKLE = MINE.replace(
