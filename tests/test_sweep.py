@@ -118,17 +118,18 @@ def test_rows_say_what_was_kept(study: tuple[Path, list[str]]) -> None:
     small = table["tiny-qwen2.5-vl__resize__0.5__scenes__s0"]
     assert (none["tokens_mean"] == none["available"]).all()
     assert (none["evidence_recall"].dropna() == 1).all()
-    assert (half["tokens_mean"] == none["available"] / 2).all()
+    assert (half["tokens_mean"] - none["available"] / 2).abs().max() <= 0.5
     assert (half["flops_llm"] < none["flops_llm"]).all()
     assert (half["flops_vision"] == none["flops_vision"]).all()
     assert (small["flops_vision"] < none["flops_vision"]).all()
     assert (small["available"] == none["available"]).all()
     assert (small["tokens_input"] <= small["available"] / 2).all()
     assert small["evidence_recall"].isna().all()
-    # two heads of 40, keys and values, 4 bytes, 6 layers; the question's words and the image's two
+    # two heads of 40, keys and values, 4 bytes, 12 layers; the question's words and the image's two
     # marks beside the tokens
-    per_token = 2 * 2 * 40 * 4 * 6
-    assert ((none["kv_bytes"] - half["kv_bytes"]) == per_token * none["available"] / 2).all()
+    per_token = 2 * 2 * 40 * 4 * 12
+    dropped = none["tokens_mean"] - half["tokens_mean"]
+    assert ((none["kv_bytes"] - half["kv_bytes"]) == per_token * dropped).all()
 
 
 def test_run_again_it_has_nothing_to_do(
@@ -179,7 +180,7 @@ def test_a_batch_is_its_samples_one_by_one(
     alone, together = rows(study[0]), rows(tmp_path / "study")
     assert len(together) == 3
     for cell, table in together.items():
-        padded = ["kv_bytes"]  # holds the padding of the batch
+        padded = ["kv_bytes_padded"]  # holds the padding of the batch
         pd.testing.assert_frame_equal(table.drop(columns=padded), alone[cell].drop(columns=padded))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ def uncollected() -> Iterator[None]:
     finally:
         if is_first:
             gc.freeze()
+            # as the process ends libraries look whether all of theirs is taken apart
+            atexit.register(gc.unfreeze)
         if was_enabled:
             gc.enable()
 
