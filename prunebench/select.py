@@ -174,7 +174,11 @@ def _cell_means(picture: Tensor, rows: int, columns: int, region: Region) -> Ten
     sums = corners.diff(dim=0).diff(dim=1)
     area = (down.diff()[:, None] * across.diff()).view(rows, columns, *[1] * channels)
     # clamped, because `where` works out both sides
-    return torch.where(area > 0, sums / area.clamp(min=1e-12), 0.0)
+    means = torch.where(area > 0, sums / area.clamp(min=1e-12), 0.0)
+    # differences of sums may lie a hair beyond what is averaged
+    least = picture.double().amin((0, 1)).clamp(max=0)
+    most = picture.double().amax((0, 1)).clamp(min=0)
+    return torch.minimum(torch.maximum(means, least), most)
 
 
 def _weighed(weights: Tensor) -> Tensor:

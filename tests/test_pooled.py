@@ -249,3 +249,15 @@ def test_the_highest_of_each_group_best_first() -> None:
     assert top_of_each(scores, groups, [0, 3]).tolist() == [5, 6, 4]
     with pytest.raises(ValueError, match="shorter"):
         top_of_each(scores, groups, [2])
+
+
+@pytest.mark.parametrize("size", [(140, 224), (113, 97), (50, 31)])
+def test_an_average_of_a_mask_is_a_share(size: tuple[int, int]) -> None:
+    """Never a hair below zero, whose logarithm is no number, or above one."""
+    layout = Layout((Tile(10, 10, region=(0.0, 0.0, 1.0, 1.0)),))
+    for seed in range(40):
+        mask = (drawn(*size, seed=seed) < 0.02).float()
+        mask[: size[0] // 2] = 0.0
+        shares = pooled(layout, [mask[None]])
+        assert 0 <= float(shares.min())
+        assert float(shares.max()) <= 1
