@@ -11,8 +11,8 @@ OLDEST = $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 SWEEP_ARGS = $(if $(MODEL),model=$(MODEL)) $(if $(METHODS),methods=$(METHODS)) $(if $(TASKS),tasks=$(TASKS)) \
 	$(if $(BUDGETS),budgets=$(BUDGETS)) $(if $(LIMIT),limit=$(LIMIT)) $(if $(OUT),out=$(OUT)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
-# a plain `make sweep` asks the first questions alone, so that it ends in minutes
-FIRST = $(if $(strip $(GRID)$(SWEEP_ARGS)),,limit=100)
+# a plain `make sweep` asks the first questions alone and times few pairs, so that it ends in minutes
+FIRST = $(if $(strip $(GRID)$(SWEEP_ARGS)),,limit=100 cost.pairs=6)
 
 .DEFAULT_GOAL := help
 .PHONY: help install sweep list report show verify docs test test-slow test-oldest check format bench clean
