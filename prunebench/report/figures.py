@@ -269,8 +269,8 @@ def kinds(types: pd.DataFrame) -> Figure:
         scores, most = table.to_numpy(), perfect.reindex_like(table).to_numpy()
         ax.imshow(scores, vmin=0, vmax=1, cmap="cividis", aspect="auto")
         ax.set_xticks(range(table.shape[1]), list(table.columns), rotation=40, ha="right")
-        asked = {row["method"]: budget_label(row) for row in records(of_model)}
-        names = [f"{one_line(name, NAME)} {asked[name]}" for name in table.index]
+        budgets = {row["method"]: budget_label(row) for row in records(of_model)}
+        names = [f"{one_line(name, NAME)} {budgets[name]}" for name in table.index]
         ax.set_yticks(range(table.shape[0]), names)
         ax.tick_params(labelsize=7)
         for row, column in np.ndindex(table.shape):
