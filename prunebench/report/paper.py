@@ -14,7 +14,7 @@ import pandas as pd
 
 import prunebench
 from prunebench.border.text import one_line
-from prunebench.report import paper_tables, tables
+from prunebench.report import by_type, paper_tables, tables
 from prunebench.report.board import budget_kind, overall
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.record import BASELINE
@@ -75,7 +75,8 @@ def write(
     rows = selected(board, wish)
     order = methods_of(rows, wish)
     plan = figures.Plan(wish.size, wish.rename, tuple(order), wish.format)
-    paths = figures.draw(rows, pd.DataFrame(), folder, plan)
+    # without the grid of kinds, which is too wide for a column
+    paths = figures.draw(rows, pd.DataFrame(columns=by_type.COLUMNS), folder, plan)
     origin = about(rows, records)
     captions = {path.name: f"{figures.CAPTIONS[path.stem]} {origin}" for path in paths}
     layout = paper_tables.Layout(order, wish.rename, budget_kind(rows))
