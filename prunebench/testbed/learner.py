@@ -68,3 +68,20 @@ class Objective(Protocol):
 
     def check(self, step: int, figures: Mapping[str, float]) -> None:
         """Raise RunError where, after so many steps, the figures say that going on is of no use."""
+
+
+@dataclass(frozen=True)
+class StockModel:
+    """What is the same of every stock model behind the calls that training makes."""
+
+    model: Any
+
+    @property
+    def module(self) -> nn.Module:
+        """The stock model whose weights are trained."""
+        return self.model  # type: ignore[no-any-return]
+
+    @property
+    def feature_width(self) -> int:
+        """Width of one visual token."""
+        return int(self.model.config.text_config.hidden_size)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     CLIPModel,
     LlavaConfig,
@@ -28,7 +28,7 @@ from transformers import (
 
 from prunebench.testbed.batches import Boxes, SceneBatch
 from prunebench.testbed.language import answer, language_settings, new_model
-from prunebench.testbed.learner import Answers
+from prunebench.testbed.learner import Answers, StockModel
 from prunebench.testbed.processor import (
     VISION_START,
     build_tokenizer,
@@ -155,25 +155,13 @@ def take_llava(model: Any, llava: Path) -> None:
 
 
 @dataclass(frozen=True)
-class FastLlava:
+class FastLlava(StockModel):
     """The stock LLaVA-1.5 behind the calls that training makes (a `Learner`); its tower stays as it
     is.
     """
 
-    model: Any
-
     def __post_init__(self) -> None:
         self.model.model.vision_tower.requires_grad_(False)
-
-    @property
-    def module(self) -> nn.Module:
-        """The stock model whose weights are trained."""
-        return self.model  # type: ignore[no-any-return]
-
-    @property
-    def feature_width(self) -> int:
-        """Width of one visual token."""
-        return int(self.model.config.text_config.hidden_size)
 
     @property
     def boxes(self) -> Boxes:

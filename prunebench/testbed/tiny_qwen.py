@@ -13,14 +13,14 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 from prunebench.testbed.batches import Boxes, SceneBatch, cells
 from prunebench.testbed.language import answer, language_settings, new_model
-from prunebench.testbed.learner import Answers
+from prunebench.testbed.learner import Answers, StockModel
 from prunebench.testbed.processor import IMAGE, VIDEO, VISION_END, VISION_START, build_tokenizer
 from prunebench.testbed.scenes import TOKEN_PIXELS
 
@@ -80,20 +80,8 @@ def build_model(sizes: TinyQwenConfig, seed: int) -> Qwen2_5_VLForConditionalGen
 
 
 @dataclass(frozen=True)
-class FastQwen:
+class FastQwen(StockModel):
     """The stock model behind the calls that training makes (a `Learner`)."""
-
-    model: Any
-
-    @property
-    def module(self) -> nn.Module:
-        """The stock model whose weights are trained."""
-        return self.model  # type: ignore[no-any-return]
-
-    @property
-    def feature_width(self) -> int:
-        """Width of one visual token."""
-        return int(self.model.config.text_config.hidden_size)
 
     @property
     def boxes(self) -> Boxes:

@@ -18,7 +18,7 @@ from transformers import (
 
 from prunebench.testbed.batches import Boxes, SceneBatch, cells
 from prunebench.testbed.language import answer, language_settings, new_model
-from prunebench.testbed.learner import Answers
+from prunebench.testbed.learner import Answers, StockModel
 from prunebench.testbed.processor import (
     IMAGE,
     VIDEO,
@@ -114,20 +114,8 @@ class Features:
 
 
 @dataclass(frozen=True)
-class FastQwen3:
+class FastQwen3(StockModel):
     """The stock model behind the calls that training makes (a `Learner`)."""
-
-    model: Any
-
-    @property
-    def module(self) -> nn.Module:
-        """The stock model whose weights are trained."""
-        return self.model  # type: ignore[no-any-return]
-
-    @property
-    def feature_width(self) -> int:
-        """Width of one visual token."""
-        return int(self.model.config.text_config.hidden_size)
 
     @property
     def boxes(self) -> Boxes:
