@@ -135,3 +135,23 @@ def test_a_loaded_model_says_what_it_is(loaded: Loaded) -> None:
     for part in (loaded.name, loaded.family.name, "M parameters", "float32 on cpu", "sha256:"):
         assert part in text
     assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("size", [(3, 300), (300, 3), (9, 200)], ids=str)
+def test_an_image_thinner_than_a_patch_is_pruned_as_any_other(
+    loaded: Loaded, size: tuple[int, int]
+) -> None:
+    """A model that stitches crops may cut every patch of them off as padding, and leave newlines
+    alone.
+    """
+    image = Image.new("RGB", size, "teal")
+    inputs = loaded.inputs(image, "color of 1")
+    options = {"max_new_tokens": 3, "do_sample": False}
+    plain = loaded.model.generate(**inputs, **options)
+    with prunebench.prune(loaded.model, "none"):
+        assert torch.equal(loaded.model.generate(**inputs, **options), plain)
+    (count,) = visual(loaded, inputs)
+    with prunebench.prune(loaded.model, "random", budget=0.5) as trace:
+        loaded.model.generate(**inputs, **options)
+    assert len(trace.samples[0].survivors()) == count // 2
+    assert trace.show(image).size

@@ -73,20 +73,27 @@ def stitched(config: Any, packed: Tensor, height: int, width: int) -> View:
     # only newlines are negative: the model appends them behind its interpolation
     newline = packed[:, 0] < 0
     thumbnail, crops = packed[: side**2], packed[side**2 :]
-    canvas = crops.view(int(newline.sum()), -1, 2)  # every row ends with one newline
+    lines = int(newline.sum())  # every row ends with one newline
+    canvas = crops.view(lines, len(crops) // max(1, lines), 2)
     # the directions are cut and shrunk apart: one column tells all rows, one row all columns
-    rows = _Axis.of(canvas[:, 0, 0], side)
-    columns = _Axis.of(canvas[0, :-1, 1], side)
+    rows = _Axis.of(canvas[:, :1, 0].flatten(), side)
+    columns = _Axis.of(canvas[:1, :-1, 1].flatten(), side)
+    # where the image is so thin that the model cuts every column off, newlines alone are left; they
+    # stand as far apart as the rows of all crops
+    if lines and not len(columns.places):
+        apart = down * side / lines
+        rows = _Axis.of((torch.arange(lines) + 0.5) * apart - 0.5, side)
+    last = int(columns.crop[-1]) if len(columns.crop) else (across - 1) // 2
 
     # the image fills the grid of crops in one direction and is padded in the other
     scale = min(down * vision.image_size / height, across * vision.image_size / width)
     high = rows.spans(vision, down, height * scale)
     wide = columns.spans(vision, across, width * scale)
     tiles = [Tile(side, side, "thumbnail", region=whole(vision))]
-    tiles += _crop_tiles(high, wide, last=int(columns.crop[-1]))
+    tiles += _crop_tiles(high, wide, last)
 
     of_thumbnail = torch.cat([torch.zeros(side**2, 1), thumbnail], dim=1).long()
-    tokens = torch.cat([of_thumbnail, _crop_tokens(rows, columns, across)])
+    tokens = torch.cat([of_thumbnail, _crop_tokens(rows, columns, across, last)])
     # a thumbnail's places lie within the first crop, so its patches get numbers from 0 here
     patches = neighbours(packed, side, across)
     patches[side**2 :] += side**2  # the thumbnail is the encoder's first sequence
@@ -177,14 +184,16 @@ def _crop_tiles(rows: Sequence[Span], columns: Sequence[Span], last: int) -> Ite
             if high and wide:
                 region = (left, top, right, bottom)
                 yield Tile(high, wide, "crop", newlines=number == last, region=region)
+            elif high and number == last and not any(wide for wide, _, _ in columns):
+                yield Tile(high, 0, "crop", newlines=True, region=None)
             else:  # nothing but padding
                 yield Tile(0, 0, "crop", region=None)
 
 
-def _crop_tokens(rows: _Axis, columns: _Axis, across: int) -> Tensor:
+def _crop_tokens(rows: _Axis, columns: _Axis, across: int, last: int) -> Tensor:
     """[n, 3] tile, row and column of every token behind the thumbnail, newlines among them."""
-    # a newline belongs to the crop on its left
-    left = torch.cat([columns.crop, columns.crop[-1:]])
+    # a newline belongs to the crop on its left, the `last` that shows any of the image
+    left = torch.cat([columns.crop, columns.crop.new_tensor([last])])
     above = rows.crop
     # [rows, columns + 1]; tile 0 is the thumbnail
     tile = 1 + above[:, None] * across + left
