@@ -8,10 +8,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 from test_grid import MINE
 
+import prunebench
 from prunebench.cli import main
+from prunebench.measure.flops import head, llm_prefill
 from prunebench.run.bench import AGAIN, cases, load
+from prunebench.run.bencher import QUESTION
+from prunebench.run.ceiling import step_weights
 from prunebench.run.keys import GridError
 from prunebench.run.options import OptionError
 
@@ -51,6 +56,44 @@ def test_phases_of_a_run_come_to_the_whole(tmp_path: Path) -> None:
     # `generate` itself, before the first forward and behind the last, is none of them
     assert (parts <= runs["total"]).all()
     assert (parts >= 0.5 * runs["total"]).all()
+
+
+def test_every_millisecond_of_a_run_is_in_a_phase_or_in_the_rest(tmp_path: Path) -> None:
+    _, table = bench(tmp_path, "methods=divprune", "budgets=0.5", "pairs=1", "new_tokens=5")
+    row = table.loc["divprune"]
+    names = ("vision", "select", "prefill", "rest")
+    parts = sum(row[f"latency_{name}_ms"] for name in names) + 4 * row["latency_decode_ms"]
+    assert parts == pytest.approx(row["latency_total_ms"])
+    assert row["latency_rest_ms"] > 0
+
+
+def test_beside_a_ratio_stands_what_it_could_come_to(tmp_path: Path) -> None:
+    """Were time arithmetic, or bytes read: what the unpruned model needs is 1, and what a method
+    needs follows from the tokens that it leaves in each layer.
+    """
+    names = ("prefill", "decode", "total")
+    words = ["methods=random,fastv,resize", "budgets=0.5", "images=224x224", "new_tokens=3"]
+    _, table = bench(tmp_path, *words)
+    for name in names:
+        assert table.loc[[AGAIN, "none"], f"{name}_ceiling"].tolist() == [1, 1]
+        assert table.loc[[AGAIN, "none"], f"{name}_reached"].isna().all()
+    loaded = prunebench.load("tiny-qwen2.5-vl")
+    picture = Image.new("RGB", (224, 224))
+    text, family = loaded.model.config.get_text_config(), loaded.family
+    prompt = loaded.inputs(picture, QUESTION)["input_ids"].shape[1]
+    layers = text.num_hidden_layers
+    full = llm_prefill(text, [prompt] * layers, family.layer_flops) + head(text)
+    half = llm_prefill(text, [prompt - 32] * layers, family.layer_flops) + head(text)
+    random = table.loc["random"]
+    assert random["prefill_ceiling"] == pytest.approx(half / full)
+    saved = 1 - random["latency_prefill_ratio"]
+    assert random["prefill_reached"] == pytest.approx(saved / (1 - half / full))
+    weights = step_weights(loaded.model, family)
+    read, unpruned = (weights + random[name] for name in ("kv_bytes", "kv_bytes_baseline"))
+    assert random["decode_ceiling"] == pytest.approx(read / unpruned)
+    # the vision encoder is work of its own, which fewer tokens behind it do not spare
+    assert half / full < random["total_ceiling"] < 1
+    assert table.loc["resize", "total_ceiling"] < random["total_ceiling"]
 
 
 def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:

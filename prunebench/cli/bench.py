@@ -80,7 +80,8 @@ def line(timed: Timed) -> str:
     for phase in ("prefill", "decode", "total"):
         ratio = timed.metrics[f"latency_{phase}_ratio"]
         interval = "" if ratio.ci_low is None else f" [{ratio.ci_low:.2f}, {ratio.ci_high:.2f}]"
-        parts.append(f"{phase} {ratio.value:.2f}{interval}")
+        least = "" if timed.ceilings is None else f" ({getattr(timed.ceilings, phase):.2f} at best)"
+        parts.append(f"{phase} {ratio.value:.2f}{interval}{least}")
     parts.append(f"select {timed.metrics['latency_select_ms'].value:.1f} ms")
     if case.label == AGAIN:
         parts += _doubt(timed)

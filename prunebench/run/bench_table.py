@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -16,9 +18,11 @@ import pandas as pd
 import prunebench
 from prunebench.border import files
 from prunebench.border.text import one_line
+from prunebench.measure.pairs import PairRow
 from prunebench.run.backend import ModelSetup
 from prunebench.run.bench import Bench, Case
 from prunebench.run.bencher import Timed
+from prunebench.run.ceiling import Ceilings, reached
 from prunebench.run.cell import shown
 from prunebench.run.provenance import git, hardware, versions
 from prunebench.study.columns import COST
@@ -36,6 +40,7 @@ class BenchTable:
         """Read what is there; raises OSError or ValueError where it cannot be read."""
         self.folder = folder
         self.about = _about(bench, setup)
+        self.new_tokens = bench.new_tokens
         folder.mkdir(parents=True, exist_ok=True)
         self.rows = _read_csv(folder / BENCH)
         self.pairs = _read_parquet(folder / PAIRS)
@@ -50,7 +55,9 @@ class BenchTable:
     def add(self, timed: Timed) -> None:
         """Write a case's row and its pairs, in the place of an earlier one."""
         key = {**self.about, **_named(timed.case)}
-        self.rows = _with(self.rows, key, [{**key, **_numbers(timed), **_commit()}])
+        self.rows = _with(
+            self.rows, key, [{**key, **_numbers(timed, self.new_tokens), **_commit()}]
+        )
         self.pairs = _with(self.pairs, key, [{**key, **asdict(row)} for row in timed.rows])
         files.write(self.folder / BENCH, self.rows.to_csv(index=False).encode())
         buffer = io.BytesIO()
@@ -89,7 +96,7 @@ def _named(case: Case) -> dict[str, str]:
     }
 
 
-def _numbers(timed: Timed) -> dict[str, Any]:
+def _numbers(timed: Timed, new_tokens: int) -> dict[str, Any]:
     """What was measured; every number that a cost pass has, empty where it was not."""
     row: dict[str, Any] = {
         "status": timed.status,
@@ -106,7 +113,38 @@ def _numbers(timed: Timed) -> dict[str, Any]:
             row[f"{column.metric}_low"] = None if metric is None else metric.ci_low
             row[f"{column.metric}_high"] = None if metric is None else metric.ci_high
     cached = timed.metrics.get("kv_bytes")
-    return {**row, "kv_bytes": None if cached is None else cached.value}
+    row["kv_bytes"] = None if cached is None else cached.value
+    row["latency_rest_ms"] = rest_ms(timed.rows, new_tokens) if timed.rows else None
+    return {**row, **_ceilings(timed)}
+
+
+def rest_ms(rows: Sequence[PairRow], new_tokens: int) -> float:
+    """Milliseconds of a run under the method that lie in no phase, the median: `generate` before
+    the first forward, between vision encoder and decoder, and behind the last.
+    """
+    runs: dict[int, dict[str, float]] = {}
+    for row in rows:
+        if row.variant == "method":
+            runs.setdefault(row.pair, {})[row.phase] = row.ms
+    rests = []
+    for phases in runs.values():
+        # a token's share of decode stands in its row, and how many tokens there were beside it
+        known = sum(ms for phase, ms in phases.items() if phase not in ("total", "decode"))
+        rests.append(phases["total"] - known - phases["decode"] * (new_tokens - 1))
+    return median(rests)
+
+
+def _ceilings(timed: Timed) -> dict[str, float | None]:
+    """Of each phase what its ratio could come to, and the share of the saving that was reached."""
+    row: dict[str, float | None] = {}
+    for phase in [field.name for field in fields(Ceilings)]:
+        ceiling = None if timed.ceilings is None else getattr(timed.ceilings, phase)
+        ratio = timed.metrics.get(f"latency_{phase}_ratio")
+        row[f"{phase}_ceiling"] = ceiling
+        row[f"{phase}_reached"] = None
+        if ceiling is not None and ratio is not None and ratio.value is not None:
+            row[f"{phase}_reached"] = reached(ratio.value, ceiling)
+    return row
 
 
 def _commit() -> dict[str, Any]:

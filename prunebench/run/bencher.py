@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,8 +15,9 @@ from prunebench.benchmarks import Request
 from prunebench.border.interruption import interrupts
 from prunebench.measure.pairs import PairRow, PairSettings, summarize
 from prunebench.models.inputs import user_message
-from prunebench.run.backend import Encoded, setup_of
+from prunebench.run.backend import Conditions, Encoded, setup_of
 from prunebench.run.bench import Bench, Case, cases, size_of
+from prunebench.run.ceiling import Ceilings, Work, ceilings, work_of
 from prunebench.run.cell import Cell
 from prunebench.run.fault import Fault, judged
 from prunebench.run.quality import Bound, on_pixels
@@ -27,6 +28,8 @@ from prunebench.study.record import BASELINE, Metric
 from prunebench.testbed.scenes import scene
 
 if TYPE_CHECKING:
+    from prunebench.engine.ready import Ready
+    from prunebench.engine.trace import SampleTrace
     from prunebench.run.bench_table import BenchTable
 
 QUESTION = "What is in the picture, and how many things are there?"
@@ -41,13 +44,14 @@ class Timed:
     """How a case fared: what was measured, or why nothing was.
 
     `available` are the visual tokens of a prompt before anything is pruned, `mean` and `kv` those
-    that the method spends, as a budget counts them.
+    that the method spends, as a budget counts them. `ceilings` are what its ratios could come to.
     """
 
     case: Case
     available: int = 0
     mean: float | None = None
     kv: float | None = None
+    ceilings: Ceilings | None = None
     rows: tuple[PairRow, ...] = ()
     fault: Fault | None = None
 
@@ -72,6 +76,7 @@ class Bencher:
         self.backend: TransformersBackend = TransformersBackend.load(setup)
         self.settings = PairSettings(bench.new_tokens, bench.warmup, bench.pairs, bench.seconds)
         self._drawn: tuple[tuple[str, int], Samples] | None = None
+        self._unpruned: tuple[Samples, Work] | None = None
 
     def measure(self, case: Case) -> Timed:
         """Time one case; what goes wrong is its fault alone."""
@@ -105,18 +110,40 @@ class Bencher:
         available = sum(map(len, samples.layouts)) // case.batch
         rows: list[PairRow]
         if case.cell is None:
+            full = self.unpruned(samples)
             rows = self.backend.time_smaller(samples, samples, self.settings)
-            return Timed(case, available, available, available, tuple(rows))
+            limits = ceilings(full, full)
+            return Timed(case, available, available, available, limits, tuple(rows))
         method = self._bound(case.cell)
         conditions = method.conditions(samples.requests)
         if method.on_pixels:
             small = self.backend.resized(samples, method.pruner, method.budget)
             kept = sum(map(len, small.layouts)) / case.batch
+            work = self._work(small, self._traces(small, method.method, None))
             rows = self.backend.time_smaller(small, samples, self.settings)
-            return Timed(case, available, kept, kept, tuple(rows))
-        mean, kv = self._spent(method, samples)
+            limits = ceilings(work, self.unpruned(samples))
+            return Timed(case, available, kept, kept, limits, tuple(rows))
+        traces = self._traces(samples, method.method, method)
+        mean = sum(trace.spent("mean") for trace in traces) / len(traces)
+        kv = sum(trace.spent("kv") for trace in traces) / len(traces)
+        limits = ceilings(self._work(samples, traces), self.unpruned(samples))
         rows = self.backend.time(samples, method.method, conditions, self.settings)
-        return Timed(case, available, mean, kv, tuple(rows))
+        return Timed(case, available, mean, kv, limits, tuple(rows))
+
+    def unpruned(self, samples: Samples) -> Work:
+        """What the unpruned model has to do for these prompts; that of the last ones is kept."""
+        if self._unpruned is None or self._unpruned[0] is not samples:
+            plain = self.backend.ready(registry.build(BASELINE))
+            self._unpruned = samples, self._work(samples, self._traces(samples, plain, None))
+        return self._unpruned[1]
+
+    def _work(self, samples: Samples, traces: Sequence[SampleTrace]) -> Work:
+        """What was done for prompts that left these traces."""
+        loaded = self.backend.loaded
+        costs = []
+        for number, trace in enumerate(traces):
+            costs.append(self.backend.flops(samples, number, trace))
+        return work_of(loaded.model, loaded.family, costs, traces, self.settings.new_tokens)
 
     def _bound(self, cell: Cell) -> Bound:
         """The method of a cell on this model."""
@@ -124,15 +151,16 @@ class Bencher:
         ready = self.backend.ready(registry.build(BASELINE) if on_pixels(pruner) else pruner)
         return Bound(pruner, ready, cell.budget, self.seed, cell.variant.positions)
 
-    def _spent(self, method: Bound, samples: Samples) -> tuple[float, float]:
-        """Visual tokens of a prompt that the method spends, mean over layers and in the cache."""
+    def _traces(self, samples: Samples, ready: Ready, method: Bound | None) -> list[SampleTrace]:
+        """What one short run under a method left behind; None has no budget."""
         short = {"max_new_tokens": 2}
         requests = tuple(replace(one, generation=short) for one in samples.requests)
         encoded = Encoded(replace(samples, requests=requests), samples.inputs)
-        answer = self.backend.answer(encoded, method.method, method.conditions(requests))
-        count = len(answer.traces)
-        mean = sum(trace.spent("mean") for trace in answer.traces) / count
-        return mean, sum(trace.spent("kv") for trace in answer.traces) / count
+        seeds = (self.seed,) * len(requests)
+        conditions = (
+            Conditions(None, None, seeds) if method is None else method.conditions(requests)
+        )
+        return self.backend.answer(encoded, ready, conditions).traces
 
 
 def measured(bench: Bench, grid: Grid, table: BenchTable) -> Iterator[Timed]:

@@ -109,6 +109,7 @@ UNCOUNTED = (
     "run/bench.py",
     "run/bench_table.py",
     "run/bencher.py",
+    "run/ceiling.py",
     "run/cell.py",
     "run/difference.py",
     "run/estimate.py",

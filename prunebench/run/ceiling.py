@@ -1,0 +1,95 @@
+"""Ceiling: the least that a method's time could come to beside the unpruned model's, were it
+arithmetic alone, or memory alone, and selection free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from prunebench.engine.trace import SampleTrace
+from prunebench.measure.flops import Flops, decode, head
+from prunebench.models.base import Family
+
+LITTLE = 0.02
+"""Where even the ceiling saves no more than this, the share of it that was reached is noise."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a batch asks of the device, without the method's own work.
+
+    `vision` is the encoder with the projector, `prefill` the decoder layers and the head up to the
+    first token, `decode` all later steps, in FLOPs. `step_bytes` are the weights that a step reads
+    once for the batch, and the keys and values of every prompt.
+    """
+
+    vision: float
+    prefill: float
+    decode: float
+    step_bytes: float
+
+    @property
+    def total(self) -> float:
+        """FLOPs of the whole call."""
+        return self.vision + self.prefill + self.decode
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Ratios method / unpruned: FLOPs of the prefill and of the whole call, bytes that a decoding
+    step reads; 1 where nothing could be saved.
+    """
+
+    prefill: float
+    decode: float
+    total: float
+
+
+def work_of(
+    model: Any,
+    family: Family,
+    costs: Sequence[Flops],
+    traces: Sequence[SampleTrace],
+    new_tokens: int,
+) -> Work:
+    """The work of a batch whose prompts cost `costs` and left these traces."""
+    text, steps = model.config.get_text_config(), new_tokens - 1
+    answers = 0
+    for trace in traces:
+        cached = [visual + trace.text for visual in trace.cached]
+        answers += decode(text, cached, steps, family.layer_flops) + head(text, steps)
+    return Work(
+        vision=sum(cost.vision + cost.projector for cost in costs),
+        prefill=sum(cost.llm + cost.head for cost in costs),
+        decode=answers,
+        step_bytes=step_weights(model, family) + sum(trace.kv_bytes for trace in traces),
+    )
+
+
+def step_weights(model: Any, family: Family) -> int:
+    """Bytes of the weights that a decoding step reads: the decoder layers and what makes logits. Of
+    experts it reads fewer, so that with them this is an upper bound.
+    """
+    modules: list[nn.Module] = [family.layers(model), model.get_output_embeddings()]
+    weights = {id(one): one for module in modules for one in module.parameters()}
+    return sum(one.numel() * one.element_size() for one in weights.values())
+
+
+def ceilings(method: Work, unpruned: Work) -> Ceilings:
+    """What the ratios of the phases could come to."""
+    return Ceilings(
+        prefill=method.prefill / unpruned.prefill,
+        decode=method.step_bytes / unpruned.step_bytes,
+        total=method.total / unpruned.total,
+    )
+
+
+def reached(ratio: float, ceiling: float) -> float | None:
+    """The share of what could be saved that was: 1 at the ceiling, 0 where nothing was, negative
+    where time was lost; None where there was next to nothing to save.
+    """
+    return None if 1 - ceiling < LITTLE else (1 - ratio) / (1 - ceiling)
