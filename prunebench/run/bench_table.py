@@ -129,8 +129,9 @@ def rest_ms(rows: Sequence[PairRow], new_tokens: int) -> float:
     rests = []
     for phases in runs.values():
         # a token's share of decode stands in its row, and how many tokens there were beside it
-        known = sum(ms for phase, ms in phases.items() if phase not in ("total", "decode"))
-        rests.append(phases["total"] - known - phases["decode"] * (new_tokens - 1))
+        steps = phases["decode"] * (new_tokens - 1)
+        others = sum(ms for phase, ms in phases.items() if phase not in ("total", "decode"))
+        rests.append(phases["total"] - others - steps)
     return median(rests)
 
 

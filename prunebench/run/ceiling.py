@@ -74,8 +74,10 @@ def step_weights(model: Any, family: Family) -> int:
     """Bytes of the weights that a decoding step reads: the decoder layers and what makes logits. Of
     experts it reads fewer, so that with them this is an upper bound.
     """
-    modules: list[nn.Module] = [family.layers(model), model.get_output_embeddings()]
-    weights = {id(one): one for module in modules for one in module.parameters()}
+    # by identity, for two modules may share one
+    weights = {id(one): one for one in family.layers(model).parameters()}
+    logits: nn.Module = model.get_output_embeddings()
+    weights |= {id(one): one for one in logits.parameters()}
     return sum(one.numel() * one.element_size() for one in weights.values())
 
 
