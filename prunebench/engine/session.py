@@ -69,14 +69,14 @@ def prune(  # noqa: PLR0913  (every one but three is optional, and named where i
     >>> from PIL import Image
     >>> from prunebench.testbed import sample
     >>> loaded = prunebench.load("tiny-qwen2.5-vl")
-    >>> scene, question = sample(seed=1, index=7)
+    >>> scene, question = sample(seed=1, index=19)
     >>> inputs = loaded.inputs(Image.fromarray(scene.render()), question.text)
     >>> with prunebench.prune(loaded.model, "divprune", budget=0.25) as trace:
     ...     output = loaded.model.generate(**inputs, max_new_tokens=4, do_sample=False)
     >>> loaded.text(output, inputs)
-    'square'
-    >>> len(trace.samples[0].kept[prunebench.INPUT])  # of 36 visual tokens
-    9
+    'star'
+    >>> len(trace.samples[0].kept[prunebench.INPUT])  # of 100 visual tokens
+    25
 
     `pruner` is a method's name, the path of its file, or a method that `build` made with settings;
     one that is used often is bound to the model once, by `make_ready`. `budget` is a share of the
