@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from mmap import mmap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from prunebench import Keep, Pruner, Signal, Stage, VisualTokens
 from prunebench.engine.cache import live_bytes
 from prunebench.engine.readings import READINGS, Reading, received_attention
 from prunebench.measure import memory
+from prunebench.measure.energy import energy, processors
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.latency import measure_pairs
 from prunebench.measure.memory import peak
@@ -364,3 +366,56 @@ def test_what_is_observed_in_the_encoder_counts_once(
     assert spent["select"] >= 300
     assert min(spent.values()) > 0
     assert spent["vision"] + spent["select"] + spent["prefill"] + spent["decode"] <= spent["total"]
+
+
+def zone(folder: Path, name: str, microjoules: int, size: int = 999_999) -> Path:
+    """A counter of Linux's power caps that stands at so many microjoules."""
+    counter = folder / name
+    counter.mkdir(parents=True)
+    (counter / "energy_uj").write_text(f"{microjoules}\n")
+    (counter / "max_energy_range_uj").write_text(f"{size}\n")
+    return counter / "energy_uj"
+
+
+def test_energy_is_that_of_all_packages_and_goes_on_where_a_counter_starts_anew(
+    tmp_path: Path,
+) -> None:
+    first = zone(tmp_path, "intel-rapl:0", 100_000)
+    second = zone(tmp_path, "intel-rapl:1", 900_000)
+    part = zone(tmp_path, "intel-rapl:0:0", 0)
+    joules = processors(tmp_path)
+    assert joules is not None
+    start = joules()
+    first.write_text("350000")
+    second.write_text("50000")  # past its largest value and on
+    part.write_text("777777")  # lies inside the first package
+    assert joules() - start == pytest.approx(0.25 + 0.15)
+    assert joules() - start == pytest.approx(0.25 + 0.15)
+
+
+def test_without_a_counter_no_energy_is_made_up(tmp_path: Path) -> None:
+    assert processors(tmp_path) is None
+    zone(tmp_path, "intel-rapl:0", 1).write_text("no number")
+    assert processors(tmp_path) is None
+    with energy("meta") as used:
+        pass
+    assert used.joules is None
+    with energy("cpu") as used:
+        torch.ones(200, 200) @ torch.ones(200, 200)
+    assert used.joules is None or used.joules >= 0
+
+
+def test_energy_of_pairs_is_compared_within_them() -> None:
+    rows = pair_rows(0, (1, 2, 3, 4, 5), (1, 6, 2, 10))
+    names = {metric.metric for metric in summarize(rows)}
+    assert not any(name.startswith("energy") for name in names)
+    spent = {"method": 3.0, "baseline": 4.0}
+    metered = []
+    for row in rows:
+        joules = spent[row.variant] if row.phase == "total" else None
+        metered.append(replace(row, joules=joules))
+    metrics = {metric.metric: metric for metric in summarize(metered)}
+    assert metrics["energy_j"].value == 3
+    assert metrics["energy_baseline_j"].value == 4
+    assert metrics["energy_ratio"].value == 0.75
+    assert metrics["energy_ratio"].higher_is_better is False

@@ -16,6 +16,7 @@ from prunebench.engine.cache import live_bytes
 from prunebench.engine.call import CallerGives
 from prunebench.engine.ready import Ready, make_ready
 from prunebench.engine.session import prune
+from prunebench.measure.energy import energy
 from prunebench.measure.memory import peak
 from prunebench.measure.pairs import USUAL, PairRow, PairSettings, Variant
 from prunebench.pruner import Pruner
@@ -45,6 +46,7 @@ class TimedRun:
     kv_bytes: int = 0
     cache: Any = None
     peak_memory_mib: float | None = None
+    joules: float | None = None
 
     def rows(self, pair: int, order: int, variant: Variant) -> list[PairRow]:
         """A row for each phase; a baseline selects nothing."""
@@ -64,8 +66,8 @@ class TimedRun:
         for phase, value in seconds.items():
             rows.append(PairRow(pair, order, variant, phase, 1e3 * value))
         total = 1e3 * (self.ended - self.started)
-        memory = self.peak_memory_mib, self.kv_bytes
-        return [*rows, PairRow(pair, order, variant, "total", total, *memory)]
+        spent = self.peak_memory_mib, self.kv_bytes, self.joules
+        return [*rows, PairRow(pair, order, variant, "total", total, *spent)]
 
 
 def measure_pairs(
@@ -217,7 +219,7 @@ def _clocks(model: Any, family: Family) -> Iterator[TimedRun]:
 
 def _generate(model: Any, inputs: Mapping[str, Any], new_tokens: int, run: TimedRun) -> None:
     """One timed call of exactly `new_tokens` new tokens."""
-    with torch.inference_mode(), peak(model.device) as memory:
+    with torch.inference_mode(), peak(model.device) as memory, energy(model.device) as used:
         run.started = _now(model.device)
         # eos_token_id=None: whatever the model says, it goes on
         ids = model.generate(
@@ -228,7 +230,7 @@ def _generate(model: Any, inputs: Mapping[str, Any], new_tokens: int, run: Timed
             eos_token_id=None,
         )
         run.ended = _now(model.device)
-    run.peak_memory_mib = memory.mib
+    run.peak_memory_mib, run.joules = memory.mib, used.joules
     length = ids.shape[1] - inputs["input_ids"].shape[1]
     if length != new_tokens or len(run.forwards) != new_tokens:
         raise ValueError(

@@ -46,9 +46,9 @@ USUAL = PairSettings()
 class PairRow:
     """One phase of one run; `order` is 0 for the run that came first in its pair, 1 for the second.
 
-    `ms` is per token for decode. Memory stands in the rows of the phase "total"; `peak_memory_mib`
-    is None where the platform does not tell, `kv_bytes` are those of live keys and values after the
-    prefill, without padding.
+    `ms` is per token for decode. Memory and energy stand in the rows of the phase "total";
+    `peak_memory_mib` and `joules` are None where the platform does not tell, `kv_bytes` are those
+    of live keys and values after the prefill, without padding.
     """
 
     pair: int
@@ -58,11 +58,12 @@ class PairRow:
     ms: float
     peak_memory_mib: float | None = None
     kv_bytes: int | None = None
+    joules: float | None = None
 
 
 def summarize(rows: Sequence[PairRow]) -> list[Metric]:
     """Median of every phase and variant, median of the ratios method / baseline within pairs,
-    memory of both.
+    memory and energy of both.
 
     Intervals are order statistics of the median, hold for any distribution and cover at least 95 %;
     fewer than 6 pairs give none. Selection has no baseline. Raises ValueError where a pair lacks a
@@ -84,9 +85,11 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
             continue
         baseline = [by_run["baseline", phase][pair].ms for pair in pairs]
         metrics += _latency(phase, method, baseline)
+    totals: dict[Variant, list[PairRow]] = {}
     for variant in VARIANTS:
-        metrics += _memory(variant, [by_run[variant, "total"][pair] for pair in pairs])
-    return metrics
+        totals[variant] = [by_run[variant, "total"][pair] for pair in pairs]
+        metrics += _memory(variant, totals[variant])
+    return metrics + _energy(totals["method"], totals["baseline"])
 
 
 def _latency(phase: Phase, method: Sequence[float], baseline: Sequence[float]) -> list[Metric]:
@@ -111,6 +114,24 @@ def _memory(variant: Variant, totals: Sequence[PairRow]) -> list[Metric]:
         metrics.append(_median(f"peak_memory{suffix}_mib", peaks))
     if caches:
         metrics.append(_median(f"kv_bytes{suffix}", caches))
+    return metrics
+
+
+def _energy(method: Sequence[PairRow], baseline: Sequence[PairRow]) -> list[Metric]:
+    """Joules of a run of both, and their ratio, where the device tells."""
+    spent = []
+    for ours, theirs in zip(method, baseline, strict=True):
+        if ours.joules is not None and theirs.joules is not None:
+            spent.append((ours.joules, theirs.joules))
+    if not spent:
+        return []
+    metrics = [
+        _median("energy_j", [ours for ours, _ in spent]),
+        _median("energy_baseline_j", [theirs for _, theirs in spent]),
+    ]
+    # a counter with coarse steps may not have moved in a short run
+    if all(theirs for _, theirs in spent):
+        metrics.append(_median("energy_ratio", [ours / theirs for ours, theirs in spent]))
     return metrics
 
 

@@ -205,6 +205,7 @@ PAIRS: tuple[Column, ...] = (
     Column("ms", "number", "time of the phase; of decode, a token's", unit="ms"),
     Column("peak_memory_mib", "number", "peak memory of the run, with phase total", unit="MiB"),
     Column("kv_bytes", "whole", "live keys and values after prefill, with phase total", "bytes"),
+    Column("joules", "number", "energy of the run, with phase total", "J"),
 )
 """pairs.parquet: one row a phase of a timed run."""
 
@@ -235,6 +236,9 @@ COST: tuple[Column, ...] = (
     ),
     _cost("peak_memory_baseline_mib", "peak memory, unpruned", "MiB"),
     _cost("kv_bytes_baseline", "bytes of keys and values after prefill, unpruned", "bytes"),
+    _cost("energy_j", "energy of the run, where the device tells it", "J"),
+    _cost("energy_baseline_j", "energy of the run, unpruned", "J"),
+    _cost("energy_ratio", "energy of the run / unpruned, pair by pair", "ratio"),
 )
 """What the cost pass makes of its pairs; these are numbers of the cell alone."""
 
