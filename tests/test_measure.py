@@ -174,11 +174,33 @@ def test_peak_sees_what_a_block_used_for_a_moment(
     assert during.source == ("resident set, high-water mark" if marked else "resident set, sampled")
 
 
+@pytest.mark.parametrize("kernel_mark", [True, False])
+def test_every_phase_has_a_peak_of_its_own(
+    kernel_mark: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (memory.PROCESS / "status").exists():
+        pytest.skip("this platform has no /proc")
+    if not kernel_mark:
+        monkeypatch.setattr(memory, "_reset_high_water", lambda: False)
+        monkeypatch.setattr(memory, "SAMPLING_SECONDS", 0.0001)
+    with peak() as used:
+        used.note("quiet")
+        # fresh pages: an allocator may hand out what it kept
+        with mmap(-1, 32 * memory.MIB) as pages:
+            pages.write(bytes([1]) * (32 * memory.MIB))
+            used.note("loud")
+        used.note("loud")  # its second part is quiet
+        used.note("quiet again")
+    assert used.phases["loud"] > used.phases["quiet"] + 24
+    assert used.phases["loud"] > used.phases["quiet again"] + 24
+    assert used.mib == max(used.phases.values())
+
+
 def test_peak_without_proc_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(memory, "PROCESS", tmp_path / "none")
     with peak() as used:
-        pass
-    assert (used.mib, used.source) == (None, "not measurable")
+        used.note("anything")
+    assert (used.mib, used.source, used.phases) == (None, "not measurable", {})
 
 
 @pytest.mark.parametrize(
@@ -366,6 +388,32 @@ def test_what_is_observed_in_the_encoder_counts_once(
     assert spent["select"] >= 300
     assert min(spent.values()) > 0
     assert spent["vision"] + spent["select"] + spent["prefill"] + spent["decode"] <= spent["total"]
+
+
+def test_a_slow_and_hungry_selector_shows_in_select_and_in_the_prefill_s_memory(
+    model: Any,
+) -> None:
+    @dataclass(frozen=True)
+    class Slow(Pruner):
+        def prune(self, tokens: VisualTokens, stage: Stage) -> Keep:
+            with mmap(-1, 64 * memory.MIB) as pages:
+                pages.write(bytes([1]) * (64 * memory.MIB))
+                time.sleep(0.3)
+            return Keep(torch.arange(stage.keep))
+
+    rows = measure_pairs(model, Qwen25VL(), image(4, 4), Slow(), 0.5, ONE_PAIR)
+    spent = {(row.variant, row.phase): row for row in rows}
+    assert spent["method", "select"].ms >= 300
+    for phase in ("vision", "prefill", "decode"):
+        assert spent["method", phase].ms < 300
+    if not (memory.PROCESS / "status").exists():
+        return  # this platform tells nothing of memory
+    peaks = {place: row.peak_memory_mib or 0.0 for place, row in spent.items()}
+    assert peaks["method", "prefill"] == peaks["method", "total"]
+    assert peaks["method", "prefill"] > peaks["baseline", "prefill"] + 48
+    assert peaks["method", "vision"] < peaks["method", "prefill"] - 48
+    names = {metric.metric for metric in summarize(rows)}
+    assert {"peak_memory_prefill_mib", "peak_memory_prefill_baseline_mib"} <= names
 
 
 def zone(folder: Path, name: str, microjoules: int, size: int = 999_999) -> Path:

@@ -17,7 +17,7 @@ from prunebench.engine.call import CallerGives
 from prunebench.engine.ready import Ready, make_ready
 from prunebench.engine.session import prune
 from prunebench.measure.energy import energy
-from prunebench.measure.memory import peak
+from prunebench.measure.memory import Peak, peak
 from prunebench.measure.pairs import USUAL, PairRow, PairSettings, Variant
 from prunebench.pruner import Pruner
 from prunebench.study.columns import Phase
@@ -45,7 +45,7 @@ class TimedRun:
     forwards: list[list[float]] = field(default_factory=list)
     kv_bytes: int = 0
     cache: Any = None
-    peak_memory_mib: float | None = None
+    peaks: Peak = field(default_factory=lambda: Peak(None))
     joules: float | None = None
 
     def rows(self, pair: int, order: int, variant: Variant) -> list[PairRow]:
@@ -64,9 +64,10 @@ class TimedRun:
         seconds["decode"] = (last_end - prefill_end) / (len(self.forwards) - 1)
         rows = []
         for phase, value in seconds.items():
-            rows.append(PairRow(pair, order, variant, phase, 1e3 * value))
+            peak_mib = self.peaks.phases.get(phase)
+            rows.append(PairRow(pair, order, variant, phase, 1e3 * value, peak_mib))
         total = 1e3 * (self.ended - self.started)
-        spent = self.peak_memory_mib, self.kv_bytes, self.joules
+        spent = self.peaks.mib, self.kv_bytes, self.joules
         return [*rows, PairRow(pair, order, variant, "total", total, *spent)]
 
 
@@ -191,11 +192,13 @@ def _clocks(model: Any, family: Family) -> Iterator[TimedRun]:
     entered: list[float] = []
 
     def before_vision(*_: Any) -> None:
+        run.peaks.note("prefill" if run.forwards else "rest")
         entered.append(_now(device))
 
     def after_vision(*_: Any) -> None:
         seconds = _now(device) - entered.pop()
         run.vision += seconds
+        run.peaks.note("vision")
         # where the model itself calls its encoder, its time lies inside the model's forward
         if run.forwards:
             run.vision_in_prefill += seconds
@@ -203,10 +206,14 @@ def _clocks(model: Any, family: Family) -> Iterator[TimedRun]:
     def before_model(_model: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         # `generate` makes the cache itself and returns only ids
         run.cache = kwargs["past_key_values"]
+        if not run.forwards:
+            run.peaks.note("rest")
         run.forwards.append([_now(device)])
 
     def after_model(*_: Any) -> None:
         run.forwards[-1].append(_now(device))
+        if len(run.forwards) == 1:
+            run.peaks.note("prefill")
 
     with ExitStack() as undo:
         vision = family.vision(model)
@@ -219,8 +226,9 @@ def _clocks(model: Any, family: Family) -> Iterator[TimedRun]:
 
 def _generate(model: Any, inputs: Mapping[str, Any], new_tokens: int, run: TimedRun) -> None:
     """One timed call of exactly `new_tokens` new tokens."""
-    with torch.inference_mode(), peak(model.device) as memory, energy(model.device) as used:
-        run.started = _now(model.device)
+    device = model.device
+    with torch.inference_mode(), peak(device) as run.peaks, energy(device) as used:
+        run.started = _now(device)
         # eos_token_id=None: whatever the model says, it goes on
         ids = model.generate(
             **inputs,
@@ -229,8 +237,9 @@ def _generate(model: Any, inputs: Mapping[str, Any], new_tokens: int, run: Timed
             max_new_tokens=new_tokens,
             eos_token_id=None,
         )
-        run.ended = _now(model.device)
-    run.peak_memory_mib, run.joules = memory.mib, used.joules
+        run.ended = _now(device)
+        run.peaks.note("decode")
+    run.joules = used.joules
     length = ids.shape[1] - inputs["input_ids"].shape[1]
     if length != new_tokens or len(run.forwards) != new_tokens:
         raise ValueError(

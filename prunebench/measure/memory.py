@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -21,14 +20,38 @@ Source = Literal[
 ]
 
 
-@dataclass
+class _Mark(Protocol):
+    """A high-water mark."""
+
+    source: Source
+
+    def take(self) -> float:
+        """The most in MiB since the mark was last taken, from where it starts anew."""
+
+
 class Peak:
     """Filled when the block ends; `mib` stays None where the platform tells nothing, and `source`
-    says what it is.
+    says what it is. `phases` has the peak of every phase whose end was noted.
     """
 
-    mib: float | None = None
-    source: Source = "not measurable"
+    def __init__(self, mark: _Mark | None) -> None:
+        self._mark = mark
+        self._high = 0.0
+        self.mib: float | None = None
+        self.source: Source = "not measurable" if mark is None else mark.source
+        self.phases: dict[str, float] = {}
+
+    def note(self, phase: str) -> None:
+        """What was in use since the last note was that of this phase, which may come in parts."""
+        if self._mark is not None:
+            high = self._mark.take()
+            self.phases[phase] = max(high, self.phases.get(phase, 0.0))
+            self._high = max(high, self._high)
+
+    def _end(self) -> None:
+        """The block is over."""
+        if self._mark is not None:
+            self.mib = max(self._mark.take(), self._high)
 
 
 @contextmanager
@@ -42,23 +65,51 @@ def peak(device: torch.device | str = "cpu") -> Iterator[Peak]:
     mark that the kernel resets before the block where it lets us, else sampled every few
     milliseconds by a thread (short spikes escape). Elsewhere nothing is measured.
     """
-    result = Peak()
-    device = torch.device(device)
+    with _mark(torch.device(device)) as mark:
+        result = Peak(mark)
+        yield result
+        result._end()
+
+
+@contextmanager
+def _mark(device: torch.device) -> Iterator[_Mark | None]:
+    """The mark of a device, started."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        yield result
-        torch.cuda.synchronize(device)
-        result.mib, result.source = torch.cuda.max_memory_allocated(device) / MIB, "cuda allocator"
+        yield _Allocator(device)
     elif _reset_high_water():
-        yield result
-        result.mib, result.source = _status_mib("VmHWM"), "resident set, high-water mark"
+        yield _HighWater()
     elif (PROCESS / "status").exists():
-        with _sampled() as resident_mib:
-            yield result
-        result.mib, result.source = max(resident_mib), "resident set, sampled"
+        with _sampled() as mark:
+            yield mark
     else:
-        yield result
+        yield None
+
+
+class _Allocator:
+    """What torch's allocator has handed out on a GPU."""
+
+    source: Source = "cuda allocator"
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.take()
+
+    def take(self) -> float:
+        torch.cuda.synchronize(self.device)
+        high = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return high / MIB
+
+
+class _HighWater:
+    """The kernel's mark of the process."""
+
+    source: Source = "resident set, high-water mark"
+
+    def take(self) -> float:
+        high = _status_mib("VmHWM")
+        _reset_high_water()
+        return high
 
 
 def _reset_high_water() -> bool:
@@ -71,25 +122,41 @@ def _reset_high_water() -> bool:
     return True
 
 
+class _Samples:
+    """Resident sets read again and again."""
+
+    source: Source = "resident set, sampled"
+
+    def __init__(self) -> None:
+        self.high = 0.0
+
+    def read(self) -> None:
+        self.high = max(self.high, _status_mib("VmRSS"))
+
+    def take(self) -> float:
+        self.read()
+        high, self.high = self.high, 0.0
+        return high
+
+
 @contextmanager
-def _sampled() -> Iterator[list[float]]:
-    """Resident sets in MiB, read by a thread while the block runs and once more at each end."""
-    resident_mib = [_status_mib("VmRSS")]
-    over = threading.Event()
+def _sampled() -> Iterator[_Samples]:
+    """Resident sets read by a thread while the block runs, and whenever they are taken."""
+    samples, over = _Samples(), threading.Event()
+    samples.read()
 
     def watch() -> None:
         # no sleep: this ends at once when the block does
         while not over.wait(SAMPLING_SECONDS):
-            resident_mib.append(_status_mib("VmRSS"))
+            samples.read()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield resident_mib
+        yield samples
     finally:
         over.set()
         thread.join()
-        resident_mib.append(_status_mib("VmRSS"))
 
 
 def _status_mib(field: str) -> float:

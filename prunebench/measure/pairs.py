@@ -14,6 +14,7 @@ from prunebench.study.statistics import median_interval
 Variant = Literal["method", "baseline"]
 
 VARIANTS: tuple[Variant, ...] = ("method", "baseline")
+SUFFIXES: dict[Variant, str] = {"method": "", "baseline": "_baseline"}
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ USUAL = PairSettings()
 class PairRow:
     """One phase of one run; `order` is 0 for the run that came first in its pair, 1 for the second.
 
-    `ms` is per token for decode. Memory and energy stand in the rows of the phase "total";
-    `peak_memory_mib` and `joules` are None where the platform does not tell, `kv_bytes` are those
-    of live keys and values after the prefill, without padding.
+    `ms` is per token for decode. `peak_memory_mib` is that of the phase, and of "select" None,
+    which lies inside others; energy and `kv_bytes`, those of live keys and values after the prefill
+    without padding, stand in the rows of the phase "total". None where the platform does not tell.
     """
 
     pair: int
@@ -79,6 +80,9 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
                 raise ValueError(f"pair {pair} has no {variant} run")
     metrics: list[Metric] = []
     for phase in PHASES:
+        for variant in VARIANTS:
+            runs = by_run.get((variant, phase), {})
+            metrics += _peak(phase, variant, list(runs.values()))
         method = [by_run["method", phase][pair].ms for pair in pairs]
         if phase == "select":
             metrics.append(_median("latency_select_ms", method))
@@ -88,7 +92,7 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
     totals: dict[Variant, list[PairRow]] = {}
     for variant in VARIANTS:
         totals[variant] = [by_run[variant, "total"][pair] for pair in pairs]
-        metrics += _memory(variant, totals[variant])
+        metrics += _cache(variant, totals[variant])
     return metrics + _energy(totals["method"], totals["baseline"])
 
 
@@ -104,17 +108,18 @@ def _latency(phase: Phase, method: Sequence[float], baseline: Sequence[float]) -
     return metrics
 
 
-def _memory(variant: Variant, totals: Sequence[PairRow]) -> list[Metric]:
-    """Peak and cache of one variant, as far as its runs have them."""
-    suffix = "" if variant == "method" else "_baseline"
-    peaks = [row.peak_memory_mib for row in totals if row.peak_memory_mib is not None]
+def _peak(phase: Phase, variant: Variant, runs: Sequence[PairRow]) -> list[Metric]:
+    """The peak memory of a phase, as far as its runs have it."""
+    peaks = [row.peak_memory_mib for row in runs if row.peak_memory_mib is not None]
+    of_phase = "" if phase == "total" else f"_{phase}"
+    name = f"peak_memory{of_phase}{SUFFIXES[variant]}_mib"
+    return [_median(name, peaks)] if peaks else []
+
+
+def _cache(variant: Variant, totals: Sequence[PairRow]) -> list[Metric]:
+    """The cache of one variant, as far as its runs have it."""
     caches = [float(row.kv_bytes) for row in totals if row.kv_bytes is not None]
-    metrics = []
-    if peaks:
-        metrics.append(_median(f"peak_memory{suffix}_mib", peaks))
-    if caches:
-        metrics.append(_median(f"kv_bytes{suffix}", caches))
-    return metrics
+    return [_median(f"kv_bytes{SUFFIXES[variant]}", caches)] if caches else []
 
 
 def _energy(method: Sequence[PairRow], baseline: Sequence[PairRow]) -> list[Metric]:

@@ -203,7 +203,7 @@ PAIRS: tuple[Column, ...] = (
     Column("variant", "text", "method or baseline"),
     Column("phase", "text", f"one of {', '.join(PHASES)}"),
     Column("ms", "number", "time of the phase; of decode, a token's", unit="ms"),
-    Column("peak_memory_mib", "number", "peak memory of the run, with phase total", unit="MiB"),
+    Column("peak_memory_mib", "number", "peak memory of the phase, or of the run", unit="MiB"),
     Column("kv_bytes", "whole", "live keys and values after prefill, with phase total", "bytes"),
     Column("joules", "number", "energy of the run, with phase total", "J"),
 )
@@ -229,12 +229,20 @@ def _latencies() -> Iterator[Column]:
         yield _cost(f"latency_{phase}_ratio", about, "ratio", boards.get(phase))
 
 
+def _peaks() -> Iterator[Column]:
+    for phase in ("vision", "prefill", "decode"):
+        yield _cost(f"peak_memory_{phase}_mib", f"peak memory of {phase}", "MiB")
+        about = f"peak memory of {phase}, unpruned"
+        yield _cost(f"peak_memory_{phase}_baseline_mib", about, "MiB")
+
+
 COST: tuple[Column, ...] = (
     *_latencies(),
     _cost(
         "peak_memory_mib", "peak memory", "MiB", Board("peak_memory_mib", fold="measured", place=7)
     ),
     _cost("peak_memory_baseline_mib", "peak memory, unpruned", "MiB"),
+    *_peaks(),
     _cost("kv_bytes_baseline", "bytes of keys and values after prefill, unpruned", "bytes"),
     _cost("energy_j", "energy of the run, where the device tells it", "J"),
     _cost("energy_baseline_j", "energy of the run, unpruned", "J"),
