@@ -80,15 +80,31 @@ def parts_of(
     if unable:
         return Parts(note=unable)
     with scoring.repeated(metric) as aggregate:
-        fitting = None
-        for parts in ([str(place) for place in range(len(values))], grouped):
-            if parts is not None and fitting is None:
-                fitting = _counted(scoring, aggregate, value, values, parts, grouped)
+        ways = [[str(place) for place in range(len(values))], grouped]
+        fitting = _first_fitting(scoring, aggregate, value, values, ways)
         if word and value in (0, 1):
             # zeros add up to zero whatever is counted, and all that is drawn anew is zero as well
             scores = None if fitting is None else fitting.scores
             return replace(_of_hits(scoring, word, value, values), scores=scores)
         return fitting or _drawn(aggregate, value, values, grouped)
+
+
+def _first_fitting(
+    scoring: Scoring,
+    aggregate: Aggregate,
+    value: float,
+    values: Sequence[Any],
+    ways: Sequence[Sequence[str] | None],
+) -> Parts | None:
+    """The parts by the first of the `ways` of grouping samples that adds up to the number; the last
+    of them is that in which the samples are drawn.
+    """
+    for names in ways:
+        if names is not None:
+            fitting = _counted(scoring, aggregate, value, values, names, ways[-1])
+            if fitting is not None:
+                return fitting
+    return None
 
 
 def _counted(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prunebench.benchmarks import Benchmark
+from prunebench.benchmarks.scoring import Marks
 from prunebench.border.text import one_line
 from prunebench.run.parts import Parts, parts_of
 from prunebench.study.columns import SAMPLES, Column
@@ -58,21 +59,7 @@ def summarized(benchmark: Benchmark, rows: Sequence[Row]) -> Scored:
     if faults and not scores:
         raise Unscored(f"no answer can be scored: {next(iter(faults.values()))}")
     result = Scored(_with_faults(rows, faults))
-    if faults:
-        first = next(row for row in answered if row["doc_id"] in faults)
-        reason = result.rows[rows.index(first)]["error"]
-        sample = first["sample_id"]
-        result.notes.append(f"{len(faults)} answers have no score: sample {sample}: {reason}")
-    if marks.guesses:
-        result.notes.append(
-            f"{len(marks.guesses)} answers are scored by a guess, which the task makes where it "
-            "finds no option in one; it is the same for the same sample in every cell"
-        )
-    if benchmark.caution:
-        result.notes.append(benchmark.caution)
-    alone = benchmark.scoring.without_partners(scores)
-    if alone:
-        result.notes.append(f"{len(alone)} answers stand without those that they are scored with")
+    result.notes += _notes(benchmark, result.rows, marks)
     fair = [row for row in answered if row["doc_id"] in scores]
     in_order = [scores[row["doc_id"]] for row in fair]
     parts = _fold(benchmark, in_order, result)
@@ -86,6 +73,28 @@ def summarized(benchmark: Benchmark, rows: Sequence[Row]) -> Scored:
         if column.metric:
             result.metrics += _column_mean(column, fair)
     return result
+
+
+def _notes(benchmark: Benchmark, rows: Sequence[Row], marks: Marks) -> list[str]:
+    """What is to be said of how the answers were scored, whatever their numbers; `rows` bear their
+    faults.
+    """
+    notes = []
+    if marks.faults:
+        first = next(row for row in rows if row["doc_id"] in marks.faults)
+        sample, reason = first["sample_id"], first["error"]
+        notes.append(f"{len(marks.faults)} answers have no score: sample {sample}: {reason}")
+    if marks.guesses:
+        notes.append(
+            f"{len(marks.guesses)} answers are scored by a guess, which the task makes where it "
+            "finds no option in one; it is the same for the same sample in every cell"
+        )
+    if benchmark.caution:
+        notes.append(benchmark.caution)
+    alone = benchmark.scoring.without_partners(marks.scores)
+    if alone:
+        notes.append(f"{len(alone)} answers stand without those that they are scored with")
+    return notes
 
 
 def _with_faults(rows: Sequence[Row], faults: Mapping[int, str]) -> list[Row]:
