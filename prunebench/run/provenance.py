@@ -68,6 +68,7 @@ COUNTED = (
     "staircase.py",
     "steps.py",
     "study/columns.py",
+    "study/draws.py",
     "study/statistics.py",
     "tilewise.py",
     "tokens.py",

@@ -15,7 +15,16 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prunebench.study.statistics import BATCH, LEVEL, NAN, RESAMPLES, SAME, TAIL, Array
+from prunebench.study.statistics import (
+    BATCH,
+    LEVEL,
+    NAN,
+    RESAMPLES,
+    SAME,
+    TAIL,
+    Array,
+    binomial,
+)
 
 K = TypeVar("K", bound=Hashable)
 
@@ -276,9 +285,7 @@ def _mcnemar(wins: int, losses: int, n: int) -> tuple[float, float]:
     Half a question is added to each of the four outcomes, so that a sample on which nobody differed
     still says how large a difference it would have shown (Agresti and Min, 2005).
     """
-    from scipy import stats
-
-    p = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    p = binomial(wins, wins + losses) if wins + losses else 1.0
     return p, float(np.sqrt(wins + losses + 1) / (n + 2))
 
 
