@@ -19,18 +19,13 @@ import pandas as pd
 from prunebench.border.files import opened
 from prunebench.border.text import one_line
 from prunebench.report import tables
-from prunebench.report.comparison import (
-    Warn,
-    cluster_names,
-    clusters_of,
-    scale_of,
-    scores_of,
-)
+from prunebench.report.comparison import Warn, cluster_codes, scale_of, vector_of
 from prunebench.report.headings import ALL, MARK, Heading, names
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
 from prunebench.study.pairwise import Comparison, Sheet, compare, holm, mark
 from prunebench.study.record import BASELINE, BLIND
+from prunebench.study.samples import NAN, Vector, aligned
 from prunebench.study.statistics import Array
 
 Row = dict[str, Any]
@@ -74,8 +69,11 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The table as text; empty where no two methods share a budget."""
     rows: list[Row] = []
     quality = [cell for cell in cells if cell.kind == "quality"]
-    for model in sorted({cell.model for cell in quality}):
-        rows += _of_model(model, [cell for cell in quality if cell.model == model], warn)
+    by_model: dict[str, list[StoredCell]] = {}
+    for cell in quality:
+        by_model.setdefault(cell.model, []).append(cell)
+    for model, of_model in sorted(by_model.items()):
+        rows += _of_model(model, of_model, warn)
     return tables.texts(rows, COLUMNS)
 
 
@@ -111,8 +109,10 @@ def _of_model(model: str, cells: Sequence[StoredCell], warn: Warn) -> list[Row]:
     sheets: dict[str, Sheet[Point]] = {}
     upwards: dict[str, bool] = {}
     scales: set[str] = set()
-    for task in sorted({cell.task for cell in cells}):
-        of_task = [cell for cell in cells if cell.task == task]
+    by_task: dict[str, list[StoredCell]] = {}
+    for cell in cells:
+        by_task.setdefault(cell.task, []).append(cell)
+    for task, of_task in sorted(by_task.items()):
         sheet = _sheet(task, of_task, warn)
         if sheet is None:
             continue
@@ -128,53 +128,64 @@ def _of_model(model: str, cells: Sequence[StoredCell], warn: Warn) -> list[Row]:
     return rows
 
 
+Table = tuple["pd.Index[str]", Array]
+"""The samples of a method, and what it scored on them [n, seeds]."""
+
+
 def _sheet(task: str, cells: Sequence[StoredCell], warn: Warn) -> Sheet[Point] | None:
     """What every method scored at every budget on one task; None where none did."""
-    by_point: dict[Point, dict[int, pd.Series[float]]] = {}
+    by_point: dict[Point, dict[int, Vector]] = {}
     for cell in cells:
         if cell.method in (BASELINE, BLIND) or cell.reach or cell.number("score") is None:
             continue
-        of_cell = scores_of(cell, warn)
+        of_cell = vector_of(cell, warn)
         if of_cell is not None:
             point = (cell.method, cell.budget_kind, cell.budget)
             by_point.setdefault(point, {})[cell.seed] = of_cell
-    frames = {point: pd.DataFrame(seeds) for point, seeds in by_point.items()}
-    frames = _of_one_set(task, frames, cells, warn)
-    if not frames:
+    tables_of: dict[Point, Table] = {}
+    for point, seeds in by_point.items():
+        ids, values = aligned(list(seeds.values()))
+        tables_of[point] = ids, np.column_stack(values)
+    tables_of = _of_one_set(task, tables_of, cells, warn)
+    if not tables_of:
         return None
-    samples = _union(frame.index for frame in frames.values())
-    groups = clusters_of(cells, warn)
-    clusters = np.arange(len(samples))
-    if groups is not None:
-        _, clusters = np.unique(cluster_names(samples, groups), return_inverse=True)
+    samples = _union(ids for ids, _ in tables_of.values())
+    codes = cluster_codes(cells, samples, warn)
     scores: dict[Point, Array] = {}
-    for point, frame in frames.items():
-        scores[point] = frame.reindex(samples).to_numpy(dtype=float)
-    return Sheet(clusters, scores)
+    for point, (ids, own) in tables_of.items():
+        if ids is not samples:
+            whole = np.full((len(samples), own.shape[1]), NAN)
+            whole[samples.get_indexer(ids)] = own
+            own = whole
+        scores[point] = own
+    return Sheet(np.arange(len(samples)) if codes is None else codes, scores)
 
 
 def _of_one_set(
-    task: str, frames: dict[Point, pd.DataFrame], cells: Sequence[StoredCell], warn: Warn
-) -> dict[Point, pd.DataFrame]:
+    task: str, tables_of: dict[Point, Table], cells: Sequence[StoredCell], warn: Warn
+) -> dict[Point, Table]:
     """Those that were asked the same questions as most."""
     counts = [cell.asked for cell in cells if cell.asked is not None]
-    together = _union(frame.index for frame in frames.values())
-    largest = max((len(frame) for frame in frames.values()), default=0)
+    together = _union(ids for ids, _ in tables_of.values())
+    largest = max((len(ids) for ids, _ in tables_of.values()), default=0)
     if len(together) <= max(counts, default=largest):
-        return frames
+        return tables_of
     # of those whose questions differ, whichever of them most have
-    sets = Counter(tuple(frame.index) for frame in frames.values())
+    sets = Counter(tuple(ids) for ids, _ in tables_of.values())
     common = set(sets.most_common(1)[0][0])
-    same = {point: frame for point, frame in frames.items() if set(frame.index) <= common}
-    odd = sorted({point[0] for point in frames if point not in same})
+    same = {point: table for point, table in tables_of.items() if set(table[0]) <= common}
+    odd = sorted({point[0] for point in tables_of if point not in same})
     warn(f"{task}: {', '.join(odd)} scored on other samples, and are in no pair")
     return same
 
 
 def _union(indices: Iterable[pd.Index[str]]) -> pd.Index[str]:
     """The samples of all, sorted, for seeded draws are of places."""
+    distinct = list({id(index): index for index in indices}.values())
+    if len(distinct) == 1:
+        return distinct[0]
     together: pd.Index[str] = pd.Index([], dtype=object)
-    for index in indices:
+    for index in distinct:
         together = together.union(index)
     return together.sort_values()
 

@@ -152,8 +152,14 @@ def grouped(scores: Array, groups: Sequence[Any]) -> Array:
     Groups are independent of each other where the samples in them are not; a group of more samples
     than others weighs more.
     """
-    _, places = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    sums = np.bincount(places, weights=scores)
+    _, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    return grouped_by(scores, codes)
+
+
+def grouped_by(scores: Array, codes: NDArray[np.intp]) -> Array:
+    """The same of groups that go by numbers [n], in whose order the groups stand."""
+    sizes = np.bincount(codes)
+    sums = np.bincount(codes, weights=scores)[sizes > 0]
     return np.asarray(sums * (len(sums) / len(scores)), dtype=float)
 
 
@@ -290,15 +296,22 @@ def common(
     Raises SampleMismatch where the two were asked different things: together they have more samples
     than the task's `total`, which without that number is what the larger of the two has.
     """
-    together = method.index.union(reference.index)
+    check_same(method.index, reference.index, total)
+    # sorted, for seeded draws are of places: the same samples give the same interval
+    return method.dropna().index.intersection(reference.dropna().index).sort_values()
+
+
+def check_same(method: pd.Index[str], reference: pd.Index[str], total: int | None) -> None:
+    """Raises SampleMismatch as `common` does."""
+    if method is reference:
+        return
+    together = method.union(reference)
     if len(together) > (total or max(len(method), len(reference))):
-        odd = method.index.symmetric_difference(reference.index)
+        odd = method.symmetric_difference(reference)
         raise SampleMismatch(
             f"scored on different samples: {len(odd)} stand in only one of the two, "
             f"such as {odd[0]!r}"
         )
-    # sorted, for seeded draws are of places: the same samples give the same interval
-    return method.dropna().index.intersection(reference.dropna().index).sort_values()
 
 
 def join(method: pd.Series[float], reference: pd.Series[float], total: int | None = None) -> Pair:
