@@ -22,6 +22,11 @@ BATCH = 2_000_000
 KEPT = 8
 """Sizes whose draws are kept, the ones that were used last."""
 
+KEPT_SIGNS = 64
+"""Sizes whose signs are kept; as many as a task has samples that differ, which is another number in
+every row.
+"""
+
 
 def resampled(
     parts: Sequence[Array], statistic: Statistic, seed: int, resamples: int, batch: int = BATCH
@@ -51,7 +56,7 @@ def flipped(weights: Array, flips: int, seed: int) -> tuple[Array, bool]:
         return np.asarray(_every_sign(count) @ weights), True
     step = max(1, BATCH // count)
     if step >= flips:
-        return np.asarray(_signs(count, flips, seed) @ weights), False
+        return np.asarray(_kept_signs(count, flips, seed) @ weights), False
     rng = np.random.default_rng(seed)
     sums = []
     for start in range(0, flips, step):
@@ -94,14 +99,14 @@ def _every_sign(count: int) -> Array:
     return np.array(list(product((1.0, -1.0), repeat=count)))
 
 
-@lru_cache(maxsize=KEPT)
-def _signs(count: int, flips: int, seed: int) -> Array:
+@lru_cache(maxsize=KEPT_SIGNS)
+def _kept_signs(count: int, flips: int, seed: int) -> NDArray[np.int8]:
     return _drawn_signs(np.random.default_rng(seed), flips, count)
 
 
-def _drawn_signs(rng: np.random.Generator, flips: int, count: int) -> Array:
+def _drawn_signs(rng: np.random.Generator, flips: int, count: int) -> NDArray[np.int8]:
     """[flips, count] patterns of which every sign is as likely as the other, the ones that
     `scipy.stats.permutation_test` draws.
     """
     order = rng.permuted(np.tile(np.arange(2), (flips, count, 1)), axis=-1)
-    return 1.0 - 2.0 * order[..., 0]
+    return np.asarray(1 - 2 * order[..., 0], dtype=np.int8)

@@ -460,8 +460,8 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
         return binomial(int((weights > 0).sum()), len(weights))
     observed = float(weights.sum())
     sums, exact = draws.flipped(weights, FLIPS, seed)
-    # sums that are the same but for rounding are the same
-    slack = ROUNDING * abs(observed)
+    # sums that are the same but for rounding are the same, those that are nothing as well
+    slack = ROUNDING * float(np.abs(weights).sum())
     below = int((sums <= observed + slack).sum())
     above = int((sums >= observed - slack).sum())
     # of patterns that were drawn, the one that was seen is one more
