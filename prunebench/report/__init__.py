@@ -15,7 +15,6 @@ import pandas as pd
 from prunebench.border import files
 from prunebench.border.text import one_line
 from prunebench.report import by_type, leaderboard, pairs, ranks, tables
-from prunebench.report.board import records as records_of
 from prunebench.report.comparison import Warn
 from prunebench.report.screen import terminal
 from prunebench.study import cells
@@ -51,7 +50,7 @@ def build(study: Path) -> Report:
     study = Path(study)
     records, warnings = cells.read(study)
     _tidy(study)
-    metrics = tables.write_csv(study / "metrics.csv", tables.metrics(records))
+    metrics = tables.write_rows(study / "metrics.csv", tables.COLUMNS, tables.metrics(records))
     board = tables.write_csv(study / "leaderboard.csv", leaderboard.fold(records, warnings.append))
     _written(pairs.fold(records, warnings.append), study / "pairs.csv")
     ranking = ranks.fold(records)
@@ -70,7 +69,10 @@ def build(study: Path) -> Report:
 def _typed(records: Sequence[StoredCell], path: Path, warn: Warn) -> pd.DataFrame:
     """What stands in by_type.csv, which is written where there is anything."""
     rows = by_type.fold(records, warn)
-    _written(tables.texts(records_of(rows), by_type.COLUMNS), path)
+    if len(rows):
+        tables.write_rows(path, by_type.COLUMNS, rows.itertuples(index=False, name=None))
+    else:
+        path.unlink(missing_ok=True)
     return rows
 
 
