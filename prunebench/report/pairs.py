@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,56 @@ COLUMNS = names(HEADINGS)
 TEXTS = [heading.name for heading in HEADINGS if heading.text]
 
 
-def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
-    """The table as text; empty where no two methods share a budget."""
-    rows: list[Row] = []
-    quality = [cell for cell in cells if cell.kind == "quality"]
+MOST_PAIRS = 100_000
+"""Of the table; in a study of more those on single tasks are left out where the model has several,
+for the pairs on all tasks together say most.
+"""
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """Where methods are paired: on one task of a model, or on all of them."""
+
+    model: str
+    task: str
+    sheets: tuple[Sheet[Point], ...]
+    more_is_better: bool
+    part: bool
+    """Whether it is one task of several, on which methods are paired together as well."""
+
+    def pairs(self) -> list[tuple[Point, Point]]:
+        """All pairs of all budgets."""
+        points = set(self.sheets[0].scores)
+        for sheet in self.sheets[1:]:
+            points &= set(sheet.scores)
+        by_budget: dict[tuple[str, str], list[Point]] = {}
+        for point in sorted(points):
+            by_budget.setdefault(point[1:], []).append(point)
+        every: list[tuple[Point, Point]] = []
+        for _, members in sorted(by_budget.items()):
+            every += combinations(members, 2)
+        return every
+
+
+def fold(cells: Sequence[StoredCell], warn: Warn, note: Warn = lambda _: None) -> pd.DataFrame:
+    """The table as text; empty where no two methods share a budget. `note` hears what is left out
+    of it.
+    """
     by_model: dict[str, list[StoredCell]] = {}
-    for cell in quality:
-        by_model.setdefault(cell.model, []).append(cell)
+    for cell in cells:
+        if cell.kind == "quality":
+            by_model.setdefault(cell.model, []).append(cell)
+    contests: list[_Contest] = []
     for model, of_model in sorted(by_model.items()):
-        rows += _of_model(model, of_model, warn)
+        contests += _contests(model, of_model, warn)
+    count = sum(len(contest.pairs()) for contest in contests)
+    if count > MOST_PAIRS:
+        contests = [contest for contest in contests if not contest.part]
+        count -= sum(len(contest.pairs()) for contest in contests)
+        note(f"pairs.csv has the pairs on all tasks together, without {count:,} on single ones")
+    rows: list[Row] = []
+    for contest in contests:
+        rows += _rows(contest)
     return tables.texts(rows, COLUMNS)
 
 
@@ -104,8 +146,8 @@ def load(study: Path) -> pd.DataFrame:
 # ---- one model -----------------------------------------------------------------------------------
 
 
-def _of_model(model: str, cells: Sequence[StoredCell], warn: Warn) -> list[Row]:
-    """Every pair on every task, and on all of them where they can be averaged."""
+def _contests(model: str, cells: Sequence[StoredCell], warn: Warn) -> list[_Contest]:
+    """All of its tasks together where they can be averaged, then every task."""
     sheets: dict[str, Sheet[Point]] = {}
     upwards: dict[str, bool] = {}
     scales: set[str] = set()
@@ -119,13 +161,14 @@ def _of_model(model: str, cells: Sequence[StoredCell], warn: Warn) -> list[Row]:
         sheets[task] = sheet
         upwards[task] = any(cell.more_is_better for cell in of_task)
         scales.add(scale_of(task, of_task))
-    rows: list[Row] = []
-    if len(sheets) > 1 and len(scales) == 1 and len(set(upwards.values())) == 1:
+    together = len(sheets) > 1 and len(scales) == 1 and len(set(upwards.values())) == 1
+    contests = []
+    if together:
         more_is_better = next(iter(upwards.values()))
-        rows += _rows(model, ALL, list(sheets.values()), more_is_better)
+        contests.append(_Contest(model, ALL, tuple(sheets.values()), more_is_better, False))
     for task, sheet in sheets.items():
-        rows += _rows(model, task, [sheet], upwards[task])
-    return rows
+        contests.append(_Contest(model, task, (sheet,), upwards[task], together))
+    return contests
 
 
 Table = tuple["pd.Index[str]", Array]
@@ -193,29 +236,29 @@ def _union(indices: Iterable[pd.Index[str]]) -> pd.Index[str]:
 # ---- rows ----------------------------------------------------------------------------------------
 
 
-def _rows(model: str, task: str, sheets: Sequence[Sheet[Point]], more_is_better: bool) -> list[Row]:
-    """All pairs of all budgets."""
-    points = set(sheets[0].scores)
-    for sheet in sheets[1:]:
-        points &= set(sheet.scores)
-    pairs: list[tuple[Point, Point]] = []
-    for budget in sorted({point[1:] for point in points}):
-        pairs += combinations(sorted(point for point in points if point[1:] == budget), 2)
+def _rows(contest: _Contest) -> list[Row]:
+    """A row a pair."""
+    pairs = contest.pairs()
     families: dict[tuple[str, str], list[Row]] = {}
-    for pair, comparison in zip(pairs, compare(sheets, pairs), strict=True):
+    for pair, comparison in zip(pairs, compare(contest.sheets, pairs), strict=True):
         if comparison is None:
             continue
         kind, budget_text = pair[0][1:]
-        about = {"model": model, "task": task, "budget_kind": kind, "budget": budget_text}
-        row: Row = about | _row(pair, comparison)
+        row: Row = {
+            "model": contest.model,
+            "task": contest.task,
+            "budget_kind": kind,
+            "budget": budget_text,
+            **_row(pair, comparison),
+        }
         for name, point in zip(("seeds", "seeds_other"), pair, strict=True):
-            row[name] = max(sheet.scores[point].shape[1] for sheet in sheets)
+            row[name] = max(sheet.scores[point].shape[1] for sheet in contest.sheets)
         families.setdefault((kind, budget_text), []).append(row)
     rows: list[Row] = []
     for family in families.values():
         corrected = holm([row["p"] for row in family])
         for member, p in zip(family, corrected, strict=True):
-            verdict = mark(member["difference"], p, more_is_better)
+            verdict = mark(member["difference"], p, contest.more_is_better)
             rows.append(member | {"p_holm": p, "family": len(family), "verdict": verdict})
     return rows
 

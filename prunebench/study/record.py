@@ -79,6 +79,11 @@ class Metric:
     def read(cls, entry: Any) -> Metric:
         """The metric that an entry holds; raises Damaged where it is none."""
         cls.check(entry)
+        return cls.checked(entry)
+
+    @classmethod
+    def checked(cls, entry: Mapping[str, Any]) -> Metric:
+        """The metric that an entry holds which was checked."""
         return cls(**facts.present(cls, entry))
 
     @classmethod
@@ -165,7 +170,7 @@ class CellRecord:
         """
         cls.check(content)
         values = facts.present(cls, content)
-        values["metrics"] = tuple(map(Metric.read, content["metrics"]))
+        values["metrics"] = tuple(map(Metric.checked, content["metrics"]))
         return cls(**values)
 
     @classmethod

@@ -72,7 +72,8 @@ def _read(path: Path, names: Sequence[str]) -> pa.Table:
     try:
         with opened(path) as file:
             whole = parquet.ParquetFile(file)
-            present = [name for name in names if name in whole.schema_arrow.names]
+            known = set(whole.schema_arrow.names)
+            present = [name for name in names if name in known]
             # a table is small, and threads cost more than they save
             table = whole.read(columns=present, use_threads=False)
         table.validate(full=True)
