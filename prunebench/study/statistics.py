@@ -174,6 +174,17 @@ def grouped_interval(
     return mean_interval(sums, bounds if len(set(sizes)) == 1 else None)
 
 
+def clustered_interval(
+    values: Sequence[float], groups: Sequence[str | None] | None, bounds: Bounds | None = None
+) -> Spread:
+    """The spread of a mean over samples that are drawn in groups, or one by one where there are
+    none.
+    """
+    if groups is None:
+        return mean_interval(values, bounds)
+    return grouped_interval(values, groups, bounds)
+
+
 def stratified_interval(
     values: Sequence[float],
     groups: Sequence[Any] | None,
