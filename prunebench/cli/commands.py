@@ -12,6 +12,7 @@ from prunebench.cli import (
     compare,
     cost,
     lists,
+    merge,
     pairs,
     profile,
     published,
@@ -25,6 +26,7 @@ from prunebench.cli.parser import Parser
 ROOMS = (
     sweep,
     reporting,
+    merge,
     compare,
     pairs,
     published,

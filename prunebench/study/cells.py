@@ -13,10 +13,11 @@ import pandas as pd
 
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.study import facts, samples, statistics, tables
+from prunebench.study import facts, samples, schema, statistics, tables
 from prunebench.study.facts import Damaged, short
 from prunebench.study.record import BASELINE, CONTROL, CellRecord
 from prunebench.study.samples import Labels, Pool, Samples, Vector
+from prunebench.study.schema import Unreadable
 from prunebench.study.seal import fault
 
 REASON = 1000
@@ -25,6 +26,10 @@ REASON = 1000
 
 class ReportError(ValueError):
     """A study, or a part of one, that cannot be folded."""
+
+
+class OtherSchema(ReportError):
+    """A study with a cell of a version that is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +190,8 @@ def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
             path = folder / "samples.parquet"
             table = tables.read_samples(path, samples.numbers(), names)
             of_samples = (pool or Pool()).samples(table)
+    except Unreadable as error:
+        raise OtherSchema(one_line(f"cell {_shortened(folder.name)}: {error}", 400)) from None
     except Damaged as error:
         raise _damaged(folder.name, str(error)) from None
     except OSError as error:
@@ -207,6 +214,8 @@ def _record(folder: Path) -> CellRecord | None:
         return None
     except OSError as error:
         raise Damaged(f"cell.json cannot be read: {error.strerror}") from None
+    # ahead of the seal, which may be another one there
+    schema.check(content)
     try:
         broken = fault(content, folder)
     except (ValueError, RecursionError) as error:  # a lone surrogate, nesting without end
@@ -222,14 +231,18 @@ def _record(folder: Path) -> CellRecord | None:
 def read(study: Path) -> tuple[list[StoredCell], list[str]]:
     """All cells of a study sorted by id, and a warning for every one that could not be read.
 
-    Raises ReportError where the folder is no study, or has no readable cell at all.
+    Raises ReportError where the folder is no study, or has no readable cell at all; OtherSchema
+    where a cell is of a version that is not read.
     """
     cells: dict[tuple[Any, ...], StoredCell] = {}
     warnings: list[str] = []
     pool = Pool()
-    for folder in _folders(study):
+    for folder in folders(study):
         try:
             cell = read_cell(folder, pool)
+        except OtherSchema:
+            # a part of a study would pass for all of it
+            raise
         except ReportError as error:
             warnings.append(str(error))
             continue
@@ -250,15 +263,15 @@ def joined(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(value for value in values if value))
 
 
-def _folders(study: Path) -> list[Path]:
+def folders(study: Path) -> list[Path]:
     """Where the cells of a study lie, in order; raises ReportError where it is none."""
     parent = study / "cells"
-    folders = []
+    paths = []
     try:
         plain = parent.is_dir() and not parent.is_symlink()
         for path in parent.iterdir() if plain else ():
             if not path.name.startswith((".", "_")):
-                folders.append(path)
+                paths.append(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         detail = getattr(error, "strerror", None) or error
         raise ReportError(f"{_shortened(study)} cannot be read: {detail}") from None
@@ -266,7 +279,7 @@ def _folders(study: Path) -> list[Path]:
         raise ReportError(
             f"{_shortened(study)} is no study: it has no folder 'cells'; run a sweep into it first"
         )
-    return sorted(folders)
+    return sorted(paths)
 
 
 def _damaged(cell: str, detail: str) -> ReportError:
