@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pytest
+from hand_written import change
 from pyarrow import parquet
 
 from prunebench.measure.pairs import PairRow, summarize
 from prunebench.report import headings, leaderboard
-from prunebench.study import columns
-from prunebench.study.cells import read_cell
+from prunebench.study import cells, columns, schema
+from prunebench.study.cells import ReportError, read_cell
 from prunebench.study.columns import PHASES, Column, declared
 from prunebench.study.facts import Damaged, to_json
 from prunebench.study.record import CellRecord, Metric
@@ -51,7 +54,11 @@ def test_every_committed_cell_bears_its_seal() -> None:
 def test_the_keys_of_cell_json_are_the_fields_in_their_order() -> None:
     names = [fact.name for fact in fields(CellRecord)]
     facts = content() | {"samples": {"asked": 4, "answered": 3}}
-    facts |= {"reach": "nearest", "port": "received_attention in place of cls_attention"}
+    facts |= {
+        "schema": schema.SCHEMA,
+        "reach": "nearest",
+        "port": "received_attention in place of cls_attention",
+    }
     assert set(names) | {"seal"} == set(facts)
     assert list(CellRecord.read(facts).content()) == names
 
@@ -144,3 +151,51 @@ def test_a_column_of_nothing_but_nulls_has_its_type() -> None:
 def test_an_undeclared_number_is_an_error() -> None:
     with pytest.raises(KeyError, match="surprise"):
         declared("surprise")
+
+
+# ---- versions ------------------------------------------------------------------------------------
+
+
+def copied(tmp_path: Path, **facts: Any) -> Path:
+    """A study of one committed cell with other facts, under a seal that fits."""
+    folder = next(path for path in COMMITTED if path.name.endswith("s0"))
+    shutil.copytree(folder, tmp_path / "cells" / folder.name)
+    change(tmp_path / "cells" / folder.name, **facts)
+    return tmp_path / "cells" / folder.name
+
+
+def test_every_schema_that_is_read_says_what_it_means() -> None:
+    assert list(schema.MEANINGS) == list(range(1, schema.SCHEMA + 1))
+    assert schema.OLDEST in schema.MEANINGS
+    text = (ROOT / "docs" / "cells.md").read_text()
+    for version, meaning in schema.MEANINGS.items():
+        assert f"| {version} | {meaning} |" in text
+
+
+@pytest.mark.parametrize("version", range(schema.OLDEST, schema.SCHEMA + 1))
+def test_a_cell_of_any_schema_from_the_oldest_on_is_read(tmp_path: Path, version: int) -> None:
+    assert read_cell(copied(tmp_path, schema=version)).schema == version
+
+
+def test_a_cell_of_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
+    newer = schema.SCHEMA + 1
+    folder = copied(tmp_path, schema=newer, provenance={"prunebench": "9.1"})
+    says = (
+        f"cell {folder.name}: cell.json is of schema {newer}, written by prunebench 9.1, and this "
+        f"version reads {schema.OLDEST} to {schema.SCHEMA}: update prunebench"
+    )
+    with pytest.raises(ReportError, match=f"^{re.escape(says)}"):
+        read_cell(folder)
+    # nothing is folded of a study of which a part cannot be read
+    with pytest.raises(ReportError, match="update prunebench"):
+        cells.read(tmp_path)
+
+
+def test_a_cell_of_a_schema_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"schema 0.* is no longer read .*sweep the study again"):
+        read_cell(copied(tmp_path, schema=schema.OLDEST - 1))
+
+
+def test_a_schema_that_is_no_version_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="is damaged: .*schema 'two' where a count belongs"):
+        read_cell(copied(tmp_path, schema="two"))

@@ -18,7 +18,7 @@ import yaml
 from prunebench.benchmarks import Benchmark, judge, load_task, reviewed
 from prunebench.cli import main
 from prunebench.run.summary import Scored, Unscored, summarized
-from prunebench.study import cells
+from prunebench.study import cells, statistics
 from prunebench.study.record import Metric
 
 HEAD = """
@@ -619,3 +619,59 @@ def fold(values, args):
     (cell.folder / "submission-sent.json").write_text("other answers")
     assert "submission-sent.json was changed" in " ".join(cells.read(study)[1])
     assert yaml.safe_load((study / "grid.yaml").read_text())["tasks"]
+
+
+# ---- questions of one image ----------------------------------------------------------------------
+
+PER_IMAGE = 3
+OF_IMAGES = tuple(range(6))
+"""Of four images with three questions each, all of two are answered rightly and none of the others.
+"""
+
+
+def of_images(benchmark: Benchmark, per_image: int = PER_IMAGE) -> Scored:
+    answered = rows(benchmark, OF_IMAGES)
+    for row in answered:
+        image = row["doc_id"] // per_image
+        row |= {"image": f"image {image}", "available": 100 + image}
+    return summarized(benchmark, answered)
+
+
+def test_questions_of_one_image_are_drawn_together(tmp_path: Path) -> None:
+    """Four images, two of them right: the interval is that of two of four, not of six of twelve."""
+    score = metric(of_images(task(tmp_path, RESULTS, [("accuracy", "mean")])))
+    share = statistics.wilson(2, 4)
+    assert (score.value, score.n) == (0.5, QUESTIONS)
+    assert (score.ci_low, score.ci_high) == pytest.approx((share.low, share.high))
+
+
+def test_questions_with_an_image_each_are_drawn_one_by_one(tmp_path: Path) -> None:
+    score = metric(of_images(task(tmp_path, RESULTS, [("accuracy", "mean")]), per_image=1))
+    share = statistics.wilson(6, QUESTIONS)
+    assert (score.ci_low, score.ci_high) == pytest.approx((share.low, share.high))
+
+
+def test_what_is_measured_of_images_is_drawn_by_image(tmp_path: Path) -> None:
+    """Twelve rows hold four numbers: 100 to 103."""
+    summary = of_images(task(tmp_path, RESULTS, [("accuracy", "mean")]))
+    tokens = metric(summary, "tokens_available")
+    _, low, high = statistics.mean_interval([100, 101, 102, 103])
+    assert (tokens.value, tokens.n) == (101.5, QUESTIONS)
+    assert (tokens.ci_low, tokens.ci_high) == pytest.approx((low, high))
+
+
+def test_a_number_that_is_no_mean_is_drawn_by_image(tmp_path: Path) -> None:
+    """The square of the share: with whole images its draws are squares of quarters."""
+    code = (
+        COUNTED
+        + """
+def fold(values):
+    return (sum(map(hit, values)) / len(values)) ** 2
+"""
+    )
+    score = metric(of_images(task(tmp_path, code)))
+    assert score.value == 0.25
+    # a draw of four images has 0, 1, 2, 3 or 4 that are right
+    ends = [number / 4 for number in range(5)]
+    assert score.ci_low in [pytest.approx(end**2) for end in ends]
+    assert score.ci_high in [pytest.approx(end**2) for end in ends]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hand_written import change
 from pyarrow import parquet
 
 from prunebench import cli
@@ -28,6 +29,7 @@ from prunebench.study import folder as folder_module
 from prunebench.study import journal as journal_module
 from prunebench.study.lines import Chain
 from prunebench.study.record import CellRecord, Metric, Status
+from prunebench.study.schema import SCHEMA
 from prunebench.study.seal import seal
 
 SAMPLES = [f"sample-{number}" for number in range(4)]
@@ -760,3 +762,15 @@ def test_a_sweep_that_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
     with open_study(tmp_path / "s"):
         pass
     assert not (tmp_path / "s").exists()
+
+
+def test_a_cell_of_a_newer_version_is_neither_set_aside_nor_asked_again(
+    tmp_path: Path, grid: Grid
+) -> None:
+    work(tmp_path / "study", grid)
+    folder = next((tmp_path / "study" / "cells").iterdir())
+    change(folder, schema=SCHEMA + 1)
+    before = contents(tmp_path / "study")
+    with pytest.raises(StoreError, match="update prunebench, or choose another folder with out="):
+        work(tmp_path / "study", grid)
+    assert contents(tmp_path / "study") == before

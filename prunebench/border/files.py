@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
 
@@ -24,7 +24,13 @@ SIZE = 64 * 2**20
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Put `data` at `path`, whole or not at all, also when the machine stops.
+    """Put `data` at `path`, as `write_parts` does."""
+    return write_parts(path, (data,))
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> Path:
+    """Put the parts at `path` one behind the other, whole or not at all, also when the machine
+    stops.
 
     The new content lies under a name of its own until a rename puts it in place. That name cannot
     be guessed and is never one that exists, so nobody can have put a link there. Raises OSError;
@@ -38,7 +44,7 @@ def write(path: Path, data: bytes) -> Path:
         with os.fdopen(handle, "wb") as file:
             with contextlib.suppress(OSError):  # some network disks have no locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held: `tidy` leaves it alone
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
             # before the file is closed: without its lock, `tidy` would take it for a dead writer's

@@ -17,6 +17,8 @@ def clean(text: str) -> str:
 
     Lone surrogates, which no file can hold, are escaped as well. Line breaks and tabs stay.
     """
+    if text.isascii() and text.isprintable():  # as nearly all are
+        return text
     return "".join(map(_escaped, text))
 
 

@@ -11,7 +11,9 @@ from prunebench.cli import (
     best,
     compare,
     cost,
+    export,
     lists,
+    merge,
     pairs,
     profile,
     published,
@@ -25,6 +27,8 @@ from prunebench.cli.parser import Parser
 ROOMS = (
     sweep,
     reporting,
+    merge,
+    export,
     compare,
     pairs,
     published,

@@ -68,6 +68,8 @@ def report(arguments: argparse.Namespace) -> int:
     for file in files:
         # beside the table, which a program may read
         say(f"wrote {clean(str(file))}")
+    for line in outputs.left_out:
+        say(line)
     notes += page.warnings
     for note in notes:
         say(f"note: {one_line(note, 1000)}")

@@ -87,6 +87,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     for warning in (*outputs.warnings, *page.warnings):
         note = f"note: {one_line(warning, 1000)}"
         console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for line in outputs.left_out:
+        say(line)
     parts = [outputs.leaderboard.name, outputs.metrics.name]
     if outputs.figures:
         parts.append(f"{len(outputs.figures)} figures")

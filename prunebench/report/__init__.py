@@ -15,7 +15,6 @@ import pandas as pd
 from prunebench.border import files
 from prunebench.border.text import one_line
 from prunebench.report import by_type, leaderboard, pairs, ranks, tables
-from prunebench.report.board import records as records_of
 from prunebench.report.comparison import Warn
 from prunebench.report.screen import terminal
 from prunebench.study import cells
@@ -36,6 +35,8 @@ class Report:
     leaderboard: Path
     figures: tuple[Path, ...]
     warnings: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """What figures and tables of a large study do not show."""
     records: tuple[StoredCell, ...] = field(default=(), repr=False)
     """The cells behind it."""
 
@@ -51,26 +52,32 @@ def build(study: Path) -> Report:
     study = Path(study)
     records, warnings = cells.read(study)
     _tidy(study)
-    metrics = tables.write_csv(study / "metrics.csv", tables.metrics(records))
+    metrics = tables.write_rows(study / "metrics.csv", tables.COLUMNS, tables.metrics(records))
     board = tables.write_csv(study / "leaderboard.csv", leaderboard.fold(records, warnings.append))
-    _written(pairs.fold(records, warnings.append), study / "pairs.csv")
+    left_out: list[str] = []
+    _written(pairs.fold(records, warnings.append, left_out.append), study / "pairs.csv")
     ranking = ranks.fold(records)
     _written(ranks.texts(ranking), study / "ranks.csv")
     types = _typed(records, study / "by_type.csv", warnings.append)
-    figure_paths = _drawn(board, types, ranking, study / "figures")
+    figure_paths = _drawn(board, types, ranking, study / "figures", left_out.append)
     if not figure_paths:
         warnings.append(
             f"{one_line(study.name, 80)} has no figures: "
             "no method has both accuracy and tokens, FLOPs or time yet"
         )
     distinct = tuple(dict.fromkeys(map(one_line, warnings)))
-    return Report(study, metrics, board, tuple(figure_paths), distinct, tuple(records))
+    return Report(
+        study, metrics, board, tuple(figure_paths), distinct, tuple(left_out), tuple(records)
+    )
 
 
 def _typed(records: Sequence[StoredCell], path: Path, warn: Warn) -> pd.DataFrame:
     """What stands in by_type.csv, which is written where there is anything."""
     rows = by_type.fold(records, warn)
-    _written(tables.texts(records_of(rows), by_type.COLUMNS), path)
+    if len(rows):
+        tables.write_rows(path, by_type.COLUMNS, rows.itertuples(index=False, name=None))
+    else:
+        path.unlink(missing_ok=True)
     return rows
 
 
@@ -82,9 +89,11 @@ def _written(table: pd.DataFrame, path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _drawn(board: Path, types: pd.DataFrame, ranking: pd.DataFrame, folder: Path) -> list[Path]:
-    """The figures that the leaderboard, the kinds of questions and the ranks have the numbers
-    for.
+def _drawn(
+    board: Path, types: pd.DataFrame, ranking: pd.DataFrame, folder: Path, note: Warn
+) -> list[Path]:
+    """The figures that the leaderboard, the kinds of questions and the ranks have the numbers for;
+    `note` hears which of them leave panels out.
     """
     rows = leaderboard.load(board)
     compares = bool((rows["method"] != BASELINE).any())
@@ -92,10 +101,16 @@ def _drawn(board: Path, types: pd.DataFrame, ranking: pd.DataFrame, folder: Path
         return []  # nothing to draw, and nothing that was drawn before
     from prunebench.report import figures  # here, for what draws takes a second to import
 
-    paths = figures.draw(rows, types, folder)
+    def left_out(name: str, text: str) -> None:
+        note(f"{folder.name}/{name} shows {text}")
+
+    paths = figures.draw(rows, types, folder, note=left_out)
     place = folder / "ranks.png"
     if len(ranking):
-        paths.append(figures.save(ranks.figure(ranking), place))
+        diagram = ranks.figure(ranking)
+        paths.append(figures.save(diagram, place))
+        if diagram.get_label():
+            left_out(place.name, str(diagram.get_label()))
     else:
         figures.remove(place)
     return paths

@@ -7,11 +7,11 @@ What `resize` has right needs no method; the hard samples are the ones that it h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from prunebench.report.comparison import (
     SCORE,
@@ -19,14 +19,14 @@ from prunebench.report.comparison import (
     Group,
     Warn,
     average,
-    clusters_of,
     mean_of,
-    scores_of,
+    vector_of,
 )
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
 from prunebench.study.record import BASELINE, BLIND
+from prunebench.study.samples import NAN, Vector, aligned
 from prunebench.study.statistics import Interval
 
 RESIZE = "resize"
@@ -38,7 +38,7 @@ RIGHT = 0.5
 SHARES = "0..1"
 
 Row = dict[str, Any]
-Number = Callable[[Group, Warn], float | None]
+Bools = NDArray[np.bool_]
 
 
 def columns(groups: Sequence[Group], warn: Warn) -> Row:
@@ -46,12 +46,13 @@ def columns(groups: Sequence[Group], warn: Warn) -> Row:
     them.
     """
     row: Row = {}
-    for name, number in NUMBERS.items():
-        values = [number(group, warn) for group in groups]
+    numbers = [_kept_numbers(group, warn) for group in groups]
+    for name in dict.fromkeys(name for of_group in numbers for name in of_group):
+        values = [of_group.get(name) for of_group in numbers]
         present = [value for value in values if value is not None]
         if present and len(present) == len(values):
             row[name] = float(np.mean(present))
-    parts = [_hard(group, warn) for group in groups]
+    parts = [_kept_hard(group, warn) for group in groups]
     hard = [part for part in parts if part is not None]
     if hard and len(hard) == len(parts):
         interval = statistics.pool([part[0] for part in hard]) if len(hard) > 1 else hard[0][0]
@@ -64,45 +65,59 @@ def columns(groups: Sequence[Group], warn: Warn) -> Row:
     return row
 
 
+def _kept_numbers(group: Group, warn: Warn) -> dict[str, float | None]:
+    return group.once("beside", lambda: _numbers(group, warn))
+
+
+def _kept_hard(group: Group, warn: Warn) -> tuple[Interval, float | None] | None:
+    return group.once("hard", lambda: _hard(group, warn))
+
+
 # ---- the unpruned model's answers ----------------------------------------------------------------
 
 
 def _fidelity(group: Group, warn: Warn) -> float | None:
     """The share of samples that have the answer of the unpruned model."""
-    same: list[bool] = []
+    if _is(group, BASELINE):
+        return None
+    same: list[Bools] = []
     for cell, other in _by_seed(group.cells, group.baseline):
         try:
-            own, unpruned = cell.read_answers(), other.answers
+            read, other_read = cell.samples_read, other.samples_read
         except ReportError as error:
             warn(str(error))
             return None
-        both = own.index.intersection(unpruned.index)
-        same += (own.loc[both] == unpruned.loc[both]).tolist()
-    return float(np.mean(same)) if same and not _is(group, BASELINE) else None
+        answers = Vector(read.ids, read.answers), Vector(other_read.ids, other_read.answers)
+        _, (own, unpruned) = aligned(answers)
+        both = ~np.isnan(own) & ~np.isnan(unpruned)
+        same.append(own[both] == unpruned[both])
+    return _share(same)
 
 
-def _right_to_wrong(group: Group, warn: Warn) -> float | None:
-    return _flips(group, warn)[0]
-
-
-def _wrong_to_right(group: Group, warn: Warn) -> float | None:
-    return _flips(group, warn)[1]
-
-
-def _flips(group: Group, warn: Warn) -> tuple[float | None, float | None]:
+def _flips(group: Group, warn: Warn) -> dict[str, float | None]:
     """The shares of samples that the unpruned model has right and the method wrong, and the other
     way round.
     """
-    lost: list[bool] = []
-    won: list[bool] = []
+    lost: list[Bools] = []
+    won: list[Bools] = []
+    if _is(group, BASELINE):
+        return {}
     for cell, other in _by_seed(group.cells, group.baseline):
-        own, unpruned = _right(cell, group, warn), _right(other, group, warn)
-        if own is None or unpruned is None or _is(group, BASELINE):
-            return None, None
-        both = own.index.intersection(unpruned.index)
-        lost += (~own.loc[both] & unpruned.loc[both]).tolist()
-        won += (own.loc[both] & ~unpruned.loc[both]).tolist()
-    return (float(np.mean(lost)), float(np.mean(won))) if lost else (None, None)
+        scores, unpruned = _shares(cell, group, warn), _shares(other, group, warn)
+        if scores is None or unpruned is None:
+            return {}
+        _, (own, reference) = aligned([scores, unpruned])
+        both = ~np.isnan(own) & ~np.isnan(reference)
+        right, was_right = own[both] >= RIGHT, reference[both] >= RIGHT
+        lost.append(~right & was_right)
+        won.append(right & ~was_right)
+    return {"right_to_wrong": _share(lost), "wrong_to_right": _share(won)}
+
+
+def _share(parts: Sequence[Bools]) -> float | None:
+    """How many of all are true; None where there are none."""
+    together = np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
+    return float(together.mean()) if len(together) else None
 
 
 # ---- other values of the task --------------------------------------------------------------------
@@ -112,14 +127,14 @@ def _on_evidence(group: Group, warn: Warn) -> float | None:
     """Accuracy over the samples that have evidence, where some have none."""
     parts: list[float] = []
     for cell in group.cells:
-        scores = scores_of(cell, warn) if cell.number(SCORE) else None
-        if scores is None or "evidence_recall" not in cell.per_sample:
+        scores = vector_of(cell, warn) if cell.number(SCORE) else None
+        if scores is None or "evidence_recall" not in cell.samples_read.numbers:
             return None
-        with_evidence = cell.per_sample["evidence_recall"].notna()
-        answered = scores.notna()
+        with_evidence = cell.samples_read.vector("evidence_recall").answered
+        answered = scores.answered
         if not with_evidence.any() or with_evidence[answered].all():
             return None
-        parts.append(float(scores[with_evidence & answered].mean()))
+        parts.append(float(scores.values[with_evidence & answered].mean()))
     return float(np.mean(parts)) if parts else None
 
 
@@ -131,15 +146,15 @@ def _resize(group: Group, _: Warn) -> float | None:
     return None if _is(group, RESIZE) else average(group.resize, SCORE)
 
 
-NUMBERS: dict[str, Number] = {
-    "fidelity": _fidelity,
-    "right_to_wrong": _right_to_wrong,
-    "wrong_to_right": _wrong_to_right,
-    "accuracy_evidence": _on_evidence,
-    "accuracy_blind": _blind,
-    "accuracy_resize": _resize,
-}
-"""By column of the leaderboard."""
+def _numbers(group: Group, warn: Warn) -> dict[str, float | None]:
+    """By column of the leaderboard."""
+    return {
+        "fidelity": _fidelity(group, warn),
+        **_flips(group, warn),
+        "accuracy_evidence": _on_evidence(group, warn),
+        "accuracy_blind": _blind(group, warn),
+        "accuracy_resize": _resize(group, warn),
+    }
 
 
 # ---- the hard samples ----------------------------------------------------------------------------
@@ -154,22 +169,27 @@ def _hard(group: Group, warn: Warn) -> tuple[Interval, float | None] | None:
     own = _on_hard(group.cells, group, warn)
     if not own:
         return None
-    interval = mean_of(own, clusters_of(group.cells, warn))
+    interval = mean_of(own, group.cells, warn)
     unpruned = _on_hard(group.baseline, group, warn)
-    return interval, float(pd.concat(unpruned).mean()) if unpruned else None
+    if not unpruned:
+        return interval, None
+    scores = np.concatenate([part.values[part.answered] for part in unpruned])
+    return interval, float(scores.mean())
 
 
-def _on_hard(cells: Cells, group: Group, warn: Warn) -> list[pd.Series[float]]:
+def _on_hard(cells: Cells, group: Group, warn: Warn) -> list[Vector]:
     """The scores of every seed on the samples that `resize` with that seed has wrong."""
-    parts: list[pd.Series[float]] = []
+    parts: list[Vector] = []
     for cell, smaller in _by_seed(cells, group.resize):
-        easy = _right(smaller, group, warn)
-        scores = scores_of(cell, warn) if cell.number(SCORE) else None
+        easy = _shares(smaller, group, warn)
+        scores = vector_of(cell, warn) if cell.number(SCORE) else None
         if easy is None or scores is None:
             return []
-        wrong = easy.index[~easy].intersection(scores.dropna().index)
-        if len(wrong):
-            parts.append(scores.loc[wrong])
+        ids, (own, of_smaller) = aligned([scores, easy])
+        # a comparison with NaN is false
+        hard = Vector(ids, np.where(of_smaller < RIGHT, own, NAN))
+        if hard.answered.any():
+            parts.append(hard)
     return parts
 
 
@@ -188,9 +208,8 @@ def _is(group: Group, method: str) -> bool:
     return any(cell.method == method for cell in group.cells)
 
 
-def _right(cell: StoredCell, group: Group, warn: Warn) -> pd.Series[bool] | None:
-    """Whether every answered sample is right; None where scores are no shares of a right answer."""
+def _shares(cell: StoredCell, group: Group, warn: Warn) -> Vector | None:
+    """The scores of a cell; None where they are no shares of a right answer."""
     if group.scale != SHARES or not cell.number(SCORE):
         return None
-    scores = scores_of(cell, warn)
-    return None if scores is None else scores.dropna() >= RIGHT
+    return vector_of(cell, warn)

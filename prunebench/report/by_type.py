@@ -12,15 +12,17 @@ and not by objects; what a perfect reader of the surviving tokens would answer s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from prunebench.report.comparison import Warn
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
-from prunebench.study.statistics import mean_interval
+from prunebench.study.samples import NAN, Array, Codes, Samples, Vector, aligned
+from prunebench.study.statistics import mean_interval, wilson
 
 HEADLINE = "headline"
 """The row that stands for all kinds."""
@@ -55,14 +57,23 @@ COLUMNS += ["unpruned", "perfect", "evidence_recall", "in_headline"]
 
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The table; empty where nothing tells samples apart."""
-    frames = [_samples(cell, warn) for cell in cells if cell.kind == "quality" and cell.ok]
-    frames = [frame for frame in frames if not frame.empty]
-    rows: list[dict[str, Any]] = []
-    if frames:
-        samples = pd.concat(frames, ignore_index=True)
-        for _, of_task in samples.groupby(["model", "task"], sort=False):
-            rows += _of_task(of_task)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    by_task: dict[tuple[str, str], list[_Answers]] = {}
+    for cell in cells:
+        if cell.kind != "quality" or not cell.ok:
+            continue
+        try:
+            answers = _Answers(cell, cell.samples_read)
+        except ReportError as error:
+            warn(str(error))
+            continue
+        if answers.mask.any():
+            by_task.setdefault((cell.model, cell.task), []).append(answers)
+    table: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for of_task in by_task.values():
+        for row in _Task(of_task).rows():
+            for name, column in table.items():
+                column.append(row.get(name))
+    return pd.DataFrame(table, columns=COLUMNS)
 
 
 def smallest_budgets(types: pd.DataFrame) -> pd.DataFrame:
@@ -83,66 +94,141 @@ def smallest_budgets(types: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _samples(cell: StoredCell, warn: Warn) -> pd.DataFrame:
-    """The samples of a cell that have a score, each with what was run."""
-    try:
-        kinds, numbers = cell.kinds, cell.per_sample
-    except ReportError as error:
-        warn(str(error))
-        return pd.DataFrame()
-    frame = numbers.reindex(columns=NUMBERS).dropna(subset=["score"])
-    frame["type"] = None if kinds is None else kinds.reindex(frame.index)
-    about = {
-        "model": cell.model,
-        "method": cell.method,
-        "settings": cell.settings_line,
-        "budget_kind": cell.budget_kind,
-        "budget": cell.budget,
-        "task": cell.task,
-    }
-    for name, value in about.items():
-        frame[name] = value
-    return frame.reset_index()
+class _Answers:
+    """A cell's samples that have a score: `mask` [n] says which those are."""
+
+    def __init__(self, cell: StoredCell, read: Samples) -> None:
+        self.key = (
+            cell.model,
+            cell.method,
+            cell.settings_line,
+            cell.budget_kind,
+            cell.budget,
+            cell.task,
+        )
+        self.unpruned = cell.method == BASELINE
+        self.read = read
+        self.mask = ~np.isnan(read.numbers["score"])
+
+    def number(self, name: str) -> Vector:
+        """One of their numbers, NaN where there is none."""
+        own = self.read.numbers.get(name)
+        values = np.full(len(self.mask), NAN) if own is None else own
+        return Vector(self.read.ids, np.where(self.mask, values, NAN))
+
+    def kinds(self) -> dict[str, str]:
+        """The kind of every question that has one, by its sample."""
+        labels = self.read.labels.get("question_type")
+        if labels is None:
+            return {}
+        mask = self.mask & labels.present
+        return dict(zip(labels.ids[mask], labels.texts[mask], strict=True))
 
 
-def _of_task(samples: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of one model on one task; every method is divided in the same way."""
-    groups = _groups(samples)
-    labels = {aspect: samples["sample_id"].map(names) for aspect, names in groups.items()}
-    unpruned = samples["method"] == BASELINE
-    full: dict[str, dict[Any, float]] = {}
-    for aspect, label in labels.items():
-        full[aspect] = samples[unpruned].groupby(label[unpruned])["score"].mean().to_dict()
-    rows: list[dict[str, Any]] = []
-    for key, of_method in samples.groupby(KEY, sort=False):
-        for aspect, names in groups.items():
-            about = {**dict(zip(KEY, key, strict=True)), "by": aspect}
-            parts = dict(list(of_method.groupby(labels[aspect].loc[of_method.index])))
-            own = []
-            for name in dict.fromkeys(names):
-                if name in parts:
-                    own.append(_row(about, str(name), parts[name], full[aspect].get(name)))
-            if aspect == KIND:
-                own.append(_headline(about, own))
-            rows += own
-    return rows
+class _Task:
+    """One model on one task: all numbers of its cells [n, cells] over the same samples; every
+    method is divided in the same way.
+    """
+
+    def __init__(self, cells: Sequence[_Answers]) -> None:
+        self._cells = cells
+        self._numbers: dict[str, Array] = {}
+        for name in NUMBERS:
+            self._ids, values = aligned([cell.number(name) for cell in cells])
+            self._numbers[name] = np.column_stack(values)
+        self._groups = self._divided()
+        scores = self._numbers["score"]
+        self._binary = bool(np.isin(scores[~np.isnan(scores)], (0.0, 1.0)).all())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of every method, the group of all seeds together."""
+        by_key: dict[tuple[str, ...], list[int]] = {}
+        for place, cell in enumerate(self._cells):
+            by_key.setdefault(cell.key, []).append(place)
+        unpruned = [place for place, cell in enumerate(self._cells) if cell.unpruned]
+        full = {aspect: self._parts(unpruned, codes) for aspect, (codes, _) in self._groups.items()}
+        for key, places in by_key.items():
+            for aspect, (codes, names) in self._groups.items():
+                about = {**dict(zip(KEY, key, strict=True)), "by": aspect}
+                parts = self._parts(places, codes)
+                own = []
+                for number, name in enumerate(names):
+                    if number in parts:
+                        of_unpruned = full[aspect].get(number)
+                        best = None if of_unpruned is None else of_unpruned["accuracy"]
+                        own.append(_row(about, name, parts[number], best))
+                yield from own
+                if aspect == KIND:
+                    yield _headline(about, own)
+
+    def _divided(self) -> dict[str, tuple[Codes, list[str]]]:
+        """By aspect, the number of every sample's group [n], -1 where it has none, and the names of
+        the groups in the order in which they are shown.
+        """
+        # the same of every method; one that works on pixels does not say where the evidence is
+        kinds: dict[str, str] = {}
+        for cell in reversed(self._cells):
+            kinds.update(cell.kinds())
+        groups = {}
+        if kinds:
+            of_sample = pd.Series(kinds, dtype=object).reindex(self._ids)
+            names = sorted(set(kinds.values()))
+            groups[KIND] = _coded(of_sample, names), names
+        for aspect, (column, unit) in SIZES.items():
+            sizes = pd.Series(_first(self._numbers[column]), index=self._ids)
+            named = _named(sizes.dropna().sort_values(kind="stable"), unit)
+            if named.nunique() > 1:
+                names = list(dict.fromkeys(named))
+                groups[aspect] = _coded(named.reindex(self._ids), names), names
+        return groups
+
+    def _parts(self, places: Sequence[int], codes: Codes) -> dict[int, dict[str, Any]]:
+        """The numbers of every group, over the samples of the cells at these places."""
+        scores = self._numbers["score"][:, places]
+        mask = ~np.isnan(scores) & (codes >= 0)[:, None]
+        of_score = np.broadcast_to(codes[:, None], scores.shape)[mask]
+        counts = np.bincount(of_score)
+        means = {"accuracy": np.bincount(of_score, weights=scores[mask])}
+        sizes = {"accuracy": counts}
+        for name in ("perfect", "evidence_recall"):
+            values = self._numbers[name][:, places]
+            own = mask & ~np.isnan(values)
+            of_value = np.broadcast_to(codes[:, None], scores.shape)[own]
+            means[name] = np.bincount(of_value, weights=values[own], minlength=len(counts))
+            sizes[name] = np.bincount(of_value, minlength=len(counts))
+        parts = {}
+        for number in np.flatnonzero(counts).tolist():
+            part: dict[str, Any] = {"n": int(counts[number])}
+            for name, sums in means.items():
+                size = int(sizes[name][number])
+                part[name] = float(sums[number]) / size if size else None
+            part["ends"] = self._ends(part, scores[mask], of_score == number)
+            parts[number] = part
+        return parts
+
+    def _ends(self, part: dict[str, Any], scores: Array, own: Any) -> tuple[Any, Any]:
+        """The interval of a group's accuracy."""
+        if self._binary and part["n"] > 1:
+            share = wilson(round(part["accuracy"] * part["n"]), part["n"])
+            return share.low, share.high
+        _, low, high = mean_interval(scores[own].tolist())
+        return low, high
 
 
 # ---- groups --------------------------------------------------------------------------------------
 
 
-def _groups(samples: pd.DataFrame) -> dict[str, pd.Series[str]]:
-    """By aspect, the name of every sample's group, in the order in which groups are shown."""
-    # the same of every method; one that works on pixels does not say where the evidence is
-    by_sample = samples.groupby("sample_id")
-    kinds = by_sample["type"].first().dropna().sort_values(kind="stable")
-    groups = {KIND: kinds} if len(kinds) else {}
-    for aspect, (column, unit) in SIZES.items():
-        sizes = by_sample[column].first().dropna().sort_values(kind="stable")
-        names = _named(sizes, unit)
-        if names.nunique() > 1:
-            groups[aspect] = names
-    return groups
+def _coded(texts: pd.Series[str], names: Sequence[str]) -> Codes:
+    """[n] the places of texts among the names, -1 where there is none."""
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places.get(text, -1) for text in texts], dtype=np.intp)
+
+
+def _first(values: Array) -> Array:
+    """[n] of every sample the number of the first cell of [n, cells] that has one, else NaN."""
+    present = ~np.isnan(values)
+    first = present.argmax(axis=1)
+    return np.asarray(values[np.arange(len(values)), first])
 
 
 def _named(sizes: pd.Series[float], unit: str) -> pd.Series[str]:
@@ -161,38 +247,31 @@ def _named(sizes: pd.Series[float], unit: str) -> pd.Series[str]:
 
 
 def _row(
-    about: dict[str, Any], group: str, samples: pd.DataFrame, unpruned: float | None
+    about: dict[str, Any], group: str, part: dict[str, Any], unpruned: float | None
 ) -> dict[str, Any]:
     """One group of a method's samples."""
-    scores = samples["score"].tolist()
-    _, low, high = mean_interval(scores)
+    low, high = part["ends"]
     can = unpruned is not None and unpruned >= ENOUGH and group not in APART
     return {
         **about,
         "type": group,
-        "n": len(scores),
-        "accuracy": sum(scores) / len(scores),
+        "n": part["n"],
+        "accuracy": part["accuracy"],
         "accuracy_low": low,
         "accuracy_high": high,
         "unpruned": unpruned,
-        "perfect": _mean(samples, "perfect"),
-        "evidence_recall": _mean(samples, "evidence_recall"),
+        "perfect": part["perfect"],
+        "evidence_recall": part["evidence_recall"],
         "in_headline": "yes" if can and about["by"] == KIND else "no",
     }
 
 
 def _headline(about: dict[str, Any], kinds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean over the kinds that count."""
-    rows = pd.DataFrame([row for row in kinds if row["in_headline"] == "yes"], columns=COLUMNS)
+    rows = [row for row in kinds if row["in_headline"] == "yes"]
     means = {}
     for name in ("accuracy", "unpruned", "perfect", "evidence_recall"):
-        values = rows[name].astype(float)
-        means[name] = float(values.mean()) if len(values) else None
-    return {**about, "type": HEADLINE, "n": int(rows["n"].sum()), **means, "in_headline": "yes"}
-
-
-def _mean(samples: pd.DataFrame, name: str) -> float | None:
-    """The mean of a column over the samples that have it."""
-    if name not in samples or samples[name].isna().all():
-        return None
-    return float(samples[name].mean())
+        values = [row[name] for row in rows if row[name] is not None]
+        means[name] = float(np.mean(values)) if values else None
+    n = sum(row["n"] for row in rows)
+    return {**about, "type": HEADLINE, "n": n, **means, "in_headline": "yes"}

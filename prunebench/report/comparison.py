@@ -4,9 +4,9 @@ control.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,9 @@ from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import declared
 from prunebench.study.record import Metric
+from prunebench.study.samples import Codes, Labels, Vector, aligned, coded
 from prunebench.study.statistics import (
     NAN,
-    Array,
     GroupedPair,
     Interval,
     Pair,
@@ -28,6 +28,7 @@ SCORE = "score"
 AVAILABLE = "tokens_available"
 PERCENT = 100.0
 
+T = TypeVar("T")
 Cells = Sequence[StoredCell]
 Warn = Callable[[str], None]
 
@@ -48,27 +49,39 @@ class Group:
     blind: tuple[StoredCell, ...] = ()
     resize: tuple[StoredCell, ...] = ()
     scale: str = ""
+    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was asked of it before: rows of one task and of all tasks ask the same."""
+
+    def once(self, name: str, number: Callable[[], T]) -> T:
+        """What `number` gives, which is asked once under that name."""
+        if name not in self.kept:
+            self.kept[name] = number()
+        value: T = self.kept[name]
+        return value
 
     def accuracy(self, warn: Warn) -> Interval | None:
         """The primary metric, mean over seeds, with the interval of its samples, or else the cell's
         own.
         """
+        return self.once("accuracy", lambda: self._accuracy(warn))
+
+    def _accuracy(self, warn: Warn) -> Interval | None:
         value = average(self.cells, SCORE)
         if value is None:
             return None
-        answered: list[pd.Series[float]] = []
+        answered: list[Vector] = []
         intervals: list[Interval] = []
         for cell in self.cells:
             metric = cell.number(SCORE)
             if metric is None:
                 continue
             intervals.append(_interval(metric))
-            scores = scores_of(cell, warn)
+            scores = vector_of(cell, warn)
             if scores is not None:
-                answered.append(scores.dropna())
+                answered.append(scores)
         # seeds answer the same questions, so a sample counts once, whatever the number of seeds
         if len(answered) == len(intervals):
-            interval = mean_of(answered, clusters_of(self.cells, warn))
+            interval = mean_of(answered, self.cells, warn)
         else:
             interval = statistics.pool(intervals)
         return replace(interval, value=value)
@@ -77,7 +90,7 @@ class Group:
         """Scores of the method and of the unpruned model on the same samples; None where either is
         missing.
         """
-        return _pair(self.cells, self.baseline, warn)
+        return self.once("baseline", lambda: _pair(self.cells, self.baseline, warn))
 
     def against_control(self, warn: Warn) -> Pair | GroupedPair | None:
         """Scores of the method and of the random control at the same budget on the same samples;
@@ -85,11 +98,11 @@ class Group:
         """
         if any(cell.reach for cell in self.cells):
             return None
-        return _pair(self.cells, self.control, warn)
+        return self.once("control", lambda: _pair(self.cells, self.control, warn))
 
     def against_blind(self, warn: Warn) -> Pair | GroupedPair | None:
         """Scores of the method and of the model without its images on the same samples."""
-        return _pair(self.cells, self.blind, warn)
+        return self.once("blind", lambda: _pair(self.cells, self.blind, warn))
 
     def above_blind(self) -> float | None:
         """The primary metric less that of the model without its images; both must speak for all
@@ -220,31 +233,38 @@ def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | GroupedPair | None:
     ran, and those of samples that the task scores together become their group's.
     """
     references = {other.seed: other for other in others if other.number(SCORE)}
-    left, right = [], []
+    vectors: list[Vector] = []
     for cell in cells:
         other = references.get(cell.seed)
         if other is None or not cell.number(SCORE):
             continue
-        scores, reference = scores_of(cell, warn), scores_of(other, warn)
+        scores, reference = vector_of(cell, warn), vector_of(other, warn)
         if scores is None or reference is None:
             return None
         try:
-            both = statistics.common(scores, reference, _asked(cell, other))
+            statistics.check_same(scores.ids, reference.ids, _asked(cell, other))
         except SampleMismatch as error:
             warn(f"cells {cell.id} and {other.id} are not compared: {error}")
             return None
-        left.append(scores.loc[both])
-        right.append(reference.loc[both])
-    if not left or not sum(map(len, left)):
+        vectors += (scores, reference)
+    if not vectors:
         return None
-    groups = clusters_of([*cells, *others], warn)
-    if groups is None:
-        return _by_sample(left), _by_sample(right)
-    of_sample, of_reference = _sample_means(left), _sample_means(right)
-    names = cluster_names(of_sample.index, groups)
-    by_method = statistics.grouped(of_sample.to_numpy(dtype=float), names)
-    by_reference = statistics.grouped(of_reference.to_numpy(dtype=float), names)
-    return GroupedPair(by_method, by_reference, len(of_sample))
+    ids, values = aligned(vectors)
+    left, right = np.stack(values[::2]), np.stack(values[1::2])
+    both = ~np.isnan(left) & ~np.isnan(right)
+    seeds = both.sum(axis=0)
+    mask = seeds > 0
+    if not mask.any():
+        return None
+    # [n] the means over the seeds in which both answered
+    own, other = (
+        np.where(both, part, 0.0).sum(axis=0)[mask] / seeds[mask] for part in (left, right)
+    )
+    codes = cluster_codes([*cells, *others], ids, warn)
+    if codes is None:
+        return own, other
+    by_method, by_reference = (statistics.grouped_by(part, codes[mask]) for part in (own, other))
+    return GroupedPair(by_method, by_reference, len(own))
 
 
 def _on_common(
@@ -260,13 +280,14 @@ def _on_common(
         if cell.seed not in references:
             continue
         try:
-            mine = cell.per_sample[_column(above)].dropna()
-            theirs = references[cell.seed].per_sample[_column(below)].dropna()
+            mine = cell.samples_read.vector(_column(above))
+            theirs = references[cell.seed].samples_read.vector(_column(below))
         except (KeyError, ReportError):
             return None, None
-        both = mine.index.intersection(theirs.index)
-        top += mine.loc[both].tolist()
-        bottom += theirs.loc[both].tolist()
+        _, (own, other) = aligned([mine, theirs])
+        both = ~np.isnan(own) & ~np.isnan(other)
+        top += own[both].tolist()
+        bottom += other[both].tolist()
     if not top:
         return None, None
     return float(np.mean(top)), float(np.mean(bottom))
@@ -286,73 +307,65 @@ def _asked(cell: StoredCell, other: StoredCell) -> int | None:
 
 def _answered(cells: Cells, warn: Warn) -> int:
     """Samples that some seed answered."""
-    names: set[str] = set()
-    for cell in cells:
-        scores = scores_of(cell, warn)
-        if scores is not None:
-            names.update(scores.dropna().index)
-    return len(names)
+    vectors = [vector_of(cell, warn) for cell in cells]
+    scored = [vector for vector in vectors if vector is not None]
+    if not scored:
+        return 0
+    _, values = aligned(scored)
+    return int((~np.isnan(np.stack(values))).any(axis=0).sum())
 
 
-def scores_of(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
+def vector_of(cell: StoredCell, warn: Warn) -> Vector | None:
     """Score of every sample, NaN where it has none; None where the metric is no mean of them, or
     the file is damaged.
     """
-    metric = cell.number(SCORE)
     try:
-        scores = cell.scores
+        return cell.mean_scores
     except ReportError as error:
         warn(str(error))
         return None
-    if metric is None or scores.isna().all():
-        return None
-    # a task may aggregate otherwise than by the mean; then samples say nothing of the metric
-    mean = float(scores.mean())
-    value = metric.value or 0.0
-    return scores if np.isclose(mean, value) or statistics.same(mean, value) else None
 
 
-def _by_sample(parts: Sequence[pd.Series[float]]) -> Array:
-    """[n] mean score of every sample over the parts, in the order of their ids."""
-    return _sample_means(parts).to_numpy(dtype=float)
+def scores_of(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
+    """The same by sample_id."""
+    scores = vector_of(cell, warn)
+    return None if scores is None else pd.Series(scores.values, index=scores.ids)
 
 
-def _sample_means(parts: Sequence[pd.Series[float]]) -> pd.Series[float]:
-    """The mean score of every sample over the parts, by its id and in the order of ids."""
-    return pd.concat(list(parts)).groupby(level=0).mean()
-
-
-def clusters_of(cells: Cells, warn: Warn) -> pd.Series[str] | None:
-    """What every sample that one of the cells answered is drawn with; None where each stands
-    alone.
+def cluster_codes(cells: Cells, ids: pd.Index[str], warn: Warn) -> Codes | None:
+    """[n] the number of what every sample is drawn with, in the order of the names; None where each
+    stands alone. A sample of which no cell says that is its own.
     """
-    parts: list[pd.Series[str]] = []
+    known: dict[int, Labels] = {}
     for cell in cells:
         try:
-            groups = cell.clusters
+            labels = cell.cluster_labels
+            if labels is not None:
+                known[id(labels)] = labels
         except ReportError as error:
             warn(str(error))
-            continue
-        if groups is not None:
-            parts.append(groups)
-    if not parts:
+    if not known:
         return None
-    together = pd.concat(parts)
-    return together[~together.index.duplicated()]
+    first, *others = known.values()
+    if not others and first.ids is ids:
+        return first.codes
+    names: dict[str, str] = {}
+    for labels in known.values():
+        for sample, text in zip(labels.ids, labels.texts, strict=True):
+            if text is not None:
+                names.setdefault(sample, text)
+    return coded([names.get(sample, f"sample {sample}") for sample in ids])
 
 
-def cluster_names(samples: Iterable[Any], groups: pd.Series[str]) -> list[str]:
-    """What every sample is drawn with; one of which nothing is known is its own."""
-    names = []
-    for sample in samples:
-        names.append(str(groups.get(sample, f"sample {sample}")))
-    return names
-
-
-def mean_of(parts: Sequence[pd.Series[float]], groups: pd.Series[str] | None) -> Interval:
-    """The mean over samples, which are drawn in groups where the task has some."""
-    scores = _sample_means(parts)
-    if groups is None:
-        return statistics.mean(scores.to_numpy(dtype=float))
-    of_group = statistics.grouped(scores.to_numpy(dtype=float), cluster_names(scores.index, groups))
+def mean_of(parts: Sequence[Vector], cells: Cells, warn: Warn) -> Interval:
+    """The mean over samples, each over the parts that have it; samples are drawn as `cells` say."""
+    ids, values = aligned(parts)
+    stacked = np.stack(values)
+    answered = ~np.isnan(stacked)
+    mask = answered.any(axis=0)
+    scores = np.where(answered, stacked, 0.0).sum(axis=0)[mask] / answered.sum(axis=0)[mask]
+    codes = cluster_codes(cells, ids, warn)
+    if codes is None:
+        return statistics.mean(scores)
+    of_group = statistics.grouped_by(scores, codes[mask])
     return replace(statistics.mean(of_group), n=len(scores))

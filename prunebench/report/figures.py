@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from prunebench.border.text import one_line
-from prunebench.report import labels, slices, tables
+from prunebench.report import labels, panels, slices, tables
 from prunebench.report.board import budget_kind, budget_label, overall, records
 from prunebench.report.by_type import KIND, smallest_budgets
 from prunebench.report.leaderboard import ALL
@@ -40,6 +40,8 @@ COSTS = {
     "total_ratio": "total time over unpruned",
 }
 """The axes of cost, by the leaderboard's column."""
+
+BOARD = "leaderboard.csv"
 
 NAME, TITLE = 40, 60
 """Characters of a name and of a title that a figure bears."""
@@ -67,8 +69,8 @@ LEGEND = 1.5
 MOST_BANDS = 4
 """Of a panel: more bands cover each other, and whiskers say the same."""
 
-MOST_PANELS = 30
-"""Of a figure with a panel a method."""
+MOST_METHODS = 30
+"""Panels of a figure with a panel a method."""
 
 VECTORS: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "0"}
 """Text stays text, and the same figure is the same file."""
@@ -96,6 +98,9 @@ class Plan:
 
 
 USUAL = Plan()
+
+Note = Callable[[str, str], None]
+"""Hears the name of a figure, and what it leaves out."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +130,16 @@ class Style:
         return len(self.plan.order), method == BASELINE, self[method].control, method
 
 
-def draw(board: pd.DataFrame, types: pd.DataFrame, folder: Path, plan: Plan = USUAL) -> list[Path]:
+def draw(
+    board: pd.DataFrame,
+    types: pd.DataFrame,
+    folder: Path,
+    plan: Plan = USUAL,
+    note: Note = lambda *_: None,
+) -> list[Path]:
     """Every figure that the leaderboard, and the table of kinds of questions, have the numbers for;
-    one that they have not is removed if it was there.
+    one that they have not is removed if it was there. `note` hears of figures that leave panels
+    out.
     """
     if folder.is_symlink():
         raise ReportError(
@@ -154,6 +166,8 @@ def draw(board: pd.DataFrame, types: pd.DataFrame, folder: Path, plan: Plan = US
                 remove(path)
                 continue
             paths.append(save(figure, path))
+            if figure.get_label():
+                note(path.name, str(figure.get_label()))
     return paths
 
 
@@ -163,8 +177,9 @@ def accuracy(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     """
     kind = budget_kind(board)
     rows = _having(overall(board), ["accuracy", f"tokens_{kind}"])
-    models = list(rows["model"].unique())
+    models, left_out = panels.first(list(rows["model"].unique()), "models", BOARD)
     figure, axes, style = _canvas(board, plan, len(models))
+    panels.label(figure, left_out)
     for ax, model in zip(axes, models, strict=True):
         of_model = rows[rows["model"] == model]
         _lines(ax, of_model, style, kind)
@@ -185,7 +200,8 @@ def by_method(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     methods = [name for name in rows["method"].unique() if _is_compared(style, str(name))]
     if len(methods) <= MOST_IN_COLOUR or rows["model"].nunique() > 1:
         raise ReportError("one panel shows every method")
-    methods = sorted(methods, key=style.place)[:MOST_PANELS]
+    methods = sorted(methods, key=style.place)
+    methods, left_out = panels.first(methods, "methods", BOARD, MOST_METHODS)
     figure, axes, _ = _canvas(board, plan, len(methods), columns=5, size=(2.1, 1.7))
     for ax, method in zip(axes, methods, strict=True):
         for other, points in rows.sort_values(column).groupby("method"):
@@ -198,7 +214,7 @@ def by_method(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
         ax.tick_params(labelsize="x-small")
         _title(ax, style.name(str(method)))
     figure.supylabel("accuracy", fontsize="medium")
-    figure.supxlabel(TOKENS[kind], fontsize="medium")
+    panels.label(figure, left_out, TOKENS[kind])
     return figure
 
 
@@ -216,18 +232,19 @@ def by_task(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     """The same for every task, one small figure each; raises ReportError for a single task."""
     kind = budget_kind(board)
     rows = _having(board[board["task"] != ALL], ["accuracy", f"tokens_{kind}"])
-    panels = list(rows.groupby(["model", "task"], sort=False))
-    if len(panels) < 2 or rows["task"].nunique() < 2:
+    if rows["task"].nunique() < 2:
         raise ReportError("there is one task only")
-    figure, axes, style = _canvas(board, plan, len(panels), columns=3, size=(3.4, 2.9))
+    every = list(rows.groupby(["model", "task"], sort=False))
+    drawn, left_out = panels.first(every, "models and tasks", BOARD)
+    figure, axes, style = _canvas(board, plan, len(drawn), columns=3, size=(3.4, 2.9))
     several = rows["model"].nunique() > 1
-    for ax, ((model, task), of_panel) in zip(axes, panels, strict=True):
+    for ax, ((model, task), of_panel) in zip(axes, drawn, strict=True):
         _lines(ax, of_panel, style, kind)
         ax.set_xlabel("")
         ax.tick_params(axis="x", labelsize="small")
         _title(ax, f"{model}: {task}" if several else str(task))
     figure.supylabel("accuracy", fontsize="medium")
-    figure.supxlabel(TOKENS[kind], fontsize="medium")
+    panels.label(figure, left_out, TOKENS[kind])
     _legend(figure, rows, style, line=True)
     return figure
 
@@ -237,9 +254,10 @@ def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     nothing beats.
     """
     rows = _having(overall(board), ["accuracy"])
-    panels = _cost_panels(rows)
-    figure, axes, style = _canvas(board, plan, len(panels))
-    for ax, (column, of_panel) in zip(axes, panels, strict=True):
+    drawn, left_out = panels.first(_cost_panels(rows), "models and costs", BOARD)
+    figure, axes, style = _canvas(board, plan, len(drawn))
+    panels.label(figure, left_out)
+    for ax, (column, of_panel) in zip(axes, drawn, strict=True):
         _points(ax, of_panel, column, style)
         ax.set_xlabel(COSTS[column])
         _title(ax, _subject(of_panel))
@@ -247,7 +265,7 @@ def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     frontier = Line2D([], [], color="black", linewidth=1, label="frontier")
     _legend(figure, rows, style, more=[frontier])
     # last: names are placed on the finished layout
-    for ax, (column, of_panel) in zip(axes, panels, strict=True):
+    for ax, (column, of_panel) in zip(axes, drawn, strict=True):
         _frontier(ax, of_panel, column, style)
     return figure
 
@@ -259,8 +277,9 @@ def kinds(types: pd.DataFrame) -> Figure:
     types = types[types["by"] == KIND]
     if types.empty:
         raise ReportError("no sample says of which kind it is")
-    models = list(types["model"].unique())
+    models, left_out = panels.first(list(types["model"].unique()), "models", "by_type.csv")
     figure = Figure(figsize=(8.0, 0.6 + 3.6 * len(models)), layout="constrained")
+    panels.label(figure, left_out)
     axes = figure.subplots(len(models), 1, squeeze=False)[:, 0]
     for ax, model in zip(axes, models, strict=True):
         of_model = smallest_budgets(types[types["model"] == model])
@@ -285,8 +304,9 @@ def kinds(types: pd.DataFrame) -> Figure:
 def evidence(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     """Accuracy against the share of the evidence's tokens that survive."""
     rows = _having(overall(board), ["accuracy", "evidence_recall"])
-    models = list(rows["model"].unique())
+    models, left_out = panels.first(list(rows["model"].unique()), "models", BOARD)
     figure, axes, style = _canvas(board, plan, len(models), size=(4.6, 3.8))
+    panels.label(figure, left_out)
     for ax, model in zip(axes, models, strict=True):
         of_model = rows[rows["model"] == model]
         _points(ax, of_model, "evidence_recall", style)
@@ -341,13 +361,13 @@ def _having(board: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 def _cost_panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The column and the rows of a panel, for every model and cost that some method of it has."""
-    panels = []
+    every = []
     for model in rows["model"].unique():
         of_model = rows[rows["model"] == model]
         for column in COSTS:
             if of_model.loc[of_model["method"] != BASELINE, column].notna().any():
-                panels.append((column, _timed(of_model, column)))
-    return panels
+                every.append((column, _timed(of_model, column)))
+    return every
 
 
 def _timed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -372,20 +392,20 @@ def _subject(rows: pd.DataFrame) -> str:
 def _canvas(
     board: pd.DataFrame,
     plan: Plan,
-    panels: int,
+    count: int,
     columns: int = 2,
     size: tuple[float, float] = (5.2, 4.2),
 ) -> tuple[Figure, list[Axes], Style]:
     """Panels that share their accuracy axis, and the look of every method of the leaderboard, drawn
     or not.
     """
-    if not panels:
+    if not count:
         raise ReportError("there is nothing to draw")
     import seaborn as sns  # here, as it takes a second that a study without figures need not wait
 
     size = plan.size or size
-    columns = min(columns, panels)
-    rows = -(-panels // columns)
+    columns = min(columns, count)
+    rows = -(-count // columns)
     light = {"grid.linewidth": 0.6, "axes.linewidth": 0.8}
     with (
         # axes take their style when they are made, so that nothing global changes
@@ -398,11 +418,11 @@ def _canvas(
         # what pyplot would do; `labels` needs its renderer to measure names
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for spare in grid[panels:]:
+    for spare in grid[count:]:
         spare.remove()
-    for ax in grid[:panels]:
+    for ax in grid[:count]:
         sns.despine(ax=ax)
-    return figure, list(grid[:panels]), _style(board, plan)
+    return figure, list(grid[:count]), _style(board, plan)
 
 
 def _style(board: pd.DataFrame, plan: Plan) -> Style:

@@ -9,6 +9,7 @@ are stands in `headings`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -45,8 +46,10 @@ Key = tuple[str, str, str, str]
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The leaderboard as text; `warn` hears of cells that are damaged or cannot be compared."""
     rows: list[Row] = []
-    for model in sorted({cell.model for cell in cells}):
-        of_model = [cell for cell in cells if cell.model == model]
+    by_model: dict[str, list[StoredCell]] = {}
+    for cell in cells:
+        by_model.setdefault(cell.model, []).append(cell)
+    for _, of_model in sorted(by_model.items()):
         rows += _rows(of_model, warn)
     marks.add(rows)
     printed.add(rows)
@@ -163,12 +166,13 @@ class Groups:
 def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
     """All rows of one model."""
     tasks = _tasks(cells)
+    shelf = _shelf(cells, tasks)
     first_cells: dict[Key, StoredCell] = {}
     for cell in cells:
         first_cells.setdefault(_key(cell), cell)
     for key in sorted(first_cells):
         about = _about(first_cells[key])
-        groups = [_group(key, task, tasks, cells) for task in tasks]
+        groups = [_group(key, task, shelf) for task in tasks]
         for group in groups:
             if group.cells or group.cost:
                 numbers = _row(Groups((group,)), warn)
@@ -205,48 +209,52 @@ def _about(cell: StoredCell) -> Row:
     return about
 
 
-def _group(key: Key, task: str, tasks: Sequence[str], cells: Sequence[StoredCell]) -> Group:
+@dataclass(frozen=True)
+class Shelf:
+    """The cells of one model by what rows ask for: quality by task and key, and by task and method;
+    cost by key, where it was measured on one of the study's tasks by that as well; and the scale of
+    every task.
+    """
+
+    quality: Mapping[tuple[str, Key], list[StoredCell]]
+    methods: Mapping[tuple[str, str], list[StoredCell]]
+    cost: Mapping[tuple[str | None, Key], list[StoredCell]]
+    scales: Mapping[str, str]
+
+
+def _shelf(cells: Sequence[StoredCell], tasks: Sequence[str]) -> Shelf:
+    quality: dict[tuple[str, Key], list[StoredCell]] = defaultdict(list)
+    methods: dict[tuple[str, str], list[StoredCell]] = defaultdict(list)
+    cost: dict[tuple[str | None, Key], list[StoredCell]] = defaultdict(list)
+    of_task: dict[str, list[StoredCell]] = defaultdict(list)
+    known = frozenset(tasks)
+    for cell in cells:
+        if cell.kind == "cost":
+            cost[cell.task if cell.task in known else None, _key(cell)].append(cell)
+            continue
+        quality[cell.task, _key(cell)].append(cell)
+        methods[cell.task, cell.method].append(cell)
+        of_task[cell.task].append(cell)
+    scales = {task: scale_of(task, of_task[task]) for task in tasks}
+    return Shelf(quality, methods, cost, scales)
+
+
+def _group(key: Key, task: str, shelf: Shelf) -> Group:
     """The cells of one task, and those that they are compared with.
 
     Cost that was measured on no task of the study's belongs to every task.
     """
     model, _, budget_kind, budget = key
-    control_key = (model, CONTROL, budget_kind, budget)
-    resize_key = (model, RESIZE, budget_kind, budget)
-    own: list[StoredCell] = []
-    cost: list[StoredCell] = []
-    baseline: list[StoredCell] = []
-    control: list[StoredCell] = []
-    blind: list[StoredCell] = []
-    resize: list[StoredCell] = []
-    for cell in cells:
-        if cell.kind == "cost":
-            on_task = cell.task == task or cell.task not in tasks
-            if on_task and _key(cell) == key:
-                cost.append(cell)
-            continue
-        if cell.task != task:
-            continue
-        if _key(cell) == key:
-            own.append(cell)
-        if cell.method == BASELINE:
-            baseline.append(cell)
-        if _key(cell) == control_key:
-            control.append(cell)
-        if cell.method == BLIND:
-            blind.append(cell)
-        if _key(cell) == resize_key:
-            resize.append(cell)
-    of_task = [cell for cell in cells if cell.kind == "quality" and cell.task == task]
+    cost = [*shelf.cost.get((task, key), ()), *shelf.cost.get((None, key), ())]
     return Group(
         task,
-        tuple(own),
-        tuple(cost),
-        tuple(baseline),
-        tuple(control),
-        tuple(blind),
-        tuple(resize),
-        scale_of(task, of_task),
+        tuple(shelf.quality.get((task, key), ())),
+        tuple(sorted(cost, key=lambda cell: cell.id)),
+        tuple(shelf.methods.get((task, BASELINE), ())),
+        tuple(shelf.quality.get((task, (model, CONTROL, budget_kind, budget)), ())),
+        tuple(shelf.methods.get((task, BLIND), ())),
+        tuple(shelf.quality.get((task, (model, RESIZE, budget_kind, budget)), ())),
+        shelf.scales[task],
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,13 @@ import pandas as pd
 from prunebench.border.files import opened
 from prunebench.border.text import one_line
 from prunebench.report import tables
-from prunebench.report.comparison import (
-    Warn,
-    cluster_names,
-    clusters_of,
-    scale_of,
-    scores_of,
-)
+from prunebench.report.comparison import Warn, cluster_codes, scale_of, vector_of
 from prunebench.report.headings import ALL, MARK, Heading, names
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
 from prunebench.study.pairwise import Comparison, Sheet, compare, holm, mark
 from prunebench.study.record import BASELINE, BLIND
+from prunebench.study.samples import NAN, Vector, aligned
 from prunebench.study.statistics import Array
 
 Row = dict[str, Any]
@@ -70,12 +66,56 @@ COLUMNS = names(HEADINGS)
 TEXTS = [heading.name for heading in HEADINGS if heading.text]
 
 
-def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
-    """The table as text; empty where no two methods share a budget."""
+MOST_PAIRS = 100_000
+"""Of the table; in a study of more those on single tasks are left out where the model has several,
+for the pairs on all tasks together say most.
+"""
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """Where methods are paired: on one task of a model, or on all of them."""
+
+    model: str
+    task: str
+    sheets: tuple[Sheet[Point], ...]
+    more_is_better: bool
+    part: bool
+    """Whether it is one task of several, on which methods are paired together as well."""
+
+    def pairs(self) -> list[tuple[Point, Point]]:
+        """All pairs of all budgets."""
+        points = set(self.sheets[0].scores)
+        for sheet in self.sheets[1:]:
+            points &= set(sheet.scores)
+        by_budget: dict[tuple[str, str], list[Point]] = {}
+        for point in sorted(points):
+            by_budget.setdefault(point[1:], []).append(point)
+        every: list[tuple[Point, Point]] = []
+        for _, members in sorted(by_budget.items()):
+            every += combinations(members, 2)
+        return every
+
+
+def fold(cells: Sequence[StoredCell], warn: Warn, note: Warn = lambda _: None) -> pd.DataFrame:
+    """The table as text; empty where no two methods share a budget. `note` hears what is left out
+    of it.
+    """
+    by_model: dict[str, list[StoredCell]] = {}
+    for cell in cells:
+        if cell.kind == "quality":
+            by_model.setdefault(cell.model, []).append(cell)
+    contests: list[_Contest] = []
+    for model, of_model in sorted(by_model.items()):
+        contests += _contests(model, of_model, warn)
+    count = sum(len(contest.pairs()) for contest in contests)
+    if count > MOST_PAIRS:
+        contests = [contest for contest in contests if not contest.part]
+        count -= sum(len(contest.pairs()) for contest in contests)
+        note(f"pairs.csv has the pairs on all tasks together, without {count:,} on single ones")
     rows: list[Row] = []
-    quality = [cell for cell in cells if cell.kind == "quality"]
-    for model in sorted({cell.model for cell in quality}):
-        rows += _of_model(model, [cell for cell in quality if cell.model == model], warn)
+    for contest in contests:
+        rows += _rows(contest)
     return tables.texts(rows, COLUMNS)
 
 
@@ -106,75 +146,89 @@ def load(study: Path) -> pd.DataFrame:
 # ---- one model -----------------------------------------------------------------------------------
 
 
-def _of_model(model: str, cells: Sequence[StoredCell], warn: Warn) -> list[Row]:
-    """Every pair on every task, and on all of them where they can be averaged."""
+def _contests(model: str, cells: Sequence[StoredCell], warn: Warn) -> list[_Contest]:
+    """All of its tasks together where they can be averaged, then every task."""
     sheets: dict[str, Sheet[Point]] = {}
     upwards: dict[str, bool] = {}
     scales: set[str] = set()
-    for task in sorted({cell.task for cell in cells}):
-        of_task = [cell for cell in cells if cell.task == task]
+    by_task: dict[str, list[StoredCell]] = {}
+    for cell in cells:
+        by_task.setdefault(cell.task, []).append(cell)
+    for task, of_task in sorted(by_task.items()):
         sheet = _sheet(task, of_task, warn)
         if sheet is None:
             continue
         sheets[task] = sheet
         upwards[task] = any(cell.more_is_better for cell in of_task)
         scales.add(scale_of(task, of_task))
-    rows: list[Row] = []
-    if len(sheets) > 1 and len(scales) == 1 and len(set(upwards.values())) == 1:
+    together = len(sheets) > 1 and len(scales) == 1 and len(set(upwards.values())) == 1
+    contests = []
+    if together:
         more_is_better = next(iter(upwards.values()))
-        rows += _rows(model, ALL, list(sheets.values()), more_is_better)
+        contests.append(_Contest(model, ALL, tuple(sheets.values()), more_is_better, False))
     for task, sheet in sheets.items():
-        rows += _rows(model, task, [sheet], upwards[task])
-    return rows
+        contests.append(_Contest(model, task, (sheet,), upwards[task], together))
+    return contests
+
+
+Table = tuple["pd.Index[str]", Array]
+"""The samples of a method, and what it scored on them [n, seeds]."""
 
 
 def _sheet(task: str, cells: Sequence[StoredCell], warn: Warn) -> Sheet[Point] | None:
     """What every method scored at every budget on one task; None where none did."""
-    by_point: dict[Point, dict[int, pd.Series[float]]] = {}
+    by_point: dict[Point, dict[int, Vector]] = {}
     for cell in cells:
         if cell.method in (BASELINE, BLIND) or cell.reach or cell.number("score") is None:
             continue
-        of_cell = scores_of(cell, warn)
+        of_cell = vector_of(cell, warn)
         if of_cell is not None:
             point = (cell.method, cell.budget_kind, cell.budget)
             by_point.setdefault(point, {})[cell.seed] = of_cell
-    frames = {point: pd.DataFrame(seeds) for point, seeds in by_point.items()}
-    frames = _of_one_set(task, frames, cells, warn)
-    if not frames:
+    tables_of: dict[Point, Table] = {}
+    for point, seeds in by_point.items():
+        ids, values = aligned(list(seeds.values()))
+        tables_of[point] = ids, np.column_stack(values)
+    tables_of = _of_one_set(task, tables_of, cells, warn)
+    if not tables_of:
         return None
-    samples = _union(frame.index for frame in frames.values())
-    groups = clusters_of(cells, warn)
-    clusters = np.arange(len(samples))
-    if groups is not None:
-        _, clusters = np.unique(cluster_names(samples, groups), return_inverse=True)
+    samples = _union(ids for ids, _ in tables_of.values())
+    codes = cluster_codes(cells, samples, warn)
     scores: dict[Point, Array] = {}
-    for point, frame in frames.items():
-        scores[point] = frame.reindex(samples).to_numpy(dtype=float)
-    return Sheet(clusters, scores)
+    for point, (ids, own) in tables_of.items():
+        if ids is not samples:
+            whole = np.full((len(samples), own.shape[1]), NAN)
+            whole[samples.get_indexer(ids)] = own
+            own = whole
+        scores[point] = own
+    return Sheet(np.arange(len(samples)) if codes is None else codes, scores)
 
 
 def _of_one_set(
-    task: str, frames: dict[Point, pd.DataFrame], cells: Sequence[StoredCell], warn: Warn
-) -> dict[Point, pd.DataFrame]:
+    task: str, tables_of: dict[Point, Table], cells: Sequence[StoredCell], warn: Warn
+) -> dict[Point, Table]:
     """Those that were asked the same questions as most."""
     counts = [cell.asked for cell in cells if cell.asked is not None]
-    together = _union(frame.index for frame in frames.values())
-    largest = max((len(frame) for frame in frames.values()), default=0)
+    together = _union(ids for ids, _ in tables_of.values())
+    largest = max((len(ids) for ids, _ in tables_of.values()), default=0)
     if len(together) <= max(counts, default=largest):
-        return frames
+        return tables_of
     # of those whose questions differ, whichever of them most have
-    sets = Counter(tuple(frame.index) for frame in frames.values())
+    sets = Counter(tuple(ids) for ids, _ in tables_of.values())
     common = set(sets.most_common(1)[0][0])
-    same = {point: frame for point, frame in frames.items() if set(frame.index) <= common}
-    odd = sorted({point[0] for point in frames if point not in same})
+    same = {point: table for point, table in tables_of.items() if set(table[0]) <= common}
+    odd = sorted({point[0] for point in tables_of if point not in same})
     warn(f"{task}: {', '.join(odd)} scored on other samples, and are in no pair")
     return same
 
 
 def _union(indices: Iterable[pd.Index[str]]) -> pd.Index[str]:
     """The samples of all, sorted, for seeded draws are of places."""
+    distinct = list({id(index): index for index in indices}.values())
+    if len(distinct) == 1:
+        return distinct[0]
     together: pd.Index[str] = pd.Index([], dtype=object)
-    for index in indices:
+    for index in distinct:
         together = together.union(index)
     return together.sort_values()
 
@@ -182,29 +236,29 @@ def _union(indices: Iterable[pd.Index[str]]) -> pd.Index[str]:
 # ---- rows ----------------------------------------------------------------------------------------
 
 
-def _rows(model: str, task: str, sheets: Sequence[Sheet[Point]], more_is_better: bool) -> list[Row]:
-    """All pairs of all budgets."""
-    points = set(sheets[0].scores)
-    for sheet in sheets[1:]:
-        points &= set(sheet.scores)
-    pairs: list[tuple[Point, Point]] = []
-    for budget in sorted({point[1:] for point in points}):
-        pairs += combinations(sorted(point for point in points if point[1:] == budget), 2)
+def _rows(contest: _Contest) -> list[Row]:
+    """A row a pair."""
+    pairs = contest.pairs()
     families: dict[tuple[str, str], list[Row]] = {}
-    for pair, comparison in zip(pairs, compare(sheets, pairs), strict=True):
+    for pair, comparison in zip(pairs, compare(contest.sheets, pairs), strict=True):
         if comparison is None:
             continue
         kind, budget_text = pair[0][1:]
-        about = {"model": model, "task": task, "budget_kind": kind, "budget": budget_text}
-        row: Row = about | _row(pair, comparison)
+        row: Row = {
+            "model": contest.model,
+            "task": contest.task,
+            "budget_kind": kind,
+            "budget": budget_text,
+            **_row(pair, comparison),
+        }
         for name, point in zip(("seeds", "seeds_other"), pair, strict=True):
-            row[name] = max(sheet.scores[point].shape[1] for sheet in sheets)
+            row[name] = max(sheet.scores[point].shape[1] for sheet in contest.sheets)
         families.setdefault((kind, budget_text), []).append(row)
     rows: list[Row] = []
     for family in families.values():
         corrected = holm([row["p"] for row in family])
         for member, p in zip(family, corrected, strict=True):
-            verdict = mark(member["difference"], p, more_is_better)
+            verdict = mark(member["difference"], p, contest.more_is_better)
             rows.append(member | {"p_holm": p, "family": len(family), "verdict": verdict})
     return rows
 

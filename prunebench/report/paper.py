@@ -76,9 +76,14 @@ def write(
     order = methods_of(rows, wish)
     plan = figures.Plan(wish.size, wish.rename, tuple(order), wish.format)
     # without the grid of kinds, which is too wide for a column
-    paths = figures.draw(rows, pd.DataFrame(columns=by_type.COLUMNS), folder, plan)
+    left_out: dict[str, str] = {}
+    types = pd.DataFrame(columns=by_type.COLUMNS)
+    paths = figures.draw(rows, types, folder, plan, left_out.__setitem__)
     origin = about(rows, records)
-    captions = {path.name: f"{figures.CAPTIONS[path.stem]} {origin}" for path in paths}
+    captions = {}
+    for path in paths:
+        shown = f" Shown: {left_out[path.name]}." if path.name in left_out else ""
+        captions[path.name] = f"{figures.CAPTIONS[path.stem]}{shown} {origin}"
     layout = paper_tables.Layout(order, wish.rename, budget_kind(rows))
     for name, make in (("table.tex", paper_tables.latex), ("table.md", paper_tables.markdown)):
         captions[name] = f"{paper_tables.caption(rows)} {origin}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from prunebench.report import tables
+from prunebench.report import panels, tables
 from prunebench.report.board import records
 from prunebench.report.comparison import SCORE, average
 from prunebench.report.headings import Heading, names
@@ -84,11 +84,13 @@ def figure(ranks: pd.DataFrame) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    panels = list(ranks.groupby(["model", "budget_kind", "budget"], sort=False))
-    heights = [0.8 + 0.13 * len(rows) for _, rows in panels]
+    every = list(ranks.groupby(["model", "budget_kind", "budget"], sort=False))
+    drawn, left_out = panels.first(every, "models and budgets", "ranks.csv")
+    heights = [0.8 + 0.13 * len(rows) for _, rows in drawn]
     whole = Figure(figsize=(8.0, sum(heights)), layout="constrained")
-    axes = whole.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, ((model, kind, budget), rows) in zip(axes, panels, strict=True):
+    panels.label(whole, left_out)
+    axes = whole.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, ((model, kind, budget), rows) in zip(axes, drawn, strict=True):
         _diagram(ax, rows)
         name = f"{model} at {f'{kind}:' if kind not in ('', 'mean') else ''}{budget}"
         first = rows.iloc[0]

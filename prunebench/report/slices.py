@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from prunebench.border.text import one_line
+from prunebench.report import panels
 from prunebench.report.by_type import KIND
 from prunebench.study.cells import ReportError
 from prunebench.study.record import BASELINE, BLIND
@@ -36,19 +37,17 @@ def figure(types: pd.DataFrame) -> Figure:
     rows = types[(types["by"] != KIND) & (types["method"] != BLIND)]
     if rows.empty or not rows["accuracy"].between(0, 1).all():
         raise ReportError("no sample says of which size it is")
-    panels = []
-    for (model, task), part in rows.groupby(["model", "task"], sort=False):
-        panels.append((str(model), str(task), _smallest(part)))
-    count, panels = len(panels), panels[:PANELS]
-    heights = [0.9 + 0.19 * part["method"].nunique() for _, _, part in panels]
+    every = list(rows.groupby(["model", "task"], sort=False))
+    drawn, left_out = panels.first(every, "models and tasks", "by_type.csv", PANELS)
+    grids = [(str(model), str(task), _smallest(part)) for (model, task), part in drawn]
+    heights = [0.9 + 0.19 * part["method"].nunique() for _, _, part in grids]
     whole = Figure(figsize=(8.0, sum(heights) + 0.6), layout="constrained")
-    axes = whole.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, (model, task, part) in zip(axes, panels, strict=True):
+    axes = whole.subplots(len(grids), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (model, task, part) in zip(axes, grids, strict=True):
         _grid(ax, part)
         title = f"{one_line(model, NAME)} on {one_line(task, NAME)}, every method at its smallest"
         ax.set_title(f"{title} budget", fontsize=8, parse_math=False)
-    if count > PANELS:
-        whole.supxlabel(f"{PANELS} of {count} models and tasks; by_type.csv has all", fontsize=7)
+    panels.label(whole, left_out)
     return whole
 
 

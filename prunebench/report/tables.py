@@ -9,8 +9,11 @@ a row "status" without a value; its reason stands in leaderboard.csv and cell.js
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,17 @@ FORMULA = (QUOTE, "=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uf
 """
 
 
-def metrics(cells: Sequence[StoredCell]) -> pd.DataFrame:
-    """The tidy table, as text: a row a number of every cell, in the order of cell ids."""
-    rows: list[dict[str, Any]] = []
+PART = 2**20
+"""Characters of a table that are written at a time."""
+
+
+def metrics(cells: Sequence[StoredCell]) -> Iterator[list[Any]]:
+    """The rows of the tidy table, one a number of every cell, in the order of cell ids."""
     for cell in sorted(cells, key=lambda cell: cell.id):
-        observations = cell.metrics if cell.ok else (*cell.metrics, Metric("status"))
-        rows += [_row(cell, metric) for metric in observations]
-    return texts(rows, COLUMNS)
+        about = _about(cell)
+        origin = [cell.status, cell.hardware, cell.dtype, cell.commit]
+        for metric in cell.metrics if cell.ok else (*cell.metrics, Metric("status")):
+            yield [*about, *(getattr(metric, name) for name in NUMBERS), *origin]
 
 
 def texts(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
@@ -42,6 +49,24 @@ def texts(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFram
     for row in rows:
         lines.append([text(row.get(name)) for name in columns])
     return pd.DataFrame(lines, columns=list(columns), dtype=str)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """Write a table of any length: no more than some of its rows are text at a time."""
+    return write_parts(path, _lines(columns, rows))
+
+
+def _lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+    buffer = StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(map(text, row))
+        if buffer.tell() > PART:
+            yield buffer.getvalue().encode()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue().encode()
 
 
 def text(value: Any) -> str:
@@ -57,6 +82,7 @@ def text(value: Any) -> str:
     return guarded(value) if isinstance(value, str) else str(value)
 
 
+@lru_cache(maxsize=2**16)  # names stand in many rows
 def guarded(text: str) -> str:
     """A text that stays one in a spreadsheet; `unguarded` gives it back."""
     cleaned = clean(text)
@@ -77,33 +103,34 @@ def write(path: Path, content: bytes) -> Path:
     """Write a file whole or not at all, and never through a link; raises ReportError where the
     folder does not let us.
     """
+    return write_parts(path, (content,))
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> Path:
+    """The same of parts, one behind the other."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return files.write(path, content)
+        return files.write_parts(path, parts)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         detail = getattr(error, "strerror", None) or one_line(str(error), 100)
         raise ReportError(f"cannot write {one_line(str(path), 120)}: {detail}") from error
 
 
-def _row(cell: StoredCell, metric: Metric) -> dict[str, Any]:
-    about = {
-        "cell": cell.id,
-        "model": cell.model,
-        "method": cell.method,
-        "settings": cell.settings_line,
-        "budget_kind": cell.budget_kind,
-        "budget": cell.budget,
-        "task": cell.task,
-        "seed": cell.seed,
-    }
-    origin = {
-        "status": cell.status,
-        "hardware": cell.hardware,
-        "dtype": cell.dtype,
-        "commit": cell.commit,
-    }
-    return about | asdict(metric) | origin
+def _about(cell: StoredCell) -> list[Any]:
+    return [
+        cell.id,
+        cell.model,
+        cell.method,
+        cell.settings_line,
+        cell.budget_kind,
+        cell.budget,
+        cell.task,
+        cell.seed,
+    ]
 
+
+NUMBERS = tuple(fact.name for fact in fields(Metric))
+"""What is told of an observation."""
 
 COLUMNS = (
     "cell",
@@ -114,7 +141,7 @@ COLUMNS = (
     "budget",
     "task",
     "seed",
-    *(fact.name for fact in fields(Metric)),
+    *NUMBERS,
     "status",
     "hardware",
     "dtype",

@@ -20,12 +20,10 @@ from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.study.statistics import (
     CELL_RESAMPLES,
-    Bounds,
     Spread,
     bootstrap,
+    clustered_interval,
     f1_interval,
-    grouped_interval,
-    mean_interval,
     same,
     stratified_interval,
     wilson,
@@ -61,32 +59,35 @@ def parts_of(
     value: float,
     values: Sequence[Any],
     numbers: Sequence[float | None],
+    images: Sequence[str] | None = None,
 ) -> Parts:
     """What the samples add to `value`, which the task's aggregation made of `values`; `numbers` are
-    the samples' own scores, where they have any.
+    the samples' own scores, where they have any. `images` name what the samples show, where some
+    show the same: these are drawn together, as those are that the task scores together.
     """
     scoring = benchmark.scoring
     names = [scoring.group(one) for one in values]
     groups = [name for name in names if name is not None]
     grouped = groups if len(groups) == len(values) else None
+    drawn = images if grouped is None else grouped
     own = [number for number in numbers if number is not None]
     word = _counting(metric)
     # where a sample's own score is whether it is right, whatever it counts in
     shared = bool(word) and scoring.reviewed.positive is not None
     whole = len(own) == len(values) and not shared
     if whole and same(sum(own) / len(own), value):
-        return Parts(_of_mean(own, grouped, scoring.reviewed.bounds), own)
+        return Parts(clustered_interval(own, drawn, scoring.reviewed.bounds), own)
     unable = scoring.repeatable(metric)
     if unable:
         return Parts(note=unable)
     with scoring.repeated(metric) as aggregate:
         ways = [[str(place) for place in range(len(values))], grouped]
-        fitting = _first_fitting(scoring, aggregate, value, values, ways)
+        fitting = _first_fitting(scoring, aggregate, value, values, ways, drawn)
         if word and value in (0, 1):
             # zeros add up to zero whatever is counted, and all that is drawn anew is zero as well
             scores = None if fitting is None else fitting.scores
             return replace(_of_hits(scoring, word, value, values), scores=scores)
-        return fitting or _drawn(aggregate, value, values, grouped)
+        return fitting or _drawn(aggregate, value, values, grouped, images)
 
 
 def _first_fitting(
@@ -95,13 +96,14 @@ def _first_fitting(
     value: float,
     values: Sequence[Any],
     ways: Sequence[Sequence[str] | None],
+    drawn: Sequence[str] | None,
 ) -> Parts | None:
-    """The parts by the first of the `ways` of grouping samples that adds up to the number; the last
-    of them is that in which the samples are drawn.
+    """The parts by the first of the `ways` of grouping samples that adds up to the number; the
+    samples are drawn in the groups `drawn`.
     """
     for names in ways:
         if names is not None:
-            fitting = _counted(scoring, aggregate, value, values, names, ways[-1])
+            fitting = _counted(scoring, aggregate, value, values, names, drawn)
             if fitting is not None:
                 return fitting
     return None
@@ -145,14 +147,6 @@ def _first(names: Sequence[str], count: int) -> int:
         if place == end and place + 1 >= count:
             return place + 1
     return len(names)
-
-
-def _of_mean(
-    scores: Sequence[float], groups: Sequence[str] | None, bounds: Bounds | None
-) -> Spread:
-    if groups is None:
-        return mean_interval(scores, bounds)
-    return grouped_interval(scores, groups, bounds)
 
 
 def _counting(metric: str) -> str:
@@ -228,7 +222,8 @@ def _fitting(
     for scale in (1 / weights.sum(), 1.0):
         scores = numbers * weights * scale * n
         if same(float(scores.mean()), value):
-            interval = _of_mean(scores.tolist(), groups, bounds if scale != 1.0 else None)
+            ends = bounds if scale != 1.0 else None
+            interval = clustered_interval(scores.tolist(), groups, ends)
             return Parts(interval, scores.tolist())
     for keys in scoring.strata():
         names = [scoring.stratum(one, keys) for one in values]
@@ -248,9 +243,15 @@ def _fitting(
 
 
 def _drawn(
-    aggregate: Aggregate, value: float, values: Sequence[Any], groups: Sequence[str] | None
+    aggregate: Aggregate,
+    value: float,
+    values: Sequence[Any],
+    groups: Sequence[str] | None,
+    images: Sequence[str] | None,
 ) -> Parts:
-    """The spread over samples drawn anew, where the aggregation can be asked of them."""
+    """The spread over samples, or over images with theirs, drawn anew, where the aggregation can be
+    asked of them.
+    """
     if groups is not None and len(set(groups)) < len(groups):
         return Parts(
             note="its samples are scored in groups, and its number is no mean over groups, "
@@ -273,7 +274,14 @@ def _drawn(
             faults.append(one_line(f"{type(error).__name__}: {message(error)}", 120))
             return None
 
-    interval = bootstrap(values, attempted)
+    bundles: dict[str, list[Any]] = {}
+    for name, one in zip(images or map(str, range(len(values))), values, strict=True):
+        bundles.setdefault(name, []).append(one)
+
+    def of_bundles(draw: Sequence[list[Any]]) -> float | None:
+        return attempted([one for bundle in draw for one in bundle])
+
+    interval = bootstrap(list(bundles.values()), of_bundles)
     if len(faults) > FAILURES:
         return Parts(note=f"its aggregation fails on samples drawn anew: {faults[0]}")
     if interval[0] is None and len(values) > 1:

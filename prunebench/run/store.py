@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from prunebench.study.folder import (
 )
 from prunebench.study.journal import Journal
 from prunebench.study.record import CellRecord
+from prunebench.study.schema import SCHEMA, Unreadable
 from prunebench.study.seal import digest, sealed
 from prunebench.study.tables import Row
 
@@ -97,6 +99,10 @@ class Study(StudyFolder):
             return None
         try:
             record = read_record(folder)
+        except Unreadable as error:
+            # not damaged: nothing of another version's is set aside
+            text = f"cell {one_line(cell.id, 100)}: {error}, or choose another folder with out="
+            raise StoreError(one_line(text, 400)) from None
         except Damaged as error:
             self.set_aside(folder, f"cell {cell.id} is damaged ({error})")
             return None
@@ -157,7 +163,8 @@ class Study(StudyFolder):
         for name, data in (kept or {}).items():
             self.put(folder / name, data)
             digests[name] = digest(data)
-        content = _sound({**facts.plain(record.content()), "files": digests}, faults)
+        written = replace(record, schema=SCHEMA).content()
+        content = _sound({**facts.plain(written), "files": digests}, faults)
         # behind the tables, for it seals them: a cell with cell.json is a whole one
         self.put(folder / "cell.json", facts.to_json(sealed(content), indent=1).encode())
         self.remove(folder / journal.FILE)

@@ -12,7 +12,7 @@ from prunebench.border.text import one_line
 from prunebench.run.parts import Parts, parts_of
 from prunebench.study.columns import SAMPLES, Column
 from prunebench.study.record import Metric
-from prunebench.study.statistics import mean_interval
+from prunebench.study.statistics import clustered_interval
 from prunebench.study.tables import Row
 
 SCORE = "score"
@@ -62,16 +62,17 @@ def summarized(benchmark: Benchmark, rows: Sequence[Row]) -> Scored:
     result.notes += _notes(benchmark, result.rows, marks)
     fair = [row for row in answered if row["doc_id"] in scores]
     in_order = [scores[row["doc_id"]] for row in fair]
-    parts = _fold(benchmark, in_order, result)
+    parts = _fold(benchmark, in_order, images_of(fair), result)
     for row in result.rows:
         own = scores.get(row["doc_id"])
         row[SCORE] = None if own is None else benchmark.value(own, benchmark.primary)
         row["group"] = None if own is None else benchmark.scoring.group(own.get(benchmark.primary))
     if parts is not None and parts.scores is not None:
         _fill(benchmark, result.rows, scores, parts.scores)
+    clusters = drawn_together(benchmark, fair, scores)
     for column in SAMPLES:
         if column.metric:
-            result.metrics += _column_mean(column, fair)
+            result.metrics += _column_mean(column, fair, clusters)
     return result
 
 
@@ -95,6 +96,27 @@ def _notes(benchmark: Benchmark, rows: Sequence[Row], marks: Marks) -> list[str]
     if alone:
         notes.append(f"{len(alone)} answers stand without those that they are scored with")
     return notes
+
+
+def images_of(rows: Sequence[Row]) -> list[str]:
+    """What every sample shows; one of which that is not known shows what no other does."""
+    return [row.get("image") or f"sample {row['sample_id']}" for row in rows]
+
+
+def drawn_together(
+    benchmark: Benchmark, rows: Sequence[Row], scores: Mapping[int, Mapping[str, Any]]
+) -> list[str]:
+    """What every sample is drawn with: those that the task scores together, or else its image, as
+    in the report's comparisons.
+    """
+    groups = []
+    for row in rows:
+        own = scores[row["doc_id"]].get(benchmark.primary)
+        groups.append(benchmark.scoring.group(own))
+    if any(group is not None for group in groups):
+        alone = [f"sample {row['sample_id']}" for row in rows]
+        return [group or own for group, own in zip(groups, alone, strict=True)]
+    return images_of(rows)
 
 
 def _with_faults(rows: Sequence[Row], faults: Mapping[int, str]) -> list[Row]:
@@ -123,7 +145,10 @@ def _fill(
 
 
 def _fold(
-    benchmark: Benchmark, scores: Sequence[Mapping[str, Any]], result: Scored
+    benchmark: Benchmark,
+    scores: Sequence[Mapping[str, Any]],
+    images: Sequence[str],
+    result: Scored,
 ) -> Parts | None:
     """Put what the task makes of the samples' own values into `result`, its primary metric also as
     the score; the parts of that are returned.
@@ -132,6 +157,7 @@ def _fold(
     primary_parts: Parts | None = None
     for name in _names(scores):
         values = [own[name] for own in scores if name in own]
+        shown = [image for image, own in zip(images, scores, strict=True) if name in own]
         fold = benchmark.fold(name, values)
         for place, content in fold.files.items():
             result.files[place] = content
@@ -142,7 +168,7 @@ def _fold(
         if fold.value is not None:
             if not fold.parts:
                 numbers = [benchmark.value(own, name) for own in scores if name in own]
-                parts = parts_of(benchmark, name, fold.value, values, numbers)
+                parts = parts_of(benchmark, name, fold.value, values, numbers, _shared(shown))
             metric = Metric(name, fold.value, unit, *parts.interval, len(values), better)
         result.metrics.append(metric)
         if name == primary and fold.value is not None:
@@ -167,17 +193,23 @@ def _names(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(names)
 
 
-def _column_mean(column: Column, rows: Sequence[Row]) -> list[Metric]:
+def _shared(names: Sequence[str]) -> Sequence[str] | None:
+    """The names, where two are the same."""
+    return names if len(set(names)) < len(names) else None
+
+
+def _column_mean(column: Column, rows: Sequence[Row], clusters: Sequence[str]) -> list[Metric]:
     """The mean of a column over the samples that have it; none where no sample does."""
-    numbers = []
-    for row in rows:
+    numbers, names = [], []
+    for row, name in zip(rows, clusters, strict=True):
         number = row.get(column.name)
         if number is not None:
             numbers.append(float(number))
+            names.append(name)
     if not numbers:
         return []
     n = len(numbers)
     mean = sum(numbers) / n
-    interval = mean_interval(numbers)
+    interval = clustered_interval(numbers, _shared(names))
     better = column.higher_is_better
     return [Metric(column.metric, mean, column.unit, *interval, n, better)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ import pandas as pd
 
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.study import columns, facts, tables
+from prunebench.study import facts, samples, schema, statistics, tables
 from prunebench.study.facts import Damaged, short
 from prunebench.study.record import BASELINE, CONTROL, CellRecord
+from prunebench.study.samples import Labels, Pool, Samples, Vector
+from prunebench.study.schema import Unreadable
 from prunebench.study.seal import fault
-
-SIZES = ("complexity", "evidence_tokens")
-"""What else is told of a sample by numbers, that is no result."""
 
 REASON = 1000
 """Characters of a reason that tables keep; cell.json has all of it."""
@@ -29,11 +28,17 @@ class ReportError(ValueError):
     """A study, or a part of one, that cannot be folded."""
 
 
+class OtherSchema(ReportError):
+    """A study with a cell of a version that is not read."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoredCell(CellRecord):
     """The record of a finished cell with the folder that it lies in."""
 
     folder: Path
+    of_samples: Samples | None = field(default=None, repr=False, compare=False)
+    """What its samples.parquet says; a cell of cost has none."""
 
     @property
     def settings_line(self) -> str:
@@ -71,22 +76,22 @@ class StoredCell(CellRecord):
         """The code's commit; it ends in "+dirty" where the code had changes that are in none."""
         return self.origin.commit + ("+dirty" if self.origin.dirty else "")
 
+    @property
+    def samples_read(self) -> Samples:
+        """What it says of its samples; raises ReportError where it has no table of them."""
+        if self.of_samples is None:
+            raise _damaged(self.id, "samples.parquet is missing")
+        return self.of_samples
+
     @cached_property
     def per_sample(self) -> pd.DataFrame:
         """Score, evidence, tokens and FLOPs of every sample by sample_id; raises ReportError where
         the file is damaged.
         """
-        names = [column.name for column in columns.compared()]
-        names += SIZES
-        try:
-            table = tables.read_samples(self.folder / "samples.parquet", names)
-        except Damaged as error:
-            raise _damaged(self.id, str(error)) from None
-        frame = pd.DataFrame({name: table.column(name).to_pylist() for name in table.column_names})
-        numbers = [name for name in ("score", *names) if name in frame]
-        return frame.set_index("sample_id")[numbers].astype(float).sort_index()
+        read = self.samples_read
+        return pd.DataFrame(dict(read.numbers), index=read.ids)
 
-    @cached_property
+    @property
     def groups(self) -> pd.Series[str] | None:
         """The group of every sample by sample_id, None where the task scores each alone; raises
         ReportError.
@@ -95,32 +100,32 @@ class StoredCell(CellRecord):
         names = self.labels["group"].dropna()
         return names if len(names) else None
 
-    @cached_property
+    @property
     def clusters(self) -> pd.Series[str] | None:
         """What every sample is drawn with, by sample_id: its group, or else its image; None where
         each has its own. Raises ReportError.
         """
-        if self.groups is not None:
-            return self.groups
-        images = self.labels["image"].dropna()
-        return None if images.is_unique else images
+        labels = self.cluster_labels
+        if labels is None:
+            return None
+        return pd.Series(labels.texts, index=self.samples_read.ids, dtype=object).dropna()
 
     @cached_property
+    def cluster_labels(self) -> Labels | None:
+        """The same as `clusters` says, for the samples in the order of their ids."""
+        labels = self.samples_read.labels
+        groups, images = labels.get("group"), labels.get("image")
+        if groups is not None and groups.present.any():
+            return groups
+        return images if images is not None and images.shared else None
+
+    @property
     def labels(self) -> pd.DataFrame:
         """What texts say of every sample by sample_id; raises ReportError."""
-        return self.texts(("group", "image", "question_type"))
-
-    @cached_property
-    def answers(self) -> pd.Series[str]:
-        """What `read_answers` gives, kept: for a cell with which many are compared."""
-        return self.read_answers()
-
-    def read_answers(self) -> pd.Series[str]:
-        """The answer to every sample that was answered, without the space around it, by sample_id;
-        raises ReportError.
-        """
-        answers = self.texts(("prediction",))["prediction"].dropna()
-        return answers.map(str.strip)
+        read = self.samples_read
+        texts = {name: own.texts for name, own in read.labels.items()}
+        frame = pd.DataFrame(texts, index=read.ids, dtype=object)
+        return frame.reindex(columns=list(samples.LABELS))
 
     def texts(self, names: Sequence[str]) -> pd.DataFrame:
         """Texts of every sample by sample_id, None where it has none; raises ReportError."""
@@ -131,7 +136,7 @@ class StoredCell(CellRecord):
         frame = pd.DataFrame(texts, dtype=object).set_index("sample_id")
         return frame.reindex(columns=list(names))
 
-    @cached_property
+    @property
     def kinds(self) -> pd.Series[str] | None:
         """The kind of question of every sample by sample_id, None where the data do not say; raises
         ReportError.
@@ -144,7 +149,21 @@ class StoredCell(CellRecord):
         """The primary score of every sample by sample_id, NaN where it was not answered; raises
         ReportError.
         """
-        return self.per_sample["score"]
+        read = self.samples_read
+        return pd.Series(read.numbers["score"], index=read.ids, name="score")
+
+    @cached_property
+    def mean_scores(self) -> Vector | None:
+        """The same, None where the primary metric is no mean of them; raises ReportError."""
+        metric, read = self.number("score"), self.samples_read
+        scores = Vector(read.ids, read.numbers["score"])
+        answered = scores.values[scores.answered]
+        if metric is None or not len(answered):
+            return None
+        # a task may aggregate otherwise than by the mean; then samples say nothing of the metric
+        mean, value = float(answered.mean()), metric.value or 0.0
+        close = abs(mean - value) <= 1e-8 + 1e-5 * abs(value)
+        return scores if close or statistics.same(mean, value) else None
 
 
 def read_record(folder: Path) -> CellRecord | None:
@@ -153,34 +172,26 @@ def read_record(folder: Path) -> CellRecord | None:
     Raises Damaged where a file is not what was written: no seal, another seal, a fact that is none,
     a table that cannot be read, or anything but plain files in a plain folder.
     """
-    if folder.is_symlink() or not folder.is_dir():
-        raise Damaged("it is no folder")
-    try:
-        content = facts.from_json(files.read(folder / "cell.json"), "cell.json")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Damaged(f"cell.json cannot be read: {error.strerror}") from None
-    try:
-        broken = fault(content, folder)
-    except (ValueError, RecursionError) as error:  # a lone surrogate, nesting without end
-        raise Damaged(f"cell.json cannot be read: {type(error).__name__}") from None
-    if broken:
-        raise Damaged(broken)
-    record = CellRecord.read(content)
-    if record.id != folder.name:
-        raise Damaged(f"cell.json belongs to cell {short(record.id)}")
-    if "samples.parquet" in record.files:
+    record = _record(folder)
+    if record is not None and "samples.parquet" in record.files:
         tables.read_samples(folder / "samples.parquet")
     return record
 
 
-def read_cell(folder: Path) -> StoredCell:
-    """The finished cell in `folder`; raises ReportError that names the folder and says what is
-    wrong with it.
+def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
+    """The finished cell in `folder`, which keeps in the pool what others have, too; raises
+    ReportError that names the folder and says what is wrong with it.
     """
     try:
-        record = read_record(folder)
+        record = _record(folder)
+        of_samples = None
+        if record is not None and "samples.parquet" in record.files:
+            names = (*samples.LABELS, samples.ANSWER)
+            path = folder / "samples.parquet"
+            table = tables.read_samples(path, samples.numbers(), names)
+            of_samples = (pool or Pool()).samples(table)
+    except Unreadable as error:
+        raise OtherSchema(one_line(f"cell {_shortened(folder.name)}: {error}", 400)) from None
     except Damaged as error:
         raise _damaged(folder.name, str(error)) from None
     except OSError as error:
@@ -190,19 +201,48 @@ def read_cell(folder: Path) -> StoredCell:
             f"cell {_shortened(folder.name)} has no cell.json: it was not finished; sweep again"
         )
     values = {fact.name: getattr(record, fact.name) for fact in fields(CellRecord)}
-    return StoredCell(folder=folder, **values)
+    return StoredCell(folder=folder, of_samples=of_samples, **values)
+
+
+def _record(folder: Path) -> CellRecord | None:
+    """The record alone, under its seal."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise Damaged("it is no folder")
+    try:
+        content = facts.from_json(files.read(folder / "cell.json"), "cell.json")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Damaged(f"cell.json cannot be read: {error.strerror}") from None
+    # ahead of the seal, which may be another one there
+    schema.check(content)
+    try:
+        broken = fault(content, folder)
+    except (ValueError, RecursionError) as error:  # a lone surrogate, nesting without end
+        raise Damaged(f"cell.json cannot be read: {type(error).__name__}") from None
+    if broken:
+        raise Damaged(broken)
+    record = CellRecord.read(content)
+    if record.id != folder.name:
+        raise Damaged(f"cell.json belongs to cell {short(record.id)}")
+    return record
 
 
 def read(study: Path) -> tuple[list[StoredCell], list[str]]:
     """All cells of a study sorted by id, and a warning for every one that could not be read.
 
-    Raises ReportError where the folder is no study, or has no readable cell at all.
+    Raises ReportError where the folder is no study, or has no readable cell at all; OtherSchema
+    where a cell is of a version that is not read.
     """
     cells: dict[tuple[Any, ...], StoredCell] = {}
     warnings: list[str] = []
-    for folder in _folders(study):
+    pool = Pool()
+    for folder in folders(study):
         try:
-            cell = read_cell(folder)
+            cell = read_cell(folder, pool)
+        except OtherSchema:
+            # a part of a study would pass for all of it
+            raise
         except ReportError as error:
             warnings.append(str(error))
             continue
@@ -223,15 +263,15 @@ def joined(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(value for value in values if value))
 
 
-def _folders(study: Path) -> list[Path]:
+def folders(study: Path) -> list[Path]:
     """Where the cells of a study lie, in order; raises ReportError where it is none."""
     parent = study / "cells"
-    folders = []
+    paths = []
     try:
         plain = parent.is_dir() and not parent.is_symlink()
         for path in parent.iterdir() if plain else ():
             if not path.name.startswith((".", "_")):
-                folders.append(path)
+                paths.append(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         detail = getattr(error, "strerror", None) or error
         raise ReportError(f"{_shortened(study)} cannot be read: {detail}") from None
@@ -239,7 +279,7 @@ def _folders(study: Path) -> list[Path]:
         raise ReportError(
             f"{_shortened(study)} is no study: it has no folder 'cells'; run a sweep into it first"
         )
-    return sorted(folders)
+    return sorted(paths)
 
 
 def _damaged(cell: str, detail: str) -> ReportError:

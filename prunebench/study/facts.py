@@ -130,6 +130,12 @@ def words(record: type) -> Mapping[str, tuple[str, ...]]:
     return choices
 
 
+@cache
+def names(record: type) -> tuple[str, ...]:
+    """The fields of a record."""
+    return tuple(field.name for field in fields(record))
+
+
 def check_present(record: type, facts: Mapping[str, Any], where: str) -> None:
     """That every fact without a default is there; raises Damaged that names those that are not."""
     missing = []
@@ -163,9 +169,10 @@ def check_words(record: type, facts: Mapping[str, Any]) -> None:
 def present(record: type, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts that a record takes; one that is absent or null has its default."""
     values = {}
-    for field in fields(record):
-        if facts.get(field.name) is not None:
-            values[field.name] = facts[field.name]
+    for name in names(record):
+        value = facts.get(name)
+        if value is not None:
+            values[name] = value
     return values
 
 

@@ -15,7 +15,16 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prunebench.study.statistics import BATCH, LEVEL, NAN, RESAMPLES, SAME, TAIL, Array
+from prunebench.study.statistics import (
+    BATCH,
+    LEVEL,
+    NAN,
+    RESAMPLES,
+    SAME,
+    TAIL,
+    Array,
+    binomial,
+)
 
 K = TypeVar("K", bound=Hashable)
 
@@ -116,6 +125,19 @@ class _Part:
     seeds: tuple[tuple[float, int], ...]
 
 
+@dataclass(frozen=True)
+class _Method:
+    """A method over some of the samples: its mean over seeds of each [n], its mean over drawn
+    samples and seeds [draws], and what its scores are.
+    """
+
+    means: Array
+    draws: Array
+    seeds: int
+    right_or_wrong: bool
+    variance: tuple[tuple[float, int], ...]
+
+
 Place = tuple[Any, bytes]
 """A method, and the samples over which it is averaged."""
 
@@ -141,6 +163,8 @@ class _Draws(Generic[K]):
                 masked = np.where(mask[:, None], self._scores[name], 0.0)
                 columns.setdefault((name, mask.tobytes()), masked)
         self._sums = _resampled(columns, self._clusters, rng)
+        self._methods: dict[Place, _Method] = {}
+        self._clusters_of: dict[bytes, NDArray[np.intp]] = {}
         self._seeds = {name: _drawn_seeds(one.shape[1], rng) for name, one in self._scores.items()}
 
     def part(self, one: K, other: K) -> _Part | None:
@@ -148,24 +172,45 @@ class _Draws(Generic[K]):
         mask = self._both(one, other)
         if mask is None:
             return None
-        first, second = self._scores[one][mask], self._scores[other][mask]
-        gaps = first.mean(axis=1) - second.mean(axis=1)
+        first, second = self._of(one, mask), self._of(other, mask)
+        gaps = first.means - second.means
         gaps[np.abs(gaps) < SAME] = 0.0
-        _, places = np.unique(self._clusters[mask], return_inverse=True)
-        of_cluster = np.bincount(places, weights=gaps)
-        alone = len(of_cluster) == len(gaps) and first.shape[1] == second.shape[1] == 1
-        binary = np.isin(first, (0.0, 1.0)).all() and np.isin(second, (0.0, 1.0)).all()
+        of_cluster = np.bincount(self._places(mask), weights=gaps)
+        alone = len(of_cluster) == len(gaps) and first.seeds == second.seeds == 1
+        binary = first.right_or_wrong and second.right_or_wrong
         return _Part(
             value=float(gaps.mean()),
-            draws=self._means(one, mask) - self._means(other, mask),
+            draws=first.draws - second.draws,
             n=len(gaps),
             clusters=len(of_cluster),
             uneven=int((np.abs(of_cluster) > SAME).sum()),
             wins=int((gaps > 0).sum()),
             losses=int((gaps < 0).sum()),
             right_or_wrong=bool(alone and binary),
-            seeds=(*_seed_variance(first), *_seed_variance(second)),
+            seeds=(*first.variance, *second.variance),
         )
+
+    def _of(self, name: K, mask: NDArray[np.bool_]) -> _Method:
+        """One of the methods over these samples."""
+        key = (name, mask.tobytes())
+        if key not in self._methods:
+            scores = self._scores[name][mask]
+            self._methods[key] = _Method(
+                means=scores.mean(axis=1),
+                draws=self._means(name, mask),
+                seeds=scores.shape[1],
+                right_or_wrong=bool(np.isin(scores, (0.0, 1.0)).all()),
+                variance=tuple(_seed_variance(scores)),
+            )
+        return self._methods[key]
+
+    def _places(self, mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """[n] the number of every one of these samples' cluster."""
+        key = mask.tobytes()
+        if key not in self._clusters_of:
+            _, places = np.unique(self._clusters[mask], return_inverse=True)
+            self._clusters_of[key] = places
+        return self._clusters_of[key]
 
     def _both(self, one: K, other: K) -> NDArray[np.bool_] | None:
         """[n] the samples that both answered; None where there is none."""
@@ -276,9 +321,7 @@ def _mcnemar(wins: int, losses: int, n: int) -> tuple[float, float]:
     Half a question is added to each of the four outcomes, so that a sample on which nobody differed
     still says how large a difference it would have shown (Agresti and Min, 2005).
     """
-    from scipy import stats
-
-    p = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    p = binomial(wins, wins + losses) if wins + losses else 1.0
     return p, float(np.sqrt(wins + losses + 1) / (n + 2))
 
 

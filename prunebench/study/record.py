@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args
 
-from prunebench.study import facts
+from prunebench.study import facts, schema
 from prunebench.study.facts import (
     Budget,
     Count,
@@ -79,6 +79,11 @@ class Metric:
     def read(cls, entry: Any) -> Metric:
         """The metric that an entry holds; raises Damaged where it is none."""
         cls.check(entry)
+        return cls.checked(entry)
+
+    @classmethod
+    def checked(cls, entry: Mapping[str, Any]) -> Metric:
+        """The metric that an entry holds which was checked."""
         return cls(**facts.present(cls, entry))
 
     @classmethod
@@ -124,6 +129,7 @@ class Origin:
 class CellRecord:
     """One cell: what was run, what became of it, and its numbers.
 
+    `schema` is the version of what its keys mean, None where it was written before it was said.
     `fingerprint` is a hash over all that decides the answers. `method` is the label that tables
     show, `pruner` the name or file behind it. `control` marks a method that stands in the study
     only to be compared with. `budget` and `task` are written as in the grid. `samples` is None
@@ -134,6 +140,7 @@ class CellRecord:
     settings; `files` the sha256 of every table, which the store fills in.
     """
 
+    schema: Count | None = None
     id: Name
     fingerprint: Text
     kind: Kind
@@ -165,12 +172,13 @@ class CellRecord:
         """
         cls.check(content)
         values = facts.present(cls, content)
-        values["metrics"] = tuple(map(Metric.read, content["metrics"]))
+        values["metrics"] = tuple(map(Metric.checked, content["metrics"]))
         return cls(**values)
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> None:
         """That every fact is there and is what it should be; raises Damaged."""
+        schema.check(content)
         facts.check_present(cls, content, "cell.json")
         facts.check_rules(cls, content, "cell.json has ")
         # only now: from here on what is required counts as present and of its type

@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from prunebench.study import draws
+
 Array = NDArray[np.floating[Any]]
 Pair = tuple[Array, Array]
 """Scores of a method and of its reference, [n] and [n], on the same samples in the same order."""
@@ -44,9 +46,6 @@ Spread = tuple[float | None, float | None, float | None]
 Bounds = tuple[float, float]
 """The least and the most that a score can be."""
 
-Statistic = Callable[..., Array]
-"""From one array of places [draws, size] per task to the number of every draw [draws]."""
-
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 
@@ -59,12 +58,12 @@ CELL_RESAMPLES = 400
 FLIPS = 9999
 """Random sign patterns of the sign-flip test, where not all of them can be tried."""
 
-BATCH = 2_000_000
-"""Places drawn at a time, so that large tasks fit in memory."""
-
 NAN = float("nan")
 INFINITY = float("inf")
 
+
+ROUNDING = 100 * float(np.finfo(float).eps)
+"""By what share of itself a sum of the same numbers can differ, at most."""
 
 SAME = 1e-12
 """How far apart numbers may be that are the same but for rounding."""
@@ -152,8 +151,14 @@ def grouped(scores: Array, groups: Sequence[Any]) -> Array:
     Groups are independent of each other where the samples in them are not; a group of more samples
     than others weighs more.
     """
-    _, places = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    sums = np.bincount(places, weights=scores)
+    _, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    return grouped_by(scores, codes)
+
+
+def grouped_by(scores: Array, codes: NDArray[np.intp]) -> Array:
+    """The same of groups that go by numbers [n], in whose order the groups stand."""
+    sizes = np.bincount(codes)
+    sums = np.bincount(codes, weights=scores)[sizes > 0]
     return np.asarray(sums * (len(sums) / len(scores)), dtype=float)
 
 
@@ -166,6 +171,17 @@ def grouped_interval(
     sizes = Counter(groups).values()
     sums = grouped(np.asarray(values, dtype=float), groups).tolist()
     return mean_interval(sums, bounds if len(set(sizes)) == 1 else None)
+
+
+def clustered_interval(
+    values: Sequence[float], groups: Sequence[str | None] | None, bounds: Bounds | None = None
+) -> Spread:
+    """The spread of a mean over samples that are drawn in groups, or one by one where there are
+    none.
+    """
+    if groups is None:
+        return mean_interval(values, bounds)
+    return grouped_interval(values, groups, bounds)
 
 
 def stratified_interval(
@@ -195,11 +211,10 @@ def stratified_interval(
     if max(sizes) < 2:
         return None, None, None
 
-    def statistic(*places: NDArray[Any]) -> Array:
-        means = [part[index].mean(axis=-1) for part, index in zip(parts, places, strict=True)]
-        return np.asarray(np.sum(np.stack(means), axis=0))
+    def statistic(*means: Array) -> Array:
+        return np.asarray(np.sum(np.stack(means), axis=0)[:, 0])
 
-    numbers = _resampled(sizes, statistic, seed=0, resamples=RESAMPLES)
+    numbers = draws.resampled(_columns(parts), statistic, 0, RESAMPLES)
     low, high = _percentiles(numbers)
     if _is_one(numbers):
         return _joined_interval(parts, bounds)
@@ -213,17 +228,16 @@ def bootstrap(values: Sequence[Any], aggregate: Callable[[Sequence[Any]], float 
     number for all, there is no spread: samples that are all alike do not say how far others differ.
     """
 
-    def statistic(places: NDArray[Any]) -> Array:
-        numbers = []
-        for draw in places:
-            number = aggregate([values[place] for place in draw])
-            numbers.append(NAN if number is None else number)
-        return np.asarray(numbers, dtype=float)
-
     n = len(values)
     if n < 2:
         return None, None, None
-    numbers = _resampled([n], statistic, seed=0, resamples=CELL_RESAMPLES)
+    rng = np.random.default_rng(0)
+    every = []
+    for _ in range(CELL_RESAMPLES):
+        number = aggregate([values[place] for place in rng.integers(0, n, n)])
+        every.append(NAN if number is None else number)
+    numbers = np.array(every, dtype=float)
+    numbers = numbers[np.isfinite(numbers)]
     if len(numbers) < CELL_RESAMPLES / 2 or _is_one(numbers):
         return None, None, None
     low, high = _percentiles(numbers)
@@ -243,6 +257,14 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[floa
     if np.isnan(ends.low) or np.isnan(ends.high):
         return None
     return float(ends.low), float(ends.high)
+
+
+@cache
+def binomial(successes: int, n: int) -> float:
+    """The two-sided p-value of so many successes where each is as likely as not, exact."""
+    from scipy import stats
+
+    return float(stats.binomtest(successes, n).pvalue)
 
 
 @cache
@@ -284,15 +306,22 @@ def common(
     Raises SampleMismatch where the two were asked different things: together they have more samples
     than the task's `total`, which without that number is what the larger of the two has.
     """
-    together = method.index.union(reference.index)
+    check_same(method.index, reference.index, total)
+    # sorted, for seeded draws are of places: the same samples give the same interval
+    return method.dropna().index.intersection(reference.dropna().index).sort_values()
+
+
+def check_same(method: pd.Index[str], reference: pd.Index[str], total: int | None) -> None:
+    """Raises SampleMismatch as `common` does."""
+    if method is reference:
+        return
+    together = method.union(reference)
     if len(together) > (total or max(len(method), len(reference))):
-        odd = method.index.symmetric_difference(reference.index)
+        odd = method.symmetric_difference(reference)
         raise SampleMismatch(
             f"scored on different samples: {len(odd)} stand in only one of the two, "
             f"such as {odd[0]!r}"
         )
-    # sorted, for seeded draws are of places: the same samples give the same interval
-    return method.dropna().index.intersection(reference.dropna().index).sort_values()
 
 
 def join(method: pd.Series[float], reference: pd.Series[float], total: int | None = None) -> Pair:
@@ -313,17 +342,12 @@ def difference(pairs: Sequence[Pair | GroupedPair], seed: int = 0) -> Difference
     a task.
     """
     parts = [pair[0] - pair[1] for pair in pairs]
-    sizes = [len(part) for part in parts]
     value = float(np.mean([part.mean() for part in parts]))
 
-    def statistic(*places: NDArray[Any]) -> Array:
-        means = []
-        for part, index in zip(parts, places, strict=True):
-            # [draws], the mean over the samples of each draw
-            means.append(part[index].mean(axis=-1))
-        return _mean(means)
+    def statistic(*means: Array) -> Array:
+        return _mean([mean[:, 0] for mean in means])
 
-    low, high = _interval_of(sizes, statistic, seed)
+    low, high = _interval_of(_columns(parts), statistic, seed)
     return Difference(value, low, high, n=sum(map(count, pairs)), p=_flip_test(parts, seed))
 
 
@@ -332,24 +356,17 @@ def relative(pairs: Sequence[Pair | GroupedPair], seed: int = 0) -> Interval:
     reference scores zero.
     """
 
-    def statistic(*places: NDArray[Any]) -> Array:
-        ratios = []
-        # draws in which the reference solves nothing have no ratio; `_resampled` leaves them out
+    def statistic(*means: Array) -> Array:
+        # draws in which the reference solves nothing have no ratio; `resampled` leaves them out
         with np.errstate(divide="ignore", invalid="ignore"):
-            for pair, index in zip(pairs, places, strict=True):
-                # the last axis: `index` is [draws, n] from the bootstrap, [n] for the sample itself
-                top = pair[0][index].mean(axis=-1)
-                bottom = pair[1][index].mean(axis=-1)
-                ratios.append(top / bottom)
-        return _mean(ratios)
+            return _mean([mean[:, 0] / mean[:, 1] for mean in means])
 
-    sizes = [len(pair[0]) for pair in pairs]
     samples = sum(map(count, pairs))
     if any(pair[1].mean() == 0 for pair in pairs):
         return Interval(NAN, NAN, NAN, samples)
-    every_sample_once = [np.arange(size) for size in sizes]
-    value = float(statistic(*every_sample_once))
-    low, high = _interval_of(sizes, statistic, seed)
+    value = float(np.mean([pair[0].mean() / pair[1].mean() for pair in pairs]))
+    both = [np.column_stack(pair[:2]) for pair in pairs]
+    low, high = _interval_of(both, statistic, seed)
     return Interval(value, low, high, samples)
 
 
@@ -358,10 +375,7 @@ def mean(scores: Array, seed: int = 0) -> Interval:
     if _binary(scores):
         return wilson(int(scores.sum()), len(scores))
 
-    def statistic(places: NDArray[Any]) -> Array:
-        return np.asarray(scores[places].mean(axis=-1))
-
-    low, high = _interval_of([len(scores)], statistic, seed)
+    low, high = _interval_of(_columns([scores]), lambda mean: mean[:, 0], seed)
     return Interval(float(scores.mean()), low, high, len(scores))
 
 
@@ -421,28 +435,20 @@ def _mean(parts: Sequence[Array]) -> Array:
     return np.asarray(np.mean(np.stack(parts), axis=0))
 
 
-def _interval_of(sizes: Sequence[int], statistic: Statistic, seed: int) -> tuple[float, float]:
-    """The percentile interval of a statistic; NaN where a task has fewer than two samples."""
-    if min(sizes) < 2:
-        return NAN, NAN
-    return _percentiles(_resampled(sizes, statistic, seed, RESAMPLES))
+def _columns(parts: Sequence[Array]) -> list[Array]:
+    """The parts [n] as tables [n, 1]."""
+    return [part[:, None] for part in parts]
 
 
-def _resampled(sizes: Sequence[int], statistic: Statistic, seed: int, resamples: int) -> Array:
-    """The statistic of places drawn with replacement within each task, [draws].
-
-    Draws without a value, such as a ratio to a reference that solved nothing, are left out.
+def _interval_of(
+    parts: Sequence[Array], statistic: draws.Statistic, seed: int
+) -> tuple[float, float]:
+    """The percentile interval of a statistic of parts [n, columns]; NaN where a task has fewer than
+    two samples.
     """
-    rng = np.random.default_rng(seed)
-    batch = max(1, min(resamples, BATCH // max(sizes)))
-    parts: list[Array] = []
-    for start in range(0, resamples, batch):
-        count = min(batch, resamples - start)
-        # for one task the same draws whatever the batch: they are one stream of numbers
-        places = [rng.integers(0, size, (count, size)) for size in sizes]
-        parts.append(statistic(*places))
-    values = np.concatenate(parts)
-    return np.asarray(values[np.isfinite(values)])
+    if min(map(len, parts)) < 2:
+        return NAN, NAN
+    return _percentiles(draws.resampled(parts, statistic, seed, RESAMPLES))
 
 
 def _percentiles(values: Array) -> tuple[float, float]:
@@ -454,8 +460,6 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
     """Two-sided p-value of the sign-flip test; exact where all differences have one size (McNemar's
     exact test).
     """
-    from scipy import stats
-
     # divided by the task's samples, so that the sum is the mean over tasks
     weights = np.concatenate([part / len(part) for part in parts])
     # a difference of zero is the same under either sign
@@ -463,16 +467,13 @@ def _flip_test(parts: Sequence[Array], seed: int) -> float:
     if not len(weights):
         return 1.0
     if np.allclose(np.abs(weights), abs(weights[0])):
-        wins = int((weights > 0).sum())
-        return float(stats.binomtest(wins, len(weights)).pvalue)
-    # given one array, "samples" flips signs; scipy tries all patterns where they are few enough
-    test = stats.permutation_test(
-        (weights,),
-        lambda flipped, axis: flipped.sum(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=FLIPS,
-        batch=max(1, BATCH // len(weights)),
-        rng=np.random.default_rng(seed),
-    )
-    return float(test.pvalue)
+        return binomial(int((weights > 0).sum()), len(weights))
+    observed = float(weights.sum())
+    sums, exact = draws.flipped(weights, FLIPS, seed)
+    # sums that are the same but for rounding are the same, those that are nothing as well
+    slack = ROUNDING * float(np.abs(weights).sum())
+    below = int((sums <= observed + slack).sum())
+    above = int((sums >= observed - slack).sum())
+    # of patterns that were drawn, the one that was seen is one more
+    more = 0 if exact else 1
+    return min(1.0, 2 * (min(below, above) + more) / (len(sums) + more))

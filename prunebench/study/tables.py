@@ -45,11 +45,11 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
     return _read(path, names)
 
 
-def read_samples(path: Path, numbers: Sequence[str] = ()) -> pa.Table:
-    """The sample_id, doc_id, score and error of every row, and the columns in `numbers` where the
-    file has them; raises Damaged.
+def read_samples(path: Path, numbers: Sequence[str] = (), names: Sequence[str] = ()) -> pa.Table:
+    """The sample_id, doc_id, score and error of every row, and the columns in `names` where the
+    file has them, of which those in `numbers` must be numbers; raises Damaged.
     """
-    table = _read(path, (*IDENTITY, *numbers))
+    table = _read(path, tuple(dict.fromkeys((*IDENTITY, *numbers, *names))))
     _check_types(path, table, numbers)
     for name in ("sample_id", "doc_id"):
         _check_identity(path, table, name)
@@ -71,10 +71,11 @@ def _read(path: Path, names: Sequence[str]) -> pa.Table:
 
     try:
         with opened(path) as file:
-            schema = parquet.read_schema(file)
-            present = [name for name in names if name in schema.names]
-            file.seek(0)
-            table = parquet.read_table(file, columns=present)
+            whole = parquet.ParquetFile(file)
+            known = set(whole.schema_arrow.names)
+            present = [name for name in names if name in known]
+            # a table is small, and threads cost more than they save
+            table = whole.read(columns=present, use_threads=False)
         table.validate(full=True)
     except FileNotFoundError:
         raise Damaged(f"{path.name} is missing") from None

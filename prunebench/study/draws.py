@@ -1,0 +1,110 @@
+"""Draws: what the bootstrap and the sign-flip test draw, kept for the next number of as many
+samples, for every seeded draw of one size is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Statistic = Callable[..., Array]
+"""From an array [draws, columns] of means per task to the number of every draw [draws]."""
+
+BATCH = 2_000_000
+"""Places drawn at a time, so that large tasks fit in memory; draws of more are not kept."""
+
+KEPT = 8
+"""Sizes whose draws are kept, the ones that were used last."""
+
+KEPT_SIGNS = 64
+"""Sizes whose signs are kept; as many as a task has samples that differ, which is another number in
+every row.
+"""
+
+
+def resampled(
+    parts: Sequence[Array], statistic: Statistic, seed: int, resamples: int, batch: int = BATCH
+) -> Array:
+    """The statistic of the means of samples [n, columns] that are drawn with replacement within
+    each task, [draws]; a part a task.
+
+    Draws without a value, such as a ratio to a reference that solved nothing, are left out.
+    """
+    sizes = tuple(len(part) for part in parts)
+    numbers = []
+    for times in _times(sizes, seed, resamples, batch):
+        means = [drawn @ part / size for drawn, part, size in zip(times, parts, sizes, strict=True)]
+        numbers.append(statistic(*means))
+    values = np.concatenate(numbers)
+    return np.asarray(values[np.isfinite(values)])
+
+
+def flipped(weights: Array, flips: int, seed: int) -> tuple[Array, bool]:
+    """The sums of `weights` under patterns of signs [patterns], and whether these are all that
+    there are; else `flips` random ones.
+    """
+    count = len(weights)
+    if 2**count <= flips:
+        return np.asarray(_every_sign(count) @ weights), True
+    step = max(1, BATCH // count)
+    if step >= flips:
+        return np.asarray(_kept_signs(count, flips, seed) @ weights), False
+    rng = np.random.default_rng(seed)
+    sums = []
+    for start in range(0, flips, step):
+        signs = _drawn_signs(rng, min(step, flips - start), count)
+        sums.append(signs @ weights)
+    return np.concatenate(sums), False
+
+
+def _times(
+    sizes: tuple[int, ...], seed: int, resamples: int, batch: int
+) -> Iterator[tuple[Array, ...]]:
+    """How often every sample of every task is drawn, [draws, n] a task, some draws at a time."""
+    step = max(1, min(resamples, batch // max(sizes)))
+    if step == resamples and sum(sizes) * resamples <= batch:
+        yield _kept_times(sizes, seed, resamples)
+        return
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, step):
+        # one at a time, for those of many tasks together are large
+        yield tuple(_counts(rng, min(step, resamples - start), size) for size in sizes)
+
+
+@lru_cache(maxsize=KEPT)
+def _kept_times(sizes: tuple[int, ...], seed: int, resamples: int) -> tuple[Array, ...]:
+    rng = np.random.default_rng(seed)
+    return tuple(_counts(rng, resamples, size) for size in sizes)
+
+
+def _counts(rng: np.random.Generator, draws: int, size: int) -> Array:
+    """[draws, size] how often each of `size` samples is in each draw of as many."""
+    picks = rng.integers(0, size, (draws, size))
+    picks += np.arange(draws)[:, None] * size
+    counts = np.bincount(picks.ravel(), minlength=draws * size)
+    return counts.reshape(draws, size).astype(float)
+
+
+@lru_cache(maxsize=KEPT)
+def _every_sign(count: int) -> Array:
+    """[2^count, count] every pattern."""
+    return np.array(list(product((1.0, -1.0), repeat=count)))
+
+
+@lru_cache(maxsize=KEPT_SIGNS)
+def _kept_signs(count: int, flips: int, seed: int) -> NDArray[np.int8]:
+    return _drawn_signs(np.random.default_rng(seed), flips, count)
+
+
+def _drawn_signs(rng: np.random.Generator, flips: int, count: int) -> NDArray[np.int8]:
+    """[flips, count] patterns of which every sign is as likely as the other, the ones that
+    `scipy.stats.permutation_test` draws.
+    """
+    order = rng.permuted(np.tile(np.arange(2), (flips, count, 1)), axis=-1)
+    return np.asarray(1 - 2 * order[..., 0], dtype=np.int8)
