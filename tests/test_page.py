@@ -22,6 +22,7 @@ from PIL import Image
 from prunebench import page, report
 from prunebench.border.text import clean
 from prunebench.cli import about
+from prunebench.report import agreement
 from prunebench.study import cells
 
 HOSTILE = (
@@ -260,6 +261,25 @@ def test_where_less_is_better_more_is_a_regression(tmp_path: Path) -> None:
         cell(study, "none", "error", scores, higher_is_better=False)
     (row,) = data_of(written(now, before))["contrast"]["rows"]
     assert (row["verdict"], row["difference"] > 0) == ("worse", True)
+
+
+def test_other_questions_under_the_same_numbers_are_not_paired(tmp_path: Path) -> None:
+    """32 of 40 against 24 of 40: paired it is a loss, of other questions it may be chance."""
+    now, before = tmp_path / "now", tmp_path / "before"
+    for study, right, word in ((now, 24, "no"), (before, 32, "yes")):
+        columns = {"reference": [f"{word} {number}" for number in range(40)]}
+        cell(study, "fastv", "t", [1.0] * right + [0.0] * (40 - right), columns=columns)
+    (row,) = data_of(written(now, before))["contrast"]["rows"]
+    assert row["difference"] == pytest.approx(-0.2)
+    assert (row["questions"], row["verdict"]) == ("others", "no difference shown")
+
+
+def test_the_page_and_the_command_say_the_same_of_two_studies(study: Path, tmp_path: Path) -> None:
+    other = golden_study(tmp_path / "before")
+    rows = data_of(written(shutil.copytree(study, tmp_path / "now"), other))["contrast"]["rows"]
+    in_page = {(row["method"], row["task"], row["budget"]): row["verdict"] for row in rows}
+    changes = agreement.compare(other, study, lambda _: None).changes
+    assert {(one.method, one.task, one.budget): one.mark for one in changes} == in_page
 
 
 def test_the_command_writes_the_page(copy: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from prunebench.study.columns import declared
 from prunebench.study.record import Metric
 from prunebench.study.statistics import (
     NAN,
-    Array,
     GroupedPair,
     Interval,
     Pair,
@@ -238,13 +237,21 @@ def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | GroupedPair | None:
     if not left or not sum(map(len, left)):
         return None
     groups = clusters_of([*cells, *others], warn)
+    return pair_of(sample_means(left), sample_means(right), groups)
+
+
+def pair_of(
+    scores: pd.Series[float], reference: pd.Series[float], groups: pd.Series[str] | None
+) -> Pair | GroupedPair:
+    """Scores of the same samples in the same order as a pair; those that are drawn together become
+    their group's.
+    """
+    own, other = scores.to_numpy(dtype=float), reference.to_numpy(dtype=float)
     if groups is None:
-        return _by_sample(left), _by_sample(right)
-    of_sample, of_reference = _sample_means(left), _sample_means(right)
-    names = cluster_names(of_sample.index, groups)
-    by_method = statistics.grouped(of_sample.to_numpy(dtype=float), names)
-    by_reference = statistics.grouped(of_reference.to_numpy(dtype=float), names)
-    return GroupedPair(by_method, by_reference, len(of_sample))
+        return own, other
+    names = cluster_names(scores.index, groups)
+    by_method, by_reference = (statistics.grouped(part, names) for part in (own, other))
+    return GroupedPair(by_method, by_reference, len(own))
 
 
 def _on_common(
@@ -312,12 +319,7 @@ def scores_of(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
     return scores if np.isclose(mean, value) or statistics.same(mean, value) else None
 
 
-def _by_sample(parts: Sequence[pd.Series[float]]) -> Array:
-    """[n] mean score of every sample over the parts, in the order of their ids."""
-    return _sample_means(parts).to_numpy(dtype=float)
-
-
-def _sample_means(parts: Sequence[pd.Series[float]]) -> pd.Series[float]:
+def sample_means(parts: Sequence[pd.Series[float]]) -> pd.Series[float]:
     """The mean score of every sample over the parts, by its id and in the order of ids."""
     return pd.concat(list(parts)).groupby(level=0).mean()
 
@@ -351,7 +353,7 @@ def cluster_names(samples: Iterable[Any], groups: pd.Series[str]) -> list[str]:
 
 def mean_of(parts: Sequence[pd.Series[float]], groups: pd.Series[str] | None) -> Interval:
     """The mean over samples, which are drawn in groups where the task has some."""
-    scores = _sample_means(parts)
+    scores = sample_means(parts)
     if groups is None:
         return statistics.mean(scores.to_numpy(dtype=float))
     of_group = statistics.grouped(scores.to_numpy(dtype=float), cluster_names(scores.index, groups))

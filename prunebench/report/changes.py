@@ -1,0 +1,296 @@
+"""Changes: what moved between two studies, method by method.
+
+Questions that both studies asked are compared in pairs. Where they asked others, or a task's metric
+is no mean of its samples, each number keeps the interval that it has in its own study, and the
+interval of the difference is recovered from the two.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from prunebench.border.text import one_line
+from prunebench.report.comparison import (
+    SCORE,
+    Group,
+    Warn,
+    clusters_of,
+    pair_of,
+    sample_means,
+    scores_of,
+)
+from prunebench.study import statistics
+from prunebench.study.cells import ReportError, StoredCell
+from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
+from prunebench.study.statistics import Difference, Interval
+
+UNCOMPARED = "not compared"
+
+QUESTION = ("reference", "image")
+"""What tells a question from another one of the same number: its right answer, and what it
+shows.
+"""
+
+Answers = Mapping[str, tuple[str | None, ...]]
+"""By sample, what is known of its question."""
+
+Scores = pd.Series
+"""[n] scores by sample."""
+
+
+class Key(NamedTuple):
+    """What a row is of; `task` as the first study calls it."""
+
+    model: str
+    task: str
+    budget_kind: str
+    budget: str
+    method: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """One method at one place in two studies; `difference` is the second's number less the first's,
+    None where one of them has none.
+
+    `paired` says that both asked the same questions, of which both numbers are then means.
+    `statuses` is what became of the cells in each, `groups` are these.
+    """
+
+    key: Key
+    first: float | None
+    second: float | None
+    difference: Interval | None
+    paired: bool
+    statuses: tuple[str, str]
+    groups: tuple[Group, Group] = field(repr=False)
+
+    @property
+    def method(self) -> str:
+        """The label that both studies give it."""
+        return self.key.method
+
+    @property
+    def task(self) -> str:
+        """The first study's name of the task."""
+        return self.key.task
+
+    @property
+    def budget(self) -> str:
+        """As written in the grid."""
+        return self.key.budget
+
+    @property
+    def more_is_better(self) -> bool:
+        """The direction of the task's metric."""
+        first, second = self.groups
+        return all(cell.more_is_better for cell in (*first.cells, *second.cells))
+
+    @property
+    def p(self) -> float | None:
+        """Of a difference as large where nothing changed; None where questions are not paired."""
+        return self.difference.p if isinstance(self.difference, Difference) else None
+
+    @property
+    def questions(self) -> str:
+        """Whether both studies asked the same, in a word; empty where nothing is compared."""
+        if self.difference is None:
+            return ""
+        return "the same" if self.paired else "others"
+
+    @property
+    def mark(self) -> str:
+        """What the second study shows of the method, beside the first."""
+        if self.difference is None:
+            return self._lost()
+        if not (np.isfinite(self.difference.low) or self.paired):
+            return UNCOMPARED
+        gain = self.difference.value if self.more_is_better else -self.difference.value
+        if not _is_sure(self.difference) or gain == 0:
+            return UNSHOWN
+        return BETTER if gain > 0 else WORSE
+
+    def _lost(self) -> str:
+        """That what ran in one study has no answers in the other is the first thing to know."""
+        first, second = self.groups
+        ran, runs = _ran(first), _ran(second)
+        if not (first.cells and second.cells) or ran == runs:
+            return UNCOMPARED
+        return BETTER if runs else WORSE
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What two studies have of the same, and what only one of them has; `beside` says of the only
+    tasks of two studies, which stand for each other, that they are not called the same.
+    """
+
+    rows: tuple[Change, ...]
+    only_first: tuple[Key, ...]
+    only_second: tuple[Key, ...]
+    beside: str = ""
+
+
+@dataclass(frozen=True)
+class _Study:
+    """The cells of a study by what a row is of, and the questions of its tasks."""
+
+    groups: Mapping[Key, Group]
+    questions: Mapping[str, Answers]
+
+
+def between(first: Sequence[StoredCell], second: Sequence[StoredCell], warn: Warn) -> Changes:
+    """What moved, sorted by model, task, budget and method.
+
+    Where each study has one task, these stand for each other whatever they are called.
+    """
+    one, other = _study(first, warn), _study(second, warn)
+    names = _same_tasks(one, other)
+    theirs = {key._replace(task=names.get(key.task, key.task)): key for key in other.groups}
+    same = {task: _same(one, other, task, names) for task in one.questions}
+    rows = []
+    for key in sorted(one.groups):
+        if key in theirs:
+            groups = one.groups[key], other.groups[theirs[key]]
+            rows.append(_change(key, groups, same.get(key.task, True), warn))
+    only_first = tuple(key for key in sorted(one.groups) if key not in theirs)
+    only_second = tuple(theirs[key] for key in sorted(theirs) if key not in one.groups)
+    beside = ""
+    for task, name in names.items():
+        beside = f"task {one_line(name, 60)} is set beside {one_line(task, 60)}"
+    return Changes(tuple(rows), only_first, only_second, beside)
+
+
+def samples_of(group: Group, warn: Warn) -> Scores[float] | None:
+    """The scores of a method by sample, mean over seeds; None where they do not make its number."""
+    parts = []
+    for cell in group.cells:
+        if cell.number(SCORE):
+            scores = scores_of(cell, warn)
+            if scores is None:
+                return None
+            parts.append(scores)
+    return sample_means(parts) if parts else None
+
+
+# ---- a study -------------------------------------------------------------------------------------
+
+
+def _study(cells: Sequence[StoredCell], warn: Warn) -> _Study:
+    quality: dict[Key, list[StoredCell]] = defaultdict(list)
+    cost: dict[Key, list[StoredCell]] = defaultdict(list)
+    questions: dict[str, dict[str, tuple[str | None, ...]]] = {}
+    for cell in cells:
+        key = Key(cell.model, cell.task, cell.budget_kind, cell.budget, cell.method)
+        if cell.kind == "cost":
+            cost[key].append(cell)
+            continue
+        quality[key].append(cell)
+        if cell.ok:
+            _add_questions(questions.setdefault(cell.task, {}), cell, warn)
+    groups = {}
+    for key in {*quality, *cost}:
+        groups[key] = Group(key.task, tuple(quality[key]), tuple(cost[key]), (), ())
+    return _Study(groups, questions)
+
+
+def _add_questions(
+    questions: dict[str, tuple[str | None, ...]], cell: StoredCell, warn: Warn
+) -> None:
+    """Add what a cell says of its questions; of a sample that it did not answer it says nothing."""
+    try:
+        table = cell.texts(QUESTION)
+    except ReportError as error:
+        warn(str(error))
+        return
+    for sample, *values in table.itertuples(name=None):
+        facts = tuple(map(_text, values))
+        if any(facts) or sample not in questions:
+            questions[sample] = facts
+
+
+def _text(value: Any) -> str | None:
+    """A text, None where there is none; a column that a file lacks holds NaN."""
+    return value if isinstance(value, str) else None
+
+
+def _same_tasks(one: _Study, other: _Study) -> dict[str, str]:
+    """The first study's name of a task of the second, where it has another one."""
+    # tasks that were only timed have no questions
+    mine, theirs = list(one.questions), list(other.questions)
+    if len(mine) != 1 or len(theirs) != 1 or mine == theirs:
+        return {}
+    return {theirs[0]: mine[0]}
+
+
+def _same(one: _Study, other: _Study, task: str, names: Mapping[str, str]) -> bool:
+    """Whether samples that go by one number are one question, as far as both studies say."""
+    theirs: Answers = {}
+    for name, questions in other.questions.items():
+        if names.get(name, name) == task:
+            theirs = questions
+    mine = one.questions[task]
+    shared = mine.keys() & theirs.keys()
+    return bool(shared) and all(_agree(mine[sample], theirs[sample]) for sample in shared)
+
+
+def _agree(mine: tuple[str | None, ...], theirs: tuple[str | None, ...]) -> bool:
+    pairs = zip(mine, theirs, strict=True)
+    return all(own == other for own, other in pairs if own is not None and other is not None)
+
+
+# ---- a row ---------------------------------------------------------------------------------------
+
+
+def _change(key: Key, groups: tuple[Group, Group], same: bool, warn: Warn) -> Change:
+    """What moved for one method."""
+    statuses = _statuses(groups[0]), _statuses(groups[1])
+    one, other = (group.accuracy(warn) for group in groups)
+    if one is None or other is None:
+        return Change(key, _value(one), _value(other), None, False, statuses, groups)
+    mine, theirs = (samples_of(group, warn) for group in groups) if same else (None, None)
+    if mine is not None and theirs is not None:
+        both = mine.dropna().index.intersection(theirs.dropna().index).sort_values()
+        if len(both):
+            mine, theirs = mine.loc[both], theirs.loc[both]
+            clusters = clusters_of([*groups[0].cells, *groups[1].cells], warn)
+            gap = statistics.difference([pair_of(theirs, mine, clusters)])
+            means = float(mine.mean()), float(theirs.mean())
+            return Change(key, *means, gap, True, statuses, groups)
+    return Change(key, one.value, other.value, _apart(one, other), False, statuses, groups)
+
+
+def _value(number: Interval | None) -> float | None:
+    return None if number is None else number.value
+
+
+def _ran(group: Group) -> bool:
+    """Whether some seed has answers."""
+    return any(cell.ok for cell in group.cells)
+
+
+def _apart(first: Interval, second: Interval) -> Interval:
+    """Second less first, its interval recovered from theirs (MOVER: Newcombe, 1998, method 10)."""
+    value = second.value - first.value
+    below = np.hypot(second.value - second.low, first.high - first.value)
+    above = np.hypot(second.high - second.value, first.value - first.low)
+    return Interval(value, value - float(below), value + float(above), first.n + second.n)
+
+
+def _is_sure(difference: Interval) -> bool:
+    """Whether it is not zero at 95 %."""
+    if isinstance(difference, Difference):
+        return difference.sure
+    return difference.low > 0 or difference.high < 0
+
+
+def _statuses(group: Group) -> str:
+    """What became of its cells, of all seeds."""
+    cells = group.cells or group.cost
+    return " ".join(sorted({cell.status for cell in cells})) or "none"
