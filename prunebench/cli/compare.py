@@ -18,7 +18,7 @@ from prunebench.run.keys import Key, key, keys_of
 if TYPE_CHECKING:
     from prunebench.report.agreement import Ranking
     from prunebench.report.changes import Change
-    from prunebench.report.changes import Key as ChangeKey
+    from prunebench.report.matches import Key as ChangeKey
 
 
 @dataclass

@@ -12,7 +12,8 @@ from typing import Any
 from prunebench.border.text import clean, one_line
 from prunebench.report import agreement
 from prunebench.report.agreement import Ranking
-from prunebench.report.changes import UNCOMPARED, Change, Key
+from prunebench.report.changes import UNCOMPARED, Change
+from prunebench.report.matches import Key
 from prunebench.study import cells
 from prunebench.study.cells import StoredCell
 

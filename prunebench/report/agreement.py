@@ -19,8 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from prunebench.border.text import one_line
-from prunebench.report.changes import Change, Changes, Key, between, samples_of
+from prunebench.report.changes import Change, Changes, between, samples_of
 from prunebench.report.comparison import Warn
+from prunebench.report.matches import Key
 from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE

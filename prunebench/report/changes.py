@@ -7,10 +7,8 @@ interval of the difference is recovered from the two.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,33 +23,16 @@ from prunebench.report.comparison import (
     sample_means,
     scores_of,
 )
+from prunebench.report.matches import Key, same_questions, same_tasks, study_of
 from prunebench.study import statistics
-from prunebench.study.cells import ReportError, StoredCell
+from prunebench.study.cells import StoredCell
 from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
 from prunebench.study.statistics import Difference, Interval
 
 UNCOMPARED = "not compared"
 
-QUESTION = ("reference", "image")
-"""What tells a question from another one of the same number: its right answer, and what it
-shows.
-"""
-
-Answers = Mapping[str, tuple[str | None, ...]]
-"""By sample, what is known of its question."""
-
 Scores = pd.Series
 """[n] scores by sample."""
-
-
-class Key(NamedTuple):
-    """What a row is of; `task` as the first study calls it."""
-
-    model: str
-    task: str
-    budget_kind: str
-    budget: str
-    method: str
 
 
 @dataclass(frozen=True)
@@ -137,23 +118,15 @@ class Changes:
     beside: str = ""
 
 
-@dataclass(frozen=True)
-class _Study:
-    """The cells of a study by what a row is of, and the questions of its tasks."""
-
-    groups: Mapping[Key, Group]
-    questions: Mapping[str, Answers]
-
-
 def between(first: Sequence[StoredCell], second: Sequence[StoredCell], warn: Warn) -> Changes:
     """What moved, sorted by model, task, budget and method.
 
     Where each study has one task, these stand for each other whatever they are called.
     """
-    one, other = _study(first, warn), _study(second, warn)
-    names = _same_tasks(one, other)
+    one, other = study_of(first, warn), study_of(second, warn)
+    names = same_tasks(one, other)
     theirs = {key._replace(task=names.get(key.task, key.task)): key for key in other.groups}
-    same = {task: _same(one, other, task, names) for task in one.questions}
+    same = {task: same_questions(one, other, task, names) for task in one.questions}
     rows = []
     for key in sorted(one.groups):
         if key in theirs:
@@ -177,72 +150,6 @@ def samples_of(group: Group, warn: Warn) -> Scores[float] | None:
                 return None
             parts.append(scores)
     return sample_means(parts) if parts else None
-
-
-# ---- a study -------------------------------------------------------------------------------------
-
-
-def _study(cells: Sequence[StoredCell], warn: Warn) -> _Study:
-    quality: dict[Key, list[StoredCell]] = defaultdict(list)
-    cost: dict[Key, list[StoredCell]] = defaultdict(list)
-    questions: dict[str, dict[str, tuple[str | None, ...]]] = {}
-    for cell in cells:
-        key = Key(cell.model, cell.task, cell.budget_kind, cell.budget, cell.method)
-        if cell.kind == "cost":
-            cost[key].append(cell)
-            continue
-        quality[key].append(cell)
-        if cell.ok:
-            _add_questions(questions.setdefault(cell.task, {}), cell, warn)
-    groups = {}
-    for key in {*quality, *cost}:
-        groups[key] = Group(key.task, tuple(quality[key]), tuple(cost[key]), (), ())
-    return _Study(groups, questions)
-
-
-def _add_questions(
-    questions: dict[str, tuple[str | None, ...]], cell: StoredCell, warn: Warn
-) -> None:
-    """Add what a cell says of its questions; of a sample that it did not answer it says nothing."""
-    try:
-        table = cell.texts(QUESTION)
-    except ReportError as error:
-        warn(str(error))
-        return
-    for sample, *values in table.itertuples(name=None):
-        facts = tuple(map(_text, values))
-        if any(facts) or sample not in questions:
-            questions[sample] = facts
-
-
-def _text(value: Any) -> str | None:
-    """A text, None where there is none; a column that a file lacks holds NaN."""
-    return value if isinstance(value, str) else None
-
-
-def _same_tasks(one: _Study, other: _Study) -> dict[str, str]:
-    """The first study's name of a task of the second, where it has another one."""
-    # tasks that were only timed have no questions
-    mine, theirs = list(one.questions), list(other.questions)
-    if len(mine) != 1 or len(theirs) != 1 or mine == theirs:
-        return {}
-    return {theirs[0]: mine[0]}
-
-
-def _same(one: _Study, other: _Study, task: str, names: Mapping[str, str]) -> bool:
-    """Whether samples that go by one number are one question, as far as both studies say."""
-    theirs: Answers = {}
-    for name, questions in other.questions.items():
-        if names.get(name, name) == task:
-            theirs = questions
-    mine = one.questions[task]
-    shared = mine.keys() & theirs.keys()
-    return bool(shared) and all(_agree(mine[sample], theirs[sample]) for sample in shared)
-
-
-def _agree(mine: tuple[str | None, ...], theirs: tuple[str | None, ...]) -> bool:
-    pairs = zip(mine, theirs, strict=True)
-    return all(own == other for own, other in pairs if own is not None and other is not None)
 
 
 # ---- a row ---------------------------------------------------------------------------------------
