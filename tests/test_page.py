@@ -18,6 +18,7 @@ import pytest
 from browser import chromium, visit
 from hand_written import cell, change, fold, golden_study
 from PIL import Image
+from test_figures import FRONTIERS
 
 from prunebench import page, report
 from prunebench.border.text import clean
@@ -371,6 +372,16 @@ def test_the_plot_has_a_point_a_row_and_the_frontier(browser: Any, file: Path) -
         seen.page.get_by_label("frontier").click()
         assert seen.page.evaluate(f"{PLOT}.length") == 3
         assert seen.faults == []
+
+
+@pytest.mark.parametrize(("rows", "names"), FRONTIERS.values(), ids=FRONTIERS.keys())
+def test_the_page_draws_the_frontier_of_the_figures(
+    browser: Any, file: Path, rows: list[dict[str, Any]], names: str
+) -> None:
+    plain = json.loads(pd.DataFrame(rows).to_json(orient="records"))
+    with visit(browser, file, "view=plot") as seen:
+        line = f"frontier({json.dumps(plain)}, new Map(), 'flops_ratio', 'accuracy')"
+        assert "".join(seen.page.evaluate(f"{line}.map(row => row.method)")) == names
 
 
 def test_the_best_for_a_budget_and_for_a_loss(browser: Any, file: Path) -> None:
