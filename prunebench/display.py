@@ -175,14 +175,15 @@ def drawing(
     except ImportError as error:
         raise ImportError(f"a drawing needs {error.name}, which {NEEDS_EXTRA}") from error
     first = next(iter(stages.values()))
+    grids = [mask.cells for mask in stages.values()]
     if image is None:
         rows, columns = first.cells.shape
         canvas = Image.new("RGB", (columns * CELL, rows * CELL), PLAIN)
-    else:
-        picture = image if isinstance(image, Image.Image) else Image.open(image)
-        canvas = part_of(picture, first.region)
-    grids = [mask.cells for mask in stages.values()]
-    return overlay.drawing(canvas, grids, title, captions=list(stages), original=image is not None)
+        return overlay.drawing([overlay.Strip(canvas, grids, list(stages))], title)
+    picture = image if isinstance(image, Image.Image) else Image.open(image)
+    canvas = part_of(picture, first.region)
+    strips = [overlay.Strip(canvas), overlay.Strip(canvas, grids, list(stages))]
+    return overlay.drawing(strips, title)
 
 
 def part_of(image: Image.Image, region: Region | None) -> Image.Image:

@@ -336,18 +336,16 @@ def test_show_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert picture.width > picture.height
 
 
-def test_show_puts_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_puts_methods_side_by_side(tmp_path: Path) -> None:
     from PIL import Image
 
     widths = []
-    for methods in ("random", "none,divprune,fastv"):
+    for methods in ("random", "divprune,fastv,resize"):
         out = tmp_path / "side.png"
         assert main(["show", f"method={methods}", "budget=0.5", f"out={out}"]) == 0
         with Image.open(out) as picture:
             widths.append(picture.width)
     assert widths[1] > 1.8 * widths[0]
-    assert main(["show", "method=random,resize"]) == 2
-    assert "show that one alone" in capsys.readouterr().err
 
 
 def test_an_error_that_is_nobodys_fault_but_ours_keeps_its_traceback(

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hand_written import cell
+from hand_written import cell, change, metrics_of
+from pyarrow import parquet
 from scipy import stats
 
 from prunebench.report import ReportError
 from prunebench.report.agreement import Agreement, compare, rank_correlation
+from prunebench.report.changes import Change
+from prunebench.study.seal import digest
 
 METHODS = ("divprune", "fastv", "hero", "ptp")
 QUESTIONS = 40
@@ -27,6 +30,12 @@ def _study(folder: Path, shares: dict[str, float], answers: str = "yes", task: s
         scores = [1.0] * right + [0.0] * (QUESTIONS - right)
         cell(folder, method, task, scores, columns={"reference": references})
     return folder
+
+
+def _moved(change: Change) -> float:
+    """By how much, where there are numbers."""
+    assert change.difference is not None
+    return change.difference.value
 
 
 def _compared(first: Path, second: Path) -> tuple[Agreement, list[str]]:
@@ -60,8 +69,8 @@ def test_other_questions_are_not_paired(tmp_path: Path) -> None:
     other = _study(tmp_path / "other", {"fastv": 0.6}, answers="no")
     paired, unpaired = _compared(one, same)[0].changes[0], _compared(one, other)[0].changes[0]
     assert (paired.paired, unpaired.paired) == (True, False)
-    assert paired.difference.value == pytest.approx(-0.2)
-    assert unpaired.difference.value == pytest.approx(-0.2)
+    assert _moved(paired) == pytest.approx(-0.2)
+    assert _moved(unpaired) == pytest.approx(-0.2)
     assert paired.mark == "worse"
     assert unpaired.mark == "no difference shown"
 
@@ -72,6 +81,71 @@ def test_the_only_tasks_of_two_studies_stand_for_each_other(tmp_path: Path) -> N
     agreement, warnings = _compared(one, other)
     assert [change.task for change in agreement.changes] == ["spring"]
     assert warnings == ["task spring is set beside autumn"]
+
+
+def test_where_less_is_better_a_larger_number_is_worse(tmp_path: Path) -> None:
+    for name, scores in (("one", [0.1, 0.2] * 20), ("other", [0.9] * 40)):
+        cell(tmp_path / name, "fastv", "t", scores, higher_is_better=False)
+    (row,) = _compared(tmp_path / "one", tmp_path / "other")[0].changes
+    assert (row.mark, _moved(row) > 0) == ("worse", True)
+
+
+def test_other_images_with_the_same_answers_are_other_questions(tmp_path: Path) -> None:
+    for name, picture in (("one", "a"), ("other", "b")):
+        images = [f"{picture}{number}" for number in range(QUESTIONS)]
+        columns = {"reference": ["yes"] * QUESTIONS, "image": images}
+        cell(tmp_path / name, "fastv", "t", [1.0, 0.0] * 20, columns=columns)
+    (row,) = _compared(tmp_path / "one", tmp_path / "other")[0].changes
+    assert not row.paired
+
+
+def test_files_without_a_column_of_images_are_read_as_they_are(tmp_path: Path) -> None:
+    folder = cell(tmp_path, "fastv", "t", [1.0, 0.0] * 20, columns={"reference": ["yes"] * 40})
+    path = folder / "samples.parquet"
+    parquet.write_table(parquet.read_table(path).drop_columns(["image"]), path)
+    change(folder, files={path.name: digest(path.read_bytes())})
+    (row,) = _compared(tmp_path, tmp_path)[0].changes
+    assert row.paired
+
+
+def test_a_metric_that_is_no_mean_of_samples_is_compared_by_its_own_interval(
+    tmp_path: Path,
+) -> None:
+    for name, value in (("one", 0.9), ("other", 0.4)):
+        bounds = {"ci_low": value - 0.05, "ci_high": value + 0.05, "n": 40}
+        metrics = metrics_of({"score": value}, **bounds)
+        cell(tmp_path / name, "fastv", "t", [1.0, 0.0] * 20, metrics=metrics)
+    (row,) = _compared(tmp_path / "one", tmp_path / "other")[0].changes
+    assert (row.first, row.second, row.mark) == (0.9, 0.4, "worse")
+    assert _moved(row) == pytest.approx(-0.5)
+    assert not row.paired
+
+
+def test_what_ran_before_and_fails_now_is_worse(tmp_path: Path) -> None:
+    one = _study(tmp_path / "one", {"fastv": 0.8, "hero": 0.8})
+    other = _study(tmp_path / "other", {"hero": 0.8})
+    cell(other, "fastv", "t", None, status="failed", reason="broken")
+    by_method = {change.method: change for change in _compared(one, other)[0].changes}
+    assert by_method["fastv"].mark == "worse"
+    assert by_method["fastv"].statuses == ("ok", "failed")
+    back = {change.method: change.mark for change in _compared(other, one)[0].changes}
+    assert back == {"fastv": "better", "hero": "no difference shown"}
+
+
+def test_seeds_of_two_studies_need_not_be_the_same(tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("other", 1)):
+        cell(tmp_path / name, "random", "t", [1.0, 0.0] * 20, seed=seed)
+    (row,) = _compared(tmp_path / "one", tmp_path / "other")[0].changes
+    assert (row.paired, _moved(row)) == (True, 0.0)
+
+
+def test_questions_of_one_image_are_drawn_together(tmp_path: Path) -> None:
+    """Forty questions of two images say as little as two."""
+    for name, scores in (("one", [1.0] * 20 + [0.0] * 20), ("other", [0.0] * 40)):
+        columns = {"image": ["a"] * 20 + ["b"] * 20}
+        cell(tmp_path / name, "fastv", "t", scores, columns=columns)
+    (row,) = _compared(tmp_path / "one", tmp_path / "other")[0].changes
+    assert row.mark == "no difference shown"
 
 
 def test_studies_without_a_common_method_are_refused(tmp_path: Path) -> None:

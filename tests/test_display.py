@@ -137,7 +137,7 @@ def test_a_drawing_darkens_what_was_dropped_and_shows_what_the_model_saw() -> No
     bright = (sheet == (200, 180, 160)).all(axis=2).sum()
     side = 600  # three times the part of the image that the model saw
     # the original whole, and half of the panel
-    assert 1.35 * side * side < bright < 1.5 * side * side
+    assert 1.35 * side * side < bright <= 1.5 * side * side
     unknown = sample(Layout((Tile(1, 2, region=None),)), {INPUT: [0]})
     with pytest.raises(ValueError, match="which part of the image the tokens cover is not known"):
         unknown.show(image)
@@ -186,10 +186,41 @@ def test_show_draws_the_part_of_an_image_that_a_model_sees(tmp_path: Path) -> No
     }
     config.write_text(json.dumps(settings))
     picture(224, 112).save(tmp_path / "wide.png")
-    shown_picture = show.picture(
+    unpruned, pruned = show.picture(
         [f"model={folder}", f"image={tmp_path / 'wide.png'}", "question=digit"]
-    )
-    assert shown_picture.image.size == (112, 112)
-    assert shown_picture.masks[0].shape == (side // 14, side // 14)
-    middle = picture(224, 112).crop((56, 0, 168, 112))
-    assert np.array_equal(np.asarray(shown_picture.image), np.asarray(middle))
+    ).strips
+    middle = np.asarray(picture(224, 112).crop((56, 0, 168, 112)))
+    for one in (unpruned, pruned):
+        assert one.masks[0].shape == (side // 14, side // 14)
+        assert np.array_equal(np.asarray(one.image), middle)
+    # of an image of one's own nobody says what is right
+    assert (unpruned.right, pruned.right) == (None, None)
+
+
+def test_show_sets_methods_beside_the_unpruned_model_stage_by_stage() -> None:
+    words = ["model=tiny-qwen3-vl", "sample=7", "budget=0.5", "method=none,divprune,pyramiddrop"]
+    view = show.picture(words)
+    assert [one.name for one in view.strips] == [
+        "none: the unpruned model",
+        "divprune at 0.5",
+        "pyramiddrop at 0.5",
+    ]
+    assert [len(one.masks) for one in view.strips] == [1, 1, 3]
+    unpruned, divprune, stages = view.strips
+    assert unpruned.masks[0].all()
+    assert divprune.masks[0].sum() == divprune.masks[0].size // 2
+    counts = [int(mask.sum()) for mask in stages.masks]
+    assert counts == sorted(counts, reverse=True)
+    right = view.title.rpartition("(right: ")[2].rstrip(")")
+    for one in view.strips:
+        assert one.right == (one.answer == right), one
+    assert unpruned.right
+
+
+def test_show_marks_what_is_wrong() -> None:
+    """Without its images the model can only guess."""
+    shown = []
+    for number in range(4):
+        shown.append(show.picture(["method=blind", f"sample={number}"]).strips)
+    assert not all(blind.right for _, blind in shown)
+    assert not any(blind.masks[0].any() for _, blind in shown)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from hand_written import board_of, golden_study
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +17,7 @@ from PIL import Image
 
 from prunebench import report
 from prunebench.report import figures, labels
+from prunebench.report.frontier import frontier
 
 
 @pytest.fixture
@@ -35,7 +38,43 @@ def test_figures_show_every_method(study: Path) -> None:
     assert flops.get_xlabel() == "prefill FLOPs over unpruned"
     assert time.get_xlabel() == "total time over unpruned"
     names = {text.get_text() for text in time.texts}
-    assert names == {"fastv 50%", "none"}, "both are on the frontier, and named"
+    # 17 of 20 right: the interval of the unpruned model holds what fastv has for less time
+    assert names == {"fastv 50%"}, "what is on the frontier is named"
+
+
+def _row(
+    method: str, cost: float, accuracy: float, reach: float = 0.02, **facts: Any
+) -> dict[str, Any]:
+    ends = {"accuracy_low": accuracy - reach, "accuracy_high": accuracy + reach}
+    about = {"method": method, "control": "false", "budget_kind": "mean", "budget": "0.5"}
+    return {**about, "flops_ratio": cost, "accuracy": accuracy, **ends, **facts}
+
+
+CONTROL = {"control": "true"}
+NEXT = {"budget": "0.7"}
+FRONTIERS = {
+    "beyond its interval": ([_row("a", 0.2, 0.5), _row("b", 0.4, 0.6)], "ab"),
+    "within its interval": ([_row("a", 0.2, 0.59), _row("b", 0.4, 0.6)], "a"),
+    "cheaper and better": ([_row("a", 0.2, 0.7), _row("b", 0.4, 0.6)], "a"),
+    "as costly, less accurate": ([_row("a", 0.2, 0.5), _row("b", 0.2, 0.6)], "b"),
+    "a control that was timed slower": ([_row("a", 0.2, 0.6), _row("r", 0.3, 0.6, **CONTROL)], ""),
+    "a control of another budget": (
+        [_row("a", 0.2, 0.6), _row("r", 0.5, 0.6, **CONTROL, **NEXT)],
+        "a",
+    ),
+    "a cheaper control": ([_row("r", 0.1, 0.59, **CONTROL, **NEXT), _row("a", 0.2, 0.6)], "r"),
+    "not on it, but in the way": (
+        [_row("a", 0.2, 0.59), _row("b", 0.3, 0.6), _row("c", 0.4, 0.615, reach=0.02)],
+        "a",
+    ),
+    "no interval": ([_row("a", 0.2, 0.59), _row("b", 0.4, 0.6, reach=float("nan"))], "ab"),
+}
+
+
+@pytest.mark.parametrize(("rows", "names"), FRONTIERS.values(), ids=FRONTIERS.keys())
+def test_a_step_of_the_frontier_is_more_than_chance(rows: list[dict[str, Any]], names: str) -> None:
+    line = frontier(pd.DataFrame(rows), "flops_ratio")
+    assert "".join(row["method"] for row in line) == names
 
 
 def test_figures_are_files(study: Path) -> None:

@@ -18,10 +18,12 @@ import pytest
 from browser import chromium, visit
 from hand_written import cell, change, fold, golden_study
 from PIL import Image
+from test_figures import FRONTIERS
 
 from prunebench import page, report
 from prunebench.border.text import clean
 from prunebench.cli import about
+from prunebench.report import agreement
 from prunebench.study import cells
 
 HOSTILE = (
@@ -262,6 +264,25 @@ def test_where_less_is_better_more_is_a_regression(tmp_path: Path) -> None:
     assert (row["verdict"], row["difference"] > 0) == ("worse", True)
 
 
+def test_other_questions_under_the_same_numbers_are_not_paired(tmp_path: Path) -> None:
+    """32 of 40 against 24 of 40: paired it is a loss, of other questions it may be chance."""
+    now, before = tmp_path / "now", tmp_path / "before"
+    for study, right, word in ((now, 24, "no"), (before, 32, "yes")):
+        columns = {"reference": [f"{word} {number}" for number in range(40)]}
+        cell(study, "fastv", "t", [1.0] * right + [0.0] * (40 - right), columns=columns)
+    (row,) = data_of(written(now, before))["contrast"]["rows"]
+    assert row["difference"] == pytest.approx(-0.2)
+    assert (row["questions"], row["verdict"]) == ("others", "no difference shown")
+
+
+def test_the_page_and_the_command_say_the_same_of_two_studies(study: Path, tmp_path: Path) -> None:
+    other = golden_study(tmp_path / "before")
+    rows = data_of(written(shutil.copytree(study, tmp_path / "now"), other))["contrast"]["rows"]
+    in_page = {(row["method"], row["task"], row["budget"]): row["verdict"] for row in rows}
+    changes = agreement.compare(other, study, lambda _: None).changes
+    assert {(one.method, one.task, one.budget): one.mark for one in changes} == in_page
+
+
 def test_the_command_writes_the_page(copy: Path, tmp_path: Path) -> None:
     other = golden_study(tmp_path / "before")
     command = [sys.executable, "-m", "prunebench.cli", "report", str(copy), f"compare={other}"]
@@ -351,6 +372,16 @@ def test_the_plot_has_a_point_a_row_and_the_frontier(browser: Any, file: Path) -
         seen.page.get_by_label("frontier").click()
         assert seen.page.evaluate(f"{PLOT}.length") == 3
         assert seen.faults == []
+
+
+@pytest.mark.parametrize(("rows", "names"), FRONTIERS.values(), ids=FRONTIERS.keys())
+def test_the_page_draws_the_frontier_of_the_figures(
+    browser: Any, file: Path, rows: list[dict[str, Any]], names: str
+) -> None:
+    plain = json.loads(pd.DataFrame(rows).to_json(orient="records"))
+    with visit(browser, file, "view=plot") as seen:
+        line = f"frontier({json.dumps(plain)}, new Map(), 'flops_ratio', 'accuracy')"
+        assert "".join(seen.page.evaluate(f"{line}.map(row => row.method)")) == names
 
 
 def test_the_best_for_a_budget_and_for_a_loss(browser: Any, file: Path) -> None:

@@ -92,7 +92,8 @@ def test_what_is_shown_is_what_show_draws(drawn: Drawn) -> None:
     folder = drawn.study / "cells" / f"{TASK[0]}__none__1.0__scenes__s0"
     rows = pq.read_table(folder / "samples.parquet")
     number = next(row["doc_id"] for row in rows.to_pylist() if row["sample_id"] == name)
-    drawing = picture(["method=sparsevlm", "budget=0.5", "task=scenes", f"sample={number}"])
+    view = picture(["method=sparsevlm", "budget=0.5", "task=scenes", f"sample={number}"])
+    drawing = view.strips[1]
     masks = [alive(stage) for stage in drawn.kept("sparsevlm")["samples"][name]]
     assert len(masks) == len(drawing.masks) > 1
     for mask, expected in zip(masks, drawing.masks, strict=True):

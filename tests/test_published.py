@@ -137,6 +137,18 @@ def test_another_metric_of_the_benchmark_is_not_compared(tmp_path: Path) -> None
     assert "published_own" not in board_of(tmp_path)
 
 
+def test_printed_numbers_belong_to_the_method_and_not_to_its_label(tmp_path: Path) -> None:
+    facts: dict[str, Any] = {"metric": "pope_f1_score", "budget_kind": "input"}
+    measured(tmp_path, "none", "pope", metric="pope_f1_score")
+    measured(tmp_path, "mine", "pope", pruner="visionzip", settings={"dominant": 0.9}, **facts)
+    measured(tmp_path, "visionzip", "pope", pruner="./visionzip.py", **facts)
+    board_of(tmp_path)
+    renamed = row(tmp_path, "mine", "pope", "64")
+    assert renamed["published_own"] == 77.0
+    assert 'visionzip with {"dominant":0.9}' in renamed["published_why"]
+    assert np.isnan(row(tmp_path, "visionzip", "pope", "64")["published_own"])
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 

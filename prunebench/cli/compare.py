@@ -16,7 +16,9 @@ from prunebench.cli.parser import Commands, add_command
 from prunebench.run.keys import Key, key, keys_of
 
 if TYPE_CHECKING:
-    from prunebench.report.agreement import Change, Ranking
+    from prunebench.report.agreement import Ranking
+    from prunebench.report.changes import Change
+    from prunebench.report.matches import Key as ChangeKey
 
 
 @dataclass
@@ -63,6 +65,12 @@ def compare(arguments: argparse.Namespace) -> int:
     print_table([_row(change) for change in result.changes])
     moved = [change for change in result.changes if change.mark in ("better", "worse")]
     print(f"{len(moved)} of {len(result.changes)} rows moved by more than their 95 % interval")
+    for keys_of_one, study in (
+        (result.only_first, arguments.first),
+        (result.only_second, arguments.second),
+    ):
+        if keys_of_one:
+            print(clean(_only(keys_of_one, study)))
     for ranking in result.rankings:
         print(clean(_line(ranking)))
     if keys.out is not None:
@@ -74,24 +82,43 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def _row(change: Change) -> dict[str, Any]:
-    difference = change.difference
+    gap = change.difference
+    difference = "" if gap is None else f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
     return {
         "method": change.method,
-        "budget": f"{change.budget_kind}:{change.budget}",
-        "model": change.model,
+        "budget": _budget(change.key.budget_kind, change.budget),
+        "model": change.key.model,
         "task": change.task,
-        "first": f"{change.first:.3f}",
-        "second": f"{change.second:.3f}",
-        "difference": f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]",
-        "questions": "the same" if change.paired else "others",
+        "first": _number(change.first, change.statuses[0]),
+        "second": _number(change.second, change.statuses[1]),
+        "difference": difference,
+        "questions": change.questions,
         "change": change.mark,
     }
+
+
+def _budget(kind: str, amount: str) -> str:
+    """A budget with what it counts; a method's own operating point counts nothing."""
+    return f"{kind}:{amount}" if kind else amount
+
+
+def _number(value: float | None, status: str) -> str:
+    """An accuracy, or why there is none."""
+    return status if value is None else f"{value:.3f}"
+
+
+def _only(keys: Sequence[ChangeKey], study: Path) -> str:
+    """What only one of the studies has."""
+    rows = "row" if len(keys) == 1 else "rows"
+    methods = ", ".join(dict.fromkeys(key.method for key in keys))
+    return one_line(f"{len(keys)} {rows} only in {short_path(study)}: {methods}", 200)
 
 
 def _line(ranking: Ranking) -> str:
     """The rank correlation at one budget."""
     tau = ranking.tau
-    where = f"{ranking.model}, {ranking.task}, {ranking.budget_kind}:{ranking.budget}"
+    budget = _budget(ranking.budget_kind, ranking.budget)
+    where = f"{ranking.model}, {ranking.task}, {budget}"
     if tau.value != tau.value:  # NaN
         return f"{where}: {ranking.methods} methods are all equal, so there is no ranking"
     interval = f"95 % {tau.low:.2f} to {tau.high:.2f}"

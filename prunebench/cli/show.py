@@ -32,15 +32,19 @@ def view_keys() -> Sequence[Key]:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Draw one picture and print where it lies."""
+    """Draw one picture of what every method keeps and answers, and print where it lies."""
     from prunebench.cli.screen import quiet_libraries
-    from prunebench.report.overlay import draw
+    from prunebench.report.overlay import Strip, draw
     from prunebench.run.show import picture
 
     quiet_libraries()
     view = picture(arguments.options)
-    path = draw(
-        view.image, view.masks, view.out, view.title, boxes=view.boxes, captions=view.captions
-    )
+    strips = []
+    for one in view.strips:
+        answer = f"→ {one.answer}"
+        strips.append(
+            Strip(one.image, one.masks, one.captions, one.name, answer, one.right, one.boxes)
+        )
+    path = draw(strips, view.out, view.title)
     print(clean(str(path)))
     return 0

@@ -1,121 +1,99 @@
-"""Contrast: one study beside another, cell by cell on the samples that both answered, regressions
-marked.
+"""Contrast: one study beside another one, as `prunebench compare` finds it, regressions marked.
+
+"Here" is the study whose page it is, "there" the other one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunebench.border.text import clean, one_line
-from prunebench.report.comparison import Group, average
-from prunebench.study import cells, statistics
+from prunebench.report import agreement
+from prunebench.report.agreement import Ranking
+from prunebench.report.changes import UNCOMPARED, Change
+from prunebench.report.matches import Key
+from prunebench.study import cells
 from prunebench.study.cells import StoredCell
-
-SCORE = "score"
 
 NUMBERS = ("tokens_mean", "flops_total", "evidence_recall", "latency_total_ratio")
 """What is compared beside the score, without a test."""
 
-Key = tuple[str, str, str, str, str]
 Warn = Callable[[str], None]
 Row = dict[str, Any]
 
 
 def of_studies(records: Sequence[StoredCell], other: Path, warn: Warn) -> dict[str, Any]:
-    """A row for what both studies ran, and what only one of them has; raises ReportError where the
-    other is no study.
+    """A row for what both studies ran, what only one of them has, and how far they rank methods
+    alike; raises ReportError where the other is no study.
     """
     others, warnings = cells.read(other)
     for warning in warnings:
         warn(f"{one_line(other.name, 60)}: {warning}")
-    here, there = _by_key(records), _by_key(others)
-    rows = list(_rows(here, there, warn))
+    both = agreement.of_cells(others, records, warn)
     return {
         "name": one_line(other.resolve().name, 80),
-        "rows": rows,
-        "only_here": [_named(key) for key in here if key not in there],
-        "only_there": [_named(key) for key in there if key not in here],
+        "rows": [_row(change) for change in both.changes],
+        "only_here": [_named(key) for key in both.only_second],
+        "only_there": [_named(key) for key in both.only_first],
+        "rankings": [_ranking(ranking) for ranking in both.rankings],
+        "beside": clean(both.beside),
     }
 
 
-def _by_key(records: Sequence[StoredCell]) -> dict[Key, list[StoredCell]]:
-    """The cells of all seeds of what a row is made of."""
-    members: dict[Key, list[StoredCell]] = {}
-    for cell in records:
-        key = (cell.model, cell.task, cell.method, cell.budget_kind, cell.budget)
-        members.setdefault(key, []).append(cell)
-    return members
-
-
-def _rows(
-    here: dict[Key, list[StoredCell]], there: dict[Key, list[StoredCell]], warn: Warn
-) -> Iterator[Row]:
-    for key, own in here.items():
-        if key in there:
-            yield {**_named(key), **_compared(key[1], own, there[key], warn)}
-
-
-def _compared(task: str, own: Sequence[StoredCell], other: Sequence[StoredCell], warn: Warn) -> Row:
-    """Scores with their paired difference, and what else both measured."""
-    group = _group(task, own, other)
+def _row(change: Change) -> Row:
+    """Scores with their difference, and what else both measured."""
+    there, here = change.groups
     row: Row = {
-        "score": average(group.cells, SCORE),
-        "score_there": average(group.baseline, SCORE),
-        "verdict": "not compared",
+        # as this study calls it, for its filters
+        **_named(change.key._replace(task=here.task)),
+        "score": change.second,
+        "score_there": change.first,
+        "verdict": _verdict(change),
+        "questions": change.questions,
     }
-    if row["score"] is None or row["score_there"] is None:
-        # what failed in one of the two is the first thing to know
-        row["verdict"] = _lost(group.cells, group.baseline)
-    pair = group.against_baseline(warn)
-    if pair is not None:
-        gap = statistics.difference([pair])
-        # of what less is better, a pair holds the scores as they are
-        gain = gap.value if all(cell.more_is_better for cell in own) else -gap.value
-        row |= {"difference": gap.value, "low": gap.low, "high": gap.high, "n": gap.n, "p": gap.p}
-        row["verdict"] = _verdict(gain, gap.sure)
-    every = (*group.cells, *group.cost), (*group.baseline, *_cost(other))
+    gap = change.difference
+    if gap is not None and change.mark != UNCOMPARED:
+        row |= {"difference": gap.value, "low": gap.low, "high": gap.high, "n": gap.n}
+        row["p"] = change.p
     for name in NUMBERS:
-        row[name], row[f"{name}_there"] = (average(part, name) for part in every)
+        row[name], row[f"{name}_there"] = here.value(name), there.value(name)
+    settings = _settings(change)
+    if settings[0] != settings[1]:
+        row["settings_there"], row["settings"] = settings
     return {name: _plain(value) for name, value in row.items()}
 
 
-def _group(task: str, own: Sequence[StoredCell], other: Sequence[StoredCell]) -> Group:
-    """The cells of one study with those of the other in the place of the unpruned model's."""
-    return Group(task, _quality(own), _cost(own), _quality(other), ())
+def _verdict(change: Change) -> str:
+    """The mark, with what became of it where one of the two has no score."""
+    if change.difference is not None or change.mark == UNCOMPARED:
+        return change.mark
+    there, here = change.statuses
+    return f"{change.mark}: {f'{there} there' if change.second is not None else f'{here} here'}"
 
 
-def _quality(members: Sequence[StoredCell]) -> tuple[StoredCell, ...]:
-    return tuple(cell for cell in members if cell.kind == "quality")
+def _settings(change: Change) -> tuple[str, str]:
+    """What each of the two ran under the label."""
+    lines = []
+    for group in change.groups:
+        cell = (*group.cells, *group.cost)[0]
+        lines.append(clean(f"{cell.pruner or cell.method} {cell.settings_line}"))
+    return lines[0], lines[1]
 
 
-def _cost(members: Sequence[StoredCell]) -> tuple[StoredCell, ...]:
-    return tuple(cell for cell in members if cell.kind == "cost")
-
-
-def _lost(own: Sequence[StoredCell], other: Sequence[StoredCell]) -> str:
-    """What is to be said where one of the two has no score."""
-    if not any(cell.ok for cell in own) and any(cell.ok for cell in other):
-        return f"worse: {_statuses(own)} here"
-    if any(cell.ok for cell in own) and not any(cell.ok for cell in other):
-        return f"better: {_statuses(other)} there"
-    return "not compared"
-
-
-def _statuses(members: Sequence[StoredCell]) -> str:
-    return " ".join(sorted({cell.status for cell in members})) or "none"
-
-
-def _verdict(gain: float, sure: bool) -> str:
-    if not sure or gain == 0:
-        return "no difference shown"
-    return "better" if gain > 0 else "worse"
+def _ranking(ranking: Ranking) -> Row:
+    """How far the studies rank methods alike at one place."""
+    place = Key(ranking.model, ranking.task, ranking.budget_kind, ranking.budget, "")
+    tau = ranking.tau
+    numbers = {"tau": tau.value, "low": tau.low, "high": tau.high}
+    plain = {name: _plain(value) for name, value in numbers.items()}
+    about = {name: value for name, value in _named(place).items() if name != "method"}
+    return {**about, "methods": ranking.methods, **plain}
 
 
 def _named(key: Key) -> Row:
-    names = ("model", "task", "method", "budget_kind", "budget")
-    return {name: clean(value) for name, value in zip(names, key, strict=True)}
+    return {name: clean(value) for name, value in key._asdict().items()}
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from prunebench.border.text import clean, one_line
 from prunebench.study import tables
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.facts import Damaged
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, RIGHT
 
 MOST_QUESTIONS = 60
 """Of a model and task."""
@@ -27,9 +27,6 @@ MOST_ANSWERS = 40_000
 
 MOST_CHARACTERS = 600
 """Of an answer, and of a question."""
-
-RIGHT = 0.5
-"""The score from which on an answer counts as right, where scores are shares."""
 
 COLUMNS = (
     "sample_id",

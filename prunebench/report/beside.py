@@ -25,15 +25,12 @@ from prunebench.report.comparison import (
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
-from prunebench.study.record import BASELINE, BLIND
+from prunebench.study.record import BASELINE, BLIND, RIGHT
 from prunebench.study.samples import NAN, Vector, aligned
 from prunebench.study.statistics import Interval
 
 RESIZE = "resize"
 """The control that shows the model fewer pixels; what it has right is easy."""
-
-RIGHT = 0.5
-"""The least score of an answer that counts as right, where scores lie between 0 and 1."""
 
 SHARES = "0..1"
 

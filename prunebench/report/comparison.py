@@ -15,7 +15,7 @@ from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import declared
 from prunebench.study.record import Metric
-from prunebench.study.samples import Codes, Labels, Vector, aligned, coded
+from prunebench.study.samples import Array, Codes, Labels, Vector, aligned, coded
 from prunebench.study.statistics import (
     NAN,
     GroupedPair,
@@ -261,9 +261,16 @@ def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | GroupedPair | None:
         np.where(both, part, 0.0).sum(axis=0)[mask] / seeds[mask] for part in (left, right)
     )
     codes = cluster_codes([*cells, *others], ids, warn)
+    return pair_of(own, other, None if codes is None else codes[mask])
+
+
+def pair_of(own: Array, other: Array, codes: Codes | None) -> Pair | GroupedPair:
+    """Scores [n] of the same samples as a pair; `codes` [n] are the numbers of what samples are
+    drawn with, whose scores become one.
+    """
     if codes is None:
         return own, other
-    by_method, by_reference = (statistics.grouped_by(part, codes[mask]) for part in (own, other))
+    by_method, by_reference = (statistics.grouped_by(part, codes) for part in (own, other))
     return GroupedPair(by_method, by_reference, len(own))
 
 
@@ -326,10 +333,17 @@ def vector_of(cell: StoredCell, warn: Warn) -> Vector | None:
         return None
 
 
-def scores_of(cell: StoredCell, warn: Warn) -> pd.Series[float] | None:
-    """The same by sample_id."""
-    scores = vector_of(cell, warn)
-    return None if scores is None else pd.Series(scores.values, index=scores.ids)
+def sample_means(parts: Sequence[Vector]) -> Vector:
+    """The mean score of every sample over the parts that have it; samples that none has are left
+    out.
+    """
+    ids, values = aligned(parts)
+    stacked = np.stack(values)
+    answered = ~np.isnan(stacked)
+    count = answered.sum(axis=0)
+    places = count.nonzero()[0]
+    means = np.where(answered, stacked, 0.0).sum(axis=0)[places] / count[places]
+    return Vector(ids if len(places) == len(ids) else ids[places], means)
 
 
 def cluster_codes(cells: Cells, ids: pd.Index[str], warn: Warn) -> Codes | None:
@@ -359,13 +373,9 @@ def cluster_codes(cells: Cells, ids: pd.Index[str], warn: Warn) -> Codes | None:
 
 def mean_of(parts: Sequence[Vector], cells: Cells, warn: Warn) -> Interval:
     """The mean over samples, each over the parts that have it; samples are drawn as `cells` say."""
-    ids, values = aligned(parts)
-    stacked = np.stack(values)
-    answered = ~np.isnan(stacked)
-    mask = answered.any(axis=0)
-    scores = np.where(answered, stacked, 0.0).sum(axis=0)[mask] / answered.sum(axis=0)[mask]
-    codes = cluster_codes(cells, ids, warn)
+    means = sample_means(parts)
+    codes = cluster_codes(cells, means.ids, warn)
     if codes is None:
-        return statistics.mean(scores)
-    of_group = statistics.grouped_by(scores, codes[mask])
-    return replace(statistics.mean(of_group), n=len(scores))
+        return statistics.mean(means.values)
+    of_group = statistics.grouped_by(means.values, codes)
+    return replace(statistics.mean(of_group), n=len(means.values))

@@ -22,6 +22,7 @@ from prunebench.border.text import one_line
 from prunebench.report import labels, panels, slices, tables
 from prunebench.report.board import budget_kind, budget_label, overall, records
 from prunebench.report.by_type import KIND, smallest_budgets
+from prunebench.report.frontier import frontier
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import PLAIN, Look, looks
 from prunebench.study.cells import ReportError
@@ -79,7 +80,8 @@ CAPTIONS = {
     "accuracy": "Accuracy against the visual tokens that a run spends; bands are intervals.",
     "accuracy_by_method": "The same, a panel a method, all others in grey.",
     "accuracy_by_task": "Accuracy against the visual tokens that a run spends, task by task.",
-    "pareto": "Accuracy against cost; the line joins what no other beats in both.",
+    "pareto": "Accuracy against cost; the line joins what is more accurate than all that costs no "
+    "more, and than every control at its budget, by more than its 95 % interval.",
     "evidence": "Accuracy against the share of the evidence's tokens that survives.",
     "by_type": "Accuracy by kind of question, above what a perfect reader would reach.",
 }
@@ -250,9 +252,7 @@ def by_task(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
 
 
 def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
-    """Accuracy against FLOPs and, where the cost pass ran, against time; the frontier joins what
-    nothing beats.
-    """
+    """Accuracy against FLOPs and, where the cost pass ran, against time, with the frontier."""
     rows = _having(overall(board), ["accuracy"])
     drawn, left_out = panels.first(_cost_panels(rows), "models and costs", BOARD)
     figure, axes, style = _canvas(board, plan, len(drawn))
@@ -262,8 +262,8 @@ def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
         ax.set_xlabel(COSTS[column])
         _title(ax, _subject(of_panel))
     axes[0].set_ylabel("accuracy")
-    frontier = Line2D([], [], color="black", linewidth=1, label="frontier")
-    _legend(figure, rows, style, more=[frontier])
+    line = Line2D([], [], color="black", linewidth=1, label="frontier (beyond 95 %)")
+    _legend(figure, rows, style, more=[line])
     # last: names are placed on the finished layout
     for ax, (column, of_panel) in zip(axes, drawn, strict=True):
         _frontier(ax, of_panel, column, style)
@@ -607,12 +607,8 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
 
 
 def _frontier(ax: Axes, rows: pd.DataFrame, column: str, style: Style) -> None:
-    """The points that no other beats in accuracy at lower cost, joined and named."""
-    best: list[dict[str, Any]] = []
-    # of equal cost the most accurate first, so that the others do not make it
-    for row in records(rows.sort_values([column, "accuracy"], ascending=[True, False])):
-        if not best or row["accuracy"] > best[-1]["accuracy"]:
-            best.append(row)
+    """The points of the frontier, joined and named."""
+    best = frontier(rows, column)
     x, y = [row[column] for row in best], [row["accuracy"] for row in best]
     # steps: up to the next point the cheaper one is the best there is
     ax.plot(x, y, color="black", linewidth=1, drawstyle="steps-post", zorder=1)

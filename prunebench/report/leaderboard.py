@@ -266,6 +266,7 @@ def _row(groups: Groups, warn: Warn) -> Row:
     row: Row = {"seeds": len(seeds)}
     if groups.quality:
         row[printed.METRIC] = groups.quality[0].metric
+        row[printed.PRUNER] = groups.quality[0].pruner
     row |= _accuracy(groups, warn, notes)
     # tasks that disagree on what is better, or by how much, have no pooled answer
     if len(groups.directions) == 1 and len(groups.scales) <= 1:

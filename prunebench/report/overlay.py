@@ -1,5 +1,5 @@
-"""Overlay: an image with the kept tokens clear and the dropped ones dark, stage by stage; what
-`prunebench show` draws.
+"""Overlay: an image with the kept tokens clear and the dropped ones dark, stage by stage and method
+by method; what `prunebench show` draws.
 """
 
 from __future__ import annotations
@@ -7,17 +7,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import ceil
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from prunebench.border.text import one_line
-from prunebench.report import tables
+from prunebench.report import sheets, tables
 from prunebench.study.cells import ReportError
 
 Box = tuple[float, float, float, float]
@@ -32,18 +29,8 @@ Edge = tuple[int, int, int, int]
 SIDE = (448, 960)
 """A panel's shorter side is at least the first, its longer at most the second."""
 
-GAP = 20
-"""Pixels between panels, and around them."""
-
-LEAST = 400
-"""Pixels of the narrowest sheet; a title needs room."""
-
-TITLE, CAPTION = 300, 160
-"""Characters of a title and of a caption: questions and answers can be endless."""
-
-TITLE_SIZE, CAPTION_SIZE = 22, 17
-TITLE_HEIGHT, CAPTION_HEIGHT = 28, 22
-"""Pixels of the letters, and of a line of them."""
+MOST_COLUMNS = 4
+"""Pictures in a row of the sheet."""
 
 SHADE = 0.26
 """How bright a dropped token is beside a kept one."""
@@ -51,7 +38,6 @@ SHADE = 0.26
 HATCHING = 26.0
 """Brightness of the stripes over dropped tokens: they show on a black image, too."""
 
-INK = (38, 38, 38)
 ACCENT = (255, 196, 0)
 GRID_LINE = (255, 255, 255, 70)
 BORDER_LINE = (255, 255, 255, 230)
@@ -59,61 +45,71 @@ BOX_SHADOW = (0, 0, 0, 200)
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One picture of the sheet, and what stands below it."""
+class Strip:
+    """What one method leaves of an image, side by side a stage: `masks` [rows, columns] say by True
+    which tokens are kept, `captions` name the stages. None of them shows the image as it is.
+
+    Above stand its `name` and the `answer` that came of it, marked where it is known whether that
+    is `right`. `boxes` (left, top, right, bottom) in pixels of `image` outline the evidence.
+    """
 
     image: Image.Image
-    caption: str
+    masks: Sequence[ArrayLike] = ()
+    captions: Sequence[str] = ()
+    name: str = ""
+    answer: str = ""
+    right: bool | None = None
+    boxes: Sequence[Sequence[float]] = ()
 
 
-def draw(
-    image: Image.Image,
-    grids: Sequence[ArrayLike],
-    path: Path,
-    title: str,
-    boxes: Sequence[Sequence[float]] | None = None,
-    captions: Sequence[str] | None = None,
-    original: bool = True,
-) -> Path:
+def draw(strips: Sequence[Strip], path: Path, title: str) -> Path:
     """Write the drawing of the same arguments as a PNG; raises ReportError."""
-    sheet = drawing(image, grids, title, boxes, captions, original)
     content = io.BytesIO()
-    sheet.save(content, format="PNG")
+    drawing(strips, title).save(content, format="PNG")
     return tables.write(path, content.getvalue())
 
 
-def drawing(
-    image: Image.Image,
-    grids: Sequence[ArrayLike],
-    title: str,
-    boxes: Sequence[Sequence[float]] | None = None,
-    captions: Sequence[str] | None = None,
-    original: bool = True,
-) -> Image.Image:
-    """The image and, beside it, one panel per grid; dropped tokens are dark and hatched.
-
-    Each of `grids` [rows, columns] says by True which tokens are kept, after one stage; `captions`
-    name the stages, the counts are added. `boxes` (left, top, right, bottom) in pixels of `image`
-    outline the evidence. Raises ReportError.
+def drawing(strips: Sequence[Strip], title: str) -> Image.Image:
+    """The strips in reading order under a title, at most MOST_COLUMNS pictures in a row; dropped
+    tokens are dark and hatched. Raises ReportError.
     """
-    masks = [_mask(grid) for grid in grids]
-    names = list(captions) if captions is not None else [""] * len(masks)
+    if not strips:
+        raise ReportError("there is nothing to show: give a picture")
+    # all panels are of one size, so that methods can be looked at across
+    size = _size_of(strips[0].image)
+    rows: list[list[sheets.Block]] = []
+    for strip in strips:
+        panels = _panels(strip, size)
+        for start in range(0, len(panels), MOST_COLUMNS):
+            part = panels[start : start + MOST_COLUMNS]
+            block = sheets.Block(part, strip.name, strip.answer, strip.right)
+            if not rows or sum(len(one.panels) for one in rows[-1]) + len(part) > MOST_COLUMNS:
+                rows.append([])
+            rows[-1].append(block)
+    return sheets.sheet(rows, title)
+
+
+def _panels(strip: Strip, size: tuple[int, int]) -> list[sheets.Panel]:
+    """The pictures of a strip, each with what stands below it."""
+    masks = [_mask(grid) for grid in strip.masks]
+    names = list(strip.captions) or [""] * len(masks)
     if len(names) != len(masks):
         raise ReportError(f"{len(names)} captions for {len(masks)} grids; give one each")
-    picture, scale = _scaled(image.convert("RGB"))
-    outlines = [_box(box, scale) for box in boxes or ()]
+    picture = strip.image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    scale = (size[0] / strip.image.width, size[1] / strip.image.height)
+    outlines = [_box(box, scale) for box in strip.boxes]
+    if not masks:
+        whole = np.ones((1, 1), dtype=bool)
+        return [sheets.Panel(_panel(picture, whole, outlines), "image")]
     panels = []
-    if original:
-        # all tokens kept: the picture under the same grid lines as the stages
-        shape = masks[0].shape if masks else (1, 1)
-        everything = np.ones(shape, dtype=bool)
-        panels.append(Panel(_panel(picture, everything, outlines), "image"))
     for mask, name in zip(masks, names, strict=True):
         caption = f"{mask.sum()} of {mask.size} tokens ({100 * mask.mean():.0f} %)"
+        if mask.all():
+            caption = f"all {mask.size} tokens"
         if name:
             caption = f"{name}: {caption}"
-        panels.append(Panel(_panel(picture, mask, outlines), caption))
-    return _sheet(panels, title)
+        panels.append(sheets.Panel(_panel(picture, mask, outlines), caption))
+    return panels
 
 
 def _mask(grid: ArrayLike) -> Mask:
@@ -125,18 +121,13 @@ def _mask(grid: ArrayLike) -> Mask:
     return mask
 
 
-def _scaled(image: Image.Image) -> tuple[Image.Image, tuple[float, float]]:
-    """The image at a size that reads well, and the scale in x and y; whole factors keep small
-    images crisp.
-    """
+def _size_of(image: Image.Image) -> tuple[int, int]:
+    """The size at which an image reads well; whole factors keep small images crisp."""
     least, most = SIDE
     factor: float = max(1, ceil(least / min(image.size)))
     # a fraction only where the longer side would be too long
     factor = min(factor, most / max(image.size))
-    width = max(1, round(image.width * factor))
-    height = max(1, round(image.height * factor))
-    scaled = image.resize((width, height), Image.Resampling.LANCZOS)
-    return scaled, (width / image.width, height / image.height)
+    return max(1, round(image.width * factor)), max(1, round(image.height * factor))
 
 
 def _box(box: Sequence[float], scale: tuple[float, float]) -> Box:
@@ -229,67 +220,3 @@ def _borders(kept: Mask, xs: Sequence[int], ys: Sequence[int]) -> list[Edge]:
         y = ys[row + 1]
         edges.append((xs[column], y, xs[column + 1], y))
     return edges
-
-
-# ---- the sheet -----------------------------------------------------------------------------------
-
-
-def _sheet(panels: Sequence[Panel], title: str) -> Image.Image:
-    """Panels side by side under a title, each with its caption below."""
-    if not panels:
-        raise ReportError("there is nothing to show: give a grid or the original")
-    title_font = _font(TITLE_SIZE, bold=True)
-    caption_font = _font(CAPTION_SIZE)
-    # all panels are the same picture
-    width, height = panels[0].image.size
-    total = max(len(panels) * (width + GAP) + GAP, LEAST)
-    heading = _wrap(one_line(title, TITLE), title_font, total - 2 * GAP)
-    captions = []
-    for panel in panels:
-        text = one_line(panel.caption, CAPTION)
-        captions.append(_wrap(text, caption_font, max(width, LEAST // 2)))
-    top = GAP
-    if heading:
-        top += TITLE_HEIGHT * len(heading) + 8
-    bottom = top + height
-    most_lines = max(map(len, captions))
-    end = bottom + 10 + CAPTION_HEIGHT * most_lines + GAP // 2
-    sheet = Image.new("RGB", (total, end), "white")
-    pen = ImageDraw.Draw(sheet)
-    pen.multiline_text((GAP, GAP - 4), "\n".join(heading), font=title_font, fill=INK, spacing=5)
-    left = GAP
-    for panel, lines in zip(panels, captions, strict=True):
-        sheet.paste(panel.image, (left, top))
-        place = (left, bottom + 8)
-        pen.multiline_text(place, "\n".join(lines), font=caption_font, fill=INK, spacing=4)
-        left += width + GAP
-    return sheet
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The text in lines that fit."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines += _broken(word, font, width)
-    return lines
-
-
-def _broken(word: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """A word in parts that fit; most words are one part."""
-    parts = [""]
-    for letter in word:
-        if parts[-1] and font.getlength(parts[-1] + letter) > width:
-            parts.append("")
-        parts[-1] += letter
-    return parts
-
-
-@cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """matplotlib brings a font along; systems do not agree on one."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return ImageFont.truetype(folder / name, size)

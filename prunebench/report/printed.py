@@ -20,6 +20,11 @@ from prunebench.study.record import BASELINE, BLIND
 METRIC = "metric"
 """What a row says of its task while it is folded; it is no column."""
 
+PRUNER = "pruner"
+"""What a row says of its method while it is folded: the name in the registry, or a file. Labels are
+whatever a grid calls it.
+"""
+
 COUNTING = ("mean", "input")
 """The kinds of budgets that tables may mean; they do not say which."""
 
@@ -77,7 +82,8 @@ def _add_method(row: dict[str, Any], rows: pd.DataFrame) -> None:
     """A method at its budget."""
     from prunebench.published import entries
 
-    name = "no_visual_tokens" if row["method"] == BLIND else row["method"]
+    pruner = row.get(PRUNER) or row["method"]
+    name = "no_visual_tokens" if pruner == BLIND else pruner
     rows = _at_budget(row, rows[rows["method"] == name])
     if (rows["finetuned"] == "no").any():
         rows = rows[rows["finetuned"] == "no"]
@@ -102,7 +108,10 @@ def _add_method(row: dict[str, Any], rows: pd.DataFrame) -> None:
     if shares and relative is not None:
         row["published_gap"] = 100 * relative - median(shares)
     kind = row["budget_kind"] or "mean"
-    row["published_why"] = "; ".join([f"measured: {kind} budget, lmms-eval's prompts", *why])
+    measured = [f"measured: {kind} budget, lmms-eval's prompts"]
+    if row["method"] != pruner:
+        measured.append(f"as {pruner} with {row['settings']}")
+    row["published_why"] = "; ".join([*measured, *why])
 
 
 def _at_budget(row: dict[str, Any], rows: pd.DataFrame) -> pd.DataFrame:

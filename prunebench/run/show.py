@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from prunebench.models.inputs import image_parts, user_message
 from prunebench.run import grid as grids
 from prunebench.run import options
 from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
-from prunebench.run.cell import Cell
+from prunebench.run.cell import WITHOUT_BUDGET, Cell
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
 from prunebench.run.quality import on_pixels
 from prunebench.run.samples import Samples, prepared, seed_of
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.view import View
-from prunebench.study.record import BASELINE
+from prunebench.study.record import BASELINE, RIGHT
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels."""
@@ -36,15 +36,28 @@ NEW_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What a drawing needs: [rows, columns] masks of kept tokens, one a stage with its caption, and
-    the evidence boxes.
+class Shown:
+    """What one method left of an image, and what the model then answered.
+
+    `image` is the part that the tokens cover; `masks` [rows, columns] are True where a token is
+    kept, one a stage with its caption; `boxes` outline the evidence in pixels of `image`. `right`
+    is None where it is not known what is right.
     """
 
+    name: str
+    answer: str
+    right: bool | None
     image: Any
     masks: list[Any]
     captions: list[str]
     boxes: list[Box]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a drawing needs: the unpruned model first, then every method."""
+
+    strips: list[Shown]
     title: str
     out: Path
 
@@ -52,8 +65,8 @@ class Picture:
 def picture(texts: Iterable[str]) -> Picture:
     """What key=value texts ask for; raises OptionError, GridError and what a sweep raises.
 
-    One method is drawn stage by stage; of several ("fastv,divprune") what each keeps to the end,
-    side by side.
+    The unpruned model answers first, then every method ("fastv,divprune"), each drawn stage by
+    stage.
     """
     content: dict[str, Any] = {}
     settings = options.override(content, texts, View)
@@ -66,36 +79,25 @@ def picture(texts: Iterable[str]) -> Picture:
     benchmark = _benchmark(view, backend.manner.wrapper)
     with _one_line(view):
         samples = _samples(backend, view, benchmark)
-        panels = [_panel(backend, view, cell, samples) for cell in cells]
+        strips = [_shown(backend, view, cell, samples) for cell in cells]
     request = samples.requests[0]
-    right = f" (right: {request.reference})" if benchmark is not None else ""
-    if len(cells) == 1:
-        masks, captions = panels[0].stages, panels[0].captions
-        about = f"{cells[0].variant.label} at {view.budget}"
-        title = f"{about} · {request.question} → {panels[0].answer}{right}"
-    else:
-        masks, captions = _last_stages(cells, panels)
-        title = f"{view.budget} of the tokens · {request.question}{right}"
-    # in an image that a method has shrunk the evidence lies elsewhere
-    is_whole = not any(on_pixels(cell.variant.pruner) for cell in cells)
-    evidence = request.evidence_boxes or () if is_whole else ()
-    boxes = [_shifted(box, panels[0].corner) for box in evidence]
-    return Picture(panels[0].image, masks, captions, boxes, title, Path(expanded(view.out)))
+    title = request.question
+    if benchmark is not None:
+        strips = [replace(one, right=_is_right(benchmark, request, one.answer)) for one in strips]
+        title += f" (right: {request.reference})"
+    return Picture(strips, title, Path(expanded(view.out)))
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """What one method kept of the image, [rows, columns] by stage, and what the model answered.
-
-    `image` is the part that the tokens cover, `corner` where in the whole image it begins, in
-    pixels: some processors crop or pad.
+def _is_right(benchmark: Benchmark, request: Request, answer: str) -> bool | None:
+    """Whether the task counts the answer as right; None where its scores are no shares, or stand
+    for several answers together.
     """
-
-    image: Any
-    corner: tuple[int, int]
-    stages: list[Any]
-    captions: list[str]
-    answer: str
+    metric = benchmark.primary
+    if benchmark.refusal or not benchmark.higher_is_better(metric):
+        return None
+    scores = benchmark.score({request.doc_id: answer}).get(request.doc_id)
+    value = None if scores is None else benchmark.value(scores, metric)
+    return value >= RIGHT if value is not None and 0 <= value <= 1 else None
 
 
 def _shifted(box: Box, corner: tuple[int, int]) -> Box:
@@ -105,16 +107,7 @@ def _shifted(box: Box, corner: tuple[int, int]) -> Box:
     return left - x, top - y, right - x, bottom - y
 
 
-def _last_stages(cells: Sequence[Cell], panels: Sequence[_Panel]) -> tuple[list[Any], list[str]]:
-    """What every method keeps to the end, and its answer as the caption."""
-    masks = [panel.stages[-1] for panel in panels]
-    captions = []
-    for cell, panel in zip(cells, panels, strict=True):
-        captions.append(f"{cell.variant.label} → {panel.answer}")
-    return masks, captions
-
-
-def _panel(backend: TransformersBackend, view: View, cell: Cell, full: Samples) -> _Panel:
+def _shown(backend: TransformersBackend, view: View, cell: Cell, full: Samples) -> Shown:
     """Let one method answer, and note what it kept."""
     pruner, budget = cell.variant.pruner, cell.budget
     samples = full
@@ -126,12 +119,21 @@ def _panel(backend: TransformersBackend, view: View, cell: Cell, full: Samples) 
     encoded = Encoded(samples, samples.inputs)  # one method only, so nothing is shared
     answer = backend.answer(encoded, backend.ready(pruner), conditions)
     image = image_parts(samples.messages[0])[0]["url"]
-    stages, captions = _stages(answer, samples, resized=samples is not full)
+    resized = samples is not full
+    stages, captions = _stages(answer, samples, resized)
     region = stages[0].region  # the same in every stage
     part = part_of(image, region)
     corner = (0, 0) if region is None else pixels_of(image, region)[:2]
+    # in an image that a method has shrunk the evidence lies elsewhere
+    evidence = () if resized else full.requests[0].evidence_boxes or ()
+    boxes = [_shifted(box, corner) for box in evidence]
     masks = [stage.cells for stage in stages]
-    return _Panel(part, corner, masks, captions, answer.texts[0].strip())
+    name = cell.variant.label
+    if name == BASELINE:
+        name = f"{BASELINE}: the unpruned model"
+    elif name not in WITHOUT_BUDGET:
+        name += f" at {view.budget}"
+    return Shown(name, answer.texts[0].strip(), None, part, masks, captions, boxes)
 
 
 def _stages(answer: Answer, samples: Samples, resized: bool) -> tuple[list[Mask], list[str]]:
@@ -141,30 +143,27 @@ def _stages(answer: Answer, samples: Samples, resized: bool) -> tuple[list[Mask]
     stages, captions = [], []
     for site in sorted(trace.kept):
         stages.append(mask(layout, trace.kept[site]))
-        captions.append("resized" if resized else f"from {site} on")
+        captions.append("a smaller image" if resized else f"from {site} on")
     if not stages:  # nothing was pruned
         return [mask(layout, torch.arange(len(layout)))], ["unpruned"]
     return stages, captions
 
 
 def _cells(view: View, settings: options.Settings) -> list[Cell]:
-    """The methods as a grid reads them: names, settings and budgets meet the same checks."""
+    """The unpruned model and the methods, as a grid reads them: names, settings and budgets meet
+    the same checks.
+    """
     methods = [name.strip() for name in view.method.split(",") if name.strip()]
     if not methods:
         raise OptionError("method is empty; name at least one, such as method=random")
     content = {
         "models": [view.model],
-        "methods": methods,
+        "methods": [BASELINE, *methods],
         "budgets": [view.budget],
         "seed": view.seed,
     }
     grid = grids.build({**content, "controls": False, "cost": False}, settings)
-    cells = grid.cells([view.task])
-    if len(cells) > 1 and any(on_pixels(cell.variant.pruner) for cell in cells):
-        raise OptionError(
-            f"method={view.method} has one that shrinks the image itself; show that one alone"
-        )
-    return cells
+    return grid.cells([view.task])
 
 
 def _check_out(view: View) -> None:

@@ -50,6 +50,9 @@ BLIND = "blind"
 OWN = "own"
 """The budget that is each method's own: its operating point as its paper runs it."""
 
+RIGHT = 0.5
+"""The least score of an answer that counts as right, where scores are shares."""
+
 STATUSES = get_args(Status)
 TABLES: Mapping[str, str] = {"quality": "samples.parquet", "cost": "pairs.parquet"}
 """The table that every cell of a kind has."""

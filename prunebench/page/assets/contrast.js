@@ -17,6 +17,26 @@ function byChance(count) {
   return expected < 2 ? `${expected ? "one is" : "hardly one is"} marked` : `about ${expected} are marked`;
 }
 
+/** What is to be said of rows whose two numbers are not of the same questions. */
+function asked(rows) {
+  const others = rows.filter((row) => row.questions === "others").length;
+  if (!others) return "";
+  return others === rows.length ? "; here they asked others, so that nothing is paired" : `; ${others} rows are of other questions, or of a metric that is no mean of them, and not paired`;
+}
+
+/** How far the two studies rank methods alike, a line a place. */
+function rankings(main, rows) {
+  if (!rows.length) return;
+  const text = (row) => {
+    const where = [row.model, row.task, budgetLabel(row)].join(", ");
+    if (row.tau === null) return `${where}: ${row.methods} methods are all equal`;
+    return `${where}: ${row.tau.toFixed(2)} [${row.low.toFixed(2)}, ${row.high.toFixed(2)}] of ${row.methods} methods`;
+  };
+  main.append(element("details", {},
+    element("summary", {}, "How far they rank methods alike: Kendall's tau, 1 for the same order"),
+    element("ul", {}, ...rows.map((row) => element("li", {}, text(row))))));
+}
+
 /** The view that compares two studies. */
 function contrastView(main) {
   const other = DATA.contrast;
@@ -28,9 +48,12 @@ function contrastView(main) {
   main.append(element("p", {},
     verdict(`worse: ${count("worse")}`), " ", verdict(`better: ${count("better")}`), " ", mark(`no difference shown: ${count("no")}`), " ", mark(`not compared: ${count("not")}`)));
   main.append(element("p", { className: "quiet" },
-    `Score here less score there on the questions that both answered, with a 95 % interval; of ${tested} comparisons ${byChance(tested)} by chance where nothing changed.`));
-  const names = ["verdict", "model", "method", "budget", "task", "score", "score_there", "difference", "p", "n", "tokens_mean", "tokens_mean_there", "flops_total", "flops_total_there", "evidence_recall", "evidence_recall_there", "latency_total_ratio", "latency_total_ratio_there"];
-  const used = names.filter((name) => rows.some((row) => filled(row[name])) && !(["model", "task"].includes(name) && distinct(rows, name).length < 2));
+    `Score here less score there with a 95 % interval, on the questions that both answered where they asked the same${asked(rows)}; of ${tested} tests ${byChance(tested)} by chance where nothing changed.`));
+  if (other.beside) main.append(element("p", { className: "quiet" }, `There ${other.beside} here.`));
+  rankings(main, filtered(other.rankings));
+  const names = ["verdict", "model", "method", "budget", "task", "score", "score_there", "difference", "p", "n", "questions", "settings", "settings_there", "tokens_mean", "tokens_mean_there", "flops_total", "flops_total_there", "evidence_recall", "evidence_recall_there", "latency_total_ratio", "latency_total_ratio_there"];
+  const plain = ["model", "task", "questions"];
+  const used = names.filter((name) => rows.some((row) => filled(row[name])) && !(plain.includes(name) && distinct(rows, name).length < 2));
   const columns = used.map((name) => ({ name, kind: rows.some((row) => typeof row[name] === "number") ? "number" : "text" }));
   for (const row of rows) {
     row.difference_low = row.low;

@@ -70,7 +70,7 @@ function aboutPlot(columns, x, y) {
     const column = columns.get(name);
     if (column && column.about) parts.push(`${words(name)}: ${column.about}`);
   }
-  parts.push("intervals are 95 %; the frontier joins what nothing beats in both; grey and hollow: controls");
+  parts.push("intervals are 95 %; the frontier joins what is better than all that costs no more, and than the controls at its budget, by more than its interval; grey and hollow: controls");
   return `${parts.join(". ")}.`;
 }
 
@@ -109,16 +109,20 @@ function chips(rows, coloured) {
   return node;
 }
 
-/** The rows that no other beats in both numbers, from the cheapest on. */
+/** The rows that are better than all that is cheaper, by more than their interval, from the cheapest
+ * on; prunebench/report/frontier.py says the rule. */
 function frontier(rows, columns, x, y) {
   const across = lessIsBetter(columns, x) ? 1 : -1;
   const up = lessIsBetter(columns, y) ? -1 : 1;
   const sorted = rows.filter((row) => typeof row[x] === "number" && typeof row[y] === "number");
   sorted.sort((one, other) => across * (one[x] - other[x]) || up * (other[y] - one[y]));
+  const least = (row) => row[`${y}_${up > 0 ? "low" : "high"}`] ?? row[y];
+  const isControl = (row) => row.control === "true";
   const best = [];
-  for (const row of sorted) {
-    if (!best.length || up * (row[y] - best[best.length - 1][y]) > 0) best.push(row);
-  }
+  sorted.forEach((row, place) => {
+    const beside = isControl(row) ? [] : sorted.filter((one) => isControl(one) && budgetKey(one) === budgetKey(row));
+    if ([...sorted.slice(0, place), ...beside].every((rival) => up * (least(row) - rival[y]) > 0)) best.push(row);
+  });
   return best;
 }
 
