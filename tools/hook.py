@@ -1,4 +1,6 @@
-"""Hook: what mkdocs asks while it builds the site; adds the pages that are made from the code."""
+"""Hook: what mkdocs asks while it builds the site; adds the pages that are made from the code, and
+the committed studies.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from mkdocs.structure.files import File, Files
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pages
+import studies
 
 from prunebench import registry
 
@@ -54,6 +57,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if handmade is not None:
             files.remove(handmade)
         files.append(File.generated(config, path, content=page()))
+    for path, content in studies.files():
+        files.append(File.generated(config, path, content=content))
     return files
 
 
@@ -63,6 +68,7 @@ def made_pages() -> dict[str, Callable[[], str]]:
         "reference.md": pages.reference_page,
         "numbers.md": pages.numbers_page,
         "grid.md": pages.grid_page,
+        studies.INDEX: studies.index,
     }
     for name in pages.methods_in_order():
         texts[f"methods/{name}.md"] = partial(pages.method_page, name)

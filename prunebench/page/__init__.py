@@ -15,7 +15,7 @@ from prunebench.page import assemble, contrast, looks, pictures, questions, tabl
 from prunebench.report.tables import write as write_file
 from prunebench.study.cells import StoredCell
 
-__all__ = ["FILE", "Page", "chosen", "write"]
+__all__ = ["FILE", "Page", "chosen", "made", "write"]
 
 FILE = "leaderboard.html"
 
@@ -39,11 +39,24 @@ def write(
     methods: Mapping[str, Facts],
     other: Path | None = None,
 ) -> Page:
-    """Write a study's page from its tables and the cells behind them.
+    """Write a study's page from its tables and the cells behind them, as `made` makes it; raises
+    ReportError where the folder is not writable, too.
+    """
+    data, warnings = made(study, records, methods, other)
+    return Page(write_file(study / FILE, data), warnings)
+
+
+def made(
+    study: Path,
+    records: Sequence[StoredCell],
+    methods: Mapping[str, Facts],
+    other: Path | None = None,
+) -> tuple[bytes, tuple[str, ...]]:
+    """The page of a study, and what a reader should know about it.
 
     `methods` says of every label what is known of the method; `other` is a study that this one is
-    compared with. What cannot be shown becomes a warning; raises ReportError where the folder is
-    not writable, or the other study is none.
+    compared with. What cannot be shown becomes a warning; raises ReportError where the other study
+    is none.
     """
     warnings: list[str] = []
     groups = questions.groups(records, warnings.append)
@@ -58,8 +71,7 @@ def write(
         "questions": pictures.added(study, groups, records, warnings.append),
         "contrast": None if other is None else contrast.of_studies(records, other, warnings.append),
     }
-    path = write_file(study / FILE, assemble.page(content))
-    return Page(path, tuple(dict.fromkeys(map(one_line, warnings))))
+    return assemble.page(content), tuple(dict.fromkeys(map(one_line, warnings)))
 
 
 def chosen(records: Sequence[StoredCell]) -> dict[tuple[str, str], list[str]]:
