@@ -5,22 +5,27 @@ alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.report import by_type, leaderboard, pairs, ranks, tables
+from prunebench.report import by_type, leaderboard, pairs, ranks, retention, tables
 from prunebench.report.board import records as records_of
 from prunebench.report.comparison import Warn
 from prunebench.report.screen import terminal
 from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Report", "ReportError", "build", "terminal"]
 
@@ -43,7 +48,8 @@ class Report:
 def build(study: Path) -> Report:
     """Write metrics.csv, leaderboard.csv and figures/*.png from the cells that are there, all of
     them or some; by_type.csv where samples say of which kind they are, pairs.csv where methods
-    share a budget, ranks.csv where they share tasks as well.
+    share a budget, ranks.csv where they share tasks as well, retention.csv where one of them keeps
+    more of one sample than of another.
 
     A damaged cell becomes a warning. Raises ReportError where there is no finished cell, or the
     folder is not writable.
@@ -57,7 +63,13 @@ def build(study: Path) -> Report:
     ranking = ranks.fold(records)
     _written(ranks.texts(ranking), study / "ranks.csv")
     types = _typed(records, study / "by_type.csv", warnings.append)
-    figure_paths = _drawn(board, types, ranking, study / "figures")
+    dynamic = retention.fold(records, warnings.append)
+    _written(retention.texts(dynamic), study / "retention.csv")
+    others = {
+        "ranks": partial(ranks.figure, ranking),
+        "retention": partial(retention.figure, dynamic),
+    }
+    figure_paths = _drawn(board, types, others, study / "figures")
     if not figure_paths:
         warnings.append(
             f"{one_line(study.name, 80)} has no figures: "
@@ -82,9 +94,11 @@ def _written(table: pd.DataFrame, path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _drawn(board: Path, types: pd.DataFrame, ranking: pd.DataFrame, folder: Path) -> list[Path]:
-    """The figures that the leaderboard, the kinds of questions and the ranks have the numbers
-    for.
+def _drawn(
+    board: Path, types: pd.DataFrame, others: Mapping[str, Callable[[], Figure]], folder: Path
+) -> list[Path]:
+    """The figures that the leaderboard, the kinds of questions and the other tables have the
+    numbers for.
     """
     rows = leaderboard.load(board)
     compares = bool((rows["method"] != BASELINE).any())
@@ -92,13 +106,7 @@ def _drawn(board: Path, types: pd.DataFrame, ranking: pd.DataFrame, folder: Path
         return []  # nothing to draw, and nothing that was drawn before
     from prunebench.report import figures  # here, for what draws takes a second to import
 
-    paths = figures.draw(rows, types, folder)
-    place = folder / "ranks.png"
-    if len(ranking):
-        paths.append(figures.save(ranks.figure(ranking), place))
-    else:
-        figures.remove(place)
-    return paths
+    return figures.draw(rows, types, folder, others=others)
 
 
 def _tidy(study: Path) -> None:
