@@ -50,8 +50,8 @@ def _row(
     return {**about, "flops_ratio": cost, "accuracy": accuracy, **ends, **facts}
 
 
-CONTROL = {"control": "true"}
-NEXT = {"budget": "0.7"}
+CONTROL: dict[str, Any] = {"control": "true"}
+NEXT: dict[str, Any] = {"budget": "0.7"}
 FRONTIERS = {
     "beyond its interval": ([_row("a", 0.2, 0.5), _row("b", 0.4, 0.6)], "ab"),
     "within its interval": ([_row("a", 0.2, 0.59), _row("b", 0.4, 0.6)], "a"),

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from prunebench import published
 from prunebench.published import KEY, Agreement, Entry
@@ -27,6 +28,9 @@ baseline, the median of 208 comparisons (prunebench/published/README.md).
 
 METHODS = 12
 """Methods that the figure shows, those that most keys are of."""
+
+TICKS = (0, 0.1, 1, 10)
+"""Of the axis of points."""
 
 BLUE, ORANGE, GREY = "#0173b2", "#de8f05", "#8c8c8c"
 
@@ -156,6 +160,11 @@ def figure() -> bytes:
         ax.axvline(LEAD, color=ORANGE, linestyle="--", linewidth=1)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=7)
+        ax.xaxis.set_major_locator(FixedLocator(TICKS))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    place = (LEAD, 0.02)
+    style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 7}
+    left.annotate("typical claimed lead", place, (3, 0), color=ORANGE, **style)
     content = io.BytesIO()
     FigureCanvasAgg(whole).print_figure(content, dpi=160, format="png")
     return content.getvalue()

@@ -5,21 +5,26 @@ alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.report import by_type, leaderboard, pairs, ranks, tables
+from prunebench.report import by_type, leaderboard, pairs, ranks, retention, tables
 from prunebench.report.comparison import Warn
 from prunebench.report.screen import terminal
 from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Report", "ReportError", "build", "terminal"]
 
@@ -44,7 +49,8 @@ class Report:
 def build(study: Path) -> Report:
     """Write metrics.csv, leaderboard.csv and figures/*.png from the cells that are there, all of
     them or some; by_type.csv where samples say of which kind they are, pairs.csv where methods
-    share a budget, ranks.csv where they share tasks as well.
+    share a budget, ranks.csv where they share tasks as well, retention.csv where one of them keeps
+    more of one sample than of another.
 
     A damaged cell becomes a warning. Raises ReportError where there is no finished cell, or the
     folder is not writable.
@@ -59,7 +65,13 @@ def build(study: Path) -> Report:
     ranking = ranks.fold(records)
     _written(ranks.texts(ranking), study / "ranks.csv")
     types = _typed(records, study / "by_type.csv", warnings.append)
-    figure_paths = _drawn(board, types, ranking, study / "figures", left_out.append)
+    dynamic = retention.fold(records, warnings.append)
+    _written(retention.texts(dynamic), study / "retention.csv")
+    others = {
+        "ranks": partial(ranks.figure, ranking),
+        "retention": partial(retention.figure, dynamic),
+    }
+    figure_paths = _drawn(board, types, others, study / "figures", left_out.append)
     if not figure_paths:
         warnings.append(
             f"{one_line(study.name, 80)} has no figures: "
@@ -90,10 +102,14 @@ def _written(table: pd.DataFrame, path: Path) -> None:
 
 
 def _drawn(
-    board: Path, types: pd.DataFrame, ranking: pd.DataFrame, folder: Path, note: Warn
+    board: Path,
+    types: pd.DataFrame,
+    others: Mapping[str, Callable[[], Figure]],
+    folder: Path,
+    note: Warn,
 ) -> list[Path]:
-    """The figures that the leaderboard, the kinds of questions and the ranks have the numbers for;
-    `note` hears which of them leave panels out.
+    """The figures that the leaderboard, the kinds of questions and the other tables have the
+    numbers for; `note` hears which of them leave panels out.
     """
     rows = leaderboard.load(board)
     compares = bool((rows["method"] != BASELINE).any())
@@ -104,16 +120,7 @@ def _drawn(
     def left_out(name: str, text: str) -> None:
         note(f"{folder.name}/{name} shows {text}")
 
-    paths = figures.draw(rows, types, folder, note=left_out)
-    place = folder / "ranks.png"
-    if len(ranking):
-        diagram = ranks.figure(ranking)
-        paths.append(figures.save(diagram, place))
-        if diagram.get_label():
-            left_out(place.name, str(diagram.get_label()))
-    else:
-        figures.remove(place)
-    return paths
+    return figures.draw(rows, types, folder, others=others, note=left_out)
 
 
 def _tidy(study: Path) -> None:

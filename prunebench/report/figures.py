@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from prunebench.border.text import one_line
 from prunebench.report import labels, panels, slices, tables
-from prunebench.report.board import budget_kind, budget_label, overall, records
-from prunebench.report.by_type import KIND, smallest_budgets
+from prunebench.report.board import budget_kind, budget_label, overall
 from prunebench.report.frontier import frontier
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import PLAIN, Look, looks
@@ -84,6 +84,8 @@ CAPTIONS = {
     "more, and than every control at its budget, by more than its 95 % interval.",
     "evidence": "Accuracy against the share of the evidence's tokens that survives.",
     "by_type": "Accuracy by kind of question, above what a perfect reader would reach.",
+    "retention": "What methods keep that keep more of one image than of another, by how much there "
+    "is to see; whiskers are intervals.",
 }
 
 
@@ -100,6 +102,7 @@ class Plan:
 
 
 USUAL = Plan()
+NO_OTHERS: Mapping[str, Callable[[], Figure]] = {}
 
 Note = Callable[[str, str], None]
 """Hears the name of a figure, and what it leaves out."""
@@ -137,25 +140,27 @@ def draw(
     types: pd.DataFrame,
     folder: Path,
     plan: Plan = USUAL,
+    others: Mapping[str, Callable[[], Figure]] = NO_OTHERS,
     note: Note = lambda *_: None,
 ) -> list[Path]:
-    """Every figure that the leaderboard, and the table of kinds of questions, have the numbers for;
-    one that they have not is removed if it was there. `note` hears of figures that leave panels
-    out.
+    """Every figure that the leaderboard, and the table of kinds of questions, have the numbers for,
+    and the `others` of further tables; one that they have not is removed if it was there. `note`
+    hears of figures that leave panels out.
     """
     if folder.is_symlink():
         raise ReportError(
             f"cannot write {one_line(str(folder), 120)}: "
             "it is a link to another folder; remove it first"
         )
-    makers: dict[str, Callable[[pd.DataFrame, Plan], Figure]] = {
-        "accuracy": accuracy,
-        "accuracy_by_method": by_method,
-        "accuracy_by_task": by_task,
-        "pareto": pareto,
-        "evidence": evidence,
-        "by_type": lambda _, __: kinds(types),
-        "slices": lambda _, __: slices.figure(types),
+    makers: dict[str, Callable[[], Figure]] = {
+        "accuracy": partial(accuracy, board, plan),
+        "accuracy_by_method": partial(by_method, board, plan),
+        "accuracy_by_task": partial(by_task, board, plan),
+        "pareto": partial(pareto, board, plan),
+        "evidence": partial(evidence, board, plan),
+        "by_type": partial(slices.kinds, types),
+        "slices": partial(slices.figure, types),
+        **others,
     }
     paths = []
     with warnings.catch_warnings():
@@ -163,7 +168,7 @@ def draw(
         for name, make in makers.items():
             path = folder / f"{name}.{plan.format}"
             try:
-                figure = make(board, plan)
+                figure = make()
             except ReportError:
                 remove(path)
                 continue
@@ -267,37 +272,6 @@ def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     # last: names are placed on the finished layout
     for ax, (column, of_panel) in zip(axes, drawn, strict=True):
         _frontier(ax, of_panel, column, style)
-    return figure
-
-
-def kinds(types: pd.DataFrame) -> Figure:
-    """A grid of accuracies for each model: its methods at their smallest budget by kind of
-    question, beside what a perfect reader of the same tokens would reach.
-    """
-    types = types[types["by"] == KIND]
-    if types.empty:
-        raise ReportError("no sample says of which kind it is")
-    models, left_out = panels.first(list(types["model"].unique()), "models", "by_type.csv")
-    figure = Figure(figsize=(8.0, 0.6 + 3.6 * len(models)), layout="constrained")
-    panels.label(figure, left_out)
-    axes = figure.subplots(len(models), 1, squeeze=False)[:, 0]
-    for ax, model in zip(axes, models, strict=True):
-        of_model = smallest_budgets(types[types["model"] == model])
-        table = of_model.pivot_table("accuracy", "method", "type", sort=False)
-        perfect = of_model.pivot_table("perfect", "method", "type", sort=False)
-        scores, most = table.to_numpy(), perfect.reindex_like(table).to_numpy()
-        ax.imshow(scores, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-        ax.set_xticks(range(table.shape[1]), list(table.columns), rotation=40, ha="right")
-        budgets = {row["method"]: budget_label(row) for row in records(of_model)}
-        names = [f"{one_line(name, NAME)} {budgets[name]}" for name in table.index]
-        ax.set_yticks(range(table.shape[0]), names)
-        ax.tick_params(labelsize=7)
-        for row, column in np.ndindex(table.shape):
-            value, best = float(scores[row, column]), float(most[row, column])
-            words = f"{value:.2f}" if np.isnan(best) else f"{value:.2f}\n{best:.2f}"
-            colour = "black" if value > 0.6 else "white"
-            ax.text(column, row, words, ha="center", va="center", fontsize=5.5, color=colour)
-        _title(ax, f"{one_line(model, TITLE)}: model above, perfect reader below")
     return figure
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 
 import prunebench
 from prunebench.border.text import one_line
-from prunebench.report import by_type, paper_tables, tables
+from prunebench.report import by_type, paper_tables, retention, tables
 from prunebench.report.board import budget_kind, overall
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.record import BASELINE
@@ -76,9 +77,13 @@ def write(
     order = methods_of(rows, wish)
     plan = figures.Plan(wish.size, wish.rename, tuple(order), wish.format)
     # without the grid of kinds, which is too wide for a column
+    methods = {*rows["method"]}
+    dynamic = retention.fold([cell for cell in records if cell.method in methods], _unheard)
+    size = wish.size or retention.SIZE
+    others = {"retention": partial(retention.figure, dynamic, wish.rename, size)}
+    kinds = pd.DataFrame(columns=by_type.COLUMNS)
     left_out: dict[str, str] = {}
-    types = pd.DataFrame(columns=by_type.COLUMNS)
-    paths = figures.draw(rows, types, folder, plan, left_out.__setitem__)
+    paths = figures.draw(rows, kinds, folder, plan, others, left_out.__setitem__)
     origin = about(rows, records)
     captions = {}
     for path in paths:
@@ -92,6 +97,10 @@ def write(
     lines = [f"**{name}** {caption}\n" for name, caption in captions.items()]
     paths.append(tables.write(folder / "captions.md", "\n".join(lines).encode()))
     return paths
+
+
+def _unheard(_: str) -> None:
+    """What is wrong with a cell was said when the study was folded."""
 
 
 def selected(board: pd.DataFrame, wish: Wish) -> pd.DataFrame:

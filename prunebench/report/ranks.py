@@ -19,7 +19,7 @@ from prunebench.report import panels, tables
 from prunebench.report.board import records
 from prunebench.report.comparison import SCORE, average
 from prunebench.report.headings import Heading, names
-from prunebench.study.cells import StoredCell
+from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.pairwise import UNSHOWN, WORSE
 from prunebench.study.record import BASELINE, BLIND
 from prunebench.study.statistics import LEVEL
@@ -80,8 +80,10 @@ def critical_difference(methods: int, tasks: int) -> float:
 
 def figure(ranks: pd.DataFrame) -> Figure:
     """A diagram a model and budget: methods on the axis of ranks, bars over those that are not
-    told apart.
+    told apart; raises ReportError where there is none.
     """
+    if ranks.empty:
+        raise ReportError("no budget has enough methods and tasks")
     from matplotlib.figure import Figure
 
     every = list(ranks.groupby(["model", "budget_kind", "budget"], sort=False))
@@ -94,9 +96,10 @@ def figure(ranks: pd.DataFrame) -> Figure:
         _diagram(ax, rows)
         name = f"{model} at {f'{kind}:' if kind not in ('', 'mean') else ''}{budget}"
         first = rows.iloc[0]
+        apart = f"under one bar: at most {first['critical_difference']:.1f} apart, not told apart"
         ax.set_title(
-            f"{name}: average rank over {first['tasks']} tasks (Friedman p = "
-            f"{first['friedman_p']:.2g}); CD = {first['critical_difference']:.2f}",
+            f"{name}: average rank over {first['tasks']} tasks, 1 is the best (Friedman p = "
+            f"{first['friedman_p']:.2g}); {apart}",
             fontsize=8,
             parse_math=False,
         )
@@ -162,6 +165,8 @@ def _diagram(ax: Axes, rows: pd.DataFrame) -> None:
         means,
         significance,
         ax=ax,
+        label_fmt_left="{label} ({rank:.1f})",
+        label_fmt_right="({rank:.1f}) {label}",
         color_palette=colours,
         label_props={"fontsize": 7, "parse_math": False},
         elbow_props={"linewidth": 0.8},

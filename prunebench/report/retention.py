@@ -1,0 +1,217 @@
+"""Retention: retention.csv, what a method that keeps more of one image than of another keeps by how
+much there is to see.
+
+Only those have rows: methods whose kept tokens differ between samples that offer as many. What
+there is to see is the complexity of the question, as the data say it, and the share of the image
+that its evidence takes. Sizes fall into groups of about as many samples, the same for every method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from prunebench.border.text import one_line
+from prunebench.report import panels, tables
+from prunebench.report.board import budget_label, records
+from prunebench.report.comparison import Warn
+from prunebench.report.headings import Heading, names
+from prunebench.report.palette import Look, looks
+from prunebench.study.cells import ReportError, StoredCell
+from prunebench.study.columns import INTERVAL
+from prunebench.study.record import BASELINE
+from prunebench.study.statistics import mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROUNDING = 1.0
+"""Tokens by which what is kept of two samples may differ through rounding alone."""
+
+PARTS = 5
+"""Groups that sizes fall into, where there are more."""
+
+LEAST = 3
+"""Samples of a group that is worth a point."""
+
+MEASURES = {
+    "complexity": "complexity of the question",
+    "evidence": "share of the image's tokens that its evidence takes",
+}
+"""By aspect, what stands on its axis."""
+
+PANELS = 8
+"""Pairs of model, task and aspect that the figure has room for."""
+
+NAME = 40
+
+SIZE = (4.4, 3.2)
+"""Inches of a panel."""
+
+SAME: Mapping[str, str] = {}
+
+KEY = ["model", "method", "settings", "budget_kind", "budget", "task"]
+
+HEADINGS = (
+    Heading("model", "what was run", text=True),
+    Heading("method", "its label in the grid", text=True),
+    Heading("settings", "all of them, as JSON", text=True),
+    Heading("budget_kind", "what the budget counts", text=True),
+    Heading("budget", "as written in the grid", text=True),
+    Heading("task", "as written in the grid", text=True),
+    Heading("by", "complexity, or evidence: the share of the tokens under its boxes", text=True),
+    Heading("size", "mean of the group's samples"),
+    Heading("size_low", "the least of them"),
+    Heading("size_high", "the largest"),
+    Heading("n", "samples of the group, of all seeds"),
+    Heading("kept", "share of the visual tokens in an LLM layer, mean over layers", ends=INTERVAL),
+)
+"""Of retention.csv."""
+
+COLUMNS = names(HEADINGS)
+
+
+def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
+    """The table; empty where every method keeps as much of every sample."""
+    groups: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    for cell in cells:
+        if cell.kind != "quality" or not cell.ok or cell.method == BASELINE:
+            continue
+        of_method = cell.model, cell.method, cell.settings_line
+        try:
+            samples = _samples(cell)
+        except ReportError as error:
+            warn(str(error))
+            continue
+        key = (*of_method, cell.budget_kind, cell.budget, cell.task)
+        groups.setdefault(key, []).append(samples)
+    rows: list[dict[str, Any]] = []
+    for of_line, parts in sorted(groups.items()):
+        samples = pd.concat(parts)
+        if is_dynamic(samples):
+            about = dict(zip(KEY, of_line, strict=True))
+            for aspect in MEASURES:
+                rows += _rows({**about, "by": aspect}, samples[[aspect, "kept"]].dropna())
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def texts(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as it is written."""
+    return tables.texts(records(table), COLUMNS)
+
+
+def is_dynamic(samples: pd.DataFrame) -> bool:
+    """Whether what is kept of `samples` differs between those that offer as many tokens."""
+    spent = (samples["kept"] * samples["available"]).groupby(samples["available"])
+    return bool((spent.max() - spent.min() > ROUNDING).any())
+
+
+def figure(
+    table: pd.DataFrame, renamed: Mapping[str, str] = SAME, size: tuple[float, float] = SIZE
+) -> Figure:
+    """A panel a model, task and aspect: the kept share of every method and budget against the
+    size; raises ReportError where there is no such method.
+
+    `renamed` says what methods are called, where not as they are, `size` the inches of a panel.
+    """
+    if table.empty:
+        raise ReportError("no method keeps more of one sample than of another")
+    from matplotlib.figure import Figure
+
+    every = list(table.groupby(["model", "task", "by"], sort=False))
+    places, left_out = panels.first(every, "models, tasks and sizes", "retention.csv", PANELS)
+    columns = min(2, len(places))
+    lines = -(-len(places) // columns)
+    whole = Figure(figsize=(size[0] * columns, size[1] * lines + 0.4), layout="constrained")
+    grid = whole.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for spare in grid[len(places) :]:
+        spare.remove()
+    for ax, ((model, task, aspect), rows) in zip(grid, places, strict=False):
+        _panel(ax, rows, looks(sorted(table["method"].unique()), ()), renamed)
+        ax.set_xlabel(MEASURES[str(aspect)], fontsize=8)
+        title = f"{one_line(str(model), NAME)} on {one_line(str(task), NAME)}"
+        ax.set_title(title, fontsize=9, parse_math=False)
+    # one axis for all, with room above for the names
+    grid[0].set_ylim(0, 100 * min(1.0, 1.3 * float(table["kept"].max())))
+    whole.supylabel("visual tokens kept, mean over layers (%)", fontsize=9)
+    panels.label(whole, left_out)
+    return whole
+
+
+def _samples(cell: StoredCell) -> pd.DataFrame:
+    """Of every sample that was answered: what was kept of it, and its sizes as far as known."""
+    frame = cell.per_sample.reindex(
+        columns=["tokens_mean", "available", "complexity", "evidence_tokens"]
+    )
+    frame = frame[frame["available"] > 0].dropna(subset=["tokens_mean"])
+    return pd.DataFrame(
+        {
+            "kept": frame["tokens_mean"] / frame["available"],
+            "available": frame["available"],
+            "complexity": frame["complexity"],
+            "evidence": frame["evidence_tokens"] / frame["available"],
+        }
+    )
+
+
+def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row a group of sizes; none where all are of one size."""
+    sizes = samples[about["by"]]
+    if sizes.nunique() < 2:
+        return []
+    groups = sizes
+    if sizes.nunique() > PARTS:
+        groups = pd.qcut(sizes, PARTS, labels=False, duplicates="drop")
+    rows = []
+    for _, group in samples.groupby(groups):
+        if len(group) < LEAST:
+            continue
+        own = group[about["by"]]
+        kept = group["kept"].tolist()
+        ends = zip(INTERVAL, (float(np.mean(kept)), *mean_interval(kept)[1:]), strict=True)
+        rows.append(
+            {
+                **about,
+                "size": float(own.mean()),
+                "size_low": float(own.min()),
+                "size_high": float(own.max()),
+                "n": len(group),
+                **{f"kept{end}": value for end, value in ends},
+            }
+        )
+    return rows
+
+
+def _panel(
+    ax: Axes, rows: pd.DataFrame, by_method: Mapping[str, Look], renamed: Mapping[str, str]
+) -> None:
+    """The methods of one model on one task against one measure."""
+    for (method, _, _, _), line in rows.groupby(["method", "settings", "budget_kind", "budget"]):
+        line = line.sort_values("size")
+        look = by_method[str(method)]
+        share = 100 * line[["kept", "kept_low", "kept_high"]].astype(float)
+        reach = np.stack([share["kept"] - share["kept_low"], share["kept_high"] - share["kept"]])
+        name = one_line(renamed.get(str(method), str(method)), NAME)
+        ax.errorbar(
+            line["size"],
+            share["kept"],
+            yerr=np.nan_to_num(reach).clip(min=0),
+            color=look.colour,
+            marker=look.marker,
+            markersize=5,
+            linewidth=1.4,
+            elinewidth=0.9,
+            label=f"{name} {budget_label(records(line)[0])}",
+        )
+    ax.grid(color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=8)
+    if rows["by"].iloc[0] == "complexity" and rows["size"].nunique() <= PARTS:
+        ax.set_xticks(sorted(rows["size"].unique()))
+    for text in ax.legend(frameon=False, fontsize=7).get_texts():
+        text.set_parse_math(False)
