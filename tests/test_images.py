@@ -309,10 +309,10 @@ def test_a_task_s_image_above_the_limit_is_refused_however_it_is_opened(tmp_path
     ("content", "reason"),
     [
         (header(13000, 13000), "169,000,000 pixels"),
-        (encoded(COLOURS.resize((600, 10))), "cannot be shown to tiny-llava-next"),
+        (encoded(COLOURS.resize((4000, 1))), "one side may be at most 200 times the other"),
         (encoded(COLOURS)[:900], "cannot be read"),
     ],
-    ids=["too large", "too narrow for the model", "truncated"],
+    ids=["too large", "too thin", "truncated"],
 )
 def test_show_says_in_one_line_what_is_wrong_with_an_image(
     content: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
