@@ -164,9 +164,7 @@ def record_of(point: Point, rows: list[dict[str, Any]]) -> CellRecord:
         if numbers:
             mean, spread = sum(numbers) / len(numbers), mean_interval(numbers)
             better = column.higher_is_better
-            metrics.append(
-                Metric(column.metric, mean, column.unit, *spread, len(numbers), better)
-            )
+            metrics.append(Metric(column.metric, mean, column.unit, *spread, len(numbers), better))
     scores = [row["score"] for row in rows]
     spread = mean_interval(scores)
     for name in ("score", "exact_match"):

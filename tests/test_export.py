@@ -30,7 +30,9 @@ def exported(study: Path, *words: str) -> Path:
 
 def loaded(folder: Path, *name: str) -> list[dict[str, object]]:
     cache = folder.parent / "cache"
-    rows: list[dict[str, object]] = list(load_dataset(str(folder), *name, cache_dir=str(cache))["test"])
+    rows: list[dict[str, object]] = list(
+        load_dataset(str(folder), *name, cache_dir=str(cache))["test"]
+    )
     return rows
 
 

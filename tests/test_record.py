@@ -54,7 +54,11 @@ def test_every_committed_cell_bears_its_seal() -> None:
 def test_the_keys_of_cell_json_are_the_fields_in_their_order() -> None:
     names = [fact.name for fact in fields(CellRecord)]
     facts = content() | {"samples": {"asked": 4, "answered": 3}}
-    facts |= {"schema": schema.SCHEMA, "reach": "nearest", "port": "received_attention in place of cls_attention"}
+    facts |= {
+        "schema": schema.SCHEMA,
+        "reach": "nearest",
+        "port": "received_attention in place of cls_attention",
+    }
     assert set(names) | {"seal"} == set(facts)
     assert list(CellRecord.read(facts).content()) == names
 
@@ -193,5 +197,5 @@ def test_a_cell_of_a_schema_that_is_gone_is_refused_by_name(tmp_path: Path) -> N
 
 
 def test_a_schema_that_is_no_version_is_damage(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="is damaged: .*schema 'two' where a count belongs"):
+    with pytest.raises(ReportError, match=r"is damaged: .*schema 'two' where a count belongs"):
         read_cell(copied(tmp_path, schema="two"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, one_line
 from prunebench.study.statistics import (
     CELL_RESAMPLES,
-    Bounds,
     Spread,
     bootstrap,
     clustered_interval,
@@ -70,14 +70,14 @@ def parts_of(
     names = [scoring.group(one) for one in values]
     groups = [name for name in names if name is not None]
     grouped = groups if len(groups) == len(values) else None
-    drawn = images if grouped is None else grouped
+    clusters = images if grouped is None else grouped
     own = [number for number in numbers if number is not None]
     word = _counting(metric)
     # where a sample's own score is whether it is right, whatever it counts in
     shared = bool(word) and scoring.reviewed.positive is not None
     whole = len(own) == len(values) and not shared
     if whole and same(sum(own) / len(own), value):
-        return Parts(clustered_interval(own, drawn, scoring.reviewed.bounds), own)
+        return Parts(clustered_interval(own, clusters, scoring.reviewed.bounds), own)
     unable = scoring.repeatable(metric)
     if unable:
         return Parts(note=unable)
@@ -85,7 +85,7 @@ def parts_of(
         fitting = None
         for parts in ([str(place) for place in range(len(values))], grouped):
             if parts is not None and fitting is None:
-                fitting = _counted(scoring, aggregate, value, values, parts, drawn)
+                fitting = _counted(scoring, aggregate, value, values, parts, clusters)
         if word and value in (0, 1):
             # zeros add up to zero whatever is counted, and all that is drawn anew is zero as well
             scores = None if fitting is None else fitting.scores
@@ -263,7 +263,7 @@ def _drawn(
         bundles.setdefault(name, []).append(one)
 
     def of_bundles(draw: Sequence[list[Any]]) -> float | None:
-        return attempted([one for bundle in draw for one in bundle])
+        return attempted(list(chain.from_iterable(draw)))
 
     interval = bootstrap(list(bundles.values()), of_bundles)
     if len(faults) > FAILURES:

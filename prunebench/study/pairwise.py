@@ -15,8 +15,8 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prunebench.study.draws import BATCH
 from prunebench.study.statistics import (
-    BATCH,
     LEVEL,
     NAN,
     RESAMPLES,

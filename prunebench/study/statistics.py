@@ -24,7 +24,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from prunebench.study import draws
-from prunebench.study.draws import BATCH
 
 Array = NDArray[np.floating[Any]]
 Pair = tuple[Array, Array]
