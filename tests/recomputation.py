@@ -444,7 +444,7 @@ def _mcnemar(own: Sequence[float], other: Sequence[float]) -> float:
     losses = sum(mine < theirs for mine, theirs in zip(own, other, strict=True))
     n = wins + losses
     tail = sum(comb(n, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return float(min(1.0, 2 * tail / 2**n))
 
 
 def changed(row: Mapping[str, str], name: str) -> dict[str, str]:

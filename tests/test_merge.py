@@ -165,7 +165,7 @@ def test_one_label_for_two_methods_is_refused(
 
 
 def test_studies_of_several_seeds_keep_their_questions(
-    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     grid(tmp_path / "third", methods=["fastv"], seed=1)
     cell(tmp_path / "third", "none", "color", [1, 1, 0, 1], seed=1)
@@ -194,9 +194,7 @@ def test_words_that_are_no_studies_are_refused(
     assert "is no study" in capsys.readouterr().err
 
 
-def test_a_merged_study_has_nothing_left_to_sweep(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_merged_study_has_nothing_left_to_sweep(tmp_path: Path) -> None:
     """Two real sweeps: what the united question asks is there, whoever asked it."""
     for name, method in (("hers", "fastv"), ("his", "uniform")):
         words = [f"methods={method}", "budgets=0.5", "limit=2", "controls=false", "cost=false"]

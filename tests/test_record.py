@@ -197,5 +197,5 @@ def test_a_cell_of_a_schema_that_is_gone_is_refused_by_name(tmp_path: Path) -> N
 
 
 def test_a_schema_that_is_no_version_is_damage(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="is damaged: .*schema 'two' where a count belongs"):
+    with pytest.raises(ReportError, match=r"is damaged: .*schema 'two' where a count belongs"):
         read_cell(copied(tmp_path, schema="two"))

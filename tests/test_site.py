@@ -1,4 +1,4 @@
-"""The site: the committed studies are on it, and what publishes it builds it with our own command."""
+"""The site: the committed studies are on it, and what publishes it builds it by `make docs`."""
 
 from __future__ import annotations
 

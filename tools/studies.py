@@ -24,8 +24,9 @@ SHOWN = ("*.csv", "grid.yaml", "figures/*.png")
 
 INTRO = """# Results
 
-The committed studies. A page opens in any browser and asks no network; [its guide](page.md) says what its views are for, and
-[Read a leaderboard](tutorials/read_a_leaderboard.md) how not to be fooled by one. The tables are what the page is made of.
+The committed studies. A page opens in any browser and asks no network; [its guide](page.md) says
+what its views are for, and [Read a leaderboard](tutorials/read_a_leaderboard.md) how not to be
+fooled by one. The tables are what the page is made of.
 
 """
 
@@ -46,13 +47,13 @@ class Study:
 @cache
 def studies() -> tuple[Study, ...]:
     """Every committed study that has cells; raises ReportError where one is damaged."""
-    found = []
+    every = []
     for folder in sorted(path.parent for path in (ROOT / "results").glob("*/cells")):
         records, warnings = cells.read(folder)
         if warnings:
             raise cells.ReportError("; ".join(warnings))
-        found.append(Study(folder, tuple(records)))
-    return tuple(found)
+        every.append(Study(folder, tuple(records)))
+    return tuple(every)
 
 
 def files() -> Iterator[tuple[str, bytes]]:
@@ -74,7 +75,10 @@ def shown(study: Study) -> list[Path]:
 
 def index() -> str:
     """The page that names them all."""
-    lines = ["| study | models | tasks | methods | questions | tables |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| study | models | tasks | methods | questions | tables |",
+        "|---|---|---|---|---|---|",
+    ]
     for study in studies():
         tables = []
         for path in sorted(study.folder.glob("*.csv")):

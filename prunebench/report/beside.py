@@ -44,7 +44,10 @@ def columns(groups: Sequence[Group], warn: Warn) -> Row:
     """
     row: Row = {}
     numbers = [_kept_numbers(group, warn) for group in groups]
-    for name in dict.fromkeys(name for of_group in numbers for name in of_group):
+    names: dict[str, None] = {}
+    for of_group in numbers:
+        names.update(dict.fromkeys(of_group))
+    for name in names:
         values = [of_group.get(name) for of_group in numbers]
         present = [value for value in values if value is not None]
         if present and len(present) == len(values):
@@ -80,12 +83,13 @@ def _fidelity(group: Group, warn: Warn) -> float | None:
     same: list[Bools] = []
     for cell, other in _by_seed(group.cells, group.baseline):
         try:
-            read, other_read = cell.samples_read, other.samples_read
+            samples, other_samples = cell.samples_read, other.samples_read
         except ReportError as error:
             warn(str(error))
             return None
-        answers = Vector(read.ids, read.answers), Vector(other_read.ids, other_read.answers)
-        _, (own, unpruned) = aligned(answers)
+        answers = Vector(samples.ids, samples.answers)
+        reference = Vector(other_samples.ids, other_samples.answers)
+        _, (own, unpruned) = aligned([answers, reference])
         both = ~np.isnan(own) & ~np.isnan(unpruned)
         same.append(own[both] == unpruned[both])
     return _share(same)

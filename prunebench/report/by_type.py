@@ -97,7 +97,7 @@ def smallest_budgets(types: pd.DataFrame) -> pd.DataFrame:
 class _Answers:
     """A cell's samples that have a score: `mask` [n] says which those are."""
 
-    def __init__(self, cell: StoredCell, read: Samples) -> None:
+    def __init__(self, cell: StoredCell, samples: Samples) -> None:
         self.key = (
             cell.model,
             cell.method,
@@ -107,18 +107,18 @@ class _Answers:
             cell.task,
         )
         self.unpruned = cell.method == BASELINE
-        self.read = read
-        self.mask = ~np.isnan(read.numbers["score"])
+        self.samples = samples
+        self.mask = ~np.isnan(samples.numbers["score"])
 
     def number(self, name: str) -> Vector:
         """One of their numbers, NaN where there is none."""
-        own = self.read.numbers.get(name)
+        own = self.samples.numbers.get(name)
         values = np.full(len(self.mask), NAN) if own is None else own
-        return Vector(self.read.ids, np.where(self.mask, values, NAN))
+        return Vector(self.samples.ids, np.where(self.mask, values, NAN))
 
     def kinds(self) -> dict[str, str]:
         """The kind of every question that has one, by its sample."""
-        labels = self.read.labels.get("question_type")
+        labels = self.samples.labels.get("question_type")
         if labels is None:
             return {}
         mask = self.mask & labels.present

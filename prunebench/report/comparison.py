@@ -257,9 +257,8 @@ def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | GroupedPair | None:
     if not mask.any():
         return None
     # [n] the means over the seeds in which both answered
-    own, other = (
-        np.where(both, part, 0.0).sum(axis=0)[mask] / seeds[mask] for part in (left, right)
-    )
+    sums = (np.where(both, part, 0.0).sum(axis=0)[mask] for part in (left, right))
+    own, other = (total / seeds[mask] for total in sums)
     codes = cluster_codes([*cells, *others], ids, warn)
     return pair_of(own, other, None if codes is None else codes[mask])
 
@@ -350,21 +349,21 @@ def cluster_codes(cells: Cells, ids: pd.Index[str], warn: Warn) -> Codes | None:
     """[n] the number of what every sample is drawn with, in the order of the names; None where each
     stands alone. A sample of which no cell says that is its own.
     """
-    known: dict[int, Labels] = {}
+    labels_of_cells: dict[int, Labels] = {}
     for cell in cells:
         try:
             labels = cell.cluster_labels
             if labels is not None:
-                known[id(labels)] = labels
+                labels_of_cells[id(labels)] = labels
         except ReportError as error:
             warn(str(error))
-    if not known:
+    if not labels_of_cells:
         return None
-    first, *others = known.values()
+    first, *others = labels_of_cells.values()
     if not others and first.ids is ids:
         return first.codes
     names: dict[str, str] = {}
-    for labels in known.values():
+    for labels in labels_of_cells.values():
         for sample, text in zip(labels.ids, labels.texts, strict=True):
             if text is not None:
                 names.setdefault(sample, text)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -143,8 +144,9 @@ def _answers(records: Sequence[StoredCell]) -> bytes:
     import pyarrow as pa
 
     own = columns.schema("samples")
-    keys = [(name, pa.int64() if name == "seed" else pa.string()) for name in KEYS]
-    schema = pa.schema([*keys, *((field.name, field.type) for field in own)])
+    keys = [pa.field(name, pa.string()) for name in KEYS]
+    keys[KEYS.index("seed")] = pa.field("seed", pa.int64())
+    schema = pa.schema([*keys, *own])
 
     def groups() -> Iterable[pa.Table]:
         for start in range(0, len(records), GROUP):
@@ -234,10 +236,10 @@ def _card(
         *_columns(ABOUT),
     ]
     if "answers" in configs:
-        about = dict.fromkeys(KEYS, "of its cell") | {
-            column.name: column.about + (f", in {column.unit}" if column.unit else "")
-            for column in columns.SAMPLES
-        }
+        about = dict.fromkeys(KEYS, "of its cell")
+        for column in columns.SAMPLES:
+            unit = f", in {column.unit}" if column.unit else ""
+            about[column.name] = f"{column.about}{unit}"
         lines += ["", "## answers: a row a sample of a cell", "", *_columns(about)]
     return "\n".join(lines) + "\n"
 
@@ -259,7 +261,7 @@ def _listed(names: Iterable[str]) -> str:
 def _shown(name: str) -> str:
     """A name that somebody chose, as text in Markdown."""
     text = clean(one_line(name, 80))
-    return "".join(f"\\{sign}" if sign in "\\`*_{}[]<>#|&!" else sign for sign in text)
+    return re.sub(r"([\\`*_{}\[\]<>#|&!])", r"\\\1", text)
 
 
 def _budget(cell: StoredCell) -> str:

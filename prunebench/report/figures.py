@@ -242,10 +242,10 @@ def by_task(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     if rows["task"].nunique() < 2:
         raise ReportError("there is one task only")
     every = list(rows.groupby(["model", "task"], sort=False))
-    drawn, left_out = panels.first(every, "models and tasks", BOARD)
-    figure, axes, style = _canvas(board, plan, len(drawn), columns=3, size=(3.4, 2.9))
+    drawn_panels, left_out = panels.first(every, "models and tasks", BOARD)
+    figure, axes, style = _canvas(board, plan, len(drawn_panels), columns=3, size=(3.4, 2.9))
     several = rows["model"].nunique() > 1
-    for ax, ((model, task), of_panel) in zip(axes, drawn, strict=True):
+    for ax, ((model, task), of_panel) in zip(axes, drawn_panels, strict=True):
         _lines(ax, of_panel, style, kind)
         ax.set_xlabel("")
         ax.tick_params(axis="x", labelsize="small")
@@ -259,10 +259,10 @@ def by_task(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
 def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     """Accuracy against FLOPs and, where the cost pass ran, against time, with the frontier."""
     rows = _having(overall(board), ["accuracy"])
-    drawn, left_out = panels.first(_cost_panels(rows), "models and costs", BOARD)
-    figure, axes, style = _canvas(board, plan, len(drawn))
+    drawn_panels, left_out = panels.first(_cost_panels(rows), "models and costs", BOARD)
+    figure, axes, style = _canvas(board, plan, len(drawn_panels))
     panels.label(figure, left_out)
-    for ax, (column, of_panel) in zip(axes, drawn, strict=True):
+    for ax, (column, of_panel) in zip(axes, drawn_panels, strict=True):
         _points(ax, of_panel, column, style)
         ax.set_xlabel(COSTS[column])
         _title(ax, _subject(of_panel))
@@ -270,7 +270,7 @@ def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     line = Line2D([], [], color="black", linewidth=1, label="frontier (beyond 95 %)")
     _legend(figure, rows, style, more=[line])
     # last: names are placed on the finished layout
-    for ax, (column, of_panel) in zip(axes, drawn, strict=True):
+    for ax, (column, of_panel) in zip(axes, drawn_panels, strict=True):
         _frontier(ax, of_panel, column, style)
     return figure
 

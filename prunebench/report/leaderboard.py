@@ -227,10 +227,10 @@ def _shelf(cells: Sequence[StoredCell], tasks: Sequence[str]) -> Shelf:
     methods: dict[tuple[str, str], list[StoredCell]] = defaultdict(list)
     cost: dict[tuple[str | None, Key], list[StoredCell]] = defaultdict(list)
     of_task: dict[str, list[StoredCell]] = defaultdict(list)
-    known = frozenset(tasks)
+    task_names = frozenset(tasks)
     for cell in cells:
         if cell.kind == "cost":
-            cost[cell.task if cell.task in known else None, _key(cell)].append(cell)
+            cost[cell.task if cell.task in task_names else None, _key(cell)].append(cell)
             continue
         quality[cell.task, _key(cell)].append(cell)
         methods[cell.task, cell.method].append(cell)

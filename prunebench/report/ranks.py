@@ -87,12 +87,12 @@ def figure(ranks: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     every = list(ranks.groupby(["model", "budget_kind", "budget"], sort=False))
-    drawn, left_out = panels.first(every, "models and budgets", "ranks.csv")
-    heights = [0.8 + 0.13 * len(rows) for _, rows in drawn]
+    drawn_panels, left_out = panels.first(every, "models and budgets", "ranks.csv")
+    heights = [0.8 + 0.13 * len(rows) for _, rows in drawn_panels]
     whole = Figure(figsize=(8.0, sum(heights)), layout="constrained")
     panels.label(whole, left_out)
-    axes = whole.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, ((model, kind, budget), rows) in zip(axes, drawn, strict=True):
+    axes = whole.subplots(len(drawn_panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, ((model, kind, budget), rows) in zip(axes, drawn_panels, strict=True):
         _diagram(ax, rows)
         name = f"{model} at {f'{kind}:' if kind not in ('', 'mean') else ''}{budget}"
         first = rows.iloc[0]

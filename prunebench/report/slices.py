@@ -54,8 +54,8 @@ def figure(types: pd.DataFrame) -> Figure:
     if rows.empty or not rows["accuracy"].between(0, 1).all():
         raise ReportError("no sample says of which size it is")
     every = list(rows.groupby(["model", "task"], sort=False))
-    drawn, left_out = panels.first(every, "models and tasks", "by_type.csv", PANELS)
-    grids = [(str(model), str(task), _smallest(part)) for (model, task), part in drawn]
+    drawn_panels, left_out = panels.first(every, "models and tasks", "by_type.csv", PANELS)
+    grids = [(str(model), str(task), _smallest(part)) for (model, task), part in drawn_panels]
     heights = [0.9 + 0.19 * part["method"].nunique() for _, _, part in grids]
     whole = Figure(figsize=(8.0, sum(heights) + 0.6), layout="constrained")
     axes = whole.subplots(len(grids), 1, squeeze=False, height_ratios=heights)[:, 0]

@@ -67,17 +67,17 @@ def merge(studies: Sequence[Path], out: Path) -> Merged:
     merged = Merged(out, studies=len(distinct))
     if len(distinct) < 2:
         raise MergeError(f"{short_path(folders[0])} alone is nothing to merge; name another study")
-    chosen: dict[str, StoredCell] = {}
+    chosen_cells: dict[str, StoredCell] = {}
     questions: dict[str, Question] = {}
     for folder in distinct.values():
         for cell in _read(folder, merged.notes):
-            _add(chosen, cell, merged)
+            _add(chosen_cells, cell, merged)
         for name, question in _questions(folder):
             questions[_free(name, questions)] = question
     united = _united(questions)
     with locked(out) as study:
-        _write(study, chosen, united, merged.notes)
-    merged.cells = len(chosen)
+        _write(study, chosen_cells, united, merged.notes)
+    merged.cells = len(chosen_cells)
     return merged
 
 
@@ -95,9 +95,9 @@ def _read(study: Path, notes: list[str]) -> Iterator[StoredCell]:
             notes.append(f"{short_path(study)}: {error}")
 
 
-def _add(chosen: dict[str, StoredCell], cell: StoredCell, merged: Merged) -> None:
+def _add(chosen_cells: dict[str, StoredCell], cell: StoredCell, merged: Merged) -> None:
     """Take a cell, or see that the one that is there already is the same."""
-    other = chosen.setdefault(cell.id, cell)
+    other = chosen_cells.setdefault(cell.id, cell)
     if other is cell:
         return
     merged.shared += 1
@@ -112,7 +112,7 @@ def _add(chosen: dict[str, StoredCell], cell: StoredCell, merged: Merged) -> Non
         )
     # a sweep would try again what failed, and so the one that did not stands for both
     if other.status not in FINAL and cell.status in FINAL:
-        chosen[cell.id] = cell
+        chosen_cells[cell.id] = cell
         return
     if cell.status not in FINAL and other.status in FINAL:
         return
@@ -228,11 +228,11 @@ def _joined(key: str, own: list[Any], others: list[Any], names: tuple[str, str])
         return [*own, *(entry for entry in others if entry not in own)]
     by_label = {entry["label"]: entry for entry in own}
     for entry in others:
-        known = by_label.setdefault(entry["label"], entry)
-        for setting in {**known, **entry}:
-            if known.get(setting) != entry.get(setting):
+        first = by_label.setdefault(entry["label"], entry)
+        for setting in {**first, **entry}:
+            if first.get(setting) != entry.get(setting):
                 raise MergeError(
-                    f"method {short(entry['label'])} has {setting} {short(known.get(setting))} in "
+                    f"method {short(entry['label'])} has {setting} {short(first.get(setting))} in "
                     f"{one_line(names[0], 60)} and {short(entry.get(setting))} in "
                     f"{one_line(names[1], 60)}; rename its label in one of them"
                 )
@@ -266,14 +266,14 @@ def _free(name: str, names: Mapping[str, Any]) -> str:
 @in_one_line
 def _write(
     study: StudyFolder,
-    chosen: Mapping[str, StoredCell],
+    chosen_cells: Mapping[str, StoredCell],
     united: Mapping[str, Question],
     notes: list[str],
 ) -> None:
     """Put cells and questions into an open study; a cell whose files changed meanwhile is left out
     with a note.
     """
-    for name, cell in sorted(chosen.items()):
+    for name, cell in sorted(chosen_cells.items()):
         target = study.folder / "cells" / name
         if target.resolve() == cell.folder.resolve():
             continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -69,20 +70,20 @@ def parts_of(
     names = [scoring.group(one) for one in values]
     groups = [name for name in names if name is not None]
     grouped = groups if len(groups) == len(values) else None
-    drawn = images if grouped is None else grouped
+    clusters = images if grouped is None else grouped
     own = [number for number in numbers if number is not None]
     word = _counting(metric)
     # where a sample's own score is whether it is right, whatever it counts in
     shared = bool(word) and scoring.reviewed.positive is not None
     whole = len(own) == len(values) and not shared
     if whole and same(sum(own) / len(own), value):
-        return Parts(clustered_interval(own, drawn, scoring.reviewed.bounds), own)
+        return Parts(clustered_interval(own, clusters, scoring.reviewed.bounds), own)
     unable = scoring.repeatable(metric)
     if unable:
         return Parts(note=unable)
     with scoring.repeated(metric) as aggregate:
         ways = [[str(place) for place in range(len(values))], grouped]
-        fitting = _first_fitting(scoring, aggregate, value, values, ways, drawn)
+        fitting = _first_fitting(scoring, aggregate, value, values, ways, clusters)
         if word and value in (0, 1):
             # zeros add up to zero whatever is counted, and all that is drawn anew is zero as well
             scores = None if fitting is None else fitting.scores
@@ -96,14 +97,14 @@ def _first_fitting(
     value: float,
     values: Sequence[Any],
     ways: Sequence[Sequence[str] | None],
-    drawn: Sequence[str] | None,
+    clusters: Sequence[str] | None,
 ) -> Parts | None:
     """The parts by the first of the `ways` of grouping samples that adds up to the number; the
-    samples are drawn in the groups `drawn`.
+    samples of one of the `clusters` are drawn together.
     """
     for names in ways:
         if names is not None:
-            fitting = _counted(scoring, aggregate, value, values, names, drawn)
+            fitting = _counted(scoring, aggregate, value, values, names, clusters)
             if fitting is not None:
                 return fitting
     return None
@@ -279,7 +280,7 @@ def _drawn(
         bundles.setdefault(name, []).append(one)
 
     def of_bundles(draw: Sequence[list[Any]]) -> float | None:
-        return attempted([one for bundle in draw for one in bundle])
+        return attempted(list(chain.from_iterable(draw)))
 
     interval = bootstrap(list(bundles.values()), of_bundles)
     if len(faults) > FAILURES:

@@ -163,8 +163,8 @@ class Study(StudyFolder):
         for name, data in (kept or {}).items():
             self.put(folder / name, data)
             digests[name] = digest(data)
-        written = replace(record, schema=SCHEMA).content()
-        content = _sound({**facts.plain(written), "files": digests}, faults)
+        own = facts.plain(replace(record, schema=SCHEMA).content())
+        content = _sound({**own, "files": digests}, faults)
         # behind the tables, for it seals them: a cell with cell.json is a whole one
         self.put(folder / "cell.json", facts.to_json(sealed(content), indent=1).encode())
         self.remove(folder / journal.FILE)

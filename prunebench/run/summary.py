@@ -157,7 +157,7 @@ def _fold(
     primary_parts: Parts | None = None
     for name in _names(scores):
         values = [own[name] for own in scores if name in own]
-        shown = [image for image, own in zip(images, scores, strict=True) if name in own]
+        shown_images = [image for image, own in zip(images, scores, strict=True) if name in own]
         fold = benchmark.fold(name, values)
         for place, content in fold.files.items():
             result.files[place] = content
@@ -168,7 +168,9 @@ def _fold(
         if fold.value is not None:
             if not fold.parts:
                 numbers = [benchmark.value(own, name) for own in scores if name in own]
-                parts = parts_of(benchmark, name, fold.value, values, numbers, _shared(shown))
+                parts = parts_of(
+                    benchmark, name, fold.value, values, numbers, _shared(shown_images)
+                )
             metric = Metric(name, fold.value, unit, *parts.interval, len(values), better)
         result.metrics.append(metric)
         if name == primary and fold.value is not None:

@@ -88,8 +88,8 @@ class StoredCell(CellRecord):
         """Score, evidence, tokens and FLOPs of every sample by sample_id; raises ReportError where
         the file is damaged.
         """
-        read = self.samples_read
-        return pd.DataFrame(dict(read.numbers), index=read.ids)
+        own = self.samples_read
+        return pd.DataFrame(dict(own.numbers), index=own.ids)
 
     @property
     def groups(self) -> pd.Series[str] | None:
@@ -122,9 +122,9 @@ class StoredCell(CellRecord):
     @property
     def labels(self) -> pd.DataFrame:
         """What texts say of every sample by sample_id; raises ReportError."""
-        read = self.samples_read
-        texts = {name: own.texts for name, own in read.labels.items()}
-        frame = pd.DataFrame(texts, index=read.ids, dtype=object)
+        own = self.samples_read
+        texts = {name: labels.texts for name, labels in own.labels.items()}
+        frame = pd.DataFrame(texts, index=own.ids, dtype=object)
         return frame.reindex(columns=list(samples.LABELS))
 
     def texts(self, names: Sequence[str]) -> pd.DataFrame:
@@ -149,14 +149,14 @@ class StoredCell(CellRecord):
         """The primary score of every sample by sample_id, NaN where it was not answered; raises
         ReportError.
         """
-        read = self.samples_read
-        return pd.Series(read.numbers["score"], index=read.ids, name="score")
+        own = self.samples_read
+        return pd.Series(own.numbers["score"], index=own.ids, name="score")
 
     @cached_property
     def mean_scores(self) -> Vector | None:
         """The same, None where the primary metric is no mean of them; raises ReportError."""
-        metric, read = self.number("score"), self.samples_read
-        scores = Vector(read.ids, read.numbers["score"])
+        metric = self.number("score")
+        scores = self.samples_read.vector("score")
         answered = scores.values[scores.answered]
         if metric is None or not len(answered):
             return None

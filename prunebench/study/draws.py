@@ -39,7 +39,8 @@ def resampled(
     sizes = tuple(len(part) for part in parts)
     numbers = []
     for times in _times(sizes, seed, resamples, batch):
-        means = [drawn @ part / size for drawn, part, size in zip(times, parts, sizes, strict=True)]
+        pairs = zip(times, parts, strict=True)
+        means = [counts @ part / len(part) for counts, part in pairs]
         numbers.append(statistic(*means))
     values = np.concatenate(numbers)
     return np.asarray(values[np.isfinite(values)])

@@ -67,8 +67,9 @@ class Labels:
         """[n] the number of every sample's text, in the order of the texts; a sample without one is
         its own.
         """
-        pairs = zip(self.texts, self.ids, strict=True)
-        return coded([f"sample {sample}" if text is None else text for text, sample in pairs])
+        names = self.texts.copy()
+        names[~self.present] = [f"sample {sample}" for sample in self.ids[~self.present]]
+        return coded(names)
 
     @cached_property
     def shared(self) -> bool:

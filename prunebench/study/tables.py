@@ -72,8 +72,8 @@ def _read(path: Path, names: Sequence[str]) -> pa.Table:
     try:
         with opened(path) as file:
             whole = parquet.ParquetFile(file)
-            known = set(whole.schema_arrow.names)
-            present = [name for name in names if name in known]
+            columns_there = set(whole.schema_arrow.names)
+            present = [name for name in names if name in columns_there]
             # a table is small, and threads cost more than they save
             table = whole.read(columns=present, use_threads=False)
         table.validate(full=True)
