@@ -10,6 +10,7 @@ import pytest
 from hand_written import cell
 
 from prunebench import report
+from prunebench.report import slices
 
 KINDS = ["color"] * 5 + ["count"] * 3 + ["odd"] * 2
 COLUMNS: dict[str, Any] = {"question_type": KINDS, "perfect": [1.0] * 8 + [0.5, 0.5]}
@@ -107,3 +108,16 @@ def test_what_is_alike_for_all_samples_is_no_group(tmp_path: Path) -> None:
     assert {row["by"] for row in table.values()} == {"complexity", "image"}
     assert (tmp_path / "figures" / "slices.png").is_file()
     assert not (tmp_path / "figures" / "by_type.png").exists()
+
+
+def test_without_the_unpruned_model_kinds_are_drawn_without_a_headline(tmp_path: Path) -> None:
+    kinds = {"question_type": ["color"] * 5 + ["shape"] * 5}
+    for method, right in (("hero", 2), ("fastv", 8)):
+        cell(tmp_path, method, "mixed", [1.0] * right + [0.0] * (10 - right), columns=kinds)
+    report.build(tmp_path)
+    types = pd.read_csv(tmp_path / "by_type.csv", dtype={"budget": str})
+    figure = slices.kinds(types)
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["color", "shape"]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["fastv 50%", "hero 50%"], "the best first"

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from browser import chromium, visit
-from hand_written import cell, change, fold, golden_study
+from hand_written import cell, change, fold, golden_study, metrics_of
 from PIL import Image
 from test_figures import FRONTIERS
 
@@ -422,6 +422,29 @@ def test_failures_are_looked_through(browser: Any, file: Path) -> None:
         cards = {text.split()[0]: text for text in seen.texts(".answer")}
         assert "wrong → right" in cards["random"]
         assert len(seen.texts(".list button")) == 1
+        assert seen.faults == []
+
+
+def test_the_tab_of_the_view_is_in_sight_on_a_narrow_screen(browser: Any, file: Path) -> None:
+    with visit(browser, file, "view=contrast", width=390) as seen:
+        tab = seen.page.locator("#tabs [aria-selected=true]").bounding_box()
+        assert tab["x"] >= 0
+        assert tab["x"] + tab["width"] <= 390
+        seen.go("view=board")
+        assert seen.page.locator("#tabs [aria-selected=true]").bounding_box()["x"] >= 0
+
+
+def test_an_own_operating_point_is_on_no_line(browser: Any, tmp_path: Path) -> None:
+    cell(tmp_path, "none", "t", [1.0] * 20)
+    for budget, kind, tokens in (("0.5", "mean", 8.0), ("0.1", "mean", 2.0), ("own", "", 5.0)):
+        columns = {"available": [16] * 20, "tokens_mean": [tokens] * 20}
+        values = {"score": 0.5, "tokens_mean": tokens, "tokens_available": 16}
+        facts = {"budget_kind": kind, "metrics": metrics_of(values, n=20)}
+        cell(tmp_path, "fastv", "t", [1.0, 0.0] * 10, budget=budget, columns=columns, **facts)
+    with visit(browser, written(tmp_path), "view=plot&x=tokens_mean") as seen:
+        assert seen.page.evaluate(f"{FASTV}.x") == [2, 8, None, 5]
+        texts = seen.page.evaluate("document.querySelector('.plot').layout.xaxis.ticktext")
+        assert "5" not in texts
         assert seen.faults == []
 
 

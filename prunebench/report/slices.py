@@ -87,13 +87,17 @@ def kinds(types: pd.DataFrame) -> Figure:
     for ax, (model, part) in zip(axes, grids, strict=True):
         of_model = smallest_budgets(part)
         table = of_model.pivot_table("accuracy", "method", "type", sort=False)
-        table = table.sort_values(HEADLINE, ascending=False)
+        # without the unpruned model nothing says which kinds count, and there is no headline
+        has_headline = HEADLINE in table
+        order = table[HEADLINE] if has_headline else table.mean(axis="columns")
+        table = table.loc[order.sort_values(ascending=False).index]
         perfect = of_model.pivot_table("perfect", "method", "type", sort=False)
         budgets = {row["method"]: _name(row) for row in records(of_model)}
         _heat(ax, table.to_numpy(), perfect.reindex_like(table).to_numpy())
         ax.set_xticks(range(table.shape[1]), list(table.columns), rotation=40, ha="right")
         ax.set_yticks(range(table.shape[0]), [budgets[name] for name in table.index])
-        ax.axvline(list(table.columns).index(HEADLINE) - 0.5, color="white", linewidth=3)
+        if has_headline:
+            ax.axvline(list(table.columns).index(HEADLINE) - 0.5, color="white", linewidth=3)
         title = f"accuracy of {one_line(str(model), NAME)} by kind of question, and below it what a"
         ax.set_title(f"{title} perfect reader of the kept tokens would reach", **TITLE)
     return whole

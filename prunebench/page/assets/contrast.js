@@ -53,7 +53,7 @@ function contrastView(main) {
   rankings(main, filtered(other.rankings));
   const names = ["verdict", "model", "method", "budget", "task", "score", "score_there", "difference", "p", "n", "questions", "settings", "settings_there", "tokens_mean", "tokens_mean_there", "flops_total", "flops_total_there", "evidence_recall", "evidence_recall_there", "latency_total_ratio", "latency_total_ratio_there"];
   const plain = ["model", "task", "questions"];
-  const used = names.filter((name) => rows.some((row) => filled(row[name])) && !(plain.includes(name) && distinct(rows, name).length < 2));
+  const used = names.filter((name) => rows.some((row) => filled(row[name])) && !(plain.includes(name) && distinct(rows, name).filter(filled).length < 2));
   const columns = used.map((name) => ({ name, kind: rows.some((row) => typeof row[name] === "number") ? "number" : "text" }));
   for (const row of rows) {
     row.difference_low = row.low;

@@ -89,6 +89,9 @@ function show() {
     tab.setAttribute("aria-selected", String(current));
     tab.tabIndex = current ? 0 : -1;
   }
+  // on a narrow screen the tabs scroll; the page itself stays where it is
+  const tabs = document.getElementById("tabs"), chosen = tabs.querySelector("[aria-selected=true]");
+  if (chosen) tabs.scrollLeft = Math.max(0, chosen.offsetLeft + chosen.offsetWidth - tabs.offsetLeft - tabs.clientWidth);
   drawFilters(view);
   const main = document.getElementById("main");
   const focused = main.contains(document.activeElement) ? { name: document.activeElement.dataset.name, id: document.activeElement.id, list: document.activeElement.closest(".list") !== null } : null;

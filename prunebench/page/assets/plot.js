@@ -131,12 +131,20 @@ const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&
 
 /** How far an interval reaches, as plotly takes it. */
 function reach(rows, name, colour) {
-  if (!ticked("bars", "yes") || !rows.some((row) => typeof row[`${name}_low`] === "number")) return undefined;
+  if (!ticked("bars", "yes") || !rows.some((row) => typeof row?.[`${name}_low`] === "number")) return undefined;
   const far = (end, sign) => rows.map((row) => {
-    const value = row[`${name}_${end}`];
+    const value = row?.[`${name}_${end}`];
     return typeof value === "number" ? Math.max(0, sign * (value - row[name])) : 0;
   });
   return { type: "data", symmetric: false, array: far("high", 1), arrayminus: far("low", -1), color: colour, thickness: 1, width: 2 };
+}
+
+/** A method's points from budget to budget, and behind a gap its own operating point, which is none
+ * of these. */
+function points(rows, x) {
+  const sorted = rows.slice().sort((one, other) => one[x] - other[x]);
+  const own = sorted.filter((row) => row.budget === "own");
+  return [...sorted.filter((row) => row.budget !== "own"), ...own.flatMap((row) => [null, row])];
 }
 
 /** One method's points, joined from budget to budget. */
@@ -144,13 +152,14 @@ function trace(method, rows, x, y, coloured) {
   const look = LOOKS.get(method) || { symbol: "circle", control: false };
   const lively = coloured.has(method) || method === BASELINE;
   const colour = lively ? colourOf(method) : style("--grey");
-  const sorted = rows.slice().sort((one, other) => one[x] - other[x]);
+  const sorted = points(rows, x);
+  const of = (value) => sorted.map((row) => (row === null ? null : value(row)));
   return {
     type: "scatter",
     mode: sorted.length > 1 ? "lines+markers" : "markers",
     name: plain(method),
-    x: sorted.map((row) => row[x]),
-    y: sorted.map((row) => row[y]),
+    x: of((row) => row[x]),
+    y: of((row) => row[y]),
     error_x: lively ? reach(sorted, x, colour) : undefined,
     error_y: lively ? reach(sorted, y, colour) : undefined,
     line: { color: colour, width: lively ? 2 : 1, dash: look.control && method !== BASELINE ? "dot" : "solid" },
@@ -160,8 +169,8 @@ function trace(method, rows, x, y, coloured) {
       size: method === BASELINE ? 14 : lively ? 10 : 7,
     },
     opacity: lively ? 1 : 0.65,
-    text: sorted.map((row) => plain(`${method} ${budgetLabel(row)}`)),
-    customdata: sorted.map((row) => [number(row[x]), number(row[y]), row.n ?? ""]),
+    text: of((row) => plain(`${method} ${budgetLabel(row)}`)),
+    customdata: of((row) => [number(row[x]), number(row[y]), row.n ?? ""]),
     hovertemplate: `%{text}<br>${plain(words(x))} %{customdata[0]}<br>${plain(words(y))} %{customdata[1]}<br>n %{customdata[2]}<extra></extra>`,
     showlegend: false,
   };
@@ -216,13 +225,15 @@ function chart(node, rows, columns, { x, y, coloured, log }) {
 function logTicks(values, x, rows) {
   const low = Math.min(...values), high = Math.max(...values);
   const ticks = /^tokens/.test(x) ? budgetTicks(rows, x) : roundTicks(low, high);
-  return ticks.length > 9 ? {} : { tickmode: "array", tickvals: ticks, ticktext: ticks.map((tick) => plain(tick < 1e4 ? String(Number(tick.toPrecision(3))) : number(tick))) };
+  return ticks.length > 9 ? {} : { tickmode: "array", tickvals: ticks, ticktext: ticks.map((tick) => plain(tick < 1e4 ? String(Number(tick.toPrecision(tick < 1 ? 2 : 3))) : number(tick))) };
 }
 
 /** The median of every budget, of two that are close the larger. */
 function budgetTicks(rows, x) {
   const members = new Map();
-  for (const row of rows) {
+  // what methods spend at their own operating points is no budget
+  const budgets = rows.filter((row) => row.budget !== "own");
+  for (const row of budgets.length ? budgets : rows) {
     const key = row.method === BASELINE ? "" : budgetKey(row);
     members.set(key, [...(members.get(key) || []), row[x]]);
   }
