@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from prunebench.border.bounds import check, number, whole
 from prunebench.learning.schedule import STEPS, staged_rate
+from prunebench.testbed.clip_questions import CLIP_KINDS, PAIR_KINDS
 from prunebench.testbed.questions import KINDS, TURN
 from prunebench.testbed.tiny_clip import TinyClipConfig
 from prunebench.testbed.tiny_llava import TinyLlavaConfig
@@ -109,6 +110,43 @@ class LvlmRecipe(Recipe):
         the eyes as they are.
         """
         return self.vision_steps, self.place_steps, self.joint_steps, self.finish_steps
+
+
+FILM_LEVELS = {
+    **LEVELS,
+    **{"moment": 5, "snapshot": 6, "start": 7, "motion": 7, "heading": 8, "order": 8},
+    **{"picture": 5, "inside": 6, "addition": 7, "alteration": 7, "bigger": 7},
+}
+"""The same of clips and pairs; which picture has more is left to itself, as counting is."""
+
+
+@dataclass(frozen=True)
+class FilmRecipe(LvlmRecipe):
+    """Everything that decides what an LVLM learns of clips and pairs that knows scenes already; its
+    eyes stay as they are.
+    """
+
+    learning_rate: float = number(6e-4, 0, open_below=True)
+    vision_steps: int = whole(0, 0, STEPS)
+    place_steps: int = whole(0, 0, STEPS)
+    joint_steps: int = whole(0, 0, STEPS)
+    finish_steps: int = whole(7000, 0, STEPS)
+    fine: float = 0.02
+    tokens: int = whole(1024, 1, 1_000_000)
+    questions: int = 10
+    film_questions: int = 10  # behind each clip and each pair
+    levels: Mapping[str, int] = field(default_factory=lambda: dict(FILM_LEVELS))
+    gates: Mapping[str, float] = field(default_factory=dict)
+    # share of the steps that are of each
+    media: Mapping[str, float] = field(
+        default_factory=lambda: {"scenes": 0.2, "clips": 0.45, "pairs": 0.35}
+    )
+    clips: Mapping[str, float] = field(
+        default_factory=lambda: {**dict.fromkeys(CLIP_KINDS, 1.0), "order": 2.0, "heading": 0.5}
+    )
+    pairs: Mapping[str, float] = field(
+        default_factory=lambda: {**dict.fromkeys(PAIR_KINDS, 1.0), "bigger": 2.0}
+    )
 
 
 @dataclass(frozen=True)
