@@ -78,7 +78,7 @@ def picture(texts: Iterable[str]) -> Picture:
         title = f"{view.budget} of the tokens · {request.question}{right}"
     # in an image that a method has shrunk the evidence lies elsewhere
     is_whole = not any(on_pixels(cell.variant.pruner) for cell in cells)
-    evidence = request.evidence_boxes or () if is_whole else ()
+    evidence = request.boxes_in(0) if is_whole else ()
     boxes = [_shifted(box, panels[0].corner) for box in evidence]
     return Picture(panels[0].image, masks, captions, boxes, title, Path(expanded(view.out)))
 
