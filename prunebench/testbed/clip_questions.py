@@ -20,6 +20,7 @@ YES_NO = ("yes", "no")
 LOOKS = (*COLOURS, *SHAPES)
 
 CLIP_ANSWERS: dict[str, tuple[str, ...]] = {
+    "glimpse": LOOKS,
     "moment": tuple(str(moment + 1) for moment in range(MOMENTS)),
     "snapshot": COLOURS,
     "start": LOOKS,
@@ -145,6 +146,20 @@ def _sampled(
     raise ValueError(f"no film near {index} of stream {seed} has a question of type {kind!r}")
 
 
+def _glimpse(about: Clip) -> Iterator[Option]:
+    """How does it look, of what is seen at one moment alone?"""
+    for actor in about.actors:
+        seen = _seen(actor)
+        if len(seen) != 1:
+            continue
+        (thing,) = (thing for thing in actor if thing is not None)
+        for key in _keys(actor, about.actors):
+            if key == thing.shape:
+                yield thing.colour, f"color of {key}", (seen,)
+            else:
+                yield thing.shape, f"shape of {key}", (seen,)
+
+
 def _moment(about: Clip) -> Iterator[Option]:
     """When is it seen, of what is seen at one moment alone?"""
     for actor in about.actors:
@@ -210,6 +225,7 @@ def _order(about: Clip) -> Iterator[Option]:
 
 
 _CLIP_OPTIONS: dict[str, Callable[[Clip], Iterator[Option]]] = {
+    "glimpse": _glimpse,
     "moment": _moment,
     "snapshot": _snapshot,
     "start": _start,

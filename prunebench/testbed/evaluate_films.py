@@ -75,7 +75,7 @@ def film_answers(
     model.to(device)
     texts: list[str] = []
     for first in range(0, len(samples), batch_size):
-        inputs = _inputs(processor, samples[first : first + batch_size], blank).to(device)
+        inputs = film_inputs(processor, samples[first : first + batch_size], blank).to(device)
         with torch.inference_mode():
             output = model.generate(**inputs, do_sample=False, max_new_tokens=4)
         new_tokens = output[:, inputs["input_ids"].shape[1] :]
@@ -83,7 +83,7 @@ def film_answers(
     return texts
 
 
-def _inputs(processor: Any, samples: Sequence[Sample], blank: bool) -> Any:
+def film_inputs(processor: Any, samples: Sequence[Sample], blank: bool = False) -> Any:
     """The model's inputs: every film and its question as the user's one message."""
     messages, images, videos = [], [], []
     for film, question in samples:

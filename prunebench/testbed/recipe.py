@@ -114,10 +114,14 @@ class LvlmRecipe(Recipe):
 
 FILM_LEVELS = {
     **LEVELS,
-    **{"moment": 5, "snapshot": 6, "start": 7, "motion": 7, "heading": 8, "order": 8},
+    **{"glimpse": 5, "moment": 5, "snapshot": 6, "start": 7, "motion": 7, "heading": 8, "order": 8},
     **{"picture": 5, "inside": 6, "addition": 7, "alteration": 7, "bigger": 7},
 }
 """The same of clips and pairs; which picture has more is left to itself, as counting is."""
+
+
+CLIPS = {"glimpse": 1.0, "moment": 2.0, "snapshot": 2.0, "start": 1.5, "motion": 1.5}
+"""How often each kind of question about clips comes."""
 
 
 @dataclass(frozen=True)
@@ -126,24 +130,22 @@ class FilmRecipe(LvlmRecipe):
     eyes stay as they are.
     """
 
-    learning_rate: float = number(6e-4, 0, open_below=True)
+    learning_rate: float = number(4e-4, 0, open_below=True)
     vision_steps: int = whole(0, 0, STEPS)
     place_steps: int = whole(0, 0, STEPS)
     joint_steps: int = whole(0, 0, STEPS)
     finish_steps: int = whole(7000, 0, STEPS)
     fine: float = 0.02
-    tokens: int = whole(1024, 1, 1_000_000)
-    questions: int = 10
-    film_questions: int = 10  # behind each clip and each pair
+    tokens: int = whole(1200, 1, 1_000_000)
+    questions: int = 8
+    film_questions: int = 6  # behind each clip and each pair
     levels: Mapping[str, int] = field(default_factory=lambda: dict(FILM_LEVELS))
     gates: Mapping[str, float] = field(default_factory=dict)
     # share of the steps that are of each
     media: Mapping[str, float] = field(
         default_factory=lambda: {"scenes": 0.2, "clips": 0.45, "pairs": 0.35}
     )
-    clips: Mapping[str, float] = field(
-        default_factory=lambda: {**dict.fromkeys(CLIP_KINDS, 1.0), "order": 2.0, "heading": 0.5}
-    )
+    clips: Mapping[str, float] = field(default_factory=lambda: dict(CLIPS))
     pairs: Mapping[str, float] = field(
         default_factory=lambda: {**dict.fromkeys(PAIR_KINDS, 1.0), "bigger": 2.0}
     )
