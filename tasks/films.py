@@ -35,8 +35,8 @@ class Recipe:
         kinds = (clip_questions.CLIP_KINDS, clip_questions.PAIR_KINDS)
         if not is_list or not names or not any(set(map(str, names)) <= set(one) for one in kinds):
             value = one_line(repr(names), 60)
-            known = " or of ".join(", ".join(one) for one in kinds)
-            raise ValueError(f"question_types is {value}; it is a list of some of {known}")
+            groups = " or of ".join(", ".join(one) for one in kinds)
+            raise ValueError(f"question_types is {value}; it is a list of some of {groups}")
         for key, least, most in (("samples", 1, self.most), ("seed", 0, MOST_SEED)):
             number = getattr(self, key)
             if type(number) is not int or not least <= number <= most:

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from prunebench.benchmarks import TaskError, load_task
+from prunebench.benchmarks import Request, TaskError, load_task
+from prunebench.border.videos import Clip as VideoClip
+from prunebench.border.videos import Stretch
 from prunebench.models import load
-from prunebench.run.samples import read
+from prunebench.run.samples import Samples, read
 from prunebench.testbed import model_path
 from prunebench.testbed.batches import SceneBatch
 from prunebench.testbed.clip_questions import (
@@ -51,12 +54,14 @@ from prunebench.testbed.questions import words
 from prunebench.testbed.recipe import FilmRecipe
 from prunebench.testbed.scenes import SceneObject
 from prunebench.testbed.tiny_qwen import TinyQwenConfig
+from prunebench.tokens import Layout, Tile
 
 NAME = "tiny-qwen2.5-vl-video"
 SMALL = TinyQwenConfig(
     vision_depth=2, vision_width=32, full_attention=(1,), layers=4, width=40, heads=2, kv_heads=1
 )
 ANSWERS = CLIP_ANSWERS | PAIR_ANSWERS
+STRETCH = Stretch(0, 4, 4.0, 20, 10)
 
 
 # Films
@@ -179,15 +184,19 @@ def _clip_answer(about: Clip, question: FilmQuestion) -> str:
         (thing,) = _by_moment(about, key)[int(text[2]) - 1]
         return thing.colour
     if question.kind == "order":
-        firsts = [[bool(seen) for seen in _by_moment(about, word)].index(True) for word in
-                  (text[0], key)]
+        firsts = [
+            [bool(seen) for seen in _by_moment(about, word)].index(True) for word in (text[0], key)
+        ]
         assert 0 not in firsts
         return "yes" if firsts[0] < firsts[1] else "no"
     first, last = about.pictures[0].objects, about.pictures[-1].objects
     if question.kind == "start":
         looks = [(thing.shape, thing.number) for thing in first]
-        (new,) = (thing for thing in last if (thing.shape, thing.number) not in looks
-                  or not _was_there(about, thing))
+        (new,) = (
+            thing
+            for thing in last
+            if (thing.shape, thing.number) not in looks or not _was_there(about, thing)
+        )
         return _trait(new, text[0])
     (actor,) = (actor for actor in about.actors if len({t.box for t in actor if t}) > 1)
     places = [thing for thing in actor if thing is not None]
@@ -398,6 +407,38 @@ def test_both_pictures_of_a_pair_have_evidence_of_their_own(model: Any) -> None:
         pictures = [set(layout.tile[mask].tolist()) for mask in masks]
         assert all(len(numbers) == 1 for numbers in pictures)
         assert set().union(*pictures) == set(request.evidence_pictures)
+
+
+PLACES = {
+    "boxes of two objects": ((0, 1), (), [[0], [2]]),
+    "boxes of one object": ((0, 1), (5, 5), [[0, 2]]),
+    "no such picture": ((0, 2), (), None),
+    "nobody knows in which picture": ((), (), None),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+@pytest.mark.parametrize("is_clip", [False, True])
+def test_evidence_lies_in_the_picture_that_the_data_name(case: str, is_clip: bool) -> None:
+    """Two pictures of two tokens each; the box covers the left one of either."""
+    pictures, objects, expected = PLACES[case]
+    box = (0.0, 0.0, 10.0, 10.0)
+    request = Request("a", 0, "", "", {}, (), (box, box), None, None, pictures, objects)
+    if is_clip:
+        # of four frames each two are one tile
+        frames = np.zeros((4, 10, 20, 3), np.uint8)
+        request = replace(request, evidence_pictures=tuple(2 * number for number in pictures))
+        parts = [{"type": "video", "video": VideoClip(frames, (0, 1, 2, 3), STRETCH)}]
+        layout = Layout((Tile(1, 2, "frame"), Tile(1, 2, "frame", frame=1)))
+        sizes: tuple[tuple[int, int], ...] = ()
+    else:
+        image = Image.new("RGB", (20, 10))
+        parts = [{"type": "image", "url": image}] * 2
+        layout, sizes = Layout((Tile(1, 2), Tile(1, 2, image=1))), ((20, 10), (20, 10))
+    chat = [{"role": "user", "content": parts}]
+    masks = Samples((request,), (chat,), {}, (layout,), (sizes,)).evidence(0)
+    tokens = None if masks is None else [mask.nonzero()[:, 0].tolist() for mask in masks]
+    assert tokens == expected
 
 
 def test_films_of_both_sorts_in_one_task_are_refused(tmp_path: Path) -> None:

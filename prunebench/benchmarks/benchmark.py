@@ -68,8 +68,10 @@ class Benchmark:
             questions.append(content)
         # what a task says to this model alone, which not all of its questions show
         own = json.dumps(self._task.lmms_eval_specific_kwargs, sort_keys=True, default=_type_name)
-        asked = [questions, self._identity, self.max_image_pixels, own]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+        everything = [questions, self._identity, self.max_image_pixels, own]
+        return hashlib.sha256(
+            json.dumps(everything, sort_keys=True, default=str).encode()
+        ).hexdigest()
 
     def messages(self, request: Request, on_white: bool = False) -> list[dict[str, Any]]:
         """The chat messages with images (RGB, upright) in them, and what names their videos; with

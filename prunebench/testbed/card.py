@@ -114,7 +114,9 @@ def film_figures(figures: dict[str, Any]) -> str:
     parts = [answer_figures(figures)]
     for name in ("clips", "pairs"):
         part = figures[name]
-        parts.append(f"{part['samples']} questions about {name} of that stream:\n\n{_by_type(part)}")
+        parts.append(
+            f"{part['samples']} questions about {name} of that stream:\n\n{_by_type(part)}"
+        )
     return "\n\n".join(parts)
 
 

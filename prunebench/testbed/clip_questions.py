@@ -102,7 +102,18 @@ def film_words() -> tuple[str, ...]:
     """The words that these questions and answers use beside those of the scenes, in a fixed order
     without repeats.
     """
-    return ("moment", "at", "in", "moving", "new", "before", "picture", *ORDINALS, "more", "changed")
+    return (
+        "moment",
+        "at",
+        "in",
+        "moving",
+        "new",
+        "before",
+        "picture",
+        *ORDINALS,
+        "more",
+        "changed",
+    )
 
 
 def _asked(
@@ -149,25 +160,25 @@ def _sampled(
 def _glimpse(about: Clip) -> Iterator[Option]:
     """How does it look, of what is seen at one moment alone?"""
     for actor in about.actors:
-        seen = _seen(actor)
-        if len(seen) != 1:
+        places = _seen(actor)
+        if len(places) != 1:
             continue
         (thing,) = (thing for thing in actor if thing is not None)
         for key in _keys(actor, about.actors):
             if key == thing.shape:
-                yield thing.colour, f"color of {key}", (seen,)
+                yield thing.colour, f"color of {key}", (places,)
             else:
-                yield thing.shape, f"shape of {key}", (seen,)
+                yield thing.shape, f"shape of {key}", (places,)
 
 
 def _moment(about: Clip) -> Iterator[Option]:
     """When is it seen, of what is seen at one moment alone?"""
     for actor in about.actors:
-        seen = _seen(actor)
-        if len(seen) == 1:
-            (moment, _), = seen
+        places = _seen(actor)
+        if len(places) == 1:
+            moment = places[0][0]
             for key in _keys(actor, about.actors):
-                yield str(moment + 1), f"moment of {key}", (seen,)
+                yield str(moment + 1), f"moment of {key}", (places,)
 
 
 def _snapshot(about: Clip) -> Iterator[Option]:

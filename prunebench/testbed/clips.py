@@ -92,9 +92,7 @@ def clip(seed: int, index: int, size: tuple[int, int] | None = None) -> Clip:
     count = int(rng.integers(2, 5))
     roles = rng.choice(ROLES, size=count, p=SHARES).tolist()
     # one object more, which is never seen: the place that another one jumps to
-    about = scene(
-        seed, index, size=(width, height), count=count + 1, odd=False, sides=SIDES
-    )
+    about = scene(seed, index, size=(width, height), count=count + 1, odd=False, sides=SIDES)
     free, *things = about.objects  # the largest one comes first, so that any fits in its place
     order = rng.permutation(count).tolist()
     actors = []
@@ -114,11 +112,11 @@ def pair(
     the same picture with one change.
     """
     rng = np.random.default_rng([seed, index, 5])
-    drawn_size, drawn = _pick_size(rng, PAIR_SIZES), bool(rng.random() < 0.5)
+    drawn_size, is_related = _pick_size(rng, PAIR_SIZES), bool(rng.random() < 0.5)
     size = drawn_size if size is None else size
     first = scene(seed, index, size=size, count=int(rng.integers(2, 6)), odd=False)
     change = str(rng.choice(CHANGES))
-    if not (drawn if related is None else related):
+    if not (is_related if related is None else related):
         count = int(rng.integers(1, 6))
         second = scene(seed, index + SECOND, size=size, count=count, odd=False)
         return Pair((first, second), None)
@@ -148,7 +146,8 @@ def _appearances(
     elif role == "end":
         then[turn:] = [None] * (MOMENTS - turn)
     elif role == "flash":
-        then = [thing if number == moment else None for number in range(MOMENTS)]
+        then = [None] * MOMENTS
+        then[moment] = thing
     elif role == "change":
         then = [replace(thing, colour=COLOURS[colour]) for colour in colours]
     return tuple(then)
@@ -161,9 +160,7 @@ def _moved(thing: SceneObject, place: SceneObject) -> SceneObject:
     return replace(thing, box=(x, y, x + thing.side, y + thing.side))
 
 
-def _pick_size(
-    rng: np.random.Generator, sizes: Sequence[tuple[int, int]]
-) -> tuple[int, int]:
+def _pick_size(rng: np.random.Generator, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """One of the sizes, each equally often."""
     return sizes[int(rng.integers(len(sizes)))]
 

@@ -48,11 +48,11 @@ def measure(folder: Path, samples: Sequence[Sample], device: str = "cpu") -> dic
     """
     questions = [question for _, question in samples]
     kinds = [question.kind for question in questions]
-    seen = right_answers(film_answers(folder, samples, device=device), questions)
+    hits = right_answers(film_answers(folder, samples, device=device), questions)
     texts = film_answers(folder, samples, blank=True, device=device)
     return {
         "samples": len(samples),
-        **accuracy(kinds, seen),
+        **accuracy(kinds, hits),
         "blank": accuracy(kinds, right_answers(texts, questions)),
         "guess": accuracy(kinds, right_answers(frequent_answers(questions), questions)),
     }
@@ -91,12 +91,12 @@ def film_inputs(processor: Any, samples: Sequence[Sample], blank: bool = False) 
         if blank:
             frames = np.full_like(frames, GREY)
         if isinstance(film, Clip):
-            shown = [{"type": "video"}]
+            media = [{"type": "video"}]
             videos.append(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous())
         else:
-            shown = [{"type": "image"}, {"type": "image"}]
+            media = [{"type": "image"}, {"type": "image"}]
             images.append([Image.fromarray(frame) for frame in frames])
-        content = [*shown, {"type": "text", "text": question.text}]
+        content = [*media, {"type": "text", "text": question.text}]
         messages.append([{"role": "user", "content": content}])
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
     options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}

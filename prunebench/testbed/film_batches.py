@@ -9,8 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from prunebench.testbed.batches import SceneBatch, WordIds, cells, packed, token_labels
-from prunebench.testbed.clip_questions import CLIP_KINDS, PAIR_KINDS, FilmQuestion
-from prunebench.testbed.clip_questions import ask_clip, ask_pair
+from prunebench.testbed.clip_questions import (
+    CLIP_KINDS,
+    PAIR_KINDS,
+    FilmQuestion,
+    ask_clip,
+    ask_pair,
+)
 from prunebench.testbed.clips import CLIP_SIZES, PAIR_SIZES, Clip, Pair, clip, pair
 from prunebench.testbed.questions import KINDS, Question
 
@@ -108,9 +113,7 @@ class Mixed:
         return self.parts[int(rng.choice(len(weights), p=weights / weights.sum()))](step)
 
 
-def strip_areas(
-    areas: NDArray[np.float64], width: int, pictures: int
-) -> NDArray[np.float64]:
+def strip_areas(areas: NDArray[np.float64], width: int, pictures: int) -> NDArray[np.float64]:
     """[pictures * N, 4] what the tokens see of pictures that lie side by side, of each of which
     they see `areas` [N, 4].
     """

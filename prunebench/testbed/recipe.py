@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from prunebench.border.bounds import check, number, whole
 from prunebench.learning.schedule import STEPS, staged_rate
-from prunebench.testbed.clip_questions import CLIP_KINDS, PAIR_KINDS
 from prunebench.testbed.questions import KINDS, TURN
 from prunebench.testbed.tiny_clip import TinyClipConfig
 from prunebench.testbed.tiny_llava import TinyLlavaConfig
@@ -120,8 +119,13 @@ FILM_LEVELS = {
 """The same of clips and pairs; which picture has more is left to itself, as counting is."""
 
 
-CLIPS = {"glimpse": 1.0, "moment": 2.0, "snapshot": 2.0, "start": 1.5, "motion": 1.5}
-"""How often each kind of question about clips comes."""
+CLIPS = {"glimpse": 1.0, "moment": 2.0, "snapshot": 2.5, "start": 2.0, "motion": 0.5}
+PAIRS = {"picture": 0.7, "inside": 0.7, "more": 0.8, "bigger": 1.5}
+SCENES = {
+    **dict.fromkeys(KINDS, 1.0),
+    **{"number": 1.5, "count_by": 1.5, "odd": 1.5, "side": 2.0, "cell": 2.0},
+}
+"""How often each kind of question about clips, pairs and scenes comes."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class FilmRecipe(LvlmRecipe):
     eyes stay as they are.
     """
 
-    learning_rate: float = number(4e-4, 0, open_below=True)
+    learning_rate: float = number(6e-4, 0, open_below=True)
     vision_steps: int = whole(0, 0, STEPS)
     place_steps: int = whole(0, 0, STEPS)
     joint_steps: int = whole(0, 0, STEPS)
@@ -143,12 +147,11 @@ class FilmRecipe(LvlmRecipe):
     gates: Mapping[str, float] = field(default_factory=dict)
     # share of the steps that are of each
     media: Mapping[str, float] = field(
-        default_factory=lambda: {"scenes": 0.2, "clips": 0.45, "pairs": 0.35}
+        default_factory=lambda: {"scenes": 0.4, "clips": 0.4, "pairs": 0.2}
     )
     clips: Mapping[str, float] = field(default_factory=lambda: dict(CLIPS))
-    pairs: Mapping[str, float] = field(
-        default_factory=lambda: {**dict.fromkeys(PAIR_KINDS, 1.0), "bigger": 2.0}
-    )
+    pairs: Mapping[str, float] = field(default_factory=lambda: dict(PAIRS))
+    finish: Mapping[str, float] = field(default_factory=lambda: dict(SCENES))
 
 
 @dataclass(frozen=True)
