@@ -180,6 +180,9 @@ def _clip_answer(about: Clip, question: FilmQuestion) -> str:
         (moment,) = (number for number, seen in enumerate(there) if seen)
         (thing,) = _by_moment(about, key)[moment]
         return str(moment + 1) if question.kind == "moment" else _trait(thing, text[0])
+    if question.kind == "sight":
+        (thing,) = about.pictures[int(key) - 1].objects
+        return _trait(thing, text[0])
     if question.kind == "snapshot":
         (thing,) = _by_moment(about, key)[int(text[2]) - 1]
         return thing.colour

@@ -21,6 +21,7 @@ LOOKS = (*COLOURS, *SHAPES)
 
 CLIP_ANSWERS: dict[str, tuple[str, ...]] = {
     "glimpse": LOOKS,
+    "sight": LOOKS,
     "moment": tuple(str(moment + 1) for moment in range(MOMENTS)),
     "snapshot": COLOURS,
     "start": LOOKS,
@@ -171,6 +172,16 @@ def _glimpse(about: Clip) -> Iterator[Option]:
                 yield thing.shape, f"shape of {key}", (places,)
 
 
+def _sight(about: Clip) -> Iterator[Option]:
+    """How does it look, of what is alone at that moment?"""
+    for moment, picture in enumerate(about.pictures):
+        if len(picture.objects) == 1:
+            (thing,) = picture.objects
+            evidence = (((moment, thing.box),),)
+            yield thing.colour, f"color at {moment + 1}", evidence
+            yield thing.shape, f"shape at {moment + 1}", evidence
+
+
 def _moment(about: Clip) -> Iterator[Option]:
     """When is it seen, of what is seen at one moment alone?"""
     for actor in about.actors:
@@ -237,6 +248,7 @@ def _order(about: Clip) -> Iterator[Option]:
 
 _CLIP_OPTIONS: dict[str, Callable[[Clip], Iterator[Option]]] = {
     "glimpse": _glimpse,
+    "sight": _sight,
     "moment": _moment,
     "snapshot": _snapshot,
     "start": _start,

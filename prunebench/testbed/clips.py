@@ -39,6 +39,10 @@ on; be there only from, or until, some moment; be there at one moment; change it
 """
 
 
+PARADES = 0.3
+"""Of the clips, those in which one object is seen after the other, each at one moment."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """A film. `actors` hold, for each object, how it looks at each moment; None: it is not there.
@@ -91,17 +95,22 @@ def clip(seed: int, index: int, size: tuple[int, int] | None = None) -> Clip:
     width, height = _pick_size(rng, CLIP_SIZES) if size is None else size
     count = int(rng.integers(2, 5))
     roles = rng.choice(ROLES, size=count, p=SHARES).tolist()
+    moments = rng.permutation(MOMENTS).tolist()
+    if rng.random() < PARADES:
+        roles = ["flash"] * count
+    else:
+        moments = rng.integers(MOMENTS, size=count).tolist()
     # one object more, which is never seen: the place that another one jumps to
     about = scene(seed, index, size=(width, height), count=count + 1, odd=False, sides=SIDES)
     free, *things = about.objects  # the largest one comes first, so that any fits in its place
     order = rng.permutation(count).tolist()
     actors = []
     has_jumped = False
-    for number, role in zip(order, roles, strict=True):
+    for number, role, moment in zip(order, roles, moments, strict=False):
         if role == "jump" and has_jumped:
             role = "still"
         has_jumped |= role == "jump"
-        actors.append(_appearances(rng, things[number], role, free))
+        actors.append(_appearances(rng, things[number], role, moment, free))
     return Clip(about, tuple(actors))
 
 
@@ -132,11 +141,10 @@ def pair(
 
 
 def _appearances(
-    rng: np.random.Generator, thing: SceneObject, role: str, free: SceneObject
+    rng: np.random.Generator, thing: SceneObject, role: str, moment: int, free: SceneObject
 ) -> tuple[SceneObject | None, ...]:
-    """How an object looks at each moment."""
+    """How an object looks at each moment; `moment` is the one of a flash."""
     turn = int(rng.integers(1, MOMENTS))  # the first moment at which something is otherwise
-    moment = int(rng.integers(MOMENTS))
     colours = rng.permutation(len(COLOURS))[:MOMENTS].tolist()
     then: list[SceneObject | None] = [thing] * MOMENTS
     if role == "jump":

@@ -113,13 +113,22 @@ class LvlmRecipe(Recipe):
 
 FILM_LEVELS = {
     **LEVELS,
-    **{"glimpse": 5, "moment": 5, "snapshot": 6, "start": 7, "motion": 7, "heading": 8, "order": 8},
+    **{
+        "glimpse": 5,
+        "sight": 6,
+        "moment": 5,
+        "snapshot": 6,
+        "start": 7,
+        "motion": 7,
+        "heading": 8,
+        "order": 8,
+    },
     **{"picture": 5, "inside": 6, "addition": 7, "alteration": 7, "bigger": 7},
 }
 """The same of clips and pairs; which picture has more is left to itself, as counting is."""
 
 
-CLIPS = {"glimpse": 1.0, "moment": 2.0, "snapshot": 2.5, "start": 2.0, "motion": 0.5}
+CLIPS = {"glimpse": 0.7, "moment": 2.0, "sight": 3.0, "snapshot": 1.0, "start": 0.7}
 PAIRS = {"picture": 0.7, "inside": 0.7, "more": 0.8, "bigger": 1.5}
 SCENES = {
     **dict.fromkeys(KINDS, 1.0),
@@ -139,6 +148,7 @@ class FilmRecipe(LvlmRecipe):
     place_steps: int = whole(0, 0, STEPS)
     joint_steps: int = whole(0, 0, STEPS)
     finish_steps: int = whole(7000, 0, STEPS)
+    decay: float = 0.5
     fine: float = 0.02
     tokens: int = whole(1200, 1, 1_000_000)
     questions: int = 8
