@@ -46,7 +46,7 @@ from prunebench.testbed.clips import (
     clip,
     pair,
 )
-from prunebench.testbed.evaluate_films import film_inputs
+from prunebench.testbed.evaluate_films import film_inputs, measure
 from prunebench.testbed.film_batches import ALL_KINDS, MARKS, ClipBatch, FilmBatches, PairBatch
 from prunebench.testbed.film_dataset import write_films
 from prunebench.testbed.miniatures import miniature
@@ -410,6 +410,17 @@ def test_both_pictures_of_a_pair_have_evidence_of_their_own(model: Any) -> None:
         pictures = [set(layout.tile[mask].tolist()) for mask in masks]
         assert all(len(numbers) == 1 for numbers in pictures)
         assert set().union(*pictures) == set(request.evidence_pictures)
+
+
+@pytest.mark.parametrize("task", ["scenes_video", "scenes_pairs"])
+def test_the_shipped_checkpoint_answers_what_the_task_asks(task: str) -> None:
+    kinds = {str(one.question_type) for one in load_task(task, 24).requests}
+    sample: Callable[..., Any] = sample_clip if kinds <= set(CLIP_KINDS) else sample_pair
+    samples = [sample(2, index, sorted(kinds)) for index in range(30 * len(kinds))]
+    figures = measure(model_path(NAME), samples)
+    assert figures["accuracy"] >= 0.8
+    assert min(figures["by_type"].values()) >= 0.7  # of thirty questions
+    assert figures["blank"]["accuracy"] <= figures["guess"]["accuracy"] + 0.1
 
 
 PLACES = {

@@ -128,11 +128,12 @@ FILM_LEVELS = {
 """The same of clips and pairs; which picture has more is left to itself, as counting is."""
 
 
-CLIPS = {"glimpse": 0.7, "moment": 2.0, "sight": 3.0, "snapshot": 1.0, "start": 0.7}
+CLIPS = {"glimpse": 0.7, "moment": 1.5, "sight": 3.0, "snapshot": 1.0, "start": 0.3}
 PAIRS = {"picture": 0.7, "inside": 0.7, "more": 0.8, "bigger": 1.5}
 SCENES = {
     **dict.fromkeys(KINDS, 1.0),
-    **{"number": 1.5, "count_by": 1.5, "odd": 1.5, "side": 2.0, "cell": 2.0},
+    **{"exist": 1.5, "count": 1.5, "count_by": 1.5, "number": 1.5},
+    **{"odd": 1.5, "side": 2.0, "cell": 2.0},
 }
 """How often each kind of question about clips, pairs and scenes comes."""
 
@@ -157,7 +158,7 @@ class FilmRecipe(LvlmRecipe):
     gates: Mapping[str, float] = field(default_factory=dict)
     # share of the steps that are of each
     media: Mapping[str, float] = field(
-        default_factory=lambda: {"scenes": 0.4, "clips": 0.4, "pairs": 0.2}
+        default_factory=lambda: {"scenes": 0.5, "clips": 0.35, "pairs": 0.15}
     )
     clips: Mapping[str, float] = field(default_factory=lambda: dict(CLIPS))
     pairs: Mapping[str, float] = field(default_factory=lambda: dict(PAIRS))
