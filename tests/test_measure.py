@@ -34,9 +34,13 @@ GRID = Layout((Tile(2, 3),))
 
 
 def marked(
-    layout: Layout, box: tuple[float, float, float, float], size: tuple[int, int], image: int = 0
+    layout: Layout,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    image: int = 0,
+    frame: int | None = None,
 ) -> list[int]:
-    mask = evidence_mask(layout, box, size, image)
+    mask = evidence_mask(layout, box, size, image, frame)
     assert mask.dtype == torch.bool
     assert mask.shape == (len(layout),)
     return mask.nonzero()[:, 0].tolist()
@@ -80,6 +84,7 @@ def test_evidence_on_several_tiles() -> None:
 def test_evidence_in_frames() -> None:
     layout = Layout((Tile(1, 2, "frame", frame=0), Tile(1, 2, "frame", frame=1)))
     assert marked(layout, (0, 0, 5, 10), (10, 10)) == [0, 2]
+    assert marked(layout, (0, 0, 5, 10), (10, 10), frame=1) == [2]
 
 
 def test_evidence_in_a_thumbnail_and_crops() -> None:
@@ -117,6 +122,8 @@ def test_evidence_that_cannot_be_placed() -> None:
         evidence_mask(GRID, (1, 1, 1, 2), (2, 2))
     with pytest.raises(ValueError, match="image 1 has no visual tokens"):
         evidence_mask(GRID, (0, 0, 1, 1), (2, 2), image=1)
+    with pytest.raises(ValueError, match="frame 2 of image 0 has no visual tokens"):
+        evidence_mask(GRID, (0, 0, 1, 1), (2, 2), frame=2)
 
 
 def test_recall() -> None:

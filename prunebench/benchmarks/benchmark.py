@@ -61,21 +61,17 @@ class Benchmark:
         """A hash of everything that is asked, and of the data behind it."""
         questions = []
         for one in self.requests:
-            generation = dict(one.generation)
-            questions.append(
-                [
-                    one.sample_id,
-                    one.question,
-                    one.reference,
-                    generation,
-                    one.until,
-                    one.evidence_boxes,
-                ]
-            )
+            content: list[Any] = [one.sample_id, one.question, one.reference, dict(one.generation)]
+            content += [one.until, one.evidence_boxes]
+            if one.evidence_pictures:
+                content += [one.evidence_pictures, one.evidence_objects]
+            questions.append(content)
         # what a task says to this model alone, which not all of its questions show
         own = json.dumps(self._task.lmms_eval_specific_kwargs, sort_keys=True, default=_type_name)
-        content = [questions, self._identity, self.max_image_pixels, own]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        everything = [questions, self._identity, self.max_image_pixels, own]
+        return hashlib.sha256(
+            json.dumps(everything, sort_keys=True, default=str).encode()
+        ).hexdigest()
 
     def messages(self, request: Request, on_white: bool = False) -> list[dict[str, Any]]:
         """The chat messages with images (RGB, upright) in them, and what names their videos; with
@@ -201,6 +197,7 @@ class Benchmark:
         generation = dict(arguments.generation)
         until = ends_of(self._task, generation)
         question_type = row.get("question_type")
+        boxes = _boxes(row)
         complexity = row.get("complexity")
         return Request(
             sample_id=str(row[column]) if column else str(arguments.doc_id),
@@ -209,9 +206,11 @@ class Benchmark:
             reference=_text(self._task.doc_to_target(row)),
             generation=generation,
             until=until,
-            evidence_boxes=_boxes(row),
+            evidence_boxes=boxes,
             question_type=None if question_type is None else str(question_type),
             complexity=complexity if isinstance(complexity, int) else None,
+            evidence_pictures=_numbers(row, "evidence_pictures", boxes),
+            evidence_objects=_numbers(row, "evidence_objects", boxes),
         )
 
     def _load_images(self, content: Any, on_white: bool) -> None:
@@ -261,6 +260,19 @@ def _boxes(row: Mapping[str, Any]) -> tuple[Box, ...] | None:
         box = row.get("evidence_box")
         boxes = None if box is None or len(box) != 4 else [box]
     return None if boxes is None else tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in boxes)
+
+
+def _numbers(row: Mapping[str, Any], column: str, boxes: Sequence[Box] | None) -> tuple[int, ...]:
+    """What a column says of each of the boxes; nothing where it, or one of them, is missing.
+
+    Raises TaskError where it says something of more boxes or fewer.
+    """
+    numbers = row.get(column)
+    if numbers is None or boxes is None:
+        return ()
+    if len(numbers) != len(boxes):
+        raise TaskError(f"{column} has {len(numbers)} numbers for {len(boxes)} evidence boxes")
+    return tuple(int(number) for number in numbers)
 
 
 def _type_name(value: Any) -> str:

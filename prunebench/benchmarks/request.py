@@ -33,6 +33,11 @@ class Request:
 
     `until` cuts the answer off; `evidence_boxes` are (x0, y0, x1, y1) in pixels of the image of
     everything that must be seen, None where the data do not say it.
+
+    Where several pictures are shown, `evidence_pictures` says which image, or which frame of the
+    one video, each box lies in, counted from 0, and `evidence_objects` which object it shows: boxes
+    of one object are places of which one is enough. Both are empty where there is one image, in
+    which every box is another object's.
     """
 
     sample_id: str
@@ -44,6 +49,16 @@ class Request:
     evidence_boxes: tuple[Box, ...] | None = None
     question_type: str | None = None
     complexity: int | None = None
+    evidence_pictures: tuple[int, ...] = ()
+    evidence_objects: tuple[int, ...] = ()
+
+    def boxes_in(self, picture: int) -> tuple[Box, ...]:
+        """The evidence boxes that lie in one of the pictures."""
+        boxes = self.evidence_boxes or ()
+        if not self.evidence_pictures:
+            return boxes
+        numbered = zip(boxes, self.evidence_pictures, strict=True)
+        return tuple(box for box, number in numbered if number == picture)
 
 
 def read_row(rows: Any, number: int, max_pixels: int | None) -> dict[str, Any]:

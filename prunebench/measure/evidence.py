@@ -13,8 +13,11 @@ Box = tuple[float, float, float, float]
 TOLERANCE = 1e-9
 
 
-def evidence_mask(layout: Layout, box: Box, size: tuple[int, int], image: int = 0) -> Tensor:
-    """[N] bool: the tokens of image number `image` whose cell lies at least half inside `box`.
+def evidence_mask(
+    layout: Layout, box: Box, size: tuple[int, int], image: int = 0, frame: int | None = None
+) -> Tensor:
+    """[N] bool: the tokens of image number `image` whose cell lies at least half inside `box`; with
+    `frame`, those of that one of its frames.
 
     `box` is (left, top, right, bottom) in pixels of the original image, `size` that image's (width,
     height). Where no cell of a view lies half inside, the cells that the box covers most stand for
@@ -31,7 +34,7 @@ def evidence_mask(layout: Layout, box: Box, size: tuple[int, int], image: int = 
     if not (inside_across and inside_down):
         raise ValueError(f"evidence box {box} does not lie in an image of {width}x{height} pixels")
     mask = torch.zeros(len(layout), dtype=torch.bool)
-    for tiles in _views(layout, image):
+    for tiles in _views(layout, image, frame):
         shares = {number: _shares(layout.tiles[number], number, box, size) for number in tiles}
         # over the whole view: the box may only touch one of its crops and lie in the next
         most = max(float(share.max()) for share in shares.values())
@@ -61,20 +64,25 @@ def recall(kept: Tensor, mask: Tensor) -> float:
     return int(mask[kept].sum()) / evidence
 
 
-def _views(layout: Layout, image: int) -> list[list[int]]:
-    """The numbers of an image's tiles, those of one view together; raises ValueError where it has
-    none.
+def _views(layout: Layout, image: int, frame: int | None) -> list[list[int]]:
+    """The numbers of an image's tiles, or of those of one frame, those of one view together; raises
+    ValueError where it has none.
     """
     views: dict[tuple[str, int], list[int]] = {}
     for number, tile in enumerate(layout.tiles):
-        if tile.image == image and tile.rows * tile.columns:
+        is_asked = tile.image == image and frame in (None, tile.frame)
+        if is_asked and tile.rows * tile.columns:
             views.setdefault((tile.kind, tile.frame), []).append(number)
     if not views:
         count = len(layout.tiles)
         raise ValueError(
-            f"image {image} has no visual tokens; the layout's {count} tiles show others"
+            f"{_place(image, frame)} has no visual tokens; the layout's {count} tiles show others"
         )
     return list(views.values())
+
+
+def _place(image: int, frame: int | None) -> str:
+    return f"image {image}" if frame is None else f"frame {frame} of image {image}"
 
 
 def _shares(tile: Tile, number: int, box: Box, size: tuple[int, int]) -> Tensor:

@@ -234,7 +234,7 @@ def _picture(samples: Samples) -> Entry:
     content = io.BytesIO()
     image.save(content, format="JPEG", quality=QUALITY)
     boxes = []
-    for left, top, right, bottom in request.evidence_boxes or ():
+    for left, top, right, bottom in request.boxes_in(0):
         boxes.append([left / width, top / height, right / width, bottom / height])
     encoded = base64.b64encode(content.getvalue()).decode()
     return {

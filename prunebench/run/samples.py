@@ -17,7 +17,7 @@ from prunebench.benchmarks import Benchmark, MediaError, Request
 from prunebench.border.text import one_line
 from prunebench.border.videos import Clip, VideoError
 from prunebench.budget import Budget, BudgetError
-from prunebench.measure.evidence import evidence_mask
+from prunebench.measure.evidence import Box, evidence_mask
 from prunebench.models.base import Originals, Unsupported
 from prunebench.models.clips import check_seen, with_clips
 from prunebench.models.inputs import Message, clips_of, image_parts, parts_of
@@ -117,24 +117,52 @@ class Samples:
         return sizes, self.layouts[row].tiles, self.fitted
 
     def evidence(self, row: int) -> list[Tensor] | None:
-        """[N] bool for each box of what the question is about, of which there may be none: a
+        """[N] bool for each thing that the question is about, of which there may be none: a
         question after what is not there. None where nobody knows.
 
         That is where the data have no boxes, or one that is not in the image, and where there are
-        several images or none.
+        several images, or a video, and the data do not say which picture a box lies in.
         """
         if row not in self._evidence:
             self._evidence[row] = self._evidence_of(row)
         return self._evidence[row]
 
     def _evidence_of(self, row: int) -> list[Tensor] | None:
-        boxes, sizes = self.requests[row].evidence_boxes, self.sizes[row]
-        if boxes is None or len(sizes) != 1:
+        request, sizes = self.requests[row], self.sizes[row]
+        boxes, pictures = request.evidence_boxes, request.evidence_pictures
+        clips = clips_of(self.messages[row])
+        if boxes is None or (not pictures and (clips or len(sizes) != 1)):
             return None
+        things: dict[int, Tensor] = {}
+        objects = request.evidence_objects or range(len(boxes))
         try:
-            return [evidence_mask(self.layouts[row], box, sizes[0]) for box in boxes]
+            for number, thing in enumerate(objects):
+                picture = pictures[number] if pictures else 0
+                mask = self._box(row, boxes[number], picture, clips)
+                things[thing] = things[thing] | mask if thing in things else mask
         except ValueError:
             return None
+        return list(things.values())
+
+    def _box(self, row: int, box: Box, picture: int, clips: Sequence[Any]) -> Tensor:
+        """[N] bool: the tokens of a box in one of the images, or in a frame of the one video.
+
+        Raises ValueError where there is no such picture, or no such place in it.
+        """
+        layout, sizes = self.layouts[row], self.sizes[row]
+        if not clips:
+            if not 0 <= picture < len(sizes):
+                raise ValueError(f"picture {picture} of {len(sizes)}")
+            return evidence_mask(layout, box, sizes[picture], picture)
+        if len(clips) > 1 or sizes:
+            raise ValueError("videos beside other pictures")
+        frames = getattr(clips[0], "frames", None)
+        if frames is None or not 0 <= picture < len(frames):
+            raise ValueError(f"frame {picture} of a video without that frame")
+        height, width = frames.shape[1:3]
+        # some encoders make the tokens of one tile of several frames
+        tile = picture * len(layout.tiles) // len(frames)
+        return evidence_mask(layout, box, (width, height), frame=tile)
 
     def _masks(self, request: Request) -> list[Tensor] | None:
         """[Q, H, W] bool of the one image whose things are numbered from 1; None where nothing is

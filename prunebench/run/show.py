@@ -125,7 +125,7 @@ def _shown(backend: TransformersBackend, view: View, cell: Cell, full: Samples) 
     part = part_of(image, region)
     corner = (0, 0) if region is None else pixels_of(image, region)[:2]
     # in an image that a method has shrunk the evidence lies elsewhere
-    evidence = () if resized else full.requests[0].evidence_boxes or ()
+    evidence = () if resized else full.requests[0].boxes_in(0)
     boxes = [_shifted(box, corner) for box in evidence]
     masks = [stage.cells for stage in stages]
     name = cell.variant.label

@@ -10,7 +10,13 @@ from prunebench.testbed.scenes import Scene, SceneObject, scene
 
 _HERE = Path(__file__).parent
 
-Embedded = Literal["tiny-qwen2.5-vl", "tiny-qwen3-vl", "tiny-llava-1.5", "tiny-llava-next"]
+Embedded = Literal[
+    "tiny-qwen2.5-vl",
+    "tiny-qwen2.5-vl-video",
+    "tiny-qwen3-vl",
+    "tiny-llava-1.5",
+    "tiny-llava-next",
+]
 """The names of the miniature LVLMs."""
 
 DEFAULT: Embedded = "tiny-qwen2.5-vl"

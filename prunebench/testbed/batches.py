@@ -2,7 +2,7 @@
 behind each image.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -82,7 +82,7 @@ class SceneBatch(Batch):
     # [B, Q, 2] places of the words that foretell the first and the last word of the answer
     ends: Tensor
     evidence: Tensor  # [B, Q, N] tokens the answer lies in; all False without an evidence box
-    kinds: Tensor  # [B, Q] index into KINDS
+    kinds: Tensor  # [B, Q] index into the kinds that the batch counts, KINDS for scenes alone
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class SceneBatches:
 
     Every step sees fresh scenes with so many `questions` behind each image. `shares` says how often
     a kind of question comes beside the others; of `fine` of the steps the scenes are fine ones, and
-    of `odd` of the scenes one object is the odd one.
+    of `odd` of the scenes one object is the odd one. `kinds` are those that a batch counts.
     """
 
     seed: int
@@ -115,6 +115,7 @@ class SceneBatches:
     shares: Mapping[str, float]
     fine: float = 0.0
     odd: float | None = None
+    kinds: tuple[str, ...] = KINDS
 
     def __call__(self, step: int) -> SceneBatch:
         rng = np.random.default_rng([self.seed, step, 3])
@@ -129,7 +130,7 @@ class SceneBatches:
         return SceneBatch(
             pixels=torch.from_numpy(np.stack([about.render() for about in scenes])),
             labels=torch.from_numpy(np.stack(labels)),
-            **_packed(questions, areas, self.ids),
+            **packed(questions, areas, self.ids, self.kinds),
         )
 
     def _questions(self, about: Scene, rng: np.random.Generator) -> list[Question]:
@@ -163,10 +164,15 @@ class Staged:
         return self.parts[stage_of(step, self.stages)](step)
 
 
-def _packed(
-    questions: list[list[Question]], areas: NDArray[np.float64], ids: WordIds
+def packed(
+    questions: list[list[Question]],
+    areas: NDArray[np.float64],
+    ids: WordIds,
+    names: Sequence[str] = KINDS,
 ) -> dict[str, Tensor]:
-    """The parts of a SceneBatch that are of its questions, scene by scene."""
+    """The parts of a SceneBatch that are of its questions, scene by scene; `areas` [N, 4] are what
+    its tokens see, `names` the kinds that it counts.
+    """
     count = len(questions[0])
     texts = []
     for scene_questions in questions:
@@ -193,7 +199,7 @@ def _packed(
             targets[row, start : last - 1] = words[row, start + 1 : last]
             targets[row, last - 1] = ids.numbers[END]
             ends[row, number] = start, last - 2
-            kinds[row, number] = KINDS.index(question.kind)
+            kinds[row, number] = names.index(question.kind)
             for box in question.evidence:
                 if box not in tokens_of:
                     tokens_of[box] = box_tokens(box, areas)
@@ -254,9 +260,11 @@ def token_labels(about: Scene, boxes: NDArray[np.float64]) -> NDArray[np.int64]:
     """[len(LABELS), N] what each token shows that sees the box [N, 4]: the object that covers a
     fifth of it, and whether a centre lies there.
     """
+    labels = np.zeros((len(LABELS), len(boxes)), np.int64)
+    if not about.objects:
+        return labels
     share = np.stack([coverage(thing.box, boxes) for thing in about.objects])
     owner = np.where(share.max(0) >= 0.2, share.argmax(0), -1)
-    labels = np.zeros((len(LABELS), len(boxes)), np.int64)
     for number, thing in enumerate(about.objects):
         # 0 where there is no such digit
         tens, ones = (" 0123456789".index(digit) for digit in (thing.number or "").rjust(2))

@@ -95,11 +95,6 @@ def model_card(
 
 def answer_figures(figures: dict[str, Any]) -> str:
     """The table of an LVLM's `evaluate`."""
-    blank, guess = figures["blank"], figures["guess"]
-    rows = []
-    for kind, share in figures["by_type"].items():
-        rows.append((kind, share, blank["by_type"][kind], guess["by_type"][kind]))
-    rows.append(("all", figures["accuracy"], blank["accuracy"], guess["accuracy"]))
     fine = [f"Of fine scenes (560x560 px, objects of 44 px), {_list(figures['fine']['by_type'])}"]
     if "fine_thumbnail" in figures:
         fine.append(
@@ -107,13 +102,22 @@ def answer_figures(figures: dict[str, Any]) -> str:
         )
     return f"""{figures["samples"]} questions about {_stream(figures)}; greedy `generate`, float32.
 
-| question type | accuracy | image blanked | most frequent answer |
-|---|---|---|---|
-{_rows(rows)}
+{_by_type(figures)}
 
 By size (pixels): {_list(figures["by_resolution"])}.
 By complexity: {_list(figures["by_complexity"])}.
 {"; ".join(fine)}."""
+
+
+def film_figures(figures: dict[str, Any]) -> str:
+    """The tables of `evaluate_films`."""
+    parts = [answer_figures(figures)]
+    for name in ("clips", "pairs"):
+        part = figures[name]
+        parts.append(
+            f"{part['samples']} questions about {name} of that stream:\n\n{_by_type(part)}"
+        )
+    return "\n\n".join(parts)
 
 
 def match_figures(figures: dict[str, Any]) -> str:
@@ -135,6 +139,18 @@ lists its objects, float32.
 def _stream(figures: dict[str, Any]) -> str:
     """Which scenes the figures are of."""
     return f"scenes of the stream {figures['seed']}, which training never draws from"
+
+
+def _by_type(figures: dict[str, Any]) -> str:
+    """The table of shares by type, beside those without an image and of the best guess."""
+    blank, guess = figures["blank"], figures["guess"]
+    rows = []
+    for kind, share in figures["by_type"].items():
+        rows.append((kind, share, blank["by_type"][kind], guess["by_type"][kind]))
+    rows.append(("all", figures["accuracy"], blank["accuracy"], guess["accuracy"]))
+    return f"""| question type | accuracy | image blanked | most frequent answer |
+|---|---|---|---|
+{_rows(rows)}"""
 
 
 def _rows(rows: list[tuple[Any, ...]]) -> str:

@@ -1,6 +1,6 @@
 """Card texts: what the model cards say of each miniature, templates to be filled in."""
 
-from prunebench.testbed.card import CardText, answer_figures, match_figures
+from prunebench.testbed.card import CardText, answer_figures, film_figures, match_figures
 
 DENSE = """\
 which colour, shape, digits and size lie there and whether it is an object's centre. Those without
@@ -46,6 +46,23 @@ Three stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minu
    stops behind them where `gates` are not reached.
 3. {{joint_steps}} steps of the whole model: {QUESTIONS}""",
     figures=answer_figures,
+)
+
+QWEN_VIDEO = CardText(
+    pipeline="image-text-to-text",
+    about=f"""\
+tiny-qwen2.5-vl, trained further on clips and pairs of pictures: the stock transformers class
+`Qwen2_5_VLForConditionalGeneration` with {{parameters:,}} parameters in 12 LLM layers, a word-level
+tokenizer and the stock image and video processing, 25 to 256 visual tokens an image (400 in fine
+scenes), 100 to 196 a clip of eight frames, 98 to 160 a pair. {TASKS}""",
+    training=f"""\
+{{step}} steps from the weights of tiny-qwen2.5-vl, in {{minutes:.0f}} minutes on {{device}}
+(`training.csv` has the curves). The vision tower stays as it is. Each step is of scenes, of clips
+or of pairs, as often as `media` says. A clip has four moments of two frames each, in which nothing
+changes, for the encoder makes one token of two frames.
+
+{QUESTIONS}""",
+    figures=film_figures,
 )
 
 QWEN3 = CardText(

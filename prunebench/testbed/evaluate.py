@@ -5,7 +5,7 @@ with it blanked.
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -16,6 +16,15 @@ from prunebench.testbed.questions import FINE, Question, sample
 from prunebench.testbed.scenes import Scene
 
 Sample = tuple[Scene, Question]
+
+
+class Asked(Protocol):
+    """What is known of a question."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
 
 
 def evaluate(
@@ -33,19 +42,19 @@ def evaluate(
     questions = [question for _, question in pairs]
     kinds = [question.kind for question in questions]
     sizes = [f"{about.width}x{about.height}" for about in scenes]
-    right = _right(answers(folder, pairs, batch_size=batch_size, device=device), questions)
+    right = right_answers(answers(folder, pairs, batch_size=batch_size, device=device), questions)
     texts = answers(folder, pairs, blank=True, batch_size=batch_size, device=device)
-    blind = _right(texts, questions)
-    lucky = _right(_frequent_answers(questions), questions)
+    blind = right_answers(texts, questions)
+    lucky = right_answers(frequent_answers(questions), questions)
     levels = [about.complexity for about in scenes]
     return {
         "samples": samples,
         "seed": seed,
-        **_accuracy(kinds, right),
+        **accuracy(kinds, right),
         "by_resolution": _shares(sizes, right),
         "by_complexity": _shares(levels, right),
-        "blank": _accuracy(kinds, blind),
-        "guess": _accuracy(kinds, lucky),
+        "blank": accuracy(kinds, blind),
+        "guess": accuracy(kinds, lucky),
         "fine": fine(
             folder,
             samples=max(1, samples // 5),
@@ -73,8 +82,8 @@ def fine(
     pairs = [sample(seed, index, FINE) for index in range(samples)]
     questions = [question for _, question in pairs]
     texts = answers(folder, pairs, first_tokens=first_tokens, batch_size=batch_size, device=device)
-    right = _right(texts, questions)
-    return _accuracy([question.kind for question in questions], right)
+    right = right_answers(texts, questions)
+    return accuracy([question.kind for question in questions], right)
 
 
 def answers(
@@ -132,7 +141,7 @@ def _later_tokens(ids: Tensor, image_token: int, count: int) -> Tensor:
     return image & (image.cumsum(1) > count)
 
 
-def _frequent_answers(questions: Sequence[Question]) -> list[str]:
+def frequent_answers(questions: Sequence[Asked]) -> list[str]:
     """The most frequent answer to the type of each question."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for question in questions:
@@ -140,13 +149,13 @@ def _frequent_answers(questions: Sequence[Question]) -> list[str]:
     return [counts[question.kind].most_common(1)[0][0] for question in questions]
 
 
-def _right(texts: Sequence[str], questions: Sequence[Question]) -> list[bool]:
+def right_answers(texts: Sequence[str], questions: Sequence[Asked]) -> list[bool]:
     """Which answers are those of their questions."""
     pairs = zip(texts, questions, strict=True)
     return [text == question.answer for text, question in pairs]
 
 
-def _accuracy(kinds: Sequence[str], right: Sequence[bool]) -> dict[str, Any]:
+def accuracy(kinds: Sequence[str], right: Sequence[bool]) -> dict[str, Any]:
     """The share of right answers, over all questions and by type."""
     return {"accuracy": sum(right) / len(right), "by_type": _shares(kinds, right)}
 

@@ -10,10 +10,19 @@ from prunebench.testbed.captions import first_views
 from prunebench.testbed.card import CardText
 from prunebench.testbed.evaluate import evaluate, fine
 from prunebench.testbed.evaluate_clip import evaluate_clip
+from prunebench.testbed.evaluate_films import evaluate_films
 from prunebench.testbed.learner import Learner, Objective
-from prunebench.testbed.objectives import Answering, Matching
+from prunebench.testbed.objectives import Answering, AnsweringFilms, Matching
 from prunebench.testbed.processor import build_processor
-from prunebench.testbed.recipe import LLAVA, LLAVA_NEXT, QWEN3, ClipRecipe, LvlmRecipe, Recipe
+from prunebench.testbed.recipe import (
+    LLAVA,
+    LLAVA_NEXT,
+    QWEN3,
+    ClipRecipe,
+    FilmRecipe,
+    LvlmRecipe,
+    Recipe,
+)
 from prunebench.testbed.tiny_clip import build_clip, build_clip_processor, whiten
 from prunebench.testbed.tiny_llava import (
     FastLlava,
@@ -28,6 +37,12 @@ from prunebench.testbed.tiny_llava import (
 )
 from prunebench.testbed.tiny_qwen import FastQwen, build_model
 from prunebench.testbed.tiny_qwen3 import FastQwen3, build_qwen3, build_qwen3_processor
+from prunebench.testbed.tiny_qwen_video import (
+    FastVideoQwen,
+    build_video_model,
+    build_video_processor,
+    take_qwen,
+)
 from prunebench.testbed.views import GRID
 
 
@@ -68,9 +83,20 @@ def _answering(
     return objective
 
 
+def _answering_films(model: Any, recipe: FilmRecipe, seed: int) -> Objective:
+    """The objective of an LVLM that sees several pictures."""
+    tokenizer = build_video_processor().tokenizer
+    return AnsweringFilms(FastVideoQwen(model), tokenizer, recipe, seed)
+
+
 def _matching(model: Any, recipe: ClipRecipe, seed: int) -> Objective:
     """The objective of a CLIP."""
     return Matching(model, build_clip_processor().tokenizer, recipe, seed)
+
+
+def _begin_video(model: Any, qwen: Path | None) -> None:
+    """With all that a Qwen2.5-VL miniature has learnt of single images."""
+    take_qwen(model, qwen or model_path("tiny-qwen2.5-vl"))
 
 
 def _begin_clip(model: Any, _: Path | None) -> None:
@@ -127,6 +153,15 @@ MINIATURES = {
         build_qwen3_processor,
         _answering(FastQwen3, build_qwen3_processor),
         card_texts.QWEN3,
+    ),
+    "tiny-qwen2.5-vl-video": Miniature(
+        FilmRecipe(),
+        build_video_model,
+        build_video_processor,
+        _answering_films,
+        card_texts.QWEN_VIDEO,
+        evaluate=evaluate_films,
+        begin=_begin_video,
     ),
     "tiny-clip": Miniature(
         ClipRecipe(),

@@ -2,7 +2,7 @@
 every token shows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,10 @@ from prunebench.learning.folder import RunError
 from prunebench.learning.schedule import stage_of
 from prunebench.testbed.batches import LABELS, NO_TARGET, SceneBatch, SceneBatches, Staged, WordIds
 from prunebench.testbed.captions import Captions, ViewBatch, ViewBatches
+from prunebench.testbed.film_batches import ALL_KINDS, FilmBatches, Mixed
 from prunebench.testbed.learner import Learner
 from prunebench.testbed.questions import KINDS
-from prunebench.testbed.recipe import PLACES, ClipRecipe, LvlmRecipe, Recipe
+from prunebench.testbed.recipe import PLACES, ClipRecipe, FilmRecipe, LvlmRecipe, Recipe
 from prunebench.testbed.scenes import MINIATURES_STREAM
 from prunebench.testbed.tiny_clip import patch_features, pooled
 from prunebench.testbed.views import normal
@@ -34,25 +35,37 @@ MAX_SCALE = 100.0  # of the similarities, as in CLIP's own training
 
 
 class Answering:
-    """Scenes with packed questions for an LVLM: first its eyes alone, then places, then all."""
+    """Scenes with packed questions for an LVLM: first its eyes alone, then places, then all.
 
-    def __init__(self, learner: Learner, tokenizer: Any, recipe: LvlmRecipe, seed: int) -> None:
+    `kinds` are those that a batch counts.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        tokenizer: Any,
+        recipe: LvlmRecipe,
+        seed: int,
+        kinds: tuple[str, ...] = KINDS,
+    ) -> None:
         self.learner = learner
         self.recipe = recipe
         self.network = _WithHead(learner.module, learner.feature_width, seed)
+        self.kinds = kinds
         self.levels = sorted(set(recipe.levels.values()))
         ids = WordIds(dict(tokenizer.get_vocab()), tokenizer.pad_token_id)
         stream = MINIATURES_STREAM + seed
         every = SceneBatches(
             stream, learner.boxes, recipe.tokens, recipe.questions, ids, recipe.shares, recipe.fine
         )
+        every = replace(every, kinds=kinds)
         finish = replace(every, shares=recipe.finish, odd=FINISH_ODD)
         parts = replace(every, questions=1), replace(every, shares=PLACES), every, finish
-        self.batch = Staged(recipe.stages, parts)
+        self.batch: Callable[[int], Any] = Staged(recipe.stages, parts)
         # where in `levels` the evidence of a kind is read; -1 where nowhere
         numbers = dict(zip(self.levels, range(len(self.levels)), strict=True))
         self._level_of = torch.tensor(
-            [numbers.get(recipe.levels.get(kind, -1), -1) for kind in KINDS]
+            [numbers.get(recipe.levels.get(kind, -1), -1) for kind in kinds]
         )
 
     def loss(self, data: SceneBatch, step: int) -> Loss:
@@ -66,7 +79,7 @@ class Answering:
         if stage == 0:
             return loss, figures
         answers = self.learner.answer(features, data, self.levels)
-        answer_loss, answer_figures = _answer_loss(answers.logits.float(), data)
+        answer_loss, answer_figures = _answer_loss(answers.logits.float(), data, self.kinds)
         attention = answers.attention[..., : recipe.evidence_heads, :]
         level = self._level_of.to(data.kinds.device)[data.kinds]
         evidence_loss, early_loss, mass = evidence_losses(attention, data.evidence, level)
@@ -87,6 +100,22 @@ class Answering:
                     f"after {recipe.place_steps} place_steps {kind} is {share:.2f}, below {least}: "
                     "all kinds together would only take its share; give more place_steps"
                 )
+
+
+class AnsweringFilms(Answering):
+    """Scenes, clips and pairs in turn, with packed questions, for an LVLM that sees already."""
+
+    def __init__(self, learner: Learner, tokenizer: Any, recipe: FilmRecipe, seed: int) -> None:
+        super().__init__(learner, tokenizer, recipe, seed, ALL_KINDS)
+        ids = WordIds(dict(tokenizer.get_vocab()), tokenizer.pad_token_id)
+        stream = MINIATURES_STREAM + seed
+        parts: dict[str, Callable[[int], SceneBatch]] = {"scenes": self.batch}
+        for name, shares in (("clips", recipe.clips), ("pairs", recipe.pairs)):
+            parts[name] = FilmBatches(
+                stream, recipe.tokens, recipe.film_questions, ids, shares, name == "pairs"
+            )
+        names = list(recipe.media)
+        self.batch = Mixed(stream, [parts[name] for name in names], list(recipe.media.values()))
 
 
 class Matching:
@@ -162,21 +191,21 @@ def dense_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Loss:
     return loss, {"dense_loss": loss.detach(), **figures}
 
 
-def _answer_loss(logits: Tensor, data: SceneBatch) -> Loss:
+def _answer_loss(logits: Tensor, data: SceneBatch, names: Sequence[str]) -> Loss:
     """Loss of [B, T, V] logits on the words of the answers and their ends; accuracies are those of
-    whole answers.
+    whole answers, by the `names` of kinds.
     """
     loss = cross_entropy(logits.flatten(0, 1), data.targets.flatten(), ignore_index=NO_TARGET)
     right = logits.argmax(-1) == data.targets
     # an answer has one word or two, whose places are the same then
     hits = right.gather(1, data.ends.flatten(1)).view(data.ends.shape).all(-1)
     kinds = data.kinds.flatten()
-    counts = torch.zeros(len(KINDS), device=logits.device).index_add_(
+    counts = torch.zeros(len(names), device=logits.device).index_add_(
         0, kinds, torch.ones_like(kinds, dtype=torch.float32)
     )
     sums = torch.zeros_like(counts).index_add_(0, kinds, hits.flatten().float())
     shares = sums / counts  # NaN where there is no such question
-    return loss, {"answer_loss": loss.detach(), **dict(zip(KINDS, shares.unbind(), strict=True))}
+    return loss, {"answer_loss": loss.detach(), **dict(zip(names, shares.unbind(), strict=True))}
 
 
 def evidence_losses(

@@ -22,20 +22,22 @@ IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 MAX_TOKENS = 576  # an image; larger images are scaled down to it
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The words of the scenes and the marks of Qwen2.5-VL."""
-    return word_tokenizer((VISION_START, VISION_END, IMAGE, VIDEO))
+def build_tokenizer(more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """The words of the scenes, `more` behind them, and the marks of Qwen2.5-VL."""
+    return word_tokenizer((VISION_START, VISION_END, IMAGE, VIDEO), more)
 
 
-def word_tokenizer(marks: tuple[str, ...], **settings: Any) -> PreTrainedTokenizerFast:
+def word_tokenizer(
+    marks: tuple[str, ...], more: tuple[str, ...] = (), **settings: Any
+) -> PreTrainedTokenizerFast:
     """Lower-case words of the scenes' questions and answers; punctuation is dropped, any other word
     is unknown.
 
-    `marks` are the special tokens besides those for padding, the end and unknown words; `settings`
-    go to the tokenizer.
+    `marks` are the special tokens besides those for padding, the end and unknown words, `more`
+    further words; `settings` go to the tokenizer.
     """
     special = (PAD, END, UNKNOWN, *marks)
-    vocabulary = {word: index for index, word in enumerate(special + words())}
+    vocabulary = {word: index for index, word in enumerate(special + words() + more)}
     core = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     core.normalizer = normalizers.Sequence(
         [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\w\s]"), " ")]
@@ -94,12 +96,12 @@ def pixel_settings() -> dict[str, Any]:
     }
 
 
-def build_processor() -> Qwen2_5_VLProcessor:
-    """The stock processing of images and videos, and the words' tokenizer."""
+def build_processor(more: tuple[str, ...] = ()) -> Qwen2_5_VLProcessor:
+    """The stock processing of images and videos, and the tokenizer of the words and of `more`."""
     pixels = pixel_settings()
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**pixels),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(more),
         video_processor=Qwen2VLVideoProcessor(**pixels),
         chat_template=chat_template(
             image=VISION_START + IMAGE + VISION_END, video=VISION_START + VIDEO + VISION_END

@@ -111,6 +111,60 @@ class LvlmRecipe(Recipe):
         return self.vision_steps, self.place_steps, self.joint_steps, self.finish_steps
 
 
+FILM_LEVELS = {
+    **LEVELS,
+    **{
+        "glimpse": 5,
+        "sight": 6,
+        "moment": 5,
+        "snapshot": 6,
+        "start": 7,
+        "motion": 7,
+        "heading": 8,
+        "order": 8,
+    },
+    **{"picture": 5, "inside": 6, "addition": 7, "alteration": 7, "bigger": 7},
+}
+"""The same of clips and pairs; which picture has more is left to itself, as counting is."""
+
+
+CLIPS = {"glimpse": 0.7, "moment": 1.5, "sight": 3.0, "snapshot": 1.0, "start": 0.3}
+PAIRS = {"picture": 0.7, "inside": 0.7, "more": 0.8, "bigger": 1.5}
+SCENES = {
+    **dict.fromkeys(KINDS, 1.0),
+    **{"exist": 1.5, "count": 1.5, "count_by": 1.5, "number": 1.5},
+    **{"odd": 1.5, "side": 2.0, "cell": 2.0},
+}
+"""How often each kind of question about clips, pairs and scenes comes."""
+
+
+@dataclass(frozen=True)
+class FilmRecipe(LvlmRecipe):
+    """Everything that decides what an LVLM learns of clips and pairs that knows scenes already; its
+    eyes stay as they are.
+    """
+
+    learning_rate: float = number(6e-4, 0, open_below=True)
+    vision_steps: int = whole(0, 0, STEPS)
+    place_steps: int = whole(0, 0, STEPS)
+    joint_steps: int = whole(0, 0, STEPS)
+    finish_steps: int = whole(7000, 0, STEPS)
+    decay: float = 0.5
+    fine: float = 0.02
+    tokens: int = whole(1200, 1, 1_000_000)
+    questions: int = 8
+    film_questions: int = 6  # behind each clip and each pair
+    levels: Mapping[str, int] = field(default_factory=lambda: dict(FILM_LEVELS))
+    gates: Mapping[str, float] = field(default_factory=dict)
+    # share of the steps that are of each
+    media: Mapping[str, float] = field(
+        default_factory=lambda: {"scenes": 0.5, "clips": 0.35, "pairs": 0.15}
+    )
+    clips: Mapping[str, float] = field(default_factory=lambda: dict(CLIPS))
+    pairs: Mapping[str, float] = field(default_factory=lambda: dict(PAIRS))
+    finish: Mapping[str, float] = field(default_factory=lambda: dict(SCENES))
+
+
 @dataclass(frozen=True)
 class ClipRecipe(Recipe):
     """Everything that decides what tiny-clip learns."""

@@ -39,9 +39,11 @@ class TinyQwenConfig:
     kv_heads: int = 2
 
 
-def build_model(sizes: TinyQwenConfig, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """The stock class with random weights, in float32."""
-    tokenizer = build_tokenizer()
+def build_model(
+    sizes: TinyQwenConfig, seed: int, more: tuple[str, ...] = ()
+) -> Qwen2_5_VLForConditionalGeneration:
+    """The stock class with random weights, in float32, for the scenes' words and `more`."""
+    tokenizer = build_tokenizer(more)
     ids = {token: tokenizer.vocab[token] for token in (IMAGE, VIDEO, VISION_START, VISION_END)}
     head_dim = sizes.width // sizes.heads
     spatial = head_dim // 5
@@ -258,13 +260,13 @@ def packed_positions(batch: SceneBatch) -> Tensor:
     # M-RoPE goes on behind the largest position, not behind as many as there are tokens
     after = 1 + max(rows, columns)
     text = after + 1 + batch.order
-    image = _image_positions(rows, columns, after, text.device)
+    image = image_positions(rows, columns, after, text.device)
     return torch.cat([image[:, None].expand(-1, len(text), -1), text.expand(3, -1, -1)], dim=2)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _image_positions(rows: int, columns: int, after: int, device: torch.device) -> Tensor:
+def image_positions(rows: int, columns: int, after: int, device: torch.device) -> Tensor:
     """[3, 1 + N + 1] positions of an image and of the marks around it."""
     height, width = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     # + 1: the start mark is at 0
