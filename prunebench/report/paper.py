@@ -87,8 +87,8 @@ def write(
     origin = about(rows, records)
     captions = {}
     for path in paths:
-        others = f" Shown: {left_out[path.name]}." if path.name in left_out else ""
-        captions[path.name] = f"{figures.CAPTIONS[path.stem]}{others} {origin}"
+        omission = f" Shown: {left_out[path.name]}." if path.name in left_out else ""
+        captions[path.name] = f"{figures.CAPTIONS[path.stem]}{omission} {origin}"
     layout = paper_tables.Layout(order, wish.rename, budget_kind(rows))
     for name, make in (("table.tex", paper_tables.latex), ("table.md", paper_tables.markdown)):
         captions[name] = f"{paper_tables.caption(rows)} {origin}"
