@@ -69,7 +69,7 @@ class Labels:
         """
         names = self.texts.copy()
         names[~self.present] = [f"sample {sample}" for sample in self.ids[~self.present]]
-        return coded(names)
+        return coded(names.tolist())
 
     @cached_property
     def shared(self) -> bool:
