@@ -104,8 +104,7 @@ def _kept_signs(count: int, flips: int, seed: int) -> NDArray[np.int8]:
 
 
 def _drawn_signs(rng: np.random.Generator, flips: int, count: int) -> NDArray[np.int8]:
-    """[flips, count] patterns of which every sign is as likely as the other, the ones that
-    `scipy.stats.permutation_test` draws.
-    """
-    order = rng.permuted(np.tile(np.arange(2), (flips, count, 1)), axis=-1)
-    return np.asarray(1 - 2 * order[..., 0], dtype=np.int8)
+    """[flips, count] patterns of which every sign is as likely as the other: a bit each."""
+    size = flips * count
+    bits = np.unpackbits(np.frombuffer(rng.bytes(-(-size // 8)), dtype=np.uint8), count=size)
+    return np.asarray(1 - 2 * bits.astype(np.int8)).reshape(flips, count)
