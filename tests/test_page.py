@@ -437,9 +437,9 @@ def test_the_tab_of_the_view_is_in_sight_on_a_narrow_screen(browser: Any, file: 
 def test_an_own_operating_point_is_on_no_line(browser: Any, tmp_path: Path) -> None:
     cell(tmp_path, "none", "t", [1.0] * 20)
     for budget, kind, tokens in (("0.5", "mean", 8.0), ("0.1", "mean", 2.0), ("own", "", 5.0)):
-        columns: Any = {"available": [16] * 20, "tokens_mean": [tokens] * 20}
+        columns: dict[str, Any] = {"available": [16] * 20, "tokens_mean": [tokens] * 20}
         values = {"score": 0.5, "tokens_mean": tokens, "tokens_available": 16}
-        facts: Any = {"budget_kind": kind, "metrics": metrics_of(values, n=20)}
+        facts: dict[str, Any] = {"budget_kind": kind, "metrics": metrics_of(values, n=20)}
         cell(tmp_path, "fastv", "t", [1.0, 0.0] * 10, budget=budget, columns=columns, **facts)
     with visit(browser, written(tmp_path), "view=plot&x=tokens_mean") as seen:
         assert seen.page.evaluate(f"{FASTV}.x") == [2, 8, None, 5]
