@@ -50,9 +50,9 @@ Three stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minu
 
 QWEN_VIDEO = CardText(
     pipeline="image-text-to-text",
-    about=f"""\
+    about="""\
 tiny-qwen2.5-vl, trained further on clips and pairs of pictures: the stock transformers class
-`Qwen2_5_VLForConditionalGeneration` with {{parameters:,}} parameters in 12 LLM layers, a word-level
+`Qwen2_5_VLForConditionalGeneration` with {parameters:,} parameters in 12 LLM layers, a word-level
 tokenizer and the stock image and video processing, 25 to 256 visual tokens an image (400 in fine
 scenes), 100 or 144 a clip of eight frames, 98 or 128 a pair. It answers questions of twelve kinds
 about generated scenes of coloured shapes with numbers, of some about clips and pairs of them, and
