@@ -50,16 +50,20 @@ Three stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minu
 
 QWEN_VIDEO = CardText(
     pipeline="image-text-to-text",
-    about=f"""\
+    about="""\
 tiny-qwen2.5-vl, trained further on clips and pairs of pictures: the stock transformers class
-`Qwen2_5_VLForConditionalGeneration` with {{parameters:,}} parameters in 12 LLM layers, a word-level
+`Qwen2_5_VLForConditionalGeneration` with {parameters:,} parameters in 12 LLM layers, a word-level
 tokenizer and the stock image and video processing, 25 to 256 visual tokens an image (400 in fine
-scenes), 100 to 196 a clip of eight frames, 98 to 160 a pair. {TASKS}""",
+scenes), 100 or 144 a clip of eight frames, 98 or 128 a pair. It answers questions of twelve kinds
+about generated scenes of coloured shapes with numbers, of some about clips and pairs of them, and
+nothing else. Answers are one word or two.""",
     training=f"""\
 {{step}} steps from the weights of tiny-qwen2.5-vl, in {{minutes:.0f}} minutes on {{device}}
 (`training.csv` has the curves). The vision tower stays as it is. Each step is of scenes, of clips
 or of pairs, as often as `media` says. A clip has four moments of two frames each, in which nothing
-changes, for the encoder makes one token of two frames.
+changes, for the encoder makes one token of two frames. `finish`, `clips` and `pairs` say how often
+each kind of question comes about each; about clips and pairs, {{film_questions}} stand behind each
+film. What is not named there is not learnt. The vision tower's labels do not count in the loss.
 
 {QUESTIONS}""",
     figures=film_figures,

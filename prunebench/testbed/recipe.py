@@ -148,7 +148,7 @@ class FilmRecipe(LvlmRecipe):
     vision_steps: int = whole(0, 0, STEPS)
     place_steps: int = whole(0, 0, STEPS)
     joint_steps: int = whole(0, 0, STEPS)
-    finish_steps: int = whole(7000, 0, STEPS)
+    finish_steps: int = whole(20_000, 0, STEPS)
     decay: float = 0.5
     fine: float = 0.02
     tokens: int = whole(1200, 1, 1_000_000)
