@@ -102,7 +102,7 @@ def write(
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They cost more than a small sweep."""
-    monkeypatch.setattr("prunebench.report.figures.draw", lambda *_: [])
+    monkeypatch.setattr("prunebench.report.figures.draw", lambda *_, **__: [])
 
 
 def test_a_finished_study_is_asked_again_when_what_it_stands_on_changes(

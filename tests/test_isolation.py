@@ -204,7 +204,7 @@ def rows(out: Path, label: str) -> pd.DataFrame:
 def no_figures() -> Iterator[None]:
     """They cost more than a small sweep."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prunebench.report.figures.draw", lambda *_: [])
+        patch.setattr("prunebench.report.figures.draw", lambda *_, **__: [])
         yield
 
 
