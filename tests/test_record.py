@@ -122,7 +122,7 @@ def test_what_the_cost_pass_measures_is_what_the_table_declares() -> None:
         for variant in ("method", "baseline"):
             for phase in PHASES:
                 if (variant, phase) != ("baseline", "select"):
-                    rows.append(PairRow(pair, 0, variant, phase, 1.0, 2.0, 3))
+                    rows.append(PairRow(pair, 0, variant, phase, 1.0, 2.0, 3, 4.0))
     names = {metric.metric for metric in summarize(rows)}
     assert names == {column.metric for column in columns.COST} | {"kv_bytes"}
 

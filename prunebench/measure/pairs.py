@@ -80,13 +80,13 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
                 raise ValueError(f"pair {pair} has no {variant} run")
     metrics: list[Metric] = []
     for phase in PHASES:
-        for variant in VARIANTS:
-            runs = by_run.get((variant, phase), {})
-            metrics += _peak(phase, variant, list(runs.values()))
         method = [by_run["method", phase][pair].ms for pair in pairs]
         if phase == "select":
             metrics.append(_median("latency_select_ms", method))
             continue
+        for variant in VARIANTS:
+            runs = by_run[variant, phase]
+            metrics += _peak(phase, variant, [runs[pair] for pair in pairs])
         baseline = [by_run["baseline", phase][pair].ms for pair in pairs]
         metrics += _latency(phase, method, baseline)
     totals: dict[Variant, list[PairRow]] = {}
