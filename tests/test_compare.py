@@ -22,13 +22,19 @@ METHODS = ("divprune", "fastv", "hero", "ptp")
 QUESTIONS = 40
 
 
-def _study(folder: Path, shares: dict[str, float], answers: str = "yes", task: str = "t") -> Path:
+def _study(
+    folder: Path,
+    shares: dict[str, float],
+    answers: str = "yes",
+    task: str = "t",
+    model: str = "tiny",
+) -> Path:
     """Methods that answer such shares of the questions right."""
     references = [f"{answers} {number}" for number in range(QUESTIONS)]
     for method, share in shares.items():
         right = round(share * QUESTIONS)
         scores = [1.0] * right + [0.0] * (QUESTIONS - right)
-        cell(folder, method, task, scores, columns={"reference": references})
+        cell(folder, method, task, scores, model=model, columns={"reference": references})
     return folder
 
 
@@ -81,6 +87,18 @@ def test_the_only_tasks_of_two_studies_stand_for_each_other(tmp_path: Path) -> N
     agreement, warnings = _compared(one, other)
     assert [change.task for change in agreement.changes] == ["spring"]
     assert warnings == ["task spring is set beside autumn"]
+
+
+def test_the_only_models_of_two_studies_stand_for_each_other(tmp_path: Path) -> None:
+    """The same questions, asked of a model that was trained again."""
+    shares = dict(zip(METHODS, (0.9, 0.7, 0.5, 0.3), strict=True))
+    one = _study(tmp_path / "one", shares, model="first")
+    other = _study(tmp_path / "other", shares, model="again")
+    agreement, warnings = _compared(one, other)
+    assert {change.key.model for change in agreement.changes} == {"first"}
+    assert all(change.paired for change in agreement.changes)
+    assert agreement.rankings[0].tau.value == 1.0
+    assert warnings == ["model first is set beside again"]
 
 
 def test_where_less_is_better_a_larger_number_is_worse(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def of_cells(first: Sequence[StoredCell], second: Sequence[StoredCell], warn: Wa
     """The same of two studies that were read.
 
     Rankings are of methods alone, without the unpruned model and the controls. Where each study has
-    one task, these stand for each other whatever they are called.
+    one task, these stand for each other whatever they are called, and so do their models.
     """
     changes = between(first, second, warn)
     rankings = tuple(_rankings(changes, warn))

@@ -23,7 +23,7 @@ from prunebench.report.comparison import (
     sample_means,
     vector_of,
 )
-from prunebench.report.matches import Key, same_questions, same_tasks, study_of
+from prunebench.report.matches import Key, same_models, same_questions, same_tasks, study_of
 from prunebench.study import statistics
 from prunebench.study.cells import StoredCell
 from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
@@ -109,7 +109,7 @@ class Change:
 @dataclass(frozen=True)
 class Changes:
     """What two studies have of the same, and what only one of them has; `beside` says of the only
-    tasks of two studies, which stand for each other, that they are not called the same.
+    tasks, or models, of two studies, which stand for each other, that they are not called the same.
     """
 
     rows: tuple[Change, ...]
@@ -121,11 +121,15 @@ class Changes:
 def between(first: Sequence[StoredCell], second: Sequence[StoredCell], warn: Warn) -> Changes:
     """What moved, sorted by model, task, budget and method.
 
-    Where each study has one task, these stand for each other whatever they are called.
+    Where each study has one task, these stand for each other whatever they are called, and so do
+    their models.
     """
     one, other = study_of(first, warn), study_of(second, warn)
-    names = same_tasks(one, other)
-    theirs = {key._replace(task=names.get(key.task, key.task)): key for key in other.groups}
+    names, models = same_tasks(one, other), same_models(one, other)
+    theirs = {}
+    for key in other.groups:
+        model, task = models.get(key.model, key.model), names.get(key.task, key.task)
+        theirs[key._replace(model=model, task=task)] = key
     same = {task: same_questions(one, other, task, names) for task in one.questions}
     rows = []
     for key in sorted(one.groups):
@@ -134,10 +138,12 @@ def between(first: Sequence[StoredCell], second: Sequence[StoredCell], warn: War
             rows.append(_change(key, groups, same.get(key.task, True), warn))
     only_first = tuple(key for key in sorted(one.groups) if key not in theirs)
     only_second = tuple(theirs[key] for key in sorted(theirs) if key not in one.groups)
-    beside = ""
-    for task, name in names.items():
-        beside = f"task {one_line(name, 60)} is set beside {one_line(task, 60)}"
-    return Changes(tuple(rows), only_first, only_second, beside)
+    pairs = [("task", *pair) for pair in names.items()]
+    pairs += [("model", *pair) for pair in models.items()]
+    beside = []
+    for what, second_name, name in pairs:
+        beside.append(f"{what} {one_line(name, 60)} is set beside {one_line(second_name, 60)}")
+    return Changes(tuple(rows), only_first, only_second, "; ".join(beside))
 
 
 def samples_of(group: Group, warn: Warn) -> Scores[float] | None:

@@ -63,7 +63,18 @@ def study_of(cells: Sequence[StoredCell], warn: Warn) -> Study:
 def same_tasks(one: Study, other: Study) -> dict[str, str]:
     """The first study's name of a task of the second, where it has another one."""
     # tasks that were only timed have no questions
-    mine, theirs = list(one.questions), list(other.questions)
+    return _only_ones(list(one.questions), list(other.questions))
+
+
+def same_models(one: Study, other: Study) -> dict[str, str]:
+    """The first study's name of the model of the second, where each has one and they differ."""
+    mine = {key.model for key in one.groups}
+    theirs = {key.model for key in other.groups}
+    return _only_ones(sorted(mine), sorted(theirs))
+
+
+def _only_ones(mine: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:
+    """The name of mine by that of theirs, where each has one and they differ."""
     if len(mine) != 1 or len(theirs) != 1 or mine == theirs:
         return {}
     return {theirs[0]: mine[0]}
