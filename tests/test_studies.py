@@ -21,4 +21,4 @@ def test_a_committed_grid_runs_as_it_stands(file: Path, tmp_path: Path) -> None:
     assert stored_differences(file, grid) == []
     first = load(file, [f"out={tmp_path}", "limit=1", "cost=false", "controls=false"])
     first.methods, first.budgets = first.methods[:1], first.budgets[:1]
-    assert list(sweep(first).statuses.values()) == ["ok"]
+    assert set(sweep(first).statuses.values()) == {"ok"}
