@@ -336,6 +336,17 @@ def test_show_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert picture.width > picture.height
 
 
+def test_show_leaves_out_a_method_that_cannot_meet_the_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of several, and the others are drawn; alone it is an error."""
+    out = tmp_path / "kept.png"
+    assert main(["show", "method=random,pyramiddrop", "budget=0.1", f"out={out}"]) == 0
+    assert "note: pyramiddrop is not shown: budget 0.1" in capsys.readouterr().err
+    assert out.exists()
+    assert main(["show", "method=pyramiddrop", "budget=0.1", f"out={out}"]) == 2
+
+
 def test_show_puts_methods_side_by_side(tmp_path: Path) -> None:
     from PIL import Image
 

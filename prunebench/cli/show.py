@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from prunebench.border.text import clean
@@ -45,6 +46,8 @@ def show(arguments: argparse.Namespace) -> int:
         strips.append(
             Strip(one.image, one.masks, one.captions, one.name, answer, one.right, one.boxes)
         )
+    for name, reason in view.left_out.items():
+        print(clean(f"note: {name} is not shown: {reason}"), file=sys.stderr)
     path = draw(strips, view.out, view.title)
     print(clean(str(path)))
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,9 @@ from prunebench import registry
 from prunebench.benchmarks import Benchmark, Request, expand, load_task
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
+from prunebench.budget import BudgetError
 from prunebench.display import Mask, mask, part_of, pixels_of
+from prunebench.models.base import Unsupported
 from prunebench.models.inputs import image_parts, user_message
 from prunebench.run import grid as grids
 from prunebench.run import options
@@ -55,18 +57,21 @@ class Shown:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a drawing needs: the unpruned model first, then every method."""
+    """What a drawing needs: the unpruned model first, then every method; `left_out` are those of
+    several that cannot meet the budget or run on the model, by name with the reason.
+    """
 
     strips: list[Shown]
     title: str
     out: Path
+    left_out: dict[str, str]
 
 
 def picture(texts: Iterable[str]) -> Picture:
     """What key=value texts ask for; raises OptionError, GridError and what a sweep raises.
 
     The unpruned model answers first, then every method ("fastv,divprune"), each drawn stage by
-    stage.
+    stage. What cannot be shown of a single method is raised, of one among several it is left out.
     """
     content: dict[str, Any] = {}
     settings = options.override(content, texts, View)
@@ -79,13 +84,29 @@ def picture(texts: Iterable[str]) -> Picture:
     benchmark = _benchmark(view, backend.manner.wrapper)
     with _one_line(view):
         samples = _samples(backend, view, benchmark)
-        strips = [_shown(backend, view, cell, samples) for cell in cells]
+        strips, left_out = _strips(backend, view, cells, samples)
     request = samples.requests[0]
     title = request.question
     if benchmark is not None:
         strips = [replace(one, right=_is_right(benchmark, request, one.answer)) for one in strips]
         title += f" (right: {request.reference})"
-    return Picture(strips, title, Path(expanded(view.out)))
+    return Picture(strips, title, Path(expanded(view.out)), left_out)
+
+
+def _strips(
+    backend: TransformersBackend, view: View, cells: Sequence[Cell], samples: Samples
+) -> tuple[list[Shown], dict[str, str]]:
+    """What every cell left of the image, and why some left nothing."""
+    strips, errors = [], {}
+    for cell in cells:
+        try:
+            strips.append(_shown(backend, view, cell, samples))
+        except (BudgetError, Unsupported) as error:
+            errors[cell.variant.label] = error
+    methods = [cell for cell in cells if cell.variant.label != BASELINE]
+    if errors and len(errors) == len(methods):
+        raise next(iter(errors.values()))
+    return strips, {label: one_line(message(error), 300) for label, error in errors.items()}
 
 
 def _is_right(benchmark: Benchmark, request: Request, answer: str) -> bool | None:
