@@ -641,8 +641,11 @@ def _log(run: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     "name",
-    # the largest, whose test of fine scenes is fast
-    [pytest.param(name, marks=[pytest.mark.slow] * ("next" in name)) for name in MODELS],
+    # the largest, whose test of fine scenes is fast, and the one that is asked about clips and pairs
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * name.endswith(("next", "video")))
+        for name in MODELS
+    ],
 )
 def test_the_shipped_checkpoint_sees(name: str) -> None:
     folder = model_path(name)
