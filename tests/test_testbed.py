@@ -641,7 +641,7 @@ def _log(run: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     "name",
-    # the largest, whose test of fine scenes is fast, and the one that is asked about clips and pairs
+    # the largest, whose test of fine scenes is fast, and the one asked about clips and pairs
     [
         pytest.param(name, marks=[pytest.mark.slow] * name.endswith(("next", "video")))
         for name in MODELS
