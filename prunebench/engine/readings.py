@@ -109,7 +109,9 @@ def _received(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
         end = start + CHUNK
         logits = query[:, :, start:end] @ key.transpose(2, 3)
         if mask is not None:
-            logits = _masked(logits, mask[:, :, start:end])
+            # a mask of padding alone has one row for all queries
+            rows = mask if mask.shape[2] == 1 else mask[:, :, start:end]
+            logits = _masked(logits, rows)
         weights = logits.softmax(-1)
         total = total + weights.sum(2)
         first = weights[:, :, 0] if start == 0 else first
