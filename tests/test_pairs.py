@@ -206,4 +206,4 @@ def test_a_sweep_says_which_samples_share_an_image(tmp_path: Path) -> None:
     assert all(isinstance(image, str) for image in images[0].values())
     # every scene of the embedded task is another image
     assert len(set(images[0].values())) == 3
-    assert records[0].clusters is None
+    assert records[0].cluster_labels is None

@@ -84,9 +84,7 @@ def best(arguments: argparse.Namespace) -> int:
     from prunebench.run import options
     from prunebench.run.keys import check_values
 
-    content: dict[str, Any] = {}
-    options.override(content, arguments.options, Best)
-    question = options.structured(Best, content)
+    question = options.filled(Best, arguments.options)
     check_values(question)
     query = Query(
         question.loss,

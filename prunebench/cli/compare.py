@@ -55,9 +55,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from prunebench.report.board import records
     from prunebench.run import options
 
-    content: dict[str, Any] = {}
-    options.override(content, arguments.options, CompareKeys)
-    keys = options.structured(CompareKeys, content)
+    keys = options.filled(CompareKeys, arguments.options)
     warnings: list[str] = []
     result = agreement.compare(arguments.first, arguments.second, warnings.append)
     for warning in dict.fromkeys(warnings):

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prunebench.border.bounds import path
 from prunebench.border.text import clean, one_line
@@ -53,9 +52,7 @@ def export(arguments: argparse.Namespace) -> int:
     from prunebench.report import export as exporting
     from prunebench.run import options
 
-    content: dict[str, Any] = {}
-    options.override(content, arguments.options, ExportKeys)
-    keys = options.structured(ExportKeys, content)
+    keys = options.filled(ExportKeys, arguments.options)
     if keys.out is None:
         raise ReportError("out is missing; name the folder of the data set: out=build/dataset")
     files, warnings = exporting.write(arguments.study, path("out", keys.out), keys.license or "")

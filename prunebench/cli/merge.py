@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prunebench.border.bounds import path
 from prunebench.border.text import clean, one_line
@@ -53,10 +52,8 @@ def merge(arguments: argparse.Namespace) -> int:
     from prunebench.run.merge import MergeError
 
     studies = [word for word in arguments.words if "=" not in word or Path(word).is_dir()]
-    content: dict[str, Any] = {}
     words = [word for word in arguments.words if word not in studies]
-    options.override(content, words, MergeKeys)
-    keys = options.structured(MergeKeys, content)
+    keys = options.filled(MergeKeys, words)
     if keys.out is None:
         raise MergeError("out is missing; name the folder of the merged study: out=results/ours")
     merged = merging.merge([path("study", word) for word in studies], path("out", keys.out))

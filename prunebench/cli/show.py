@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from prunebench.border.text import clean
 from prunebench.cli.completion import add_options
+from prunebench.cli.ending import say
 from prunebench.cli.parser import Commands, add_command
 from prunebench.run.keys import Key, keys_of
 
@@ -47,7 +47,7 @@ def show(arguments: argparse.Namespace) -> int:
             Strip(one.image, one.masks, one.captions, one.name, answer, one.right, one.boxes)
         )
     for name, reason in view.left_out.items():
-        print(clean(f"note: {name} is not shown: {reason}"), file=sys.stderr)
+        say(clean(f"note: {name} is not shown: {reason}"))
     path = draw(strips, view.out, view.title)
     print(clean(str(path)))
     return 0

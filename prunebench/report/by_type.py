@@ -98,14 +98,7 @@ class _Answers:
     """A cell's samples that have a score: `mask` [n] says which those are."""
 
     def __init__(self, cell: StoredCell, samples: Samples) -> None:
-        self.key = (
-            cell.model,
-            cell.method,
-            cell.settings_line,
-            cell.budget_kind,
-            cell.budget,
-            cell.task,
-        )
+        self.key = cell.line
         self.unpruned = cell.method == BASELINE
         self.samples = samples
         self.mask = ~np.isnan(samples.numbers["score"])

@@ -81,14 +81,12 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     for cell in cells:
         if cell.kind != "quality" or not cell.ok or cell.method == BASELINE:
             continue
-        of_method = cell.model, cell.method, cell.settings_line
         try:
             samples = _samples(cell)
         except ReportError as error:
             warn(str(error))
             continue
-        key = (*of_method, cell.budget_kind, cell.budget, cell.task)
-        groups.setdefault(key, []).append(samples)
+        groups.setdefault(cell.line, []).append(samples)
     rows: list[dict[str, Any]] = []
     for of_line, parts in sorted(groups.items()):
         samples = pd.concat(parts)

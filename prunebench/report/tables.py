@@ -117,16 +117,7 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> Path:
 
 
 def _about(cell: StoredCell) -> list[Any]:
-    return [
-        cell.id,
-        cell.model,
-        cell.method,
-        cell.settings_line,
-        cell.budget_kind,
-        cell.budget,
-        cell.task,
-        cell.seed,
-    ]
+    return [cell.id, *cell.line, cell.seed]
 
 
 NUMBERS = tuple(fact.name for fact in fields(Metric))

@@ -91,6 +91,13 @@ def structured(kind: type[T], content: Mapping[str, Any]) -> T:
     return configuration
 
 
+def filled(kind: type[T], words: Iterable[str]) -> T:
+    """What key=value words say, as a `kind`; raises OptionError."""
+    content: dict[str, Any] = {}
+    override(content, words, kind)
+    return structured(kind, content)
+
+
 def check_known(content: Mapping[str, Any], kind: type, section: str = "") -> None:
     """Refuse keys that `kind` and its sections do not have, and values that OmegaConf would quietly
     change.

@@ -46,6 +46,14 @@ class StoredCell(CellRecord):
         return json.dumps(self.settings, sort_keys=True, separators=(",", ":"))
 
     @property
+    def line(self) -> tuple[str, str, str, str, str, str]:
+        """What cells share that differ in their seed, or in what was measured, alone: model,
+        method, settings, kind of budget, budget and task.
+        """
+        about = self.model, self.method, self.settings_line
+        return (*about, self.budget_kind, self.budget, self.task)
+
+    @property
     def is_control(self) -> bool:
         """Whether it stands in the study only to be compared with; old cells do not say."""
         return bool(self.control) or self.method in (BASELINE, CONTROL)
@@ -100,19 +108,11 @@ class StoredCell(CellRecord):
         names = self.labels["group"].dropna()
         return names if len(names) else None
 
-    @property
-    def clusters(self) -> pd.Series[str] | None:
-        """What every sample is drawn with, by sample_id: its group, or else its image; None where
-        each has its own. Raises ReportError.
-        """
-        labels = self.cluster_labels
-        if labels is None:
-            return None
-        return pd.Series(labels.texts, index=self.samples_read.ids, dtype=object).dropna()
-
     @cached_property
     def cluster_labels(self) -> Labels | None:
-        """The same as `clusters` says, for the samples in the order of their ids."""
+        """What every sample is drawn with: its group, or else its image; None where each has its
+        own. Raises ReportError.
+        """
         labels = self.samples_read.labels
         groups, images = labels.get("group"), labels.get("image")
         if groups is not None and groups.present.any():

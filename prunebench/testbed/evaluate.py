@@ -3,9 +3,9 @@ with it blanked.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -16,6 +16,8 @@ from prunebench.testbed.questions import FINE, Question, sample
 from prunebench.testbed.scenes import Scene
 
 Sample = tuple[Scene, Question]
+
+T = TypeVar("T")
 
 
 class Asked(Protocol):
@@ -100,6 +102,28 @@ def answers(
     With `blank` it gets a grey image of the same size. Of each prompt's visual tokens it sees the
     `first_tokens`, all of them where that is None.
     """
+
+    def inputs_of(processor: Any, config: Any, part: Sequence[Sample]) -> Any:
+        inputs = _inputs(processor, part, blank)
+        if first_tokens is not None:
+            later = _later_tokens(inputs["input_ids"], config.image_token_id, first_tokens)
+            # masked, not cut out: the model wants as many image tokens as it has features
+            inputs["attention_mask"] = inputs["attention_mask"] * ~later
+        return inputs
+
+    return generated(folder, pairs, inputs_of, batch_size, device)
+
+
+def generated(
+    folder: Path,
+    samples: Sequence[T],
+    inputs_of: Callable[[Any, Any, Sequence[T]], Any],
+    batch_size: int,
+    device: str,
+) -> list[str]:
+    """What the model in `folder` says greedily to each sample; `inputs_of` makes the inputs of a
+    few, given the processor and the model's configuration.
+    """
     auto_processor: Any = AutoProcessor  # untyped
     processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
     model: Any = AutoModelForImageTextToText.from_pretrained(
@@ -107,12 +131,8 @@ def answers(
     )
     model.to(device)
     texts: list[str] = []
-    for first in range(0, len(pairs), batch_size):
-        inputs = _inputs(processor, pairs[first : first + batch_size], blank).to(device)
-        if first_tokens is not None:
-            later = _later_tokens(inputs["input_ids"], model.config.image_token_id, first_tokens)
-            # masked, not cut out: the model wants as many image tokens as it has features
-            inputs["attention_mask"] = inputs["attention_mask"] * ~later
+    for first in range(0, len(samples), batch_size):
+        inputs = inputs_of(processor, model.config, samples[first : first + batch_size]).to(device)
         with torch.inference_mode():
             output = model.generate(**inputs, do_sample=False, max_new_tokens=4)
         new_tokens = output[:, inputs["input_ids"].shape[1] :]

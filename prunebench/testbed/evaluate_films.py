@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from prunebench.testbed.clip_questions import (
     CLIP_KINDS,
@@ -19,7 +18,13 @@ from prunebench.testbed.clip_questions import (
     sample_pair,
 )
 from prunebench.testbed.clips import FPS, FRAMES, Clip, Pair
-from prunebench.testbed.evaluate import accuracy, evaluate, frequent_answers, right_answers
+from prunebench.testbed.evaluate import (
+    accuracy,
+    evaluate,
+    frequent_answers,
+    generated,
+    right_answers,
+)
 
 Sample = tuple[Clip | Pair, FilmQuestion]
 
@@ -67,20 +72,11 @@ def film_answers(
     device: str = "cpu",
 ) -> list[str]:
     """What the model in `folder` says to each question; `blank`: about grey pictures."""
-    auto_processor: Any = AutoProcessor  # untyped
-    processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=False
-    )
-    model.to(device)
-    texts: list[str] = []
-    for first in range(0, len(samples), batch_size):
-        inputs = film_inputs(processor, samples[first : first + batch_size], blank).to(device)
-        with torch.inference_mode():
-            output = model.generate(**inputs, do_sample=False, max_new_tokens=4)
-        new_tokens = output[:, inputs["input_ids"].shape[1] :]
-        texts += processor.batch_decode(new_tokens, skip_special_tokens=True)
-    return texts
+
+    def inputs_of(processor: Any, _: Any, part: Sequence[Sample]) -> Any:
+        return film_inputs(processor, part, blank)
+
+    return generated(folder, samples, inputs_of, batch_size, device)
 
 
 def film_inputs(processor: Any, samples: Sequence[Sample], blank: bool = False) -> Any:
