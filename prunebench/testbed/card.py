@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+TRAINING, FURTHER = "## Training\n", "## Trained further\n"
+"""The headings of a card behind its figures."""
+
 _CARD = """---
 license: apache-2.0
 library_name: transformers
@@ -16,8 +19,7 @@ pipeline_tag: {pipeline}
 ## Held-out figures
 {figures}
 
-## Training
-{training}
+{earlier}{heading}{training}
 
 AdamW, {precision}, gradient norm at most 1, learning rate {learning_rate} with a warm-up in each
 stage and a linear fall over the last {decay:.0%} of the steps.
@@ -28,6 +30,12 @@ stage and a linear fall over the last {decay:.0%} of the steps.
 |---|---|
 {settings}
 {before}"""
+
+_FURTHER_KEYS = (
+    *("seed", "tokens", "learning_rate"),
+    *("vision_steps", "place_steps", "joint_steps", "finish_steps"),
+)
+"""The settings that a command names which trains a miniature further."""
 
 _CHANGED = """
 This run was stopped and continued with other settings, so a fresh run with those above takes
@@ -46,6 +54,7 @@ class CardText:
     about: str
     training: str
     figures: Callable[[dict[str, Any]], str]
+    further: str = ""
 
 
 def model_card(
@@ -55,12 +64,14 @@ def model_card(
     seconds: float,
     parameters: int,
     figures: dict[str, Any],
+    earlier: str | None = None,
 ) -> str:
     """Markdown. `figures` as the miniature's evaluation returns them, `recipe` as `recipe.json`
-    holds it, `seconds` for `step` steps.
+    holds it, `seconds` for `step` steps; `earlier` is the card of the miniature that was trained
+    further.
     """
     before = recipe.get("before", [])
-    plain = {key: value for key, value in recipe.items() if key != "before"}
+    plain = {key: value for key, value in recipe.items() if key not in ("before", "further")}
     facts = {
         **plain,
         "name": recipe["model"],
@@ -69,6 +80,12 @@ def model_card(
         "minutes": seconds / 60,
     }
     settings = {**plain, **recipe["sizes"]}
+    heading, training, start = TRAINING, text.training, ""
+    if earlier is not None:
+        heading, training = FURTHER, text.further
+        start = " start=EARLIER " + " ".join(
+            f"{name}={value}" for name, value in plain.items() if name in _FURTHER_KEYS
+        )
     rows = [
         f"| {key} | {value} |" for key, value in settings.items() if key not in ("model", "sizes")
     ]
@@ -76,21 +93,28 @@ def model_card(
         repeat = "The settings at the end"
     elif step < sum(steps for name, steps in plain.items() if name.endswith("_steps")):
         minutes = f"minutes={facts['minutes']:.1f}"
-        command = f"prunebench testbed train FOLDER model={recipe['model']} {minutes}"
+        command = f"prunebench testbed train FOLDER model={recipe['model']}{start} {minutes}"
         repeat = f"Its time was over before its steps: `{command}` on such a machine comes near it"
     else:
-        command = f"prunebench testbed train FOLDER model={recipe['model']}"
+        command = f"prunebench testbed train FOLDER model={recipe['model']}{start}"
         repeat = f"`{command}` with these settings repeats it"
     return _CARD.format(
         **facts,
         pipeline=text.pipeline,
         about=text.about.format(**facts),
         figures=text.figures(figures),
-        training=text.training.format(**facts),
+        earlier="" if earlier is None else _training(earlier),
+        heading=heading,
+        training=training.format(**facts),
         settings="\n".join(rows),
         before=_before(before),
         repeat=repeat,
     )
+
+
+def _training(card: str) -> str:
+    """What a card says of its training, from the first heading on."""
+    return f"{TRAINING}{card.partition(TRAINING)[2].rstrip()}\n\n"
 
 
 def answer_figures(figures: dict[str, Any]) -> str:

@@ -29,6 +29,13 @@ TASKS = """\
 It answers questions of twelve kinds about generated scenes of coloured shapes with numbers, and
 nothing else. Answers are one word or two."""
 
+FURTHER = """\
+{step} steps from the weights of that run, on scenes that it had not seen, in {minutes:.0f} minutes
+on {device} (`training_further.csv` has the curves). In the first {joint_steps} everything learns
+that learnt before, in the next {finish_steps} what sees stays as it is, and `finish` says how often
+each kind of question comes: what is weak most often."""
+"""Of a miniature that is trained further."""
+
 QWEN = CardText(
     pipeline="image-text-to-text",
     about=f"""\
@@ -46,6 +53,7 @@ Three stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minu
    stops behind them where `gates` are not reached.
 3. {{joint_steps}} steps of the whole model: {QUESTIONS}""",
     figures=answer_figures,
+    further=FURTHER,
 )
 
 QWEN_VIDEO = CardText(
@@ -85,6 +93,7 @@ Two stages on freshly generated scenes, {{step}} steps in {{minutes:.0f}} minute
    {DENSE}
 2. {{joint_steps}} steps of the whole model: {QUESTIONS}""",
     figures=answer_figures,
+    further=FURTHER,
 )
 
 CLIP = CardText(
@@ -126,6 +135,7 @@ which squashes an image to 168 px: 144 visual tokens. {TASKS}""",
         "tiny-qwen2.5-vl, the projector at random.",
     ),
     figures=answer_figures,
+    further=FURTHER,
 )
 
 LLAVA_NEXT = CardText(
@@ -139,4 +149,5 @@ thumbnail of 168 px in 144 visual tokens and up to 2x2 tiles of 168 px in up to 
     + """
    Of the scenes, {fine:.0%} are fine ones.""",
     figures=answer_figures,
+    further=FURTHER,
 )

@@ -8,6 +8,7 @@ from prunebench.learning import log
 from prunebench.learning.checkpoint import State
 from prunebench.testbed.card import model_card
 from prunebench.testbed.miniatures import miniature
+from prunebench.testbed.start import EARLIER
 
 
 def export(
@@ -40,8 +41,13 @@ def export(
     kind.processor().save_pretrained(folder)
     figures = kind.evaluate(folder, samples=held_out, seed=held_out_seed, device=device)
     parameters = sum(weight.numel() for weight in model.parameters())
-    text = model_card(kind.text, recipe, state.step, state.seconds, parameters, figures)
+    card, curves = (run / EARLIER[name] for name in ("README.md", "training.csv"))
+    further = recipe.get("further", False)
+    earlier = card.read_text() if further else None
+    text = model_card(kind.text, recipe, state.step, state.seconds, parameters, figures, earlier)
     (folder / "README.md").write_text(text)
-    shutil.copyfile(run / log.NAME, folder / "training.csv")
+    if further:
+        shutil.copyfile(curves, folder / "training.csv")
+    shutil.copyfile(run / log.NAME, folder / f"training{'_further' if further else ''}.csv")
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes files that only their owner can read

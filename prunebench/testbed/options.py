@@ -24,7 +24,8 @@ STAGES = ("vision_steps", "place_steps", "joint_steps", "finish_steps")
 class MiniatureOptions:
     """What can be set of a miniature's training; where nothing is said the recipe's value stands.
 
-    `start` is the folder of the miniature that this one begins with, left out: the shipped one. A
+    `start` is the folder of the miniature that this one begins with, left out: the shipped one. One
+    of its own kind is trained further. A
     run draws its scenes from the stream MINIATURES_STREAM + seed, and from METHODS_STREAM on they
     belong to the training of methods. Raises BoundsError for a value that cannot be.
     """
@@ -38,6 +39,7 @@ class MiniatureOptions:
     workers: int = whole(0, 0, 256)
     minutes: float | None = number(None, 0, open_below=True)
     tokens: int | None = whole(None, 1, 1_000_000)
+    learning_rate: float | None = number(None, 0, open_below=True)
     vision_steps: int | None = whole(None, 0, STEPS)
     place_steps: int | None = whole(None, 0, STEPS)
     joint_steps: int | None = whole(None, 0, STEPS)
@@ -65,6 +67,7 @@ class MiniatureOptions:
                 reason = f"the recipe of {self.model} has {' and '.join(stages)}"
                 raise BoundsError(f"{name} is {steps}, but {reason}: leave it out")
             changes[name] = steps
-        if self.tokens is not None:
-            changes["tokens"] = self.tokens
+        for name in ("tokens", "learning_rate"):
+            if getattr(self, name) is not None:
+                changes[name] = getattr(self, name)
         return replace(recipe, **changes)

@@ -15,7 +15,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
 from prunebench.border.bounds import path
-from prunebench.border.text import message, one_line
 from prunebench.learning.checkpoint import State, digest
 from prunebench.learning.folder import RunError
 from prunebench.learning.loop import (
@@ -29,10 +28,11 @@ from prunebench.learning.loop import (
 from prunebench.learning.run import Run, open_run
 from prunebench.testbed.batches import Batch
 from prunebench.testbed.learner import Objective
-from prunebench.testbed.miniatures import Miniature, miniature
+from prunebench.testbed.miniatures import miniature
 from prunebench.testbed.options import MiniatureOptions
 from prunebench.testbed.questions import KINDS
 from prunebench.testbed.recipe import Recipe
+from prunebench.testbed.start import EARLIER, begin_weights, keep_earlier
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +66,11 @@ def train_miniature(
     """Train a miniature in the run folder `out`; returns `out/model`, an ordinary `from_pretrained`
     folder.
 
-    `recipe` is the options' own, left out. The run folder also holds `checkpoint.pt`, `log.csv` and
-    `recipe.json`. A run that was interrupted goes on from its last checkpoint, step for step as if
-    it had not been (`resume=False` starts over). One whose recipe changed goes on with the new one,
-    and its model card says until which step the old one held. The card's figures are over
-    `held_out` questions.
+    A start that is a miniature of the same kind is trained further. `recipe` is the options' own,
+    left out. The run folder also holds `checkpoint.pt`, `log.csv` and `recipe.json`. A run that was
+    interrupted goes on from its last checkpoint, step for step as if it had not been
+    (`resume=False` starts over). One whose recipe changed goes on with the new one, and its model
+    card says until which step the old one held. The card's figures are over `held_out` questions.
 
     Raises RunError, before anything is written, where `out` holds a run of another model, seed,
     size or start, is in use or cannot be written, where its checkpoint is damaged, and for a start
@@ -87,17 +87,21 @@ def train_miniature(
             f"the recipe of {options.model} has {recipe.steps} steps; there must be at least one"
         )
     start = None if options.start is None else path("start", options.start)
-    model = _new_model(kind, recipe, options.seed, start)
+    model = kind.build(recipe.sizes, options.seed)
+    further = begin_weights(kind, model, start)
     identity = {
         "model": options.model,
         "seed": options.seed,
         "sizes": asdict(recipe.sizes),
         "start": digest(dict(model.state_dict())),
     }
-    with open_run(out, identity, writes=(RECIPE,), folders=(MODEL,), way_out=WAY_OUT) as run:
+    writes = RECIPE, *EARLIER.values()
+    with open_run(out, identity, writes=writes, folders=(MODEL,), way_out=WAY_OUT) as run:
         begin = _begin(run, recipe.steps, options.resume)
         plain = {"model": options.model, "seed": options.seed, "device": _device(options.device)}
-        plain |= asdict(recipe)
+        plain |= {"further": further, **asdict(recipe)}
+        if start is not None and further and begin is None:
+            keep_earlier(run, start)
         settings = _settings(plain, begin, recipe.steps)
         run.write(RECIPE, f"{json.dumps(settings, indent=2)}\n".encode())
         machine = Machine(options.device, options.workers)
@@ -123,25 +127,6 @@ def train_miniature(
 def _device(name: str) -> str:
     """A device as a card names it."""
     return "a CPU" if name == "cpu" else torch.cuda.get_device_name()
-
-
-def _new_model(kind: Miniature, recipe: Recipe, seed: int, start: Path | None) -> Any:
-    """The model with the weights that it begins with."""
-    if start is not None and not start.is_dir():
-        what = f"start {one_line(str(start), 100)} is no folder"
-        raise RunError(f"{what}; give that of the miniature to begin with")
-    model = kind.build(recipe.sizes, seed)
-    if kind.begin is not None:
-        try:
-            kind.begin(model, start)
-        # what unfit files make the loaders raise is as various as they are
-        except Exception as error:
-            source = "the shipped miniatures"
-            if start is not None:
-                source = f"start {one_line(str(start), 80)}"
-            reason = one_line(message(error), 120)
-            raise RunError(f"the model cannot begin with {source}: {reason}") from error
-    return model
 
 
 def _begin(run: Run, steps: int, resume: bool) -> State | None:
