@@ -111,6 +111,7 @@ UNCOUNTED = (
     "run/bench_table.py",
     "run/bencher.py",
     "run/ceiling.py",
+    "run/clients.py",
     "run/cell.py",
     "run/difference.py",
     "run/estimate.py",
