@@ -112,8 +112,8 @@ def wave(clients: Sequence[Client], new_tokens: int) -> Wave:
         spans = _all(waiting)
     rows = []
     for number, of_client in enumerate(spans):
-        for request, (sent, answered) in enumerate(of_client):
-            times = 1e3 * (sent - began[0]), 1e3 * (answered - sent)
+        for request, (start_time, end_time) in enumerate(of_client):
+            times = 1e3 * (start_time - began[0]), 1e3 * (end_time - start_time)
             row = LoadRow(0, 0, "method", number, request, *times, peaks.mib, used.joules)
             rows.append(row)
     return Wave(tuple(rows))
@@ -126,9 +126,9 @@ def _requests(client: Client, start: Barrier, new_tokens: int) -> list[tuple[flo
         with client.opened():
             start.wait()
             for _ in range(ROUNDS):
-                sent = perf_counter()
+                start_time = perf_counter()
                 client.answer(new_tokens)
-                spans.append((sent, perf_counter()))
+                spans.append((start_time, perf_counter()))
     except BaseException:
         # whoever waits for this client would wait for ever
         start.abort()

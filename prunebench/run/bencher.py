@@ -115,16 +115,16 @@ class Bencher:
         key = (case.image, case.batch)
         if self._drawn is None or self._drawn[0] != key:
             self._drawn = key, []
-        drawn = self._drawn[1]
-        while len(drawn) < case.concurrent:
+        prompts = self._drawn[1]
+        while len(prompts) < case.concurrent:
             requests, chats = [], []
-            for number in range(case.batch * len(drawn), case.batch * (len(drawn) + 1)):
+            for number in range(case.batch * len(prompts), case.batch * (len(prompts) + 1)):
                 pixels = scene(self.seed, number, size=(DRAWN, DRAWN)).render()
                 image = Image.fromarray(pixels).resize(size_of(case.image))
                 requests.append(Request(str(number), number, QUESTION, "", {}, ()))
                 chats.append(user_message(image, QUESTION))
-            drawn.append(prepared(self.backend.loaded, requests, chats))
-        return drawn[: case.concurrent]
+            prompts.append(prepared(self.backend.loaded, requests, chats))
+        return prompts[: case.concurrent]
 
     def _measured(self, case: Case) -> Timed:
         """The pairs of a case, and what its method spends of the budget."""
