@@ -153,23 +153,30 @@ def test_live_bytes_refuse_other_caches() -> None:
         live_bytes(Odd(), [1])
 
 
-@pytest.mark.parametrize("kernel_mark", [True, False])
-def test_peak_sees_what_a_block_used_for_a_moment(
-    kernel_mark: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=[True, False])
+def kernel_mark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the kernel may keep the mark of the process, or a thread has to look."""
     if not (memory.PROCESS / "status").exists():
         pytest.skip("this platform has no /proc")
     if not kernel_mark:
         monkeypatch.setattr(memory, "_reset_high_water", lambda: False)
         monkeypatch.setattr(memory, "SAMPLING_SECONDS", 0.0001)
+    may_keep: bool = request.param
+    return may_keep
+
+
+def use_memory() -> None:
+    """Write to 32 MiB of fresh pages, for an allocator may hand out what it kept."""
+    with mmap(-1, 32 * memory.MIB) as pages:
+        pages.write(bytes([1]) * (32 * memory.MIB))
+
+
+def test_peak_sees_what_a_block_used_for_a_moment(kernel_mark: bool) -> None:
     with peak() as before:
         pass
     with peak() as during:
         for _ in range(3):
-            with mmap(
-                -1, 32 * memory.MIB
-            ) as pages:  # fresh ones: an allocator may hand out what it kept
-                pages.write(bytes([1]) * (32 * memory.MIB))
+            use_memory()
     with peak() as after:
         pass
     assert before.mib is not None
@@ -181,21 +188,12 @@ def test_peak_sees_what_a_block_used_for_a_moment(
     assert during.source == ("resident set, high-water mark" if marked else "resident set, sampled")
 
 
-@pytest.mark.parametrize("kernel_mark", [True, False])
-def test_every_phase_has_a_peak_of_its_own(
-    kernel_mark: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not (memory.PROCESS / "status").exists():
-        pytest.skip("this platform has no /proc")
-    if not kernel_mark:
-        monkeypatch.setattr(memory, "_reset_high_water", lambda: False)
-        monkeypatch.setattr(memory, "SAMPLING_SECONDS", 0.0001)
+@pytest.mark.usefixtures("kernel_mark")
+def test_every_phase_has_a_peak_of_its_own() -> None:
     with peak() as used:
         used.note("quiet")
-        # fresh pages: an allocator may hand out what it kept
-        with mmap(-1, 32 * memory.MIB) as pages:
-            pages.write(bytes([1]) * (32 * memory.MIB))
-            used.note("loud")
+        use_memory()
+        used.note("loud")
         used.note("loud")  # its second part is quiet
         used.note("quiet again")
     assert used.phases["loud"] > used.phases["quiet"] + 24
