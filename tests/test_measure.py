@@ -158,10 +158,10 @@ def kernel_mark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Whether the kernel may keep the mark of the process, or a thread has to look."""
     if not (memory.PROCESS / "status").exists():
         pytest.skip("this platform has no /proc")
-    if not kernel_mark:
+    may_keep: bool = request.param
+    if not may_keep:
         monkeypatch.setattr(memory, "_reset_high_water", lambda: False)
         monkeypatch.setattr(memory, "SAMPLING_SECONDS", 0.0001)
-    may_keep: bool = request.param
     return may_keep
 
 
