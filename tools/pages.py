@@ -574,7 +574,7 @@ def numbers_page() -> str:
             rows += column_rows([column.name], column.about, column.unit, column.better)
         text += f"\n## {name}.parquet: {about}\n\n" + table(head, rows)
     rows = []
-    for column in (*columns.SAMPLES, *columns.COST):
+    for column in (*columns.SAMPLES, *columns.COST, *columns.YARDSTICKS):
         if column.metric:
             rows += column_rows([column.metric], column.about, column.unit, column.better)
     text += "\n## metrics.csv and cell.json\n\nBeside the task's own metrics.\n\n"

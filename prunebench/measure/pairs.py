@@ -98,6 +98,24 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
     return metrics + _energy(totals["method"], totals["baseline"])
 
 
+def itself(rows: Sequence[PairRow], share: int) -> list[Metric]:
+    """The unpruned model's time over its own, of runs that follow each other on the same input,
+    which has `share` pairs: were the machine quiet, 1. None for a single run an input.
+
+    No run is made for it: pairs have them. A slow run makes one ratio large and the next one small,
+    so that the interval is rather too wide than too narrow.
+    """
+    totals = {}
+    for row in rows:
+        if (row.variant, row.phase) == ("baseline", "total"):
+            totals[row.pair] = row.ms
+    ratios = []
+    for pair, ms in sorted(totals.items()):
+        if pair % share and totals[pair - 1]:
+            ratios.append(ms / totals[pair - 1])
+    return [median_of("latency_itself_ratio", ratios)] if ratios else []
+
+
 def _latency(phase: Phase, method: Sequence[float], baseline: Sequence[float]) -> list[Metric]:
     """Milliseconds of both, and their ratios where the clock saw the baseline at all."""
     metrics = [

@@ -17,9 +17,10 @@ from prunebench.measure.load import measure_load
 from prunebench.measure.pairs import PairRow, PairSettings, summarize
 from prunebench.measure.throughput import LoadRow, requests_of, runs_of, summarize_load
 from prunebench.models.inputs import user_message
-from prunebench.run.backend import Conditions, Encoded, setup_of
+from prunebench.run import short_run
+from prunebench.run.backend import setup_of
 from prunebench.run.bench import Bench, Case, cases, size_of
-from prunebench.run.ceiling import Ceilings, Work, ceilings, work_of
+from prunebench.run.ceiling import Ceilings, Work, ceilings
 from prunebench.run.cell import Cell
 from prunebench.run.clients import Clients
 from prunebench.run.fault import Fault, judged
@@ -180,11 +181,7 @@ class Bencher:
 
     def _work(self, samples: Samples, traces: Sequence[SampleTrace]) -> Work:
         """What was done for prompts that left these traces."""
-        loaded = self.backend.loaded
-        costs = []
-        for number, trace in enumerate(traces):
-            costs.append(self.backend.flops(samples, number, trace))
-        return work_of(loaded.model, loaded.family, costs, traces, self.settings.new_tokens)
+        return self.backend.work(samples, traces, self.settings.new_tokens)
 
     def _bound(self, cell: Cell) -> Bound:
         """The method of a cell on this model."""
@@ -194,14 +191,7 @@ class Bencher:
 
     def _traces(self, samples: Samples, ready: Ready, method: Bound | None) -> list[SampleTrace]:
         """What one short run under a method left behind; None has no budget."""
-        short = {"max_new_tokens": 2}
-        requests = tuple(replace(one, generation=short) for one in samples.requests)
-        encoded = Encoded(replace(samples, requests=requests), samples.inputs)
-        seeds = (self.seed,) * len(requests)
-        conditions = (
-            Conditions(None, None, seeds) if method is None else method.conditions(requests)
-        )
-        return self.backend.answer(encoded, ready, conditions).traces
+        return short_run.traces(self.backend, samples, ready, method, self.seed)
 
 
 def measured(bench: Bench, grid: Grid, table: BenchTable) -> Iterator[Timed]:
