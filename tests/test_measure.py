@@ -21,7 +21,7 @@ from prunebench.measure.energy import energy, processors
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.latency import measure_pairs
 from prunebench.measure.memory import peak
-from prunebench.measure.pairs import PairRow, PairSettings, summarize
+from prunebench.measure.pairs import PairRow, PairSettings, itself, summarize
 from prunebench.models.qwen2_5_vl import Qwen25VL
 from prunebench.study.columns import PHASES
 from prunebench.study.statistics import median_interval
@@ -206,6 +206,18 @@ def test_peak_without_proc_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp
     with peak() as used:
         used.note("anything")
     assert (used.mib, used.source, used.phases) == (None, "not measurable", {})
+
+
+def test_the_unpruned_model_beside_itself_by_hand() -> None:
+    """Pairs 0 and 1 have one input, 2 and 3 another: runs on different inputs are not compared."""
+    rows = []
+    for pair, ms in enumerate((10.0, 20.0, 500.0, 2000.0)):
+        rows += pair_rows(pair, [1.0] * 5, [1.0, 1.0, 1.0, ms])
+    (ratio,) = itself(rows, share=2)
+    assert (ratio.metric, ratio.value, ratio.n) == ("latency_itself_ratio", 3.0, 2)
+    (ratio,) = itself(rows, share=4)
+    assert (ratio.value, ratio.n) == (4.0, 3)
+    assert itself(rows, share=1) == []
 
 
 @pytest.mark.parametrize(

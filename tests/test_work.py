@@ -207,6 +207,25 @@ def test_a_unit_of_cost_is_its_pairs(backend: TransformersBackend) -> None:
         }
 
 
+def test_a_unit_of_cost_says_what_its_ratios_could_come_to(backend: TransformersBackend) -> None:
+    worker = worker_on(backend)
+    cost = Cost(inputs=2, pairs=4, warmup=0, new_tokens=2)
+    limits = {}
+    for name in ("random", "resize"):
+        (result,) = work(Unit(SETUP, TASK, (part(name),), cost=cost), worker)
+        metrics = {metric.metric: metric for metric in result.metrics}
+        # two runs an input that follow each other
+        assert metrics["latency_itself_ratio"].n == 2
+        saved = 1 - metrics["latency_total_ratio"].value
+        ceiling = metrics["total_ceiling"].value
+        assert metrics["total_reached"].value == pytest.approx(saved / (1 - ceiling))
+        limits[name] = metrics
+    # at the same budget, a smaller image spares the encoder, too
+    prefill = [metrics["prefill_ceiling"].value for metrics in limits.values()]
+    assert prefill[0] == pytest.approx(prefill[1])
+    assert limits["resize"]["total_ceiling"].value < limits["random"]["total_ceiling"].value < 1
+
+
 def test_a_backend_says_what_it_lacks(backend: TransformersBackend) -> None:
     assert backend.lacks(Signal.KEYS) is None
     assert "has no CLS token" in str(backend.lacks(Signal.CLS_ATTENTION))

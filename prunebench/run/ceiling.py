@@ -42,8 +42,11 @@ class Work:
     @classmethod
     def sum(cls, works: Sequence[Work]) -> Work:
         """What several batches ask for, one after the other."""
-        names = [field.name for field in fields(cls)]
-        return cls(*(sum(getattr(work, name) for work in works) for name in names))
+        whole = cls(0, 0, 0, 0)
+        for work in works:
+            values = [getattr(whole, one.name) + getattr(work, one.name) for one in fields(cls)]
+            whole = cls(*values)
+        return whole
 
 
 @dataclass(frozen=True)
