@@ -220,9 +220,8 @@ def test_a_unit_of_cost_says_what_its_ratios_could_come_to(backend: Transformers
         ceiling = metrics["total_ceiling"].value
         assert metrics["total_reached"].value == pytest.approx(saved / (1 - ceiling))
         limits[name] = metrics
-    # at the same budget, a smaller image spares the encoder, too
-    prefill = [metrics["prefill_ceiling"].value for metrics in limits.values()]
-    assert prefill[0] == pytest.approx(prefill[1])
+    assert limits["random"]["prefill_ceiling"].value < limits["random"]["total_ceiling"].value
+    # a smaller image spares the encoder, too
     assert limits["resize"]["total_ceiling"].value < limits["random"]["total_ceiling"].value < 1
 
 
