@@ -75,5 +75,6 @@ def test_no_frontier_over_times_of_a_busy_machine(tmp_path: Path) -> None:
 def test_no_best_by_times_of_a_busy_machine(tmp_path: Path) -> None:
     cell(tmp_path, "none", "color", SCORES["none"])
     timed(tmp_path, "fastv", 0.7, (1.0, 0.7, 1.3))
-    (answer,) = best(tmp_path, Query(loss=0.5), [].append)
+    notes: list[str] = []
+    (answer,) = best(tmp_path, Query(loss=0.5), notes.append)
     assert answer.left_out == ("total_ratio was measured on a busy machine: fastv 50%",)

@@ -161,15 +161,16 @@ def test_a_bench_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert (rows["tokens_per_s"] / rows["requests_per_s"]).tolist() == pytest.approx(
             [2] * len(rows)
         )
-    # one prompt after the other: what a second holds is how often the call fits into it
-    rates = 2 * 1e3 / alone["latency_total_ms"]
-    assert alone["requests_per_s"].tolist() == pytest.approx(rates.tolist(), rel=0.2)
-    assert crowd.loc["divprune", "tokens_mean"] == alone.loc["divprune", "tokens_mean"]
+    assert crowd["tokens_mean"].tolist() == alone["tokens_mean"].tolist()
     requests = pd.read_parquet(tmp_path / "requests.parquet")
     counts = requests.groupby(["method", "pair", "variant"]).size()
     assert set(counts) == {3 * ROUNDS}
     pairs = pd.read_parquet(tmp_path / "pairs.parquet")
     assert set(pairs["concurrent"]) == {"1"}
+    # one call after the other: what a second holds is how often the call fits into it
+    totals = pairs[(pairs["phase"] == "total") & (pairs["variant"] == "method")]
+    rates = (2 * 1e3 / totals["ms"]).groupby(totals["method"]).median()
+    assert rates.to_dict() == pytest.approx(alone["requests_per_s"].to_dict())
     said = capsys.readouterr().out
     assert "divprune 0.5, 140x140, batch 2, 3 requests at once: 12 of 25 tokens, " in said
 

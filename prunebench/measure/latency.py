@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prunebench.models.base import Family
 
 
-Row = TypeVar("Row", covariant=True)
+Row = TypeVar("Row")
 
 
 class Run(Protocol[Row]):

@@ -112,7 +112,7 @@ def _numbers(timed: Timed) -> dict[str, Any]:
         "tokens_available": timed.available or None,
         "tokens_mean": timed.mean,
         "tokens_kv": timed.kv,
-        "pairs": len({one.pair for one in (*timed.rows, *timed.load)}) or None,
+        "pairs": timed.pairs or None,
         **_medians(COST, timed.metrics),
     }
     cached = timed.metrics.get("kv_bytes")

@@ -73,6 +73,11 @@ class Timed:
         rows = self.rows or runs_of(self.load)
         return {metric.metric: metric for metric in summarize(rows)} if rows else {}
 
+    @property
+    def pairs(self) -> int:
+        """How many pairs of runs were timed."""
+        return len({row.pair for row in self.rows} | {row.pair for row in self.load})
+
     @cached_property
     def rates(self) -> dict[str, Metric]:
         """Throughput and the slowest requests, by name."""
@@ -133,8 +138,9 @@ class Bencher:
         full = self.unpruned(prompts[0])
         available = sum(map(len, prompts[0].layouts)) // case.batch
         if case.cell is None:
-            spent = available, available, available, ceilings(full, full)
-            return self._timed_smaller(Timed(case, new_tokens, *spent), prompts, prompts)
+            limits = ceilings(full, full)
+            timed = Timed(case, new_tokens, available, available, available, limits)
+            return self._timed_smaller(timed, prompts, prompts)
         method = self._bound(case.cell)
         if method.on_pixels:
             small = []
@@ -142,8 +148,8 @@ class Bencher:
                 small.append(self.backend.resized(samples, method.pruner, method.budget))
             kept = sum(map(len, small[0].layouts)) / case.batch
             work = self._work(small[0], self._traces(small[0], method.method, None))
-            spent = available, kept, kept, ceilings(work, full)
-            return self._timed_smaller(Timed(case, new_tokens, *spent), small, prompts)
+            timed = Timed(case, new_tokens, available, kept, kept, ceilings(work, full))
+            return self._timed_smaller(timed, small, prompts)
         traces = self._traces(prompts[0], method.method, method)
         limits = ceilings(self._work(prompts[0], traces), full)
         for samples in prompts[1:]:
