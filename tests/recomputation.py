@@ -59,6 +59,7 @@ TEXTS = {
     "dtype",
     "commit",
     "port",
+    "machine",
 }
 
 COST = {
@@ -69,6 +70,13 @@ COST = {
     "total_ratio",
     "total_ratio_low",
     "total_ratio_high",
+    "itself_ratio",
+    "itself_ratio_low",
+    "itself_ratio_high",
+    "prefill_ceiling",
+    "prefill_reached",
+    "total_ceiling",
+    "total_reached",
 }
 """Of cells of cost."""
 

@@ -21,7 +21,7 @@ from prunebench.measure.energy import energy, processors
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.latency import measure_pairs
 from prunebench.measure.memory import peak
-from prunebench.measure.pairs import PairRow, PairSettings, summarize
+from prunebench.measure.pairs import PairRow, PairSettings, itself, summarize
 from prunebench.models.qwen2_5_vl import Qwen25VL
 from prunebench.study.columns import PHASES
 from prunebench.study.statistics import median_interval
@@ -153,23 +153,30 @@ def test_live_bytes_refuse_other_caches() -> None:
         live_bytes(Odd(), [1])
 
 
-@pytest.mark.parametrize("kernel_mark", [True, False])
-def test_peak_sees_what_a_block_used_for_a_moment(
-    kernel_mark: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=[True, False])
+def kernel_mark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the kernel may keep the mark of the process, or a thread has to look."""
     if not (memory.PROCESS / "status").exists():
         pytest.skip("this platform has no /proc")
-    if not kernel_mark:
+    may_keep: bool = request.param
+    if not may_keep:
         monkeypatch.setattr(memory, "_reset_high_water", lambda: False)
         monkeypatch.setattr(memory, "SAMPLING_SECONDS", 0.0001)
+    return may_keep
+
+
+def use_memory() -> None:
+    """Write to 32 MiB of fresh pages, for an allocator may hand out what it kept."""
+    with mmap(-1, 32 * memory.MIB) as pages:
+        pages.write(bytes([1]) * (32 * memory.MIB))
+
+
+def test_peak_sees_what_a_block_used_for_a_moment(kernel_mark: bool) -> None:
     with peak() as before:
         pass
     with peak() as during:
         for _ in range(3):
-            with mmap(
-                -1, 32 * memory.MIB
-            ) as pages:  # fresh ones: an allocator may hand out what it kept
-                pages.write(bytes([1]) * (32 * memory.MIB))
+            use_memory()
     with peak() as after:
         pass
     assert before.mib is not None
@@ -181,21 +188,12 @@ def test_peak_sees_what_a_block_used_for_a_moment(
     assert during.source == ("resident set, high-water mark" if marked else "resident set, sampled")
 
 
-@pytest.mark.parametrize("kernel_mark", [True, False])
-def test_every_phase_has_a_peak_of_its_own(
-    kernel_mark: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not (memory.PROCESS / "status").exists():
-        pytest.skip("this platform has no /proc")
-    if not kernel_mark:
-        monkeypatch.setattr(memory, "_reset_high_water", lambda: False)
-        monkeypatch.setattr(memory, "SAMPLING_SECONDS", 0.0001)
+@pytest.mark.usefixtures("kernel_mark")
+def test_every_phase_has_a_peak_of_its_own() -> None:
     with peak() as used:
         used.note("quiet")
-        # fresh pages: an allocator may hand out what it kept
-        with mmap(-1, 32 * memory.MIB) as pages:
-            pages.write(bytes([1]) * (32 * memory.MIB))
-            used.note("loud")
+        use_memory()
+        used.note("loud")
         used.note("loud")  # its second part is quiet
         used.note("quiet again")
     assert used.phases["loud"] > used.phases["quiet"] + 24
@@ -208,6 +206,18 @@ def test_peak_without_proc_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp
     with peak() as used:
         used.note("anything")
     assert (used.mib, used.source, used.phases) == (None, "not measurable", {})
+
+
+def test_the_unpruned_model_beside_itself_by_hand() -> None:
+    """Pairs 0 and 1 have one input, 2 and 3 another: runs on different inputs are not compared."""
+    rows = []
+    for pair, ms in enumerate((10.0, 20.0, 500.0, 2000.0)):
+        rows += pair_rows(pair, [1.0] * 5, [1.0, 1.0, 1.0, ms])
+    (ratio,) = itself(rows, share=2)
+    assert (ratio.metric, ratio.value, ratio.n) == ("latency_itself_ratio", 3.0, 2)
+    (ratio,) = itself(rows, share=4)
+    assert (ratio.value, ratio.n) == (4.0, 3)
+    assert itself(rows, share=1) == []
 
 
 @pytest.mark.parametrize(
@@ -367,7 +377,7 @@ def test_a_model_that_stops_early_is_not_timed(model: Any, monkeypatch: pytest.M
         return generate(**{**options, "max_new_tokens": 1, "min_new_tokens": 1})
 
     monkeypatch.setattr(model, "generate", short)
-    with pytest.raises(ValueError, match="made 1 tokens in 1 forwards where 2 were asked for"):
+    with pytest.raises(ValueError, match="made 1 tokens where 2 were asked for"):
         measure_pairs(model, Qwen25VL(), image(4, 4), "none", 1.0, ONE_PAIR)
 
 

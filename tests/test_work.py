@@ -207,6 +207,24 @@ def test_a_unit_of_cost_is_its_pairs(backend: TransformersBackend) -> None:
         }
 
 
+def test_a_unit_of_cost_says_what_its_ratios_could_come_to(backend: TransformersBackend) -> None:
+    worker = worker_on(backend)
+    cost = Cost(inputs=2, pairs=4, warmup=0, new_tokens=2)
+    limits = {}
+    for name in ("random", "resize"):
+        (result,) = work(Unit(SETUP, TASK, (part(name),), cost=cost), worker)
+        # two runs an input that follow each other
+        (count,) = (one.n for one in result.metrics if one.metric == "latency_itself_ratio")
+        assert count == 2
+        numbers = {one.metric: one.value for one in result.metrics if one.value is not None}
+        saved, ceiling = 1 - numbers["latency_total_ratio"], numbers["total_ceiling"]
+        assert numbers["total_reached"] == pytest.approx(saved / (1 - ceiling))
+        limits[name] = numbers
+    assert limits["random"]["prefill_ceiling"] < limits["random"]["total_ceiling"]
+    # a smaller image spares the encoder, too
+    assert limits["resize"]["total_ceiling"] < limits["random"]["total_ceiling"] < 1
+
+
 def test_a_backend_says_what_it_lacks(backend: TransformersBackend) -> None:
     assert backend.lacks(Signal.KEYS) is None
     assert "has no CLS token" in str(backend.lacks(Signal.CLS_ATTENTION))

@@ -1,7 +1,7 @@
 """Pages: what the documentation says that the code knows, written from the code.
 
-    python tools/pages.py          writes README.md's tables, docs/models.md, the names of
-                                   methods/ and their colours again
+    python tools/pages.py          writes the tables of README.md and docs/latency.md,
+                                   docs/models.md, the names of methods/ and their colours again
     python tools/pages.py --check  exits 1 and names them where they are not fresh
 
 The pages of single methods and families, of the grid's keys and of the numbers lie nowhere: the
@@ -42,6 +42,7 @@ from prunebench.testing import verified
 sys.path.insert(0, str(Path(__file__).parent))
 
 import printed_page
+import timed_page
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,6 +80,7 @@ def stale() -> dict[Path, str]:
         text = between(text, name, table())
     fresh = {
         readme: text,
+        ROOT / "docs" / "latency.md": latency_page(),
         ROOT / "docs" / "models.md": support.markdown(),
         ROOT / "docs" / "published.md": published_page(),
         ROOT / "methods" / "_names.py": names_file(),
@@ -89,6 +91,15 @@ def stale() -> dict[Path, str]:
         if not_holding(path, text):
             old[path] = text
     return old
+
+
+def latency_page() -> str:
+    """The page of times with its tables as they follow from what was measured."""
+    text = (ROOT / "docs" / "latency.md").read_text()
+    for name, rows in timed_page.tables().items():
+        # a marker without a blank line behind it would be part of the table
+        text = between(text, name, f"\n{table(timed_page.HEAD, rows)}\n")
+    return text
 
 
 def compared() -> list[str]:
@@ -121,7 +132,7 @@ def between(text: str, name: str, content: str) -> str:
     """The text with `content` between the markers <!-- name --> and <!-- /name -->."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"README.md has no pair of markers {begin.strip()} and {end}")
+        raise ValueError(f"the page has no pair of markers {begin.strip()} and {end}")
     head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(end)
     return f"{head}{begin}{content}{end}{tail}"
@@ -563,7 +574,7 @@ def numbers_page() -> str:
             rows += column_rows([column.name], column.about, column.unit, column.better)
         text += f"\n## {name}.parquet: {about}\n\n" + table(head, rows)
     rows = []
-    for column in (*columns.SAMPLES, *columns.COST):
+    for column in (*columns.SAMPLES, *columns.COST, *columns.YARDSTICKS):
         if column.metric:
             rows += column_rows([column.metric], column.about, column.unit, column.better)
     text += "\n## metrics.csv and cell.json\n\nBeside the task's own metrics.\n\n"

@@ -14,11 +14,13 @@ from prunebench.cli.parser import Commands, add_command
 from prunebench.run.keys import Key, keys_of
 
 if TYPE_CHECKING:
+    from prunebench.run.bench import Case
     from prunebench.run.bencher import Timed
+    from prunebench.study.record import Metric
 
 UNUSABLE = (
     "the unpruned model took {ratio} of its own time, 95 % {low} to {high}: this machine is too "
-    "busy to compare anything at {image}, batch {batch}"
+    "busy to compare anything at {place}"
 )
 
 
@@ -32,6 +34,7 @@ def add_commands(commands: Commands) -> None:
         examples=(
             "prunebench bench methods=fastv,divprune images=448x448 batches=1,8",
             "prunebench bench model=qwen2.5-vl-7b weights=random device=cuda images=1344x1344",
+            "prunebench bench methods=divprune batches=1,8 concurrent=1,4",
         ),
         keys=bench_keys,
         kept="finished cases are kept",
@@ -73,26 +76,55 @@ def line(timed: Timed) -> str:
     from prunebench.run.bench import AGAIN
 
     case = timed.case
-    name = f"{case.label} {case.budget}, {case.image}, batch {case.batch}"
+    name = f"{case.label} {case.budget}, {_place(case)}"
     if timed.fault is not None:
         return f"{name}: {timed.status}, {timed.fault.reason}"
     parts = [f"{timed.mean:,.0f} of {timed.available:,} tokens"]
-    for phase in ("prefill", "decode", "total"):
-        ratio = timed.metrics[f"latency_{phase}_ratio"]
-        interval = "" if ratio.ci_low is None else f" [{ratio.ci_low:.2f}, {ratio.ci_high:.2f}]"
-        least = "" if timed.ceilings is None else f" ({getattr(timed.ceilings, phase):.2f} at best)"
-        parts.append(f"{phase} {ratio.value:.2f}{interval}{least}")
-    parts.append(f"select {timed.metrics['latency_select_ms'].value:.1f} ms")
+    parts += _together(timed) if timed.load else _phases(timed)
     if case.label == AGAIN:
         parts += _doubt(timed)
     return f"{name}: {', '.join(parts)}"
 
 
+def _place(case: Case) -> str:
+    """At what a case is measured."""
+    together = "" if case.concurrent == 1 else f", {case.concurrent} requests at once"
+    return f"{case.image}, batch {case.batch}{together}"
+
+
+def _phases(timed: Timed) -> list[str]:
+    """What single requests took, by phase."""
+    parts = []
+    for phase in ("prefill", "decode", "total"):
+        ratio = timed.metrics[f"latency_{phase}_ratio"]
+        least = "" if timed.ceilings is None else f" ({getattr(timed.ceilings, phase):.2f} at best)"
+        parts.append(f"{phase} {_ratio(ratio)}{least}")
+    return [*parts, f"select {timed.metrics['latency_select_ms'].value:.1f} ms"]
+
+
+def _together(timed: Timed) -> list[str]:
+    """What requests in flight together came to."""
+    rate, ratio = timed.rates["requests_per_s"].value, timed.rates["requests_per_s_ratio"]
+    slow, usual = timed.rates["latency_p95_ms"].value, timed.metrics["latency_total_ms"].value
+    return [
+        f"{rate:,.1f} requests/s, {_ratio(ratio)} of the unpruned model's",
+        f"total {_ratio(timed.metrics['latency_total_ratio'])}",
+        f"{usual:,.0f} ms a request, 95 % below {slow:,.0f}",
+    ]
+
+
+def _ratio(ratio: Metric) -> str:
+    """A ratio with its interval, where it has one."""
+    if ratio.ci_low is None:
+        return f"{ratio.value:.2f}"
+    return f"{ratio.value:.2f} [{ratio.ci_low:.2f}, {ratio.ci_high:.2f}]"
+
+
 def _doubt(timed: Timed) -> list[str]:
     """That the machine is too busy, where the unpruned model is not as fast as itself."""
-    total, case = timed.metrics["latency_total_ratio"], timed.case
+    total = timed.metrics["latency_total_ratio"]
     low, high = total.ci_low, total.ci_high
     if low is None or high is None or low <= 1 <= high:
         return []
     numbers = {"ratio": f"{total.value:.3f}", "low": f"{low:.3f}", "high": f"{high:.3f}"}
-    return [UNUSABLE.format(**numbers, image=case.image, batch=case.batch)]
+    return [UNUSABLE.format(**numbers, place=_place(timed.case))]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunebench.budget import Budget
 from prunebench.engine.cache import live_bytes
@@ -25,6 +25,16 @@ from prunebench.study.columns import Phase
 if TYPE_CHECKING:
     from prunebench.engine.trace import Trace
     from prunebench.models.base import Family
+
+
+Row = TypeVar("Row")
+
+
+class Run(Protocol[Row]):
+    """What was measured of one run, whatever was timed."""
+
+    def rows(self, pair: int, order: int, variant: Variant) -> list[Row]:
+        """Its rows, once it is known which run of which pair it was."""
 
 
 @dataclass
@@ -106,7 +116,7 @@ def measure_pairs(
     else:
         ready = make_ready(family, model, pruner)
     if ready is not None:
-        session = _located(model, family, inputs, ready, session)
+        session = located(model, family, inputs, ready, session)
 
     def method() -> TimedRun:
         if ready is None:
@@ -121,17 +131,17 @@ def measure_pairs(
 
 
 def interleaved(
-    method: Callable[[], TimedRun], baseline: Callable[[], TimedRun], settings: PairSettings
-) -> list[PairRow]:
+    method: Callable[[], Run[Row]], baseline: Callable[[], Run[Row]], settings: PairSettings
+) -> list[Row]:
     """The rows of pairs of runs, whatever makes the runs; who goes first alternates."""
     for _ in range(settings.warmup):
         method()
         baseline()
-    runs: list[tuple[Variant, Callable[[], TimedRun]]] = [
+    runs: list[tuple[Variant, Callable[[], Run[Row]]]] = [
         ("method", method),
         ("baseline", baseline),
     ]
-    rows: list[PairRow] = []
+    rows: list[Row] = []
     pair, start = 0, perf_counter()
     while pair < settings.pairs or perf_counter() - start < settings.min_seconds:
         turns = runs if pair % 2 == 0 else runs[::-1]
@@ -141,7 +151,7 @@ def interleaved(
     return rows
 
 
-def _located(
+def located(
     model: Any, family: Family, inputs: Mapping[str, Any], ready: Ready, session: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The session's arguments with where the tokens lie, so that no timed call has to look."""
@@ -229,23 +239,36 @@ def _generate(model: Any, inputs: Mapping[str, Any], new_tokens: int, run: Timed
     device = model.device
     with torch.inference_mode(), peak(device) as run.peaks, energy(device) as used:
         run.started = _now(device)
-        # eos_token_id=None: whatever the model says, it goes on
-        ids = model.generate(
-            **inputs,
-            do_sample=False,
-            min_new_tokens=new_tokens,
-            max_new_tokens=new_tokens,
-            eos_token_id=None,
-        )
+        fixed_length(model, inputs, new_tokens)
         run.ended = _now(device)
         run.peaks.note("decode")
     run.joules = used.joules
-    length = ids.shape[1] - inputs["input_ids"].shape[1]
-    if length != new_tokens or len(run.forwards) != new_tokens:
+    if len(run.forwards) != new_tokens:
         raise ValueError(
-            f"the model made {length} tokens in {len(run.forwards)} forwards where {new_tokens} "
-            "were asked for, so its times cannot be compared"
+            f"the model ran {len(run.forwards)} times for {new_tokens} tokens, so that decoding "
+            "has no time a token"
         )
+
+
+def fixed_length(model: Any, inputs: Mapping[str, Any], new_tokens: int) -> Tensor:
+    """[B, prompt + new_tokens] ids of a greedy call of `generate`; raises ValueError for a model
+    that stops early.
+    """
+    # eos_token_id=None: whatever the model says, it goes on
+    ids: Tensor = model.generate(
+        **inputs,
+        do_sample=False,
+        min_new_tokens=new_tokens,
+        max_new_tokens=new_tokens,
+        eos_token_id=None,
+    )
+    length = ids.shape[1] - inputs["input_ids"].shape[1]
+    if length != new_tokens:
+        raise ValueError(
+            f"the model made {length} tokens where {new_tokens} were asked for, so its times "
+            "cannot be compared"
+        )
+    return ids
 
 
 def _now(device: torch.device) -> float:

@@ -63,8 +63,8 @@ class PairRow:
 
 
 def summarize(rows: Sequence[PairRow]) -> list[Metric]:
-    """Median of every phase and variant, median of the ratios method / baseline within pairs,
-    memory and energy of both.
+    """Median of every phase that was timed and of every variant, median of the ratios method /
+    baseline within pairs, memory and energy of both.
 
     Intervals are order statistics of the median, hold for any distribution and cover at least 95 %;
     fewer than 6 pairs give none. Selection has no baseline. Raises ValueError where a pair lacks a
@@ -80,9 +80,11 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
                 raise ValueError(f"pair {pair} has no {variant} run")
     metrics: list[Metric] = []
     for phase in PHASES:
+        if ("method", phase) not in by_run:  # where requests share the device
+            continue
         method = [by_run["method", phase][pair].ms for pair in pairs]
         if phase == "select":
-            metrics.append(_median("latency_select_ms", method))
+            metrics.append(median_of("latency_select_ms", method))
             continue
         for variant in VARIANTS:
             runs = by_run[variant, phase]
@@ -96,15 +98,33 @@ def summarize(rows: Sequence[PairRow]) -> list[Metric]:
     return metrics + _energy(totals["method"], totals["baseline"])
 
 
+def itself(rows: Sequence[PairRow], share: int) -> list[Metric]:
+    """The unpruned model's time over its own, of runs that follow each other on the same input,
+    which has `share` pairs: were the machine quiet, 1. None for a single run an input.
+
+    No run is made for it: pairs have them. A slow run makes one ratio large and the next one small,
+    so that the interval is rather too wide than too narrow.
+    """
+    totals = {}
+    for row in rows:
+        if (row.variant, row.phase) == ("baseline", "total"):
+            totals[row.pair] = row.ms
+    ratios = []
+    for pair, ms in sorted(totals.items()):
+        if pair % share and totals[pair - 1]:
+            ratios.append(ms / totals[pair - 1])
+    return [median_of("latency_itself_ratio", ratios)] if ratios else []
+
+
 def _latency(phase: Phase, method: Sequence[float], baseline: Sequence[float]) -> list[Metric]:
     """Milliseconds of both, and their ratios where the clock saw the baseline at all."""
     metrics = [
-        _median(f"latency_{phase}_ms", method),
-        _median(f"latency_{phase}_baseline_ms", baseline),
+        median_of(f"latency_{phase}_ms", method),
+        median_of(f"latency_{phase}_baseline_ms", baseline),
     ]
     if all(baseline):
         ratios = [ours / theirs for ours, theirs in zip(method, baseline, strict=True)]
-        metrics.append(_median(f"latency_{phase}_ratio", ratios))
+        metrics.append(median_of(f"latency_{phase}_ratio", ratios))
     return metrics
 
 
@@ -113,13 +133,13 @@ def _peak(phase: Phase, variant: Variant, runs: Sequence[PairRow]) -> list[Metri
     peaks = [row.peak_memory_mib for row in runs if row.peak_memory_mib is not None]
     of_phase = "" if phase == "total" else f"_{phase}"
     name = f"peak_memory{of_phase}{SUFFIXES[variant]}_mib"
-    return [_median(name, peaks)] if peaks else []
+    return [median_of(name, peaks)] if peaks else []
 
 
 def _cache(variant: Variant, totals: Sequence[PairRow]) -> list[Metric]:
     """The cache of one variant, as far as its runs have it."""
     caches = [float(row.kv_bytes) for row in totals if row.kv_bytes is not None]
-    return [_median(f"kv_bytes{SUFFIXES[variant]}", caches)] if caches else []
+    return [median_of(f"kv_bytes{SUFFIXES[variant]}", caches)] if caches else []
 
 
 def _energy(method: Sequence[PairRow], baseline: Sequence[PairRow]) -> list[Metric]:
@@ -131,16 +151,16 @@ def _energy(method: Sequence[PairRow], baseline: Sequence[PairRow]) -> list[Metr
     if not spent:
         return []
     metrics = [
-        _median("energy_j", [ours for ours, _ in spent]),
-        _median("energy_baseline_j", [theirs for _, theirs in spent]),
+        median_of("energy_j", [ours for ours, _ in spent]),
+        median_of("energy_baseline_j", [theirs for _, theirs in spent]),
     ]
     # a counter with coarse steps may not have moved in a short run
     if all(theirs for _, theirs in spent):
-        metrics.append(_median("energy_ratio", [ours / theirs for ours, theirs in spent]))
+        metrics.append(median_of("energy_ratio", [ours / theirs for ours, theirs in spent]))
     return metrics
 
 
-def _median(name: str, values: Sequence[float]) -> Metric:
+def median_of(name: str, values: Sequence[float]) -> Metric:
     """The median as a number of the cell, with the unit that the table of columns has for it."""
     column = declared(name)
     low, high = median_interval(values) or (None, None)

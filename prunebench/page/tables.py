@@ -102,7 +102,7 @@ def declared() -> dict[str, dict[str, str]]:
 
 
 def _declarations() -> Iterator[tuple[str, Mapping[str, str]]]:
-    for column in (*columns.SAMPLES, *columns.COST):
+    for column in (*columns.SAMPLES, *columns.COST, *columns.YARDSTICKS):
         if column.metric:
             yield column.metric, _about(column.about, column.better, column.unit)
     for heading in (*headings.HEAD, *headings.TAIL, *headings.SOMETIMES):

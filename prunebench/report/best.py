@@ -14,7 +14,9 @@ import pandas as pd
 from prunebench.border.text import one_line
 from prunebench.report import leaderboard
 from prunebench.report.board import budget_label, overall, records
+from prunebench.report.clock import BUSY, TIMES
 from prunebench.report.comparison import Group, Warn, scale_of
+from prunebench.report.headings import MACHINE
 from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.noninferiority import Loss, Verdict, holm, loss
@@ -194,6 +196,8 @@ def _candidate(
     cost = _number(row[query.metric])
     if cost is None:
         raise ReportError(f"no {query.metric} was measured")
+    if query.metric in TIMES and row.get(MACHINE.name) == BUSY:
+        raise ReportError(f"{query.metric} was measured on a busy machine")
     if unpruned is not None and cost >= unpruned:
         raise ReportError(f"no less {query.metric} than the unpruned model's {unpruned:.4g}")
     groups = [_group(row, task, quality) for task in tasks]

@@ -22,6 +22,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from prunebench.border.text import one_line
 from prunebench.report import labels, panels, slices, tables
 from prunebench.report.board import budget_kind, budget_label, overall
+from prunebench.report.clock import on_busy_machine
 from prunebench.report.frontier import frontier
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import PLAIN, Look, looks
@@ -264,7 +265,7 @@ def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     panels.label(figure, left_out)
     for ax, (column, of_panel) in zip(axes, drawn_panels, strict=True):
         _points(ax, of_panel, column, style)
-        ax.set_xlabel(COSTS[column])
+        ax.set_xlabel(_cost_label(of_panel, column))
         _title(ax, _subject(of_panel))
     axes[0].set_ylabel("accuracy")
     line = Line2D([], [], color="black", linewidth=1, label="frontier (beyond 95 %)")
@@ -342,6 +343,14 @@ def _cost_panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
             if of_model.loc[of_model["method"] != BASELINE, column].notna().any():
                 every.append((column, _timed(of_model, column)))
     return every
+
+
+def _cost_label(rows: pd.DataFrame, column: str) -> str:
+    """The axis, with a word on times that say nothing."""
+    count = int(on_busy_machine(rows, column).sum())
+    if not count:
+        return COSTS[column]
+    return f"{COSTS[column]}\n(busy machine: {count} of {len(rows)} not on the frontier)"
 
 
 def _timed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -581,8 +590,8 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
 
 
 def _frontier(ax: Axes, rows: pd.DataFrame, column: str, style: Style) -> None:
-    """The points of the frontier, joined and named."""
-    best = frontier(rows, column)
+    """The points of the frontier, joined and named; times of a busy machine are no part of it."""
+    best = frontier(rows[~on_busy_machine(rows, column)], column)
     x, y = [row[column] for row in best], [row["accuracy"] for row in best]
     # steps: up to the next point the cheaper one is the best there is
     ax.plot(x, y, color="black", linewidth=1, drawstyle="steps-post", zorder=1)

@@ -111,7 +111,26 @@ PRINTED = (
 )
 """Only of public models and tasks of which papers print the same."""
 
-SOMETIMES = (ABOVE_BLIND, *BESIDE, *PRINTED, PORT)
+ITSELF = Heading(
+    "itself_ratio",
+    "time of the unpruned model over its own, run after run, while the row's times were taken",
+    ends=INTERVAL,
+)
+MACHINE = Heading(
+    "machine",
+    "busy where that interval does not hold 1 or reaches further than 10 % from it, so that the "
+    "row's times say nothing; else quiet",
+    text=True,
+)
+CEILINGS = (
+    Heading("prefill_ceiling", "the least that prefill_ratio could come to, by FLOPs"),
+    Heading("prefill_reached", "the share of what prefill could save that it did"),
+    Heading("total_ceiling", "the least that total_ratio could come to, by FLOPs"),
+    Heading("total_reached", "the share of what the whole could save that it did"),
+)
+"""Only where the cost pass ran."""
+
+SOMETIMES = (ABOVE_BLIND, *BESIDE, *PRINTED, PORT, ITSELF, MACHINE, *CEILINGS)
 """Behind the others, where a row has them."""
 
 

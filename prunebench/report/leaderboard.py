@@ -20,7 +20,7 @@ import pandas as pd
 
 from prunebench.border.files import opened
 from prunebench.border.text import one_line
-from prunebench.report import beside, marks, printed, tables
+from prunebench.report import beside, clock, marks, printed, tables
 from prunebench.report.beside import RESIZE
 from prunebench.report.comparison import Group, Warn, average, scale_of
 from prunebench.report.headings import ABOVE_BLIND, ALL, COLUMNS, PORT, SOMETIMES, TEXTS
@@ -284,6 +284,7 @@ def _row(groups: Groups, warn: Warn) -> Row:
     for column, board in on_board():
         fold_number = FOLDS[board.fold]
         row |= fold_number(groups, column, board)
+    row |= clock.columns(groups.parts)
     row |= beside.columns(groups.parts, warn)
     row |= _status(groups, notes)
     return row | _origin(groups)

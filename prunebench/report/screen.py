@@ -22,7 +22,8 @@ from rich.text import Text
 from prunebench.border.text import one_line
 from prunebench.report import leaderboard
 from prunebench.report.board import NAME, budget_kind, budget_label, overall, records
-from prunebench.report.headings import PORT
+from prunebench.report.clock import BUSY
+from prunebench.report.headings import MACHINE, PORT
 from prunebench.report.leaderboard import ALL
 from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
 from prunebench.study.record import BASELINE, BLIND
@@ -297,9 +298,15 @@ def _numbers(row: Row, kind: str) -> dict[str, str]:
         "tokens": _tokens(row[f"tokens_{kind}"], row[f"tokens_{kind}_share"]),
         "FLOPs": _number(row["flops_ratio"], "{:.2f}"),
         "prefill": _number(row["prefill_ratio"], "{:.2f}"),
-        "total": _number(row["total_ratio"], "{:.2f}"),
+        "total": _total(row),
         "evidence": _evidence(row["evidence_recall"], row["evidence_recall_random"]),
     }
+
+
+def _total(row: Row) -> str:
+    """The time over the unpruned model's, with a word where the machine was too busy for one."""
+    text = _number(row["total_ratio"], "{:.2f}")
+    return f"{text} {BUSY}" if text and row.get(MACHINE.name) == BUSY else text
 
 
 def _accuracy(row: Row) -> str:

@@ -19,6 +19,7 @@ from prunebench.measure.flops import Flops
 from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.models.harness import Manner, Wish
 from prunebench.pruner import Positions, Pruner
+from prunebench.run.ceiling import Work
 from prunebench.run.keys import GridError
 from prunebench.run.question import Grid
 from prunebench.run.samples import Samples
@@ -152,6 +153,9 @@ class Backend(Protocol):
 
     def flops(self, samples: Samples, row: int, trace: SampleTrace) -> Flops:
         """What the prefill of one of the samples took."""
+
+    def work(self, samples: Samples, traces: Sequence[SampleTrace], new_tokens: int) -> Work:
+        """What answers of that length ask of the device, whose samples left these traces."""
 
     def time(
         self, samples: Samples, method: Ready, conditions: Conditions, settings: PairSettings

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from prunebench.border.bounds import Bound
@@ -19,7 +20,7 @@ from prunebench.run.question import DEFAULT_MODEL, DEFAULT_TASK, DTYPES, WEIGHTS
 if TYPE_CHECKING:
     from prunebench.run.cell import Cell
 
-LISTS = ("methods", "budgets", "images", "batches")
+LISTS = ("methods", "budgets", "images", "batches", "concurrent")
 
 OF_GRID = ("methods", "budgets", "weights", "device", "dtype", "attention", "threads", "seed")
 """Keys that mean what they mean in a grid."""
@@ -48,6 +49,11 @@ class Bench:
         ["448x448"], "Sizes of the image in pixels, width and height.", "images=448x448,1344x1344"
     )
     batches: list[int] = key([1], "Prompts that run together.", "batches=1,8")
+    concurrent: list[int] = key(
+        [1],
+        "Requests in flight at once, of one batch each; above 1 phases have no time of their own.",
+        "concurrent=1,4",
+    )
     new_tokens: int = key(
         8, "Tokens that every timed run generates.", "new_tokens=64", Bound(least=2, most=10_000)
     )
@@ -92,6 +98,7 @@ class Case:
     cell: Cell | None
     image: str
     batch: int
+    concurrent: int = 1
 
     @property
     def label(self) -> str:
@@ -117,9 +124,10 @@ def load(words: Iterable[str]) -> tuple[Bench, Grid]:
     check_values(bench)
     for text in bench.images:
         size_of(text)
-    for batch in bench.batches:
-        if not 1 <= batch <= 4096:
-            raise GridError(f"batches has {batch}; a batch is from 1 to 4096")
+    for name, most in (("batches", 4096), ("concurrent", 256)):
+        for count in getattr(bench, name):
+            if not 1 <= count <= most:
+                raise GridError(f"{name} has {count}; it takes numbers from 1 to {most}")
     shared = {name: getattr(bench, name) for name in OF_GRID}
     grid = build({"models": [bench.model], **shared, "cost": False}, settings)
     return bench, grid
@@ -134,10 +142,11 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def cases(bench: Bench, grid: Grid) -> list[Case]:
-    """All that is measured, by image size and batch, the unpruned model against itself first."""
+    """All that is measured, by image size, batch and requests at once, the unpruned model against
+    itself first.
+    """
     cells = [None, *grid.cells([DEFAULT_TASK])]
     result = []
-    for image in bench.images:
-        for batch in bench.batches:
-            result += [Case(cell, image, batch) for cell in cells]
+    for image, batch, count in product(bench.images, bench.batches, bench.concurrent):
+        result += [Case(cell, image, batch, count) for cell in cells]
     return result

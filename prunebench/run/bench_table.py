@@ -1,13 +1,14 @@
-"""Bench table: bench.csv with a row a case, pairs.parquet with a row a phase of a timed run.
+"""Bench table: bench.csv with a row a case, pairs.parquet with a row a phase of a timed run,
+requests.parquet with a row a request of those that were in flight together.
 
-Both are written anew after every case, so that a bench that is stopped goes on where it was.
+All are written anew after every case, so that a bench that is stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from statistics import median
@@ -25,14 +26,19 @@ from prunebench.run.bencher import Timed
 from prunebench.run.ceiling import Ceilings, reached
 from prunebench.run.cell import shown
 from prunebench.run.provenance import git, hardware, versions
-from prunebench.study.columns import COST
+from prunebench.study.columns import COST, LOAD, Column
+from prunebench.study.record import Metric
 
 BENCH = "bench.csv"
 PAIRS = "pairs.parquet"
+REQUESTS = "requests.parquet"
+
+ONE = {"concurrent": "1"}
+"""What tables say that were written when requests came one by one alone."""
 
 
 class BenchTable:
-    """The two tables in a folder. What other benches have left there, of another model or device,
+    """The tables in a folder. What other benches have left there, of another model or device,
     stays.
     """
 
@@ -40,10 +46,10 @@ class BenchTable:
         """Read what is there; raises OSError or ValueError where it cannot be read."""
         self.folder = folder
         self.about = _about(bench, setup)
-        self.new_tokens = bench.new_tokens
         folder.mkdir(parents=True, exist_ok=True)
         self.rows = _read_csv(folder / BENCH)
         self.pairs = _read_parquet(folder / PAIRS)
+        self.requests = _read_parquet(folder / REQUESTS)
 
     def holds(self, case: Case) -> bool:
         """Whether the case was measured under the same conditions."""
@@ -55,14 +61,15 @@ class BenchTable:
     def add(self, timed: Timed) -> None:
         """Write a case's row and its pairs, in the place of an earlier one."""
         key = {**self.about, **_named(timed.case)}
-        self.rows = _with(
-            self.rows, key, [{**key, **_numbers(timed, self.new_tokens), **_commit()}]
-        )
+        self.rows = _with(self.rows, key, [{**key, **_numbers(timed), **_commit()}])
         self.pairs = _with(self.pairs, key, [{**key, **asdict(row)} for row in timed.rows])
+        self.requests = _with(self.requests, key, [{**key, **asdict(row)} for row in timed.load])
         files.write(self.folder / BENCH, self.rows.to_csv(index=False).encode())
-        buffer = io.BytesIO()
-        self.pairs.to_parquet(buffer, index=False)
-        files.write(self.folder / PAIRS, buffer.getvalue())
+        for name, table in ((PAIRS, self.pairs), (REQUESTS, self.requests)):
+            if not table.empty:
+                buffer = io.BytesIO()
+                table.to_parquet(buffer, index=False)
+                files.write(self.folder / name, buffer.getvalue())
 
 
 def _about(bench: Bench, setup: ModelSetup) -> dict[str, str]:
@@ -91,12 +98,13 @@ def _named(case: Case) -> dict[str, str]:
         "budget": case.budget,
         "image": case.image,
         "batch": str(case.batch),
+        "concurrent": str(case.concurrent),
         "settings": "" if variant is None else json.dumps(variant.settings(), sort_keys=True),
         "code": "" if variant is None else variant.source()[:16],
     }
 
 
-def _numbers(timed: Timed, new_tokens: int) -> dict[str, Any]:
+def _numbers(timed: Timed) -> dict[str, Any]:
     """What was measured; every number that a cost pass has, empty where it was not."""
     row: dict[str, Any] = {
         "status": timed.status,
@@ -104,18 +112,25 @@ def _numbers(timed: Timed, new_tokens: int) -> dict[str, Any]:
         "tokens_available": timed.available or None,
         "tokens_mean": timed.mean,
         "tokens_kv": timed.kv,
-        "pairs": len({pair.pair for pair in timed.rows}) or None,
+        "pairs": timed.pairs or None,
+        **_medians(COST, timed.metrics),
     }
-    for column in COST:
-        metric = timed.metrics.get(column.metric)
+    cached = timed.metrics.get("kv_bytes")
+    row["kv_bytes"] = None if cached is None else cached.value
+    row["latency_rest_ms"] = rest_ms(timed.rows, timed.new_tokens) if timed.rows else None
+    return {**row, **_ceilings(timed), **_medians(LOAD, timed.rates)}
+
+
+def _medians(columns: Sequence[Column], metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """The values of these columns, of a ratio with its interval; empty where there is none."""
+    row: dict[str, Any] = {}
+    for column in columns:
+        metric = metrics.get(column.metric)
         row[column.metric] = None if metric is None else metric.value
         if column.metric.endswith("_ratio"):
             row[f"{column.metric}_low"] = None if metric is None else metric.ci_low
             row[f"{column.metric}_high"] = None if metric is None else metric.ci_high
-    cached = timed.metrics.get("kv_bytes")
-    row["kv_bytes"] = None if cached is None else cached.value
-    row["latency_rest_ms"] = rest_ms(timed.rows, new_tokens) if timed.rows else None
-    return {**row, **_ceilings(timed)}
+    return row
 
 
 def rest_ms(rows: Sequence[PairRow], new_tokens: int) -> float:
@@ -171,8 +186,19 @@ def _are(table: pd.DataFrame, key: dict[str, str]) -> pd.Series[bool]:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()
+    if not path.exists():
+        return pd.DataFrame()
+    return _of_old(pd.read_csv(path, dtype=str, keep_default_na=False))
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+    return _of_old(pd.read_parquet(path)) if path.exists() else pd.DataFrame()
+
+
+def _of_old(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with what those of older versions did not say."""
+    for name, value in ONE.items():
+        if name not in table:
+            place = list(table).index("batch") + 1
+            table.insert(place, name, value)
+    return table

@@ -13,12 +13,16 @@ from PIL import Image
 from prunebench import registry
 from prunebench.benchmarks import Request
 from prunebench.border.interruption import interrupts
+from prunebench.measure.load import measure_load
 from prunebench.measure.pairs import PairRow, PairSettings, summarize
+from prunebench.measure.throughput import LoadRow, requests_of, runs_of, summarize_load
 from prunebench.models.inputs import user_message
-from prunebench.run.backend import Conditions, Encoded, setup_of
+from prunebench.run import short_run
+from prunebench.run.backend import setup_of
 from prunebench.run.bench import Bench, Case, cases, size_of
-from prunebench.run.ceiling import Ceilings, Work, ceilings, work_of
+from prunebench.run.ceiling import Ceilings, Work, ceilings
 from prunebench.run.cell import Cell
+from prunebench.run.clients import Clients
 from prunebench.run.fault import Fault, judged
 from prunebench.run.quality import Bound, on_pixels
 from prunebench.run.question import Grid
@@ -45,14 +49,17 @@ class Timed:
 
     `available` are the visual tokens of a prompt before anything is pruned, `mean` and `kv` those
     that the method spends, as a budget counts them. `ceilings` are what its ratios could come to.
+    `rows` are of requests one by one, `load` of requests in flight together.
     """
 
     case: Case
+    new_tokens: int
     available: int = 0
     mean: float | None = None
     kv: float | None = None
     ceilings: Ceilings | None = None
     rows: tuple[PairRow, ...] = ()
+    load: tuple[LoadRow, ...] = ()
     fault: Fault | None = None
 
     @property
@@ -63,7 +70,22 @@ class Timed:
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """Medians and paired ratios with their intervals, by name."""
-        return {metric.metric: metric for metric in summarize(self.rows)} if self.rows else {}
+        rows = self.rows or runs_of(self.load)
+        return {metric.metric: metric for metric in summarize(rows)} if rows else {}
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of runs were timed."""
+        return len({row.pair for row in self.rows} | {row.pair for row in self.load})
+
+    @cached_property
+    def rates(self) -> dict[str, Metric]:
+        """Throughput and the slowest requests, by name."""
+        requests = self.load or requests_of(self.rows)
+        if not requests:
+            return {}
+        metrics = summarize_load(requests, self.case.batch, self.new_tokens)
+        return {metric.metric: metric for metric in metrics}
 
 
 class Bencher:
@@ -75,7 +97,8 @@ class Bencher:
         setup = setup_of(grid, bench.model)
         self.backend: TransformersBackend = TransformersBackend.load(setup)
         self.settings = PairSettings(bench.new_tokens, bench.warmup, bench.pairs, bench.seconds)
-        self._drawn: tuple[tuple[str, int], Samples] | None = None
+        self.clients = Clients(self.backend)
+        self._drawn: tuple[tuple[str, int], list[Samples]] | None = None
         self._unpruned: tuple[Samples, Work] | None = None
 
     def measure(self, case: Case) -> Timed:
@@ -89,46 +112,71 @@ class Bencher:
         # the frames of the error are gone by here, and with them what they held
         if fault.status == "oom" and torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return Timed(case, fault=fault)
+        return Timed(case, self.settings.new_tokens, fault=fault)
 
-    def samples(self, case: Case) -> Samples:
-        """The prompts of a case, a picture of its own in each; those of the last case are kept."""
+    def prompts(self, case: Case) -> list[Samples]:
+        """The prompts of every request that is in flight, a picture of its own in each; those of
+        the last case are kept.
+        """
         key = (case.image, case.batch)
         if self._drawn is None or self._drawn[0] != key:
+            self._drawn = key, []
+        prompts = self._drawn[1]
+        while len(prompts) < case.concurrent:
             requests, chats = [], []
-            for number in range(case.batch):
+            for number in range(case.batch * len(prompts), case.batch * (len(prompts) + 1)):
                 pixels = scene(self.seed, number, size=(DRAWN, DRAWN)).render()
                 image = Image.fromarray(pixels).resize(size_of(case.image))
                 requests.append(Request(str(number), number, QUESTION, "", {}, ()))
                 chats.append(user_message(image, QUESTION))
-            self._drawn = key, prepared(self.backend.loaded, requests, chats)
-        return self._drawn[1]
+            prompts.append(prepared(self.backend.loaded, requests, chats))
+        return prompts[: case.concurrent]
 
     def _measured(self, case: Case) -> Timed:
         """The pairs of a case, and what its method spends of the budget."""
-        samples = self.samples(case)
-        available = sum(map(len, samples.layouts)) // case.batch
-        rows: list[PairRow]
+        prompts, new_tokens = self.prompts(case), self.settings.new_tokens
+        full = self.unpruned(prompts[0])
+        available = sum(map(len, prompts[0].layouts)) // case.batch
         if case.cell is None:
-            full = self.unpruned(samples)
-            rows = self.backend.time_smaller(samples, samples, self.settings)
             limits = ceilings(full, full)
-            return Timed(case, available, available, available, limits, tuple(rows))
+            timed = Timed(case, new_tokens, available, available, available, limits)
+            return self._timed_smaller(timed, prompts, prompts)
         method = self._bound(case.cell)
-        conditions = method.conditions(samples.requests)
         if method.on_pixels:
-            small = self.backend.resized(samples, method.pruner, method.budget)
-            kept = sum(map(len, small.layouts)) / case.batch
-            work = self._work(small, self._traces(small, method.method, None))
-            rows = self.backend.time_smaller(small, samples, self.settings)
-            limits = ceilings(work, self.unpruned(samples))
-            return Timed(case, available, kept, kept, limits, tuple(rows))
-        traces = self._traces(samples, method.method, method)
+            small = []
+            for samples in prompts:
+                small.append(self.backend.resized(samples, method.pruner, method.budget))
+            kept = sum(map(len, small[0].layouts)) / case.batch
+            work = self._work(small[0], self._traces(small[0], method.method, None))
+            timed = Timed(case, new_tokens, available, kept, kept, ceilings(work, full))
+            return self._timed_smaller(timed, small, prompts)
+        traces = self._traces(prompts[0], method.method, method)
+        limits = ceilings(self._work(prompts[0], traces), full)
+        for samples in prompts[1:]:
+            traces += self._traces(samples, method.method, method)
         mean = sum(trace.spent("mean") for trace in traces) / len(traces)
         kv = sum(trace.spent("kv") for trace in traces) / len(traces)
-        limits = ceilings(self._work(samples, traces), self.unpruned(samples))
+        return self._timed(Timed(case, new_tokens, available, mean, kv, limits), method, prompts)
+
+    def _timed(self, timed: Timed, method: Bound, prompts: Sequence[Samples]) -> Timed:
+        """The case with the times of its requests, one by one or together."""
+        if timed.case.concurrent > 1:
+            pruned, plain = self.clients.pruned(method, prompts), self.clients.plain(prompts)
+            return replace(timed, load=tuple(measure_load(pruned, plain, self.settings)))
+        (samples,) = prompts
+        conditions = method.conditions(samples.requests)
         rows = self.backend.time(samples, method.method, conditions, self.settings)
-        return Timed(case, available, mean, kv, limits, tuple(rows))
+        return replace(timed, rows=tuple(rows))
+
+    def _timed_smaller(
+        self, timed: Timed, small: Sequence[Samples], full: Sequence[Samples]
+    ) -> Timed:
+        """The same of other prompts against these, without any method."""
+        if timed.case.concurrent > 1:
+            clients = self.clients.plain(small), self.clients.plain(full)
+            return replace(timed, load=tuple(measure_load(*clients, self.settings)))
+        rows = self.backend.time_smaller(small[0], full[0], self.settings)
+        return replace(timed, rows=tuple(rows))
 
     def unpruned(self, samples: Samples) -> Work:
         """What the unpruned model has to do for these prompts; that of the last ones is kept."""
@@ -139,11 +187,7 @@ class Bencher:
 
     def _work(self, samples: Samples, traces: Sequence[SampleTrace]) -> Work:
         """What was done for prompts that left these traces."""
-        loaded = self.backend.loaded
-        costs = []
-        for number, trace in enumerate(traces):
-            costs.append(self.backend.flops(samples, number, trace))
-        return work_of(loaded.model, loaded.family, costs, traces, self.settings.new_tokens)
+        return self.backend.work(samples, traces, self.settings.new_tokens)
 
     def _bound(self, cell: Cell) -> Bound:
         """The method of a cell on this model."""
@@ -153,14 +197,7 @@ class Bencher:
 
     def _traces(self, samples: Samples, ready: Ready, method: Bound | None) -> list[SampleTrace]:
         """What one short run under a method left behind; None has no budget."""
-        short = {"max_new_tokens": 2}
-        requests = tuple(replace(one, generation=short) for one in samples.requests)
-        encoded = Encoded(replace(samples, requests=requests), samples.inputs)
-        seeds = (self.seed,) * len(requests)
-        conditions = (
-            Conditions(None, None, seeds) if method is None else method.conditions(requests)
-        )
-        return self.backend.answer(encoded, ready, conditions).traces
+        return short_run.traces(self.backend, samples, ready, method, self.seed)
 
 
 def measured(bench: Bench, grid: Grid, table: BenchTable) -> Iterator[Timed]:

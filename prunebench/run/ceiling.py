@@ -5,7 +5,7 @@ arithmetic alone, or memory alone, and selection free.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,8 @@ from torch import nn
 from prunebench.engine.trace import SampleTrace
 from prunebench.measure.flops import Flops, decode, head
 from prunebench.models.base import Family
+from prunebench.study.columns import declared
+from prunebench.study.record import Metric
 
 LITTLE = 0.02
 """Where even the ceiling saves no more than this, the share of it that was reached is noise."""
@@ -36,6 +38,15 @@ class Work:
     def total(self) -> float:
         """FLOPs of the whole call."""
         return self.vision + self.prefill + self.decode
+
+    @classmethod
+    def sum(cls, works: Sequence[Work]) -> Work:
+        """What several batches ask for, one after the other."""
+        whole = cls(0, 0, 0, 0)
+        for work in works:
+            values = [getattr(whole, one.name) + getattr(work, one.name) for one in fields(cls)]
+            whole = cls(*values)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -95,3 +106,24 @@ def reached(ratio: float, ceiling: float) -> float | None:
     where time was lost; None where there was next to nothing to save.
     """
     return None if 1 - ceiling < LITTLE else (1 - ratio) / (1 - ceiling)
+
+
+def shares(limits: Ceilings, metrics: Sequence[Metric]) -> list[Metric]:
+    """The ceilings of a cell whose `metrics` hold its ratios, and the shares of them that were
+    reached, where there was something to reach.
+    """
+    ratios = {metric.metric: metric.value for metric in metrics}
+    numbers = []
+    for phase in [field.name for field in fields(Ceilings)]:
+        ceiling: float = getattr(limits, phase)
+        numbers.append(_number(f"{phase}_ceiling", ceiling))
+        ratio = ratios.get(f"latency_{phase}_ratio")
+        share = None if ratio is None else reached(ratio, ceiling)
+        if share is not None:
+            numbers.append(_number(f"{phase}_reached", share))
+    return numbers
+
+
+def _number(name: str, value: float) -> Metric:
+    column = declared(name)
+    return Metric(name, value, column.unit, higher_is_better=column.higher_is_better)

@@ -47,4 +47,4 @@ class CostCells:
         if fault is not None:
             self.ledger.write(run.cell, fault.cell_status, fault.detail, [], {"pairs": []}, None)
             return
-        self.ledger.write(run.cell, "ok", "", cost.metrics(rows), {"pairs": rows}, None)
+        self.ledger.write(run.cell, "ok", "", list(result.metrics), {"pairs": rows}, None)

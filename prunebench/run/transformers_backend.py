@@ -30,6 +30,7 @@ from prunebench.models.placement import devices_of
 from prunebench.pruner import Pruner, Unsupported
 from prunebench.run import samples as group
 from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
+from prunebench.run.ceiling import Work, work_of
 from prunebench.run.provenance import resolution
 from prunebench.run.samples import Samples
 from prunebench.sites import Part, Site
@@ -210,6 +211,11 @@ class TransformersBackend:
         """What the prefill of one of the samples took."""
         inputs = partial(samples.single, self.loaded, row)
         return self._prefills.of(trace, inputs, samples.shapes(row))
+
+    def work(self, samples: Samples, traces: Sequence[SampleTrace], new_tokens: int) -> Work:
+        """What answers of that length ask of the device, whose samples left these traces."""
+        costs = [self.flops(samples, number, trace) for number, trace in enumerate(traces)]
+        return work_of(self.loaded.model, self.loaded.family, costs, traces, new_tokens)
 
     def _check_timed(self) -> None:
         """Raise Unsupported for a model whose time and memory no single clock sees."""

@@ -31,7 +31,7 @@ from prunebench.run.question import Cost
 from prunebench.run.samples import Samples
 from prunebench.run.store import Row
 from prunebench.run.variants import variants_of
-from prunebench.study.record import BASELINE, SampleStatus
+from prunebench.study.record import BASELINE, Metric, SampleStatus
 
 T = TypeVar("T")
 
@@ -88,7 +88,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Result:
-    """What a unit came to in one cell: rows, or what went wrong and with which sample.
+    """What a unit came to in one cell: rows, of cost with what they come to, or what went wrong and
+    with which sample.
 
     Of what ends a cell in a group of samples, the first of them stands for all.
     """
@@ -97,6 +98,7 @@ class Result:
     rows: tuple[Row, ...] = ()
     fault: Fault | None = None
     sample: str = ""
+    metrics: tuple[Metric, ...] = ()
 
 
 class OtherMethod(RuntimeError):
@@ -127,7 +129,7 @@ class Worker:
         self.plain = backend.ready(build(BASELINE))
         self._requests: dict[TaskSource, dict[str, Request]] = {}
         self._bound: dict[tuple[str, str], Bound] = {}
-        self._inputs: dict[tuple[TaskSource, int], list[Samples]] = {}
+        self._inputs: dict[tuple[TaskSource, int], list[cost.CostInput]] = {}
 
     def requests(self, task: TaskSource) -> Mapping[str, Request]:
         """The questions of a task by their samples' ids."""
@@ -167,7 +169,7 @@ class Worker:
         """Take a method that is bound already, so that its file may change or go from now on."""
         self._bound[cell, fingerprint] = bound
 
-    def cost_inputs(self, task: TaskSource, settings: Cost) -> list[Samples]:
+    def cost_inputs(self, task: TaskSource, settings: Cost) -> list[cost.CostInput]:
         """The samples on which costs are measured, read once; raises MediaError."""
         place = task, settings.inputs
         if place not in self._inputs:
@@ -237,7 +239,7 @@ def _cost(unit: Unit, settings: Cost, part: CellPart, worker: Worker) -> Result:
     outcome = worker.attempt(step, unit.timeout, part.method["label"], worker.module(part))
     if isinstance(outcome, Fault):
         return Result(part.id, fault=outcome)
-    return Result(part.id, tuple(outcome))
+    return Result(part.id, outcome.rows, metrics=outcome.metrics)
 
 
 class _Asking:

@@ -250,6 +250,47 @@ COST: tuple[Column, ...] = (
 )
 """What the cost pass makes of its pairs; these are numbers of the cell alone."""
 
+
+def _yardsticks() -> Iterator[Column]:
+    name = "latency_itself_ratio"
+    yield _cost(name, "time of the unpruned model over its own, run after run", "ratio")
+    for phase in ("prefill", "decode", "total"):
+        name, of = f"{phase}_ceiling", "bytes that a step reads" if phase == "decode" else "FLOPs"
+        about = f"the least that the ratio of {phase} could come to: that of {of}"
+        yield Column(name, "number", about, "ratio", None, name)
+        name = f"{phase}_reached"
+        about = f"of what {phase} could save, the share that it did"
+        yield Column(name, "number", about, "share", "higher", name)
+
+
+YARDSTICKS: tuple[Column, ...] = tuple(_yardsticks())
+"""What the cost pass sets beside its ratios, so that they can be judged."""
+
+
+def _rates() -> Iterator[Column]:
+    abouts = {"requests_per_s": "prompts answered a second", "tokens_per_s": "tokens made a second"}
+    for name, about in abouts.items():
+        unit = f"{name.partition('_')[0]}/s"
+        yield Column(name, "number", about, unit, "higher", name)
+        unpruned = f"{name}_baseline"
+        yield Column(unpruned, "number", f"{about}, unpruned", unit, "higher", unpruned)
+
+
+LOAD: tuple[Column, ...] = (
+    *_rates(),
+    Column(
+        "requests_per_s_ratio",
+        "number",
+        "prompts answered a second / unpruned, pair by pair",
+        "ratio",
+        "higher",
+        "requests_per_s_ratio",
+    ),
+    _cost("latency_p95_ms", "time that 95 % of the requests stay below", "ms"),
+    _cost("latency_p95_baseline_ms", "time that 95 % of the requests stay below, unpruned", "ms"),
+)
+"""What a bench makes of requests in flight together, beside the numbers above."""
+
 TABLES: Mapping[str, tuple[Column, ...]] = {"samples": SAMPLES, "pairs": PAIRS}
 
 
@@ -258,7 +299,7 @@ TABLES: Mapping[str, tuple[Column, ...]] = {"samples": SAMPLES, "pairs": PAIRS}
 
 def declared(metric: str) -> Column:
     """The row of a cell's number; raises KeyError where the table has none."""
-    for column in (*SAMPLES, *COST):
+    for column in (*SAMPLES, *COST, *YARDSTICKS, *LOAD):
         if column.metric == metric:
             return column
     raise KeyError(metric)
