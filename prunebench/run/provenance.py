@@ -52,6 +52,7 @@ COUNTED = (
     "run/cost.py",
     "run/cost_cells.py",
     "run/fault.py",
+    "run/layers.py",
     "run/ledger.py",
     "run/parts.py",
     "run/quality.py",
