@@ -29,6 +29,11 @@ def first(panels: Sequence[T], what: str, table: str, most: int = MOST) -> tuple
     return list(panels[:most]), f"the first {most} of {len(panels)} {what}; {table} has all"
 
 
+def others(count: int) -> str:
+    """How many of something are not named: "1 other", "7 others"."""
+    return f"{count} other{'' if count == 1 else 's'}"
+
+
 def label(figure: Figure, note: str, axis: str = "") -> None:
     """Put the note below all panels, under what their common axis is called."""
     text = "\n".join(filter(None, [axis, note]))

@@ -97,17 +97,17 @@ def is_digests(value: Any) -> bool:
 
 
 def is_amounts(value: Any) -> bool:
-    """A list of numbers from zero on."""
-    if not isinstance(value, list):
+    """A list of numbers from zero on, one at least."""
+    if not isinstance(value, list) or not value:
         return False
     return all(is_number(part) and part >= 0 for part in value)
 
 
 def is_seams(value: Any) -> bool:
     """A mapping of seams of the vision encoder to such numbers."""
-    if not isinstance(value, dict) or not is_amounts(list(value.values())):
+    if not isinstance(value, dict) or not all(map(SEAM.fullmatch, value)):
         return False
-    return all(SEAM.fullmatch(name) for name in value)
+    return is_amounts(list(value.values()))
 
 
 Text = Annotated[str, Rule("a text", is_text)]
