@@ -40,7 +40,7 @@ MOST_NAMES = 3
 ZONE = 0.3
 """How wide the vision encoder is drawn where tokens are lost there, as a share of the LLM."""
 
-MOST_BLOCKS = 3
+MOST_BLOCKS = 2
 """Of the vision encoder that have a tick."""
 
 AXIS = "layer of the LLM"
@@ -221,7 +221,8 @@ def _panel(ax: Axes, rows: pd.DataFrame, style: _Style) -> None:
     """The methods of one model at one budget."""
     every = _stairs(rows)
     coloured = _coloured(every, style)
-    for stairs in every:
+    # of lines that lie on each other the one that is named first is seen
+    for stairs in sorted(every, key=lambda one: style.place(one.method), reverse=True):
         look = style.looks[stairs.method]
         bright = stairs.method in coloured
         ax.stairs(
