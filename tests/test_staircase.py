@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_names_of_ends_that_are_close_do_not_cover_each_other(tmp_path: Path) ->
     figure.draw_without_rendering()
     boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
     assert len(boxes) == 8
-    gaps = [above.y0 - below.y1 for below, above in zip(boxes, boxes[1:], strict=False)]
+    gaps = [above.y0 - below.y1 for below, above in pairwise(boxes)]
     assert min(gaps) >= 0
 
 
@@ -199,7 +200,7 @@ def test_lines_that_lie_on_each_other_share_a_name(tmp_path: Path) -> None:
 def test_the_encoder_stands_left_of_the_language_model(tmp_path: Path) -> None:
     seams = {"vision:4": 12.0, "vision:10": 6.0}
     cell(study(tmp_path), "mine", "t", [1.0] * 4, entering=[6.0] * 4, encoder=seams)
-    figure, (ax,) = drawn(folded(tmp_path))
+    _, (ax,) = drawn(folded(tmp_path))
     steps = next(patch.get_data() for patch in ax.patches if patch.get_data().edges[0] < 0)
     assert steps.values.tolist() == [100.0, 75.0, 37.5, 37.5]
     assert (np.diff(steps.edges) > 0).all()

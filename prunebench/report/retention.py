@@ -97,7 +97,9 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
             samples["drawn_with"] = coded(samples.index.tolist()) if codes is None else codes
             about = dict(zip(KEY, of_line, strict=True))
             for aspect in MEASURES:
-                rows += _rows({**about, "by": aspect}, samples[[aspect, "kept", "drawn_with"]].dropna())
+                rows += _rows(
+                    {**about, "by": aspect}, samples[[aspect, "kept", "drawn_with"]].dropna()
+                )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
