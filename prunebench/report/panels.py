@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from prunebench.border.text import number_of
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -31,7 +33,7 @@ def first(panels: Sequence[T], what: str, table: str, most: int = MOST) -> tuple
 
 def others(count: int) -> str:
     """How many of something are not named: "1 other", "7 others"."""
-    return f"{count} other{'' if count == 1 else 's'}"
+    return number_of(count, "other")
 
 
 def label(figure: Figure, note: str, axis: str = "") -> None:
