@@ -269,7 +269,7 @@ def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
         ax.set_xlabel(COSTS[column])
         _title(ax, _subject(of_panel))
     axes[0].set_ylabel("accuracy")
-    line = Line2D([], [], color="black", linewidth=1, label="frontier (beyond 95 %)")
+    line = Line2D([], [], color="black", linewidth=1, label="frontier (beyond intervals)")
     _legend(figure, rows, style, more=[line])
     # last: names are placed on the finished layout
     for ax, (column, of_panel) in zip(axes, drawn_panels, strict=True):

@@ -1,18 +1,22 @@
 // Layers: the visual tokens alive in every layer, where a method thins them inside the model.
 
-/** A method's staircase at each of its budgets, a chart a model; nothing where no line has a step. */
+/** A method's staircase at each of its budgets, a chart a model; nothing where none has a step. */
 function layersOf(node, method) {
   const alive = table("layers");
   if (!alive) return;
   for (const model of distinct(alive.rows, "model")) {
     if (STATE.model && model !== STATE.model) continue;
     const lines = staircases(alive.rows.filter((row) => row.model === model && row.method === method));
-    if (!lines.some((line) => line.runs.length > 1)) continue;
-    const plot = element("div", { className: "plot low", role: "img", "aria-label": `visual tokens of ${method} in every layer of ${model}` });
-    node.append(element("h3", {}, `Visual tokens alive, layer by layer, ${model}`), plot);
-    drawStaircases(plot, method, lines);
-    const encoder = lines.flatMap((line) => line.encoder);
-    if (encoder.length) node.append(element("p", { className: "quiet" }, encoderLine(lines)));
+    const steps = lines.some((line) => line.runs.length > 1);
+    const encoder = lines.some((line) => line.encoder.length);
+    if (!steps && !encoder) continue;
+    node.append(element("h3", {}, `Visual tokens alive, layer by layer, ${model}`));
+    if (steps) {
+      const plot = element("div", { className: "plot low", role: "img", "aria-label": `visual tokens of ${method} in every layer of ${model}` });
+      node.append(plot);
+      drawStaircases(plot, method, lines);
+    }
+    if (encoder) node.append(element("p", { className: "quiet" }, encoderLine(lines)));
   }
 }
 
@@ -36,7 +40,7 @@ function encoderLine(lines) {
     const seams = line.encoder.map((row) => `${percent(row.share)} from block ${row.first_layer} on`);
     return `${budgetLabel(line.row)}: ${seams.join(", ")}`;
   });
-  return `In the vision encoder: ${parts.join("; ")}.`;
+  return `Alive in the vision encoder: ${parts.join("; ")}.`;
 }
 
 const percent = (share) => `${Number((100 * share).toPrecision(3))} %`;
