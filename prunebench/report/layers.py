@@ -104,7 +104,7 @@ def _rows(line: Key, by_task: dict[str, list[StoredCell]], tasks: int) -> Iterat
         of_tasks = {ALL: (tokens, shares), **of_tasks}
     control = any(cell.is_control for cell in chain.from_iterable(by_task.values()))
     for task, (tokens, shares) in of_tasks.items():
-        about = dict(zip(KEY, (*line, task), strict=True))
+        about: Row = dict(zip(KEY, (*line, task), strict=True))
         about["control"] = control
         yield from ({**about, **run} for run in _runs(tokens, shares))
 

@@ -21,7 +21,7 @@ def encoder(rows: Sequence[Row]) -> dict[str, float] | None:
     None where none did.
     """
     samples = _answered(rows)
-    seams = set()
+    seams: set[Site] = set()
     for row in samples:
         seams.update(site for site in _sites(row) if site.part is Part.VISION)
     means = {}
