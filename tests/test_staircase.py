@@ -12,6 +12,7 @@ import pytest
 from hand_written import cell
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 
 from prunebench import report
 from prunebench.report import layers as table_of_layers
@@ -152,6 +153,11 @@ def names(ax: Axes) -> dict[str, str]:
     return {text.get_text(): str(text.get_color()) for text in ax.texts}
 
 
+def stairs(ax: Axes) -> list[Any]:
+    """Values, edges and baseline of every line."""
+    return [patch.get_data() for patch in ax.patches if isinstance(patch, StepPatch)]
+
+
 def drawn(table: pd.DataFrame, **more: Any) -> tuple[Figure, list[Axes]]:
     figure = staircase.figure(table, **more)
     return figure, figure.axes
@@ -165,7 +171,7 @@ def test_steps_are_named_and_flat_lines_share_a_name(tmp_path: Path) -> None:
     assert colours["fastv"] != colours["flat: divprune, random"]
     heights = [text.get_position()[1] for text in ax.texts]
     assert heights == pytest.approx([25.0, 50.0, 100.0])
-    steps = [patch.get_data() for patch in ax.patches]
+    steps = stairs(ax)
     assert any(list(values) == [100.0, 25.0] for values, _, _ in steps)
     assert any(list(edges) == [0.0, 2.0, 4.0] for _, edges, _ in steps)
 
@@ -201,7 +207,7 @@ def test_the_encoder_stands_left_of_the_language_model(tmp_path: Path) -> None:
     seams = {"vision:4": 12.0, "vision:10": 6.0}
     cell(study(tmp_path), "mine", "t", [1.0] * 4, entering=[6.0] * 4, encoder=seams)
     _, (ax,) = drawn(folded(tmp_path))
-    steps = next(patch.get_data() for patch in ax.patches if patch.get_data().edges[0] < 0)
+    steps = next(one for one in stairs(ax) if one.edges[0] < 0)
     assert steps.values.tolist() == [100.0, 75.0, 37.5, 37.5]
     assert (np.diff(steps.edges) > 0).all()
     assert steps.edges[-2:].tolist() == [0.0, 4.0]
