@@ -10,7 +10,9 @@ import pytest
 from hand_written import cell
 
 from prunebench import report
-from prunebench.report import slices
+from prunebench.report import board, by_type, slices, tables
+from prunebench.study import cells
+from prunebench.study.statistics import wilson
 
 KINDS = ["color"] * 5 + ["count"] * 3 + ["odd"] * 2
 COLUMNS: dict[str, Any] = {"question_type": KINDS, "perfect": [1.0] * 8 + [0.5, 0.5]}
@@ -121,3 +123,76 @@ def test_without_the_unpruned_model_kinds_are_drawn_without_a_headline(tmp_path:
     assert [label.get_text() for label in ax.get_xticklabels()] == ["color", "shape"]
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == ["fastv 50%", "hero 50%"], "the best first"
+
+
+# ---- intervals -----------------------------------------------------------------------------------
+
+ANSWERS = [1.0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1]
+
+
+def _rows(study: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The same without figures, which take seconds."""
+    records, warnings = cells.read(study)
+    rows = tables.texts(board.records(by_type.fold(records, warnings.append)), by_type.COLUMNS)
+    assert warnings == []
+    return {(row["method"], row["type"]): row for row in board.records(rows)}
+
+
+def _widths(study: Path, method: str = "fastv") -> dict[str, float]:
+    """How wide the interval of each group of a method is."""
+    widths = {}
+    for (name, group), row in _rows(study).items():
+        if name == method and group != "headline":
+            widths[group] = float(row["accuracy_high"]) - float(row["accuracy_low"])
+    return widths
+
+
+def _copies(folder: Path, copies: int, method: str = "fastv", seeds: int = 1) -> Path:
+    """Twelve images of each of which the same question is asked several times."""
+    kinds = ["color", "shape"] * 6
+    columns: dict[str, Any] = {
+        "question_type": [kind for kind in kinds for _ in range(copies)],
+        "image": [f"{number:x}" for number in range(12) for _ in range(copies)],
+        "complexity": [1 + (number > 5) for number in range(12) for _ in range(copies)],
+    }
+    scores = [score for score in ANSWERS for _ in range(copies)]
+    for seed in range(seeds):
+        cell(folder, method, "mixed", scores, columns=columns, seed=seed)
+    return folder
+
+
+def test_asking_an_image_again_makes_no_interval_narrower(tmp_path: Path) -> None:
+    once, thrice = _copies(tmp_path / "once", 1), _copies(tmp_path / "thrice", 3)
+    assert _widths(thrice) == pytest.approx(_widths(once))
+    assert _rows(thrice)[("fastv", "color")]["n"] == "18", "they are counted all the same"
+
+
+def test_seeds_that_answer_alike_make_no_interval_narrower(tmp_path: Path) -> None:
+    once, thrice = _copies(tmp_path / "once", 1), _copies(tmp_path / "thrice", 1, seeds=3)
+    assert _widths(thrice) == pytest.approx(_widths(once))
+
+
+def test_images_of_more_questions_than_others_spread_nothing_by_that(tmp_path: Path) -> None:
+    """Where all is right the interval is that of as many images that were all right."""
+    images = ["a", "b", "b", "b", "c", "c"]
+    columns: dict[str, Any] = {"question_type": ["color"] * 6, "image": images}
+    cell(tmp_path, "fastv", "mixed", [1.0] * 6, columns=columns)
+    row = _rows(tmp_path)[("fastv", "color")]
+    assert float(row["accuracy_high"]) == 1.0
+    assert float(row["accuracy_low"]) == pytest.approx(wilson(3, 3).low)
+
+
+def test_images_that_are_all_alike_do_not_say_how_far_others_differ(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"question_type": ["color"] * 6, "image": list("aabbcc")}
+    cell(tmp_path, "fastv", "mixed", [1.0, 0.0] * 3, columns=columns)
+    row = _rows(tmp_path)[("fastv", "color")]
+    assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"]) == ("0.5", "", "")
+
+
+def test_the_interval_of_images_is_students_over_what_they_add(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"question_type": ["color"] * 6, "image": list("aabbcc")}
+    cell(tmp_path, "fastv", "mixed", [1.0, 1.0, 1.0, 0.0, 1.0, 1.0], columns=columns)
+    row = _rows(tmp_path)[("fastv", "color")]
+    # images add 1, 1/2 and 1: a mean of 5/6 with a standard error of 1/6
+    assert float(row["accuracy_low"]) == pytest.approx(5 / 6 - 4.302652730 / 6)
+    assert float(row["accuracy_high"]) == 1.0, "no share is larger"

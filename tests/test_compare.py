@@ -186,6 +186,25 @@ def test_rank_correlation_is_kendalls_with_an_interval_around_it() -> None:
     assert tau.low <= tau.value <= tau.high
 
 
+def test_rankings_draw_the_questions_of_an_image_together(tmp_path: Path) -> None:
+    """Asking every image three times tells no more of how methods rank on other images."""
+    intervals = []
+    for copies in (1, 3):
+        generator = np.random.default_rng(5)
+        images = [f"{number:02}" for number in range(20) for _ in range(copies)]
+        ids = [f"{image}-{place % copies}" for place, image in enumerate(images)]
+        for name in ("one", "other"):
+            for method, share in zip(METHODS, (0.7, 0.6, 0.5, 0.4), strict=True):
+                scores = np.repeat(generator.random(20) < share, copies).astype(float)
+                study, columns = tmp_path / f"{name}{copies}", {"image": images}
+                cell(study, method, "t", scores.tolist(), ids=ids, columns=columns)
+        agreement, _ = _compared(tmp_path / f"one{copies}", tmp_path / f"other{copies}")
+        intervals.append(agreement.rankings[0].tau)
+    once, thrice = intervals
+    assert once.low < once.high
+    assert (thrice.value, thrice.low, thrice.high) == (once.value, once.low, once.high)
+
+
 def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     study = _study(tmp_path / "study", dict(zip(METHODS, (0.9, 0.7, 0.5, 0.3), strict=True)))
     words = ["compare", str(study), str(study), f"out={tmp_path / 'changes.csv'}"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hand_written import board_of, golden_study
+from hand_written import board_of, cell, golden_study
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -114,3 +114,12 @@ def test_a_method_looks_the_same_in_every_figure(study: Path) -> None:
         by_figure.append(colours)
     first, second = by_figure
     assert first["fastv"] == second["fastv"]
+
+
+@pytest.mark.parametrize(("more", "words"), [(1, "1 other"), (2, "2 others")])
+def test_methods_that_are_grey_are_counted(study: Path, more: int, words: str) -> None:
+    for number in range(figures.MOST_IN_COLOUR - 1 + more):
+        for task in ("color", "count"):
+            cell(study, f"m{number}", task, [1.0] * 5 + [0.0] * 5)
+    legend = figures.accuracy(board_of(study)).legends[0]
+    assert words in [text.get_text() for text in legend.get_texts()]

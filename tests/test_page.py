@@ -448,6 +448,34 @@ def test_an_own_operating_point_is_on_no_line(browser: Any, tmp_path: Path) -> N
         assert seen.faults == []
 
 
+def test_a_method_shows_its_steps_through_the_layers(browser: Any, tmp_path: Path) -> None:
+    for budget, low in (("0.5", 4.0), ("0.25", 2.0)):
+        entering = [16.0, 16.0, low, low]
+        cell(tmp_path, "fastv", "t", [1.0] * 4, budget=budget, entering=entering)
+        encoder = {"vision:3": 12.0}
+        facts: dict[str, Any] = {"entering": [8.0, low], "encoder": encoder}
+        cell(tmp_path, "inside", "t", [1.0] * 4, budget=budget, **facts)
+    cell(tmp_path, "flat", "t", [1.0] * 4, entering=[8.0] * 4)
+    early: dict[str, Any] = {"entering": [12.0] * 4, "encoder": {"vision:3": 12.0}}
+    cell(tmp_path, "early", "t", [1.0] * 4, **early)
+    cell(tmp_path, "none", "t", [1.0] * 4, entering=[16.0] * 4)
+    report.build(tmp_path)
+    with visit(browser, written(tmp_path), "view=methods&method=fastv") as seen:
+        lines = seen.page.evaluate(
+            "document.querySelector('.plot.low').data.map((line) => [line.name, line.x, line.y])"
+        )
+        assert lines == [["50 %", [0, 2, 4], [100, 25, 25]], ["25 %", [0, 2, 4], [100, 12.5, 12.5]]]
+        seen.go("view=methods&method=inside")
+        text = seen.page.locator("article").inner_text()
+        assert "50 %: 75 % from block 3 on; 25 %: 75 % from block 3 on." in text
+        seen.go("view=methods&method=early")
+        assert seen.page.locator(".plot.low").count() == 0, "its lines are flat in the LLM"
+        assert "50 %: 75 % from block 3 on" in seen.page.locator("article").inner_text()
+        seen.go("view=methods&method=flat")
+        assert seen.page.locator(".plot.low").count() == 0
+        assert seen.faults == []
+
+
 def test_regressions_stand_first(browser: Any, file: Path) -> None:
     with visit(browser, file, "view=contrast") as seen:
         rows = seen.texts("#contrast .tabulator-row")

@@ -58,6 +58,8 @@ def test_the_keys_of_cell_json_are_the_fields_in_their_order() -> None:
         "schema": schema.SCHEMA,
         "reach": "nearest",
         "port": "received_attention in place of cls_attention",
+        "entering": [16.0, 4.0],
+        "encoder": {"vision:3": 16.0},
     }
     assert set(names) | {"seal"} == set(facts)
     assert list(CellRecord.read(facts).content()) == names
@@ -80,6 +82,22 @@ def test_every_fact_is_checked(name: str) -> None:
     """A value that no fact can have; that of a new field is checked because it is declared."""
     with pytest.raises(Damaged, match=f"{name} 0j where .* belong"):
         CellRecord.read(content() | {name: 0j})
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"entering": []},
+        {"entering": [16, -1]},
+        {"entering": [16, "4"]},
+        {"encoder": {"llm:3": 16}},
+        {"encoder": {"vision:3": None}},
+    ],
+    ids=str,
+)
+def test_tokens_of_layers_are_counts(facts: dict[str, Any]) -> None:
+    with pytest.raises(Damaged, match=r"cell.json has en\w+ a \w+ of \d where a .* belongs"):
+        CellRecord.read(content() | facts)
 
 
 @pytest.mark.parametrize("name", [fact.name for fact in fields(Metric) if fact.name != "metric"])

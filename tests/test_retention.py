@@ -70,6 +70,29 @@ def test_seeds_are_one_line(tmp_path: Path) -> None:
     assert table[table["by"] == "complexity"]["n"].tolist() == [8, 8, 8]
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_intervals_draw_the_questions_of_an_image_and_all_seeds_together(
+    tmp_path: Path, seeds: int
+) -> None:
+    """As wide as if every image had been asked once."""
+    kept = [2.0, 4.0, 6.0, 4.0, 8.0, 12.0]
+    for copies, folder in ((1, tmp_path / "once"), (2, tmp_path / "twice")):
+        columns: dict[str, Any] = {
+            "available": [16] * 6 * copies,
+            "tokens_mean": [one for one in kept for _ in range(copies)],
+            "complexity": [level for level in (1, 1, 1, 2, 2, 2) for _ in range(copies)],
+            "image": [f"{number:x}" for number in range(6) for _ in range(copies)],
+        }
+        for seed in range(seeds):
+            cell(folder, "adaptive", "t", [1.0] * 6 * copies, columns=columns, seed=seed)
+    once, twice = table_of(tmp_path / "once"), table_of(tmp_path / "twice")
+    assert twice["n"].tolist() == [2 * n for n in once["n"]] == [6 * seeds] * 2
+    ends = ["kept", "kept_low", "kept_high"]
+    assert np.allclose(once[ends].astype(float), twice[ends].astype(float))
+    # Student's of three images that keep 1/8, 2/8 and 3/8
+    assert once["kept_high"].iloc[0] == pytest.approx(0.25 + 4.302652730 * 0.125 / 3**0.5)
+
+
 def test_the_report_writes_table_and_figure_and_takes_them_back(tmp_path: Path) -> None:
     write(tmp_path, "none", [16.0] * 12)
     write(tmp_path, "adaptive", [4.0] * 4 + [8.0] * 8)

@@ -101,7 +101,7 @@ def test_a_further_model_that_does_not_load_takes_no_other_with_it(tmp_path: Pat
     assert sorted(outcome.statuses.values()) == ["failed", "ok", "ok"]
     (note,) = notes.texts
     assert note.startswith(f"model {str(broken)[:10]}")
-    assert note.endswith("its 1 cells are not asked")
+    assert note.endswith("its 1 cell is not asked")
     # mended, the same study goes on
     shutil.copy(MODELS["tiny-qwen2.5-vl"] / "model.safetensors", broken)
     again = sweep(f"tiny-llava-1.5,{broken},tiny-qwen2.5-vl", tmp_path / "study")
@@ -147,7 +147,7 @@ def test_a_task_that_does_not_load_for_a_further_model_takes_no_other_with_it(
     }
     (note,) = [text for text in notes.texts if "post_prompt" in text]
     assert "mine.yaml: its definition does not load (KeyError" in note
-    assert note.endswith("its 1 cells are not asked")
+    assert note.endswith("its 1 cell is not asked")
     # mended, the same study goes on
     (tmp_path / "task" / "mine.yaml").write_text(task.read_text().replace("hf: {}", "hf: *usual"))
     again = runner.sweep(load(None, [*words, f"out={tmp_path / 'study'}"]))

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_benchmarks import write_task
@@ -130,6 +131,25 @@ def test_rows_say_what_was_kept(study: tuple[Path, list[str]]) -> None:
     per_token = 2 * 2 * 40 * 4 * 12
     dropped = none["tokens_mean"] - half["tokens_mean"]
     assert ((none["kv_bytes"] - half["kv_bytes"]) == per_token * dropped).all()
+
+
+def test_cells_say_what_enters_every_layer(study: tuple[Path, list[str]]) -> None:
+    for name, table in rows(study[0]).items():
+        facts = json.loads((study[0] / "cells" / name / "cell.json").read_text())
+        if facts["status"] != "ok":
+            assert "entering" not in facts
+            continue
+        counts = np.stack(table["entering"].tolist())
+        assert counts.shape == (4, 12)
+        assert (counts.mean(axis=1) == table["tokens_mean"]).all()
+        assert (counts[:, 0] == table["tokens_input"]).all()
+        assert facts["entering"] == counts.mean(axis=0).tolist()
+        assert "encoder" not in facts, "none of these methods loses tokens there"
+    steps = rows(study[0])["tiny-qwen2.5-vl__fastv__0.5__scenes__s0"]
+    assert set(steps["sites"]) == {"llm:2"}
+    for counts, stages in zip(steps["entering"], steps["stages"], strict=True):
+        assert len(set(counts[:2])) == 1
+        assert counts[2:].tolist() == [stages[0]] * 10
 
 
 def test_run_again_it_has_nothing_to_do(

@@ -28,8 +28,10 @@ from prunebench.models.base import Family
 from prunebench.observations import SignalReadings
 from prunebench.pruner import Pruner
 from prunebench.report import headings, palette
+from prunebench.report import layers as report_layers
 from prunebench.report import pairs as report_pairs
 from prunebench.report import ranks as report_ranks
+from prunebench.report import retention as report_retention
 from prunebench.run import grid
 from prunebench.signals import Signal
 from prunebench.sites import Part, Site
@@ -584,6 +586,8 @@ def numbers_page() -> str:
 TABLE_PAGES = (
     ("pairs", "a row a pair of methods at one budget", report_pairs.HEADINGS),
     ("ranks", "a row a method and budget, over tasks", report_ranks.HEADINGS),
+    ("layers", "a row a run of layers that as many tokens enter", report_layers.HEADINGS),
+    ("retention", "a row a size of what there is to see", report_retention.HEADINGS),
 )
 """The other tables of a study, with what their rows are."""
 

@@ -37,6 +37,11 @@ def one_line(text: str, limit: int = 300, tail: int = 0) -> str:
     return line[: limit - 1 - tail] + "…" + line[len(line) - tail :]
 
 
+def number_of(count: int, noun: str) -> str:
+    """A count with what is counted, whose plural ends in s: "1 cell", "1,200 cells"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def message(error: BaseException) -> str:
     """What an exception says, cleaned; its type where it says nothing, and where its text cannot be
     had.

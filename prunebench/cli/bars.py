@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from prunebench.border.text import one_line
+from prunebench.border.text import number_of, one_line
 
 FAILED = ("failed", "oom")
 """Statuses of cells that went wrong."""
@@ -101,8 +101,9 @@ class SweepBar:
         # its clock, too: loading the model says nothing of how fast answers come
         self.bar.reset(self.task, total=answers, rate="")
         if not self.live:
-            work = f"{answers} calls of generate to go"
-            print_line(self.console, f"{cells} cells, {finished} of them done before, {work}")
+            work = f"{number_of(answers, 'call')} of generate to go"
+            before = f"{finished} of them done before"
+            print_line(self.console, f"{number_of(cells, 'cell')}, {before}, {work}")
 
     def working(self, what: str) -> None:
         """Show what the next answers are about, and which cells failed so far."""

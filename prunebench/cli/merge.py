@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunebench.border.bounds import path
-from prunebench.border.text import clean, one_line
+from prunebench.border.text import clean, number_of, one_line
 from prunebench.cli.completion import any_of, completed_by, files, key_values
 from prunebench.cli.ending import FAILED, say
 from prunebench.cli.parser import Commands, add_command
@@ -60,6 +60,6 @@ def merge(arguments: argparse.Namespace) -> int:
     for note in merged.notes:
         say(f"note: {one_line(note, 400)}")
     shared = f", {merged.shared} of them more than once" if merged.shared else ""
-    print(f"{merged.cells} cells of {merged.studies} studies{shared}")
+    print(f"{number_of(merged.cells, 'cell')} of {merged.studies} studies{shared}")
     print(clean(f"prunebench report {merged.folder}"))
     return FAILED if merged.notes else 0

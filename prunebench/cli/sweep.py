@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunebench.border.late import uncollected
-from prunebench.border.text import clean, one_line
+from prunebench.border.text import clean, number_of, one_line
 from prunebench.cli.completion import any_of, completed_by, files, key_values
 from prunebench.cli.ending import FAILED, say
 from prunebench.cli.parser import Commands, add_command
@@ -91,7 +91,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         say(line)
     parts = [outputs.leaderboard.name, outputs.metrics.name]
     if outputs.figures:
-        parts.append(f"{len(outputs.figures)} figures")
+        parts.append(number_of(len(outputs.figures), "figure"))
     parts.append(page.path.name)
     print(f"{clean(str(outcome.folder))}: {', '.join(parts)}")
     if outcome.failed:

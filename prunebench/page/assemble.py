@@ -22,6 +22,7 @@ SCRIPTS = (
     "format.js",
     "table.js",
     "plot.js",
+    "layers.js",
     "choose.js",
     "methods.js",
     "questions.js",

@@ -16,7 +16,16 @@ import pandas as pd
 
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.report import by_type, leaderboard, pairs, ranks, retention, tables
+from prunebench.report import (
+    by_type,
+    layers,
+    leaderboard,
+    pairs,
+    ranks,
+    retention,
+    staircase,
+    tables,
+)
 from prunebench.report.comparison import Warn
 from prunebench.report.screen import terminal
 from prunebench.study import cells
@@ -50,7 +59,7 @@ def build(study: Path) -> Report:
     """Write metrics.csv, leaderboard.csv and figures/*.png from the cells that are there, all of
     them or some; by_type.csv where samples say of which kind they are, pairs.csv where methods
     share a budget, ranks.csv where they share tasks as well, retention.csv where one of them keeps
-    more of one sample than of another.
+    more of one sample than of another, layers.csv where cells say what entered their layers.
 
     A damaged cell becomes a warning. Raises ReportError where there is no finished cell, or the
     folder is not writable.
@@ -67,9 +76,12 @@ def build(study: Path) -> Report:
     types = _typed(records, study / "by_type.csv", warnings.append)
     dynamic = retention.fold(records, warnings.append)
     _written(retention.texts(dynamic), study / "retention.csv")
+    alive = layers.fold(records, warnings.append)
+    _written(layers.texts(alive), study / "layers.csv")
     others = {
         "ranks": partial(ranks.figure, ranking),
         "retention": partial(retention.figure, dynamic),
+        "staircase": partial(staircase.figure, alive),
     }
     figure_paths = _drawn(board, types, others, study / "figures", left_out.append)
     if not figure_paths:

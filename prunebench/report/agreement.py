@@ -9,7 +9,7 @@ resampled by itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from prunebench.border.text import one_line
 from prunebench.report.changes import Change, Changes, between, samples_of
-from prunebench.report.comparison import Warn
+from prunebench.report.comparison import Warn, cluster_codes
 from prunebench.report.matches import Key
 from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
+from prunebench.study.samples import Codes
 from prunebench.study.statistics import Interval
 
 DRAWS = 1000
@@ -32,6 +33,9 @@ DRAWS = 1000
 
 LEAST_METHODS = 3
 """Of fewer no ranking is worth a number."""
+
+Clusters = Callable[["pd.Index[str]"], Codes | None]
+"""Gives for questions by id the number of what each is drawn with, such as its image."""
 
 Place = tuple[str, str, str, str]
 """Model, task, kind of budget, budget: where methods compete."""
@@ -93,20 +97,30 @@ def of_cells(first: Sequence[StoredCell], second: Sequence[StoredCell], warn: Wa
     return Agreement(changes.rows, rankings, *only, changes.beside)
 
 
+def alone(_: pd.Index[str]) -> Codes | None:
+    """Every question is drawn by itself."""
+    return None
+
+
 def rank_correlation(
-    first: Sequence[pd.Series[float]], second: Sequence[pd.Series[float]], paired: bool
+    first: Sequence[pd.Series[float]],
+    second: Sequence[pd.Series[float]],
+    paired: bool,
+    drawn_with: tuple[Clusters, Clusters] = (alone, alone),
 ) -> Interval:
     """Kendall's tau-b between the mean scores of methods in two studies, a series [n] a method and
     study.
 
     The interval is a percentile bootstrap over questions, drawn once for both where they are
-    `paired`. Resampling adds noise to both rankings, so that it leans to lower values. NaN where
-    all methods are equal in one of the two.
+    `paired`, and together with those that `drawn_with` says. Resampling adds noise to both
+    rankings, so that it leans to lower values. NaN where all methods are equal in one of the two.
     """
-    left = pd.DataFrame(dict(enumerate(first))).sort_index().to_numpy(dtype=float)
-    right = pd.DataFrame(dict(enumerate(second))).sort_index().to_numpy(dtype=float)
+    one = pd.DataFrame(dict(enumerate(first))).sort_index()
+    other = pd.DataFrame(dict(enumerate(second))).sort_index()
+    left, right = one.to_numpy(dtype=float), other.to_numpy(dtype=float)
     generator = np.random.default_rng(0)
-    own, others = _draws(generator, len(left), len(right), paired)
+    codes = _codes(one.index, drawn_with[0]), _codes(other.index, drawn_with[1])
+    own, others = _draws(generator, *codes, paired)
     taus = _taus(_means(left, own), _means(right, others))
     values = taus[np.isfinite(taus)]
     low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
@@ -171,7 +185,17 @@ def _rankings(changes: Changes, warn: Warn) -> Iterator[Ranking]:
             first.append(one)
             second.append(other)
         if len(first) >= LEAST_METHODS:
-            yield Ranking(*place, len(first), rank_correlation(first, second, paired))
+            drawn_with = _clusters(rows, 0, warn), _clusters(rows, 1, warn)
+            tau = rank_correlation(first, second, paired, drawn_with)
+            yield Ranking(*place, len(first), tau)
+
+
+def _clusters(rows: Sequence[Change], study: int, warn: Warn) -> Clusters:
+    """With what the questions of one of the two studies are drawn."""
+    own: list[StoredCell] = []
+    for change in rows:
+        own += change.groups[study].cells
+    return lambda ids: cluster_codes(own, ids, warn)
 
 
 def _is_control(change: Change) -> bool:
@@ -180,16 +204,30 @@ def _is_control(change: Change) -> bool:
     return change.method == BASELINE or any(cell.is_control for cell in cells_of_both)
 
 
+def _codes(ids: pd.Index[str], drawn_with: Clusters) -> Codes:
+    """[questions] the number of what each of them is drawn with, from 0 on."""
+    codes = drawn_with(ids)
+    if codes is None:
+        return np.arange(len(ids))
+    return np.unique(codes, return_inverse=True)[1]
+
+
 def _draws(
-    generator: np.random.Generator, first: int, second: int, paired: bool
+    generator: np.random.Generator, first: Codes, second: Codes, paired: bool
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """[draws, questions] how often each question of the two studies is drawn."""
     own, others = [], []
     for _ in range(DRAWS):
-        own.append(np.bincount(generator.integers(first, size=first), minlength=first))
+        own.append(_times(generator, first))
         if not paired:
-            others.append(np.bincount(generator.integers(second, size=second), minlength=second))
+            others.append(_times(generator, second))
     return np.array(own), np.array(own if paired else others)
+
+
+def _times(generator: np.random.Generator, codes: Codes) -> NDArray[Any]:
+    """[questions] how often each is drawn in one draw of as many clusters as there are."""
+    count = int(codes.max(initial=-1)) + 1
+    return np.bincount(generator.integers(count, size=count), minlength=count)[codes]
 
 
 def _means(scores: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:

@@ -3,7 +3,8 @@
 by_type.csv has a row a model, method, budget, task and group. Groups are made by the kind of
 question, by its complexity, by the size of the image (visual tokens available) and by the size of
 the evidence (the tokens under its boxes); sizes fall into groups of about as many samples, named by
-their range. What the data do not say has no rows.
+their range. What the data do not say has no rows. Intervals draw the questions of one image, and
+the answers of all seeds to one question, together.
 
 Kinds of questions have a row "headline" as well: the mean over those kinds of which the unpruned
 model answers enough. Counting all objects stands apart, for a model may count by the mass of tokens
@@ -18,11 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prunebench.report.comparison import Warn
+from prunebench.report.comparison import Warn, cluster_codes
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
 from prunebench.study.samples import NAN, Array, Codes, Samples, Vector, aligned
-from prunebench.study.statistics import mean_interval, wilson
+from prunebench.study.statistics import clustered_ends
 
 HEADLINE = "headline"
 """The row that stands for all kinds."""
@@ -70,7 +71,7 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
             by_task.setdefault((cell.model, cell.task), []).append(answers)
     table: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for of_task in by_task.values():
-        for row in _Task(of_task).rows():
+        for row in _Task(of_task, warn).rows():
             for name, column in table.items():
                 column.append(row.get(name))
     return pd.DataFrame(table, columns=COLUMNS)
@@ -98,6 +99,7 @@ class _Answers:
     """A cell's samples that have a score: `mask` [n] says which those are."""
 
     def __init__(self, cell: StoredCell, samples: Samples) -> None:
+        self.cell = cell
         self.key = cell.line
         self.unpruned = cell.method == BASELINE
         self.samples = samples
@@ -120,18 +122,18 @@ class _Answers:
 
 class _Task:
     """One model on one task: all numbers of its cells [n, cells] over the same samples; every
-    method is divided in the same way.
+    method is divided in the same way, and its samples are drawn with the same others.
     """
 
-    def __init__(self, cells: Sequence[_Answers]) -> None:
+    def __init__(self, cells: Sequence[_Answers], warn: Warn) -> None:
         self._cells = cells
         self._numbers: dict[str, Array] = {}
         for name in NUMBERS:
             self._ids, values = aligned([cell.number(name) for cell in cells])
             self._numbers[name] = np.column_stack(values)
         self._groups = self._divided()
-        scores = self._numbers["score"]
-        self._binary = bool(np.isin(scores[~np.isnan(scores)], (0.0, 1.0)).all())
+        clusters = cluster_codes([answers.cell for answers in cells], self._ids, warn)
+        self._clusters = np.arange(len(self._ids)) if clusters is None else clusters
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of every method, the group of all seeds together."""
@@ -180,7 +182,12 @@ class _Task:
         scores = self._numbers["score"][:, places]
         mask = ~np.isnan(scores) & (codes >= 0)[:, None]
         of_score = np.broadcast_to(codes[:, None], scores.shape)[mask]
+        if not len(of_score):
+            return {}
         counts = np.bincount(of_score)
+        # all seeds ask the same questions, so the answers to one are drawn together as well
+        clusters = np.broadcast_to(self._clusters[:, None], scores.shape)[mask]
+        ends = clustered_ends(scores[mask], of_score, clusters)
         means = {"accuracy": np.bincount(of_score, weights=scores[mask])}
         sizes = {"accuracy": counts}
         for name in ("perfect", "evidence_recall"):
@@ -195,17 +202,9 @@ class _Task:
             for name, sums in means.items():
                 size = int(sizes[name][number])
                 part[name] = float(sums[number]) / size if size else None
-            part["ends"] = self._ends(part, scores[mask], of_score == number)
+            part["ends"] = ends[number]
             parts[number] = part
         return parts
-
-    def _ends(self, part: dict[str, Any], scores: Array, own: Any) -> tuple[Any, Any]:
-        """The interval of a group's accuracy."""
-        if self._binary and part["n"] > 1:
-            share = wilson(round(part["accuracy"] * part["n"]), part["n"])
-            return share.low, share.high
-        _, low, high = mean_interval(scores[own].tolist())
-        return low, high
 
 
 # ---- groups --------------------------------------------------------------------------------------

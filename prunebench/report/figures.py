@@ -85,6 +85,8 @@ CAPTIONS = {
     "more, and than every control at its budget, by more than its 95 % interval.",
     "evidence": "Accuracy against the share of the evidence's tokens that survives.",
     "by_type": "Accuracy by kind of question, above what a perfect reader would reach.",
+    "staircase": "Visual tokens alive in every layer, as a share of those of the unpruned model; "
+    "grey: as many in all layers of the LLM.",
     "retention": "What methods keep that keep more of one image than of another, by how much there "
     "is to see; whiskers are intervals.",
 }
@@ -268,7 +270,7 @@ def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
         ax.set_xlabel(_cost_label(of_panel, column))
         _title(ax, _subject(of_panel))
     axes[0].set_ylabel("accuracy")
-    line = Line2D([], [], color="black", linewidth=1, label="frontier (beyond 95 %)")
+    line = Line2D([], [], color="black", linewidth=1, label="frontier (beyond intervals)")
     _legend(figure, rows, style, more=[line])
     # last: names are placed on the finished layout
     for ax, (column, of_panel) in zip(axes, drawn_panels, strict=True):
@@ -622,7 +624,7 @@ def _legend(
             handles.append(_handle(style.name(name), style[name], line and name == BASELINE, line))
     count = len(style.faded.intersection(methods))
     if count:
-        handles.append(Line2D([], [], color=PLAIN, linewidth=1, label=f"{count} others"))
+        handles.append(Line2D([], [], color=PLAIN, linewidth=1, label=panels.others(count)))
     if (rows["budget"] == OWN).any():
         handles.append(Line2D([], [], color="#5a5a5a", label="own operating point", **RING))
     legend = figure.legend(

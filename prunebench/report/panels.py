@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from prunebench.border.text import number_of
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -27,6 +29,11 @@ def first(panels: Sequence[T], what: str, table: str, most: int = MOST) -> tuple
     if len(panels) <= most:
         return list(panels), ""
     return list(panels[:most]), f"the first {most} of {len(panels)} {what}; {table} has all"
+
+
+def others(count: int) -> str:
+    """How many of something are not named: "1 other", "7 others"."""
+    return number_of(count, "other")
 
 
 def label(figure: Figure, note: str, axis: str = "") -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 import prunebench
 from prunebench.border.text import one_line
-from prunebench.report import by_type, paper_tables, retention, tables
+from prunebench.report import by_type, layers, paper_tables, retention, staircase, tables
 from prunebench.report.board import budget_kind, overall
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.record import BASELINE
@@ -78,9 +78,15 @@ def write(
     plan = figures.Plan(wish.size, wish.rename, tuple(order), wish.format)
     # without the grid of kinds, which is too wide for a column
     methods = {*rows["method"]}
-    dynamic = retention.fold([cell for cell in records if cell.method in methods], _unheard)
-    size = wish.size or retention.SIZE
-    others = {"retention": partial(retention.figure, dynamic, wish.rename, size)}
+    cells = [cell for cell in records if cell.method in methods]
+    dynamic = retention.fold(cells, _unheard)
+    alive = layers.fold(cells, _unheard)
+    own_size = wish.size or retention.SIZE
+    panel_size = wish.size or staircase.SIZE
+    others = {
+        "retention": partial(retention.figure, dynamic, wish.rename, own_size),
+        "staircase": partial(staircase.figure, alive, wish.rename, order, panel_size),
+    }
     kinds = pd.DataFrame(columns=by_type.COLUMNS)
     left_out: dict[str, str] = {}
     paths = figures.draw(rows, kinds, folder, plan, others, left_out.__setitem__)

@@ -17,13 +17,14 @@ import pandas as pd
 from prunebench.border.text import one_line
 from prunebench.report import panels, tables
 from prunebench.report.board import budget_label, records
-from prunebench.report.comparison import Warn
+from prunebench.report.comparison import Warn, cluster_codes
 from prunebench.report.headings import Heading, names
 from prunebench.report.palette import Look, looks
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
 from prunebench.study.record import BASELINE
-from prunebench.study.statistics import mean_interval
+from prunebench.study.samples import coded
+from prunebench.study.statistics import clustered_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +78,7 @@ COLUMNS = names(HEADINGS)
 
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The table; empty where every method keeps as much of every sample."""
-    groups: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    groups: dict[tuple[str, ...], list[tuple[StoredCell, pd.DataFrame]]] = {}
     for cell in cells:
         if cell.kind != "quality" or not cell.ok or cell.method == BASELINE:
             continue
@@ -86,14 +87,19 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
         except ReportError as error:
             warn(str(error))
             continue
-        groups.setdefault(cell.line, []).append(samples)
+        groups.setdefault(cell.line, []).append((cell, samples))
     rows: list[dict[str, Any]] = []
     for of_line, parts in sorted(groups.items()):
-        samples = pd.concat(parts)
+        samples = pd.concat([part for _, part in parts])
         if is_dynamic(samples):
+            codes = cluster_codes([cell for cell, _ in parts], samples.index, warn)
+            # all seeds ask the same questions
+            samples["drawn_with"] = coded(samples.index.tolist()) if codes is None else codes
             about = dict(zip(KEY, of_line, strict=True))
             for aspect in MEASURES:
-                rows += _rows({**about, "by": aspect}, samples[[aspect, "kept"]].dropna())
+                rows += _rows(
+                    {**about, "by": aspect}, samples[[aspect, "kept", "drawn_with"]].dropna()
+                )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -164,13 +170,17 @@ def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:
     groups = sizes
     if sizes.nunique() > PARTS:
         groups = pd.qcut(sizes, PARTS, labels=False, duplicates="drop")
+    every, codes = np.unique(groups.to_numpy(), return_inverse=True)
+    kept = samples["kept"].to_numpy(dtype=float)
+    ends_of_groups = clustered_ends(kept, codes, samples["drawn_with"].to_numpy())
     rows = []
-    for _, group in samples.groupby(groups):
+    for code in range(len(every)):
+        group = samples[codes == code]
         if len(group) < LEAST:
             continue
         own = group[about["by"]]
-        kept = group["kept"].tolist()
-        ends = zip(INTERVAL, (float(np.mean(kept)), *mean_interval(kept)[1:]), strict=True)
+        mean = float(group["kept"].mean())
+        ends = zip(INTERVAL, (mean, *ends_of_groups[code]), strict=True)
         rows.append(
             {
                 **about,

@@ -12,7 +12,7 @@ from typing import Any
 from prunebench.benchmarks import Benchmark, Request
 from prunebench.budget import Budget
 from prunebench.engine.checks import planned
-from prunebench.run import cost
+from prunebench.run import cost, layers
 from prunebench.run.active import Run
 from prunebench.run.cell import Cell, shown
 from prunebench.run.fault import Fault
@@ -149,7 +149,10 @@ class Ledger:
         are files of its task.
         """
         benchmark, variant = self.benchmark(cell), cell.variant
-        overspent = self._overspent(cell, tables.get("samples", []))
+        rows = tables.get("samples", [])
+        overspent = self._overspent(cell, rows)
+        # one that came to no numbers has none of its layers either
+        answers = rows if status == "ok" else []
         record = CellRecord(
             id=cell.id,
             fingerprint=self.fingerprints[cell.id],
@@ -171,6 +174,8 @@ class Ledger:
             port=self._port(cell) or None,
             metric=benchmark.primary,
             higher_is_better=benchmark.higher_is_better(benchmark.primary),
+            entering=layers.entering(answers),
+            encoder=layers.encoder(answers),
             metrics=tuple(metrics),
             provenance=dict(self.provenance),
         )

@@ -53,6 +53,7 @@ COUNTED = (
     "run/cost.py",
     "run/cost_cells.py",
     "run/fault.py",
+    "run/layers.py",
     "run/ledger.py",
     "run/parts.py",
     "run/quality.py",

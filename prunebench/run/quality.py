@@ -155,9 +155,12 @@ def _identity(request: Request) -> Row:
 
 
 def _tokens(trace: SampleTrace, available: int) -> Row:
+    sites = sorted(trace.kept)
     return {
         "available": available,
-        "stages": [len(trace.kept[site]) for site in sorted(trace.kept)],
+        "stages": [len(trace.kept[site]) for site in sites],
+        "sites": " ".join(map(str, sites)),
+        "entering": list(trace.entering),
         "tokens_input": trace.spent("input"),
         "tokens_mean": trace.spent("mean"),
         "tokens_kv": trace.spent("kv"),

@@ -12,7 +12,7 @@ from weakref import ref
 
 from prunebench.benchmarks import Benchmark, TaskError, check_access
 from prunebench.border import images
-from prunebench.border.text import one_line
+from prunebench.border.text import number_of, one_line
 from prunebench.models import LoadError, Unsupported
 from prunebench.run import provenance
 from prunebench.run.active import Run
@@ -157,7 +157,9 @@ class _Models:
         """
         tasks = self.grid.tasks if task is None else [task]
         cells = [cell for cell in self.grid.cells(tasks) if cell.model == setup.model]
-        self.watch.note(one_line(f"{error}; its {len(cells)} cells are not asked", tail=40))
+        verb = "is" if len(cells) == 1 else "are"
+        left_out = f"its {number_of(len(cells), 'cell')} {verb} not asked"
+        self.watch.note(one_line(f"{error}; {left_out}", tail=40))
         self.statuses |= {cell.id: "failed" for cell in cells}
 
 

@@ -18,7 +18,7 @@ from prunebench import benchmarks
 from prunebench.benchmarks import Benchmark, MediaError, TaskError
 from prunebench.border import images
 from prunebench.border.interruption import interrupts
-from prunebench.border.text import message, one_line
+from prunebench.border.text import message, number_of, one_line
 from prunebench.run.backend import setup_of
 from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid
@@ -72,11 +72,11 @@ class Trial:
             return f"{self.name}: {self.note}"
         statistics = "paired statistics" if self.paired else "no paired statistics"
         parts = [
-            f"{self.samples:,} samples",
+            number_of(self.samples, "sample"),
             self.media,
             self.metric,
             statistics,
-            f"{self.cells} cells, {self.calls:,} calls",
+            f"{number_of(self.cells, 'cell')}, {number_of(self.calls, 'call')}",
             self.note,
         ]
         return f"{self.name}: {'; '.join(part for part in parts if part)}"

@@ -131,6 +131,8 @@ SAMPLES: tuple[Column, ...] = (
     Column("frames", "list", "the numbers of the frames that are shown of its videos"),
     Column("video_fps", "number", "frames a second that its first video has"),
     Column("stages", "list", "tokens kept after each stage, in their order"),
+    Column("sites", "text", "where each stage lies, in the same order: vision:22 llm:2"),
+    Column("entering", "list", "visual tokens that enter each layer of the LLM"),
     Column(
         "tokens_input",
         "number",

@@ -8,6 +8,7 @@ declared once.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -29,6 +30,10 @@ MOST_BITS = 256
 """Of a whole number that is only kept, such as a setting; longer ones are written as hexadecimal
 text.
 """
+
+
+SEAM = re.compile(r"vision:\d{1,4}")
+"""Of the vision encoder, by the block that it lies before."""
 
 
 class Damaged(ValueError):
@@ -91,6 +96,20 @@ def is_digests(value: Any) -> bool:
     return isinstance(value, dict) and all(map(is_text, value.values()))
 
 
+def is_amounts(value: Any) -> bool:
+    """A list of numbers from zero on, one at least."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(is_number(part) and part >= 0 for part in value)
+
+
+def is_seams(value: Any) -> bool:
+    """A mapping of seams of the vision encoder to such numbers."""
+    if not isinstance(value, dict) or not all(map(SEAM.fullmatch, value)):
+        return False
+    return is_amounts(list(value.values()))
+
+
 Text = Annotated[str, Rule("a text", is_text)]
 Name = Annotated[str, Rule("a name", is_name)]
 Truth = Annotated[bool, Rule("true or false", lambda value: isinstance(value, bool))]
@@ -100,6 +119,8 @@ Whole = Annotated[int, Rule("a whole number", is_whole)]
 Budget = Annotated[str, Rule("a budget", is_budget)]
 Plain = Annotated[dict[str, Any], Rule("a mapping", lambda value: isinstance(value, dict))]
 Digests = Annotated[dict[str, str], Rule("a mapping of names to digests", is_digests)]
+Amounts = Annotated[list[float], Rule("a list of numbers from zero on", is_amounts)]
+Seams = Annotated[dict[str, float], Rule("a mapping of vision:N to numbers", is_seams)]
 
 
 # ---- checks, derived -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from prunebench.study import facts, schema
 from prunebench.study.facts import (
+    Amounts,
     Budget,
     Count,
     Damaged,
@@ -21,6 +22,7 @@ from prunebench.study.facts import (
     Number,
     Plain,
     Rule,
+    Seams,
     Text,
     Truth,
     Whole,
@@ -139,8 +141,11 @@ class CellRecord:
     where a cell does not say how many it was asked, as those of cost do not. `metric` is the task's
     primary one; its number also stands under the name "score". `reach` is "nearest" where the
     method could not spend the budget, and ran at the nearest that it can, and `port` says what
-    stands in for something that the model lacks. `provenance` holds versions, hardware and
-    settings; `files` the sha256 of every table, which the store fills in.
+    stands in for something that the model lacks. `entering` are the visual tokens that enter every
+    layer of the LLM, `encoder` those that are left behind a seam of the vision encoder, by its name
+    ("vision:22"); both are means over samples, and cells of before they were kept have none.
+    `provenance` holds versions, hardware and settings; `files` the sha256 of every table, which the
+    store fills in.
     """
 
     schema: Count | None = None
@@ -164,6 +169,8 @@ class CellRecord:
     port: Text | None = None
     metric: Text | None = None
     higher_is_better: Truth | None = None
+    entering: Amounts | None = None
+    encoder: Seams | None = None
     metrics: Metrics
     provenance: Plain
     files: Digests = field(default_factory=dict)

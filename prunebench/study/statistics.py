@@ -184,6 +184,47 @@ def clustered_interval(
     return grouped_interval(values, groups, bounds)
 
 
+def clustered_ends(
+    values: Array, parts: NDArray[np.intp], clusters: NDArray[np.intp]
+) -> list[tuple[float | None, float | None]]:
+    """The ends of the interval of the mean of every part of `values` [n], of which `parts` [n]
+    numbers the part and `clusters` [n] what a value is drawn with; None where a part is of fewer
+    than two clusters, or all of them are alike though their values are not.
+
+    A mean over clusters of any size is a ratio of two sums, and varies by what the values of a
+    cluster differ from it in sum (Cochran, Sampling Techniques, 1977, section 9A.1). Where each
+    cluster comes to one of the two bounds the interval is Wilson's, else Student's, cut off there.
+    """
+    shape = int(parts.max()) + 1, int(clusters.max()) + 1
+    places = parts * shape[1] + clusters
+    sizes = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
+    sums = np.bincount(places, weights=values, minlength=shape[0] * shape[1]).reshape(shape)
+    n, present = sizes.sum(axis=1), sizes > 0
+    counts = present.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a part without values has no mean
+        means = sums.sum(axis=1) / n
+        residuals = (sums - sizes * means[:, None]) * (counts / n)[:, None]
+        stderr = np.sqrt((residuals**2).sum(axis=1) / ((counts - 1) * counts))
+    bounds = _seen_bounds(values)
+    # a residual of rounding is none
+    added = np.where(present, (means[:, None] + residuals).round(12), bounds[0])
+    at_most = (added == bounds[1]) & present
+    at_bounds = (at_most | (added == bounds[0])).all(axis=1) & bool(np.isfinite(bounds[1]))
+    uneven = np.bincount(parts, weights=np.abs(values - means[parts]) > SAME)
+    ends: list[tuple[float | None, float | None]] = []
+    for part, count in enumerate(counts.tolist()):
+        if count < 2 or (stderr[part] < SAME and uneven[part]):
+            ends.append((None, None))
+        elif at_bounds[part]:
+            share, reach = wilson(int(at_most[part].sum()), count), bounds[1] - bounds[0]
+            ends.append((bounds[0] + reach * share.low, bounds[0] + reach * share.high))
+        else:
+            half = _quantile(count - 1) * float(stderr[part])
+            middle = float(means[part])
+            ends.append((max(bounds[0], middle - half), min(bounds[1], middle + half)))
+    return ends
+
+
 def stratified_interval(
     values: Sequence[float],
     groups: Sequence[Any] | None,

@@ -9,7 +9,7 @@ import numpy as np
 
 from prunebench.testbed.clips import MOMENTS, Clip, Pair, clip, pair
 from prunebench.testbed.drawing import SHAPES
-from prunebench.testbed.questions import SIDES
+from prunebench.testbed.questions import SIDES, side_of
 from prunebench.testbed.scenes import COLOURS, Box, SceneObject
 
 T = TypeVar("T")
@@ -40,6 +40,9 @@ PAIR_ANSWERS: dict[str, tuple[str, ...]] = {
 """The kinds of questions about either, and what the answers to each are balanced over."""
 
 CLIP_KINDS, PAIR_KINDS = tuple(CLIP_ANSWERS), tuple(PAIR_ANSWERS)
+
+LEAST_WAY = 28
+"""Pixels from where something enters to where it leaves, whose direction is asked."""
 
 ANOTHER = 10_000_000
 """As in `questions`: how far apart in a stream the films lie among which one is looked for."""
@@ -223,14 +226,9 @@ def _heading(about: Clip) -> Iterator[Option]:
     if moving is None or moving[0] is None or moving[-1] is None:
         return
     (x, y), (later_x, later_y) = moving[0].centre, moving[-1].centre
-    across, down = later_x - x, later_y - y
-    if max(abs(across), abs(down)) < max(28, 1.6 * min(abs(across), abs(down))):
-        return
-    if abs(across) > abs(down):
-        side = "left" if across < 0 else "right"
-    else:
-        side = "above" if down < 0 else "below"
-    yield side, "side of moving", _places(moving)
+    side = side_of(later_x - x, later_y - y, LEAST_WAY)
+    if side is not None:
+        yield side, "side of moving", _places(moving)
 
 
 def _order(about: Clip) -> Iterator[Option]:

@@ -51,6 +51,12 @@ ANSWERS: dict[str, tuple[str, ...]] = {
 
 KINDS = (*ANSWERS, TURN)
 
+LEAST_GAP = 40
+"""Pixels between the centres of two objects of which one is asked to which side of the other."""
+
+CLEARLY = 1.6
+"""How many times as far a way leads to its side as along the other axis."""
+
 ANOTHER = 10_000_000
 """How far apart in a stream the scenes lie among which one is looked for that gives an answer."""
 
@@ -230,14 +236,21 @@ def _odd(about: Scene, _: np.random.Generator) -> Iterator[Option]:
 def _side(about: Scene, rng: np.random.Generator) -> Iterator[Option]:
     for (first, one), (second, other) in permutations(_named(about, rng), 2):
         (x, y), (other_x, other_y) = one.centre, other.centre
-        across, down = x - other_x, y - other_y
-        if max(abs(across), abs(down)) < max(40, 1.6 * min(abs(across), abs(down))):
-            continue
-        if abs(across) > abs(down):
-            side = "left" if across < 0 else "right"
-        else:
-            side = "above" if down < 0 else "below"
-        yield side, f"side of {first} from {second}", (one, other)
+        side = side_of(x - other_x, y - other_y, LEAST_GAP)
+        if side is not None:
+            yield side, f"side of {first} from {second}", (one, other)
+
+
+def side_of(across: float, down: float, least: float) -> str | None:
+    """To which side so many pixels lead: left, right, above or below; None where they are fewer
+    than `least`, or as good as diagonal.
+    """
+    further, nearer = max(abs(across), abs(down)), min(abs(across), abs(down))
+    if further < max(least, CLEARLY * nearer):
+        return None
+    if abs(across) > abs(down):
+        return "left" if across < 0 else "right"
+    return "above" if down < 0 else "below"
 
 
 def _cell(about: Scene, _: np.random.Generator) -> Iterator[Option]:

@@ -76,6 +76,7 @@ function methodNumbers(node, method) {
   const reasons = distinct(rows, "reason").filter(Boolean);
   for (const reason of reasons) node.append(element("p", { className: "note" }, reason));
   printedNumbers(node, rows, columns);
+  layersOf(node, method);
   const x = COSTS.find((name) => rows.some((row) => typeof row[name] === "number"));
   if (!x || method === BASELINE) return;
   const models = distinct(rows.filter((row) => typeof row[x] === "number" && typeof row.accuracy === "number"), "model");

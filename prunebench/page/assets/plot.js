@@ -180,6 +180,41 @@ function trace(method, rows, x, y, coloured) {
   };
 }
 
+/** Whether there is no room for what a pointer would do. */
+const isNarrow = () => window.innerWidth <= 760;
+
+/** An axis in the page's colours, with what else is said of it. */
+function axis(title, more = {}) {
+  return {
+    title: { text: plain(title), standoff: 8 }, gridcolor: style("--line"), zeroline: false, linecolor: style("--line"),
+    automargin: true, ...more,
+  };
+}
+
+/** How a chart lies on the page. */
+function chartLayout(xaxis, yaxis) {
+  const narrow = isNarrow();
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: style("--ink"), family: "system-ui, sans-serif", size: narrow ? 11 : 13 },
+    margin: { l: narrow ? 48 : 64, r: 18, t: 18, b: 54 },
+    xaxis, yaxis,
+    hovermode: "closest",
+    hoverlabel: { bgcolor: style("--raised"), bordercolor: style("--line"), font: { color: style("--ink") } },
+    dragmode: narrow ? false : "zoom",
+  };
+}
+
+/** What one can do with a chart, and the name of its picture. */
+function chartConfig(name) {
+  return {
+    responsive: true, displaylogo: false, showTips: false, scrollZoom: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg", filename: `${DATA.study}-${name}` },
+    displayModeBar: isNarrow() ? false : "hover",
+  };
+}
+
 /** Draw one chart. */
 function chart(node, rows, columns, { x, y, coloured, log }) {
   const methods = distinct(rows, "method");
@@ -194,31 +229,14 @@ function chart(node, rows, columns, { x, y, coloured, log }) {
       line: { shape, color: style("--ink"), width: 1, dash: "dash" }, hoverinfo: "skip", showlegend: false,
     });
   }
-  const narrow = window.innerWidth <= 760;
-  const axis = (name, more) => ({
-    title: { text: plain(words(name)), standoff: 8 }, gridcolor: style("--line"), zeroline: false, linecolor: style("--line"),
-    automargin: true, ...more,
-  });
   const values = rows.map((row) => row[x]);
-  const layout = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: style("--ink"), family: "system-ui, sans-serif", size: narrow ? 11 : 13 },
-    margin: { l: narrow ? 48 : 64, r: 18, t: 18, b: 54 },
-    xaxis: axis(x, log && Math.min(...values) > 0 ? { type: "log", ...logTicks(values, x, rows) } : {}),
-    yaxis: axis(y, {}),
-    hovermode: "closest",
-    hoverlabel: { bgcolor: style("--raised"), bordercolor: style("--line"), font: { color: style("--ink") } },
-    dragmode: narrow ? false : "zoom",
-  };
-  const config = {
-    responsive: true, displaylogo: false, showTips: false, scrollZoom: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-    toImageButtonOptions: { format: "svg", filename: `${DATA.study}-${y}-${x}` },
-    displayModeBar: narrow ? false : "hover",
-  };
-  Plotly.newPlot(node, traces, layout, config);
-  const place = (row) => (layout.xaxis.type === "log" ? Math.log10(row[x]) : row[x]);
-  Plotly.relayout(node, { annotations: lineNames(node, rows, place, y, coloured, narrow) });
+  const logarithmic = log && Math.min(...values) > 0;
+  const layout = chartLayout(
+    axis(words(x), logarithmic ? { type: "log", ...logTicks(values, x, rows) } : {}), axis(words(y)),
+  );
+  Plotly.newPlot(node, traces, layout, chartConfig(`${y}-${x}`));
+  const place = (row) => (logarithmic ? Math.log10(row[x]) : row[x]);
+  Plotly.relayout(node, { annotations: lineNames(node, rows, place, y, coloured, isNarrow()) });
   node.on("plotly_click", (event) => {
     const method = methods.find((one) => plain(one) === event.points[0].data.name);
     if (method) setState({ view: "methods", method }, "push");
