@@ -23,6 +23,7 @@ from prunebench.report.palette import Look, looks
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
 from prunebench.study.record import BASELINE
+from prunebench.study.samples import NAN, Array
 from prunebench.study.statistics import mean_interval
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ SIZE = (4.4, 3.2)
 
 SAME: Mapping[str, str] = {}
 
+Parts = dict[str, Array]
+"""By name, a number of every sample [n]."""
+
 KEY = ["model", "method", "settings", "budget_kind", "budget", "task"]
 
 HEADINGS = (
@@ -77,7 +81,7 @@ COLUMNS = names(HEADINGS)
 
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The table; empty where every method keeps as much of every sample."""
-    groups: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    groups: dict[tuple[str, ...], list[Parts]] = {}
     for cell in cells:
         if cell.kind != "quality" or not cell.ok or cell.method == BASELINE:
             continue
@@ -89,8 +93,9 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
         groups.setdefault(cell.line, []).append(samples)
     rows: list[dict[str, Any]] = []
     for of_line, parts in sorted(groups.items()):
-        samples = pd.concat(parts)
-        if is_dynamic(samples):
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if is_dynamic(columns["kept"], columns["available"]):
+            samples = pd.DataFrame(columns)
             about = dict(zip(KEY, of_line, strict=True))
             for aspect in MEASURES:
                 rows += _rows({**about, "by": aspect}, samples[[aspect, "kept"]].dropna())
@@ -102,10 +107,16 @@ def texts(table: pd.DataFrame) -> pd.DataFrame:
     return tables.texts(records(table), COLUMNS)
 
 
-def is_dynamic(samples: pd.DataFrame) -> bool:
-    """Whether what is kept of `samples` differs between those that offer as many tokens."""
-    spent = (samples["kept"] * samples["available"]).groupby(samples["available"])
-    return bool((spent.max() - spent.min() > ROUNDING).any())
+def is_dynamic(kept: Array, available: Array) -> bool:
+    """Whether the share [n] that is kept differs between samples that offer as many tokens [n]."""
+    if not len(kept):
+        return False
+    order = np.argsort(available, kind="stable")
+    offered, spent = available[order], (kept * available)[order]
+    # where samples that offer as many begin
+    starts = np.flatnonzero(np.diff(offered, prepend=NAN))
+    ranges = np.maximum.reduceat(spent, starts) - np.minimum.reduceat(spent, starts)
+    return bool((ranges > ROUNDING).any())
 
 
 def figure(
@@ -140,20 +151,22 @@ def figure(
     return whole
 
 
-def _samples(cell: StoredCell) -> pd.DataFrame:
-    """Of every sample that was answered: what was kept of it, and its sizes as far as known."""
-    frame = cell.per_sample.reindex(
-        columns=["tokens_mean", "available", "complexity", "evidence_tokens"]
-    )
-    frame = frame[frame["available"] > 0].dropna(subset=["tokens_mean"])
-    return pd.DataFrame(
-        {
-            "kept": frame["tokens_mean"] / frame["available"],
-            "available": frame["available"],
-            "complexity": frame["complexity"],
-            "evidence": frame["evidence_tokens"] / frame["available"],
-        }
-    )
+def _samples(cell: StoredCell) -> Parts:
+    """Of every sample that was answered [n]: what was kept of it, and its sizes, NaN where they are
+    not known.
+    """
+    own = cell.samples_read
+    unknown = np.full(len(own.ids), NAN)
+    spent, available = (own.numbers.get(name, unknown) for name in ("tokens_mean", "available"))
+    # a comparison with NaN is false
+    mask = (available > 0) & ~np.isnan(spent)
+    offered = available[mask]
+    return {
+        "kept": spent[mask] / offered,
+        "available": offered,
+        "complexity": own.numbers.get("complexity", unknown)[mask],
+        "evidence": own.numbers.get("evidence_tokens", unknown)[mask] / offered,
+    }
 
 
 def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ class StoredCell(CellRecord):
     of_samples: Samples | None = field(default=None, repr=False, compare=False)
     """What its samples.parquet says; a cell of cost has none."""
 
-    @property
+    @cached_property
     def settings_line(self) -> str:
         """The settings as one line of JSON."""
-        return json.dumps(self.settings, sort_keys=True, separators=(",", ":"))
+        return sys.intern(json.dumps(self.settings, sort_keys=True, separators=(",", ":")))
 
     @property
     def line(self) -> tuple[str, str, str, str, str, str]:
@@ -90,14 +91,6 @@ class StoredCell(CellRecord):
         if self.of_samples is None:
             raise _damaged(self.id, "samples.parquet is missing")
         return self.of_samples
-
-    @cached_property
-    def per_sample(self) -> pd.DataFrame:
-        """Score, evidence, tokens and FLOPs of every sample by sample_id; raises ReportError where
-        the file is damaged.
-        """
-        own = self.samples_read
-        return pd.DataFrame(dict(own.numbers), index=own.ids)
 
     @property
     def groups(self) -> pd.Series[str] | None:
@@ -182,6 +175,7 @@ def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
     """The finished cell in `folder`, which keeps in the pool what others have, too; raises
     ReportError that names the folder and says what is wrong with it.
     """
+    pool = Pool() if pool is None else pool
     try:
         record = _record(folder)
         of_samples = None
@@ -189,7 +183,7 @@ def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
             names = (*samples.LABELS, samples.ANSWER)
             path = folder / "samples.parquet"
             table = tables.read_samples(path, samples.numbers(), names)
-            of_samples = (pool or Pool()).samples(table)
+            of_samples = pool.samples(table)
     except Unreadable as error:
         raise OtherSchema(one_line(f"cell {_shortened(folder.name)}: {error}", 400)) from None
     except Damaged as error:
@@ -200,7 +194,8 @@ def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
         raise ReportError(
             f"cell {_shortened(folder.name)} has no cell.json: it was not finished; sweep again"
         )
-    values = {fact.name: getattr(record, fact.name) for fact in fields(CellRecord)}
+    values = {name: getattr(record, name) for name in facts.names(CellRecord)}
+    values["provenance"] = pool.shared(record.provenance)
     return StoredCell(folder=folder, of_samples=of_samples, **values)
 
 
