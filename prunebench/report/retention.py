@@ -93,7 +93,9 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
         groups.setdefault(cell.line, []).append(samples)
     rows: list[dict[str, Any]] = []
     for of_line, parts in sorted(groups.items()):
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        columns = {}
+        for name in parts[0]:
+            columns[name] = np.concatenate([part[name] for part in parts])
         if is_dynamic(columns["kept"], columns["available"]):
             samples = pd.DataFrame(columns)
             about = dict(zip(KEY, of_line, strict=True))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import pandas as pd
 
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.study import facts, samples, schema, statistics, tables
+from prunebench.study import facts, readers, samples, schema, statistics, tables
 from prunebench.study.facts import Damaged, short
 from prunebench.study.record import BASELINE, CONTROL, CellRecord
-from prunebench.study.samples import Labels, Pool, Samples, Vector
+from prunebench.study.samples import Adoption, Labels, Pool, Samples, Vector
 from prunebench.study.schema import Unreadable
 from prunebench.study.seal import fault
 
@@ -231,15 +231,12 @@ def read(study: Path) -> tuple[list[StoredCell], list[str]]:
     """
     cells: dict[tuple[Any, ...], StoredCell] = {}
     warnings: list[str] = []
-    pool = Pool()
-    for folder in folders(study):
-        try:
-            cell = read_cell(folder, pool)
-        except OtherSchema:
+    for cell in _each(folders(study)):
+        if isinstance(cell, OtherSchema):
             # a part of a study would pass for all of it
-            raise
-        except ReportError as error:
-            warnings.append(str(error))
+            raise cell
+        if isinstance(cell, ReportError):
+            warnings.append(str(cell))
             continue
         twin = cells.setdefault(cell.question, cell)
         if twin is not cell:
@@ -251,6 +248,43 @@ def read(study: Path) -> tuple[list[StoredCell], list[str]]:
         nothing = f"{_shortened(study)} has no finished cell"
         raise ReportError(one_line("; ".join([nothing, *warnings])))
     return list(cells.values()), warnings
+
+
+def read_or_fault(folder: Path, pool: Pool | None = None) -> StoredCell | ReportError:
+    """The cell, or else the ReportError that says what is wrong with it."""
+    try:
+        return read_cell(folder, pool)
+    except ReportError as error:
+        return error
+
+
+def _each(paths: Sequence[Path]) -> Iterator[StoredCell | ReportError]:
+    """The cells in these folders, in their order, with one pool for all of them."""
+    pool = Pool()
+    number = readers.count(paths)
+    if number == 1:
+        for path in paths:
+            yield read_or_fault(path, pool)
+        return
+    try:
+        for part in readers.read(paths, number):
+            yield from _pooled(part, pool)
+    except OSError as error:
+        raise ReportError(f"{len(paths)} cells cannot be read: {error}") from None
+
+
+def _pooled(
+    part: Sequence[StoredCell | ReportError], pool: Pool
+) -> Iterator[StoredCell | ReportError]:
+    """The same with what cells have in common taken from the pool."""
+    adoption = Adoption(pool)
+    for cell in part:
+        if isinstance(cell, ReportError):
+            yield cell
+            continue
+        own = cell.of_samples
+        of_samples = None if own is None else adoption.samples(own)
+        yield replace(cell, of_samples=of_samples, provenance=pool.shared(cell.provenance))
 
 
 def joined(values: Iterable[str]) -> str:

@@ -258,9 +258,9 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys differ; of one that stands twice, readers disagree what it is."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        seen: set[str] = set()
+        names_seen: set[str] = set()
         for key, _ in pairs:
-            if key in seen:
+            if key in names_seen:
                 raise _Twice(f"key {short(key)} stands in it twice")
-            seen.add(key)
+            names_seen.add(key)
     return content

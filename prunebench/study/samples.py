@@ -118,7 +118,7 @@ class Samples:
     """
 
     ids: pd.Index[str]
-    numbers: Mapping[str, Array]
+    numbers: Numbers
     labels: Mapping[str, Labels]
     answers: Array
 
@@ -172,10 +172,11 @@ class Pool:
     def _ids(self, column: pa.ChunkedArray) -> Ids:
         place = _memory(column)
         if place not in self.ids_of:
-            self.ids_of[place] = self._ids_named(tuple(column.to_pylist()))
+            self.ids_of[place] = self.ids_named(tuple(column.to_pylist()))
         return self.ids_of[place]
 
-    def _ids_named(self, names: tuple[str, ...]) -> Ids:
+    def ids_named(self, names: tuple[str, ...]) -> Ids:
+        """The pool's ids of samples that stand in a file in this order."""
         ids = self.ids.get(names)
         if ids is None:
             ordered = sorted(names)
@@ -189,20 +190,50 @@ class Pool:
 
     def _labels(self, column: pa.ChunkedArray, ids: Ids) -> Labels:
         # with the ids, for the same texts may belong to other samples
-        place = id(ids), _memory(column)
-        if place not in self.labels_of:
-            self.labels_of[place] = self._labels_named(column.to_pylist(), ids)
-        return self.labels_of[place]
+        key = id(ids), _memory(column)
+        if key not in self.labels_of:
+            texts = column.to_pylist()
+            ordered = texts if ids.order is None else [texts[place] for place in ids.order]
+            self.labels_of[key] = self.labels_named(ordered, ids.index)
+        return self.labels_of[key]
 
-    def _labels_named(self, texts: Sequence[str | None], ids: Ids) -> Labels:
-        if ids.order is not None:
-            texts = [texts[place] for place in ids.order]
-        key = (id(ids.index), *texts)
+    def labels_named(self, texts: Sequence[str | None], ids: pd.Index[str]) -> Labels:
+        """The pool's labels of these texts, in the order of the ids."""
+        key = (id(ids), *texts)
         labels = self.labels.get(key)
         if labels is None:
-            labels = Labels(ids.index, np.array(texts, dtype=object))
+            labels = Labels(ids, np.array(texts, dtype=object))
             self.labels[key] = labels
         return labels
+
+
+class Adoption:
+    """Samples that another process read, and that share among themselves what they have in common,
+    made to share it with those of a pool.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._ids: dict[int, pd.Index[str]] = {}
+        self._labels: dict[int, Labels] = {}
+        self._kept: list[Samples] = []
+
+    def samples(self, own: Samples) -> Samples:
+        """The same numbers and answers with ids and labels of the pool."""
+        # for as long as their identities are known here
+        self._kept.append(own)
+        if id(own.ids) not in self._ids:
+            self._ids[id(own.ids)] = self._pool.ids_named(tuple(own.ids)).index
+        texts = {}
+        for name, labels in own.labels.items():
+            if id(labels) not in self._labels:
+                ids = self._ids[id(own.ids)]
+                self._labels[id(labels)] = self._pool.labels_named(labels.texts.tolist(), ids)
+            texts[name] = self._labels[id(labels)]
+        names = tuple(own.numbers)
+        rows = self._pool.rows.setdefault(names, {name: row for row, name in enumerate(names)})
+        numbers = Numbers(rows, own.numbers.table)
+        return Samples(self._ids[id(own.ids)], numbers, texts, own.answers)
 
 
 def _memory(column: pa.ChunkedArray) -> bytes:
