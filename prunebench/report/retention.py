@@ -97,10 +97,10 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
         for name in parts[0]:
             columns[name] = np.concatenate([part[name] for part in parts])
         if is_dynamic(columns["kept"], columns["available"]):
-            samples = pd.DataFrame(columns)
+            frame = pd.DataFrame(columns)
             about = dict(zip(KEY, of_line, strict=True))
             for aspect in MEASURES:
-                rows += _rows({**about, "by": aspect}, samples[[aspect, "kept"]].dropna())
+                rows += _rows({**about, "by": aspect}, frame[[aspect, "kept"]].dropna())
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
