@@ -10,7 +10,7 @@ import pytest
 
 from prunebench.study import pairwise
 from prunebench.study.pairwise import Comparison, Sheet
-from prunebench.study.statistics import Array
+from prunebench.study.statistics import RESAMPLES, TAIL, Array
 
 REPEATS = 100
 
@@ -101,6 +101,16 @@ def test_a_method_that_gives_the_same_for_every_seed_has_one() -> None:
     method, other = nine_to_one()
     thrice = np.stack([method] * 3, axis=1)
     assert compared(sheet(a=thrice, b=other)) == compared(sheet(a=method, b=other))
+
+
+@pytest.mark.parametrize("count", [3, 7, 40])
+def test_the_interval_is_numpys(count: int) -> None:
+    method, other = np.random.default_rng(count).random((2, count))
+    comparison = compared(sheet(a=method, b=other))
+    picks = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+    draws = (method - other)[picks].mean(axis=1)
+    expected = np.quantile(draws, [TAIL, 1 - TAIL])
+    assert (comparison.low, comparison.high) == pytest.approx(tuple(expected), rel=1e-9)
 
 
 def test_tasks_count_alike() -> None:

@@ -59,8 +59,7 @@ def test_methods_that_keep_as_much_of_everything_have_no_rows(tmp_path: Path) ->
 
 
 def test_images_of_two_sizes_make_no_method_dynamic() -> None:
-    samples = pd.DataFrame({"available": [16.0, 64.0], "kept": [0.5, 0.25]})
-    assert not retention.is_dynamic(samples)
+    assert not retention.is_dynamic(kept=np.array([0.5, 0.25]), available=np.array([16.0, 64.0]))
 
 
 def test_seeds_are_one_line(tmp_path: Path) -> None:

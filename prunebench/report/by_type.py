@@ -162,8 +162,13 @@ class _Task:
         """
         # the same of every method; one that works on pixels does not say where the evidence is
         kinds: dict[str, str] = {}
+        last: tuple[object, bytes] | None = None
         for cell in reversed(self._cells):
-            kinds.update(cell.kinds())
+            # most cells say it of the same samples in the same words
+            key = cell.samples.labels.get("question_type"), cell.mask.tobytes()
+            if key != last:
+                kinds.update(cell.kinds())
+            last = key
         groups = {}
         if kinds:
             of_sample = pd.Series(kinds, dtype=object).reindex(self._ids)

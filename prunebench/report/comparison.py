@@ -205,7 +205,9 @@ def average(cells: Cells, name: str) -> float | None:
     metrics = _metrics(cells, name)
     if not metrics:
         return None
-    return float(np.mean([metric.value for metric in metrics]))
+    values = np.array([metric.value for metric in metrics], dtype=float)
+    # as `numpy.mean` does it, which looks at its arguments for longer than at a few seeds
+    return float(np.add.reduce(values)) / len(values)
 
 
 def _metrics(cells: Cells, name: str) -> list[Metric]:

@@ -9,6 +9,7 @@ that its evidence takes. Sizes fall into groups of about as many samples, the sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from prunebench.report.palette import Look, looks
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
 from prunebench.study.record import BASELINE
-from prunebench.study.samples import coded
+from prunebench.study.samples import NAN, Array, Codes, coded
 from prunebench.study.statistics import clustered_ends
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ SIZE = (4.4, 3.2)
 
 SAME: Mapping[str, str] = {}
 
+
+@dataclass(frozen=True)
+class _Kept:
+    """What was kept of the samples of a cell that were answered."""
+
+    cell: StoredCell
+    places: Codes  # [n] of these samples in the cell
+    columns: dict[str, Array]  # by name, [n] what was kept and the sizes, NaN where not known
+
+
 KEY = ["model", "method", "settings", "budget_kind", "budget", "task"]
 
 HEADINGS = (
@@ -78,21 +89,24 @@ COLUMNS = names(HEADINGS)
 
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The table; empty where every method keeps as much of every sample."""
-    groups: dict[tuple[str, ...], list[tuple[StoredCell, pd.DataFrame]]] = {}
+    groups: dict[tuple[str, ...], list[_Kept]] = {}
     for cell in cells:
         if cell.kind != "quality" or not cell.ok or cell.method == BASELINE:
             continue
         try:
-            samples = _samples(cell)
+            kept = _kept(cell)
         except ReportError as error:
             warn(str(error))
             continue
-        groups.setdefault(cell.line, []).append((cell, samples))
+        groups.setdefault(cell.line, []).append(kept)
     rows: list[dict[str, Any]] = []
     for of_line, parts in sorted(groups.items()):
-        samples = pd.concat([part for _, part in parts])
-        if is_dynamic(samples):
-            codes = cluster_codes([cell for cell, _ in parts], samples.index, warn)
+        columns = {}
+        for name in parts[0].columns:
+            columns[name] = np.concatenate([part.columns[name] for part in parts])
+        if is_dynamic(columns["kept"], columns["available"]):
+            samples = pd.DataFrame(columns, index=_ids(parts))
+            codes = cluster_codes([part.cell for part in parts], samples.index, warn)
             # all seeds ask the same questions
             samples["drawn_with"] = coded(samples.index.tolist()) if codes is None else codes
             about = dict(zip(KEY, of_line, strict=True))
@@ -108,10 +122,16 @@ def texts(table: pd.DataFrame) -> pd.DataFrame:
     return tables.texts(records(table), COLUMNS)
 
 
-def is_dynamic(samples: pd.DataFrame) -> bool:
-    """Whether what is kept of `samples` differs between those that offer as many tokens."""
-    spent = (samples["kept"] * samples["available"]).groupby(samples["available"])
-    return bool((spent.max() - spent.min() > ROUNDING).any())
+def is_dynamic(kept: Array, available: Array) -> bool:
+    """Whether the share [n] that is kept differs between samples that offer as many tokens [n]."""
+    if not len(kept):
+        return False
+    order = np.argsort(available, kind="stable")
+    offered, spent = available[order], (kept * available)[order]
+    # where samples that offer as many begin
+    starts = np.flatnonzero(np.diff(offered, prepend=NAN))
+    ranges = np.maximum.reduceat(spent, starts) - np.minimum.reduceat(spent, starts)
+    return bool((ranges > ROUNDING).any())
 
 
 def figure(
@@ -146,20 +166,27 @@ def figure(
     return whole
 
 
-def _samples(cell: StoredCell) -> pd.DataFrame:
-    """Of every sample that was answered: what was kept of it, and its sizes as far as known."""
-    frame = cell.per_sample.reindex(
-        columns=["tokens_mean", "available", "complexity", "evidence_tokens"]
-    )
-    frame = frame[frame["available"] > 0].dropna(subset=["tokens_mean"])
-    return pd.DataFrame(
-        {
-            "kept": frame["tokens_mean"] / frame["available"],
-            "available": frame["available"],
-            "complexity": frame["complexity"],
-            "evidence": frame["evidence_tokens"] / frame["available"],
-        }
-    )
+def _kept(cell: StoredCell) -> _Kept:
+    """What was kept of every sample that was answered."""
+    own = cell.samples_read
+    unknown = np.full(len(own.ids), NAN)
+    spent, available = (own.numbers.get(name, unknown) for name in ("tokens_mean", "available"))
+    # a comparison with NaN is false
+    mask = (available > 0) & ~np.isnan(spent)
+    offered = available[mask]
+    columns = {
+        "kept": spent[mask] / offered,
+        "available": offered,
+        "complexity": own.numbers.get("complexity", unknown)[mask],
+        "evidence": own.numbers.get("evidence_tokens", unknown)[mask] / offered,
+    }
+    return _Kept(cell, np.flatnonzero(mask), columns)
+
+
+def _ids(parts: Sequence[_Kept]) -> pd.Index[str]:
+    """The names of the samples, cell by cell."""
+    first, *others = (part.cell.samples_read.ids[part.places] for part in parts)
+    return first.append(others) if others else first
 
 
 def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:

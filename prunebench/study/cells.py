@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import pandas as pd
 
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.study import facts, samples, schema, statistics, tables
+from prunebench.study import facts, readers, samples, schema, statistics, tables
 from prunebench.study.facts import Damaged, short
 from prunebench.study.record import BASELINE, CONTROL, CellRecord
-from prunebench.study.samples import Labels, Pool, Samples, Vector
+from prunebench.study.samples import Adoption, Labels, Pool, Samples, Vector
 from prunebench.study.schema import Unreadable
 from prunebench.study.seal import fault
 
@@ -40,10 +41,10 @@ class StoredCell(CellRecord):
     of_samples: Samples | None = field(default=None, repr=False, compare=False)
     """What its samples.parquet says; a cell of cost has none."""
 
-    @property
+    @cached_property
     def settings_line(self) -> str:
         """The settings as one line of JSON."""
-        return json.dumps(self.settings, sort_keys=True, separators=(",", ":"))
+        return sys.intern(json.dumps(self.settings, sort_keys=True, separators=(",", ":")))
 
     @property
     def line(self) -> tuple[str, str, str, str, str, str]:
@@ -90,14 +91,6 @@ class StoredCell(CellRecord):
         if self.of_samples is None:
             raise _damaged(self.id, "samples.parquet is missing")
         return self.of_samples
-
-    @cached_property
-    def per_sample(self) -> pd.DataFrame:
-        """Score, evidence, tokens and FLOPs of every sample by sample_id; raises ReportError where
-        the file is damaged.
-        """
-        own = self.samples_read
-        return pd.DataFrame(dict(own.numbers), index=own.ids)
 
     @property
     def groups(self) -> pd.Series[str] | None:
@@ -182,6 +175,7 @@ def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
     """The finished cell in `folder`, which keeps in the pool what others have, too; raises
     ReportError that names the folder and says what is wrong with it.
     """
+    pool = Pool() if pool is None else pool
     try:
         record = _record(folder)
         of_samples = None
@@ -189,7 +183,7 @@ def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
             names = (*samples.LABELS, samples.ANSWER)
             path = folder / "samples.parquet"
             table = tables.read_samples(path, samples.numbers(), names)
-            of_samples = (pool or Pool()).samples(table)
+            of_samples = pool.samples(table)
     except Unreadable as error:
         raise OtherSchema(one_line(f"cell {_shortened(folder.name)}: {error}", 400)) from None
     except Damaged as error:
@@ -200,7 +194,8 @@ def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
         raise ReportError(
             f"cell {_shortened(folder.name)} has no cell.json: it was not finished; sweep again"
         )
-    values = {fact.name: getattr(record, fact.name) for fact in fields(CellRecord)}
+    values = {name: getattr(record, name) for name in facts.names(CellRecord)}
+    values["provenance"] = pool.shared(record.provenance)
     return StoredCell(folder=folder, of_samples=of_samples, **values)
 
 
@@ -236,15 +231,12 @@ def read(study: Path) -> tuple[list[StoredCell], list[str]]:
     """
     cells: dict[tuple[Any, ...], StoredCell] = {}
     warnings: list[str] = []
-    pool = Pool()
-    for folder in folders(study):
-        try:
-            cell = read_cell(folder, pool)
-        except OtherSchema:
+    for cell in _each(folders(study)):
+        if isinstance(cell, OtherSchema):
             # a part of a study would pass for all of it
-            raise
-        except ReportError as error:
-            warnings.append(str(error))
+            raise cell
+        if isinstance(cell, ReportError):
+            warnings.append(str(cell))
             continue
         twin = cells.setdefault(cell.question, cell)
         if twin is not cell:
@@ -256,6 +248,43 @@ def read(study: Path) -> tuple[list[StoredCell], list[str]]:
         nothing = f"{_shortened(study)} has no finished cell"
         raise ReportError(one_line("; ".join([nothing, *warnings])))
     return list(cells.values()), warnings
+
+
+def read_or_fault(folder: Path, pool: Pool | None = None) -> StoredCell | ReportError:
+    """The cell, or else the ReportError that says what is wrong with it."""
+    try:
+        return read_cell(folder, pool)
+    except ReportError as error:
+        return error
+
+
+def _each(paths: Sequence[Path]) -> Iterator[StoredCell | ReportError]:
+    """The cells in these folders, in their order, with one pool for all of them."""
+    pool = Pool()
+    number = readers.count(paths)
+    if number == 1:
+        for path in paths:
+            yield read_or_fault(path, pool)
+        return
+    try:
+        for part in readers.read(paths, number):
+            yield from _pooled(part, pool)
+    except OSError as error:
+        raise ReportError(f"{len(paths)} cells cannot be read: {error}") from None
+
+
+def _pooled(
+    part: Sequence[StoredCell | ReportError], pool: Pool
+) -> Iterator[StoredCell | ReportError]:
+    """The same with what cells have in common taken from the pool."""
+    adoption = Adoption(pool)
+    for cell in part:
+        if isinstance(cell, ReportError):
+            yield cell
+            continue
+        own = cell.of_samples
+        of_samples = None if own is None else adoption.samples(own)
+        yield replace(cell, of_samples=of_samples, provenance=pool.shared(cell.provenance))
 
 
 def joined(values: Iterable[str]) -> str:

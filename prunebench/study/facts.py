@@ -277,9 +277,11 @@ class _Twice(ValueError):
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys differ; of one that stands twice, readers disagree what it is."""
-    content: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in content:
-            raise _Twice(f"key {short(key)} stands in it twice")
-        content[key] = value
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names_seen: set[str] = set()
+        for key, _ in pairs:
+            if key in names_seen:
+                raise _Twice(f"key {short(key)} stands in it twice")
+            names_seen.add(key)
     return content

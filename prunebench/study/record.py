@@ -7,6 +7,7 @@ may be missing, and what is unknown is passed over.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args
@@ -89,7 +90,12 @@ class Metric:
     @classmethod
     def checked(cls, entry: Mapping[str, Any]) -> Metric:
         """The metric that an entry holds which was checked."""
-        return cls(**facts.present(cls, entry))
+        values = facts.present(cls, entry)
+        # a study has the same few names in hundred thousands of entries
+        for name in ("metric", "unit"):
+            if name in values:
+                values[name] = sys.intern(values[name])
+        return cls(**values)
 
     @classmethod
     def check(cls, entry: Any) -> None:

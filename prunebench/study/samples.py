@@ -6,7 +6,8 @@ for all of them, and cells that share it are set side by side without looking an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -92,13 +93,32 @@ class Vector:
 
 
 @dataclass(frozen=True, eq=False)
+class Numbers(Mapping[str, Array]):
+    """Numbers of samples by column: the rows [n] of one table [columns, n], for an array of its own
+    takes more than the numbers of few samples; `rows` says which row a column is.
+    """
+
+    rows: Mapping[str, int]
+    table: Array
+
+    def __getitem__(self, name: str) -> Array:
+        return np.asarray(self.table[self.rows[name]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
 class Samples:
     """The samples of one cell: numbers [n] and labels by column, and `answers`, a number that
     stands for each answer's text without the space around it, NaN where there is none.
     """
 
     ids: pd.Index[str]
-    numbers: Mapping[str, Array]
+    numbers: Numbers
     labels: Mapping[str, Labels]
     answers: Array
 
@@ -113,26 +133,50 @@ class Pool:
 
     ids: dict[tuple[str, ...], Ids] = field(default_factory=dict)
     labels: dict[tuple[Any, ...], Labels] = field(default_factory=dict)
+    rows: dict[tuple[str, ...], Mapping[str, int]] = field(default_factory=dict)
+    """The places of the columns that a table has."""
+    ids_of: dict[bytes, Ids] = field(default_factory=dict, repr=False)
+    labels_of: dict[tuple[int, bytes], Labels] = field(default_factory=dict, repr=False)
+    """The same by what a table holds in memory, of which no text has to be made."""
+
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    """By its JSON, a fact that cells have in common, such as the versions of packages."""
+
+    def shared(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The same mapping, of which every value is the one that another cell has."""
+        values = {}
+        for name, value in content.items():
+            values[name] = self.facts.setdefault(json.dumps(value), value)
+        return values
 
     def samples(self, table: pa.Table) -> Samples:
         """What a table of `sample_id` and any of the columns says."""
-        ids = self._ids(tuple(table.column("sample_id").to_pylist()))
-        values = {}
-        for name in numbers():
-            if name in table.column_names:
-                own = table.column(name).to_numpy().astype(float, copy=False)
-                values[name] = own if ids.order is None else own[ids.order]
+        ids = self._ids(table.column("sample_id"))
+        columns_there = set(table.column_names)
+        names = tuple(name for name in numbers() if name in columns_there)
+        rows = self.rows.setdefault(names, {name: row for row, name in enumerate(names)})
+        values = np.empty((len(names), len(ids.index)))
+        for name, row in rows.items():
+            own = table.column(name).to_numpy()
+            values[row] = own if ids.order is None else own[ids.order]
         texts = {}
         for name in LABELS:
-            if name in table.column_names:
-                texts[name] = self._labels(table.column(name).to_pylist(), ids)
+            if name in columns_there:
+                texts[name] = self._labels(table.column(name), ids)
         answers = np.full(len(ids.index), NAN)
-        if ANSWER in table.column_names:
-            answers = np.array([_answer(text) for text in table.column(ANSWER).to_pylist()])
+        if ANSWER in columns_there:
+            answers = np.array(list(map(_answer, table.column(ANSWER).to_pylist())), dtype=float)
             answers = answers if ids.order is None else answers[ids.order]
-        return Samples(ids.index, values, texts, answers)
+        return Samples(ids.index, Numbers(rows, values), texts, answers)
 
-    def _ids(self, names: tuple[str, ...]) -> Ids:
+    def _ids(self, column: pa.ChunkedArray) -> Ids:
+        place = _memory(column)
+        if place not in self.ids_of:
+            self.ids_of[place] = self.ids_named(tuple(column.to_pylist()))
+        return self.ids_of[place]
+
+    def ids_named(self, names: tuple[str, ...]) -> Ids:
+        """The pool's ids of samples that stand in a file in this order."""
         ids = self.ids.get(names)
         if ids is None:
             ordered = sorted(names)
@@ -144,16 +188,63 @@ class Pool:
             self.ids[names] = ids
         return ids
 
-    def _labels(self, texts: Sequence[str | None], ids: Ids) -> Labels:
-        if ids.order is not None:
-            texts = [texts[place] for place in ids.order]
+    def _labels(self, column: pa.ChunkedArray, ids: Ids) -> Labels:
         # with the ids, for the same texts may belong to other samples
-        key = (id(ids.index), *texts)
+        key = id(ids), _memory(column)
+        if key not in self.labels_of:
+            texts = column.to_pylist()
+            ordered = texts if ids.order is None else [texts[place] for place in ids.order]
+            self.labels_of[key] = self.labels_named(ordered, ids.index)
+        return self.labels_of[key]
+
+    def labels_named(self, texts: Sequence[str | None], ids: pd.Index[str]) -> Labels:
+        """The pool's labels of these texts, in the order of the ids."""
+        key = (id(ids), *texts)
         labels = self.labels.get(key)
         if labels is None:
-            labels = Labels(ids.index, np.array(texts, dtype=object))
+            labels = Labels(ids, np.array(texts, dtype=object))
             self.labels[key] = labels
         return labels
+
+
+class Adoption:
+    """Samples that another process read, and that share among themselves what they have in common,
+    made to share it with those of a pool.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._ids: dict[int, pd.Index[str]] = {}
+        self._labels: dict[int, Labels] = {}
+        self._kept: list[Samples] = []
+
+    def samples(self, own: Samples) -> Samples:
+        """The same numbers and answers with ids and labels of the pool."""
+        # for as long as their identities are known here
+        self._kept.append(own)
+        if id(own.ids) not in self._ids:
+            self._ids[id(own.ids)] = self._pool.ids_named(tuple(own.ids)).index
+        texts = {}
+        for name, labels in own.labels.items():
+            if id(labels) not in self._labels:
+                ids = self._ids[id(own.ids)]
+                self._labels[id(labels)] = self._pool.labels_named(labels.texts.tolist(), ids)
+            texts[name] = self._labels[id(labels)]
+        names = tuple(own.numbers)
+        rows = self._pool.rows.setdefault(names, {name: row for row, name in enumerate(names)})
+        numbers = Numbers(rows, own.numbers.table)
+        return Samples(self._ids[id(own.ids)], numbers, texts, own.answers)
+
+
+def _memory(column: pa.ChunkedArray) -> bytes:
+    """A digest of all that a column's chunks hold; columns that differ in it may still be equal."""
+    digest = blake2b(digest_size=16)
+    for chunk in column.chunks:
+        digest.update(f"{chunk.type} {chunk.offset} {len(chunk)}".encode())
+        for buffer in chunk.buffers():
+            digest.update(b"-" if buffer is None else f"{buffer.size} ".encode())
+            digest.update(buffer or b"")
+    return digest.digest()
 
 
 @lru_cache(maxsize=2**16)

@@ -67,15 +67,17 @@ def read_texts(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
 
 def _read(path: Path, names: Sequence[str]) -> pa.Table:
     """Those of the columns that the file has."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     try:
+        # whole, for a file of Python's is asked again for every column
         with opened(path) as file:
-            whole = parquet.ParquetFile(file)
-            columns_there = set(whole.schema_arrow.names)
-            present = [name for name in names if name in columns_there]
-            # a table is small, and threads cost more than they save
-            table = whole.read(columns=present, use_threads=False)
+            whole = parquet.ParquetFile(pa.BufferReader(file.read()))
+        columns_there = set(whole.schema_arrow.names)
+        present = [name for name in names if name in columns_there]
+        # a table is small, and threads cost more than they save
+        table = whole.read(columns=present, use_threads=False)
         table.validate(full=True)
     except FileNotFoundError:
         raise Damaged(f"{path.name} is missing") from None
