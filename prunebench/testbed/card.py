@@ -83,6 +83,7 @@ def model_card(
     heading, training, start = TRAINING, text.training, ""
     if earlier is not None:
         heading, training = FURTHER, text.further
+        facts["course"] = _course(plain)
         start = " start=EARLIER " + " ".join(
             f"{name}={value}" for name, value in plain.items() if name in _FURTHER_KEYS
         )
@@ -110,6 +111,21 @@ def model_card(
         before=_before(before),
         repeat=repeat,
     )
+
+
+def _course(recipe: dict[str, Any]) -> str:
+    """What learns in the stages of a run that trains a miniature further."""
+    joint, finish = recipe["joint_steps"], recipe["finish_steps"]
+    parts = []
+    if joint:
+        parts.append(f"In the first {joint} steps all learns that learnt before.")
+    if finish:
+        when = "Behind them" if joint else "In all of them"
+        parts.append(
+            f"{when} what sees stays as it is, and `finish` says how often each kind of question "
+            "comes: what is weak most often."
+        )
+    return " ".join(parts)
 
 
 def _training(card: str) -> str:

@@ -31,10 +31,8 @@ nothing else. Answers are one word or two."""
 
 FURTHER = """\
 {step} steps from the weights of that run, on scenes that it had not seen, in {minutes:.0f} minutes
-on {device} (`training_further.csv` has the curves). In the first {joint_steps} everything learns
-that learnt before, in the next {finish_steps} what sees stays as it is, and `finish` says how often
-each kind of question comes: what is weak most often."""
-"""Of a miniature that is trained further."""
+on {device} (`training_further.csv` has the curves). {course}"""
+"""Of a miniature that is trained further; `course` is what its stages are."""
 
 QWEN = CardText(
     pipeline="image-text-to-text",
