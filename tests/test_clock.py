@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hand_written import board_of, cell, change, cost, facts_of, fold, printed, row
 
-from prunebench.report import figures
+from prunebench.report import figures, paper_tables
 from prunebench.report.best import Query, best
 
 SCORES = {"none": [1, 1, 1, 1], "fastv": [1, 1, 1, 1], "pool": [1, 1, 0, 0]}
@@ -78,3 +78,15 @@ def test_no_best_by_times_of_a_busy_machine(tmp_path: Path) -> None:
     notes: list[str] = []
     (answer,) = best(tmp_path, Query(loss=0.5), notes.append)
     assert answer.left_out == ("total_ratio was measured on a busy machine: fastv 50%",)
+
+
+def test_a_papers_table_marks_times_of_a_busy_machine(tmp_path: Path) -> None:
+    for name, noise in (("busy", 0.3), ("quiet", 0.01)):
+        study = tmp_path / name
+        cell(study, "none", "color", SCORES["none"])
+        timed(study, "fastv", 0.7, (1.0, 1 - noise, 1 + noise))
+        board = board_of(study)
+        caption = paper_tables.caption(board)
+        table = paper_tables.markdown(board, paper_tables.Layout(["none", "fastv"], {}), caption)
+        assert ("| 0.70 (busy) |" in table) == (name == "busy")
+        assert ("measured on a busy machine" in table) == (name == "busy")

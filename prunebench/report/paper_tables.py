@@ -14,6 +14,8 @@ import pandas as pd
 
 from prunebench.border.text import one_line
 from prunebench.report.board import budget_label, records
+from prunebench.report.clock import BUSY, on_busy_machine
+from prunebench.report.headings import MACHINE
 from prunebench.study.record import BASELINE
 
 CAPTION = (
@@ -23,6 +25,7 @@ CAPTION = (
     "highest accuracy of a budget."
 )
 UNCORRECTED = "uncorrected for the number of comparisons"
+BUSY_TIMES = f"Times with ({BUSY}) were measured on a busy machine and tell nothing."
 CORRECTED = "after Holm's correction for the number of methods"
 
 HEADS = ("method", "budget", "accuracy", "to unpruned", "to random", "tokens", "FLOPs", "time")
@@ -45,6 +48,9 @@ SPECIAL = {
 
 MOST = 2_000
 """Characters of a text."""
+
+TIME = "total_ratio"
+"""The column of time."""
 
 Row = dict[str, Any]
 Escape = Callable[[str], str]
@@ -72,7 +78,10 @@ class Markup:
 
 def caption(board: pd.DataFrame) -> str:
     """What a table shows, and how its stars were given."""
-    return CAPTION.format(CORRECTED if "difference_to_none_holm" in board else UNCORRECTED)
+    text = CAPTION.format(CORRECTED if "difference_to_none_holm" in board else UNCORRECTED)
+    if on_busy_machine(board, TIME).any():
+        text = f"{text} {BUSY_TIMES}"
+    return text
 
 
 def in_latex(text: str) -> str:
@@ -142,7 +151,7 @@ def _cells(row: Row, rows: Sequence[Row], layout: Layout, markup: Markup) -> lis
         _difference(row, "difference_to_random", markup),
         _share(row.get(f"tokens_{layout.tokens}_share"), markup),
         _ratio(row, "flops_ratio", markup),
-        _ratio(row, "total_ratio", markup),
+        _time(row, markup),
     ]
 
 
@@ -188,3 +197,9 @@ def _share(value: float | None, markup: Markup) -> str:
 def _ratio(row: Row, name: str, markup: Markup) -> str:
     value = row.get(name)
     return markup.dash if value is None or pd.isna(value) else f"{value:.2f}"
+
+
+def _time(row: Row, markup: Markup) -> str:
+    """The time over the unpruned model's, with a word where the machine was too busy for one."""
+    text = _ratio(row, TIME, markup)
+    return f"{text} ({BUSY})" if row.get(MACHINE.name) == BUSY and text != markup.dash else text
