@@ -384,6 +384,14 @@ def test_the_page_draws_the_frontier_of_the_figures(
         assert "".join(seen.page.evaluate(f"{line}.map(row => row.method)")) == names
 
 
+def test_the_plot_says_which_rows_a_busy_machine_timed(browser: Any, file: Path) -> None:
+    rows = [{"machine": "busy"}, {"machine": "quiet"}]
+    with visit(browser, file, "view=plot") as seen:
+        for x, said in (("total_ratio", True), ("flops_ratio", False)):
+            call = f"aboutPlot(new Map(), {json.dumps(rows)}, '{x}', 'accuracy')"
+            assert ("1 of 2 rows were timed on a busy machine" in seen.page.evaluate(call)) == said
+
+
 def test_the_best_for_a_budget_and_for_a_loss(browser: Any, file: Path) -> None:
     with visit(browser, file, "view=choose&task=color&spend=0.5") as seen:
         budget, loss = seen.page.locator(".cards").all()

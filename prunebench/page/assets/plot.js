@@ -60,17 +60,19 @@ function plotView(main) {
     main.append(node);
     chart(node, of, columns, { x, y, coloured, log: ticked("log", /tokens|bytes|flops/.test(x) ? "yes" : "no") });
   }
-  main.append(element("p", { className: "quiet" }, aboutPlot(columns, x, y)));
+  main.append(element("p", { className: "quiet" }, aboutPlot(columns, rows, x, y)));
 }
 
 /** What the axes say, in a line. */
-function aboutPlot(columns, x, y) {
+function aboutPlot(columns, rows, x, y) {
   const parts = [];
   for (const name of [x, y]) {
     const column = columns.get(name);
     if (column && column.about) parts.push(`${words(name)}: ${column.about}`);
   }
   parts.push("intervals are 95 %; the frontier joins what is better than all that costs no more, and than the controls at its budget, by more than its interval; grey and hollow: controls");
+  const busy = rows.length - sound(rows, x, y).length;
+  if (busy) parts.push(`${busy} of ${rows.length} rows were timed on a busy machine and are no part of the frontier`);
   return `${parts.join(". ")}.`;
 }
 
@@ -112,13 +114,17 @@ function chips(rows, coloured) {
 /** The columns that a clock has made, which says nothing on a busy machine. */
 const TIMES = ["prefill_ratio", "total_ratio"];
 
+/** The rows whose numbers on these axes mean something. */
+function sound(rows, x, y) {
+  return [x, y].some((name) => TIMES.includes(name)) ? rows.filter((row) => row.machine !== "busy") : rows;
+}
+
 /** The rows that are better than all that is cheaper, by more than their interval, from the cheapest
  * on, but for times of a busy machine; prunebench/report/frontier.py says the rule. */
 function frontier(rows, columns, x, y) {
   const across = lessIsBetter(columns, x) ? 1 : -1;
   const up = lessIsBetter(columns, y) ? -1 : 1;
-  const sound = [x, y].some((name) => TIMES.includes(name)) ? rows.filter((row) => row.machine !== "busy") : rows;
-  const sorted = sound.filter((row) => typeof row[x] === "number" && typeof row[y] === "number");
+  const sorted = sound(rows, x, y).filter((row) => typeof row[x] === "number" && typeof row[y] === "number");
   sorted.sort((one, other) => across * (one[x] - other[x]) || up * (other[y] - one[y]));
   const least = (row) => row[`${y}_${up > 0 ? "low" : "high"}`] ?? row[y];
   const isControl = (row) => row.control === "true";
