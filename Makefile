@@ -12,7 +12,7 @@ SWEEP_ARGS = $(if $(MODEL),model=$(MODEL)) $(if $(METHODS),methods=$(METHODS)) $
 	$(if $(BUDGETS),budgets=$(BUDGETS)) $(if $(LIMIT),limit=$(LIMIT)) $(if $(OUT),out=$(OUT)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 # a plain `make sweep` asks the first questions alone and times few pairs, so that it ends in minutes
-FIRST = $(if $(strip $(GRID)$(SWEEP_ARGS)),,limit=100 cost.pairs=6)
+FIRST = $(if $(strip $(GRID)$(SWEEP_ARGS)),,limit=100 cost.pairs=7)
 
 .DEFAULT_GOAL := help
 .PHONY: help install sweep list report show verify docs test test-slow test-oldest check format bench clean
