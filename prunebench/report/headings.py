@@ -38,6 +38,15 @@ class Heading:
 
 MARK = f"{BETTER}, {WORSE}, or {UNSHOWN} at 95 % after Holm's correction"
 
+LINE = (
+    Heading("model", "what was run", text=True),
+    Heading("method", "its label in the grid", text=True),
+    Heading("settings", "all of them, as JSON", text=True),
+    Heading("budget_kind", "what the budget counts", text=True),
+    Heading("budget", "as written in the grid", text=True),
+)
+"""What names a method at a budget in tables that are read beside the leaderboard."""
+
 HEAD = (
     Heading("model", "what was run", text=True),
     Heading("method", "its label in the grid", text=True),

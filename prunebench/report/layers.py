@@ -20,7 +20,7 @@ import pandas as pd
 from prunebench.report import tables
 from prunebench.report.board import records
 from prunebench.report.comparison import Warn
-from prunebench.report.headings import ALL, Heading, names
+from prunebench.report.headings import ALL, LINE, Heading, names
 from prunebench.study.cells import StoredCell
 from prunebench.study.samples import Array
 
@@ -29,14 +29,10 @@ Part = Literal["vision", "llm"]
 ENCODER: Part = "vision"
 DECODER: Part = "llm"
 
-KEY = ["model", "method", "settings", "budget_kind", "budget", "task"]
+KEY = [*names(LINE), "task"]
 
 HEADINGS = (
-    Heading("model", "what was run", text=True),
-    Heading("method", "its label in the grid", text=True),
-    Heading("settings", "all of them, as JSON", text=True),
-    Heading("budget_kind", "what the budget counts", text=True),
-    Heading("budget", "as written in the grid", text=True),
+    *LINE,
     Heading("task", "as written in the grid, or all", text=True),
     Heading("control", "true where it is there only to be compared with", text=True),
     Heading("part", "llm, or vision for the vision encoder", text=True),

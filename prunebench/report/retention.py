@@ -19,7 +19,7 @@ from prunebench.border.text import one_line
 from prunebench.report import panels, tables
 from prunebench.report.board import budget_label, records
 from prunebench.report.comparison import Warn, cluster_codes
-from prunebench.report.headings import Heading, names
+from prunebench.report.headings import LINE, Heading, names
 from prunebench.report.palette import Look, looks
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
@@ -66,14 +66,10 @@ class _Kept:
     columns: dict[str, Array]  # by name, [n] what was kept and the sizes, NaN where not known
 
 
-KEY = ["model", "method", "settings", "budget_kind", "budget", "task"]
+KEY = [*names(LINE), "task"]
 
 HEADINGS = (
-    Heading("model", "what was run", text=True),
-    Heading("method", "its label in the grid", text=True),
-    Heading("settings", "all of them, as JSON", text=True),
-    Heading("budget_kind", "what the budget counts", text=True),
-    Heading("budget", "as written in the grid", text=True),
+    *LINE,
     Heading("task", "as written in the grid", text=True),
     Heading("by", "complexity, or evidence: the share of the tokens under its boxes", text=True),
     Heading("size", "mean of the group's samples"),
