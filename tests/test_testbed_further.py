@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from prunebench.learning.folder import RunError
+from prunebench.testbed import DEFAULT, model_path
 from prunebench.testbed.options import MiniatureOptions
 from prunebench.testbed.recipe import LvlmRecipe
 from prunebench.testbed.tiny_qwen import TinyQwenConfig
@@ -85,3 +88,15 @@ def test_the_learning_rate_is_an_option() -> None:
     assert MiniatureOptions(learning_rate=1e-4).recipe.learning_rate == 1e-4
     with pytest.raises(ValueError, match="learning_rate"):
         MiniatureOptions(learning_rate=0.0)
+
+
+def test_the_command_trains_further_and_keeps_what_libraries_say_to_itself(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [f"start={model_path(DEFAULT)}", "held_out=1", "tokens=25", "finish_steps=1"]
+    steps = ["vision_steps=0", "place_steps=0", "joint_steps=0"]
+    command = [sys.executable, "-m", "prunebench.cli", "testbed", "train", str(out)]
+    process = subprocess.run([*command, *words, *steps], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == str(out / "model")
+    assert "step 1/1" in process.stderr
+    assert "Loading weights" not in process.stderr
+    assert "## Trained further" in (out / "model" / "README.md").read_text()

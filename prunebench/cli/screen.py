@@ -101,5 +101,7 @@ def quiet_libraries() -> None:
 
     # a failed fetch ends in one line, not in its retries
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # kernels of its own that a CPU may be without are no news
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -139,8 +139,10 @@ def reinforce(arguments: argparse.Namespace) -> int:
 def train_testbed(arguments: argparse.Namespace) -> int:
     """Train a miniature and print where it lies."""
     from prunebench.cli.bars import training_bar
+    from prunebench.cli.screen import quiet_libraries
     from prunebench.testbed.train import train_miniature
 
+    quiet_libraries()
     run_options, settings = read_options(arguments.options, MiniatureOptions)
     refuse_strangers(settings)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
