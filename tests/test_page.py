@@ -410,6 +410,21 @@ def test_a_method_has_its_page(browser: Any, file: Path) -> None:
         assert "budget 0.05 is out of reach at llm:2" in text
 
 
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("rank by `layers` and <b>", "rank by <code>layers</code> and &lt;b&gt;"),
+        ("a lone ` stays", "a lone ` stays"),
+    ],
+)
+def test_code_in_what_a_method_says_is_set_as_code(
+    browser: Any, file: Path, text: str, html: str
+) -> None:
+    with visit(browser, file, "view=methods") as seen:
+        call = f"element('p', {{}}, ...withCode({json.dumps(text)})).innerHTML"
+        assert seen.page.evaluate(call) == html
+
+
 def test_failures_are_looked_through(browser: Any, file: Path) -> None:
     with visit(browser, file, "view=questions&group=tiny/kinds") as seen:
         seen.page.wait_for_selector(".answer canvas")

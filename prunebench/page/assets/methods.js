@@ -58,9 +58,16 @@ function methodDetail(node, method) {
   if (facts.missing) entry("not known", facts.missing);
   node.append(list);
   if (facts.notes) {
-    node.append(element("h3", {}, "In full, with what it knows of the official code"), element("div", { className: "prose" }, facts.notes));
+    node.append(element("h3", {}, "In full, with what it knows of the official code"), element("div", { className: "prose" }, ...withCode(facts.notes)));
   }
   methodNumbers(node, method);
+}
+
+/** A text whose words between backticks are code; as it stands where one of them is alone. */
+function withCode(text) {
+  const parts = text.split("`");
+  if (parts.length % 2 === 0) return [text];
+  return parts.map((part, place) => (place % 2 ? element("code", {}, part) : part));
 }
 
 /** Its rows, and its line among all others. */
