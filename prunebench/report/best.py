@@ -14,9 +14,8 @@ import pandas as pd
 from prunebench.border.text import one_line
 from prunebench.report import leaderboard
 from prunebench.report.board import budget_label, overall, records
-from prunebench.report.clock import BUSY, TIMES
+from prunebench.report.clock import is_spoiled
 from prunebench.report.comparison import Group, Warn, scale_of
-from prunebench.report.headings import MACHINE
 from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.noninferiority import Loss, Verdict, holm, loss
@@ -196,7 +195,7 @@ def _candidate(
     cost = _number(row[query.metric])
     if cost is None:
         raise ReportError(f"no {query.metric} was measured")
-    if query.metric in TIMES and row.get(MACHINE.name) == BUSY:
+    if is_spoiled(row, query.metric):
         raise ReportError(f"{query.metric} was measured on a busy machine")
     if unpruned is not None and cost >= unpruned:
         raise ReportError(f"no less {query.metric} than the unpruned model's {unpruned:.4g}")

@@ -4,7 +4,7 @@ what could be saved was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
@@ -48,6 +48,11 @@ def columns(parts: Sequence[Group]) -> dict[str, Any]:
         if values:
             row[heading.name] = sum(values) / len(values)
     return row
+
+
+def is_spoiled(row: Mapping[str, Any], column: str) -> bool:
+    """Whether a busy machine spoiled what a row of the leaderboard has in that column."""
+    return column in TIMES and row.get(MACHINE.name) == BUSY
 
 
 def on_busy_machine(rows: pd.DataFrame, column: str) -> pd.Series[bool]:

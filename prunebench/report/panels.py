@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from prunebench.border.text import number_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
@@ -29,6 +30,24 @@ def first(panels: Sequence[T], what: str, table: str, most: int = MOST) -> tuple
     if len(panels) <= most:
         return list(panels), ""
     return list(panels[:most]), f"the first {most} of {len(panels)} {what}; {table} has all"
+
+
+def grid(
+    count: int, size: tuple[float, float], more_height: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels of `size` inches, two in a line, that share their y axis; and
+    these panels, line by line.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, count)
+    lines = -(-count // columns)
+    inches = size[0] * columns, size[1] * lines + more_height
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).ravel())
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
 
 
 def others(count: int) -> str:

@@ -14,8 +14,7 @@ import pandas as pd
 
 from prunebench.border.text import one_line
 from prunebench.report.board import budget_label, records
-from prunebench.report.clock import BUSY, on_busy_machine
-from prunebench.report.headings import MACHINE
+from prunebench.report.clock import BUSY, is_spoiled, on_busy_machine
 from prunebench.study.record import BASELINE
 
 CAPTION = (
@@ -202,4 +201,4 @@ def _ratio(row: Row, name: str, markup: Markup) -> str:
 def _time(row: Row, markup: Markup) -> str:
     """The time over the unpruned model's, with a word where the machine was too busy for one."""
     text = _ratio(row, TIME, markup)
-    return f"{text} ({BUSY})" if row.get(MACHINE.name) == BUSY and text != markup.dash else text
+    return f"{text} ({BUSY})" if text != markup.dash and is_spoiled(row, TIME) else text

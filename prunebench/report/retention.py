@@ -140,17 +140,10 @@ def figure(
     """
     if table.empty:
         raise ReportError("no method keeps more of one sample than of another")
-    from matplotlib.figure import Figure
-
     every = list(table.groupby(["model", "task", "by"], sort=False))
     places, left_out = panels.first(every, "models, tasks and sizes", "retention.csv", PANELS)
-    columns = min(2, len(places))
-    lines = -(-len(places) // columns)
-    whole = Figure(figsize=(size[0] * columns, size[1] * lines + 0.4), layout="constrained")
-    grid = whole.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-    for spare in grid[len(places) :]:
-        spare.remove()
-    for ax, ((model, task, aspect), rows) in zip(grid, places, strict=False):
+    whole, grid = panels.grid(len(places), size, 0.4)
+    for ax, ((model, task, aspect), rows) in zip(grid, places, strict=True):
         _panel(ax, rows, looks(sorted(table["method"].unique()), ()), renamed)
         ax.set_xlabel(MEASURES[str(aspect)], fontsize=8)
         title = f"{one_line(str(model), NAME)} on {one_line(str(task), NAME)}"

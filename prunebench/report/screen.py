@@ -22,8 +22,8 @@ from rich.text import Text
 from prunebench.border.text import one_line
 from prunebench.report import leaderboard
 from prunebench.report.board import NAME, budget_kind, budget_label, overall, records
-from prunebench.report.clock import BUSY
-from prunebench.report.headings import MACHINE, PORT
+from prunebench.report.clock import BUSY, is_spoiled
+from prunebench.report.headings import PORT
 from prunebench.report.leaderboard import ALL
 from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
 from prunebench.study.record import BASELINE, BLIND
@@ -306,7 +306,7 @@ def _numbers(row: Row, kind: str) -> dict[str, str]:
 def _total(row: Row) -> str:
     """The time over the unpruned model's, with a word where the machine was too busy for one."""
     text = _number(row["total_ratio"], "{:.2f}")
-    return f"{text} {BUSY}" if text and row.get(MACHINE.name) == BUSY else text
+    return f"{text} {BUSY}" if text and is_spoiled(row, "total_ratio") else text
 
 
 def _accuracy(row: Row) -> str:

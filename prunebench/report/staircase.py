@@ -132,20 +132,13 @@ def figure(
     every = list(_panels(overall(table)))
     if not every:
         raise ReportError("no method thins tokens inside the model")
-    from matplotlib.figure import Figure
-
     places, left_out = panels.first(every, "models and budgets", "layers.csv")
-    columns = min(2, len(places))
-    lines = -(-len(places) // columns)
-    whole = Figure(figsize=(size[0] * columns, size[1] * lines), layout="constrained")
-    grid = whole.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-    for spare in grid[len(places) :]:
-        spare.remove()
+    whole, grid = panels.grid(len(places), size)
     controls = list(table.loc[table["control"], "method"].unique())
     style = _Style(looks(list(table["method"].unique()), controls), renamed, tuple(order))
     grid[0].set_ylim(0, 104)
     several = len({model for model, _, _ in places}) > 1
-    for ax, (model, budget, rows) in zip(grid, places, strict=False):
+    for ax, (model, budget, rows) in zip(grid, places, strict=True):
         _panel(ax, rows, style)
         title = f"{one_line(model, NAME)}, {budget}" if several else budget
         ax.set_title(title, fontsize=9, parse_math=False)
@@ -154,7 +147,7 @@ def figure(
     panels.label(whole, left_out, ENCODER_AXIS if has_encoder else AXIS)
     # last: names find their height on the finished layout
     whole.draw_without_rendering()
-    for ax, (_, _, rows) in zip(grid, places, strict=False):
+    for ax, (_, _, rows) in zip(grid, places, strict=True):
         _write(ax, _names(_stairs(rows), style))
     return whole
 

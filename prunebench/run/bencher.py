@@ -32,7 +32,6 @@ from prunebench.study.record import BASELINE, Metric
 from prunebench.testbed.scenes import scene
 
 if TYPE_CHECKING:
-    from prunebench.engine.ready import Ready
     from prunebench.engine.trace import SampleTrace
     from prunebench.run.bench_table import BenchTable
 
@@ -147,13 +146,13 @@ class Bencher:
             for samples in prompts:
                 small.append(self.backend.resized(samples, method.pruner, method.budget))
             kept = sum(map(len, small[0].layouts)) / case.batch
-            work = self._work(small[0], self._traces(small[0], method.method, None))
+            work = self._work(small[0], self._traces(small[0]))
             timed = Timed(case, new_tokens, available, kept, kept, ceilings(work, full))
             return self._timed_smaller(timed, small, prompts)
-        traces = self._traces(prompts[0], method.method, method)
+        traces = self._traces(prompts[0], method)
         limits = ceilings(self._work(prompts[0], traces), full)
         for samples in prompts[1:]:
-            traces += self._traces(samples, method.method, method)
+            traces += self._traces(samples, method)
         mean = sum(trace.spent("mean") for trace in traces) / len(traces)
         kv = sum(trace.spent("kv") for trace in traces) / len(traces)
         return self._timed(Timed(case, new_tokens, available, mean, kv, limits), method, prompts)
@@ -181,8 +180,7 @@ class Bencher:
     def unpruned(self, samples: Samples) -> Work:
         """What the unpruned model has to do for these prompts; that of the last ones is kept."""
         if self._unpruned is None or self._unpruned[0] is not samples:
-            plain = self.backend.ready(registry.build(BASELINE))
-            self._unpruned = samples, self._work(samples, self._traces(samples, plain, None))
+            self._unpruned = samples, self._work(samples, self._traces(samples))
         return self._unpruned[1]
 
     def _work(self, samples: Samples, traces: Sequence[SampleTrace]) -> Work:
@@ -195,9 +193,9 @@ class Bencher:
         ready = self.backend.ready(registry.build(BASELINE) if on_pixels(pruner) else pruner)
         return Bound(pruner, ready, cell.budget, self.seed, cell.variant.positions)
 
-    def _traces(self, samples: Samples, ready: Ready, method: Bound | None) -> list[SampleTrace]:
-        """What one short run under a method left behind; None has no budget."""
-        return short_run.traces(self.backend, samples, ready, method, self.seed)
+    def _traces(self, samples: Samples, method: Bound | None = None) -> list[SampleTrace]:
+        """What one short run left behind, of the unpruned model where no method is given."""
+        return short_run.traces(self.backend, samples, method, self.seed)
 
 
 def measured(bench: Bench, grid: Grid, table: BenchTable) -> Iterator[Timed]:

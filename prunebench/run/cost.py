@@ -10,7 +10,6 @@ from math import ceil
 
 from prunebench.benchmarks import Benchmark, MediaError
 from prunebench.measure.pairs import PairRow, PairSettings, itself, summarize
-from prunebench.registry import build
 from prunebench.run.backend import Backend
 from prunebench.run.ceiling import Work, ceilings, shares
 from prunebench.run.quality import Bound
@@ -18,7 +17,7 @@ from prunebench.run.question import Cost
 from prunebench.run.samples import Samples
 from prunebench.run.short_run import traces
 from prunebench.run.store import Row
-from prunebench.study.record import BASELINE, Metric
+from prunebench.study.record import Metric
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,9 @@ def inputs(backend: Backend, benchmark: Benchmark, cost: Cost) -> list[CostInput
             continue
     if not readable:
         raise MediaError(f"no sample of {benchmark.name} can be read")
-    plain = backend.ready(build(BASELINE))
     cost_inputs = []
     for samples in readable:
-        work = backend.work(samples, traces(backend, samples, plain, None), cost.new_tokens)
+        work = backend.work(samples, traces(backend, samples), cost.new_tokens)
         cost_inputs.append(CostInput(samples, work))
     return cost_inputs
 
@@ -73,11 +71,11 @@ def measure(backend: Backend, cell: Bound, inputs: Sequence[CostInput], cost: Co
         samples = one.samples
         if cell.on_pixels:
             small = backend.resized(samples, cell.method.pruner, cell.budget)
-            left = traces(backend, small, backend.ready(build(BASELINE)), None)
+            left = traces(backend, small)
             works.append(backend.work(small, left, cost.new_tokens))
             pairs = backend.time_smaller(small, samples, settings)
         else:
-            left = traces(backend, samples, cell.method, cell)
+            left = traces(backend, samples, cell)
             works.append(backend.work(samples, left, cost.new_tokens))
             conditions = cell.conditions(samples.requests)
             pairs = backend.time(samples, cell.method, conditions, settings)

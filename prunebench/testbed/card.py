@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from prunebench.testbed.options import STAGES
+
 TRAINING, FURTHER = "## Training\n", "## Trained further\n"
 """The headings of a card behind its figures."""
 
@@ -31,10 +33,7 @@ stage and a linear fall over the last {decay:.0%} of the steps.
 {settings}
 {before}"""
 
-_FURTHER_KEYS = (
-    *("seed", "tokens", "learning_rate"),
-    *("vision_steps", "place_steps", "joint_steps", "finish_steps"),
-)
+_FURTHER_KEYS = ("seed", "tokens", "learning_rate", *STAGES)
 """The settings that a command names which trains a miniature further."""
 
 _CHANGED = """

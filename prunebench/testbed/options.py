@@ -25,9 +25,9 @@ class MiniatureOptions:
     """What can be set of a miniature's training; where nothing is said the recipe's value stands.
 
     `start` is the folder of the miniature that this one begins with, left out: the shipped one. One
-    of its own kind is trained further. A
-    run draws its scenes from the stream MINIATURES_STREAM + seed, and from METHODS_STREAM on they
-    belong to the training of methods. Raises BoundsError for a value that cannot be.
+    of its own kind is trained further. A run draws its scenes from the stream MINIATURES_STREAM +
+    seed, and from METHODS_STREAM on they belong to the training of methods. Raises BoundsError for
+    a value that cannot be.
     """
 
     model: str = choice(DEFAULT, (*MODELS, *TOWERS))
