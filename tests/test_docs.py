@@ -155,6 +155,28 @@ def test_ceilings_of_the_page_of_times_are_those_of_the_models(pages: ModuleType
     assert limits["baseline"].total == 1
 
 
+def test_a_card_has_the_last_profile_alone(pages: ModuleType, tmp_path: Path) -> None:
+    card = "# tiny\n\n## Held-out figures\ngood\n\n## Training\nlong\n"
+    file = tmp_path / "tiny" / "profile.csv"
+    file.parent.mkdir()
+    file.write_text("before_layer,score,n,attention_on_evidence\n0,.125,8,\n1,.5,8,.25\n2,.75,8,\n")
+    cards = pages.profiled_cards
+    once = cards.with_profile(card, cards.section(file))
+    head, _, tail = once.partition("<!-- profile -->\n")
+    profile, _, rest = tail.partition("<!-- /profile -->\n")
+    assert f"{head}{rest.lstrip()}" == card
+    rows = [line for line in profile.splitlines() if line.startswith("|")]
+    assert rows == [
+        "| visual tokens leave before layer | 0 | 1 | never |",
+        "|---|---|---|---|",
+        "| accuracy | 0.12 | 0.50 | 0.75 |",
+        "| on the evidence |  | 0.25 |  |",
+    ]
+    assert cards.with_profile(once, "new\n") == card.replace("## T", "new\n\n## T")
+    with pytest.raises(ValueError, match="no section on training"):
+        cards.with_profile("# tiny\n", profile)
+
+
 def test_what_is_made_from_the_code_is_fresh(pages: ModuleType) -> None:
     assert not pages.stale(), "run `make docs`"
 

@@ -44,6 +44,7 @@ from prunebench.testing import verified
 sys.path.insert(0, str(Path(__file__).parent))
 
 import printed_page
+import profiled_cards
 import timed_page
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,7 @@ def stale() -> dict[Path, str]:
         ROOT / "docs" / "published.md": published_page(),
         ROOT / "methods" / "_names.py": names_file(),
         palette.FILE: palette.with_new(compared()),
+        **profiled_cards.cards(),
     }
     old = {}
     for path, text in fresh.items():
