@@ -14,7 +14,8 @@ from hand_written import cell, cost
 from prunebench.cli import main
 from prunebench.report.best import Answer, Query, best
 from prunebench.study.cells import ReportError
-from prunebench.study.noninferiority import Loss, Verdict, holm, loss
+from prunebench.study.noninferiority import Loss, Verdict, loss
+from prunebench.study.pairwise import holm
 from prunebench.study.statistics import GroupedPair, Pair
 
 # ---- the test ------------------------------------------------------------------------------------
@@ -111,9 +112,32 @@ def test_where_less_is_better_more_is_lost() -> None:
 def test_groups_count_as_one_answer_each() -> None:
     """Two hundred questions about twenty images are twenty answers."""
     alone = loss([answers(200)], 0.02)
-    together = loss([GroupedPair(np.ones(20), np.ones(20), 200)], 0.02)
+    tens = np.full(20, 10.0)
+    together = loss([GroupedPair(tens, tens, tens)], 0.02)
     assert together.n == alone.n == 200
     assert together.bound > 3 * alone.bound
+
+
+def test_of_groups_as_many_questions_more_are_named() -> None:
+    """Ten questions about an image, all lost or none: it takes ten times as many as one each."""
+    method, reference = np.full(40, 0.5), np.full(40, 0.5)
+    method[:3], reference[3:6] = 0, 0
+    one = loss([(method, reference)], 0.05)
+    ten = loss([GroupedPair(10 * method, 10 * reference, np.full(40, 10.0))], 0.05)
+    needed = one.questions()
+    assert needed is not None
+    assert ten.n == 10 * one.n
+    assert ten.questions() == pytest.approx(10 * needed, abs=10)
+
+
+def test_images_of_many_questions_are_judged_by_what_they_lose() -> None:
+    """A tenth is lost of every image, however many questions it has: none says otherwise."""
+    sizes = np.array([10.0, 20, 30, 40, 50] * 40)
+    even, uneven = np.full(200, 10.0), sizes
+    expected = loss([GroupedPair(0.9 * even, even, even)], 0.15)
+    own = loss([GroupedPair(0.9 * uneven, uneven, uneven)], 0.15)
+    assert own.value == pytest.approx(0.1)
+    assert own.p == pytest.approx(expected.p)
 
 
 def test_the_bound_is_where_the_test_turns() -> None:

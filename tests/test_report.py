@@ -28,6 +28,7 @@ from prunebench import report
 from prunebench.report import leaderboard
 from prunebench.study import cells
 from prunebench.study.cells import ReportError
+from prunebench.study.statistics import clustered_interval
 
 GOLDEN = Path(__file__).parent / "golden_report"
 
@@ -486,3 +487,37 @@ def test_samples_of_a_group_count_as_one_where_methods_are_compared(tmp_path: Pa
     # Wilson's of no success among five, not among ten
     assert line["accuracy_high"] == pytest.approx(0.4345, abs=1e-3)
     assert row(tmp_path, "random", "color")["accuracy_high"] == pytest.approx(0.2775, abs=1e-3)
+
+
+def test_equal_answers_give_a_difference_no_interval(tmp_path: Path) -> None:
+    """Twenty answers of which none differs do not say how far others would."""
+    for method in ("none", "random", "fastv"):
+        cell(tmp_path, method, "color", [1.0, 0.0] * 10)
+    fold(tmp_path)
+    line = row(tmp_path, "fastv", "color")
+    assert (line["difference_to_none"], line["difference_to_none_p"]) == (0, 1)
+    assert line["relative_accuracy"] == 1
+    for name in ("difference_to_none", "difference_to_random", "relative_accuracy"):
+        assert np.isnan(line[f"{name}_low"]), name
+        assert np.isnan(line[f"{name}_high"]), name
+    assert line["against_none"] == "no difference shown"
+
+
+def test_what_is_lost_every_time_is_worse_without_an_interval(tmp_path: Path) -> None:
+    for method, score in (("none", 1.0), ("random", 1.0), ("fastv", 0.0)):
+        cell(tmp_path, method, "color", [score] * 20)
+    fold(tmp_path)
+    line = row(tmp_path, "fastv", "color")
+    assert np.isnan(line["difference_to_none_low"])
+    assert line["against_none"] == line["against_random"] == "worse"
+
+
+def test_an_interval_is_the_same_in_cell_and_leaderboard(tmp_path: Path) -> None:
+    """Images of one to four questions, graded: one rule for both."""
+    images = [f"{image:02}" for image in range(12) for _ in range(1 + image % 4)]
+    scores = [0.25 * (number % 5) for number in range(len(images))]
+    cell(tmp_path, "fastv", "color", scores, columns={"image": images})
+    fold(tmp_path)
+    line = row(tmp_path, "fastv", "color")
+    _, low, high = clustered_interval(scores, images)
+    assert (line["accuracy_low"], line["accuracy_high"]) == pytest.approx((low, high))

@@ -23,7 +23,7 @@ from prunebench.report.comparison import Warn, cluster_codes
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
 from prunebench.study.samples import NAN, Array, Codes, Samples, Vector, aligned
-from prunebench.study.statistics import clustered_ends
+from prunebench.study.statistics import spreads
 
 HEADLINE = "headline"
 """The row that stands for all kinds."""
@@ -192,7 +192,7 @@ class _Task:
         counts = np.bincount(of_score)
         # all seeds ask the same questions, so the answers to one are drawn together as well
         clusters = np.broadcast_to(self._clusters[:, None], scores.shape)[mask]
-        ends = clustered_ends(scores[mask], of_score, clusters)
+        ends = [(low, high) for _, low, high in spreads(scores[mask], of_score, clusters)]
         means = {"accuracy": np.bincount(of_score, weights=scores[mask])}
         sizes = {"accuracy": counts}
         for name in ("perfect", "evidence_recall"):

@@ -84,6 +84,7 @@ TAIL = (
 ABOVE_BLIND = Heading(
     "above_blind", "accuracy less that of blind, which sees no image, paired", ends=DIFFERENCE
 )
+N_BLIND = Heading("n_paired_blind", "samples that both answered, behind above_blind")
 """Only where some task has its blind value."""
 
 PORT = Heading("port", "what stands in for something that the model lacks", text=True)
@@ -139,7 +140,7 @@ CEILINGS = (
 )
 """Only where the cost pass ran."""
 
-SOMETIMES = (ABOVE_BLIND, *BESIDE, *PRINTED, PORT, ITSELF, MACHINE, *CEILINGS)
+SOMETIMES = (ABOVE_BLIND, N_BLIND, *BESIDE, *PRINTED, PORT, ITSELF, MACHINE, *CEILINGS)
 """Behind the others, where a row has them."""
 
 

@@ -173,7 +173,9 @@ def _difference(row: Row, name: str, markup: Markup) -> str:
         return markup.dash
     # corrected where the leaderboard has that
     p = row.get(f"{name}_holm", row.get(f"{name}_p"))
-    sure = p is not None and p < 0.05 and not pd.isna(low) and (low > 0 or high < 0)
+    # as the leaderboard's marks: by the interval as well, where there is one
+    holds_zero = low is not None and low <= 0 <= high
+    sure = p is not None and p < 0.05 and not holds_zero
     return _signed(value, markup) + (markup.star if sure else "") + _ends(row, name, markup)
 
 

@@ -133,6 +133,8 @@ def _ranked(table: pd.DataFrame) -> list[dict[str, Any]]:
     means = table.rank(axis="columns", ascending=False).mean().sort_values(kind="stable")
     apart = critical_difference(methods, tasks)
     p = float(stats.friedmanchisquare(*table.to_numpy().T).pvalue)
+    if np.isnan(p):  # on every task all are as good
+        p = 1.0
     rows: list[dict[str, Any]] = []
     for method, rank in means.items():
         further = rank - means.iloc[0] > apart

@@ -25,7 +25,7 @@ from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
 from prunebench.study.record import BASELINE
 from prunebench.study.samples import NAN, Array, Codes, coded
-from prunebench.study.statistics import clustered_ends
+from prunebench.study.statistics import spreads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,7 +188,7 @@ def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:
         groups = pd.qcut(sizes, PARTS, labels=False, duplicates="drop")
     every, codes = np.unique(groups.to_numpy(), return_inverse=True)
     kept = samples["kept"].to_numpy(dtype=float)
-    ends_of_groups = clustered_ends(kept, codes, samples["drawn_with"].to_numpy())
+    spread_of_groups = spreads(kept, codes, samples["drawn_with"].to_numpy())
     rows = []
     for code in range(len(every)):
         group = samples[codes == code]
@@ -196,7 +196,7 @@ def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:
             continue
         own = group[about["by"]]
         mean = float(group["kept"].mean())
-        ends = zip(INTERVAL, (mean, *ends_of_groups[code]), strict=True)
+        ends = zip(INTERVAL, (mean, *spread_of_groups[code][1:]), strict=True)
         rows.append(
             {
                 **about,

@@ -224,7 +224,7 @@ def _fitting(
         scores = numbers * weights * scale * n
         if same(float(scores.mean()), value):
             ends = bounds if scale != 1.0 else None
-            interval = clustered_interval(scores.tolist(), groups, ends)
+            interval = clustered_interval(scores.tolist(), groups, ends, weights.tolist())
             return Parts(interval, scores.tolist())
     for keys in scoring.strata():
         names = [scoring.stratum(one, keys) for one in values]
@@ -238,7 +238,9 @@ def _fitting(
             scores = numbers * weights / sizes * scale * n
             if same(float(scores.mean()), value):
                 ends = None if bounds is None else (bounds[0] * scale, bounds[1] * scale)
-                interval = stratified_interval(scores.tolist(), groups, names, ends)
+                interval = stratified_interval(
+                    scores.tolist(), groups, names, ends, weights.tolist()
+                )
                 return Parts(interval, scores.tolist())
     return None
 
