@@ -9,6 +9,7 @@ from hand_written import board_of, cell, change, cost, facts_of, fold, printed, 
 
 from prunebench.report import figures, paper_tables
 from prunebench.report.best import Query, best
+from prunebench.study.machine import RULE
 
 SCORES = {"none": [1, 1, 1, 1], "fastv": [1, 1, 1, 1], "pool": [1, 1, 0, 0]}
 
@@ -45,6 +46,12 @@ def test_a_busy_machine_is_marked(
     assert (numbers["total_ceiling"], numbers["total_reached"]) == pytest.approx((0.4, 0.5))
     assert row(tmp_path, "none", "color", "1.0")["machine"] == ""
     assert ("0.70 busy" in printed(tmp_path)) == (machine == "busy")
+
+
+@pytest.mark.parametrize("page", ["latency.md", "tutorials/read_a_leaderboard.md"])
+def test_the_rule_stands_in_the_documentation_word_for_word(page: str) -> None:
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    assert RULE in " ".join(text.split())
 
 
 def test_too_few_runs_say_nothing_of_the_machine(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prunebench.study.columns import INTERVAL, on_board
+from prunebench.study.machine import QUIET, RULE
 from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
 
 DIFFERENCE = (*INTERVAL, "_p")
@@ -128,8 +129,7 @@ ITSELF = Heading(
 )
 MACHINE = Heading(
     "machine",
-    "busy where that interval does not hold 1 or reaches further than 10 % from it, so that the "
-    "row's times say nothing; else quiet",
+    f"{RULE}; else {QUIET}",
     text=True,
 )
 CEILINGS = (

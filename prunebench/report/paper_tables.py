@@ -14,7 +14,8 @@ import pandas as pd
 
 from prunebench.border.text import one_line
 from prunebench.report.board import budget_label, records
-from prunebench.report.clock import BUSY, is_spoiled, on_busy_machine
+from prunebench.report.clock import is_spoiled, on_busy_machine
+from prunebench.study.machine import BUSY
 from prunebench.study.record import BASELINE
 
 CAPTION = (

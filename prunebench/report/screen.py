@@ -22,9 +22,10 @@ from rich.text import Text
 from prunebench.border.text import one_line
 from prunebench.report import leaderboard
 from prunebench.report.board import NAME, budget_kind, budget_label, overall, records
-from prunebench.report.clock import BUSY, is_spoiled
+from prunebench.report.clock import is_spoiled
 from prunebench.report.headings import PORT
 from prunebench.report.leaderboard import ALL
+from prunebench.study.machine import BUSY
 from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
 from prunebench.study.record import BASELINE, BLIND
 
