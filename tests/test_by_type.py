@@ -122,7 +122,7 @@ def test_without_the_unpruned_model_kinds_are_drawn_without_a_headline(tmp_path:
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["color", "shape"]
     names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == ["fastv 50%", "hero 50%"], "the best first"
+    assert names == ["fastv 50 %", "hero 50 %"], "the best first"
 
 
 # ---- intervals -----------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def test_cells_that_speak_for_fewer_samples_are_compared_on_those_both_answered(
     assert "compared with random on the 2 samples that both answered" in numbers["reason"]
     whole = row(tmp_path, "none", "color", "1.0")
     assert list(whole[["n", "n_asked"]]) == [3, 4]
-    assert f"fastv at 50% ok: {PARTLY}" in printed(tmp_path, 200)
+    assert f"fastv at 50 % ok: {PARTLY}" in printed(tmp_path, 200)
 
 
 def test_a_metric_that_is_no_mean_is_not_related_to_one_of_other_samples(tmp_path: Path) -> None:

@@ -114,6 +114,6 @@ def test_a_paper_gets_it_under_the_names_that_it_wants(tmp_path: Path) -> None:
     wish = paper.Wish(methods=("adaptive",), rename={"adaptive": "Ours"}, format="svg")
     paper.write(board_of(tmp_path / "study"), records, wish, tmp_path / "out")
     text = (tmp_path / "out" / "retention.svg").read_text()
-    assert ">Ours 50%<" in text
+    assert ">Ours 50 %<" in text
     assert "other" not in text
     assert "**retention.svg** What methods keep" in (tmp_path / "out" / "captions.md").read_text()

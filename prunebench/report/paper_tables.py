@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from prunebench.border.text import one_line
+from prunebench.border.text import one_line, percent
 from prunebench.report.board import budget_label, records
 from prunebench.report.clock import is_spoiled, on_busy_machine
 from prunebench.study.machine import BUSY
@@ -193,7 +193,7 @@ def _signed(value: float, markup: Markup) -> str:
 
 
 def _share(value: float | None, markup: Markup) -> str:
-    return markup.dash if value is None or pd.isna(value) else markup.escape(f"{100 * value:.0f} %")
+    return markup.dash if value is None or pd.isna(value) else markup.escape(percent(value))
 
 
 def _ratio(row: Row, name: str, markup: Markup) -> str:
