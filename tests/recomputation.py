@@ -230,7 +230,6 @@ def _of_task(study: Study, key: tuple[str, str, str, str], task: str) -> Numbers
         numbers["relative_accuracy"] = _mean(own) / _mean(other)
     if unpruned and method != "none":
         numbers |= _against("none", cells, unpruned)
-        numbers["n_paired"] = numbers.pop("n_paired_none")
         numbers |= _flips(cells, unpruned)
     within = not any(cell.facts.get("reach") for cell in cells)
     if control and method not in ("none", "random") and within:

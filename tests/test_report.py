@@ -25,7 +25,8 @@ from hand_written import (
 )
 
 from prunebench import report
-from prunebench.report import leaderboard
+from prunebench.report import by_type, leaderboard, pairs, ranks, retention
+from prunebench.report.headings import SOMETIMES, names
 from prunebench.study import cells
 from prunebench.study.cells import ReportError
 from prunebench.study.statistics import clustered_interval
@@ -252,7 +253,7 @@ def test_samples_without_an_answer_are_left_out_of_both(tmp_path: Path) -> None:
     fold(tmp_path)
     numbers = row(tmp_path, "fastv", "color")
     assert numbers["status"] == "failed"
-    assert list(numbers[["n", "n_asked", "n_paired"]]) == [3, 3, 3]
+    assert list(numbers[["n", "n_asked", "n_paired_none"]]) == [3, 3, 3]
     assert numbers["difference_to_none"] == pytest.approx(-1 / 3)
 
 
@@ -315,7 +316,7 @@ def test_cells_that_speak_for_fewer_samples_are_compared_on_those_both_answered(
     numbers = row(tmp_path, "fastv", "color")
     assert numbers["status"] == "ok"
     assert list(numbers[["n", "n_asked"]]) == [2, 4]
-    assert list(numbers[["n_paired", "difference_to_none", "relative_accuracy"]]) == [1, -1, 0]
+    assert list(numbers[["n_paired_none", "difference_to_none", "relative_accuracy"]]) == [1, -1, 0]
     assert list(numbers[["n_paired_random", "difference_to_random"]]) == [2, 0]
     assert numbers["flops_ratio"] == pytest.approx(150 / 300)  # sample c alone
     assert numbers["tokens_mean_share"] == pytest.approx(15 / 30)
@@ -482,7 +483,7 @@ def test_samples_of_a_group_count_as_one_where_methods_are_compared(tmp_path: Pa
     line = row(tmp_path, "fastv", "color")
     assert line["difference_to_none"] == pytest.approx(-1)
     assert line["difference_to_none_p"] == pytest.approx(2 / 2**5)
-    assert line["n_paired"] == 10
+    assert line["n_paired_none"] == 10
     assert line["n"] == 10
     # Wilson's of no success among five, not among ten
     assert line["accuracy_high"] == pytest.approx(0.4345, abs=1e-3)
@@ -521,3 +522,13 @@ def test_an_interval_is_the_same_in_cell_and_leaderboard(tmp_path: Path) -> None
     line = row(tmp_path, "fastv", "color")
     _, low, high = clustered_interval(scores, images)
     assert (line["accuracy_low"], line["accuracy_high"]) == pytest.approx((low, high))
+
+
+def test_low_and_high_are_the_ends_of_an_interval_and_nothing_else() -> None:
+    """In every table a column of which there are these two is a number of its own."""
+    sometimes = names(SOMETIMES)
+    every = [[*leaderboard.COLUMNS, *sometimes], pairs.COLUMNS, retention.COLUMNS]
+    for columns in [*every, ranks.COLUMNS, by_type.COLUMNS]:
+        for name in columns:
+            if name.endswith(("_low", "_high")):
+                assert name.rpartition("_")[0] in columns, name

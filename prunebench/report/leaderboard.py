@@ -334,7 +334,7 @@ def _against_none(
 ) -> Row:
     """Accuracy less that of the unpruned model; what is to be said of it goes to `notes`."""
     gap = statistics.difference(pairs)
-    row: Row = {"n_paired": gap.n}
+    row: Row = {"n_paired_none": gap.n}
     if len(groups.scales) <= 1:
         row |= _ends("difference_to_none", gap)
     for group, pair in zip(groups.parts, pairs, strict=True):

@@ -73,8 +73,8 @@ HEADINGS = (
     Heading("task", "as written in the grid", text=True),
     Heading("by", "complexity, or evidence: the share of the tokens under its boxes", text=True),
     Heading("size", "mean of the group's samples"),
-    Heading("size_low", "the least of them"),
-    Heading("size_high", "the largest"),
+    Heading("size_least", "the least of them"),
+    Heading("size_most", "the largest"),
     Heading("n", "samples of the group, of all seeds"),
     Heading("kept", "share of the visual tokens in an LLM layer, mean over layers", ends=INTERVAL),
 )
@@ -201,8 +201,8 @@ def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:
             {
                 **about,
                 "size": float(own.mean()),
-                "size_low": float(own.min()),
-                "size_high": float(own.max()),
+                "size_least": float(own.min()),
+                "size_most": float(own.max()),
                 "n": len(group),
                 **{f"kept{end}": value for end, value in ends},
             }
