@@ -462,6 +462,17 @@ def test_a_unit_of_its_own_is_averaged_with_no_other(tmp_path: Path) -> None:
     assert "different scales (0..1; points of color)" in reason
 
 
+def test_seeds_of_the_same_questions_make_no_interval_narrower(tmp_path: Path) -> None:
+    """Where only the cells have intervals: two seeds that are as sure as one are no surer."""
+    for seed, value in enumerate((310.0, 330.0)):
+        own = metrics_of({"score": value}, ci_low=value - 10, ci_high=value + 20, n=4)
+        cell(tmp_path, "fastv", "color", [1, 0, 1, 0], metrics=own, seed=seed)
+    fold(tmp_path)
+    numbers = row(tmp_path, "fastv", "color")
+    assert list(numbers[["accuracy", "accuracy_low", "accuracy_high"]]) == [320, 310, 340]
+    assert numbers["n"] == 4
+
+
 def test_tasks_that_disagree_on_what_is_better_have_no_mean_of_ratios(tmp_path: Path) -> None:
     for method, score in (("none", 0.5), ("fastv", 0.25)):
         cell(tmp_path, method, "color", [score] * 4)

@@ -201,9 +201,11 @@ class _Task:
             of_value = np.broadcast_to(codes[:, None], scores.shape)[own]
             means[name] = np.bincount(of_value, weights=values[own], minlength=len(counts))
             sizes[name] = np.bincount(of_value, minlength=len(counts))
+        # a question that several seeds answer counts once
+        questions = np.bincount(codes[mask.any(axis=1)], minlength=len(counts))
         parts = {}
         for number in np.flatnonzero(counts).tolist():
-            part: dict[str, Any] = {"n": int(counts[number])}
+            part: dict[str, Any] = {"n": int(questions[number])}
             for name, sums in means.items():
                 size = int(sizes[name][number])
                 part[name] = float(sums[number]) / size if size else None

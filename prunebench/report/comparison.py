@@ -83,7 +83,7 @@ class Group:
         if len(answered) == len(intervals):
             interval = mean_of(answered, self.cells, warn)
         else:
-            interval = statistics.pool(intervals)
+            interval = statistics.averaged(intervals)
         return replace(interval, value=value)
 
     def against_baseline(self, warn: Warn) -> Pair | GroupedPair | None:

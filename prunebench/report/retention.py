@@ -75,7 +75,7 @@ HEADINGS = (
     Heading("size", "mean of the group's samples"),
     Heading("size_least", "the least of them"),
     Heading("size_most", "the largest"),
-    Heading("n", "samples of the group, of all seeds"),
+    Heading("n", "samples of the group"),
     Heading("kept", "share of the visual tokens in an LLM layer, mean over layers", ends=INTERVAL),
 )
 """Of retention.csv."""
@@ -192,7 +192,8 @@ def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for code in range(len(every)):
         group = samples[codes == code]
-        if len(group) < LEAST:
+        count = group.index.nunique()  # a question that several seeds ask counts once
+        if count < LEAST:
             continue
         own = group[about["by"]]
         mean = float(group["kept"].mean())
@@ -203,7 +204,7 @@ def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:
                 "size": float(own.mean()),
                 "size_least": float(own.min()),
                 "size_most": float(own.max()),
-                "n": len(group),
+                "n": count,
                 **{f"kept{end}": value for end, value in ends},
             }
         )

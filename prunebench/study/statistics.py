@@ -462,6 +462,15 @@ def pool(parts: Sequence[Interval]) -> Interval:
     return Interval(value, low, high, count)
 
 
+def averaged(parts: Sequence[Interval]) -> Interval:
+    """The mean of numbers that are of the same samples, such as those of several seeds, its
+    interval as wide as theirs are on average: asking the same again makes nothing surer.
+    """
+    table = np.array([(part.value, part.low, part.high) for part in parts])
+    value, low, high = table.mean(axis=0).tolist()
+    return Interval(value, low, high, max(part.n for part in parts))
+
+
 # ---- the bootstrap and the test ------------------------------------------------------------------
 
 
