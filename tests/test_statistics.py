@@ -171,6 +171,12 @@ def test_the_spread_of_single_samples_is_students() -> None:
     assert (low, high) == pytest.approx((test.low, min(1.0, test.high)))
 
 
+@pytest.mark.parametrize("scores", [[1.0, 0, 1, 1, 0], [1.0] * 5, [0.0] * 5, [0.5, 1, 1, 0, 0]])
+def test_a_mean_score_has_the_interval_of_a_cell(scores: list[float]) -> None:
+    _, low, high = statistics.mean_interval(scores)
+    assert ends(statistics.mean(np.array(scores))) == pytest.approx((low, high))
+
+
 @pytest.mark.parametrize("scores", [[1.0] * 6, [0.0] * 6])
 def test_groups_of_many_sizes_that_are_all_right_or_all_wrong_are_alike(
     scores: list[float],

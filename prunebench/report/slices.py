@@ -126,7 +126,9 @@ def _smallest(rows: pd.DataFrame) -> pd.DataFrame:
 def _grid(ax: Axes, rows: pd.DataFrame) -> bool:
     """One model on one task, lines from the best method to the worst; whether a field is empty."""
     columns = list(dict.fromkeys(zip(rows["by"], rows["type"], strict=True)))
-    order = rows.groupby("line")["accuracy"].mean().sort_values(ascending=False, kind="stable").index
+    order = (
+        rows.groupby("line")["accuracy"].mean().sort_values(ascending=False, kind="stable").index
+    )
     table = rows.pivot_table("accuracy", "line", ["by", "type"], sort=False)
     table = table.reindex(index=order, columns=pd.MultiIndex.from_tuples(columns))
     scores = table.to_numpy()
