@@ -183,7 +183,9 @@ def _smoothed(tokens: VisualTokens, number: int, places: Tensor, values: Tensor)
     kernel = (-side.square() / 2).exp()
     kernel = kernel / kernel.sum()
     for axis in (0, 1):
-        lines = [grid.index_select(axis, line) for line in _reflected(grid.shape[axis])]
+        lines = []
+        for numbers in _reflected(grid.shape[axis]):
+            lines.append(grid.index_select(axis, numbers.to(grid.device)))
         stacked = torch.stack(lines).to(kernel)
         grid = (stacked * kernel[:, None, None]).sum(0)
     return grid[row, column]

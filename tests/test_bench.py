@@ -28,6 +28,14 @@ QUICK = ["seconds=0", "pairs=2", "warmup=0", "new_tokens=2", "images=140x140"]
 
 BROKEN = MINE.replace("return tokens", "raise KeyError('no idea')\n#")
 
+STUMBLING = MINE.replace("import torch", "import torch\nCALLS = []").replace(
+    "return tokens",
+    "CALLS.append(self)\n"
+    "        if len(CALLS) > 1:\n"
+    "            raise KeyError('too often')\n"
+    "        return tokens",
+)
+
 
 def bench(out: Path, *words: str) -> tuple[int, Any]:
     """The exit status, and the table by method."""
@@ -126,12 +134,52 @@ def test_a_method_that_raises_fails_alone(tmp_path: Path) -> None:
     assert table.loc["divprune", "status"] == "ok"
 
 
+def test_cases_of_a_round_share_the_run_of_the_unpruned_model(tmp_path: Path) -> None:
+    """Each has its own runs, and in every round the same one beside them; who goes first changes
+    from round to round.
+    """
+    words = ["methods=divprune,fastv", "budgets=0.5", "pairs=6", "round=3"]
+    code, table = bench(tmp_path, *words)
+    assert code == 0
+    assert (table["status"] == "ok").all()
+    names = list(table.index)
+    assert names[0] == AGAIN
+    pairs = pd.read_parquet(tmp_path / "pairs.parquet").query("phase == 'total'")
+    runs = pairs.pivot_table("ms", "pair", ["variant", "method"])
+    unpruned, methods = runs["baseline"], runs["method"]
+    for number, name in enumerate(names):
+        first = names[number - number % 3]
+        assert unpruned[name].tolist() == unpruned[first].tolist()
+        if name != first:
+            assert methods[name].tolist() != methods[first].tolist()
+    assert unpruned[names[3]].tolist() != unpruned[names[0]].tolist()
+    places = pairs.pivot_table("order", "pair", ["variant", "method"]).astype(int)
+    # three and the unpruned model take turns at going first
+    assert places["method", AGAIN].tolist() == [0, 3, 2, 1, 0, 3]
+    assert places["baseline", AGAIN].tolist() == [3, 2, 1, 0, 3, 2]
+
+
+def test_a_round_loses_none_but_the_one_that_stumbles(tmp_path: Path) -> None:
+    """Some cannot begin, and one breaks while all are timed."""
+    (tmp_path / "mine.py").write_text(STUMBLING)
+    words = [f"methods=divprune,{tmp_path / 'mine.py'},pyramiddrop,fastv", "budgets=0.1", "round=9"]
+    code, table = bench(tmp_path / "out", *words)
+    assert code == 1
+    status = table["status"].to_dict()
+    assert status["mine"] == "failed"
+    assert "too often" in table.loc["mine", "reason"]
+    assert status["pyramiddrop"] == "infeasible"
+    assert status["divprune"] == status[AGAIN] == "ok"
+    assert table.loc["divprune", "pairs"] == 2
+
+
 @pytest.mark.parametrize(
     ("word", "part"),
     [
         ("images=448", "images has '448'; a size is written such as 448x448"),
         ("batches=0", "batches has 0"),
         ("pairs=0", "pairs is 0; it starts at 1"),
+        ("round=0", "round is 0; it starts at 1"),
         ("budgets=2.5x", "budgets"),
         ("colour=red", "unknown key colour"),
     ],

@@ -62,7 +62,7 @@ def test_the_file_to_start_from_passes(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 25
     checks = check_file(path)
     assert [check for check in checks if not check.ok] == []
-    assert len(checks) == 13
+    assert len(checks) == 14
 
 
 @pytest.mark.parametrize("name", ["two words", "class", "_hidden", "Loud", "3d", ""])
@@ -119,6 +119,16 @@ def test_new_refuses_to_overwrite(tmp_path: Path) -> None:
             pruner("torch.as_tensor(tokens.features.numpy()[:, 0]).argsort()[:count]"),
             "bfloat16",
             "TypeError",
+        ),
+        (
+            pruner("torch.as_tensor(tokens.features.numpy()[:, 0]).argsort()[:count]"),
+            "another device",
+            "numpy takes tensors of the CPU alone",
+        ),
+        (
+            pruner("(tokens.features[:, 0] * torch.rand(len(tokens))).argsort()[:count]"),
+            "another device",
+            "mul was given tensors of two devices",
         ),
         (
             pruner("torch.arange(count)").replace('    """A method of a test."""\n', ""),

@@ -1,8 +1,8 @@
 """Timed page: the tables of docs/latency.md, from the times that were measured and the ceilings
 that follow from a model's public configuration.
 
-The rows of results/latency/ were measured before a bench wrote ceilings. These need no clock, so
-they are worked out here, as a bench works them out: see prunebench/run/ceiling.py.
+The rows of the H200 were measured before a bench wrote ceilings. These need no clock, so they are
+worked out here, as a bench works them out: see prunebench/run/ceiling.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from prunebench.run.estimate import Estimate, load
 ROOT = Path(__file__).parents[1]
 
 BENCH = ROOT / "results" / "latency" / "h200" / "bench.csv"
+LATER = ROOT / "results" / "latency" / "h100" / "bench.csv"
+"""With ceilings of its own."""
 
 HEAD = (
     "method",
@@ -43,18 +45,39 @@ Row = Mapping[str, str]
 
 
 def tables() -> dict[str, list[list[str]]]:
-    """The rows of each model's table, by the model's name in bench.csv."""
-    with BENCH.open(newline="") as file:
+    """The rows of each table, by its name on the page: the model's name in bench.csv, of the later
+    times behind the folder's.
+    """
+    by_name = {}
+    for name, rows in _by_model(BENCH).items():
+        by_name[name] = list(_rows(rows, limits_of(rows)))
+    for name, rows in _by_model(LATER).items():
+        in_order = sorted(rows, key=lambda row: float(row["latency_total_ratio"]))
+        by_name[f"{LATER.parent.name} {name}"] = list(_rows(in_order, _written_limits(rows)))
+    return by_name
+
+
+def _by_model(path: Path) -> dict[str, list[Row]]:
+    """The rows that a page shows, by model, in the order of the file."""
+    with path.open(newline="") as file:
         measured: dict[str, list[Row]] = {}
         for row in csv.DictReader(file):
             if row["status"] == "ok" and row["budget"] in ("1.0", SHARE):
                 measured.setdefault(row["model"], []).append(row)
-    return {name: list(_rows(rows)) for name, rows in measured.items()}
+    return measured
 
 
-def _rows(measured: list[Row]) -> Iterator[list[str]]:
-    """A model's table, row by row, in the order of bench.csv."""
-    limits = limits_of(measured)
+def _written_limits(measured: list[Row]) -> dict[str, Ceilings]:
+    """The ceilings that stand in the rows themselves."""
+    limits = {}
+    for row in measured:
+        values = [float(row[f"{phase}_ceiling"]) for phase in ("prefill", "decode", "total")]
+        limits[row["method"]] = Ceilings(*values)
+    return limits
+
+
+def _rows(measured: list[Row], limits: Mapping[str, Ceilings]) -> Iterator[list[str]]:
+    """A model's table, row by row."""
     for row in measured:
         limit = limits[row["method"]]
         yield [

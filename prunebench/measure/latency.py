@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -111,42 +112,62 @@ def measure_pairs(
     Raises ValueError for a model that stops early.
     """
     full = baseline_inputs if baseline_inputs is not None else inputs
-    if pruner is None or isinstance(pruner, Ready):
-        ready = pruner
-    else:
-        ready = make_ready(family, model, pruner)
-    if ready is not None:
-        session = located(model, family, inputs, ready, session)
+    method = runs(model, family, inputs, settings.new_tokens, pruner, budget, **session)
+    (rows,) = interleaved([method], runs(model, family, full, settings.new_tokens), settings)
+    return rows
 
-    def method() -> TimedRun:
-        if ready is None:
-            return timed_run(model, family, inputs, settings.new_tokens)
-        opened = prune(model, ready, budget, timed=True, **session)
-        return timed_run(model, family, inputs, settings.new_tokens, opened)
 
-    def baseline() -> TimedRun:
-        return timed_run(model, family, full, settings.new_tokens)
+def runs(
+    model: Any,
+    family: Family,
+    inputs: Mapping[str, Any],
+    new_tokens: int,
+    pruner: Pruner | Ready | str | None = None,
+    budget: Budget | float | str | None = None,
+    **session: Any,
+) -> Callable[[], TimedRun]:
+    """What makes one timed run after the other, under the pruner or, where it is None, without the
+    engine; all that a run need not do again is done here.
+    """
+    if pruner is None:
+        return partial(timed_run, model, family, inputs, new_tokens)
+    ready = pruner if isinstance(pruner, Ready) else make_ready(family, model, pruner)
+    where = located(model, family, inputs, ready, session)
 
-    return interleaved(method, baseline, settings)
+    def run() -> TimedRun:
+        opened = prune(model, ready, budget, timed=True, **where)
+        return timed_run(model, family, inputs, new_tokens, opened)
+
+    return run
 
 
 def interleaved(
-    method: Callable[[], Run[Row]], baseline: Callable[[], Run[Row]], settings: PairSettings
-) -> list[Row]:
-    """The rows of pairs of runs, whatever makes the runs; who goes first alternates."""
+    methods: Sequence[Callable[[], Run[Row]]],
+    baseline: Callable[[], Run[Row]],
+    settings: PairSettings,
+) -> list[list[Row]]:
+    """The rows of pairs of runs, for each of the methods, whatever makes the runs.
+
+    In a round every method runs once and the baseline once, which is that of all their pairs; in
+    the next round another one begins, so that of one method and the baseline who goes first
+    alternates. `settings.min_seconds` are those of a method's runs and of the baseline's beside it.
+    """
+    order = [*methods, baseline]
     for _ in range(settings.warmup):
-        method()
-        baseline()
-    runs: list[tuple[Variant, Callable[[], Run[Row]]]] = [
-        ("method", method),
-        ("baseline", baseline),
-    ]
-    rows: list[Row] = []
+        for run in order:
+            run()
+    rows: list[list[Row]] = [[] for _ in methods]
+    # a pair is two runs of a round
+    seconds = settings.min_seconds * len(order) / 2
     pair, start = 0, perf_counter()
-    while pair < settings.pairs or perf_counter() - start < settings.min_seconds:
-        turns = runs if pair % 2 == 0 else runs[::-1]
-        for order, (variant, run) in enumerate(turns):
-            rows += run().rows(pair, order, variant)
+    while pair < settings.pairs or perf_counter() - start < seconds:
+        first = pair % len(order)
+        places = [(first + place) % len(order) for place in range(len(order))]
+        timings = {number: order[number]() for number in places}
+        last = len(methods)
+        for number, of_method in enumerate(rows):
+            of_method += timings[number].rows(pair, places.index(number), "method")
+            of_method += timings[last].rows(pair, places.index(last), "baseline")
         pair += 1
     return rows
 

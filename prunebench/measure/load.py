@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Barrier, BrokenBarrierError
 from time import perf_counter
 from typing import Any, TypeVar
@@ -82,9 +83,10 @@ class Wave:
 
 
 def measure_load(
-    method: Sequence[Client], baseline: Sequence[Client], settings: PairSettings
-) -> list[LoadRow]:
-    """Time clients under the method against those of the unpruned model, at a fixed output length.
+    methods: Sequence[Sequence[Client]], baseline: Sequence[Client], settings: PairSettings
+) -> list[list[LoadRow]]:
+    """Time clients under each of the methods against those of the unpruned model, at a fixed output
+    length.
 
     All clients of a run begin together and send `ROUNDS` requests each. Runs alternate as those of
     single requests do. No hook takes the time of a phase, and nobody waits for the device but for
@@ -92,11 +94,8 @@ def measure_load(
 
     Raises what a client raises, ValueError for a model that stops early.
     """
-
-    def run(clients: Sequence[Client]) -> Wave:
-        return wave(clients, settings.new_tokens)
-
-    return interleaved(lambda: run(method), lambda: run(baseline), settings)
+    runs = [partial(wave, clients, settings.new_tokens) for clients in methods]
+    return interleaved(runs, partial(wave, baseline, settings.new_tokens), settings)
 
 
 def wave(clients: Sequence[Client], new_tokens: int) -> Wave:

@@ -48,7 +48,8 @@ ITSELF = "latency_itself_ratio"
 
 @dataclass(frozen=True)
 class PairRow:
-    """One phase of one run; `order` is 0 for the run that came first in its pair, 1 for the second.
+    """One phase of one run; `order` is its place among the runs of its round, from 0: of two, where
+    no other method was timed in turn with this one.
 
     `ms` is per token for decode. `peak_memory_mib` is that of the phase, and of "select" None,
     which lies inside others; energy and `kv_bytes`, those of live keys and values after the prefill

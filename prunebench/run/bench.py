@@ -69,6 +69,12 @@ class Bench:
     warmup: int = key(
         2, "Pairs before these, which are thrown away.", "warmup=5", Bound(least=0, most=10_000)
     )
+    round: int = key(
+        1,
+        "Cases that are timed in turn, with one run of the unpruned model for all of them.",
+        "round=6",
+        Bound(least=1, most=100),
+    )
     weights: str = key(
         "pretrained",
         "Whether the model has its own weights, or random ones, which cost the same.",

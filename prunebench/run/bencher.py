@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from PIL import Image
@@ -13,7 +14,8 @@ from PIL import Image
 from prunebench import registry
 from prunebench.benchmarks import Request
 from prunebench.border.interruption import interrupts
-from prunebench.measure.load import measure_load
+from prunebench.measure.latency import TimedRun, interleaved
+from prunebench.measure.load import Client, measure_load
 from prunebench.measure.pairs import PairRow, PairSettings, itself, summarize
 from prunebench.measure.throughput import LoadRow, requests_of, runs_of, summarize_load
 from prunebench.models.inputs import user_message
@@ -41,6 +43,8 @@ QUESTION = "What is in the picture, and how many things are there?"
 
 DRAWN = 448
 """Pixels that an image is drawn with before it is brought to its size."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,18 @@ class Timed:
         return {metric.metric: metric for metric in metrics}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A case whose runs can begin: what is known of it before, its prompts, and those of the
+    unpruned model, which are others where a method works on pixels; then there is no `method`.
+    """
+
+    timed: Timed
+    prompts: Sequence[Samples]
+    full: Sequence[Samples]
+    method: Bound | None = None
+
+
 class Bencher:
     """A loaded model, and the prompts that its methods are measured on."""
 
@@ -120,10 +136,36 @@ class Bencher:
         self._drawn: tuple[tuple[str, int], list[Samples]] | None = None
         self._unpruned: tuple[Samples, Work] | None = None
 
-    def measure(self, case: Case) -> Timed:
-        """Time one case; what goes wrong is its fault alone."""
+    def measure(self, cases: Sequence[Case]) -> list[Timed]:
+        """Time cases of the same prompts in one round; what goes wrong with one is its fault
+        alone.
+        """
+        prepared = [self._tried(case, partial(self._prepared, case)) for case in cases]
+        finished = iter(self._round([one for one in prepared if isinstance(one, Prepared)]))
+        timed = []
+        for one in prepared:
+            timed.append(next(finished) if isinstance(one, Prepared) else one)
+        return timed
+
+    def _round(self, cases: Sequence[Prepared]) -> list[Timed]:
+        """How the cases of a round fared."""
+        if not cases:
+            return []
+        together = self._tried(cases[0].timed.case, partial(self._timed, cases))
+        if isinstance(together, list):
+            return together
+        if len(cases) == 1:
+            return [together]
+        # one of them stumbled: by itself, so that the others have their times
+        timed = []
+        for case in cases:
+            timed += self._round([case])
+        return timed
+
+    def _tried(self, case: Case, work: Callable[[], T]) -> T | Timed:
+        """What the work gives, or how the case failed."""
         try:
-            return self._measured(case)
+            return work()
         except BaseException as error:
             if interrupts(error):
                 raise
@@ -151,15 +193,15 @@ class Bencher:
             prompts.append(prepared(self.backend.loaded, requests, chats))
         return prompts[: case.concurrent]
 
-    def _measured(self, case: Case) -> Timed:
-        """The pairs of a case, and what its method spends of the budget."""
+    def _prepared(self, case: Case) -> Prepared:
+        """What a method spends of the budget, and what makes its runs."""
         prompts, new_tokens = self.prompts(case), self.settings.new_tokens
         full = self.unpruned(prompts[0])
         available = sum(map(len, prompts[0].layouts)) // case.batch
         if case.cell is None:
             limits = ceilings(full, full)
             timed = Timed(case, new_tokens, available, available, available, limits)
-            return self._timed_smaller(timed, prompts, prompts)
+            return Prepared(timed, prompts, prompts)
         method = self._bound(case.cell)
         if method.on_pixels:
             small = []
@@ -168,34 +210,47 @@ class Bencher:
             kept = sum(map(len, small[0].layouts)) / case.batch
             work = self._work(small[0], self._traces(small[0]))
             timed = Timed(case, new_tokens, available, kept, kept, ceilings(work, full))
-            return self._timed_smaller(timed, small, prompts)
+            return Prepared(timed, small, prompts)
         traces = self._traces(prompts[0], method)
         limits = ceilings(self._work(prompts[0], traces), full)
         for samples in prompts[1:]:
             traces += self._traces(samples, method)
         mean = sum(trace.spent("mean") for trace in traces) / len(traces)
         kv = sum(trace.spent("kv") for trace in traces) / len(traces)
-        return self._timed(Timed(case, new_tokens, available, mean, kv, limits), method, prompts)
+        timed = Timed(case, new_tokens, available, mean, kv, limits)
+        return Prepared(timed, prompts, prompts, method)
 
-    def _timed(self, timed: Timed, method: Bound, prompts: Sequence[Samples]) -> Timed:
-        """The case with the times of its requests, one by one or together."""
-        if timed.case.concurrent > 1:
-            pruned, plain = self.clients.pruned(method, prompts), self.clients.plain(prompts)
-            return replace(timed, load=tuple(measure_load(pruned, plain, self.settings)))
-        (samples,) = prompts
+    def _timed(self, cases: Sequence[Prepared]) -> list[Timed]:
+        """The cases with the times of their requests, one by one or together."""
+        if cases[0].timed.case.concurrent > 1:
+            clients = [self._clients(one) for one in cases]
+            plain = self.clients.plain(cases[0].full)
+            loads = measure_load(clients, plain, self.settings)
+            return [
+                replace(one.timed, load=tuple(load)) for one, load in zip(cases, loads, strict=True)
+            ]
+        runs = [self._runs(one) for one in cases]
+        (samples,) = cases[0].full
+        plain_runs = self.backend.runs(samples, self.settings.new_tokens)
+        timings = interleaved(runs, plain_runs, self.settings)
+        return [
+            replace(one.timed, rows=tuple(rows)) for one, rows in zip(cases, timings, strict=True)
+        ]
+
+    def _clients(self, case: Prepared) -> list[Client]:
+        """Those whose requests are in flight together."""
+        if case.method is None:
+            return self.clients.plain(case.prompts)
+        return self.clients.pruned(case.method, case.prompts)
+
+    def _runs(self, case: Prepared) -> Callable[[], TimedRun]:
+        """What makes runs of one request."""
+        (samples,) = case.prompts
+        new_tokens, method = self.settings.new_tokens, case.method
+        if method is None:
+            return self.backend.runs(samples, new_tokens)
         conditions = method.conditions(samples.requests)
-        rows = self.backend.time(samples, method.method, conditions, self.settings)
-        return replace(timed, rows=tuple(rows))
-
-    def _timed_smaller(
-        self, timed: Timed, small: Sequence[Samples], full: Sequence[Samples]
-    ) -> Timed:
-        """The same of other prompts against these, without any method."""
-        if timed.case.concurrent > 1:
-            clients = self.clients.plain(small), self.clients.plain(full)
-            return replace(timed, load=tuple(measure_load(*clients, self.settings)))
-        rows = self.backend.time_smaller(small[0], full[0], self.settings)
-        return replace(timed, rows=tuple(rows))
+        return self.backend.runs(samples, new_tokens, method.method, conditions)
 
     def unpruned(self, samples: Samples) -> Work:
         """What the unpruned model has to do for these prompts; that of the last ones is kept."""
@@ -224,7 +279,17 @@ def measured(bench: Bench, grid: Grid, table: BenchTable) -> Iterator[Timed]:
     if not waiting:
         return
     bencher = Bencher(bench, grid)
-    for case in waiting:
-        timed = bencher.measure(case)
-        table.add(timed)
-        yield timed
+    for cases_of_round in rounds(waiting, bench.round):
+        for timed in bencher.measure(cases_of_round):
+            table.add(timed)
+            yield timed
+
+
+def rounds(cases: Sequence[Case], most: int) -> Iterator[list[Case]]:
+    """Cases in their order, by as many as are timed in one round: of the same prompts, so that the
+    unpruned model's run is the same for all of them.
+    """
+    for _, same in groupby(cases, lambda case: (case.image, case.batch, case.concurrent)):
+        left = list(same)
+        for start in range(0, len(left), most):
+            yield left[start : start + most]

@@ -224,7 +224,7 @@ def resized(loaded: Loaded, samples: Samples, pruner: Pruner, budget: Budget | N
     pixels = loaded.family.token_pixels(loaded.model)
     if pixels is None:
         raise Unsupported(
-            f"{loaded.name} scales every image to one resolution, "
+            f"{loaded.id} scales every image to one resolution, "
             "so a smaller image has as many tokens"
         )
     chats, counts = [], []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from time import perf_counter
@@ -21,7 +21,7 @@ from prunebench.engine.session import prune
 from prunebench.engine.trace import SampleTrace
 from prunebench.identity import identity
 from prunebench.measure.flops import Flops, PrefillFlops
-from prunebench.measure.latency import measure_pairs
+from prunebench.measure.latency import TimedRun, measure_pairs, runs
 from prunebench.measure.pairs import PairRow, PairSettings
 from prunebench.models import Loaded
 from prunebench.models.harness import Manner
@@ -238,6 +238,30 @@ class TransformersBackend:
             method,
             conditions.budget,
             settings,
+            positions=conditions.positions,
+            seeds=conditions.seeds,
+            **samples.caller_gives(self.loaded, method.needs),
+        )
+
+    def runs(
+        self,
+        samples: Samples,
+        new_tokens: int,
+        method: Ready | None = None,
+        conditions: Conditions | None = None,
+    ) -> Callable[[], TimedRun]:
+        """What makes timed runs of a method, or of the unpruned model where there is none."""
+        self._check_timed()
+        model, family = self.loaded.model, self.loaded.family
+        if method is None or conditions is None:
+            return runs(model, family, samples.inputs, new_tokens)
+        return runs(
+            model,
+            family,
+            samples.inputs,
+            new_tokens,
+            method,
+            conditions.budget,
             positions=conditions.positions,
             seeds=conditions.seeds,
             **samples.caller_gives(self.loaded, method.needs),

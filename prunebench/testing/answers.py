@@ -28,6 +28,7 @@ from prunebench.testing.candidate import (
     sample,
     samples,
 )
+from prunebench.testing.elsewhere import elsewhere, moved
 from prunebench.testing.modules import run_file
 from prunebench.testing.samples import facts
 from prunebench.tokens import Keep, VisualTokens
@@ -55,6 +56,18 @@ def contract(candidate: Candidate, dtype: torch.dtype = torch.float32) -> str:
 def in_bfloat16(candidate: Candidate) -> str:
     """The same of features and signals in half precision."""
     return contract(candidate, torch.bfloat16)
+
+
+def on_another_device(candidate: Candidate) -> str:
+    """What the method makes itself is on the device of what it is shown, as a GPU asks for."""
+    pruner, walks = candidate.ready, 0
+    for tokens in samples(pruner):
+        with elsewhere() as away:
+            moved_tokens = moved(tokens, away)
+            for budget, layers, stages in plans(pruner, len(tokens)):
+                walk(pruner, stages, moved_tokens, terms=(budget, layers))
+                walks += 1
+    return f"{walks} samples and plans"
 
 
 def signals(candidate: Candidate) -> str:

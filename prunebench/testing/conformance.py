@@ -24,6 +24,7 @@ CHECKS: tuple[tuple[str, Callable[[Candidate], str]], ...] = (
     ("budget", declarations.budgets),
     ("count and index", answers.contract),
     ("bfloat16", answers.in_bfloat16),
+    ("another device", answers.on_another_device),
     ("declared signals", answers.signals),
     ("same twice", answers.same_twice),
     ("no memory", answers.no_memory),
