@@ -87,7 +87,7 @@ class LvlmRecipe(Recipe):
     """Everything that decides what an LVLM learns; the defaults are those of tiny-qwen2.5-vl."""
 
     vision_steps: int = whole(1500, 0, STEPS)
-    place_steps: int = whole(1000, 0, STEPS)
+    place_steps: int = whole(2000, 0, STEPS)
     joint_steps: int = whole(12_000, 0, STEPS)
     finish_steps: int = whole(0, 0, STEPS)
     fine: float = 0.03
