@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from prunebench.border.text import percent
 from prunebench.tokens import Layout, Region, Tile
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def sample_line(rows: Sequence[StageRow]) -> str:
     begin = f"{first.available} visual and {first.text} text tokens"
     if not first.site:
         return f"{begin}, nothing pruned"
-    stages = [f"{row.site} keeps {row.kept} ({row.share:.0%})" for row in rows]
+    stages = [f"{row.site} keeps {row.kept} ({percent(row.share)})" for row in rows]
     spent = f"{first.tokens_mean:.1f} in a layer and {first.tokens_kv:.1f} in a cache on average"
     notes = f"; {first.notes}" if first.notes else ""
     return f"{begin}; {', '.join(stages)}; {spent}{notes}"
@@ -94,7 +95,7 @@ def html(title: str, rows: Sequence[StageRow], pictures: Mapping[int, bytes]) ->
     for row in rows:
         site = escape(row.site) or "not pruned"
         body += f"<tr><td>{row.sample}</td><td>{site}</td><td>{row.available}</td>"
-        body += f"<td>{row.entered}</td><td>{row.kept}</td><td>{row.share:.0%}</td>"
+        body += f"<td>{row.entered}</td><td>{row.kept}</td><td>{percent(row.share)}</td>"
         body += f"<td>{row.tokens_mean:.1f}</td></tr>"
     drawings = ""
     for sample, content in pictures.items():

@@ -43,7 +43,9 @@ DRAWN = {
     "above_blind_low",
     "above_blind_high",
 }
-"""Ends of intervals that are bootstrapped: other draws give others; they hold the value."""
+"""Ends of intervals that are bootstrapped: other draws give others; they hold the value, and more
+than that.
+"""
 
 TEXTS = {
     "model",
@@ -161,6 +163,8 @@ def _faults(
         return [] if text == "" or 0 <= float(text) <= 1 else [f"{where}: {name} is {text}"]
     if name in DRAWN or (name in ("hard_low", "hard_high", *ENDS) and name not in expected):
         base = name.removesuffix("_low").removesuffix("_high")
+        if text and row[f"{base}_low"] == row[f"{base}_high"]:
+            return [f"{where}: {name} {text} is both ends of an interval"]
         return _outside(where, name, text, row[base])
     if name not in expected:
         return [] if text == "" else [f"{where}: {name} is {text}, and was not recomputed"]
@@ -226,7 +230,6 @@ def _of_task(study: Study, key: tuple[str, str, str, str], task: str) -> Numbers
         numbers["relative_accuracy"] = _mean(own) / _mean(other)
     if unpruned and method != "none":
         numbers |= _against("none", cells, unpruned)
-        numbers["n_paired"] = numbers.pop("n_paired_none")
         numbers |= _flips(cells, unpruned)
     within = not any(cell.facts.get("reach") for cell in cells)
     if control and method not in ("none", "random") and within:
@@ -234,6 +237,7 @@ def _of_task(study: Study, key: tuple[str, str, str, str], task: str) -> Numbers
     if blind and method != "blind":
         own, other = _common(cells, blind)
         numbers["above_blind"] = _mean(own) - _mean(other)
+        numbers["n_paired_blind"] = len(own)
         if _right_or_wrong([*own, *other]) and not _shared(cells):
             numbers["above_blind_p"] = _mcnemar(own, other)
     if resize and method != "resize":
@@ -354,7 +358,8 @@ def _family(family: list[Row], reference: str) -> list[str]:
         if not isclose(float(row[f"{name}_holm"]), largest, rel_tol=1e-8):
             faults.append(f"{where}: {name}_holm is {row[f'{name}_holm']}, recomputed {largest}")
         mark = row[f"against_{reference}"]
-        apart = float(row[f"{name}_low"]) > 0 or float(row[f"{name}_high"]) < 0
+        low, high = (float(row[f"{name}_{end}"] or "nan") for end in ("low", "high"))
+        apart = not low <= 0 <= high
         upwards = "better" if float(row[name]) > 0 else "worse"
         expected = upwards if largest < 0.05 and apart else "no difference shown"
         if mark != expected:

@@ -13,9 +13,13 @@ from test_grid import MINE
 
 import prunebench
 from prunebench.cli import main
+from prunebench.cli.bench import line
 from prunebench.measure.flops import head, llm_prefill
-from prunebench.run.bench import AGAIN, cases, load
-from prunebench.run.bencher import QUESTION
+from prunebench.measure.pairs import PairRow
+from prunebench.run.backend import setup_of
+from prunebench.run.bench import AGAIN, Case, cases, load
+from prunebench.run.bench_table import BenchTable
+from prunebench.run.bencher import QUESTION, Timed
 from prunebench.run.ceiling import step_weights
 from prunebench.run.keys import GridError
 from prunebench.run.options import OptionError
@@ -196,3 +200,42 @@ def test_cases_are_the_product_and_the_unpruned_model_comes_first() -> None:
         ("224x224", "0.25"),
     ]
     assert all_cases[0].label == AGAIN
+
+
+def timed(case: Case, times: list[float], ratio: float = 1.0) -> Timed:
+    """A case whose unpruned runs took so long one after the other, and its own so much more."""
+    rows: list[PairRow] = []
+    for pair, ms in enumerate(times):
+        for variant, factor in (("method", ratio), ("baseline", 1.0)):
+            for phase in ("vision", "select", "prefill", "decode", "total"):
+                if (variant, phase) != ("baseline", "select"):
+                    rows.append(PairRow(pair, 0, variant, phase, ms * factor))  # type: ignore[arg-type]
+    return Timed(case, 2, 25, 25, 25, rows=tuple(rows))
+
+
+EVEN, SHAKY, FEW = [100.0, 101.0] * 8, [100.0, 150.0] * 8, [100.0, 150.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("times", "ratio", "is_baseline", "machine"),
+    [
+        (EVEN, 0.5, False, "quiet"),
+        (SHAKY, 0.5, False, "busy"),
+        (FEW, 0.5, False, None),
+        (EVEN, 1.0, True, "quiet"),
+        (EVEN, 1.05, True, "busy"),  # the unpruned model is slower than itself in every pair
+    ],
+)
+def test_a_busy_machine_is_said_by_the_rule_of_the_leaderboard(
+    tmp_path: Path, times: list[float], ratio: float, is_baseline: bool, machine: str | None
+) -> None:
+    question, grid = load(["methods=divprune", "budgets=0.5", f"out={tmp_path}"])
+    case = next(one for one in cases(question, grid) if (one.cell is None) == is_baseline)
+    measured = timed(case, times, ratio)
+    assert measured.machine == machine
+    assert ("the machine was too busy" in line(measured)) == (machine == "busy")
+    table = BenchTable(tmp_path, question, setup_of(grid, grid.models[0]))
+    table.add(measured)
+    row = pd.read_csv(tmp_path / "bench.csv", keep_default_na=False).iloc[0]
+    assert row["machine"] == (machine or "")
+    assert (row["latency_itself_ratio_low"] == "") == (times == FEW)

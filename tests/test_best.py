@@ -14,7 +14,8 @@ from hand_written import cell, cost
 from prunebench.cli import main
 from prunebench.report.best import Answer, Query, best
 from prunebench.study.cells import ReportError
-from prunebench.study.noninferiority import Loss, Verdict, holm, loss
+from prunebench.study.noninferiority import Loss, Verdict, loss
+from prunebench.study.pairwise import holm
 from prunebench.study.statistics import GroupedPair, Pair
 
 # ---- the test ------------------------------------------------------------------------------------
@@ -111,9 +112,32 @@ def test_where_less_is_better_more_is_lost() -> None:
 def test_groups_count_as_one_answer_each() -> None:
     """Two hundred questions about twenty images are twenty answers."""
     alone = loss([answers(200)], 0.02)
-    together = loss([GroupedPair(np.ones(20), np.ones(20), 200)], 0.02)
+    tens = np.full(20, 10.0)
+    together = loss([GroupedPair(tens, tens, tens)], 0.02)
     assert together.n == alone.n == 200
     assert together.bound > 3 * alone.bound
+
+
+def test_of_groups_as_many_questions_more_are_named() -> None:
+    """Ten questions about an image, all lost or none: it takes ten times as many as one each."""
+    method, reference = np.full(40, 0.5), np.full(40, 0.5)
+    method[:3], reference[3:6] = 0, 0
+    one = loss([(method, reference)], 0.05)
+    ten = loss([GroupedPair(10 * method, 10 * reference, np.full(40, 10.0))], 0.05)
+    needed = one.questions()
+    assert needed is not None
+    assert ten.n == 10 * one.n
+    assert ten.questions() == pytest.approx(10 * needed, abs=10)
+
+
+def test_images_of_many_questions_are_judged_by_what_they_lose() -> None:
+    """A tenth is lost of every image, however many questions it has: none says otherwise."""
+    sizes = np.array([10.0, 20, 30, 40, 50] * 40)
+    even, uneven = np.full(200, 10.0), sizes
+    expected = loss([GroupedPair(0.9 * even, even, even)], 0.15)
+    own = loss([GroupedPair(0.9 * uneven, uneven, uneven)], 0.15)
+    assert own.value == pytest.approx(0.1)
+    assert own.p == pytest.approx(expected.p)
 
 
 def test_the_bound_is_where_the_test_turns() -> None:
@@ -168,7 +192,7 @@ def test_the_cheapest_that_keeps_is_best_and_a_control_is_none(study: Path) -> N
     assert [one.cost for one in answer.candidates] == [0.5, 0.6, 0.7, 0.8]
     chosen = answer.best
     assert chosen is not None
-    assert (chosen.method, chosen.budget) == ("fastv", "25%")
+    assert (chosen.method, chosen.budget) == ("fastv", "25 %")
     assert chosen.loss.value == pytest.approx(2 / 600)
     assert answer.undecided == ()
 
@@ -178,7 +202,7 @@ def test_too_few_questions_are_an_answer(study: Path) -> None:
     answer = answer_of(study, loss=0.005)
     assert answer.best is None
     (quarter, half) = answer.undecided
-    assert (quarter.budget, half.budget) == ("25%", "50%")
+    assert (quarter.budget, half.budget) == ("25 %", "50 %")
     assert quarter.questions is not None
     assert half.questions is not None
     assert quarter.questions > half.questions > 600
@@ -189,7 +213,7 @@ def test_what_costs_no_less_is_no_choice(study: Path) -> None:
     cost(study, "pool", "color", 1.1, 1.05)
     answer = answer_of(study, loss=0.02)
     assert "pool" not in {one.method for one in answer.candidates}
-    assert answer.left_out == ("no less total_ratio than the unpruned model's 1: pool 50%",)
+    assert answer.left_out == ("no less total_ratio than the unpruned model's 1: pool 50 %",)
 
 
 def test_more_comparisons_ask_for_more(study: Path) -> None:
@@ -217,7 +241,7 @@ def test_a_method_without_answers_is_left_out_with_its_reason(study: Path) -> No
     cost(study, "pool", "color", 0.5, 0.5)
     notes: list[str] = []
     (answer,) = best(study, Query(loss=0.02), notes.append)
-    assert answer.left_out == ("of color it has no answers beside the unpruned model's: pool 50%",)
+    assert answer.left_out == ("of color it has no answers beside the unpruned model's: pool 50 %",)
     assert notes
 
 
@@ -225,11 +249,11 @@ def test_of_several_tasks_each_counts_alike(study: Path) -> None:
     cell(study, "none", "count", scores(200, 0))
     cell(study, "fastv", "count", scores(200, 20), budget="0.5")
     cost(study, "fastv", "count", 0.7, 0.8, budget="0.5")
-    (half,) = [one for one in answer_of(study).candidates if one.budget == "50%"]
+    (half,) = [one for one in answer_of(study).candidates if one.budget == "50 %"]
     assert half.loss.value == pytest.approx(0.05)
     alone = answer_of(study, task="color")
     assert alone.tasks == ("color",)
-    (half,) = [one for one in alone.candidates if one.budget == "50%"]
+    (half,) = [one for one in alone.candidates if one.budget == "50 %"]
     assert half.loss.value == 0
 
 
@@ -245,7 +269,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_says_which_and_how_sure(study: Path) -> None:
     done = run(str(study), "loss=0.02")
     assert done.returncode == 0, done.stderr
-    assert "fastv 25%: total_ratio 0.7 [0.68, 0.74], loses 0.0033" in done.stdout
+    assert "fastv 25 %: total_ratio 0.7 [0.68, 0.74], loses 0.0033" in done.stdout
     assert "Holm over 3 comparisons" in done.stdout
 
 

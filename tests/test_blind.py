@@ -77,6 +77,7 @@ def test_the_leaderboard_says_what_stands_above_it(tmp_path: Path) -> None:
     report.build(tmp_path)
     board = pd.read_csv(tmp_path / "leaderboard.csv", keep_default_na=False).set_index("method")
     extra = {"above_blind", "above_blind_low", "above_blind_high", "above_blind_p"}
+    extra |= {"n_paired_blind"}
     assert {*board.columns} == {*plain.columns.drop("method"), *extra, "accuracy_blind"}
     assert board.loc[["none", "fastv"], "accuracy_blind"].tolist() == ["0.25", "0.25"]
     above = board["above_blind"]

@@ -122,7 +122,7 @@ def test_without_the_unpruned_model_kinds_are_drawn_without_a_headline(tmp_path:
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["color", "shape"]
     names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == ["fastv 50%", "hero 50%"], "the best first"
+    assert names == ["fastv 50 %", "hero 50 %"], "the best first"
 
 
 # ---- intervals -----------------------------------------------------------------------------------
@@ -170,6 +170,9 @@ def test_asking_an_image_again_makes_no_interval_narrower(tmp_path: Path) -> Non
 def test_seeds_that_answer_alike_make_no_interval_narrower(tmp_path: Path) -> None:
     once, thrice = _copies(tmp_path / "once", 1), _copies(tmp_path / "thrice", 1, seeds=3)
     assert _widths(thrice) == pytest.approx(_widths(once))
+    # a question counts once, as in the leaderboard
+    for group in ("color", "headline"):
+        assert _rows(thrice)[("fastv", group)]["n"] == _rows(once)[("fastv", group)]["n"]
 
 
 def test_images_of_more_questions_than_others_spread_nothing_by_that(tmp_path: Path) -> None:

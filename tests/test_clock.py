@@ -9,6 +9,7 @@ from hand_written import board_of, cell, change, cost, facts_of, fold, printed, 
 
 from prunebench.report import figures, paper_tables
 from prunebench.report.best import Query, best
+from prunebench.study.machine import RULE
 
 SCORES = {"none": [1, 1, 1, 1], "fastv": [1, 1, 1, 1], "pool": [1, 1, 0, 0]}
 
@@ -47,6 +48,12 @@ def test_a_busy_machine_is_marked(
     assert ("0.70 busy" in printed(tmp_path)) == (machine == "busy")
 
 
+@pytest.mark.parametrize("page", ["latency.md", "tutorials/read_a_leaderboard.md"])
+def test_the_rule_stands_in_the_documentation_word_for_word(page: str) -> None:
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    assert RULE in " ".join(text.split())
+
+
 def test_too_few_runs_say_nothing_of_the_machine(tmp_path: Path) -> None:
     timed(tmp_path, "fastv", 0.7, (1.4, None, None))  # type: ignore[arg-type]
     fold(tmp_path)
@@ -69,7 +76,7 @@ def test_no_frontier_over_times_of_a_busy_machine(tmp_path: Path) -> None:
         assert "busy" not in flops.get_xlabel()
         assert ("busy machine: 1 of 3" in time.get_xlabel()) == (name == "busy")
         names = {text.get_text() for text in time.texts}
-        assert ("fastv 50%" in names) == (name == "quiet")
+        assert ("fastv 50 %" in names) == (name == "quiet")
 
 
 def test_no_best_by_times_of_a_busy_machine(tmp_path: Path) -> None:
@@ -77,7 +84,7 @@ def test_no_best_by_times_of_a_busy_machine(tmp_path: Path) -> None:
     timed(tmp_path, "fastv", 0.7, (1.0, 0.7, 1.3))
     notes: list[str] = []
     (answer,) = best(tmp_path, Query(loss=0.5), notes.append)
-    assert answer.left_out == ("total_ratio was measured on a busy machine: fastv 50%",)
+    assert answer.left_out == ("total_ratio was measured on a busy machine: fastv 50 %",)
 
 
 def test_a_papers_table_marks_times_of_a_busy_machine(tmp_path: Path) -> None:

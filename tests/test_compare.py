@@ -57,6 +57,11 @@ def test_a_study_agrees_with_itself(tmp_path: Path) -> None:
     (ranking,) = agreement.rankings
     assert (ranking.methods, ranking.tau.value) == (4, 1.0)
     assert warnings == []
+    # no draw shows anything else, which is no proof
+    assert np.isnan([ranking.tau.low, ranking.tau.high]).all()
+    for row in agreement.changes:
+        assert row.difference is not None
+        assert np.isnan([row.difference.low, row.difference.high]).all()
 
 
 def test_what_moved_is_marked_and_ranks_turn_round(tmp_path: Path) -> None:
@@ -186,6 +191,14 @@ def test_rank_correlation_is_kendalls_with_an_interval_around_it() -> None:
     assert tau.low <= tau.value <= tau.high
 
 
+def test_rankings_that_no_draw_turns_have_no_interval() -> None:
+    """Four methods, each of which has half as many right as the one before, on all of 400."""
+    scores = [pd.Series([1.0] * right + [0.0] * (400 - right)) for right in (320, 160, 80, 20)]
+    tau = rank_correlation(scores, scores, paired=True)
+    assert tau.value == 1.0
+    assert np.isnan([tau.low, tau.high]).all()
+
+
 def test_rankings_draw_the_questions_of_an_image_together(tmp_path: Path) -> None:
     """Asking every image three times tells no more of how methods rank on other images."""
     intervals = []
@@ -213,6 +226,9 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     )
     assert "0 of 4 rows moved" in run.stdout
     assert "Kendall's tau 1.00" in run.stdout
+    assert "nan" not in run.stdout
     table = pd.read_csv(tmp_path / "changes.csv")
     assert list(table["method"]) == sorted(METHODS)
     assert set(table["change"]) == {"no difference shown"}
+    assert set(table["n"]) == {QUESTIONS}
+    assert table["difference_low"].isna().all()

@@ -46,7 +46,7 @@ def sample(layout: Layout, kept: dict[Any, list[int]]) -> SampleTrace:
 def test_a_sample_says_in_a_line_what_each_stage_kept_and_what_was_spent() -> None:
     record = sample(Layout((Tile(2, 2),)), {INPUT: [0, 1, 3], llm(before=1): [3]})
     assert repr(record) == (
-        "SampleTrace(4 visual and 5 text tokens; input keeps 3 (75%), llm:1 keeps 1 (25%); "
+        "SampleTrace(4 visual and 5 text tokens; input keeps 3 (75 %), llm:1 keeps 1 (25 %); "
         "2.0 in a layer and 2.0 in a cache on average)"
     )
 
@@ -74,7 +74,7 @@ def test_a_trace_lists_its_samples() -> None:
     first, *others = repr(trace).splitlines()
     assert first == "Trace of 2 samples, 0.0 ms in the method:"
     assert others[0].startswith("  0: SampleTrace(2 visual")
-    assert "input keeps 1 (50%)" in others[0]
+    assert "input keeps 1 (50 %)" in others[0]
     assert others[1].startswith("  1: SampleTrace(4 visual")
 
 

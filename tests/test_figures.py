@@ -39,7 +39,7 @@ def test_figures_show_every_method(study: Path) -> None:
     assert time.get_xlabel() == "total time over unpruned"
     names = {text.get_text() for text in time.texts}
     # 17 of 20 right: the interval of the unpruned model holds what fastv has for less time
-    assert names == {"fastv 50%"}, "what is on the frontier is named"
+    assert names == {"fastv 50 %"}, "what is on the frontier is named"
 
 
 def _row(
@@ -93,7 +93,7 @@ def test_labels_do_not_overlap() -> None:
     ax = figure.subplots()
     points = [(0.3 + 0.04 * i, 0.5 + 0.03 * i) for i in range(12)]
     ax.plot(*zip(*points, strict=True), "o")
-    labels.place(ax, points, [f"method{i} 50%" for i in range(12)], points)
+    labels.place(ax, points, [f"method{i} 50 %" for i in range(12)], points)
     boxes = [Text.get_window_extent(text) for text in ax.texts]
     assert len(boxes) == 12
     for box, other in combinations(boxes, 2):

@@ -79,7 +79,7 @@ MAY: dict[str, set[str]] = {
     "trained": {"pruner", "registry", "tokens"} | BORDER,
     "learning": BORDER,
     "models": TRUNK | {"testbed"},
-    "display": {"report", "tokens"},
+    "display": BORDER | {"report", "tokens"},
     "engine": TRUNK | {"display", "methods", "models", "testbed"},
     "measure": TRUNK | {"models", "engine", "study"},
     "pricing": TRUNK | {"engine", "measure", "models"},

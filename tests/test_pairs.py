@@ -154,6 +154,27 @@ def test_ranks_over_tasks(tmp_path: Path) -> None:
     assert (tmp_path / "ranks.csv").is_file()
 
 
+def test_means_that_are_the_same_but_for_rounding_share_a_rank(tmp_path: Path) -> None:
+    """.3, .4 and .5 come to .4 of three seeds, if not to the last bit."""
+    rights = {"alpha": (3, 4, 5), "beta": (4, 4, 4), "gamma": (0, 0, 0)}
+    for task in ("a", "b"):
+        for method, counts in rights.items():
+            for seed, right in enumerate(counts):
+                cell(tmp_path, method, task, [1.0] * right + [0.0] * (10 - right), seed=seed)
+    records, _ = cells.read(tmp_path)
+    rows = ranks.fold(records).set_index("method")
+    assert rows["average_rank"].to_dict() == {"alpha": 1.5, "beta": 1.5, "gamma": 3}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_methods_that_are_all_as_good_differ_by_no_test(tmp_path: Path) -> None:
+    for task in ("a", "b"):
+        for method in ("alpha", "beta", "gamma"):
+            cell(tmp_path, method, task, [1.0, 0.0] * 5)
+    records, _ = cells.read(tmp_path)
+    assert set(ranks.fold(records)["friedman_p"]) == {1.0}
+
+
 def test_critical_difference_agrees_with_scikit_posthocs() -> None:
     import scikit_posthocs
 

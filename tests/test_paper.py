@@ -111,6 +111,19 @@ def test_a_table_bears_intervals_marks_and_what_it_stands_on(
     assert "n = 20 questions" in files["captions.md"].read_text()
 
 
+def test_a_star_is_a_mark_of_the_leaderboard_with_an_interval_or_without(tmp_path: Path) -> None:
+    """Lost every time there is no interval, and no doubt; equal every time there is neither."""
+    for method, score in (("none", 1.0), ("random", 1.0), ("fastv", 0.0), ("hero", 1.0)):
+        cell(tmp_path, method, "color", [score] * 20)
+    table = written(tmp_path, tmp_path / "out", format="svg")["table.md"].read_text()
+    differences = {}
+    for line in table.splitlines():
+        entries = line.split(" | ")
+        differences[entries[0].removeprefix("| ")] = entries[3:5]
+    assert differences["fastv"] == ["\u22121.000\\*"] * 2
+    assert differences["hero"] == ["+0.000"] * 2
+
+
 def test_methods_stand_in_the_order_that_was_asked_for(tmp_path: Path) -> None:
     names = crowd(tmp_path, 3)
     board = board_of(tmp_path)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
+import PIL.Image
 import pytest
+from datasets import Dataset, Features, Image, Value
 
 from prunebench.benchmarks import load_task
 from prunebench.cli import main
@@ -14,7 +17,7 @@ from prunebench.run.backend import ModelSetup
 from prunebench.run.profiler import measured
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.study.profile import Level, Profile
-from prunebench.study.statistics import Interval
+from prunebench.study.statistics import Interval, wilson
 
 SCORES = (0.1, 0.3, 0.89, 0.98, 1.0)
 
@@ -42,6 +45,14 @@ def test_table_and_figure_are_written(tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_interval_that_is_not_there_is_no_number(tmp_path: Path) -> None:
+    alone = Interval(1.0, float("nan"), float("nan"), 1)
+    profile = Profile("tiny", "scenes", 1, (Level(0, alone, {}, None, None, None),), None)
+    table, _ = write(profile, tmp_path)
+    (row,) = csv.DictReader(table.open())
+    assert (row["low"], row["high"]) == ("", "")
+
+
 def test_a_small_model_is_measured_layer_by_layer() -> None:
     backend = TransformersBackend.load(ModelSetup("tiny-qwen2.5-vl"))
     benchmark = load_task("scenes", 3)
@@ -59,6 +70,63 @@ def test_a_small_model_is_measured_layer_by_layer() -> None:
     assert profile.evidence is not None
     assert 0 < profile.evidence < 0.5
     assert set(profile.levels[-1].by_type) == {"color", "shape", "number"}
+
+
+TASK = """
+task: mine
+dataset_path: parquet
+dataset_kwargs: {data_files: {test: data.parquet}}
+output_type: generate_until
+test_split: test
+doc_to_visual: !function utils.visual
+doc_to_text: question
+doc_to_target: answer
+generation_kwargs: {max_new_tokens: 2, temperature: 0}
+process_results: !function utils.results
+metric_list:
+  - {metric: accuracy, aggregation: mean, higher_is_better: true}
+"""
+
+UTILS = """
+def visual(doc):
+    return [doc["image"].convert("RGB")]
+
+def results(doc, answers):
+    return {"accuracy": float(doc["answer"])}
+"""
+
+RIGHT = (1, 0, 1, 1)
+"""What is scored of each image, whatever is answered."""
+
+
+def _task(folder: Path, copies: int) -> Path:
+    """A task that asks the same of every image several times."""
+    pictures = []
+    for number in range(len(RIGHT)):
+        file = io.BytesIO()
+        PIL.Image.new("RGB", (56, 56), (60 * number, 0, 0)).save(file, "PNG")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    places = [place for place in range(len(RIGHT)) for _ in range(copies)]
+    columns = {
+        "image": [pictures[place] for place in places],
+        "question": ["what is this"] * len(places),
+        "answer": [str(RIGHT[place]) for place in places],
+    }
+    features = Features({name: Image() if name == "image" else Value("string") for name in columns})
+    Dataset.from_dict(columns, features=features).to_parquet(folder / "data.parquet")
+    (folder / "utils.py").write_text(UTILS)
+    (folder / "mine.yaml").write_text(TASK)
+    return folder / "mine.yaml"
+
+
+def test_asking_an_image_again_makes_no_interval_narrower(tmp_path: Path) -> None:
+    """Three of four images are right, of three questions each: Wilson's of four, not of twelve."""
+    backend = TransformersBackend.load(ModelSetup("tiny-qwen2.5-vl"))
+    profile = measured(backend, load_task(str(_task(tmp_path, copies=3))), 12)
+    share = wilson(3, 4)
+    for level in profile.levels:
+        assert (level.score.value, level.score.n) == (0.75, 12)
+        assert (level.score.low, level.score.high) == pytest.approx((share.low, share.high))
 
 
 @pytest.mark.parametrize(

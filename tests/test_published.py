@@ -119,7 +119,7 @@ def test_a_row_stands_beside_what_is_printed_of_it(tmp_path: Path) -> None:
         lines = board[(board["budget"] == budget) & (board["budget_kind"] == "input")]
         line = lines.iloc[0]
         assert line["published_own"] == 77.0
-        assert (line["published_low"], line["published_high"]) == (76.98, 78.2)
+        assert (line["published_least"], line["published_most"]) == (76.98, 78.2)
         assert line["published_count"] > 10
         assert line["published_gap"] == pytest.approx(50 - 100 * 77.0 / 85.9)
         assert line["published_why"].startswith("measured: input budget")
@@ -127,7 +127,7 @@ def test_a_row_stands_beside_what_is_printed_of_it(tmp_path: Path) -> None:
     board = board_of(tmp_path)
     assert board.loc[board["budget_kind"] == "kv", "published_own"].isna().all()
     unpruned = row(tmp_path, "none", "pope", "1.0")
-    assert unpruned["published_low"] <= 85.9 <= unpruned["published_high"]
+    assert unpruned["published_least"] <= 85.9 <= unpruned["published_most"]
     assert np.isnan(unpruned["published_own"])
 
 

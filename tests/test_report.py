@@ -25,9 +25,11 @@ from hand_written import (
 )
 
 from prunebench import report
-from prunebench.report import leaderboard
+from prunebench.report import by_type, leaderboard, pairs, ranks, retention
+from prunebench.report.headings import SOMETIMES, names
 from prunebench.study import cells
 from prunebench.study.cells import ReportError
+from prunebench.study.statistics import clustered_interval
 
 GOLDEN = Path(__file__).parent / "golden_report"
 
@@ -251,7 +253,7 @@ def test_samples_without_an_answer_are_left_out_of_both(tmp_path: Path) -> None:
     fold(tmp_path)
     numbers = row(tmp_path, "fastv", "color")
     assert numbers["status"] == "failed"
-    assert list(numbers[["n", "n_asked", "n_paired"]]) == [3, 3, 3]
+    assert list(numbers[["n", "n_asked", "n_paired_none"]]) == [3, 3, 3]
     assert numbers["difference_to_none"] == pytest.approx(-1 / 3)
 
 
@@ -314,7 +316,7 @@ def test_cells_that_speak_for_fewer_samples_are_compared_on_those_both_answered(
     numbers = row(tmp_path, "fastv", "color")
     assert numbers["status"] == "ok"
     assert list(numbers[["n", "n_asked"]]) == [2, 4]
-    assert list(numbers[["n_paired", "difference_to_none", "relative_accuracy"]]) == [1, -1, 0]
+    assert list(numbers[["n_paired_none", "difference_to_none", "relative_accuracy"]]) == [1, -1, 0]
     assert list(numbers[["n_paired_random", "difference_to_random"]]) == [2, 0]
     assert numbers["flops_ratio"] == pytest.approx(150 / 300)  # sample c alone
     assert numbers["tokens_mean_share"] == pytest.approx(15 / 30)
@@ -323,7 +325,7 @@ def test_cells_that_speak_for_fewer_samples_are_compared_on_those_both_answered(
     assert "compared with random on the 2 samples that both answered" in numbers["reason"]
     whole = row(tmp_path, "none", "color", "1.0")
     assert list(whole[["n", "n_asked"]]) == [3, 4]
-    assert f"fastv at 50% ok: {PARTLY}" in printed(tmp_path, 200)
+    assert f"fastv at 50 % ok: {PARTLY}" in printed(tmp_path, 200)
 
 
 def test_a_metric_that_is_no_mean_is_not_related_to_one_of_other_samples(tmp_path: Path) -> None:
@@ -460,6 +462,17 @@ def test_a_unit_of_its_own_is_averaged_with_no_other(tmp_path: Path) -> None:
     assert "different scales (0..1; points of color)" in reason
 
 
+def test_seeds_of_the_same_questions_make_no_interval_narrower(tmp_path: Path) -> None:
+    """Where only the cells have intervals: two seeds that are as sure as one are no surer."""
+    for seed, value in enumerate((310.0, 330.0)):
+        own = metrics_of({"score": value}, ci_low=value - 10, ci_high=value + 20, n=4)
+        cell(tmp_path, "fastv", "color", [1, 0, 1, 0], metrics=own, seed=seed)
+    fold(tmp_path)
+    numbers = row(tmp_path, "fastv", "color")
+    assert list(numbers[["accuracy", "accuracy_low", "accuracy_high"]]) == [320, 310, 340]
+    assert numbers["n"] == 4
+
+
 def test_tasks_that_disagree_on_what_is_better_have_no_mean_of_ratios(tmp_path: Path) -> None:
     for method, score in (("none", 0.5), ("fastv", 0.25)):
         cell(tmp_path, method, "color", [score] * 4)
@@ -481,8 +494,52 @@ def test_samples_of_a_group_count_as_one_where_methods_are_compared(tmp_path: Pa
     line = row(tmp_path, "fastv", "color")
     assert line["difference_to_none"] == pytest.approx(-1)
     assert line["difference_to_none_p"] == pytest.approx(2 / 2**5)
-    assert line["n_paired"] == 10
+    assert line["n_paired_none"] == 10
     assert line["n"] == 10
     # Wilson's of no success among five, not among ten
     assert line["accuracy_high"] == pytest.approx(0.4345, abs=1e-3)
     assert row(tmp_path, "random", "color")["accuracy_high"] == pytest.approx(0.2775, abs=1e-3)
+
+
+def test_equal_answers_give_a_difference_no_interval(tmp_path: Path) -> None:
+    """Twenty answers of which none differs do not say how far others would."""
+    for method in ("none", "random", "fastv"):
+        cell(tmp_path, method, "color", [1.0, 0.0] * 10)
+    fold(tmp_path)
+    line = row(tmp_path, "fastv", "color")
+    assert (line["difference_to_none"], line["difference_to_none_p"]) == (0, 1)
+    assert line["relative_accuracy"] == 1
+    for name in ("difference_to_none", "difference_to_random", "relative_accuracy"):
+        assert np.isnan(line[f"{name}_low"]), name
+        assert np.isnan(line[f"{name}_high"]), name
+    assert line["against_none"] == "no difference shown"
+
+
+def test_what_is_lost_every_time_is_worse_without_an_interval(tmp_path: Path) -> None:
+    for method, score in (("none", 1.0), ("random", 1.0), ("fastv", 0.0)):
+        cell(tmp_path, method, "color", [score] * 20)
+    fold(tmp_path)
+    line = row(tmp_path, "fastv", "color")
+    assert np.isnan(line["difference_to_none_low"])
+    assert line["against_none"] == line["against_random"] == "worse"
+
+
+def test_an_interval_is_the_same_in_cell_and_leaderboard(tmp_path: Path) -> None:
+    """Images of one to four questions, graded: one rule for both."""
+    images = [f"{image:02}" for image in range(12) for _ in range(1 + image % 4)]
+    scores = [0.25 * (number % 5) for number in range(len(images))]
+    cell(tmp_path, "fastv", "color", scores, columns={"image": images})
+    fold(tmp_path)
+    line = row(tmp_path, "fastv", "color")
+    _, low, high = clustered_interval(scores, images)
+    assert (line["accuracy_low"], line["accuracy_high"]) == pytest.approx((low, high))
+
+
+def test_low_and_high_are_the_ends_of_an_interval_and_nothing_else() -> None:
+    """In every table a column of which there are these two is a number of its own."""
+    sometimes = names(SOMETIMES)
+    every = [[*leaderboard.COLUMNS, *sometimes], pairs.COLUMNS, retention.COLUMNS]
+    for columns in [*every, ranks.COLUMNS, by_type.COLUMNS]:
+        for name in columns:
+            if name.endswith(("_low", "_high")):
+                assert name.rpartition("_")[0] in columns, name

@@ -170,6 +170,16 @@ def test_an_f1_of_zero_has_the_interval_of_the_answers_that_count(tmp_path: Path
     assert 0 < between.ci_low < 8 / 11
 
 
+def test_an_f1_of_zero_has_the_interval_of_as_many_images(tmp_path: Path) -> None:
+    """The four that are meant to be yes are of two images: two are missed, not four."""
+    benchmark = pope(tmp_path)
+    answered = [row | {"image": f"{row['doc_id'] // 2}"} for row in rows(benchmark, right=())]
+    summary = summarized(benchmark, answered)
+    assert metric(summary, "pope_f1_score").ci_high == pytest.approx(f1_interval(0, 2).high)
+    assert metric(summary, "pope_recall").ci_high == pytest.approx(wilson(0, 2).high)
+    assert metric(summary, "pope_recall").n == QUESTIONS
+
+
 def test_what_all_draws_agree_on_has_no_interval(tmp_path: Path) -> None:
     """It had one without width, as if it were certain."""
     code = """

@@ -103,7 +103,7 @@ def check_fits(lines: list[str], columns: int) -> None:
     assert "…" not in "\n".join(lines)
     numbers = [line for line in lines if "0.750 ±" in line]
     assert len(numbers) == 3
-    assert all(("50%" in line) or ("100%" in line) for line in numbers)
+    assert all(("50 %" in line) or ("100 %" in line) for line in numbers)
     assert any("unsupported" in line for line in lines[:15])
 
 
@@ -150,7 +150,7 @@ def test_terminal_fits_and_flags(study: Path) -> None:
     assert screen.SIGNS["no difference shown"] in lines["uniform"]
     assert "…" not in lines["method"] + lines["uniform"]
     assert "≈ no difference shown: at 95 %" in text
-    assert "fastv at 5% infeasible: budget 0.05 is out of reach" in " ".join(text.split())
+    assert "fastv at 5 % infeasible: budget 0.05 is out of reach" in " ".join(text.split())
 
 
 HOSTILE = "[/bold] [red]x[/red] \x1b[31m$\\frac{1$ \u202eabc \ud7ff 名前"
@@ -232,8 +232,8 @@ def test_a_reason_is_said_once_for_all_budgets(tmp_path: Path) -> None:
     fold(tmp_path)
     text = printed(tmp_path)
     assert text.count("hero needs tiles") == 1
-    assert "hero at 50%, 25%, 10% unsupported: hero needs tiles" in text
-    assert "fastv at 50%, 25%, 10% infeasible: budget 0.5 is out of reach" in text
+    assert "hero at 50 %, 25 %, 10 % unsupported: hero needs tiles" in text
+    assert "fastv at 50 %, 25 %, 10 % infeasible: budget 0.5 is out of reach" in text
     assert text.count("broke at") == 3
 
 
@@ -253,8 +253,8 @@ def test_a_study_of_kv_budgets_shows_kv_tokens(tmp_path: Path) -> None:
     board = board_of(tmp_path)
     text = printed(tmp_path)
     assert "KV tokens" in text
-    assert "8 (50%)" in text
-    assert "11 (69%)" not in text
+    assert "8 (50 %)" in text
+    assert "11 (69 %)" not in text
     ax = figures.accuracy(board).axes[0]
     assert "KV cache" in ax.get_xlabel()
     ticks = [tick.get_text() for tick in ax.get_xticklabels()]
@@ -262,4 +262,4 @@ def test_a_study_of_kv_budgets_shows_kv_tokens(tmp_path: Path) -> None:
     cell(tmp_path, "uniform", "color", [1, 1], metrics=metrics(8))
     fold(tmp_path)
     assert "KV tokens" not in printed(tmp_path), "budgets of several kinds share the mean"
-    assert "11 (69%)" in printed(tmp_path)
+    assert "11 (69 %)" in printed(tmp_path)

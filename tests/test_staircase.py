@@ -165,7 +165,7 @@ def drawn(table: pd.DataFrame, **more: Any) -> tuple[Figure, list[Axes]]:
 
 def test_steps_are_named_and_flat_lines_share_a_name(tmp_path: Path) -> None:
     _, (ax,) = drawn(folded(study(tmp_path)))
-    assert ax.get_title() == "budget 50%"
+    assert ax.get_title() == "budget 50 %"
     assert list(names(ax)) == ["fastv", "flat: divprune, random", "none"]
     colours = names(ax)
     assert colours["fastv"] != colours["flat: divprune, random"]

@@ -61,8 +61,17 @@ def test_no_difference() -> None:
     scores = np.array([1.0, 0.0, 1.0])
     gap = statistics.difference([(scores, scores)])
     assert (gap.value, gap.p) == (0, 1)
-    assert ends(gap) == (0, 0)
+    assert np.isnan(ends(gap)).all(), "equal answers do not say how far others would differ"
     assert not gap.sure
+
+
+def test_equal_differences_are_judged_by_the_test_alone() -> None:
+    """Lost every time: no draw says how far others differ, but no coin falls so twenty times."""
+    gap = statistics.difference([(np.zeros(20), np.ones(20))])
+    assert gap.value == -1
+    assert gap.p == pytest.approx(2 / 2**20)
+    assert np.isnan(ends(gap)).all()
+    assert gap.sure
 
 
 def test_tasks_count_alike() -> None:
@@ -82,7 +91,7 @@ def test_relative_known_answer() -> None:
     assert ends(ratio) == pytest.approx((0.4, 0.6), abs=0.02)
     same = statistics.relative([(reference, reference)])
     assert same.value == 1
-    assert ends(same) == (1, 1)
+    assert np.isnan(ends(same)).all()
     to_nothing = statistics.relative([(method, np.zeros(100))])
     assert np.isnan(to_nothing.value)
 
@@ -140,17 +149,92 @@ def ends(interval: Interval) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def test_groups_keep_the_mean_and_weigh_by_their_size() -> None:
-    scores = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
-    groups = ["a", "b", "a", "b", "a"]
-    of_group = statistics.grouped(scores, groups)
-    assert of_group.tolist() == pytest.approx([2 * 2 / 5, 1 * 2 / 5])
-    assert of_group.mean() == pytest.approx(scores.mean())
+SCORES, GROUPS = [1.0, 0.0, 1.0, 1.0, 0.0, 0.5, 0.5], list("abacccb")
+
+
+def test_the_spread_of_groups_is_that_of_a_ratio() -> None:
+    """Cochran's, by a plain loop: groups vary by what theirs differ from the mean in sum."""
+    middle = sum(SCORES) / len(SCORES)
+    squares = 0.0
+    for name in "abc":
+        gaps = [score - middle for score, own in zip(SCORES, GROUPS, strict=True) if own == name]
+        squares += sum(gaps) ** 2
+    stderr = (squares * 3 / 2) ** 0.5 / len(SCORES)
+    spread = statistics.clustered_interval(SCORES, GROUPS)
+    half = stats.t.ppf(0.975, 2) * stderr
+    assert spread == pytest.approx((stderr, max(0.0, middle - half), min(1.0, middle + half)))
+
+
+def test_the_spread_of_single_samples_is_students() -> None:
+    test = stats.ttest_1samp(SCORES, 0.0).confidence_interval(0.95)
+    _, low, high = statistics.mean_interval(SCORES)
+    assert (low, high) == pytest.approx((test.low, min(1.0, test.high)))
+
+
+@pytest.mark.parametrize("scores", [[1.0, 0, 1, 1, 0], [1.0] * 5, [0.0] * 5, [0.5, 1, 1, 0, 0]])
+def test_a_mean_score_has_the_interval_of_a_cell(scores: list[float]) -> None:
+    _, low, high = statistics.mean_interval(scores)
+    assert ends(statistics.mean(np.array(scores))) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize("scores", [[1.0] * 6, [0.0] * 6])
+def test_groups_of_many_sizes_that_are_all_right_or_all_wrong_are_alike(
+    scores: list[float],
+) -> None:
+    """That one image has three questions and another one is no spread of the answers."""
+    share = statistics.wilson(3 * int(scores[0]), 3)
+    spread = statistics.clustered_interval(scores, list("abbbcc"))
+    assert spread == pytest.approx((0.0, share.low, share.high))
+
+
+@pytest.mark.parametrize(
+    ("scores", "groups"),
+    [([0.5] * 8, None), ([64.0] * 8, None), ([1.0, 0.0] * 4, list("aabbccdd"))],
+)
+def test_what_is_alike_and_on_no_bound_has_no_interval(
+    scores: list[float], groups: list[str] | None
+) -> None:
+    assert statistics.clustered_interval(scores, groups) == (None, None, None)
+
+
+def test_a_group_may_count_as_one_whatever_its_size() -> None:
+    """The mean over three groups of their shares, of which a sample is half, or the whole."""
+    shares, sizes = {"a": 1.0, "b": 0.5, "c": 0.0}, {"a": 2, "b": 1, "c": 2}
+    groups = list("aabcc")
+    scores = [shares[name] / sizes[name] * len(groups) / 3 for name in groups]
+    weights = [1 / sizes[name] for name in groups]
+    own = statistics.clustered_interval(scores, groups, (0.0, 1.0), weights)
+    assert own == pytest.approx(statistics.mean_interval(list(shares.values()), (0.0, 1.0)))
+
+
+def test_intervals_of_groups_of_many_sizes_hold_the_mean_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    hits, trials = 0, 400
+    for _ in range(trials):
+        sizes = rng.integers(1, 9, 60)
+        codes = np.repeat(np.arange(60), sizes)
+        shares = rng.beta(3.2, 0.8, 60)  # mean 0.8
+        scores = (rng.random(len(codes)) < shares[codes]).astype(float)
+        _, low, high = statistics.clustered_interval(scores.tolist(), codes.tolist())
+        assert low is not None
+        assert high is not None
+        hits += low <= 0.8 <= high
+    assert 0.92 <= hits / trials <= 0.98
+
+
+def test_a_paired_difference_of_groups_varies_by_what_they_differ() -> None:
+    """One in two is lost of every image, of one question or of ten: all images are alike."""
+    sizes = np.array([2.0, 4, 2, 10, 2, 6])
+    pair = statistics.GroupedPair(sizes / 2, sizes, sizes)
+    gap = statistics.difference([pair])
+    assert (gap.value, gap.n) == (-0.5, 26)
+    assert np.isnan(ends(gap)).all()
+    assert statistics.paired_differences(pair) == pytest.approx([-0.5] * 6)
 
 
 def test_a_pair_of_groups_speaks_for_its_samples() -> None:
-    method, reference = np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0])
-    pair = statistics.GroupedPair(method, reference, samples=6)
+    method, reference = np.array([0.0, 2.0, 2.0]), np.array([2.0, 2.0, 2.0])
+    pair = statistics.GroupedPair(method, reference, np.full(3, 2.0))
     gap = statistics.difference([pair])
     assert gap.value == pytest.approx(-1 / 3)
     assert gap.n == 6

@@ -42,6 +42,11 @@ def number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def percent(share: float, form: str = ".0f") -> str:
+    """A share as everybody reads it: "50 %"."""
+    return f"{100 * share:{form}} %"
+
+
 def message(error: BaseException) -> str:
     """What an exception says, cleaned; its type where it says nothing, and where its text cannot be
     had.

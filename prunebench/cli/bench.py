@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from prunebench.run.bencher import Timed
     from prunebench.study.record import Metric
 
-UNUSABLE = (
-    "the unpruned model took {ratio} of its own time, 95 % {low} to {high}: this machine is too "
-    "busy to compare anything at {place}"
-)
+UNUSABLE = "the machine was too busy to compare anything"
 
 
 def add_commands(commands: Commands) -> None:
@@ -73,7 +70,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
 def line(timed: Timed) -> str:
     """What there is to say of a case."""
-    from prunebench.run.bench import AGAIN
+    from prunebench.study.machine import BUSY
 
     case = timed.case
     name = f"{case.label} {case.budget}, {_place(case)}"
@@ -81,8 +78,8 @@ def line(timed: Timed) -> str:
         return f"{name}: {timed.status}, {timed.fault.reason}"
     parts = [f"{timed.mean:,.0f} of {timed.available:,} tokens"]
     parts += _together(timed) if timed.load else _phases(timed)
-    if case.label == AGAIN:
-        parts += _doubt(timed)
+    if timed.machine == BUSY:
+        parts.append(UNUSABLE if timed.itself is None else f"{UNUSABLE}: {_itself(timed.itself)}")
     return f"{name}: {', '.join(parts)}"
 
 
@@ -113,18 +110,13 @@ def _together(timed: Timed) -> list[str]:
     ]
 
 
+def _itself(ratio: Metric) -> str:
+    """What the unpruned model took beside itself."""
+    return f"the unpruned model took {_ratio(ratio)} of its own time, run after run"
+
+
 def _ratio(ratio: Metric) -> str:
     """A ratio with its interval, where it has one."""
     if ratio.ci_low is None:
         return f"{ratio.value:.2f}"
     return f"{ratio.value:.2f} [{ratio.ci_low:.2f}, {ratio.ci_high:.2f}]"
-
-
-def _doubt(timed: Timed) -> list[str]:
-    """That the machine is too busy, where the unpruned model is not as fast as itself."""
-    total = timed.metrics["latency_total_ratio"]
-    low, high = total.ci_low, total.ci_high
-    if low is None or high is None or low <= 1 <= high:
-        return []
-    numbers = {"ratio": f"{total.value:.3f}", "low": f"{low:.3f}", "high": f"{high:.3f}"}
-    return [UNUSABLE.format(**numbers, place=_place(timed.case))]

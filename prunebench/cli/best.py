@@ -117,7 +117,8 @@ def lines(answer: Answer, query: Any, every: bool = False) -> Iterator[str]:
             f"{_would_take(cheapest)}"
         )
     cheapest_first = answer.candidates if every else answer.candidates[:SHOWN]
-    yield f"{'method':<28} {query.metric:>16} {'loss':>8} {'at most':>8} {'p':>8}  says"
+    heads = " ".join(f"{name:>8}" for name in ("loss", "at most", "p", "answers"))
+    yield f"{'method':<28} {query.metric:>16} {heads}  says"
     for candidate in cheapest_first:
         yield _row(candidate)
     if len(cheapest_first) < count:
@@ -164,7 +165,7 @@ def _row(candidate: Candidate) -> str:
         says += f" ({candidate.questions:,} would)"
     return (
         f"{name:<28} {candidate.cost:>16.3f} {loss.value:>8.4f} {loss.bound:>8.4f} "
-        f"{candidate.p:>8.2g}  {says}"
+        f"{candidate.p:>8.2g} {loss.n:>8,}  {says}"
     )
 
 

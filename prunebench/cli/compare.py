@@ -81,7 +81,9 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def _row(change: Change) -> dict[str, Any]:
     gap = change.difference
-    difference = "" if gap is None else f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    difference = "" if gap is None else f"{gap.value:+.3f}"
+    if gap is not None and gap.low == gap.low:  # not NaN
+        difference += f" [{gap.low:+.3f}, {gap.high:+.3f}]"
     return {
         "method": change.method,
         "budget": _budget(change.key.budget_kind, change.budget),
@@ -120,4 +122,6 @@ def _line(ranking: Ranking) -> str:
     if tau.value != tau.value:  # NaN
         return f"{where}: {ranking.methods} methods are all equal, so there is no ranking"
     interval = f"95 % {tau.low:.2f} to {tau.high:.2f}"
+    if tau.low != tau.low:
+        interval = "no interval, for all draws of questions rank them alike"
     return f"{where}: {ranking.methods} methods, Kendall's tau {tau.value:.2f}, {interval}"

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from prunebench.border.bounds import path
-from prunebench.border.text import clean
+from prunebench.border.text import clean, percent
 from prunebench.cli.completion import completed_by, key_values
 from prunebench.cli.parser import Commands, add_command
 from prunebench.run.keys import Key, keys_of
@@ -50,7 +50,7 @@ def profile(arguments: argparse.Namespace) -> int:
     full = result.levels[-1].score.value
     print(
         f"from layer {result.affordable} of {result.layers} on the model can do without any visual "
-        f"token, at {ENOUGH:.0%} of {full:.3f}: a method that decides later decides nothing"
+        f"token, at {percent(ENOUGH)} of {full:.3f}: a method that decides later decides nothing"
     )
     for file in write(result, path("out", out)):
         print(clean(str(file)))

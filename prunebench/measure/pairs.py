@@ -42,6 +42,9 @@ class PairSettings:
 
 USUAL = PairSettings()
 
+ITSELF = "latency_itself_ratio"
+"""What the unpruned model's time over its own is called."""
+
 
 @dataclass(frozen=True)
 class PairRow:
@@ -114,7 +117,7 @@ def itself(rows: Sequence[PairRow], share: int) -> list[Metric]:
     for pair, ms in sorted(totals.items()):
         if pair % share and totals[pair - 1]:
             ratios.append(ms / totals[pair - 1])
-    return [median_of("latency_itself_ratio", ratios)] if ratios else []
+    return [median_of(ITSELF, ratios)] if ratios else []
 
 
 def _latency(phase: Phase, method: Sequence[float], baseline: Sequence[float]) -> list[Metric]:

@@ -99,7 +99,7 @@ def disputes(count: int) -> pd.DataFrame:
     benchmark.
     """
     table = spread()
-    table = table[table["benchmark"] != MME].sort_values("spread", ascending=False)
+    table = table[table["benchmark"] != MME].sort_values("spread", ascending=False, kind="stable")
     return table.drop_duplicates(["method", "benchmark"]).head(count)
 
 

@@ -26,7 +26,7 @@ from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
 from prunebench.study.samples import Codes
-from prunebench.study.statistics import Interval
+from prunebench.study.statistics import Interval, drawn_ends
 
 DRAWS = 1000
 """Resamples of the questions behind the interval of a rank correlation."""
@@ -113,7 +113,8 @@ def rank_correlation(
 
     The interval is a percentile bootstrap over questions, drawn once for both where they are
     `paired`, and together with those that `drawn_with` says. Resampling adds noise to both
-    rankings, so that it leans to lower values. NaN where all methods are equal in one of the two.
+    rankings, so that it leans to lower values. NaN where all methods are equal in one of the two;
+    no interval where all draws rank them alike.
     """
     one = pd.DataFrame(dict(enumerate(first))).sort_index()
     other = pd.DataFrame(dict(enumerate(second))).sort_index()
@@ -123,9 +124,9 @@ def rank_correlation(
     own, others = _draws(generator, *codes, paired)
     taus = _taus(_means(left, own), _means(right, others))
     values = taus[np.isfinite(taus)]
-    low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
+    low, high = drawn_ends(values)
     once = _taus(_means(left, np.ones((1, len(left)))), _means(right, np.ones((1, len(right)))))
-    return Interval(float(once[0]), float(low), float(high), len(left) + len(right))
+    return Interval(float(once[0]), low, high, len(left) + len(right))
 
 
 def frame(agreement: Agreement) -> pd.DataFrame:
@@ -148,6 +149,7 @@ def frame(agreement: Agreement) -> pd.DataFrame:
                 "difference_low": None if gap is None else gap.low,
                 "difference_high": None if gap is None else gap.high,
                 "p": change.p,
+                "n": None if gap is None else gap.n,
                 "same_questions": change.paired,
                 "change": change.mark,
             }

@@ -18,7 +18,8 @@ from prunebench.report.clock import is_spoiled
 from prunebench.report.comparison import Group, Warn, scale_of
 from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
-from prunebench.study.noninferiority import Loss, Verdict, holm, loss
+from prunebench.study.noninferiority import Loss, Verdict, loss
+from prunebench.study.pairwise import holm
 from prunebench.study.record import BASELINE, BLIND
 from prunebench.study.statistics import GroupedPair, Pair
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from prunebench.border.text import one_line
+from prunebench.border.text import one_line, percent
 from prunebench.report.leaderboard import ALL
 from prunebench.study.record import BASELINE, BLIND, OWN
 
@@ -47,11 +47,11 @@ def budget_kind(board: pd.DataFrame) -> str:
 
 
 def budget_label(row: dict[str, Any]) -> str:
-    """The budget as it was asked: "25%", "64", with its kind where that is not the mean."""
+    """The budget as it was asked: "25 %", "64", with its kind where that is not the mean."""
     kind, budget = row["budget_kind"], row["budget"]
     prefix = f"{one_line(kind, NAME)}:" if kind not in ("", "mean") else ""
     try:
         amount = float(budget)
     except ValueError:
         return prefix + one_line(budget, NAME)
-    return prefix + (budget if budget.isdigit() else f"{100 * amount:.3g}%")
+    return prefix + (budget if budget.isdigit() else percent(amount, ".3g"))

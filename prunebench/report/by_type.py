@@ -23,7 +23,7 @@ from prunebench.report.comparison import Warn, cluster_codes
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
 from prunebench.study.samples import NAN, Array, Codes, Samples, Vector, aligned
-from prunebench.study.statistics import clustered_ends
+from prunebench.study.statistics import spreads
 
 HEADLINE = "headline"
 """The row that stands for all kinds."""
@@ -192,7 +192,7 @@ class _Task:
         counts = np.bincount(of_score)
         # all seeds ask the same questions, so the answers to one are drawn together as well
         clusters = np.broadcast_to(self._clusters[:, None], scores.shape)[mask]
-        ends = clustered_ends(scores[mask], of_score, clusters)
+        ends = [(low, high) for _, low, high in spreads(scores[mask], of_score, clusters)]
         means = {"accuracy": np.bincount(of_score, weights=scores[mask])}
         sizes = {"accuracy": counts}
         for name in ("perfect", "evidence_recall"):
@@ -201,9 +201,11 @@ class _Task:
             of_value = np.broadcast_to(codes[:, None], scores.shape)[own]
             means[name] = np.bincount(of_value, weights=values[own], minlength=len(counts))
             sizes[name] = np.bincount(of_value, minlength=len(counts))
+        # a question that several seeds answer counts once
+        questions = np.bincount(codes[mask.any(axis=1)], minlength=len(counts))
         parts = {}
         for number in np.flatnonzero(counts).tolist():
-            part: dict[str, Any] = {"n": int(counts[number])}
+            part: dict[str, Any] = {"n": int(questions[number])}
             for name, sums in means.items():
                 size = int(sizes[name][number])
                 part[name] = float(sums[number]) / size if size else None

@@ -5,7 +5,6 @@ what could be saved was.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isnan
 from typing import Any
 
 import pandas as pd
@@ -13,14 +12,7 @@ import pandas as pd
 from prunebench.report.comparison import Group, average
 from prunebench.report.headings import CEILINGS, ITSELF, MACHINE
 from prunebench.study import statistics
-from prunebench.study.statistics import Interval
-
-BUSY, QUIET = "busy", "quiet"
-
-NOISE = 0.1
-"""How far from 1 the interval of the unpruned model's time over its own may reach: the times of
-methods lie no further apart than that, so that a wider one tells none of them from another.
-"""
+from prunebench.study.machine import BUSY, state
 
 TIMES = ("prefill_ratio", "total_ratio")
 """The columns of the leaderboard that a clock has made."""
@@ -38,7 +30,7 @@ def columns(parts: Sequence[Group]) -> dict[str, Any]:
         whole = intervals[0] if len(intervals) == 1 else statistics.pool(intervals)
         ends = whole.value, whole.low, whole.high
         row |= dict(zip(ITSELF.names, ends, strict=True))
-        row[MACHINE.name] = _state(whole)
+        row[MACHINE.name] = state(whole.low, whole.high)
     for heading in CEILINGS:
         values = []
         for part in parts:
@@ -60,12 +52,3 @@ def on_busy_machine(rows: pd.DataFrame, column: str) -> pd.Series[bool]:
     if column not in TIMES or MACHINE.name not in rows:
         return pd.Series(False, index=rows.index)
     return rows[MACHINE.name] == BUSY
-
-
-def _state(itself: Interval) -> str | None:
-    """What the unpruned model beside itself says of the machine; None where too few runs do."""
-    low, high = itself.low, itself.high
-    if isnan(low) or isnan(high):
-        return None
-    holds_one = low <= 1 <= high
-    return QUIET if holds_one and low >= 1 - NOISE and high <= 1 + NOISE else BUSY

@@ -83,7 +83,7 @@ class Group:
         if len(answered) == len(intervals):
             interval = mean_of(answered, self.cells, warn)
         else:
-            interval = statistics.pool(intervals)
+            interval = statistics.averaged(intervals)
         return replace(interval, value=value)
 
     def against_baseline(self, warn: Warn) -> Pair | GroupedPair | None:
@@ -271,8 +271,10 @@ def pair_of(own: Array, other: Array, codes: Codes | None) -> Pair | GroupedPair
     """
     if codes is None:
         return own, other
-    by_method, by_reference = (statistics.grouped_by(part, codes) for part in (own, other))
-    return GroupedPair(by_method, by_reference, len(own))
+    (by_method, sizes), (by_reference, _) = (
+        statistics.group_sums(part, codes) for part in (own, other)
+    )
+    return GroupedPair(by_method, by_reference, sizes)
 
 
 def _on_common(
@@ -375,8 +377,4 @@ def cluster_codes(cells: Cells, ids: pd.Index[str], warn: Warn) -> Codes | None:
 def mean_of(parts: Sequence[Vector], cells: Cells, warn: Warn) -> Interval:
     """The mean over samples, each over the parts that have it; samples are drawn as `cells` say."""
     means = sample_means(parts)
-    codes = cluster_codes(cells, means.ids, warn)
-    if codes is None:
-        return statistics.mean(means.values)
-    of_group = statistics.grouped_by(means.values, codes)
-    return replace(statistics.mean(of_group), n=len(means.values))
+    return statistics.mean(means.values, cluster_codes(cells, means.ids, warn))

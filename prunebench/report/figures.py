@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from prunebench.border.text import one_line
+from prunebench.border.text import one_line, percent
 from prunebench.report import labels, panels, slices, tables
 from prunebench.report.board import budget_kind, budget_label, overall
 from prunebench.report.clock import on_busy_machine
@@ -582,7 +582,7 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
         if ticks and tokens > ticks[-1] / TICK_DISTANCE:
             continue
         ticks.append(tokens)
-        texts.append(f"{tokens:.3g}" + ("" if pd.isna(share) else f"\n({100 * share:.0f} %)"))
+        texts.append(f"{tokens:.3g}" + ("" if pd.isna(share) else f"\n({percent(share)})"))
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_major_formatter(FixedFormatter(texts))
     ax.xaxis.set_minor_locator(NullLocator())

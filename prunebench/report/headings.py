@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prunebench.study.columns import INTERVAL, on_board
+from prunebench.study.machine import QUIET, RULE
 from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
 
 DIFFERENCE = (*INTERVAL, "_p")
@@ -41,19 +42,16 @@ MARK = f"{BETTER}, {WORSE}, or {UNSHOWN} at 95 % after Holm's correction"
 LINE = (
     Heading("model", "what was run", text=True),
     Heading("method", "its label in the grid", text=True),
-    Heading("settings", "all of them, as JSON", text=True),
+    Heading("settings", "all of the method's, as JSON", text=True),
     Heading("budget_kind", "what the budget counts", text=True),
     Heading("budget", "as written in the grid", text=True),
 )
 """What names a method at a budget in tables that are read beside the leaderboard."""
 
 HEAD = (
-    Heading("model", "what was run", text=True),
-    Heading("method", "its label in the grid", text=True),
-    Heading("settings", "its settings, as JSON", text=True),
+    *LINE[:3],
     Heading("control", "true where it is there only to be compared with", text=True),
-    Heading("budget_kind", "what the budget counts", text=True),
-    Heading("budget", "as written in the grid", text=True),
+    *LINE[3:],
     Heading("task", "as written in the grid, or all", text=True),
     Heading("seeds", "how many are pooled"),
     Heading("n", "samples behind the accuracy, of all tasks in row all"),
@@ -66,11 +64,11 @@ HEAD = (
     Heading("relative_accuracy", "accuracy over that of none, same samples", ends=INTERVAL),
     Heading("difference_to_none", "accuracy less that of none, paired", ends=FAMILY),
     Heading("against_none", MARK, text=True),
-    Heading("n_paired", "samples that both answered, behind the two comparisons with none"),
+    Heading("n_paired_none", "samples that it and none answered, behind both comparisons with it"),
 )
 TAIL = (
     Heading("difference_to_random", "accuracy less that of random, paired", ends=FAMILY),
-    Heading("n_paired_random", "samples that both answered"),
+    Heading("n_paired_random", "samples that it and random answered"),
     Heading("against_random", MARK, text=True),
     Heading("better_than_random", "yes where against_random says better, else no", text=True),
     Heading("status", "ok, failed, oom, unsupported, infeasible, or partial", text=True),
@@ -84,6 +82,7 @@ TAIL = (
 ABOVE_BLIND = Heading(
     "above_blind", "accuracy less that of blind, which sees no image, paired", ends=DIFFERENCE
 )
+N_BLIND = Heading("n_paired_blind", "samples that it and blind answered, behind above_blind")
 """Only where some task has its blind value."""
 
 PORT = Heading("port", "what stands in for something that the model lacks", text=True)
@@ -108,8 +107,8 @@ BESIDE = (
 
 PRINTED = (
     Heading("published_own", "what the method's own paper prints at this budget"),
-    Heading("published_low", "the least that others print of it"),
-    Heading("published_high", "the most that others print of it"),
+    Heading("published_least", "the least that others print of it"),
+    Heading("published_most", "the most that others print of it"),
     Heading("published_count", "how many others do; of none they print the unpruned model"),
     Heading(
         "published_gap",
@@ -127,8 +126,7 @@ ITSELF = Heading(
 )
 MACHINE = Heading(
     "machine",
-    "busy where that interval does not hold 1 or reaches further than 10 % from it, so that the "
-    "row's times say nothing; else quiet",
+    f"{RULE}; else {QUIET}",
     text=True,
 )
 CEILINGS = (
@@ -139,7 +137,7 @@ CEILINGS = (
 )
 """Only where the cost pass ran."""
 
-SOMETIMES = (ABOVE_BLIND, *BESIDE, *PRINTED, PORT, ITSELF, MACHINE, *CEILINGS)
+SOMETIMES = (ABOVE_BLIND, N_BLIND, *BESIDE, *PRINTED, PORT, ITSELF, MACHINE, *CEILINGS)
 """Behind the others, where a row has them."""
 
 

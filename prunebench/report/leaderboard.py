@@ -23,7 +23,7 @@ from prunebench.border.text import one_line
 from prunebench.report import beside, clock, marks, printed, tables
 from prunebench.report.beside import RESIZE
 from prunebench.report.comparison import Group, Warn, average, scale_of
-from prunebench.report.headings import ABOVE_BLIND, ALL, COLUMNS, PORT, SOMETIMES, TEXTS
+from prunebench.report.headings import ABOVE_BLIND, ALL, COLUMNS, N_BLIND, PORT, SOMETIMES, TEXTS
 from prunebench.study import statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
@@ -334,7 +334,7 @@ def _against_none(
 ) -> Row:
     """Accuracy less that of the unpruned model; what is to be said of it goes to `notes`."""
     gap = statistics.difference(pairs)
-    row: Row = {"n_paired": gap.n}
+    row: Row = {"n_paired_none": gap.n}
     if len(groups.scales) <= 1:
         row |= _ends("difference_to_none", gap)
     for group, pair in zip(groups.parts, pairs, strict=True):
@@ -363,9 +363,10 @@ def _above_blind(groups: Groups, warn: Warn) -> Row:
         return {}
     pairs: Pairs | None = groups.each(partial(Group.against_blind, warn=warn))
     if pairs is not None:
-        return _ends(ABOVE_BLIND.name, statistics.difference(pairs))
-    gap = groups.mean(Group.above_blind)
-    return {} if gap is None else {ABOVE_BLIND.name: gap}
+        gap = statistics.difference(pairs)
+        return _ends(ABOVE_BLIND.name, gap) | {N_BLIND.name: gap.n}
+    value = groups.mean(Group.above_blind)
+    return {} if value is None else {ABOVE_BLIND.name: value}
 
 
 def _on_fewer_samples(

@@ -43,7 +43,8 @@ def _mark(family: Sequence[dict[str, Any]], reference: str) -> None:
         # tasks that disagree on what is better have no answer together
         if UPWARDS not in row:
             continue
-        # the interval as well, for a test and a bootstrap can disagree where there are few samples
-        apart = row[f"{name}_low"] > 0 or row[f"{name}_high"] < 0
-        verdict = mark(row[name], p, row[UPWARDS]) if apart else UNSHOWN
+        # the interval as well, for a test and a bootstrap can disagree where there are few samples;
+        # where all differ alike there is none, and the test decides
+        holds_zero = row[f"{name}_low"] <= 0 <= row[f"{name}_high"]
+        verdict = UNSHOWN if holds_zero else mark(row[name], p, row[UPWARDS])
         row[f"against_{reference}"] = verdict

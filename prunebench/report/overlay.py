@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
+from prunebench.border.text import percent
 from prunebench.report import sheets, tables
 from prunebench.study.cells import ReportError
 
@@ -103,7 +104,7 @@ def _panels(strip: Strip, size: tuple[int, int]) -> list[sheets.Panel]:
         return [sheets.Panel(_panel(picture, whole, outlines), "image")]
     panels = []
     for mask, name in zip(masks, names, strict=True):
-        caption = f"{mask.sum()} of {mask.size} tokens ({100 * mask.mean():.0f} %)"
+        caption = f"{mask.sum()} of {mask.size} tokens ({percent(mask.mean())})"
         if mask.all():
             caption = f"all {mask.size} tokens"
         if name:

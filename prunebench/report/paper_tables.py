@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from prunebench.border.text import one_line
+from prunebench.border.text import one_line, percent
 from prunebench.report.board import budget_label, records
-from prunebench.report.clock import BUSY, is_spoiled, on_busy_machine
+from prunebench.report.clock import is_spoiled, on_busy_machine
+from prunebench.study.machine import BUSY
 from prunebench.study.record import BASELINE
 
 CAPTION = (
@@ -173,7 +174,9 @@ def _difference(row: Row, name: str, markup: Markup) -> str:
         return markup.dash
     # corrected where the leaderboard has that
     p = row.get(f"{name}_holm", row.get(f"{name}_p"))
-    sure = p is not None and p < 0.05 and not pd.isna(low) and (low > 0 or high < 0)
+    # as the leaderboard's marks: by the interval as well, where there is one
+    holds_zero = low is not None and low <= 0 <= high
+    sure = p is not None and p < 0.05 and not holds_zero
     return _signed(value, markup) + (markup.star if sure else "") + _ends(row, name, markup)
 
 
@@ -190,7 +193,7 @@ def _signed(value: float, markup: Markup) -> str:
 
 
 def _share(value: float | None, markup: Markup) -> str:
-    return markup.dash if value is None or pd.isna(value) else markup.escape(f"{100 * value:.0f} %")
+    return markup.dash if value is None or pd.isna(value) else markup.escape(percent(value))
 
 
 def _ratio(row: Row, name: str, markup: Markup) -> str:

@@ -140,7 +140,7 @@ def _range(values: Iterable[float]) -> dict[str, Any]:
     if not numbers:
         return {"published_count": 0}
     return {
-        "published_low": min(numbers),
-        "published_high": max(numbers),
+        "published_least": min(numbers),
+        "published_most": max(numbers),
         "published_count": len(numbers),
     }

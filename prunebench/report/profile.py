@@ -129,4 +129,6 @@ def _draw_attention(axes: Axes, profile: Profile) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return f"{value:.4f}" if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.4f}"

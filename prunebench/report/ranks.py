@@ -33,6 +33,9 @@ LEAST_METHODS = 3
 
 LEAST_TASKS = 2
 
+DECIMALS = 12
+"""Beyond these accuracies differ by rounding alone."""
+
 HEADINGS = (
     Heading("model", "what was run", text=True),
     Heading("budget_kind", "what the budget counts", text=True),
@@ -121,7 +124,8 @@ def _scores(cells: Sequence[StoredCell]) -> dict[tuple[str, str, str], dict[str,
         value = average(group, SCORE)
         of_method = scores.setdefault((model, kind, budget), {}).setdefault(method, {})
         if value is not None:
-            of_method[task] = value if group[0].more_is_better else -value
+            # methods that are as good must tie, whatever the order of a sum
+            of_method[task] = round(value if group[0].more_is_better else -value, DECIMALS)
     return scores
 
 
@@ -133,6 +137,8 @@ def _ranked(table: pd.DataFrame) -> list[dict[str, Any]]:
     means = table.rank(axis="columns", ascending=False).mean().sort_values(kind="stable")
     apart = critical_difference(methods, tasks)
     p = float(stats.friedmanchisquare(*table.to_numpy().T).pvalue)
+    if np.isnan(p):  # on every task all are as good
+        p = 1.0
     rows: list[dict[str, Any]] = []
     for method, rank in means.items():
         further = rank - means.iloc[0] > apart

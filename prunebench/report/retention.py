@@ -25,7 +25,7 @@ from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import INTERVAL
 from prunebench.study.record import BASELINE
 from prunebench.study.samples import NAN, Array, Codes, coded
-from prunebench.study.statistics import clustered_ends
+from prunebench.study.statistics import spreads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,9 +73,9 @@ HEADINGS = (
     Heading("task", "as written in the grid", text=True),
     Heading("by", "complexity, or evidence: the share of the tokens under its boxes", text=True),
     Heading("size", "mean of the group's samples"),
-    Heading("size_low", "the least of them"),
-    Heading("size_high", "the largest"),
-    Heading("n", "samples of the group, of all seeds"),
+    Heading("size_least", "the least of them"),
+    Heading("size_most", "the largest"),
+    Heading("n", "samples of the group"),
     Heading("kept", "share of the visual tokens in an LLM layer, mean over layers", ends=INTERVAL),
 )
 """Of retention.csv."""
@@ -188,22 +188,23 @@ def _rows(about: dict[str, Any], samples: pd.DataFrame) -> list[dict[str, Any]]:
         groups = pd.qcut(sizes, PARTS, labels=False, duplicates="drop")
     every, codes = np.unique(groups.to_numpy(), return_inverse=True)
     kept = samples["kept"].to_numpy(dtype=float)
-    ends_of_groups = clustered_ends(kept, codes, samples["drawn_with"].to_numpy())
+    spread_of_groups = spreads(kept, codes, samples["drawn_with"].to_numpy())
     rows = []
     for code in range(len(every)):
         group = samples[codes == code]
-        if len(group) < LEAST:
+        count = group.index.nunique()  # a question that several seeds ask counts once
+        if count < LEAST:
             continue
         own = group[about["by"]]
         mean = float(group["kept"].mean())
-        ends = zip(INTERVAL, (mean, *ends_of_groups[code]), strict=True)
+        ends = zip(INTERVAL, (mean, *spread_of_groups[code][1:]), strict=True)
         rows.append(
             {
                 **about,
                 "size": float(own.mean()),
-                "size_low": float(own.min()),
-                "size_high": float(own.max()),
-                "n": len(group),
+                "size_least": float(own.min()),
+                "size_most": float(own.max()),
+                "n": count,
                 **{f"kept{end}": value for end, value in ends},
             }
         )

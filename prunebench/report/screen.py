@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunebench.border.text import one_line
+from prunebench.border.text import one_line, percent
 from prunebench.report import leaderboard
 from prunebench.report.board import NAME, budget_kind, budget_label, overall, records
-from prunebench.report.clock import BUSY, is_spoiled
+from prunebench.report.clock import is_spoiled
 from prunebench.report.headings import PORT
 from prunebench.report.leaderboard import ALL
+from prunebench.study.machine import BUSY
 from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
 from prunebench.study.record import BASELINE, BLIND
 
@@ -294,7 +295,7 @@ def _numbers(row: Row, kind: str) -> dict[str, str]:
     """What stands under the headings of numbers, but for the last."""
     return {
         "accuracy": _accuracy(row),
-        "rel.": _number(100 * row["relative_accuracy"], "{:.1f}%"),
+        "rel.": _share(row["relative_accuracy"], ".1f"),
         "tokens": _tokens(row[f"tokens_{kind}"], row[f"tokens_{kind}_share"]),
         "FLOPs": _number(row["flops_ratio"], "{:.2f}"),
         "prefill": _number(row["prefill_ratio"], "{:.2f}"),
@@ -319,9 +320,15 @@ def _accuracy(row: Row) -> str:
 
 
 def _tokens(tokens: float, share: float) -> str:
-    """The count with its share: "59.6 (75%)"."""
+    """The count with its share: "59.6 (75 %)"."""
     form = "{:.0f}" if tokens >= 100 else "{:.3g}"
-    return _number(tokens, form) + _number(100 * share, " ({:.0f}%)", "")
+    text = _number(tokens, form)
+    return text if pd.isna(share) else f"{text} ({percent(share)})"
+
+
+def _share(share: float, form: str) -> str:
+    """A share in percent; a dash where there is none."""
+    return MISSING if pd.isna(share) else percent(share, form)
 
 
 def _evidence(recall: float, by_random: float) -> str:
@@ -390,7 +397,7 @@ def _caption(content: Content, headings: Sequence[str]) -> str:
 
 
 def _grouped(notes: Sequence[Note]) -> list[str]:
-    """A line for notes that say the same of one method, with their budgets: "fastv at 25%, 10%
+    """A line for notes that say the same of one method, with their budgets: "fastv at 25 %, 10 %
     infeasible: ...".
     """
     groups: dict[tuple[str, ...], list[Note]] = {}

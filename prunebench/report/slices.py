@@ -90,7 +90,7 @@ def kinds(types: pd.DataFrame) -> Figure:
         # without the unpruned model nothing says which kinds count, and there is no headline
         has_headline = HEADLINE in table
         order = table[HEADLINE] if has_headline else table.mean(axis="columns")
-        table = table.loc[order.sort_values(ascending=False).index]
+        table = table.loc[order.sort_values(ascending=False, kind="stable").index]
         perfect = of_model.pivot_table("perfect", "method", "type", sort=False)
         budgets = {row["method"]: _name(row) for row in records(of_model)}
         _heat(ax, table.to_numpy(), perfect.reindex_like(table).to_numpy())
@@ -126,7 +126,9 @@ def _smallest(rows: pd.DataFrame) -> pd.DataFrame:
 def _grid(ax: Axes, rows: pd.DataFrame) -> bool:
     """One model on one task, lines from the best method to the worst; whether a field is empty."""
     columns = list(dict.fromkeys(zip(rows["by"], rows["type"], strict=True)))
-    order = rows.groupby("line")["accuracy"].mean().sort_values(ascending=False).index
+    order = (
+        rows.groupby("line")["accuracy"].mean().sort_values(ascending=False, kind="stable").index
+    )
     table = rows.pivot_table("accuracy", "line", ["by", "type"], sort=False)
     table = table.reindex(index=order, columns=pd.MultiIndex.from_tuples(columns))
     scores = table.to_numpy()

@@ -19,14 +19,14 @@ import pandas as pd
 import prunebench
 from prunebench.border import files
 from prunebench.border.text import one_line
-from prunebench.measure.pairs import PairRow
+from prunebench.measure.pairs import ITSELF, PairRow
 from prunebench.run.backend import ModelSetup
 from prunebench.run.bench import Bench, Case
 from prunebench.run.bencher import Timed
 from prunebench.run.ceiling import Ceilings, reached
 from prunebench.run.cell import shown
 from prunebench.run.provenance import git, hardware, versions
-from prunebench.study.columns import COST, LOAD, Column
+from prunebench.study.columns import COST, LOAD, YARDSTICKS, Column
 from prunebench.study.record import Metric
 
 BENCH = "bench.csv"
@@ -118,7 +118,15 @@ def _numbers(timed: Timed) -> dict[str, Any]:
     cached = timed.metrics.get("kv_bytes")
     row["kv_bytes"] = None if cached is None else cached.value
     row["latency_rest_ms"] = rest_ms(timed.rows, timed.new_tokens) if timed.rows else None
-    return {**row, **_ceilings(timed), **_medians(LOAD, timed.rates)}
+    return {**row, **_machine(timed), **_ceilings(timed), **_medians(LOAD, timed.rates)}
+
+
+def _machine(timed: Timed) -> dict[str, Any]:
+    """The unpruned model's time over its own, and what that says of the machine."""
+    ratio = timed.itself
+    of_itself = [column for column in YARDSTICKS if column.metric == ITSELF]
+    metrics = {} if ratio is None else {ITSELF: ratio}
+    return {**_medians(of_itself, metrics), "machine": timed.machine}
 
 
 def _medians(columns: Sequence[Column], metrics: Mapping[str, Metric]) -> dict[str, Any]:

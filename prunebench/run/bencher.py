@@ -16,7 +16,7 @@ from prunebench.benchmarks import Request
 from prunebench.border.interruption import interrupts
 from prunebench.measure.latency import TimedRun, interleaved
 from prunebench.measure.load import Client, measure_load
-from prunebench.measure.pairs import PairRow, PairSettings, summarize
+from prunebench.measure.pairs import PairRow, PairSettings, itself, summarize
 from prunebench.measure.throughput import LoadRow, requests_of, runs_of, summarize_load
 from prunebench.models.inputs import user_message
 from prunebench.run import short_run
@@ -30,6 +30,7 @@ from prunebench.run.quality import Bound, on_pixels
 from prunebench.run.question import Grid
 from prunebench.run.samples import Samples, prepared
 from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.study.machine import BUSY, State, state
 from prunebench.study.record import BASELINE, Metric
 from prunebench.testbed.scenes import scene
 
@@ -75,6 +76,25 @@ class Timed:
         """Medians and paired ratios with their intervals, by name."""
         rows = self.rows or runs_of(self.load)
         return {metric.metric: metric for metric in summarize(rows)} if rows else {}
+
+    @cached_property
+    def itself(self) -> Metric | None:
+        """The unpruned model's time over its own, run after run; None for a single run."""
+        rows = self.rows or runs_of(self.load)
+        ratios = itself(rows, self.pairs) if rows else []
+        return ratios[0] if ratios else None
+
+    @property
+    def machine(self) -> State | None:
+        """What the unpruned model's time over its own says of the machine; None for too few runs.
+
+        Where the case is the unpruned model against itself, that ratio is judged as well.
+        """
+        ratios = [self.itself]
+        if self.case.cell is None:
+            ratios.append(self.metrics.get("latency_total_ratio"))
+        states = {state(one.ci_low, one.ci_high) for one in ratios if one is not None}
+        return BUSY if BUSY in states else next(iter(states), None)
 
     @property
     def pairs(self) -> int:

@@ -87,7 +87,7 @@ def parts_of(
         if word and value in (0, 1):
             # zeros add up to zero whatever is counted, and all that is drawn anew is zero as well
             scores = None if fitting is None else fitting.scores
-            return replace(_of_hits(scoring, word, value, values), scores=scores)
+            return replace(_of_hits(scoring, word, value, values, clusters), scores=scores)
         return fitting or _drawn(aggregate, value, values, grouped, images)
 
 
@@ -156,9 +156,16 @@ def _counting(metric: str) -> str:
     return next((word for word in COUNTING if word in words), "")
 
 
-def _of_hits(scoring: Scoring, word: str, value: float, values: Sequence[Any]) -> Parts:
+def _of_hits(
+    scoring: Scoring,
+    word: str,
+    value: float,
+    values: Sequence[Any],
+    clusters: Sequence[str] | None,
+) -> Parts:
     """The spread of a precision, recall or F1 of 0 or 1, by Wilson, of the samples that count in
-    it: those said to be positive, those meant to be, or either.
+    it: those said to be positive, those meant to be, or either. Those that are drawn together, by
+    `clusters`, count once.
     """
     positive = scoring.reviewed.positive
     if positive is None:
@@ -168,12 +175,13 @@ def _of_hits(scoring: Scoring, word: str, value: float, values: Sequence[Any]) -
         )
     said_key, meant_key, answer = positive
     yes = [(one[said_key] == answer, one[meant_key] == answer) for one in values]
-    counts = {
-        "precision": sum(pair[0] for pair in yes),
-        "recall": sum(pair[1] for pair in yes),
-        "f1": sum(any(pair) for pair in yes),
-    }
-    count = counts[word]
+    counting = set()
+    names = clusters or [str(place) for place in range(len(values))]
+    for name, (is_said, is_meant) in zip(names, yes, strict=True):
+        counts_in = {"precision": is_said, "recall": is_meant, "f1": is_said or is_meant}
+        if counts_in[word]:
+            counting.add(name)
+    count = len(counting)
     if not count:
         return Parts(note=f"no answer counts in {word}, which is 0 for that")
     interval = f1_interval if word == "f1" else wilson
@@ -224,7 +232,7 @@ def _fitting(
         scores = numbers * weights * scale * n
         if same(float(scores.mean()), value):
             ends = bounds if scale != 1.0 else None
-            interval = clustered_interval(scores.tolist(), groups, ends)
+            interval = clustered_interval(scores.tolist(), groups, ends, weights.tolist())
             return Parts(interval, scores.tolist())
     for keys in scoring.strata():
         names = [scoring.stratum(one, keys) for one in values]
@@ -238,7 +246,9 @@ def _fitting(
             scores = numbers * weights / sizes * scale * n
             if same(float(scores.mean()), value):
                 ends = None if bounds is None else (bounds[0] * scale, bounds[1] * scale)
-                interval = stratified_interval(scores.tolist(), groups, names, ends)
+                interval = stratified_interval(
+                    scores.tolist(), groups, names, ends, weights.tolist()
+                )
                 return Parts(interval, scores.tolist())
     return None
 

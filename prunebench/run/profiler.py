@@ -23,11 +23,13 @@ from prunebench.run.backend import Conditions, ModelSetup
 from prunebench.run.options import OptionError
 from prunebench.run.profile import ProfileKeys
 from prunebench.run.samples import Samples, seed_of
+from prunebench.run.summary import drawn_together
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.signals import Signal
 from prunebench.sites import INPUT, llm
 from prunebench.study.profile import Level, Profile
-from prunebench.study.statistics import Interval, mean_interval
+from prunebench.study.statistics import Interval, clustered_interval
+from prunebench.study.tables import Row
 from prunebench.tokens import Keep, VisualTokens
 
 
@@ -88,8 +90,10 @@ def measured(backend: TransformersBackend, benchmark: Benchmark, batch: int) -> 
     layers = backend.layers
     answers: list[dict[int, str]] = [{} for _ in range(layers + 1)]
     looks = _Looks(layers)
+    rows: list[Row] = []
     for requests in _groups(benchmark.requests, batch):
         samples = backend.read(benchmark, requests)
+        rows += _rows(samples)
         encoded = backend.encode(samples, [])
         conditions = Conditions(None, seeds=[seed_of(one, 0) for one in requests])
         for before in range(layers + 1):
@@ -100,7 +104,7 @@ def measured(backend: TransformersBackend, benchmark: Benchmark, batch: int) -> 
             looks.add(before, samples, method.attention)
     levels = []
     for before, texts in enumerate(answers):
-        score, by_type = _scores(benchmark, texts)
+        score, by_type = _scores(benchmark, rows, texts)
         levels.append(Level(before, score, by_type, *looks.means(before)))
     name, count = backend.setup.model, len(benchmark.requests)
     return Profile(name, benchmark.name, count, tuple(levels), looks.evidence)
@@ -146,23 +150,40 @@ def _mask(samples: Samples, number: int) -> Tensor | None:
     return torch.stack(boxes).any(0) if boxes else None
 
 
-def _scores(benchmark: Benchmark, texts: Mapping[int, str]) -> tuple[Interval, dict[str, float]]:
-    """The task's score of answers by doc_id, over all and by kind of question."""
+def _rows(samples: Samples) -> list[Row]:
+    """What tells samples apart: their names, their kind of question, and what they show."""
+    rows = []
+    for number, request in enumerate(samples.requests):
+        row: Row = {"sample_id": request.sample_id, "doc_id": request.doc_id}
+        kind, image = request.question_type, samples.digest(number)
+        rows.append({**row, "question_type": kind, "image": image})
+    return rows
+
+
+def _scores(
+    benchmark: Benchmark, rows: Sequence[Row], texts: Mapping[int, str]
+) -> tuple[Interval, dict[str, float]]:
+    """The task's score of answers by doc_id, over all and by kind of question; its interval draws
+    samples together as a cell's does.
+    """
     scores = benchmark.score(texts)
+    scored_rows: list[Row] = []
     values: list[float] = []
     of_type: dict[str, list[float]] = defaultdict(list)
-    for request in benchmark.requests:
-        value = scores[request.doc_id].get(benchmark.primary)
+    for row in rows:
+        value = scores[row["doc_id"]].get(benchmark.primary)
         if value is None:
             continue
+        scored_rows.append(row)
         values.append(float(value))
-        if request.question_type is not None:
-            of_type[request.question_type].append(float(value))
+        if row["question_type"] is not None:
+            of_type[row["question_type"]].append(float(value))
     if not values:
         name = one_line(benchmark.name, 60)
         raise OptionError(f"task {name} scores no question by itself; profile another one")
     by_type = {kind: sum(marks) / len(marks) for kind, marks in of_type.items()}
-    _, low, high = mean_interval(values)
+    clusters = drawn_together(benchmark, scored_rows, scores)
+    _, low, high = clustered_interval(values, clusters, benchmark.scoring.reviewed.bounds)
     mean = sum(values) / len(values)
     if low is None or high is None:
         low = high = math.nan

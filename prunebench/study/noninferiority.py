@@ -10,13 +10,13 @@ few equal answers are no proof. Of several tasks each counts alike, as everywher
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import ceil, sqrt
 
 import numpy as np
 
-from prunebench.study.statistics import Array, GroupedPair, Pair, count
+from prunebench.study.statistics import Array, GroupedPair, Pair, count, paired_differences
 
 POWER = 0.8
 """How often a study of the size that is named would show what there is to show."""
@@ -75,13 +75,14 @@ class Loss:
 
 @dataclass(frozen=True)
 class _Task:
-    """The differences of one task, method less reference, more being better, and its `scale`: the
-    most that an answer can lose.
+    """The differences of one task, method less reference, more being better, its `scale`: the most
+    that an answer can lose, and how many answers a difference is of.
     """
 
     differences: Array
     scale: float
     binary: bool
+    answers: float
 
 
 def loss(
@@ -109,26 +110,15 @@ def loss(
     return Loss(value, margin, bound, p, p_more, n, _variance(tasks, margin))
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """p-values corrected for one another (Holm): as many are true as if there were but one."""
-    order = sorted(range(len(values)), key=lambda place: values[place])
-    corrected = [1.0] * len(values)
-    largest = 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = largest
-    return corrected
-
-
 def _task(pair: Pair | GroupedPair, sign: float, scale: float) -> _Task:
-    differences = sign * (np.asarray(pair[0], dtype=float) - np.asarray(pair[1], dtype=float))
+    gaps = sign * paired_differences(pair)
     scores = np.concatenate([pair[0], pair[1]])
     binary = not isinstance(pair, GroupedPair) and bool(np.isin(scores, (0.0, scale)).all())
-    return _Task(differences, scale, binary)
+    return _Task(gaps, scale, binary, count(pair) / len(gaps))
 
 
 def _mirrored(tasks: Sequence[_Task]) -> list[_Task]:
-    return [_Task(-task.differences, task.scale, task.binary) for task in tasks]
+    return [replace(task, differences=-task.differences) for task in tasks]
 
 
 def _p_above(tasks: Sequence[_Task], least: float) -> float:
@@ -191,5 +181,7 @@ def _variance(tasks: Sequence[_Task], margin: float) -> float:
             least = margin * (task.scale - margin)
             spreads.append(max(least, float(task.differences.var())))
         else:
-            spreads.append(float(np.append(task.differences, -task.scale).var(ddof=1)))
+            variance = float(np.append(task.differences, -task.scale).var(ddof=1))
+            # of answers that are drawn together no more is known than of one
+            spreads.append(task.answers * variance)
     return float(np.mean(spreads))

@@ -13,7 +13,6 @@ columns does not need it.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,13 +30,18 @@ Pair = tuple[Array, Array]
 
 
 class GroupedPair(NamedTuple):
-    """The same for samples that are scored in groups: [groups] and [groups], as `grouped` gives
-    them, and how many samples they are of.
+    """The same for samples that are drawn in groups: [groups] the sums of their scores, and how
+    many samples each has.
     """
 
     method: Array
     reference: Array
-    samples: int
+    sizes: Array
+
+    @property
+    def samples(self) -> int:
+        """How many samples it is of."""
+        return int(self.sizes.sum())
 
 
 Spread = tuple[float | None, float | None, float | None]
@@ -96,35 +100,41 @@ class Difference(Interval):
 
     @property
     def sure(self) -> bool:
-        """Whether it is not zero at 95 %: by the interval, and by the test, which is right for few
-        samples too.
+        """Whether it is not zero at 95 %: by the test, which is right for few samples too, and by
+        the interval where there is one.
         """
-        return self.p < 1 - LEVEL and (self.low > 0 or self.high < 0)
+        return self.p < 1 - LEVEL and not self.low <= 0 <= self.high
 
 
 # ---- one cell's numbers --------------------------------------------------------------------------
 
 
 def mean_interval(values: Sequence[float], bounds: Bounds | None = None) -> Spread:
-    """The spread of a mean: Wilson's interval for values that are all one of the two `bounds`,
-    Student's for others, cut off there.
+    """The spread of a mean of samples that are drawn one by one, as `clustered_interval` has it."""
+    return clustered_interval(values, None, bounds)
 
-    Where nothing is said of bounds they are 0 and 1 for values between those, and 0 below for
-    values none of which is negative, such as points.
+
+def clustered_interval(
+    values: Sequence[float],
+    groups: Sequence[Any] | None,
+    bounds: Bounds | None = None,
+    weights: Sequence[float] | None = None,
+) -> Spread:
+    """The spread of a mean over samples that are drawn in groups, or one by one where there are
+    none. `weights` say how much of a group's number each sample stands for, where not all alike.
+
+    Where every group lies on one of the two `bounds` the interval is Wilson's, else Student's, cut
+    off there. Where nothing is said of bounds they are 0 and 1 for values between those, and 0
+    below for values none of which is negative, such as points. None where there are fewer than two
+    groups, or where all are alike and lie on no bound: they do not say how far others differ.
     """
-    n = len(values)
-    if n < 2:
-        return None, None, None
     array = np.asarray(values, dtype=float)
-    middle = float(array.mean())
-    stderr = float(array.std(ddof=1) / np.sqrt(n))
-    least, most = _seen_bounds(array) if bounds is None else bounds
-    at_most = np.isclose(array, most)
-    if np.isfinite(most) and (at_most | np.isclose(array, least)).all():
-        share = wilson(int(at_most.sum()), n)
-        return stderr, least + (most - least) * share.low, least + (most - least) * share.high
-    half = _quantile(n - 1) * stderr
-    return stderr, max(least, middle - half), min(most, middle + half)
+    codes = np.arange(len(array)) if groups is None else _numbered(groups)
+    if not len(array):
+        return None, None, None
+    parts = np.zeros(len(array), dtype=np.intp)
+    of_sample = None if weights is None else np.asarray(weights, dtype=float)
+    return spreads(array, parts, codes, bounds, of_sample)[0]
 
 
 @cache
@@ -145,84 +155,82 @@ def same(mean: float, value: float) -> bool:
     return abs(mean - value) <= 0.5000001 * 10.0**-decimals
 
 
-def grouped(scores: Array, groups: Sequence[Any]) -> Array:
-    """[groups] what each group adds, such that the mean over groups is the mean over samples.
-
-    Groups are independent of each other where the samples in them are not; a group of more samples
-    than others weighs more.
+def spreads(
+    values: Array,
+    parts: NDArray[np.intp],
+    clusters: NDArray[np.intp],
+    bounds: Bounds | None = None,
+    weights: Array | None = None,
+) -> list[Spread]:
+    """The spread of the mean of every part of `values` [n], as `clustered_interval` has it; `parts`
+    [n] numbers the part and `clusters` [n] what a value is drawn with.
     """
-    _, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    return grouped_by(scores, codes)
+    added, present = _added(values, parts, clusters, weights)
+    counts = present.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a part of one cluster varies nowhere
+        means = np.where(present, added, 0.0).sum(axis=1) / counts
+        squares = np.where(present, added - means[:, None], 0.0) ** 2
+        stderrs = np.sqrt(squares.sum(axis=1) / (counts - 1) / counts)
+    least, most = _seen_bounds(values) if bounds is None else bounds
+    slack = SAME * max(1.0, float(np.abs(values).max(initial=0.0)))
+    at_most = (np.abs(added - most) <= slack) & present
+    at_bounds = (at_most | (np.abs(added - least) <= slack) | ~present).all(axis=1)
+    at_bounds &= bool(np.isfinite(most))
+    result: list[Spread] = []
+    for part, count in enumerate(counts.tolist()):
+        middle, stderr = float(means[part]), float(stderrs[part])
+        if count > 1 and at_bounds[part]:
+            share, reach = wilson(int(at_most[part].sum()), count), most - least
+            result.append((stderr, least + reach * share.low, least + reach * share.high))
+        elif count > 1 and stderr > slack:
+            half = _quantile(count - 1) * stderr
+            result.append((stderr, max(least, middle - half), min(most, middle + half)))
+        else:
+            result.append((None, None, None))
+    return result
 
 
-def grouped_by(scores: Array, codes: NDArray[np.intp]) -> Array:
-    """The same of groups that go by numbers [n], in whose order the groups stand."""
-    sizes = np.bincount(codes)
-    sums = np.bincount(codes, weights=scores)[sizes > 0]
-    return np.asarray(sums * (len(sums) / len(scores)), dtype=float)
-
-
-def grouped_interval(
-    values: Sequence[float], groups: Sequence[str | None], bounds: Bounds | None = None
-) -> Spread:
-    """The spread of a mean over samples that are drawn in groups; None where there are fewer than
-    two. `bounds` are those of a group, which hold where all have one size.
-    """
-    sizes = Counter(groups).values()
-    sums = grouped(np.asarray(values, dtype=float), groups).tolist()
-    return mean_interval(sums, bounds if len(set(sizes)) == 1 else None)
-
-
-def clustered_interval(
-    values: Sequence[float], groups: Sequence[str | None] | None, bounds: Bounds | None = None
-) -> Spread:
-    """The spread of a mean over samples that are drawn in groups, or one by one where there are
-    none.
-    """
-    if groups is None:
-        return mean_interval(values, bounds)
-    return grouped_interval(values, groups, bounds)
-
-
-def clustered_ends(
-    values: Array, parts: NDArray[np.intp], clusters: NDArray[np.intp]
-) -> list[tuple[float | None, float | None]]:
-    """The ends of the interval of the mean of every part of `values` [n], of which `parts` [n]
-    numbers the part and `clusters` [n] what a value is drawn with; None where a part is of fewer
-    than two clusters, or all of them are alike though their values are not.
+def _added(
+    values: Array, parts: NDArray[np.intp], clusters: NDArray[np.intp], weights: Array | None = None
+) -> tuple[Array, NDArray[np.bool_]]:
+    """[parts, clusters] what each cluster adds to the mean of its part, such that their plain mean
+    is that mean; and which clusters a part has.
 
     A mean over clusters of any size is a ratio of two sums, and varies by what the values of a
-    cluster differ from it in sum (Cochran, Sampling Techniques, 1977, section 9A.1). Where each
-    cluster comes to one of the two bounds the interval is Wilson's, else Student's, cut off there.
+    cluster differ from it in sum, not by how many they are (Cochran, Sampling Techniques, 1977,
+    section 9A.1).
     """
     shape = int(parts.max()) + 1, int(clusters.max()) + 1
     places = parts * shape[1] + clusters
-    sizes = np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
-    sums = np.bincount(places, weights=values, minlength=shape[0] * shape[1]).reshape(shape)
-    n, present = sizes.sum(axis=1), sizes > 0
-    counts = present.sum(axis=1)
+
+    def summed(numbers: Array | None) -> Array:
+        sums = np.bincount(places, weights=numbers, minlength=shape[0] * shape[1])
+        return sums.reshape(shape).astype(float)
+
+    members, sums = summed(None), summed(values)
+    present = members > 0
+    sizes = members if weights is None else summed(weights)
+    n, counts = members.sum(axis=1), present.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):  # a part without values has no mean
         means = sums.sum(axis=1) / n
-        residuals = (sums - sizes * means[:, None]) * (counts / n)[:, None]
-        stderr = np.sqrt((residuals**2).sum(axis=1) / ((counts - 1) * counts))
-    bounds = _seen_bounds(values)
-    # a residual of rounding is none
-    added = np.where(present, (means[:, None] + residuals).round(12), bounds[0])
-    at_most = (added == bounds[1]) & present
-    at_bounds = (at_most | (added == bounds[0])).all(axis=1) & bool(np.isfinite(bounds[1]))
-    uneven = np.bincount(parts, weights=np.abs(values - means[parts]) > SAME)
-    ends: list[tuple[float | None, float | None]] = []
-    for part, count in enumerate(counts.tolist()):
-        if count < 2 or (stderr[part] < SAME and uneven[part]):
-            ends.append((None, None))
-        elif at_bounds[part]:
-            share, reach = wilson(int(at_most[part].sum()), count), bounds[1] - bounds[0]
-            ends.append((bounds[0] + reach * share.low, bounds[0] + reach * share.high))
-        else:
-            half = _quantile(count - 1) * float(stderr[part])
-            middle = float(means[part])
-            ends.append((max(bounds[0], middle - half), min(bounds[1], middle + half)))
-    return ends
+        shares = sizes / sizes.sum(axis=1)[:, None]
+        residuals = (sums / n[:, None] - shares * means[:, None]) * counts[:, None]
+    return means[:, None] + residuals, present
+
+
+def _numbered(names: Sequence[Any]) -> NDArray[np.intp]:
+    """[n] the number of every name, in their order."""
+    _, codes = np.unique(np.asarray(names, dtype=str), return_inverse=True)
+    return codes
+
+
+def group_sums(scores: Array, codes: NDArray[np.intp]) -> tuple[Array, Array]:
+    """[groups] the sum of every group's scores [n] and how many they are; `codes` [n] number the
+    groups, in whose order they stand.
+    """
+    sizes = np.bincount(codes)
+    sums = np.bincount(codes, weights=scores)
+    return sums[sizes > 0].astype(float), sizes[sizes > 0].astype(float)
 
 
 def stratified_interval(
@@ -230,24 +238,25 @@ def stratified_interval(
     groups: Sequence[Any] | None,
     strata: Sequence[Any],
     bounds: Bounds | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Spread:
     """The spread of a mean of means, by drawing samples, or their groups, anew within each stratum;
     None where every stratum has a single one.
 
-    `values` already weigh what a sample adds, so that the number is their plain mean. Where all are
-    alike, so that every draw is, the strata's own intervals are joined, which takes the `bounds` of
-    what a sample or group adds to the mean of its stratum; without them there is none.
+    `values` already weigh what a sample adds, so that the number is their plain mean; `weights` are
+    as for `clustered_interval`. Where all are alike, so that every draw is, the strata's own
+    intervals are joined, which takes the `bounds` of what a sample or group adds to the mean of its
+    stratum; without them there is none.
     """
     array = np.asarray(values, dtype=float)
-    of_stratum = np.asarray(strata, dtype=str)
-    parts: list[Array] = []
-    for name in np.unique(of_stratum):
-        mask = of_stratum == name
-        part = array[mask]
-        if groups is not None:
-            part = grouped(part, [groups[int(place)] for place in np.flatnonzero(mask)])
-        # of the mean over all samples
-        parts.append(part * (mask.sum() / len(array)))
+    codes = np.arange(len(array)) if groups is None else _numbered(groups)
+    of_stratum = _numbered(strata)
+    added, present = _added(
+        array, of_stratum, codes, None if weights is None else np.array(weights)
+    )
+    # of the mean over all samples
+    shares = np.bincount(of_stratum) / len(array)
+    parts = [row[mask] * share for row, mask, share in zip(added, present, shares, strict=True)]
     sizes = [len(part) for part in parts]
     if max(sizes) < 2:
         return None, None, None
@@ -378,18 +387,30 @@ def count(pair: Pair | GroupedPair) -> int:
     return pair.samples if isinstance(pair, GroupedPair) else len(pair[0])
 
 
+def paired_differences(pair: Pair | GroupedPair) -> Array:
+    """[n] method less reference, of every sample, or of every group what it adds: their plain mean
+    is the paired difference.
+    """
+    gaps, sizes = pair[0] - pair[1], _sizes(pair)
+    mean = gaps.sum() / sizes.sum()
+    return np.asarray(mean + (gaps - sizes * mean) * (len(gaps) / sizes.sum()), dtype=float)
+
+
 def difference(pairs: Sequence[Pair | GroupedPair], seed: int = 0) -> Difference:
     """Method minus reference: the mean over tasks of the mean paired difference; one pair of arrays
     a task.
     """
-    parts = [pair[0] - pair[1] for pair in pairs]
-    value = float(np.mean([part.mean() for part in parts]))
+    value = float(np.mean([(pair[0] - pair[1]).sum() / count(pair) for pair in pairs]))
 
     def statistic(*means: Array) -> Array:
-        return _mean([mean[:, 0] for mean in means])
+        return _mean([_of_drawn(mean) for mean in means])
 
-    low, high = _interval_of(_columns(parts), statistic, seed)
-    return Difference(value, low, high, n=sum(map(count, pairs)), p=_flip_test(parts, seed))
+    parts = []
+    for pair in pairs:
+        sizes = (pair.sizes,) if isinstance(pair, GroupedPair) else ()
+        parts.append(np.column_stack((pair[0] - pair[1], *sizes)))
+    low, high = _interval_of(parts, statistic, seed)
+    return Difference(value, low, high, n=sum(map(count, pairs)), p=_flip_test(pairs, seed))
 
 
 def relative(pairs: Sequence[Pair | GroupedPair], seed: int = 0) -> Interval:
@@ -411,13 +432,24 @@ def relative(pairs: Sequence[Pair | GroupedPair], seed: int = 0) -> Interval:
     return Interval(value, low, high, samples)
 
 
-def mean(scores: Array, seed: int = 0) -> Interval:
-    """The mean score: Wilson's interval where every score is 0 or 1, else bootstrapped."""
-    if _binary(scores):
-        return wilson(int(scores.sum()), len(scores))
+def mean(scores: Array, codes: NDArray[np.intp] | None = None) -> Interval:
+    """The mean score [n] of samples that are drawn with those of the same number in `codes` [n],
+    with the interval that `clustered_interval` has.
+    """
+    value, n = float(scores.mean()), len(scores)
+    if codes is None and n > 1 and ((scores == 0) | (scores == 1)).all():
+        # the same in a tenth of the time, for what most rows of a report are
+        return wilson(int(scores.sum()), n)
+    clusters = np.arange(n) if codes is None else codes
+    ((_, low, high),) = spreads(scores, np.zeros(n, dtype=np.intp), clusters)
+    return Interval(value, NAN if low is None else low, NAN if high is None else high, n)
 
-    low, high = _interval_of(_columns([scores]), lambda mean: mean[:, 0], seed)
-    return Interval(float(scores.mean()), low, high, len(scores))
+
+def drawn_ends(numbers: Array) -> tuple[float, float]:
+    """The percentile interval of what was drawn; NaN where there is nothing, or where all is alike:
+    then it does not say how far others would differ.
+    """
+    return (NAN, NAN) if not len(numbers) or _is_one(numbers) else _percentiles(numbers)
 
 
 def pool(parts: Sequence[Interval]) -> Interval:
@@ -434,6 +466,15 @@ def pool(parts: Sequence[Interval]) -> Interval:
     high = value + float(np.sqrt(above)) / len(parts)
     count = sum(part.n for part in parts)
     return Interval(value, low, high, count)
+
+
+def averaged(parts: Sequence[Interval]) -> Interval:
+    """The mean of numbers that are of the same samples, such as those of several seeds, its
+    interval as wide as theirs are on average: asking the same again makes nothing surer.
+    """
+    table = np.array([(part.value, part.low, part.high) for part in parts])
+    value, low, high = table.mean(axis=0).tolist()
+    return Interval(value, low, high, max(part.n for part in parts))
 
 
 # ---- the bootstrap and the test ------------------------------------------------------------------
@@ -468,10 +509,6 @@ def _is_one(numbers: Array) -> bool:
     return bool(np.isclose(numbers.min(), numbers.max(), rtol=SAME, atol=SAME))
 
 
-def _binary(scores: Array) -> bool:
-    return bool(np.isin(scores, (0.0, 1.0)).all())
-
-
 def _mean(parts: Sequence[Array]) -> Array:
     return np.asarray(np.mean(np.stack(parts), axis=0))
 
@@ -479,6 +516,18 @@ def _mean(parts: Sequence[Array]) -> Array:
 def _columns(parts: Sequence[Array]) -> list[Array]:
     """The parts [n] as tables [n, 1]."""
     return [part[:, None] for part in parts]
+
+
+def _of_drawn(means: Array) -> Array:
+    """[draws] the mean over samples, of [draws, 1]; over the samples of groups, where how many
+    these have stands beside.
+    """
+    return means[:, 0] if means.shape[1] == 1 else means[:, 0] / means[:, 1]
+
+
+def _sizes(pair: Pair | GroupedPair) -> Array:
+    """How many samples each number of a pair is of."""
+    return pair.sizes if isinstance(pair, GroupedPair) else np.ones(len(pair[0]))
 
 
 def _interval_of(
@@ -489,7 +538,7 @@ def _interval_of(
     """
     if min(map(len, parts)) < 2:
         return NAN, NAN
-    return _percentiles(draws.resampled(parts, statistic, seed, RESAMPLES))
+    return drawn_ends(draws.resampled(parts, statistic, seed, RESAMPLES))
 
 
 def _percentiles(values: Array) -> tuple[float, float]:
@@ -497,12 +546,12 @@ def _percentiles(values: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _flip_test(parts: Sequence[Array], seed: int) -> float:
+def _flip_test(pairs: Sequence[Pair | GroupedPair], seed: int) -> float:
     """Two-sided p-value of the sign-flip test; exact where all differences have one size (McNemar's
     exact test).
     """
     # divided by the task's samples, so that the sum is the mean over tasks
-    weights = np.concatenate([part / len(part) for part in parts])
+    weights = np.concatenate([(pair[0] - pair[1]) / count(pair) for pair in pairs])
     # a difference of zero is the same under either sign
     weights = weights[weights != 0]
     if not len(weights):

@@ -30,7 +30,8 @@ function rankings(main, rows) {
   const text = (row) => {
     const where = [row.model, row.task, budgetLabel(row)].join(", ");
     if (row.tau === null) return `${where}: ${row.methods} methods are all equal`;
-    return `${where}: ${row.tau.toFixed(2)} [${row.low.toFixed(2)}, ${row.high.toFixed(2)}] of ${row.methods} methods`;
+    const ends = row.low === null ? "" : ` [${row.low.toFixed(2)}, ${row.high.toFixed(2)}]`;
+    return `${where}: ${row.tau.toFixed(2)}${ends} of ${row.methods} methods`;
   };
   main.append(element("details", {},
     element("summary", {}, "How far they rank methods alike: Kendall's tau, 1 for the same order"),

@@ -4,7 +4,7 @@
 const FIRST_COLUMNS = [
   "accuracy", "relative_accuracy", "difference_to_none", "against_none", "tokens_mean_share", "tokens_kv_share",
   "flops_ratio", "total_ratio", "evidence_recall", "fidelity", "right_to_wrong", "wrong_to_right", "difference_to_random",
-  "against_random", "better_than_random", "hard", "published_own", "published_low", "published_high", "n", "status",
+  "against_random", "better_than_random", "hard", "published_own", "published_least", "published_most", "n", "status",
 ];
 const MOST_WIDTH = 380;
 const STATUS = { ok: "good", failed: "bad", oom: "bad" };
