@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prunebench.report import tables
 from prunebench.report.comparison import Warn, cluster_codes
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
@@ -75,6 +76,11 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
             for name, column in table.items():
                 column.append(row.get(name))
     return pd.DataFrame(table, columns=COLUMNS)
+
+
+def lines(types: pd.DataFrame) -> Iterator[str]:
+    """The lines of the table."""
+    return map(tables.line, types.itertuples(index=False, name=None))
 
 
 def smallest_budgets(types: pd.DataFrame) -> pd.DataFrame:

@@ -45,6 +45,51 @@ Key = tuple[str, str, str, str]
 
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The leaderboard as text; `warn` hears of cells that are damaged or cannot be compared."""
+    rows = _every_row(cells, warn)
+    columns = COLUMNS
+    for heading in SOMETIMES:
+        if any(heading.name in row for row in rows):
+            columns += tuple(heading.names)
+    return tables.texts(rows, columns)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the leaderboard as it is written: the columns that every study has, and those of
+    `SOMETIMES` by name.
+    """
+
+    model: str
+    text: str
+    more: Mapping[str, str]
+
+
+def lines(cells: Sequence[StoredCell], warn: Warn) -> list[Line]:
+    """The rows of some models, all of whose cells these are."""
+    every = []
+    for row in _every_row(cells, warn):
+        more: dict[str, str] = {}
+        for heading in SOMETIMES:
+            if heading.name in row:
+                more |= {name: tables.line([row.get(name)]) for name in heading.names}
+        text = tables.line([row.get(name) for name in COLUMNS])
+        every.append(Line(row["model"], text, more))
+    return every
+
+
+def write(path: Path, every: Iterable[Line]) -> Path:
+    """Write the leaderboard of all models."""
+    in_order = sorted(every, key=lambda one: one.model)
+    names: list[str] = []
+    for heading in SOMETIMES:
+        if any(heading.name in one.more for one in in_order):
+            names += heading.names
+    texts = (",".join([one.text, *(one.more.get(name, "") for name in names)]) for one in in_order)
+    return tables.write_lines(path, (*COLUMNS, *names), texts)
+
+
+def _every_row(cells: Sequence[StoredCell], warn: Warn) -> list[Row]:
+    """The rows in their order."""
     rows: list[Row] = []
     by_model: dict[str, list[StoredCell]] = {}
     for cell in cells:
@@ -53,11 +98,7 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
         rows += _rows(of_model, warn)
     marks.add(rows)
     printed.add(rows)
-    columns = COLUMNS
-    for heading in SOMETIMES:
-        if any(heading.name in row for row in rows):
-            columns += tuple(heading.names)
-    return tables.texts(sorted(rows, key=_order), columns)
+    return sorted(rows, key=_order)
 
 
 def load(path: Path) -> pd.DataFrame:

@@ -231,25 +231,48 @@ def read(study: Path) -> tuple[list[StoredCell], list[str]]:
     Raises ReportError where the folder is no study, or has no readable cell at all; OtherSchema
     where a cell is of a version that is not read.
     """
-    cells: dict[tuple[Any, ...], StoredCell] = {}
+    stored, warnings = told_apart(_each(folders(study)))
+    if not stored:
+        raise without_cells(study, warnings)
+    return stored, warnings
+
+
+def told_apart(
+    stored: Iterable[StoredCell | ReportError],
+) -> tuple[list[StoredCell], list[str]]:
+    """The cells of those that could be read, and what is to be said of others and of those that
+    answer what another one does; raises OtherSchema.
+    """
+    first: dict[tuple[Any, ...], StoredCell] = {}
     warnings: list[str] = []
-    for cell in _each(folders(study)):
+    for cell in stored:
         if isinstance(cell, OtherSchema):
             # a part of a study would pass for all of it
             raise cell
         if isinstance(cell, ReportError):
             warnings.append(str(cell))
             continue
-        twin = cells.setdefault(cell.question, cell)
+        twin = first.setdefault(cell.question, cell)
         if twin is not cell:
             warnings.append(
                 f"cell {_shortened(cell.id)} answers what {_shortened(twin.id)} does, "
                 "and is left out; delete one of them"
             )
-    if not cells:
-        nothing = f"{_shortened(study)} has no finished cell"
-        raise ReportError(one_line("; ".join([nothing, *warnings])))
-    return list(cells.values()), warnings
+    return list(first.values()), warnings
+
+
+def without_cells(study: Path, warnings: Sequence[str]) -> ReportError:
+    """That a study has nothing to fold, and why."""
+    nothing = f"{_shortened(study)} has no finished cell"
+    return ReportError(one_line("; ".join([nothing, *warnings])))
+
+
+def read_all(paths: Sequence[Path]) -> list[StoredCell | ReportError]:
+    """The cells in these folders, with a pool of their own; in place of a cell that cannot be read
+    stands what is wrong with it.
+    """
+    pool = Pool()
+    return [read_or_fault(path, pool) for path in paths]
 
 
 def read_or_fault(folder: Path, pool: Pool | None = None) -> StoredCell | ReportError:
@@ -258,6 +281,11 @@ def read_or_fault(folder: Path, pool: Pool | None = None) -> StoredCell | Report
         return read_cell(folder, pool)
     except ReportError as error:
         return error
+
+
+def serve() -> None:
+    """Be a reader of cells."""
+    readers.main(lambda paths, _: read_all(paths))
 
 
 def _each(paths: Sequence[Path]) -> Iterator[StoredCell | ReportError]:

@@ -26,9 +26,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "seal": seal(content)}
 
 
-def fault(
-    content: Mapping[str, Any], folder: Path, tables: dict[str, bytes] | None = None
-) -> str:
+def fault(content: Mapping[str, Any], folder: Path, tables: dict[str, bytes] | None = None) -> str:
     """What is wrong with a cell whose cell.json was read from `folder`; empty where nothing is. No
     seal is a fault, too. `tables` is given what the files hold, for whoever reads on.
     """
