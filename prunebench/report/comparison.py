@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from prunebench.study import statistics
+from prunebench.study import batches, statistics
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import declared
 from prunebench.study.record import Metric
@@ -63,28 +63,7 @@ class Group:
         """The primary metric, mean over seeds, with the interval of its samples, or else the cell's
         own.
         """
-        return self.once("accuracy", lambda: self._accuracy(warn))
-
-    def _accuracy(self, warn: Warn) -> Interval | None:
-        value = average(self.cells, SCORE)
-        if value is None:
-            return None
-        answered: list[Vector] = []
-        intervals: list[Interval] = []
-        for cell in self.cells:
-            metric = cell.number(SCORE)
-            if metric is None:
-                continue
-            intervals.append(_interval(metric))
-            scores = vector_of(cell, warn)
-            if scores is not None:
-                answered.append(scores)
-        # seeds answer the same questions, so a sample counts once, whatever the number of seeds
-        if len(answered) == len(intervals):
-            interval = mean_of(answered, self.cells, warn)
-        else:
-            interval = statistics.pool(intervals)
-        return replace(interval, value=value)
+        return self.once("accuracy", lambda: accuracies([self], warn)[0])
 
     def against_baseline(self, warn: Warn) -> Pair | GroupedPair | None:
         """Scores of the method and of the unpruned model on the same samples; None where either is
@@ -133,7 +112,8 @@ class Group:
         empty.
         """
         count = statistics.count(pair)
-        if count == _answered(self.cells, warn) == _answered(others, warn):
+        own = self.once("answered", lambda: _answered(self.cells, warn))
+        if count == own == _answered(others, warn):
             return ""
         return f"compared with {others[0].method} on the {count} samples that both answered"
 
@@ -181,6 +161,37 @@ class Group:
         if top is None or not bottom:
             return None
         return top / bottom
+
+
+def accuracies(groups: Sequence[Group], warn: Warn) -> list[Interval | None]:
+    """The accuracy of each group, None where it has none."""
+    found: list[Interval | None] = [None] * len(groups)
+    drawn: dict[int, tuple[Array, int]] = {}
+    for place, group in enumerate(groups):
+        value = average(group.cells, SCORE)
+        if value is None:
+            continue
+        answered: list[Vector] = []
+        intervals: list[Interval] = []
+        for cell in group.cells:
+            metric = cell.number(SCORE)
+            if metric is None:
+                continue
+            intervals.append(_interval(metric))
+            scores = vector_of(cell, warn)
+            if scores is not None:
+                answered.append(scores)
+        found[place] = replace(statistics.pool(intervals), value=value)
+        # seeds answer the same questions, so a sample counts once, whatever the number of seeds
+        if len(answered) == len(intervals):
+            drawn[place] = _drawn_scores(answered, group.cells, warn)
+    for place, interval in zip(
+        drawn, batches.means([scores for scores, _ in drawn.values()]), strict=True
+    ):
+        own = found[place]
+        value = interval.value if own is None else own.value
+        found[place] = replace(interval, value=value, n=drawn[place][1])
+    return found
 
 
 def scale_of(task: str, cells: Cells) -> str:
@@ -374,9 +385,13 @@ def cluster_codes(cells: Cells, ids: pd.Index[str], warn: Warn) -> Codes | None:
 
 def mean_of(parts: Sequence[Vector], cells: Cells, warn: Warn) -> Interval:
     """The mean over samples, each over the parts that have it; samples are drawn as `cells` say."""
+    scores, count = _drawn_scores(parts, cells, warn)
+    return replace(statistics.mean(scores), n=count)
+
+
+def _drawn_scores(parts: Sequence[Vector], cells: Cells, warn: Warn) -> tuple[Array, int]:
+    """The mean score of everything that is drawn together, and of how many samples these are."""
     means = sample_means(parts)
     codes = cluster_codes(cells, means.ids, warn)
-    if codes is None:
-        return statistics.mean(means.values)
-    of_group = statistics.grouped_by(means.values, codes)
-    return replace(statistics.mean(of_group), n=len(means.values))
+    scores = means.values if codes is None else statistics.grouped_by(means.values, codes)
+    return scores, len(means.values)

@@ -129,4 +129,3 @@ def _share(paths: list[Path], every: int) -> Part | ReportError:
         return error
     records = [replace(cell, of_samples=None, metrics=(), files={}) for cell in part.records]
     return replace(part, records=records, metrics=list(part.metrics))
-

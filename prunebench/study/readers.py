@@ -154,4 +154,3 @@ def main(answer: Callable[[list[Path], Any], Any]) -> None:
         sys.stdout.buffer.flush()
         del data
         gc.collect()
-
