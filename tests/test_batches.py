@@ -67,3 +67,29 @@ def test_means_are_those_of_each_alone() -> None:
     alone = [numbers_of(statistics.mean(scores)) for scores in many]
     together = [numbers_of(interval) for interval in batches.means(many)]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, -1.0])
+def test_parts_of_methods_have_the_ends_of_each_method_alone(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    methods, count, n = 4, 3, 60
+    owners, codes = np.repeat(np.arange(methods), n), rng.integers(0, count, methods * n)
+    clusters = rng.integers(0, 20, methods * n)
+    # one method right or wrong, one always right, others between
+    values = np.where(owners == 0, rng.integers(0, 2, methods * n), rng.random(methods * n))
+    values = scale * np.where(owners == 1, 1.0, values)
+    together = batches.parted_ends(values, codes + count * owners, clusters, count, methods)
+    for method in range(methods):
+        own = owners == method
+        alone = statistics.clustered_ends(values[own], codes[own], clusters[own])
+        np.testing.assert_allclose(
+            np.array(together[count * method :][:count], dtype=float),
+            np.array(alone, dtype=float),
+            rtol=1e-12,
+        )
+
+
+def test_a_part_without_values_has_no_ends() -> None:
+    values, parts = np.array([0.5, 1.0]), np.array([0, 0])
+    ends = batches.parted_ends(values, parts, np.array([0, 1]), 1, 2)
+    assert ends[0] != (None, None) == ends[1]

@@ -8,6 +8,7 @@ rounding of sums in another order, if at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from prunebench.study.statistics import (
     NAN,
     RESAMPLES,
     ROUNDING,
+    SAME,
     TAIL,
     Array,
     Difference,
@@ -31,6 +33,8 @@ Pairs = Sequence[Pair | GroupedPair]
 """Scores of a method and of what it is compared with, a pair a task."""
 
 Ends = tuple[float, float]
+
+Codes = NDArray[np.intp]
 
 TOGETHER = 128
 """Comparisons in one product; more take memory, and save nothing."""
@@ -86,6 +90,66 @@ def means(many: Sequence[Array]) -> list[Interval]:
     for place, (low, high) in zip(places, _ends(drawn, _mean_gap), strict=True):
         found[place] = Interval(found[place].value, low, high, found[place].n)
     return found
+
+
+def parted_ends(
+    values: Array, parts: Codes, clusters: Codes, count: int, methods: int
+) -> list[tuple[float | None, float | None]]:
+    """What `statistics.clustered_ends` says of the `count` parts of each of so many methods, whose
+    parts are numbered one behind the other; None of a part without values.
+    """
+    width = int(clusters.max(initial=0)) + 1
+    size = count * methods
+    places = parts * width + clusters
+    sizes = np.bincount(places, minlength=size * width).reshape(size, width)
+    sums = np.bincount(places, weights=values, minlength=size * width).reshape(size, width)
+    n, present = sizes.sum(axis=1), sizes > 0
+    counts = present.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a part without values has no mean
+        averages = sums.sum(axis=1) / n
+        residuals = (sums - sizes * averages[:, None]) * (counts / n)[:, None]
+        stderr = np.sqrt((residuals**2).sum(axis=1) / ((counts - 1) * counts))
+    # a method's scores have one scale
+    least, most = _seen_bounds(values, parts // count, methods)
+    least, most = np.repeat(least, count), np.repeat(most, count)
+    # a residual of rounding is none
+    added = np.where(present, (averages[:, None] + residuals).round(12), least[:, None])
+    at_most = (added == most[:, None]) & present
+    at_bounds = (at_most | (added == least[:, None])).all(axis=1) & np.isfinite(most)
+    uneven = np.bincount(parts, np.abs(values - averages[parts]) > SAME, minlength=size)
+    ends: list[tuple[float | None, float | None]] = []
+    for part, (of, low, high) in enumerate(
+        zip(counts.tolist(), least.tolist(), most.tolist(), strict=True)
+    ):
+        if of < 2 or (stderr[part] < SAME and uneven[part]):
+            ends.append((None, None))
+        elif at_bounds[part]:
+            share = statistics.wilson(int(at_most[part].sum()), of)
+            ends.append((low + (high - low) * share.low, low + (high - low) * share.high))
+        else:
+            half = _quantile(of - 1) * float(stderr[part])
+            middle = float(averages[part])
+            ends.append((max(low, middle - half), min(high, middle + half)))
+    return ends
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    """What of Student's distribution with so many degrees of freedom an interval reaches."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - TAIL))
+
+
+def _seen_bounds(values: Array, methods: Codes, count: int) -> tuple[Array, Array]:
+    """[methods] between what a method's values lie, as far as they show it."""
+    least, most = np.zeros(count), np.zeros(count)
+    np.minimum.at(least, methods, values)
+    np.maximum.at(most, methods, values)
+    upper = np.where(most <= 1, 1.0, statistics.INFINITY)
+    below = least < 0
+    low = np.where(below, -statistics.INFINITY, 0.0)
+    return low, np.where(below, statistics.INFINITY, upper)
 
 
 # ---- the bootstrap -------------------------------------------------------------------------------
