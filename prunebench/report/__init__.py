@@ -19,6 +19,7 @@ from prunebench.border import files
 from prunebench.border.text import one_line
 from prunebench.report import (
     by_type,
+    drawing,
     layers,
     leaderboard,
     pairs,
@@ -29,8 +30,10 @@ from prunebench.report import (
     tables,
 )
 from prunebench.report.comparison import Warn
+from prunebench.report.drawing import Helper
 from prunebench.report.parts import Part
 from prunebench.report.screen import terminal
+from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
 
@@ -71,13 +74,14 @@ def build(study: Path, whole: bool = True) -> Report:
     is no finished cell, or the folder is not writable.
     """
     study = Path(study)
-    try:
-        return _written(study, parts.of_study(study, whole))
-    except parts.Entangled:
-        return _written(study, iter([parts.of_all(study)]))
+    with drawing.helper(len(cells.folders(study))) as helper:
+        try:
+            return _written(study, parts.of_study(study, whole), helper)
+        except parts.Entangled:
+            return _written(study, iter([parts.of_all(study)]), helper)
 
 
-def _written(study: Path, every: Iterator[Part]) -> Report:
+def _written(study: Path, every: Iterator[Part], helper: Helper | None) -> Report:
     """Write the tables and figures of these parts; raises Entangled as well."""
     # what cannot be read at all is said before anything is written
     first = next(every)
@@ -110,7 +114,7 @@ def _written(study: Path, every: Iterator[Part]) -> Report:
         "retention": partial(retention.figure, dynamic),
         "staircase": partial(staircase.figure, alive),
     }
-    figure_paths = _drawn(board, types, others, study / "figures", left_out.append)
+    figure_paths = _drawn(board, types, others, study / "figures", left_out.append, helper)
     warnings = _each(_each(part.warnings[name] for part in folded) for name in parts.WARNINGS)
     if not figure_paths:
         warnings.append(
@@ -168,6 +172,7 @@ def _drawn(
     others: Mapping[str, Callable[[], Figure]],
     folder: Path,
     note: Warn,
+    helper: Helper | None,
 ) -> list[Path]:
     """The figures that the leaderboard, the kinds of questions and the other tables have the
     numbers for; `note` hears which of them leave panels out.
@@ -181,7 +186,7 @@ def _drawn(
     def left_out(name: str, text: str) -> None:
         note(f"{folder.name}/{name} shows {text}")
 
-    return figures.draw(rows, types, folder, others=others, note=left_out)
+    return figures.draw(rows, types, folder, others=others, note=left_out, helper=helper)
 
 
 def _tidy(study: Path) -> None:

@@ -174,27 +174,11 @@ def check_rules(record: type, facts: Mapping[str, Any], where: str) -> None:
     """That every fact that is there is what it should be; raises Damaged that names the first that
     is not. `where` begins the message, such as "cell.json has ".
     """
-    if follows_rules(record, facts):
-        return
+    # null stands for what is absent; whether that may be is `check_present`'s question
     for name, rule in rules(record).items():
         value = facts.get(name)
         if value is not None and not rule.holds(value):
             raise Damaged(f"{where}{name} {short(value)} where {rule.what} belongs")
-
-
-def follows_rules(record: type, facts: Mapping[str, Any]) -> bool:
-    """Whether every fact that is there is what it should be."""
-    # null stands for what is absent; whether that may be is `check_present`'s question
-    for name, holds in _tests(record):
-        value = facts.get(name)
-        if value is not None and not holds(value):
-            return False
-    return True
-
-
-@cache
-def _tests(record: type) -> tuple[tuple[str, Callable[[Any], bool]], ...]:
-    return tuple((name, rule.holds) for name, rule in rules(record).items())
 
 
 def check_words(record: type, facts: Mapping[str, Any]) -> None:

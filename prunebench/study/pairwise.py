@@ -447,7 +447,8 @@ def _quantiles(rows: Array, share: float) -> Array:
     below = int(place)
     rest = place - below
     low, high = np.partition(rows, (below, below + 1), axis=1)[:, below : below + 2].T
-    return high - (high - low) * (1 - rest) if rest >= 0.5 else low + (high - low) * rest
+    values = high - (high - low) * (1 - rest) if rest >= 0.5 else low + (high - low) * rest
+    return np.asarray(values)
 
 
 # ---- all tasks together --------------------------------------------------------------------------

@@ -40,7 +40,7 @@ CELLS = "prunebench.study.cells"
 
 def count(folders: Sequence[Path]) -> int:
     """How many readers are worth their start; one reads here."""
-    return 1 if len(folders) <= FEW else min(_cores(), MOST)
+    return 1 if len(folders) <= FEW else min(cores(), MOST)
 
 
 def read(folders: Sequence[Path], readers: int) -> Iterator[list[Any]]:
@@ -134,7 +134,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _cores() -> int:
+def cores() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -104,19 +104,19 @@ class Metric:
     @classmethod
     def check(cls, entry: Any) -> None:
         """That an entry is what it should be; raises Damaged."""
+        if _is_usual(entry):
+            return
         if not isinstance(entry, dict) or not facts.is_name(entry.get("metric")):
             raise Damaged(f"metric {short(entry)} has no name")
-        if not facts.follows_rules(cls, entry):  # of few is there a name to make
-            facts.check_rules(cls, entry, f"metric {short(entry['metric'])} has ")
+        name = short(entry["metric"])
+        facts.check_rules(cls, entry, f"metric {name} has ")
         below = entry.get("stderr") or 0.0
         if entry.get("unit") in COUNTED:
             below = min(below, entry.get("value") or 0.0)
         if below < 0:
-            name = short(entry["metric"])
             raise Damaged(f"metric {name} has {short(below)}, which cannot be below zero")
         low, high = entry.get("ci_low"), entry.get("ci_high")
         if low is not None and high is not None and low > high:
-            name = short(entry["metric"])
             raise Damaged(
                 f"metric {name} has an interval whose low end {short(low)} is above its high end "
                 f"{short(high)}"
@@ -271,6 +271,26 @@ class CellRecord:
             if metric.metric == name and metric.value is not None:
                 return metric
         return None
+
+
+def _is_usual(entry: Any) -> bool:
+    """Whether an entry is for certain what a metric may be: most are, and it is asked of
+    hundred thousands.
+    """
+    if type(entry) is not dict:
+        return False
+    name, unit, n = entry.get("metric"), entry.get("unit"), entry.get("n")
+    if type(name) is not str or not name or type(unit) is not str:
+        return False
+    numbers: list[Any] = [entry.get(key) for key in ("value", "stderr", "ci_low", "ci_high")]
+    for number in numbers:
+        if type(number) is not float or not -facts.LARGEST <= number <= facts.LARGEST:
+            return False
+    value, stderr, low, high = numbers
+    if stderr < 0 or low > high or (value < 0 and unit in COUNTED):
+        return False
+    better = entry.get("higher_is_better")
+    return type(n) is int and 0 <= n <= facts.MOST and (better is None or type(better) is bool)
 
 
 def _is_counts(value: Any) -> bool:

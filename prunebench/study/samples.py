@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from prunebench.study import columns
-from prunebench.study.tables import IDENTITY, KEYS, SampleFile, check_identity, check_scores
+from prunebench.study.tables import IDENTITY, KEYS, Layout, SampleFile, check_identity, check_scores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,7 +150,7 @@ class Pool:
     read.
     """
 
-    schemas: list[pa.Schema] = field(default_factory=list, repr=False)
+    layouts: list[Layout] = field(default_factory=list, repr=False)
     """Of the files, the ones that were checked."""
 
     facts: dict[str | bytes, Any] = field(default_factory=dict, repr=False)
@@ -168,30 +168,29 @@ class Pool:
     def samples(self, path: Path, data: bytes) -> Samples:
         """What a samples.parquet of these bytes says; raises Damaged."""
         file = SampleFile(path, data)
-        schema = self._schema(file)
-        contents = file.bytes_of(SHARED)
+        number, layout = self._layout(file)
+        contents = file.bytes_of(SHARED, layout)
         # of the same samples: what a column says of others is not known yet
-        own = schema, contents.get("sample_id")
+        own = number, contents.get("sample_id")
         keys = {name: (*own, name, content) for name, content in contents.items()}
         unknown = []
         for name in READ:
-            if name in file.columns and keys.get(name) not in self.columns:
+            if name in layout.columns and keys.get(name) not in self.columns:
                 unknown.append(name)
         table = file.read(unknown)
         for name in KEYS:
             if name in unknown:
                 check_identity(path, table.column(name), name)
         check_scores(path, table.column("score"))
-        return self._samples(file.columns, _Columns(table, keys, self.columns))
+        return self._samples(layout.columns, _Columns(table, keys, self.columns))
 
-    def _schema(self, file: SampleFile) -> int:
-        """The number of the file's schema; raises Damaged where that is none of samples."""
-        for number, schema in enumerate(self.schemas):
-            if schema.equals(file.schema):
-                return number
-        file.check_types(NUMBERS)
-        self.schemas.append(file.schema)
-        return len(self.schemas) - 1
+    def _layout(self, file: SampleFile) -> tuple[int, Layout]:
+        """The layout of a file and its number; raises Damaged where that is none of samples."""
+        for number, layout in enumerate(self.layouts):
+            if layout.schema.equals(file.schema):
+                return number, layout
+        self.layouts.append(file.layout(NUMBERS))
+        return len(self.layouts) - 1, self.layouts[-1]
 
     def _samples(self, there: Collection[str], columns: _Columns) -> Samples:
         """The columns that are there, in the order of the ids."""

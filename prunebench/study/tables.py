@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,15 +59,26 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
 def read_samples(path: Path) -> None:
     """That the table holds samples, each once, with scores that are numbers; raises Damaged."""
     file = SampleFile(path)
-    file.check_types(())
+    file.layout(())
     table = file.read(IDENTITY)
     for name in KEYS:
         check_identity(path, table.column(name), name)
     check_scores(path, table.column("score"))
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What files of one schema have in common: their columns, and where in a file those lie that
+    are no lists.
+    """
+
+    schema: parquet.ParquetSchema
+    columns: frozenset[str]
+    places: Mapping[str, int]
+
+
 class SampleFile:
-    """samples.parquet, open: `columns` are those that it has. Raises Damaged where it is none.
+    """samples.parquet, open. Raises Damaged where it is none.
 
     `data` is what it holds, where that was read before.
     """
@@ -74,20 +86,24 @@ class SampleFile:
     def __init__(self, path: Path, data: bytes | None = None) -> None:
         self._path = path
         self._file, self._data = _opened(path, data)
-        self.schema: pa.Schema = self._file.schema_arrow
-        self.columns = frozenset(self.schema.names)
+        self.schema: parquet.ParquetSchema = self._file.schema
 
-    def check_types(self, numbers: Sequence[str]) -> None:
-        """That it has what every table of samples has, and no text where a number belongs; raises
-        Damaged.
+    def layout(self, numbers: Sequence[str]) -> Layout:
+        """Where its columns lie. Raises Damaged where it lacks what every table of samples has, or
+        has a text where a number belongs.
         """
-        _check_types(self._path, self.schema, numbers)
+        schema = self._file.schema_arrow
+        _check_types(self._path, schema, numbers)
+        # a column of lists or of parts has a path of several names
+        paths = [self.schema.column(place).path for place in range(len(self.schema.names))]
+        places = {name: place for place, name in enumerate(paths) if name in schema.names}
+        return Layout(self.schema, frozenset(schema.names), places)
 
     def read(self, names: Sequence[str]) -> pa.Table:
         """These of its columns; raises Damaged."""
         return _read_columns(self._path, self._file, names)
 
-    def bytes_of(self, names: Sequence[str]) -> dict[str, bytes]:
+    def bytes_of(self, names: Sequence[str], layout: Layout) -> dict[str, bytes]:
         """By name, what the file holds of each of these columns, which says all of it: of files
         with the same schema those are equal whose bytes are. None of a file in several pieces.
         """
@@ -96,12 +112,11 @@ class SampleFile:
             return {}
         group = metadata.row_group(0)
         contents = {}
-        for place, name in enumerate(self.schema.names):
-            if name not in names:
+        for name in names:
+            place = layout.places.get(name)
+            if place is None:
                 continue
             chunk = group.column(place)
-            if chunk.path_in_schema != name:
-                return {}  # columns of lists take several places
             # of texts their dictionary lies in front
             start = chunk.dictionary_page_offset or chunk.data_page_offset
             content = self._data[start : start + chunk.total_compressed_size]
@@ -192,7 +207,5 @@ def check_identity(path: Path, column: pa.ChunkedArray, name: str) -> None:
 def check_scores(path: Path, column: pa.ChunkedArray) -> None:
     """That every score that is there is a finite number; raises Damaged."""
     # what is missing is NaN there as well, and is no fault
-    if np.isfinite(column.to_numpy()).all():
-        return
-    if not np.isfinite(column.drop_null().to_numpy()).all():
+    if np.isfinite(column.to_numpy()).sum() + column.null_count != len(column):
         raise Damaged(f"{path.name} has a score that is no number")
