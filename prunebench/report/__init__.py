@@ -115,7 +115,9 @@ def _written(study: Path, every: Iterator[Part], helper: Helper | None) -> Repor
         "staircase": partial(staircase.figure, alive),
     }
     figure_paths = _drawn(board, types, others, study / "figures", left_out.append, helper)
-    warnings = _each(_each(part.warnings[name] for part in folded) for name in parts.WARNINGS)
+    warnings: list[str] = []
+    for name in parts.WARNINGS:
+        warnings += _each(part.warnings[name] for part in folded)
     if not figure_paths:
         warnings.append(
             f"{one_line(study.name, 80)} has no figures: "

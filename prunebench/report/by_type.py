@@ -14,6 +14,7 @@ and not by objects; what a perfect reader of the surviving tokens would answer s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -209,7 +210,7 @@ class _Task:
         self, methods: Sequence[Sequence[int]], codes: Codes, count: int
     ) -> list[dict[int, dict[str, Any]]]:
         """The same of no more methods than fit in memory."""
-        places = [place for of_method in methods for place in of_method]
+        places = list(chain.from_iterable(methods))
         owners = np.repeat(np.arange(len(methods)), list(map(len, methods)))
         scores = self._numbers["score"][:, places]
         mask = ~np.isnan(scores) & (codes >= 0)[:, None]

@@ -165,8 +165,8 @@ class Group:
 
 def accuracies(groups: Sequence[Group], warn: Warn) -> list[Interval | None]:
     """The accuracy of each group, None where it has none."""
-    found: list[Interval | None] = [None] * len(groups)
-    drawn: dict[int, tuple[Array, int]] = {}
+    intervals_of: list[Interval | None] = [None] * len(groups)
+    scores_of: dict[int, tuple[Array, int]] = {}
     for place, group in enumerate(groups):
         value = average(group.cells, SCORE)
         if value is None:
@@ -181,17 +181,16 @@ def accuracies(groups: Sequence[Group], warn: Warn) -> list[Interval | None]:
             scores = vector_of(cell, warn)
             if scores is not None:
                 answered.append(scores)
-        found[place] = replace(statistics.pool(intervals), value=value)
+        intervals_of[place] = replace(statistics.pool(intervals), value=value)
         # seeds answer the same questions, so a sample counts once, whatever the number of seeds
         if len(answered) == len(intervals):
-            drawn[place] = _drawn_scores(answered, group.cells, warn)
-    for place, interval in zip(
-        drawn, batches.means([scores for scores, _ in drawn.values()]), strict=True
-    ):
-        own = found[place]
+            scores_of[place] = _drawn_scores(answered, group.cells, warn)
+    means = batches.means([scores for scores, _ in scores_of.values()])
+    for (place, (_, count)), interval in zip(scores_of.items(), means, strict=True):
+        own = intervals_of[place]
         value = interval.value if own is None else own.value
-        found[place] = replace(interval, value=value, n=drawn[place][1])
-    return found
+        intervals_of[place] = replace(interval, value=value, n=count)
+    return intervals_of
 
 
 def scale_of(task: str, cells: Cells) -> str:

@@ -66,6 +66,10 @@ class Line:
     text: str
     more: Mapping[str, str]
 
+    def of(self, names: Sequence[str]) -> str:
+        """The line of a leaderboard that has these columns besides."""
+        return ",".join([self.text, *(self.more.get(name, "") for name in names)])
+
 
 def lines(cells: Sequence[StoredCell], warn: Warn) -> list[Line]:
     """The rows of some models, all of whose cells these are."""
@@ -87,7 +91,7 @@ def write(path: Path, every: Iterable[Line]) -> Path:
     for heading in SOMETIMES:
         if any(heading.name in one.more for one in in_order):
             names += heading.names
-    texts = (",".join([one.text, *(one.more.get(name, "") for name in names)]) for one in in_order)
+    texts = (one.of(names) for one in in_order)
     return tables.write_lines(path, (*COLUMNS, *names), texts)
 
 
@@ -233,7 +237,8 @@ def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
         if len(tasks) > 1 and (about["method"] != BLIND or everywhere):
             abouts.append({**about, "task": ALL})
             every.append(Groups(tuple(groups)))
-    own = list({id(group): group for group in _joined([groups.parts for groups in every])}.values())
+    parts = _joined([groups.parts for groups in every])
+    own = list({id(group): group for group in parts}.values())
     for group, accuracy in zip(own, accuracies(own, warn), strict=True):
         group.kept["accuracy"] = accuracy
     compared = _compared(every, warn)
@@ -360,7 +365,10 @@ def _where(
     """The number of all those that have pairs, at their places."""
     present = [pairs for pairs in every if pairs is not None]
     numbers = iter(number(present))
-    return [None if pairs is None else next(numbers) for pairs in every]
+    of_each: list[T | None] = []
+    for pairs in every:
+        of_each.append(None if pairs is None else next(numbers))
+    return of_each
 
 
 def _row(groups: Groups, compared: Comparisons, warn: Warn) -> Row:

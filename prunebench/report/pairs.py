@@ -132,8 +132,7 @@ def contested(cells: Sequence[StoredCell], warn: Warn, share: float) -> list[Con
     for contest, count in zip(contests, counts, strict=True):
         lines = None
         if not (many and contest.part):
-            of_rows = [[row.get(name) for name in COLUMNS] for row in _rows(contest)]
-            lines = list(map(tables.line, of_rows))
+            lines = [tables.line(map(row.get, COLUMNS)) for row in _rows(contest)]
         every.append(Contested(contest.model, contest.part, count, lines))
     return every
 

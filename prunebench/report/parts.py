@@ -123,8 +123,8 @@ def _share(paths: list[Path], every: int) -> Part | ReportError:
     """The part that these cells are, of `every` cell of a study, with what may be sent home."""
     pool = Pool()
     try:
-        found = (cells.read_or_fault(path, pool) for path in paths)
-        part = _folded(*cells.told_apart(found), len(paths) / every)
+        stored = (cells.read_or_fault(path, pool) for path in paths)
+        part = _folded(*cells.told_apart(stored), len(paths) / every)
     except ReportError as error:
         return error
     records = [replace(cell, of_samples=None, metrics=(), files={}) for cell in part.records]

@@ -10,7 +10,7 @@ a row "status" without a value; its reason stands in leaderboard.csv and cell.js
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from io import StringIO
@@ -88,16 +88,16 @@ def joined(lines: Iterable[str]) -> Iterator[bytes]:
 
 def line(values: Iterable[Any]) -> str:
     """Values as a line of a CSV."""
-    return ",".join([_quoted(value) if type(value) is str else _plain(value) for value in values])
+    return ",".join([FORMS.get(type(value), _other)(value) for value in values])
 
 
-def _plain(value: Any) -> str:
-    """A value that is no text."""
-    if type(value) is float:  # as nearly all are
-        return f"{value:.10g}" if value == value else ""
-    if type(value) is int:
-        return str(value)
-    return "" if value is None else _quoted_text(text(value))
+def _number(value: float) -> str:
+    return f"{value:.10g}" if value == value else ""
+
+
+def _other(value: Any) -> str:
+    """A value that is no text and no plain number."""
+    return _quoted_text(text(value))
 
 
 @lru_cache(maxsize=2**16)
@@ -113,6 +113,15 @@ def _quoted_text(value: str) -> str:
     # beside another one, for an empty text alone is quoted
     csv.writer(buffer, lineterminator="").writerow([value, ""])
     return buffer.getvalue()[:-1]
+
+
+FORMS: Mapping[type, Callable[[Any], str]] = {
+    float: _number,
+    str: _quoted,
+    int: str,
+    type(None): lambda _: "",
+}
+"""How nearly all values are written; `text` says the same of them and of others."""
 
 
 def text(value: Any) -> str:

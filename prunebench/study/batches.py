@@ -47,49 +47,49 @@ SEED = 0
 
 def differences(many: Sequence[Pairs]) -> list[Difference]:
     """What `statistics.difference` says of each."""
-    gaps = [[pair[0] - pair[1] for pair in pairs] for pairs in many]
+    gaps = list(map(_gaps, many))
     ends = _ends([_columns(parts) for parts in gaps], _mean_gap)
     tests = _flip_tests(gaps)
-    found = []
+    results = []
     for pairs, parts, (low, high), p in zip(many, gaps, ends, tests, strict=True):
         value = float(np.mean([part.mean() for part in parts]))
         n = sum(map(statistics.count, pairs))
-        found.append(Difference(value, low, high, n, p))
-    return found
+        results.append(Difference(value, low, high, n, p))
+    return results
 
 
 def relatives(many: Sequence[Pairs]) -> list[Interval]:
     """What `statistics.relative` says of each."""
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     places: list[int] = []
     for pairs in many:
         n = sum(map(statistics.count, pairs))
         value = NAN
         if not any(pair[1].mean() == 0 for pair in pairs):
             value = float(np.mean([pair[0].mean() / pair[1].mean() for pair in pairs]))
-            places.append(len(found))
-        found.append(Interval(value, NAN, NAN, n))
-    both = [[np.column_stack(pair[:2]) for pair in many[place]] for place in places]
+            places.append(len(intervals))
+        intervals.append(Interval(value, NAN, NAN, n))
+    both = [list(map(_both, many[place])) for place in places]
     for place, (low, high) in zip(places, _ends(both, _mean_ratio), strict=True):
-        found[place] = Interval(found[place].value, low, high, found[place].n)
-    return found
+        intervals[place] = Interval(intervals[place].value, low, high, intervals[place].n)
+    return intervals
 
 
 def means(many: Sequence[Array]) -> list[Interval]:
     """What `statistics.mean` says of each."""
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     places: list[int] = []
     for scores in many:
         # Wilson's interval needs no draws
         if ((scores == 0.0) | (scores == 1.0)).all():
-            found.append(statistics.wilson(int(scores.sum()), len(scores)))
+            intervals.append(statistics.wilson(int(scores.sum()), len(scores)))
             continue
-        places.append(len(found))
-        found.append(Interval(float(scores.mean()), NAN, NAN, len(scores)))
-    drawn = [_columns([many[place]]) for place in places]
-    for place, (low, high) in zip(places, _ends(drawn, _mean_gap), strict=True):
-        found[place] = Interval(found[place].value, low, high, found[place].n)
-    return found
+        places.append(len(intervals))
+        intervals.append(Interval(float(scores.mean()), NAN, NAN, len(scores)))
+    columns = [_columns([many[place]]) for place in places]
+    for place, (low, high) in zip(places, _ends(columns, _mean_gap), strict=True):
+        intervals[place] = Interval(intervals[place].value, low, high, intervals[place].n)
+    return intervals
 
 
 def parted_ends(
@@ -155,6 +155,15 @@ def _seen_bounds(values: Array, methods: Codes, count: int) -> tuple[Array, Arra
 # ---- the bootstrap -------------------------------------------------------------------------------
 
 
+def _gaps(pairs: Pairs) -> list[Array]:
+    return [pair[0] - pair[1] for pair in pairs]
+
+
+def _both(pair: Pair | GroupedPair) -> Array:
+    """[n, 2] the scores of both."""
+    return np.column_stack(pair[:2])
+
+
 def _columns(parts: Iterable[Array]) -> list[Array]:
     return [part[:, None] for part in parts]
 
@@ -192,9 +201,9 @@ def _ends(
         if min(sizes) >= 2:
             by_sizes.setdefault(sizes, []).append(place)
     for places in by_sizes.values():
-        for chosen in _chunks(places):
-            values = _drawn([many[place] for place in chosen], number_of)
-            for place, own in zip(chosen, _percentiles(values), strict=True):
+        for members in _chunks(places):
+            values = _drawn([many[place] for place in members], number_of)
+            for place, own in zip(members, _percentiles(values), strict=True):
                 ends[place] = own
     return ends
 
@@ -239,7 +248,7 @@ def _flip_tests(many: Sequence[Sequence[Array]]) -> list[float]:
     """Two-sided p-values of differences, a part [n] a task: exact where all have one size
     (McNemar's exact test).
     """
-    found = [1.0] * len(many)
+    p_values = [1.0] * len(many)
     by_count: dict[int, list[tuple[int, Array]]] = {}
     for place, parts in enumerate(many):
         # divided by the task's samples, so that the sum is the mean over tasks
@@ -251,7 +260,7 @@ def _flip_tests(many: Sequence[Sequence[Array]]) -> list[float]:
         sizes = np.abs(weights)
         # as `numpy.allclose` has it, which takes longer than the test
         if (np.abs(sizes - sizes[0]) <= 1e-8 + 1e-5 * sizes[0]).all():
-            found[place] = statistics.binomial(int((weights > 0).sum()), len(weights))
+            p_values[place] = statistics.binomial(int((weights > 0).sum()), len(weights))
             continue
         by_count.setdefault(len(weights), []).append((place, weights))
     for count, members in by_count.items():
@@ -259,8 +268,8 @@ def _flip_tests(many: Sequence[Sequence[Array]]) -> list[float]:
         for start in range(0, len(members), step):
             places, own = zip(*members[start : start + step], strict=True)
             for place, p in zip(places, _flip_test(np.stack(own)), strict=True):
-                found[place] = p
-    return found
+                p_values[place] = p
+    return p_values
 
 
 def _flip_test(weights: Array) -> list[float]:
@@ -305,10 +314,10 @@ def _long_sums(weights: Array) -> Array:
 def _bytes_of_signs(rng: np.random.Generator, rows: int, count: int) -> NDArray[np.uint8]:
     """[bytes, rows] patterns of signs, drawn as `draws` draws them; a set bit is a minus."""
     size = rows * count
-    drawn = np.frombuffer(rng.bytes(-(-size // 8)), dtype=np.uint8)
+    content = np.frombuffer(rng.bytes(-(-size // 8)), dtype=np.uint8)
     if count % 8 == 0:
-        return np.ascontiguousarray(drawn.reshape(rows, -1).T)
-    bits = np.unpackbits(drawn, count=size).reshape(rows, count)
+        return np.ascontiguousarray(content.reshape(rows, -1).T)
+    bits = np.unpackbits(content, count=size).reshape(rows, count)
     return np.ascontiguousarray(np.packbits(bits, axis=1).T)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -77,7 +78,9 @@ def compare(sheets: Sequence[Sheet[K]], pairs: Sequence[tuple[K, K]]) -> list[Co
     """Every pair, over the samples that both answered; None where a task has none of these."""
     rng = np.random.default_rng(0)
     draws = [_Draws(sheet, pairs, rng) for sheet in sheets]
-    whole = [pair for pair in pairs if all(of_task.is_whole(*pair) for of_task in draws)]
+    whole = list(pairs)
+    for of_task in draws:
+        whole = [pair for pair in whole if of_task.is_whole(*pair)]
     comparisons: list[Comparison | None] = []
     of_whole = dict(zip(whole, _compared(draws, whole), strict=True))
     for one, other in pairs:
@@ -328,25 +331,24 @@ def _compared(draws: Sequence[_Draws[K]], pairs: Sequence[tuple[K, K]]) -> list[
 
 def _some_compared(draws: Sequence[_Draws[K]], pairs: Sequence[tuple[K, K]]) -> list[Comparison]:
     """The same of no more pairs than fit in memory."""
-    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    names = list(dict.fromkeys(chain.from_iterable(pairs)))
     place_of = {name: place for place, name in enumerate(names)}
     first = np.array([place_of[one] for one, _ in pairs])
     second = np.array([place_of[other] for _, other in pairs])
-    methods = [[of_task.whole(name) for name in names] for of_task in draws]
+    methods = [list(map(of_task.whole, names)) for of_task in draws]
     counts = []
-    drawn = np.zeros((len(pairs), RESAMPLES))
+    differences = np.zeros((len(pairs), RESAMPLES))
     for of_task, own in zip(draws, methods, strict=True):
         means = np.stack([method.means for method in own])
         counts.append(_counts(means[first] - means[second], of_task.places))
         numbers = np.stack([method.draws for method in own])
-        drawn += numbers[first] - numbers[second]
-    drawn /= len(draws)
+        differences += numbers[first] - numbers[second]
+    differences /= len(draws)
     value = np.mean(np.stack([one.value for one in counts]), axis=0)
-    wins, losses, uneven = (
-        np.sum([getattr(one, name) for one in counts], axis=0)
-        for name in ("wins", "losses", "uneven")
-    )
-    stderr = drawn.std(axis=1, ddof=1)
+    wins = np.sum([one.wins for one in counts], axis=0)
+    losses = np.sum([one.losses for one in counts], axis=0)
+    uneven = np.sum([one.uneven for one in counts], axis=0)
+    stderr = differences.std(axis=1, ddof=1)
     seeds = _Seeds.of(methods)
     images = sum(int(of_task.places.max()) for of_task in draws)
     n = sum(len(of_task.places) for of_task in draws)
@@ -354,7 +356,7 @@ def _some_compared(draws: Sequence[_Draws[K]], pairs: Sequence[tuple[K, K]]) -> 
     alone = images + 1 == n and len(draws) == 1
     exact = [alone and method.seeds == 1 and method.right_or_wrong for method in methods[0]]
     comparisons = []
-    for place, (low, high) in enumerate(_ends_of_rows(drawn)):
+    for place, (low, high) in enumerate(_ends_of_rows(differences)):
         test: Test = "bootstrap"
         own_p, own_stderr = float(p[place]), float(stderr[place])
         if exact[first[place]] and exact[second[place]]:
