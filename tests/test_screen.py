@@ -172,7 +172,7 @@ def hostile_study(study: Path) -> Path:
 
 def test_what_others_wrote_cannot_act_on_a_spreadsheet(tmp_path: Path) -> None:
     records, _ = cells.read(hostile_study(tmp_path))
-    tables.write_rows(tmp_path / "metrics.csv", tables.COLUMNS, tables.metrics(records))
+    tables.write_lines(tmp_path / "metrics.csv", tables.COLUMNS, tables.metrics(records))
     board = board_of(tmp_path)
     assert set(board["model"]) == {clean(f"@{HOSTILE}")}
     assert formulas(tmp_path / "metrics.csv") == {"'@", "'+", "'-"}

@@ -78,8 +78,10 @@ def read(path: Path, most: int = SIZE) -> bytes:
     bytes.
     """
     with opened(path) as file:
-        # one byte more tells a file that is too large from one that just fits
-        data = file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size
+        # one byte more tells a file that is too large from one that just fits; asked for no more
+        # than there is, for so much memory is taken first
+        data = file.read(min(size, most) + 1)
     if len(data) > most:
         raise OSError(errno.EOVERFLOW, f"is larger than {most} bytes", str(path))
     return data

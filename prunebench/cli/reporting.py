@@ -56,7 +56,9 @@ def report(arguments: argparse.Namespace) -> int:
 
     keys = read(arguments.options)
     wish = None if keys.paper is None else wish_of(keys)
-    outputs = reports.build(arguments.study)
+    # pictures, another study and a paper ask the cells again
+    options = (keys.pictures, keys.compare, wish)
+    outputs = reports.build(arguments.study, whole=any(one is not None for one in options))
     notes = list(outputs.warnings)
     if keys.pictures is not None:
         draw_pictures(outputs, keys.pictures, notes.append)

@@ -81,7 +81,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     with SweepBar(console, arguments.check) as bar:
         outcome = runner.sweep(grid, bar)
         bar.doing("folding tables and figures")
-        outputs = report.build(outcome.folder)
+        outputs = report.build(outcome.folder, whole=False)
         page = page_of(outputs)
     print_rich(report.terminal(outcome.folder, width()))
     for warning in (*outputs.warnings, *page.warnings):

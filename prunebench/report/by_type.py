@@ -14,16 +14,18 @@ and not by objects; what a perfect reader of the surviving tokens would answer s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from prunebench.report import tables
 from prunebench.report.comparison import Warn, cluster_codes
+from prunebench.study.batches import parted_ends
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
 from prunebench.study.samples import NAN, Array, Codes, Samples, Vector, aligned
-from prunebench.study.statistics import spreads
 
 HEADLINE = "headline"
 """The row that stands for all kinds."""
@@ -48,6 +50,9 @@ SIZES = {
 
 PARTS = 4
 """Groups that sizes fall into."""
+
+TOGETHER = 1_000_000
+"""Samples of groups of methods whose numbers are made together."""
 
 NUMBERS = ["score", "perfect", "evidence_recall", "complexity", "available", "evidence_tokens"]
 
@@ -75,6 +80,11 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
             for name, column in table.items():
                 column.append(row.get(name))
     return pd.DataFrame(table, columns=COLUMNS)
+
+
+def lines(types: pd.DataFrame) -> Iterator[str]:
+    """The lines of the table."""
+    return map(tables.line, types.itertuples(index=False, name=None))
 
 
 def smallest_budgets(types: pd.DataFrame) -> pd.DataFrame:
@@ -141,17 +151,19 @@ class _Task:
         for place, cell in enumerate(self._cells):
             by_key.setdefault(cell.key, []).append(place)
         unpruned = [place for place, cell in enumerate(self._cells) if cell.unpruned]
-        full = {aspect: self._parts(unpruned, codes) for aspect, (codes, _) in self._groups.items()}
-        for key, places in by_key.items():
-            for aspect, (codes, names) in self._groups.items():
+        full, parts = {}, {}
+        for aspect, (codes, names) in self._groups.items():
+            full[aspect] = self._parts([unpruned], codes, len(names))[0]
+            parts[aspect] = self._parts(list(by_key.values()), codes, len(names))
+        for number, key in enumerate(by_key):
+            for aspect, (_, names) in self._groups.items():
                 about = {**dict(zip(KEY, key, strict=True)), "by": aspect}
-                parts = self._parts(places, codes)
                 own = []
-                for number, name in enumerate(names):
-                    if number in parts:
-                        of_unpruned = full[aspect].get(number)
+                for part, name in enumerate(names):
+                    if part in parts[aspect][number]:
+                        of_unpruned = full[aspect].get(part)
                         best = None if of_unpruned is None else of_unpruned["accuracy"]
-                        own.append(_row(about, name, parts[number], best))
+                        own.append(_row(about, name, parts[aspect][number][part], best))
                 yield from own
                 if aspect == KIND:
                     yield _headline(about, own)
@@ -182,36 +194,61 @@ class _Task:
                 groups[aspect] = _coded(named.reindex(self._ids), names), names
         return groups
 
-    def _parts(self, places: Sequence[int], codes: Codes) -> dict[int, dict[str, Any]]:
-        """The numbers of every group, over the samples of the cells at these places."""
+    def _parts(
+        self, methods: Sequence[Sequence[int]], codes: Codes, count: int
+    ) -> list[dict[int, dict[str, Any]]]:
+        """For every method the numbers of every one of `count` groups, over the samples of the
+        cells at its places.
+        """
+        every: list[dict[int, dict[str, Any]]] = []
+        step = max(1, TOGETHER // max(1, count * len(codes)))
+        for start in range(0, len(methods), step):
+            every += self._some_parts(methods[start : start + step], codes, count)
+        return every
+
+    def _some_parts(
+        self, methods: Sequence[Sequence[int]], codes: Codes, count: int
+    ) -> list[dict[int, dict[str, Any]]]:
+        """The same of no more methods than fit in memory."""
+        places = list(chain.from_iterable(methods))
+        owners = np.repeat(np.arange(len(methods)), list(map(len, methods)))
         scores = self._numbers["score"][:, places]
         mask = ~np.isnan(scores) & (codes >= 0)[:, None]
-        of_score = np.broadcast_to(codes[:, None], scores.shape)[mask]
-        if not len(of_score):
-            return {}
-        counts = np.bincount(of_score)
+        # one number for a group of a method
+        parts = codes[:, None] + count * owners
+        of_score = parts[mask]
+        size = count * len(methods)
+        counts = np.bincount(of_score, minlength=size)
         # all seeds ask the same questions, so the answers to one are drawn together as well
         clusters = np.broadcast_to(self._clusters[:, None], scores.shape)[mask]
-        ends = [(low, high) for _, low, high in spreads(scores[mask], of_score, clusters)]
-        means = {"accuracy": np.bincount(of_score, weights=scores[mask])}
+        ends = parted_ends(scores[mask], of_score, clusters, count, len(methods))
+        sums = {"accuracy": np.bincount(of_score, weights=scores[mask], minlength=size)}
         sizes = {"accuracy": counts}
         for name in ("perfect", "evidence_recall"):
             values = self._numbers[name][:, places]
             own = mask & ~np.isnan(values)
-            of_value = np.broadcast_to(codes[:, None], scores.shape)[own]
-            means[name] = np.bincount(of_value, weights=values[own], minlength=len(counts))
-            sizes[name] = np.bincount(of_value, minlength=len(counts))
+            sums[name] = np.bincount(parts[own], weights=values[own], minlength=size)
+            sizes[name] = np.bincount(parts[own], minlength=size)
+        means = {}
+        for name, of_parts in sums.items():
+            with np.errstate(invalid="ignore"):  # of none there is no mean
+                means[name] = (of_parts / sizes[name]).tolist()
         # a question that several seeds answer counts once
-        questions = np.bincount(codes[mask.any(axis=1)], minlength=len(counts))
-        parts = {}
+        asked = np.zeros((len(codes), len(methods)), dtype=bool)
+        for number, own in enumerate(
+            np.split(mask, np.cumsum(list(map(len, methods)))[:-1], axis=1)
+        ):
+            asked[:, number] = own.any(axis=1)
+        of_question = (codes[:, None] + count * np.arange(len(methods)))[asked]
+        questions = np.bincount(of_question, minlength=size)
+        every: list[dict[int, dict[str, Any]]] = [{} for _ in methods]
         for number in np.flatnonzero(counts).tolist():
-            part: dict[str, Any] = {"n": int(questions[number])}
-            for name, sums in means.items():
-                size = int(sizes[name][number])
-                part[name] = float(sums[number]) / size if size else None
-            part["ends"] = ends[number]
-            parts[number] = part
-        return parts
+            part: dict[str, Any] = {"n": int(questions[number]), "ends": ends[number]}
+            for name, values_of in means.items():
+                value = values_of[number]
+                part[name] = value if value == value else None
+            every[number // count][number % count] = part
+        return every
 
 
 # ---- groups --------------------------------------------------------------------------------------

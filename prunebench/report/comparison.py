@@ -133,7 +133,8 @@ class Group:
         empty.
         """
         count = statistics.count(pair)
-        if count == _answered(self.cells, warn) == _answered(others, warn):
+        own = self.once("answered", lambda: _answered(self.cells, warn))
+        if count == own == _answered(others, warn):
             return ""
         return f"compared with {others[0].method} on the {count} samples that both answered"
 

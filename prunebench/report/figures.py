@@ -20,9 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from prunebench.border.text import one_line, percent
-from prunebench.report import labels, panels, slices, tables
+from prunebench.report import drawing, labels, panels, slices, tables
 from prunebench.report.board import budget_kind, budget_label, overall
 from prunebench.report.clock import on_busy_machine
+from prunebench.report.drawing import Drawing, Helper
 from prunebench.report.frontier import frontier
 from prunebench.report.leaderboard import ALL
 from prunebench.report.palette import PLAIN, Look, looks
@@ -145,10 +146,11 @@ def draw(
     plan: Plan = USUAL,
     others: Mapping[str, Callable[[], Figure]] = NO_OTHERS,
     note: Note = lambda *_: None,
+    helper: Helper | None = None,
 ) -> list[Path]:
     """Every figure that the leaderboard, and the table of kinds of questions, have the numbers for,
     and the `others` of further tables; one that they have not is removed if it was there. `note`
-    hears of figures that leave panels out.
+    hears of figures that leave panels out; `helper` is another process that draws some.
     """
     if folder.is_symlink():
         raise ReportError(
@@ -166,19 +168,27 @@ def draw(
         **others,
     }
     paths = []
+    for one in drawing.together(makers, folder, plan.format, helper).values():
+        paths.append(one.path)
+        if one.note:
+            note(one.path.name, one.note)
+    return paths
+
+
+def made(makers: Mapping[str, Callable[[], Figure]], folder: Path, kind: str) -> dict[str, Drawing]:
+    """The figures of these makers, but for those that have no numbers."""
+    drawings = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a name in letters that the font lacks
         for name, make in makers.items():
-            path = folder / f"{name}.{plan.format}"
+            path = folder / f"{name}.{kind}"
             try:
                 figure = make()
             except ReportError:
                 remove(path)
                 continue
-            paths.append(save(figure, path))
-            if figure.get_label():
-                note(path.name, str(figure.get_label()))
-    return paths
+            drawings[name] = Drawing(save(figure, path), str(figure.get_label() or ""))
+    return drawings
 
 
 def accuracy(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
@@ -429,8 +439,6 @@ def _title(ax: Axes, text: str) -> None:
 
 def _lines(ax: Axes, rows: pd.DataFrame, style: Style, kind: str) -> None:
     """A line per method from budget to budget, with its intervals as a band."""
-    import seaborn as sns
-
     tokens = f"tokens_{kind}"
     banded = sum(_has_band(style, str(method)) for method in rows["method"].unique()) <= MOST_BANDS
     # groupby keeps the order inside a group, so lines run from left to right
@@ -445,20 +453,14 @@ def _lines(ax: Axes, rows: pd.DataFrame, style: Style, kind: str) -> None:
             continue
         if banded and _has_band(style, str(method)):
             _band(ax, points, tokens, look)
-        sns.lineplot(
-            data=points,
-            x=tokens,
-            y="accuracy",
-            ax=ax,
+        ax.plot(
+            points[tokens],
+            points["accuracy"],
             color=look.colour,
             linestyle=look.linestyle,
             linewidth=_width(look),
             zorder=2 if look.control or look.colour == PLAIN else 3,
-            legend=False,
             label=str(method),
-            # the points as they are: seaborn would average them and draw intervals of its own
-            errorbar=None,
-            estimator=None,
         )
         _whiskers(ax, points, tokens, look)
     _token_axis(ax, rows, tokens)

@@ -61,6 +61,16 @@ class _Counts:
 
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The table; empty where no cell says what entered its layers."""
+    return table(rows(cells, warn))
+
+
+def table(every: Sequence[Row]) -> pd.DataFrame:
+    """Rows as the table."""
+    return pd.DataFrame(list(every), columns=COLUMNS)
+
+
+def rows(cells: Sequence[StoredCell], warn: Warn) -> list[Row]:
+    """The rows of the table, model by model."""
     by_line: dict[Key, dict[str, list[StoredCell]]] = {}
     tasks: dict[str, set[str]] = {}
     for cell in cells:
@@ -70,7 +80,7 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
             model, method, settings, kind, budget, task = cell.line
             line = (model, method, settings, kind, budget)
             by_line.setdefault(line, {}).setdefault(task, []).append(cell)
-    table: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    every: list[Row] = []
     for line, by_task in sorted(by_line.items()):
         depths = {len(cell.entering or ()) for cell in chain.from_iterable(by_task.values())}
         if len(depths) > 1:
@@ -78,10 +88,8 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
             listed = " and ".join(map(str, sorted(depths)))
             warn(f"{method} on {model} is not in layers.csv: its cells are of {listed} layers")
             continue
-        for row in _rows(line, by_task, len(tasks[line[0]])):
-            for name, column in table.items():
-                column.append(row[name])
-    return pd.DataFrame(table, columns=COLUMNS)
+        every += _rows(line, by_task, len(tasks[line[0]]))
+    return every
 
 
 def texts(table: pd.DataFrame) -> pd.DataFrame:

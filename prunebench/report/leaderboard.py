@@ -24,7 +24,7 @@ from prunebench.report import beside, clock, marks, printed, tables
 from prunebench.report.beside import RESIZE
 from prunebench.report.comparison import Group, Warn, average, scale_of
 from prunebench.report.headings import ABOVE_BLIND, ALL, COLUMNS, N_BLIND, PORT, SOMETIMES, TEXTS
-from prunebench.study import statistics
+from prunebench.study import batches, statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
 from prunebench.study.record import BASELINE, BLIND, CONTROL
@@ -39,12 +39,64 @@ Pairs = list[Pair | GroupedPair]
 
 PARTIAL = "partial"
 
+PAIRED = {"none": "n_paired_none", "random": "n_paired_random"}
+"""The column that says on how many samples a difference stands."""
+
 Key = tuple[str, str, str, str]
 """Model, method, budget kind, budget: what has a row per task."""
 
 
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The leaderboard as text; `warn` hears of cells that are damaged or cannot be compared."""
+    rows = _every_row(cells, warn)
+    columns = COLUMNS
+    for heading in SOMETIMES:
+        if any(heading.name in row for row in rows):
+            columns += tuple(heading.names)
+    return tables.texts(rows, columns)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the leaderboard as it is written: the columns that every study has, and those of
+    `SOMETIMES` by name.
+    """
+
+    model: str
+    text: str
+    more: Mapping[str, str]
+
+    def of(self, names: Sequence[str]) -> str:
+        """The line of a leaderboard that has these columns besides."""
+        return ",".join([self.text, *(self.more.get(name, "") for name in names)])
+
+
+def lines(cells: Sequence[StoredCell], warn: Warn) -> list[Line]:
+    """The rows of some models, all of whose cells these are."""
+    every = []
+    for row in _every_row(cells, warn):
+        more: dict[str, str] = {}
+        for heading in SOMETIMES:
+            if heading.name in row:
+                more |= {name: tables.line([row.get(name)]) for name in heading.names}
+        text = tables.line([row.get(name) for name in COLUMNS])
+        every.append(Line(row["model"], text, more))
+    return every
+
+
+def write(path: Path, every: Iterable[Line]) -> Path:
+    """Write the leaderboard of all models."""
+    in_order = sorted(every, key=lambda one: one.model)
+    names: list[str] = []
+    for heading in SOMETIMES:
+        if any(heading.name in one.more for one in in_order):
+            names += heading.names
+    texts = (one.of(names) for one in in_order)
+    return tables.write_lines(path, (*COLUMNS, *names), texts)
+
+
+def _every_row(cells: Sequence[StoredCell], warn: Warn) -> list[Row]:
+    """The rows in their order."""
     rows: list[Row] = []
     by_model: dict[str, list[StoredCell]] = {}
     for cell in cells:
@@ -53,11 +105,7 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
         rows += _rows(of_model, warn)
     marks.add(rows)
     printed.add(rows)
-    columns = COLUMNS
-    for heading in SOMETIMES:
-        if any(heading.name in row for row in rows):
-            columns += tuple(heading.names)
-    return tables.texts(sorted(rows, key=_order), columns)
+    return sorted(rows, key=_order)
 
 
 def load(path: Path) -> pd.DataFrame:
@@ -130,6 +178,11 @@ class Groups:
         return self.quality or self.cost
 
     @property
+    def method(self) -> str:
+        """The method that the row is of."""
+        return self.cells[0].method if self.cells else BASELINE
+
+    @property
     def several(self) -> bool:
         """Whether the row stands for several tasks."""
         return len(self.parts) > 1
@@ -170,18 +223,23 @@ def _rows(cells: Sequence[StoredCell], warn: Warn) -> Iterable[Row]:
     first_cells: dict[Key, StoredCell] = {}
     for cell in cells:
         first_cells.setdefault(_key(cell), cell)
+    abouts: list[Row] = []
+    every: list[Groups] = []
     for key in sorted(first_cells):
         about = _about(first_cells[key])
         groups = [_group(key, task, shelf) for task in tasks]
         for group in groups:
             if group.cells or group.cost:
-                numbers = _row(Groups((group,)), warn)
-                yield {**about, "task": group.task, **numbers}
+                abouts.append({**about, "task": group.task})
+                every.append(Groups((group,)))
         # the blind value is of those tasks alone that need it, and no mean over all
         everywhere = all(group.cells or group.cost for group in groups)
         if len(tasks) > 1 and (about["method"] != BLIND or everywhere):
-            numbers = _row(Groups(tuple(groups)), warn)
-            yield {**about, "task": ALL, **numbers}
+            abouts.append({**about, "task": ALL})
+            every.append(Groups(tuple(groups)))
+    compared = _compared(every, warn)
+    for about, row, comparisons in zip(abouts, every, compared, strict=True):
+        yield {**about, **_row(row, comparisons, warn)}
 
 
 def _tasks(cells: Sequence[StoredCell]) -> list[str]:
@@ -258,9 +316,60 @@ def _group(key: Key, task: str, shelf: Shelf) -> Group:
     )
 
 
-def _row(groups: Groups, warn: Warn) -> Row:
+@dataclass(frozen=True)
+class Comparisons:
+    """What a row is compared with: its pairs, and what they show; None where there are none."""
+
+    baseline: Pairs | None
+    control: Pairs | None
+    relative: Interval | None
+    to_none: Difference | None
+    to_random: Difference | None
+    to_blind: Difference | None
+
+
+def _compared(every: Sequence[Groups], warn: Warn) -> list[Comparisons]:
+    """The comparisons of all rows of a model, which are drawn together."""
+    baselines: list[Pairs | None] = []
+    controls: list[Pairs | None] = []
+    blinds: list[Pairs | None] = []
+    for groups in every:
+        control: Pairs | None = None
+        blind: Pairs | None = None
+        baseline: Pairs | None = groups.each(partial(Group.against_baseline, warn=warn))
+        if groups.method not in (BASELINE, CONTROL):
+            control = groups.each(partial(Group.against_control, warn=warn))
+        if groups.method != BLIND and len(groups.scales) <= 1:
+            blind = groups.each(partial(Group.against_blind, warn=warn))
+        baselines.append(baseline)
+        controls.append(control)
+        blinds.append(blind)
+    columns = (
+        baselines,
+        controls,
+        _where(baselines, batches.relatives),
+        _where(baselines, batches.differences),
+        _where(controls, batches.differences),
+        _where(blinds, batches.differences),
+    )
+    return [Comparisons(*row) for row in zip(*columns, strict=True)]
+
+
+def _where(
+    every: Sequence[Pairs | None], number: Callable[[Sequence[Pairs]], list[T]]
+) -> list[T | None]:
+    """The number of all those that have pairs, at their places."""
+    present = [pairs for pairs in every if pairs is not None]
+    numbers = iter(number(present))
+    of_each: list[T | None] = []
+    for pairs in every:
+        of_each.append(None if pairs is None else next(numbers))
+    return of_each
+
+
+def _row(groups: Groups, compared: Comparisons, warn: Warn) -> Row:
     """The columns of one row behind its task, a group of columns at a time."""
-    method = groups.cells[0].method if groups.cells else BASELINE
+    method = groups.method
     seeds = {cell.seed for cell in groups.cells}
     notes: list[str] = []
     row: Row = {"seeds": len(seeds)}
@@ -271,16 +380,15 @@ def _row(groups: Groups, warn: Warn) -> Row:
     # tasks that disagree on what is better, or by how much, have no pooled answer
     if len(groups.directions) == 1 and len(groups.scales) <= 1:
         row[marks.UPWARDS] = True in groups.directions
-    baseline: Pairs | None = groups.each(partial(Group.against_baseline, warn=warn))
-    row |= _relative(groups, baseline)
-    if method != BASELINE and baseline is not None:
-        row |= _against_none(groups, baseline, warn, notes)
-    if method not in (BASELINE, CONTROL):
-        control: Pairs | None = groups.each(partial(Group.against_control, warn=warn))
-        if control is not None:
-            row |= _against_random(groups, control, warn, notes)
+    row |= _relative(groups, compared.relative)
+    if method != BASELINE and compared.to_none is not None:
+        row |= _against(groups, "none", compared.to_none)
+        notes += _notes(groups, [group.baseline for group in groups.parts], compared.baseline, warn)
+    if compared.to_random is not None:
+        row |= _against(groups, "random", compared.to_random)
+        notes += _notes(groups, [group.control for group in groups.parts], compared.control, warn)
     if method != BLIND:
-        row |= _above_blind(groups, warn)
+        row |= _above_blind(groups, compared.to_blind)
     for column, board in on_board():
         fold_number = FOLDS[board.fold]
         row |= fold_number(groups, column, board)
@@ -318,65 +426,47 @@ def _total(group: Group, warn: Warn) -> int | None:
     return None if accuracy is None else accuracy.n
 
 
-def _relative(groups: Groups, pairs: Sequence[Pair | GroupedPair] | None) -> Row:
+def _relative(groups: Groups, relative: Interval | None) -> Row:
     """Accuracy over that of the unpruned model; without an interval where the metric is no mean of
     samples, and without a mean over tasks that disagree on what is better.
     """
     if len(groups.directions) > 1:
         return {}
-    if pairs is None:
+    if relative is None:
         return {"relative_accuracy": groups.mean(Group.relative)}
-    return _ends("relative_accuracy", statistics.relative(pairs))
+    return _ends("relative_accuracy", relative)
 
 
-def _against_none(
-    groups: Groups, pairs: Sequence[Pair | GroupedPair], warn: Warn, notes: list[str]
-) -> Row:
-    """Accuracy less that of the unpruned model; what is to be said of it goes to `notes`."""
-    gap = statistics.difference(pairs)
-    row: Row = {"n_paired_none": gap.n}
+def _against(groups: Groups, reference: str, gap: Difference) -> Row:
+    """Accuracy less that of the unpruned model, or of the random control."""
+    row: Row = {PAIRED[reference]: gap.n}
     if len(groups.scales) <= 1:
-        row |= _ends("difference_to_none", gap)
-    for group, pair in zip(groups.parts, pairs, strict=True):
-        notes += _on_fewer_samples(groups, group, group.baseline, pair, warn)
+        row |= _ends(f"difference_to_{reference}", gap)
     return row
 
 
-def _against_random(
-    groups: Groups, pairs: Sequence[Pair | GroupedPair], warn: Warn, notes: list[str]
-) -> Row:
-    """Accuracy less that of the random control, and whether the method is better."""
-    gap = statistics.difference(pairs)
-    row: Row = {"n_paired_random": gap.n}
-    if len(groups.scales) <= 1:
-        row |= _ends("difference_to_random", gap)
-    for group, pair in zip(groups.parts, pairs, strict=True):
-        notes += _on_fewer_samples(groups, group, group.control, pair, warn)
-    return row
-
-
-def _above_blind(groups: Groups, warn: Warn) -> Row:
+def _above_blind(groups: Groups, gap: Difference | None) -> Row:
     """Accuracy less that of the model without its images, where every task has that; without an
     interval where the metric is no mean of samples, and none over tasks of different scales.
     """
     if len(groups.scales) > 1:
         return {}
-    pairs: Pairs | None = groups.each(partial(Group.against_blind, warn=warn))
-    if pairs is not None:
-        gap = statistics.difference(pairs)
+    if gap is not None:
         return _ends(ABOVE_BLIND.name, gap) | {N_BLIND.name: gap.n}
     value = groups.mean(Group.above_blind)
     return {} if value is None else {ABOVE_BLIND.name: value}
 
 
-def _on_fewer_samples(
-    groups: Groups, group: Group, others: Sequence[StoredCell], pair: Pair | GroupedPair, warn: Warn
+def _notes(
+    groups: Groups, others: Sequence[Sequence[StoredCell]], pairs: Pairs | None, warn: Warn
 ) -> list[str]:
-    """A note where a task's pair is smaller than what one of the two answered; else none."""
-    note = group.paired(others, pair, warn)
-    if not note:
-        return []
-    return [f"{group.task}: {note}" if groups.several else note]
+    """A note for every task whose pair is smaller than what one of the two answered."""
+    notes = []
+    for group, other, pair in zip(groups.parts, others, pairs or [], strict=True):
+        note = group.paired(other, pair, warn)
+        if note:
+            notes.append(f"{group.task}: {note}" if groups.several else note)
+    return notes
 
 
 # ---- what was measured: one function a fold ------------------------------------------------------

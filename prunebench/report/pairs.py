@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,8 @@ from prunebench.study.samples import NAN, Vector, aligned
 from prunebench.study.statistics import Array
 
 Row = dict[str, Any]
+
+C = TypeVar("C", "_Contest", "Contested")
 
 Point = tuple[str, str, str]
 """A method, the kind of its budget, and the budget."""
@@ -101,22 +103,49 @@ def fold(cells: Sequence[StoredCell], warn: Warn, note: Warn = lambda _: None) -
     """The table as text; empty where no two methods share a budget. `note` hears what is left out
     of it.
     """
-    by_model: dict[str, list[StoredCell]] = {}
-    for cell in cells:
-        if cell.kind == "quality":
-            by_model.setdefault(cell.model, []).append(cell)
-    contests: list[_Contest] = []
-    for model, of_model in sorted(by_model.items()):
-        contests += _contests(model, of_model, warn)
-    count = sum(len(contest.pairs()) for contest in contests)
-    if count > MOST_PAIRS:
-        contests = [contest for contest in contests if not contest.part]
-        count -= sum(len(contest.pairs()) for contest in contests)
-        note(f"pairs.csv has the pairs on all tasks together, without {count:,} on single ones")
+    contests = _contests_of(cells, warn)
+    counts = [len(contest.pairs()) for contest in contests]
     rows: list[Row] = []
-    for contest in contests:
+    for contest in _chosen(contests, counts, note):
         rows += _rows(contest)
     return tables.texts(rows, COLUMNS)
+
+
+@dataclass(frozen=True)
+class Contested:
+    """The lines of the table that are of one model's pairs on one of its tasks, or on all of them;
+    None where there are likely too many for the table to have them.
+    """
+
+    model: str
+    part: bool
+    count: int
+    lines: Sequence[str] | None
+
+
+def contested(cells: Sequence[StoredCell], warn: Warn, share: float) -> list[Contested]:
+    """The lines of some models, whose cells are that share of the study's."""
+    contests = _contests_of(cells, warn)
+    counts = [len(contest.pairs()) for contest in contests]
+    many = sum(counts) > MOST_PAIRS * share
+    every = []
+    for contest, count in zip(contests, counts, strict=True):
+        lines = None
+        if not (many and contest.part):
+            lines = [tables.line(map(row.get, COLUMNS)) for row in _rows(contest)]
+        every.append(Contested(contest.model, contest.part, count, lines))
+    return every
+
+
+def lines(every: Sequence[Contested], note: Warn) -> list[str] | None:
+    """The lines of the whole table; None where some are missing after all."""
+    together: list[str] = []
+    in_order = sorted(every, key=lambda one: one.model)
+    for one in _chosen(in_order, [one.count for one in in_order], note):
+        if one.lines is None:
+            return None
+        together += one.lines
+    return together
 
 
 def load(study: Path) -> pd.DataFrame:
@@ -144,6 +173,29 @@ def load(study: Path) -> pd.DataFrame:
 
 
 # ---- one model -----------------------------------------------------------------------------------
+
+
+def _contests_of(cells: Sequence[StoredCell], warn: Warn) -> list[_Contest]:
+    """Where the methods of every model are paired."""
+    by_model: dict[str, list[StoredCell]] = {}
+    for cell in cells:
+        if cell.kind == "quality":
+            by_model.setdefault(cell.model, []).append(cell)
+    contests: list[_Contest] = []
+    for model, of_model in sorted(by_model.items()):
+        contests += _contests(model, of_model, warn)
+    return contests
+
+
+def _chosen(contests: Sequence[C], counts: Sequence[int], note: Warn) -> list[C]:
+    """Those that the table has, which are of so many pairs each."""
+    if sum(counts) <= MOST_PAIRS:
+        return list(contests)
+    left_out = 0
+    for contest, count in zip(contests, counts, strict=True):
+        left_out += count if contest.part else 0
+    note(f"pairs.csv has the pairs on all tasks together, without {left_out:,} on single ones")
+    return [contest for contest in contests if not contest.part]
 
 
 def _contests(model: str, cells: Sequence[StoredCell], warn: Warn) -> list[_Contest]:

@@ -59,13 +59,23 @@ COLUMNS = names(HEADINGS)
 
 def fold(cells: Sequence[StoredCell]) -> pd.DataFrame:
     """The table; empty where no budget has enough methods and tasks."""
-    rows: list[dict[str, Any]] = []
-    for (model, kind, budget), scores in _scores(cells).items():
-        table = pd.DataFrame(scores).dropna(axis="columns")
-        if table.shape[0] >= LEAST_TASKS and table.shape[1] >= LEAST_METHODS:
-            about = {"model": model, "budget_kind": kind, "budget": budget}
-            rows += [about | row for row in _ranked(table)]
+    return table(rows(cells))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as the table."""
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def rows(cells: Sequence[StoredCell]) -> list[dict[str, Any]]:
+    """The rows of the table, model by model."""
+    ranked: list[dict[str, Any]] = []
+    for (model, kind, budget), scores in _scores(cells).items():
+        accuracies = pd.DataFrame(scores).dropna(axis="columns")
+        if accuracies.shape[0] >= LEAST_TASKS and accuracies.shape[1] >= LEAST_METHODS:
+            about = {"model": model, "budget_kind": kind, "budget": budget}
+            ranked += [about | row for row in _ranked(accuracies)]
+    return ranked
 
 
 def texts(ranks: pd.DataFrame) -> pd.DataFrame:

@@ -85,6 +85,16 @@ COLUMNS = names(HEADINGS)
 
 def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
     """The table; empty where every method keeps as much of every sample."""
+    return table(rows(cells, warn))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as the table."""
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def rows(cells: Sequence[StoredCell], warn: Warn) -> list[dict[str, Any]]:
+    """The rows of the table, model by model."""
     groups: dict[tuple[str, ...], list[_Kept]] = {}
     for cell in cells:
         if cell.kind != "quality" or not cell.ok or cell.method == BASELINE:
@@ -95,7 +105,7 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
             warn(str(error))
             continue
         groups.setdefault(cell.line, []).append(kept)
-    rows: list[dict[str, Any]] = []
+    kept_rows: list[dict[str, Any]] = []
     for of_line, parts in sorted(groups.items()):
         columns = {}
         for name in parts[0].columns:
@@ -107,10 +117,10 @@ def fold(cells: Sequence[StoredCell], warn: Warn) -> pd.DataFrame:
             samples["drawn_with"] = coded(samples.index.tolist()) if codes is None else codes
             about = dict(zip(KEY, of_line, strict=True))
             for aspect in MEASURES:
-                rows += _rows(
+                kept_rows += _rows(
                     {**about, "by": aspect}, samples[[aspect, "kept", "drawn_with"]].dropna()
                 )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return kept_rows
 
 
 def texts(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,10 +10,11 @@ a row "status" without a value; its reason stands in leaderboard.csv and cell.js
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,21 @@ FORMULA = (QUOTE, "=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uf
 """
 
 
+SPECIAL = frozenset('",\r\n')
+"""What a text has that is quoted in a CSV."""
+
 PART = 2**20
 """Characters of a table that are written at a time."""
 
 
-def metrics(cells: Sequence[StoredCell]) -> Iterator[list[Any]]:
-    """The rows of the tidy table, one a number of every cell, in the order of cell ids."""
+def metrics(cells: Sequence[StoredCell]) -> Iterator[str]:
+    """The lines of the tidy table, one a number of every cell, in the order of cell ids."""
     for cell in sorted(cells, key=lambda cell: cell.id):
-        about = _about(cell)
-        origin = [cell.status, cell.hardware, cell.dtype, cell.commit]
+        # the same on every line of a cell
+        about = line(_about(cell))
+        origin = line([cell.status, cell.hardware, cell.dtype, cell.commit])
         for metric in cell.metrics if cell.ok else (*cell.metrics, Metric("status")):
-            yield [*about, *(getattr(metric, name) for name in NUMBERS), *origin]
+            yield f"{about},{line([getattr(metric, name) for name in NUMBERS])},{origin}"
 
 
 def texts(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
@@ -51,22 +56,72 @@ def texts(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFram
     return pd.DataFrame(lines, columns=list(columns), dtype=str)
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-    """Write a table of any length: no more than some of its rows are text at a time."""
-    return write_parts(path, _lines(columns, rows))
+def rows(frame: pd.DataFrame) -> list[str]:
+    """The lines of a frame of texts."""
+    return [",".join(map(_quoted_text, row)) for row in frame.itertuples(index=False, name=None)]
 
 
-def _lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+def write_lines(path: Path, columns: Sequence[str], lines: Iterable[str]) -> Path:
+    """Write a table of any length: no more than some of its lines are kept at a time."""
+    return write_parts(path, chain([head(columns)], joined(lines)))
+
+
+def head(columns: Sequence[str]) -> bytes:
+    """The first line of a table."""
+    return f"{line(columns)}\n".encode()
+
+
+def joined(lines: Iterable[str]) -> Iterator[bytes]:
+    """Lines as they are written, some of them at a time."""
+    pieces: list[str] = []
+    size = 0
+    for text in lines:
+        pieces.append(text)
+        size += len(text)
+        if size > PART:
+            pieces.append("")
+            yield "\n".join(pieces).encode()
+            pieces, size = [], 0
+    pieces.append("")
+    yield "\n".join(pieces).encode()
+
+
+def line(values: Iterable[Any]) -> str:
+    """Values as a line of a CSV."""
+    return ",".join([FORMS.get(type(value), _other)(value) for value in values])
+
+
+def _number(value: float) -> str:
+    return f"{value:.10g}" if value == value else ""
+
+
+def _other(value: Any) -> str:
+    """A value that is no text and no plain number."""
+    return _quoted_text(text(value))
+
+
+@lru_cache(maxsize=2**16)
+def _quoted(value: str) -> str:
+    """A text as a CSV holds it."""
+    return _quoted_text(guarded(value))
+
+
+def _quoted_text(value: str) -> str:
+    if SPECIAL.isdisjoint(value):
+        return value
     buffer = StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow(map(text, row))
-        if buffer.tell() > PART:
-            yield buffer.getvalue().encode()
-            buffer.seek(0)
-            buffer.truncate()
-    yield buffer.getvalue().encode()
+    # beside another one, for an empty text alone is quoted
+    csv.writer(buffer, lineterminator="").writerow([value, ""])
+    return buffer.getvalue()[:-1]
+
+
+FORMS: Mapping[type, Callable[[Any], str]] = {
+    float: _number,
+    str: _quoted,
+    int: str,
+    type(None): lambda _: "",
+}
+"""How nearly all values are written; `text` says the same of them and of others."""
 
 
 def text(value: Any) -> str:
@@ -111,6 +166,8 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return files.write_parts(path, parts)
+    except ReportError:  # of what is written
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         detail = getattr(error, "strerror", None) or one_line(str(error), 100)
         raise ReportError(f"cannot write {one_line(str(path), 120)}: {detail}") from error

@@ -16,10 +16,12 @@ from prunebench.border import files
 from prunebench.border.text import one_line
 from prunebench.study import facts, readers, samples, schema, statistics, tables
 from prunebench.study.facts import Damaged, short
-from prunebench.study.record import BASELINE, CONTROL, CellRecord
+from prunebench.study.record import BASELINE, CONTROL, TABLES, CellRecord
 from prunebench.study.samples import Adoption, Labels, Pool, Samples, Vector
 from prunebench.study.schema import Unreadable
 from prunebench.study.seal import fault
+
+SAMPLES = TABLES["quality"]
 
 REASON = 1000
 """Characters of a reason that tables keep; cell.json has all of it."""
@@ -89,7 +91,7 @@ class StoredCell(CellRecord):
     def samples_read(self) -> Samples:
         """What it says of its samples; raises ReportError where it has no table of them."""
         if self.of_samples is None:
-            raise _damaged(self.id, "samples.parquet is missing")
+            raise _damaged(self.id, f"{SAMPLES} is missing")
         return self.of_samples
 
     @property
@@ -123,7 +125,7 @@ class StoredCell(CellRecord):
     def texts(self, names: Sequence[str]) -> pd.DataFrame:
         """Texts of every sample by sample_id, None where it has none; raises ReportError."""
         try:
-            texts = tables.read_texts(self.folder / "samples.parquet", names)
+            texts = tables.read_texts(self.folder / SAMPLES, names)
         except Damaged as error:
             raise _damaged(self.id, str(error)) from None
         frame = pd.DataFrame(texts, dtype=object).set_index("sample_id")
@@ -165,10 +167,12 @@ def read_record(folder: Path) -> CellRecord | None:
     Raises Damaged where a file is not what was written: no seal, another seal, a fact that is none,
     a table that cannot be read, or anything but plain files in a plain folder.
     """
-    record = _record(folder)
-    if record is not None and "samples.parquet" in record.files:
-        tables.read_samples(folder / "samples.parquet")
-    return record
+    facts_of = _facts(folder, {})
+    if facts_of is None:
+        return None
+    if SAMPLES in facts_of["files"]:
+        tables.read_samples(folder / SAMPLES)
+    return CellRecord(**facts_of)
 
 
 def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
@@ -177,30 +181,28 @@ def read_cell(folder: Path, pool: Pool | None = None) -> StoredCell:
     """
     pool = Pool() if pool is None else pool
     try:
-        record = _record(folder)
+        tables_of: dict[str, bytes] = {}
+        facts_of = _facts(folder, tables_of)
         of_samples = None
-        if record is not None and "samples.parquet" in record.files:
-            names = (*samples.LABELS, samples.ANSWER)
-            path = folder / "samples.parquet"
-            table = tables.read_samples(path, samples.numbers(), names)
-            of_samples = pool.samples(table)
+        if facts_of is not None and SAMPLES in facts_of["files"]:
+            of_samples = pool.samples(folder / SAMPLES, tables_of[SAMPLES])
     except Unreadable as error:
         raise OtherSchema(one_line(f"cell {_shortened(folder.name)}: {error}", 400)) from None
     except Damaged as error:
         raise _damaged(folder.name, str(error)) from None
     except OSError as error:
         raise _damaged(folder.name, f"it cannot be read: {error.strerror}") from None
-    if record is None:
+    if facts_of is None:
         raise ReportError(
             f"cell {_shortened(folder.name)} has no cell.json: it was not finished; sweep again"
         )
-    values = {name: getattr(record, name) for name in facts.names(CellRecord)}
-    values["provenance"] = pool.shared(record.provenance)
-    return StoredCell(folder=folder, of_samples=of_samples, **values)
+    for name in ("provenance", "settings"):
+        facts_of[name] = pool.shared(facts_of[name])
+    return StoredCell(folder=folder, of_samples=of_samples, **facts_of)
 
 
-def _record(folder: Path) -> CellRecord | None:
-    """The record alone, under its seal."""
+def _facts(folder: Path, tables_of: dict[str, bytes]) -> dict[str, Any] | None:
+    """The facts of the record, under its seal; `tables_of` is given the files that it names."""
     if folder.is_symlink() or not folder.is_dir():
         raise Damaged("it is no folder")
     try:
@@ -212,15 +214,15 @@ def _record(folder: Path) -> CellRecord | None:
     # ahead of the seal, which may be another one there
     schema.check(content)
     try:
-        broken = fault(content, folder)
+        broken = fault(content, folder, tables_of)
     except (ValueError, RecursionError) as error:  # a lone surrogate, nesting without end
         raise Damaged(f"cell.json cannot be read: {type(error).__name__}") from None
     if broken:
         raise Damaged(broken)
-    record = CellRecord.read(content)
-    if record.id != folder.name:
-        raise Damaged(f"cell.json belongs to cell {short(record.id)}")
-    return record
+    facts_of = CellRecord.facts(content)
+    if facts_of["id"] != folder.name:
+        raise Damaged(f"cell.json belongs to cell {short(facts_of['id'])}")
+    return facts_of
 
 
 def read(study: Path) -> tuple[list[StoredCell], list[str]]:
@@ -229,25 +231,48 @@ def read(study: Path) -> tuple[list[StoredCell], list[str]]:
     Raises ReportError where the folder is no study, or has no readable cell at all; OtherSchema
     where a cell is of a version that is not read.
     """
-    cells: dict[tuple[Any, ...], StoredCell] = {}
+    stored, warnings = told_apart(_each(folders(study)))
+    if not stored:
+        raise without_cells(study, warnings)
+    return stored, warnings
+
+
+def told_apart(
+    stored: Iterable[StoredCell | ReportError],
+) -> tuple[list[StoredCell], list[str]]:
+    """The cells of those that could be read, and what is to be said of others and of those that
+    answer what another one does; raises OtherSchema.
+    """
+    first: dict[tuple[Any, ...], StoredCell] = {}
     warnings: list[str] = []
-    for cell in _each(folders(study)):
+    for cell in stored:
         if isinstance(cell, OtherSchema):
             # a part of a study would pass for all of it
             raise cell
         if isinstance(cell, ReportError):
             warnings.append(str(cell))
             continue
-        twin = cells.setdefault(cell.question, cell)
+        twin = first.setdefault(cell.question, cell)
         if twin is not cell:
             warnings.append(
                 f"cell {_shortened(cell.id)} answers what {_shortened(twin.id)} does, "
                 "and is left out; delete one of them"
             )
-    if not cells:
-        nothing = f"{_shortened(study)} has no finished cell"
-        raise ReportError(one_line("; ".join([nothing, *warnings])))
-    return list(cells.values()), warnings
+    return list(first.values()), warnings
+
+
+def without_cells(study: Path, warnings: Sequence[str]) -> ReportError:
+    """That a study has nothing to fold, and why."""
+    nothing = f"{_shortened(study)} has no finished cell"
+    return ReportError(one_line("; ".join([nothing, *warnings])))
+
+
+def read_all(paths: Sequence[Path]) -> list[StoredCell | ReportError]:
+    """The cells in these folders, with a pool of their own; in place of a cell that cannot be read
+    stands what is wrong with it.
+    """
+    pool = Pool()
+    return [read_or_fault(path, pool) for path in paths]
 
 
 def read_or_fault(folder: Path, pool: Pool | None = None) -> StoredCell | ReportError:
@@ -256,6 +281,11 @@ def read_or_fault(folder: Path, pool: Pool | None = None) -> StoredCell | Report
         return read_cell(folder, pool)
     except ReportError as error:
         return error
+
+
+def serve() -> None:
+    """Be a reader of cells."""
+    readers.main(lambda paths, _: read_all(paths))
 
 
 def _each(paths: Sequence[Path]) -> Iterator[StoredCell | ReportError]:

@@ -63,6 +63,8 @@ def is_name(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """A finite number that a mean can take; true and false are none."""
+    if type(value) is float:  # as nearly all are
+        return -LARGEST <= value <= LARGEST
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     # a comparison that is false for NaN, too

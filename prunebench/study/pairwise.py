@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -77,8 +78,15 @@ def compare(sheets: Sequence[Sheet[K]], pairs: Sequence[tuple[K, K]]) -> list[Co
     """Every pair, over the samples that both answered; None where a task has none of these."""
     rng = np.random.default_rng(0)
     draws = [_Draws(sheet, pairs, rng) for sheet in sheets]
+    whole = list(pairs)
+    for of_task in draws:
+        whole = [pair for pair in whole if of_task.is_whole(*pair)]
     comparisons: list[Comparison | None] = []
+    of_whole = dict(zip(whole, _compared(draws, whole), strict=True))
     for one, other in pairs:
+        if (one, other) in of_whole:
+            comparisons.append(of_whole[one, other])
+            continue
         parts = [of_task.part(one, other) for of_task in draws]
         present = [part for part in parts if part is not None]
         comparisons.append(_joined(present) if len(present) == len(parts) else None)
@@ -169,6 +177,19 @@ class _Draws(Generic[K]):
         self._methods: dict[Place, _Method] = {}
         self._clusters_of: dict[bytes, NDArray[np.intp]] = {}
         self._seeds = {name: _drawn_seeds(one.shape[1], rng) for name, one in self._scores.items()}
+
+    def is_whole(self, one: K, other: K) -> bool:
+        """Whether both answered every sample."""
+        return self._answered.get(one) is self._answered.get(other) is self._every
+
+    def whole(self, name: K) -> _Method:
+        """A method that answered every sample."""
+        return self._of(name, self._every)
+
+    @property
+    def places(self) -> NDArray[np.intp]:
+        """[n] the number of every sample's cluster."""
+        return self._places(self._every)
 
     def part(self, one: K, other: K) -> _Part | None:
         """The pair on this task; None where no sample was answered by both."""
@@ -283,6 +304,153 @@ def _seed_variance(scores: Array) -> list[tuple[float, int]]:
     if count == 1:
         return []
     return [(float(scores.mean(axis=0).var(ddof=1)) / count, count - 1)]
+
+
+# ---- many pairs that answered every sample -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What pairs [pairs] come to on one task, or added over several."""
+
+    value: Array
+    uneven: NDArray[np.intp]
+    wins: NDArray[np.intp]
+    losses: NDArray[np.intp]
+
+
+def _compared(draws: Sequence[_Draws[K]], pairs: Sequence[tuple[K, K]]) -> list[Comparison]:
+    """What `_joined` says of each pair, made of tables of them."""
+    comparisons: list[Comparison] = []
+    largest = max(RESAMPLES, *(len(of_task.places) for of_task in draws))
+    step = max(1, BATCH // largest)
+    for start in range(0, len(pairs), step):
+        comparisons += _some_compared(draws, pairs[start : start + step])
+    return comparisons
+
+
+def _some_compared(draws: Sequence[_Draws[K]], pairs: Sequence[tuple[K, K]]) -> list[Comparison]:
+    """The same of no more pairs than fit in memory."""
+    names = list(dict.fromkeys(chain.from_iterable(pairs)))
+    place_of = {name: place for place, name in enumerate(names)}
+    first = np.array([place_of[one] for one, _ in pairs])
+    second = np.array([place_of[other] for _, other in pairs])
+    methods = [list(map(of_task.whole, names)) for of_task in draws]
+    counts = []
+    differences = np.zeros((len(pairs), RESAMPLES))
+    for of_task, own in zip(draws, methods, strict=True):
+        means = np.stack([method.means for method in own])
+        counts.append(_counts(means[first] - means[second], of_task.places))
+        numbers = np.stack([method.draws for method in own])
+        differences += numbers[first] - numbers[second]
+    differences /= len(draws)
+    value = np.mean(np.stack([one.value for one in counts]), axis=0)
+    wins = np.sum([one.wins for one in counts], axis=0)
+    losses = np.sum([one.losses for one in counts], axis=0)
+    uneven = np.sum([one.uneven for one in counts], axis=0)
+    stderr = differences.std(axis=1, ddof=1)
+    seeds = _Seeds.of(methods)
+    images = sum(int(of_task.places.max()) for of_task in draws)
+    n = sum(len(of_task.places) for of_task in draws)
+    p, stderr = _students(value, stderr, uneven, images, seeds.of_pairs(first, second))
+    alone = images + 1 == n and len(draws) == 1
+    exact = [alone and method.seeds == 1 and method.right_or_wrong for method in methods[0]]
+    comparisons = []
+    for place, (low, high) in enumerate(_ends_of_rows(differences)):
+        test: Test = "bootstrap"
+        own_p, own_stderr = float(p[place]), float(stderr[place])
+        if exact[first[place]] and exact[second[place]]:
+            test = "mcnemar"
+            own_p, own_stderr = _mcnemar(int(wins[place]), int(losses[place]), n)
+        comparisons.append(
+            Comparison(
+                value=float(value[place]),
+                low=low,
+                high=high,
+                n=n,
+                clusters=images + len(draws),
+                wins=int(wins[place]),
+                losses=int(losses[place]),
+                test=test,
+                p=own_p,
+                smallest=_smallest(own_stderr),
+            )
+        )
+    return comparisons
+
+
+def _counts(gaps: Array, places: NDArray[np.intp]) -> _Counts:
+    """Of gaps [pairs, n] of samples whose clusters have these numbers [n]."""
+    gaps[np.abs(gaps) < SAME] = 0.0
+    width = int(places.max()) + 1
+    of_pair = places + width * np.arange(len(gaps))[:, None]
+    sums = np.bincount(of_pair.ravel(), weights=gaps.ravel(), minlength=width * len(gaps))
+    uneven = (np.abs(sums.reshape(len(gaps), width)) > SAME).sum(axis=1)
+    return _Counts(gaps.mean(axis=1), uneven, (gaps > 0).sum(axis=1), (gaps < 0).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class _Seeds:
+    """[methods] the variance of the mean over tasks that comes of seeds, and the sum of the squares
+    of its pieces, each over its degrees of freedom.
+    """
+
+    variance: Array
+    squares: Array
+
+    @classmethod
+    def of(cls, methods: Sequence[Sequence[_Method]]) -> _Seeds:
+        """Those of methods, task by task."""
+        variance, squares = np.zeros(len(methods[0])), np.zeros(len(methods[0]))
+        for own in methods:
+            for place, method in enumerate(own):
+                for piece, freedom in method.variance:
+                    piece /= len(methods) ** 2
+                    variance[place] += piece
+                    squares[place] += piece**2 / freedom
+        return cls(variance, squares)
+
+    def of_pairs(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> _Seeds:
+        """Those of differences between them."""
+        variance = self.variance[first] + self.variance[second]
+        return _Seeds(variance, self.squares[first] + self.squares[second])
+
+
+def _students(
+    value: Array, stderr: Array, uneven: NDArray[np.intp], images: int, seeds: _Seeds
+) -> tuple[Array, Array]:
+    """What `_student` says of every pair [pairs]."""
+    from scipy.special import stdtr
+
+    of_images = np.maximum(stderr**2 - seeds.variance, 0.0)
+    total = of_images + seeds.variance
+    below = seeds.squares + (of_images**2 / images if images else 0.0)
+    least = np.where(uneven > 0, 2.0 ** (1.0 - uneven), 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing varies
+        freedom = np.where(below > 0, total**2 / below, 1.0)
+        p = np.clip(2 * stdtr(freedom, -np.abs(value) / stderr), least, 1.0)
+    constant = ~(stderr > SAME)
+    p = np.where(constant, least, p)
+    unknown = np.where(uneven > 0, constant, stderr == 0)
+    return np.where(uneven > 0, p, 1.0), np.where(unknown, NAN, stderr)
+
+
+def _ends_of_rows(draws: Array) -> list[tuple[float, float]]:
+    """What `_ends` says of every row [pairs, draws]."""
+    alike = np.ptp(draws, axis=1) < SAME
+    lows, highs = (_quantiles(draws, share) for share in (TAIL, 1 - TAIL))
+    ends = zip(np.where(alike, NAN, lows), np.where(alike, NAN, highs), strict=True)
+    return [(float(low), float(high)) for low, high in ends]
+
+
+def _quantiles(rows: Array, share: float) -> Array:
+    """What `_quantile` gives of every row."""
+    place = share * (rows.shape[1] - 1)
+    below = int(place)
+    rest = place - below
+    low, high = np.partition(rows, (below, below + 1), axis=1)[:, below : below + 2].T
+    values = high - (high - low) * (1 - rest) if rest >= 0.5 else low + (high - low) * rest
+    return np.asarray(values)
 
 
 # ---- all tasks together --------------------------------------------------------------------------

@@ -95,11 +95,17 @@ class Metric:
         for name in ("metric", "unit"):
             if name in values:
                 values[name] = sys.intern(values[name])
-        return cls(**values)
+        # a frozen class sets field by field, which takes as long as reading the file; of a fact
+        # that is absent the class has the default
+        metric = object.__new__(cls)
+        metric.__dict__.update(values)
+        return metric
 
     @classmethod
     def check(cls, entry: Any) -> None:
         """That an entry is what it should be; raises Damaged."""
+        if _is_usual(entry):
+            return
         if not isinstance(entry, dict) or not facts.is_name(entry.get("metric")):
             raise Damaged(f"metric {short(entry)} has no name")
         name = short(entry["metric"])
@@ -186,10 +192,15 @@ class CellRecord:
         """The record that cell.json holds; raises Damaged that names the first fact that is not
         what it should be.
         """
+        return cls(**cls.facts(content))
+
+    @classmethod
+    def facts(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of that record by name; raises Damaged as well."""
         cls.check(content)
         values = facts.present(cls, content)
         values["metrics"] = tuple(map(Metric.checked, content["metrics"]))
-        return cls(**values)
+        return values
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> None:
@@ -260,6 +271,26 @@ class CellRecord:
             if metric.metric == name and metric.value is not None:
                 return metric
         return None
+
+
+def _is_usual(entry: Any) -> bool:
+    """Whether an entry is for certain what a metric may be: most are, and it is asked of
+    hundred thousands.
+    """
+    if type(entry) is not dict:
+        return False
+    name, unit, n = entry.get("metric"), entry.get("unit"), entry.get("n")
+    if type(name) is not str or not name or type(unit) is not str:
+        return False
+    numbers: list[Any] = [entry.get(key) for key in ("value", "stderr", "ci_low", "ci_high")]
+    for number in numbers:
+        if type(number) is not float or not -facts.LARGEST <= number <= facts.LARGEST:
+            return False
+    value, stderr, low, high = numbers
+    if stderr < 0 or low > high or (value < 0 and unit in COUNTED):
+        return False
+    better = entry.get("higher_is_better")
+    return type(n) is int and 0 <= n <= facts.MOST and (better is None or type(better) is bool)
 
 
 def _is_counts(value: Any) -> bool:

@@ -6,24 +6,27 @@ for all of them, and cells that share it are set side by side without looking an
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import marshal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from prunebench.study import columns
+from prunebench.study.tables import IDENTITY, KEYS, Layout, SampleFile, check_identity, check_scores
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Array = NDArray[np.floating[Any]]
 Codes = NDArray[np.intp]
+T = TypeVar("T")
 
 NAN = float("nan")
 
@@ -36,9 +39,16 @@ LABELS = ("group", "image", "question_type")
 ANSWER = "prediction"
 
 
-def numbers() -> list[str]:
-    """The columns of numbers that are read."""
-    return ["score", *(column.name for column in columns.compared()), *SIZES]
+NUMBERS = ("score", *(column.name for column in columns.compared()), *SIZES)
+"""The columns of numbers that are read."""
+
+UNUSED = ("doc_id", "error")
+"""Columns that every file has, of which the report asks nothing."""
+
+READ = tuple(dict.fromkeys((*IDENTITY, *NUMBERS, *LABELS, ANSWER)))
+
+SHARED = ("sample_id", *UNUSED, *LABELS, *SIZES, "available")
+"""Columns that are the same in most cells of a task."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,45 +145,77 @@ class Pool:
     labels: dict[tuple[Any, ...], Labels] = field(default_factory=dict)
     rows: dict[tuple[str, ...], Mapping[str, int]] = field(default_factory=dict)
     """The places of the columns that a table has."""
-    ids_of: dict[bytes, Ids] = field(default_factory=dict, repr=False)
-    labels_of: dict[tuple[int, bytes], Labels] = field(default_factory=dict, repr=False)
-    """The same by what a table holds in memory, of which no text has to be made."""
+    columns: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
+    """Ids, labels and numbers by what a file holds of their column, of which nothing has to be
+    read.
+    """
 
-    facts: dict[str, Any] = field(default_factory=dict, repr=False)
-    """By its JSON, a fact that cells have in common, such as the versions of packages."""
+    layouts: list[Layout] = field(default_factory=list, repr=False)
+    """Of the files, the ones that were checked."""
+
+    facts: dict[str | bytes, Any] = field(default_factory=dict, repr=False)
+    """By its bytes, a fact that cells have in common, such as the versions of packages."""
 
     def shared(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The same mapping, of which every value is the one that another cell has."""
         values = {}
         for name, value in content.items():
-            values[name] = self.facts.setdefault(json.dumps(value), value)
+            # version 2 has no references, by which equal values would differ
+            key = value if type(value) is str else marshal.dumps(value, 2)
+            values[name] = self.facts.setdefault(key, value)
         return values
 
-    def samples(self, table: pa.Table) -> Samples:
-        """What a table of `sample_id` and any of the columns says."""
-        ids = self._ids(table.column("sample_id"))
-        columns_there = set(table.column_names)
-        names = tuple(name for name in numbers() if name in columns_there)
+    def samples(self, path: Path, data: bytes) -> Samples:
+        """What a samples.parquet of these bytes says; raises Damaged."""
+        file = SampleFile(path, data)
+        number, layout = self._layout(file)
+        contents = file.bytes_of(SHARED, layout)
+        # of the same samples: what a column says of others is not known yet
+        own = number, contents.get("sample_id")
+        keys = {name: (*own, name, content) for name, content in contents.items()}
+        unknown = []
+        for name in READ:
+            if name in layout.columns and keys.get(name) not in self.columns:
+                unknown.append(name)
+        table = file.read(unknown)
+        for name in KEYS:
+            if name in unknown:
+                check_identity(path, table.column(name), name)
+        check_scores(path, table.column("score"))
+        return self._samples(layout.columns, _Columns(table, keys, self.columns))
+
+    def _layout(self, file: SampleFile) -> tuple[int, Layout]:
+        """The layout of a file and its number; raises Damaged where that is none of samples."""
+        for number, layout in enumerate(self.layouts):
+            if layout.schema.equals(file.schema):
+                return number, layout
+        self.layouts.append(file.layout(NUMBERS))
+        return len(self.layouts) - 1, self.layouts[-1]
+
+    def _samples(self, there: Collection[str], columns: _Columns) -> Samples:
+        """The columns that are there, in the order of the ids."""
+        for name in UNUSED:
+            columns.made(name, lambda _: True)
+        ids = columns.made("sample_id", lambda column: self.ids_named(tuple(column.to_pylist())))
+
+        def number(column: pa.ChunkedArray) -> Array:
+            return _ordered(column.to_numpy(), ids)
+
+        def labels(column: pa.ChunkedArray) -> Labels:
+            texts = column.to_pylist()
+            ordered = texts if ids.order is None else [texts[place] for place in ids.order]
+            return self.labels_named(ordered, ids.index)
+
+        names = tuple(name for name in NUMBERS if name in there)
         rows = self.rows.setdefault(names, {name: row for row, name in enumerate(names)})
         values = np.empty((len(names), len(ids.index)))
         for name, row in rows.items():
-            own = table.column(name).to_numpy()
-            values[row] = own if ids.order is None else own[ids.order]
-        texts = {}
-        for name in LABELS:
-            if name in columns_there:
-                texts[name] = self._labels(table.column(name), ids)
+            values[row] = columns.made(name, number)
+        texts = {name: columns.made(name, labels) for name in LABELS if name in there}
         answers = np.full(len(ids.index), NAN)
-        if ANSWER in columns_there:
-            answers = np.array(list(map(_answer, table.column(ANSWER).to_pylist())), dtype=float)
-            answers = answers if ids.order is None else answers[ids.order]
+        if ANSWER in there:
+            answers = columns.made(ANSWER, lambda column: _ordered(_answers(column), ids))
         return Samples(ids.index, Numbers(rows, values), texts, answers)
-
-    def _ids(self, column: pa.ChunkedArray) -> Ids:
-        place = _memory(column)
-        if place not in self.ids_of:
-            self.ids_of[place] = self.ids_named(tuple(column.to_pylist()))
-        return self.ids_of[place]
 
     def ids_named(self, names: tuple[str, ...]) -> Ids:
         """The pool's ids of samples that stand in a file in this order."""
@@ -187,15 +229,6 @@ class Pool:
             ids = Ids(pd.Index(ordered, name="sample_id"), order)
             self.ids[names] = ids
         return ids
-
-    def _labels(self, column: pa.ChunkedArray, ids: Ids) -> Labels:
-        # with the ids, for the same texts may belong to other samples
-        key = id(ids), _memory(column)
-        if key not in self.labels_of:
-            texts = column.to_pylist()
-            ordered = texts if ids.order is None else [texts[place] for place in ids.order]
-            self.labels_of[key] = self.labels_named(ordered, ids.index)
-        return self.labels_of[key]
 
     def labels_named(self, texts: Sequence[str | None], ids: pd.Index[str]) -> Labels:
         """The pool's labels of these texts, in the order of the ids."""
@@ -236,15 +269,35 @@ class Adoption:
         return Samples(self._ids[id(own.ids)], numbers, texts, own.answers)
 
 
-def _memory(column: pa.ChunkedArray) -> bytes:
-    """A digest of all that a column's chunks hold; columns that differ in it may still be equal."""
-    digest = blake2b(digest_size=16)
-    for chunk in column.chunks:
-        digest.update(f"{chunk.type} {chunk.offset} {len(chunk)}".encode())
-        for buffer in chunk.buffers():
-            digest.update(b"-" if buffer is None else f"{buffer.size} ".encode())
-            digest.update(buffer or b"")
-    return digest.digest()
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a file: those that were read, and what is kept of columns that hold the same.
+
+    `keys` has a key for each column that is worth keeping.
+    """
+
+    table: pa.Table
+    keys: Mapping[str, tuple[Any, ...]]
+    kept: dict[tuple[Any, ...], Any]
+
+    def made(self, name: str, make: Callable[[pa.ChunkedArray], T]) -> T:
+        """What `make` makes of a column."""
+        key = self.keys.get(name)
+        if key is None:
+            return make(self.table.column(name))
+        if key not in self.kept:
+            self.kept[key] = make(self.table.column(name))
+        value: T = self.kept[key]
+        return value
+
+
+def _ordered(values: Array, ids: Ids) -> Array:
+    """Values in the order of the file, in that of the ids."""
+    return values if ids.order is None else np.asarray(values[ids.order])
+
+
+def _answers(column: pa.ChunkedArray) -> Array:
+    return np.array(list(map(_answer, column.to_pylist())), dtype=float)
 
 
 @lru_cache(maxsize=2**16)

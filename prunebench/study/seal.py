@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "seal": seal(content)}
 
 
-def fault(content: Mapping[str, Any], folder: Path) -> str:
+def fault(content: Mapping[str, Any], folder: Path, tables: dict[str, bytes] | None = None) -> str:
     """What is wrong with a cell whose cell.json was read from `folder`; empty where nothing is. No
-    seal is a fault, too.
+    seal is a fault, too. `tables` is given what the files hold, for whoever reads on.
     """
     if not content.get("seal"):
         return "cell.json has no seal"
@@ -39,20 +39,23 @@ def fault(content: Mapping[str, Any], folder: Path) -> str:
     if not isinstance(files, Mapping):
         return "cell.json does not name its files"
     for name, expected in files.items():
-        broken = _file_fault(folder, name, expected)
+        broken, data = _checked(folder, name, expected)
         if broken:
             return broken
+        if tables is not None:
+            tables[name] = data
     return ""
 
 
-def _file_fault(folder: Path, name: str, expected: Any) -> str:
-    if Path(name).name != name:
-        return f"cell.json names {name!r}, which is no file of its folder"
+def _checked(folder: Path, name: str, expected: Any) -> tuple[str, bytes]:
+    """What is wrong with a file, and what it holds."""
+    if "/" in name or Path(name).name != name:
+        return f"cell.json names {name!r}, which is no file of its folder", b""
     try:
         with opened(folder / name) as file:
-            actual = file_digest(file, "sha256").hexdigest()
+            data = file.read()
     except FileNotFoundError:
-        return f"{name} is missing"
+        return f"{name} is missing", b""
     except OSError as error:
-        return f"{name} cannot be read: {error.strerror}"
-    return "" if actual == expected else f"{name} was changed"
+        return f"{name} cannot be read: {error.strerror}", b""
+    return "" if digest(data) == expected else f"{name} was changed", data

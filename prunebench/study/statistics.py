@@ -171,7 +171,9 @@ def spreads(
         means = np.where(present, added, 0.0).sum(axis=1) / counts
         squares = np.where(present, added - means[:, None], 0.0) ** 2
         stderrs = np.sqrt(squares.sum(axis=1) / (counts - 1) / counts)
-    least, most = _seen_bounds(values) if bounds is None else bounds
+    if bounds is None:
+        bounds = seen_bounds(float(values.min()), float(values.max()))
+    least, most = bounds
     slack = SAME * max(1.0, float(np.abs(values).max(initial=0.0)))
     at_most = (np.abs(added - most) <= slack) & present
     at_bounds = (at_most | (np.abs(added - least) <= slack) | ~present).all(axis=1)
@@ -480,11 +482,11 @@ def averaged(parts: Sequence[Interval]) -> Interval:
 # ---- the bootstrap and the test ------------------------------------------------------------------
 
 
-def _seen_bounds(values: Array) -> Bounds:
-    """Between what values lie, as far as they show it."""
-    if values.min() < 0:
+def seen_bounds(least: float, most: float) -> Bounds:
+    """Between what values lie, as far as the least and the most of them show it."""
+    if least < 0:
         return -INFINITY, INFINITY
-    return 0.0, 1.0 if values.max() <= 1 else INFINITY
+    return 0.0, 1.0 if most <= 1 else INFINITY
 
 
 def _joined_interval(parts: Sequence[Array], bounds: Bounds | None) -> Spread:
