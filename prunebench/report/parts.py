@@ -17,7 +17,6 @@ import pandas as pd
 from prunebench.report import by_type, layers, leaderboard, pairs, ranks, retention, tables
 from prunebench.study import cells, readers
 from prunebench.study.cells import ReportError, StoredCell
-from prunebench.study.samples import Pool
 
 Row = dict[str, Any]
 
@@ -121,10 +120,9 @@ def _folded(stored: Sequence[StoredCell], faults: list[str], share: float = 1.0)
 
 def _share(paths: list[Path], every: int) -> Part | ReportError:
     """The part that these cells are, of `every` cell of a study, with what may be sent home."""
-    pool = Pool()
     try:
-        stored = (cells.read_or_fault(path, pool) for path in paths)
-        part = _folded(*cells.told_apart(stored), len(paths) / every)
+        stored, faults = cells.told_apart(cells.read_each(paths))
+        part = _folded(stored, faults, len(paths) / every)
     except ReportError as error:
         return error
     records = [replace(cell, of_samples=None, metrics=(), files={}) for cell in part.records]

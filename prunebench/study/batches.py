@@ -39,6 +39,9 @@ Codes = NDArray[np.intp]
 TOGETHER = 128
 """Comparisons in one product; more take memory, and save nothing."""
 
+LARGEST = 2_000_000
+"""Means of all draws of all tasks in one product."""
+
 LONG = 64
 """Weights of a sign-flip test from which on its signs are kept as bits."""
 
@@ -165,7 +168,9 @@ def _ends(
         if min(sizes) >= 2:
             by_sizes.setdefault(sizes, []).append(place)
     for places in by_sizes.values():
-        for members in _chunks(places):
+        columns = many[places[0]][0].shape[1]
+        most = LARGEST // (RESAMPLES * columns * len(sizes))
+        for members in _chunks(places, min(TOGETHER, max(1, most))):
             values = _drawn([many[place] for place in members], number_of)
             for place, own in zip(members, _percentiles(values), strict=True):
                 ends[place] = own
@@ -198,9 +203,9 @@ def _percentiles(values: Array) -> list[Ends]:
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def _chunks(places: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(places), TOGETHER):
-        yield places[start : start + TOGETHER]
+def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(places), size):
+        yield places[start : start + size]
 
 
 # ---- the sign-flip test --------------------------------------------------------------------------

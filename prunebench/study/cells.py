@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,9 @@ from prunebench.study.schema import Unreadable
 from prunebench.study.seal import fault
 
 SAMPLES = TABLES["quality"]
+
+SWEPT = 100
+"""Cells after which what was read of their files is let go."""
 
 REASON = 1000
 """Characters of a reason that tables keep; cell.json has all of it."""
@@ -271,8 +275,17 @@ def read_all(paths: Sequence[Path]) -> list[StoredCell | ReportError]:
     """The cells in these folders, with a pool of their own; in place of a cell that cannot be read
     stands what is wrong with it.
     """
+    return list(read_each(paths))
+
+
+def read_each(paths: Sequence[Path]) -> Iterator[StoredCell | ReportError]:
+    """The same, one by one."""
     pool = Pool()
-    return [read_or_fault(path, pool) for path in paths]
+    for number, path in enumerate(paths):
+        yield read_or_fault(path, pool)
+        if number % SWEPT == 0:
+            # readers look for no garbage, but a file that was read hangs in a circle of references
+            gc.collect(0)
 
 
 def read_or_fault(folder: Path, pool: Pool | None = None) -> StoredCell | ReportError:
