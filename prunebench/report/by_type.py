@@ -234,12 +234,12 @@ class _Task:
             with np.errstate(invalid="ignore"):  # of none there is no mean
                 means[name] = (of_parts / sizes[name]).tolist()
         # a question that several seeds answer counts once
-        asked = np.zeros((len(codes), len(methods)), dtype=bool)
+        is_answered = np.zeros((len(codes), len(methods)), dtype=bool)
         for number, own in enumerate(
             np.split(mask, np.cumsum(list(map(len, methods)))[:-1], axis=1)
         ):
-            asked[:, number] = own.any(axis=1)
-        of_question = (codes[:, None] + count * np.arange(len(methods)))[asked]
+            is_answered[:, number] = own.any(axis=1)
+        of_question = (codes[:, None] + count * np.arange(len(methods)))[is_answered]
         questions = np.bincount(of_question, minlength=size)
         every: list[dict[int, dict[str, Any]]] = [{} for _ in methods]
         for number in np.flatnonzero(counts).tolist():
