@@ -20,9 +20,9 @@ from prunebench.study.cells import ReportError, StoredCell
 
 Row = dict[str, Any]
 
-READING = "reading"
+CELLS = "cells"
 
-WARNINGS = (READING, "board", "pairs", "types", "retention", "layers")
+WARNINGS = (CELLS, "board", "pairs", "types", "retention", "layers")
 """What warnings can be of, in the order in which they are said."""
 
 JOINT = "__"
@@ -74,7 +74,7 @@ def of_study(study: Path, whole: bool) -> Iterator[Part]:
             if not models.isdisjoint(part.models):
                 raise Entangled
             models |= part.models
-            faults += part.warnings[READING]
+            faults += part.warnings[CELLS]
             yield part
     except OSError as error:
         raise ReportError(f"{len(paths)} cells cannot be read: {error}") from None
@@ -101,7 +101,7 @@ def _model(folder: Path) -> str:
 def _folded(stored: Sequence[StoredCell], faults: list[str], share: float = 1.0) -> Part:
     """What these cells say, that share of the study's."""
     warnings: dict[str, list[str]] = {name: [] for name in WARNINGS}
-    warnings[READING] = faults
+    warnings[CELLS] = faults
     types = by_type.fold(stored, warnings["types"].append)
     return Part(
         models=frozenset(cell.model for cell in stored),
