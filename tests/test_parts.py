@@ -23,6 +23,12 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables alone are compared here."""
+    monkeypatch.setattr(drawing, "together", lambda *_: {})
+
+
 def several(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let two processes fold."""
     monkeypatch.setattr(readers, "count", lambda folders: 2)
@@ -48,7 +54,6 @@ def test_the_tables_are_those_of_one_process(study: Path, monkeypatch: pytest.Mo
     assert tables_of(study) == of_one
     assert [cell.id for cell in together.records] == [cell.id for cell in alone.records]
     assert together.warnings == alone.warnings
-    assert [path.name for path in together.figures] == [path.name for path in alone.figures]
 
 
 def test_cells_of_several_processes_come_without_their_samples(
@@ -122,31 +127,3 @@ def test_a_process_that_ends_early_is_an_error(
     monkeypatch.setattr("sys.executable", "/bin/true")
     with pytest.raises(ReportError, match="a process that read cells ended before"):
         report.build(study, whole=False)
-
-
-def test_two_processes_draw_what_one_draws(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = report.build(study)
-    shown = {path.name: path.read_bytes() for path in alone.figures}
-    monkeypatch.setattr(drawing, "LEAST", 1)
-    monkeypatch.setattr(drawing, "cores", lambda: 2)
-    together = report.build(study)
-    assert [path.name for path in together.figures] == [*shown]
-    assert {"accuracy.png", "by_type.png"} <= {*shown}
-    for path in together.figures:
-        # a diagram of ranks is never drawn twice in the same order
-        if path.stem != "ranks":
-            assert path.read_bytes() == shown[path.name]
-
-
-def test_what_a_process_that_ended_did_not_draw_is_drawn_here(
-    study: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = [path.name for path in report.build(study).figures]
-    monkeypatch.setattr(drawing, "LEAST", 1)
-    monkeypatch.setattr(drawing, "cores", lambda: 2)
-    monkeypatch.setattr("sys.executable", "/bin/true")
-    for path in (study / "figures").iterdir():
-        path.unlink()
-    together = report.build(study)
-    assert [path.name for path in together.figures] == names
-    assert all(path.is_file() for path in together.figures)

@@ -1,0 +1,47 @@
+"""Figures that two processes draw are those that one draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from prunebench import report
+from prunebench.report import drawing
+
+SHAPE = synthetic.Shape(models=1, tasks=1, methods=3, seeds=1, samples=8)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    synthetic.write(tmp_path / "study", SHAPE)
+    return tmp_path / "study"
+
+
+def test_two_processes_draw_what_one_draws(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = report.build(study)
+    shown = {path.name: path.read_bytes() for path in alone.figures}
+    monkeypatch.setattr(drawing, "LEAST", 1)
+    monkeypatch.setattr(drawing, "cores", lambda: 2)
+    together = report.build(study)
+    assert [path.name for path in together.figures] == [*shown]
+    assert {"accuracy.png", "by_type.png"} <= {*shown}
+    for path in together.figures:
+        # a diagram of ranks is never drawn twice in the same order
+        if path.stem != "ranks":
+            assert path.read_bytes() == shown[path.name]
+
+
+def test_what_a_process_that_ended_did_not_draw_is_drawn_here(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [path.name for path in report.build(study).figures]
+    monkeypatch.setattr(drawing, "LEAST", 1)
+    monkeypatch.setattr(drawing, "cores", lambda: 2)
+    monkeypatch.setattr("sys.executable", "/bin/true")
+    for path in (study / "figures").iterdir():
+        path.unlink()
+    together = report.build(study)
+    assert [path.name for path in together.figures] == names
+    assert all(path.is_file() for path in together.figures)
