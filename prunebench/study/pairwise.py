@@ -344,10 +344,7 @@ def _some_compared(draws: Sequence[_Draws[K]], pairs: Sequence[tuple[K, K]]) -> 
         numbers = np.stack([method.draws for method in own])
         differences += numbers[first] - numbers[second]
     differences /= len(draws)
-    value = np.mean(np.stack([one.value for one in counts]), axis=0)
-    wins = np.sum([one.wins for one in counts], axis=0)
-    losses = np.sum([one.losses for one in counts], axis=0)
-    uneven = np.sum([one.uneven for one in counts], axis=0)
+    value, uneven, wins, losses = _over_tasks(counts)
     stderr = differences.std(axis=1, ddof=1)
     seeds = _Seeds.of(methods)
     images = sum(int(of_task.places.max()) for of_task in draws)
@@ -377,6 +374,17 @@ def _some_compared(draws: Sequence[_Draws[K]], pairs: Sequence[tuple[K, K]]) -> 
             )
         )
     return comparisons
+
+
+def _over_tasks(
+    counts: Sequence[_Counts],
+) -> tuple[Array, NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """The mean value over tasks, and what is uneven, won and lost on all of them."""
+    value = np.mean(np.stack([one.value for one in counts]), axis=0)
+    uneven = np.sum([one.uneven for one in counts], axis=0)
+    wins = np.sum([one.wins for one in counts], axis=0)
+    losses = np.sum([one.losses for one in counts], axis=0)
+    return value, uneven, wins, losses
 
 
 def _counts(gaps: Array, places: NDArray[np.intp]) -> _Counts:
