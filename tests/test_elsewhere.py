@@ -19,6 +19,8 @@ ALLOWED: list[Expression] = [
     lambda x: x * torch.tensor(2.0),
     lambda x: x[torch.tensor([2, 0])],
     lambda x: x[torch.tensor([True, False, True, False])],
+    lambda x: x[[3, 1]] + x[:2, [2, 1, 0]],
+    lambda x: x[[]],
     lambda x: x + torch.ones(3, device=x.device),
     lambda x: x.index_select(0, torch.tensor([1, 3], device=x.device)),
     lambda x: torch.cat([x, torch.ones(1, 3).to(x.device)]),

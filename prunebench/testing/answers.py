@@ -60,7 +60,8 @@ def in_bfloat16(candidate: Candidate) -> str:
 
 def on_another_device(candidate: Candidate) -> str:
     """What the method makes itself is on the device of what it is shown, as a GPU asks for."""
-    pruner, walks = candidate.ready, 0
+    # a copy: weights that were moved stay where they are
+    pruner, walks = copy.deepcopy(candidate.ready), 0
     for tokens in samples(pruner):
         with elsewhere() as away:
             moved_tokens = moved(tokens, away)

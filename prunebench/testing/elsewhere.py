@@ -39,6 +39,9 @@ the layout are there, too.
 PRODUCTS = frozenset({torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.nn.functional.linear})
 
 
+INDEXING = frozenset({Tensor.__getitem__, Tensor.__setitem__})
+
+
 class OtherDevice(RuntimeError):
     """Tensors of two devices met in one function."""
 
@@ -112,6 +115,8 @@ class _Makers(TorchFunctionMode):
         if function in PRODUCTS and args[0].dim() == 1 and args[1].dim() == 2:
             # torch would take an axis of the product away in place
             return function(args[0][None], *args[1:], **kwargs).squeeze(0)
+        if function in INDEXING:
+            return function(args[0], _places(args[1]), *args[2:])
         if function not in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
             return function(*args, **kwargs)
         device = kwargs.pop("device", None)
@@ -134,6 +139,15 @@ def _check(function: Any, args: Any, tensors: list[Tensor]) -> None:
             f"{function.overloadpacket.__name__} was given tensors of two devices, of which those "
             f"of shape {shapes} are on the CPU: make them with device=tokens.features.device"
         )
+
+
+def _places(index: Any) -> Any:
+    """An index whose lists are tensors, as torch makes them of lists."""
+    if isinstance(index, tuple):
+        return tuple(map(_places, index))
+    if isinstance(index, list):
+        return torch.tensor(index, dtype=None if index else torch.int64)
+    return index
 
 
 def _here(value: Any) -> Any:
