@@ -14,9 +14,9 @@ from hand_written import cell, cost
 from prunebench.cli import main
 from prunebench.report.best import Answer, Query, best
 from prunebench.study.cells import ReportError
+from prunebench.study.contrasts import GroupedPair, Pair
 from prunebench.study.noninferiority import Loss, Verdict, loss
 from prunebench.study.pairwise import holm
-from prunebench.study.statistics import GroupedPair, Pair
 
 # ---- the test ------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 
 from prunebench.report.comparison import pair_of
-from prunebench.study import pairwise, statistics
+from prunebench.study import contrasts, pairwise
 from prunebench.study.noninferiority import Verdict, loss
 from prunebench.study.statistics import Array
 
@@ -107,7 +107,7 @@ def test_the_paired_bootstrap_is_scipys(n: int, graded: bool) -> None:
     sheet = pairwise.Sheet(np.arange(n), {"a": method[:, None], "b": reference[:, None]})
     (pair,) = pairwise.compare([sheet], [("a", "b")])
     assert pair is not None
-    own = statistics.difference([(method, reference)])
+    own = contrasts.difference([(method, reference)])
     # at 2.5 % a quantile of 2,000 draws is sure to a tenth of the deviation; whole steps for few
     slack = 0.25 * float(gaps.std()) / sqrt(n) + (1 / n if n <= 20 else 0)
     for low, high in ((own.low, own.high), (pair.low, pair.high)):
@@ -130,7 +130,7 @@ def test_the_bootstrap_of_images_draws_images(n: int) -> None:
         picks = rng.integers(0, n, n)
         means.append(sums[picks].sum() / sizes[picks].sum())
     expected = np.quantile(means, [0.025, 0.975])
-    gap = statistics.difference([pair_of(method, reference, codes)])
+    gap = contrasts.difference([pair_of(method, reference, codes)])
     assert gap.value == pytest.approx(float((method - reference).mean()))
     assert (gap.low, gap.high) == pytest.approx(tuple(expected), abs=0.3 * float(np.std(means)))
     sheet = pairwise.Sheet(codes, {"a": method[:, None], "b": reference[:, None]})

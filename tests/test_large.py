@@ -13,7 +13,7 @@ from scipy import stats
 from prunebench.cli import main
 from prunebench.report import figures, leaderboard, pairs, panels, ranks
 from prunebench.study import cells, draws
-from prunebench.study.statistics import FLIPS, difference
+from prunebench.study.contrasts import FLIPS, difference
 
 
 @pytest.fixture(scope="module")

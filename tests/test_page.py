@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import synthetic
 from browser import chromium, visit
 from hand_written import cell, change, fold, golden_study, metrics_of
 from PIL import Image
@@ -202,6 +203,23 @@ def test_questions_on_which_methods_disagree_come_first(file: Path) -> None:
     assert [answer["text"] for answer in first["answers"]] == ["red 0", "blue 0", "green 0"]
     assert first["question"] == "which colour?"
     assert [stage["site"] for stage in first["answers"][1]["kept"]] == ["input", "llm:2"]
+
+
+def test_a_page_of_many_cells_has_questions_of_fewer_tasks_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four tasks with seven cells each two fit, with ten questions of each."""
+    synthetic.write(tmp_path, synthetic.Shape(models=1, tasks=4, methods=3, seeds=1))
+    records, _ = cells.read(tmp_path)
+    monkeypatch.setattr(page.questions, "MOST_ANSWERS", 150)
+    outcome = page.write(tmp_path, records, {})
+    groups = data_of(outcome.path)["questions"]
+    shown = [(one["task"], len(one["questions"])) for one in groups]
+    assert shown == [("task00", 10), ("task01", 10)]
+    assert "answers of the first 2 of 4 models and tasks" in " ".join(outcome.warnings)
+    monkeypatch.setattr(page.questions, "MOST_ANSWERS", 10)
+    (group,) = data_of(page.write(tmp_path, records, {}).path)["questions"]
+    assert len(group["questions"]) == 10
 
 
 def test_kept_tokens_of_an_earlier_run_are_left_out(copy: Path) -> None:

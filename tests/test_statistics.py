@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from prunebench.study import statistics
+from prunebench.study import contrasts, statistics
 from prunebench.study.statistics import Interval
 
 
@@ -39,19 +39,19 @@ def test_difference_known_answer() -> None:
     method[:9] = 1
     reference = np.zeros(100)
     reference[9] = 1
-    gap = statistics.difference([(method, reference)])
+    gap = contrasts.difference([(method, reference)])
     assert gap.value == pytest.approx(0.08)
     assert gap.n == 100
     assert gap.p == pytest.approx(22 / 1024)
     normal = 1.96 * np.std(method - reference) / 10
     assert ends(gap) == pytest.approx((0.08 - normal, 0.08 + normal), abs=0.015)
     assert gap.sure
-    assert statistics.difference([(method, reference)]) == gap, "it is seeded"
+    assert contrasts.difference([(method, reference)]) == gap, "it is seeded"
 
 
 def test_difference_of_graded_scores_is_tested_by_flipping_signs() -> None:
     """[3, 1, 2] less zeros: of eight sign patterns two are as extreme."""
-    gap = statistics.difference([(np.array([3.0, 1.0, 2.0]), np.zeros(3))])
+    gap = contrasts.difference([(np.array([3.0, 1.0, 2.0]), np.zeros(3))])
     assert gap.value == pytest.approx(2.0)
     assert gap.p == pytest.approx(2 / 8)
     assert not gap.sure
@@ -59,7 +59,7 @@ def test_difference_of_graded_scores_is_tested_by_flipping_signs() -> None:
 
 def test_no_difference() -> None:
     scores = np.array([1.0, 0.0, 1.0])
-    gap = statistics.difference([(scores, scores)])
+    gap = contrasts.difference([(scores, scores)])
     assert (gap.value, gap.p) == (0, 1)
     assert np.isnan(ends(gap)).all(), "equal answers do not say how far others would differ"
     assert not gap.sure
@@ -67,7 +67,7 @@ def test_no_difference() -> None:
 
 def test_equal_differences_are_judged_by_the_test_alone() -> None:
     """Lost every time: no draw says how far others differ, but no coin falls so twenty times."""
-    gap = statistics.difference([(np.zeros(20), np.ones(20))])
+    gap = contrasts.difference([(np.zeros(20), np.ones(20))])
     assert gap.value == -1
     assert gap.p == pytest.approx(2 / 2**20)
     assert np.isnan(ends(gap)).all()
@@ -77,7 +77,7 @@ def test_equal_differences_are_judged_by_the_test_alone() -> None:
 def test_tasks_count_alike() -> None:
     big = np.ones(100), np.zeros(100)
     small = np.zeros(4), np.zeros(4)
-    assert statistics.difference([big, small]).value == pytest.approx(0.5)
+    assert contrasts.difference([big, small]).value == pytest.approx(0.5)
 
 
 def test_relative_known_answer() -> None:
@@ -86,13 +86,13 @@ def test_relative_known_answer() -> None:
     """
     method = np.tile([1.0, 0.0], 50)
     reference = np.ones(100)
-    ratio = statistics.relative([(method, reference)])
+    ratio = contrasts.relative([(method, reference)])
     assert ratio.value == pytest.approx(0.5)
     assert ends(ratio) == pytest.approx((0.4, 0.6), abs=0.02)
-    same = statistics.relative([(reference, reference)])
+    same = contrasts.relative([(reference, reference)])
     assert same.value == 1
     assert np.isnan(ends(same)).all()
-    to_nothing = statistics.relative([(method, np.zeros(100))])
+    to_nothing = contrasts.relative([(method, np.zeros(100))])
     assert np.isnan(to_nothing.value)
 
 
@@ -102,7 +102,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     for seed in range(100):
         method = (rng.random(120) < 0.7).astype(float)
         reference = (rng.random(120) < 0.5).astype(float)
-        gap = statistics.difference([(method, reference)], seed)
+        gap = contrasts.difference([(method, reference)], seed)
         hits += gap.low <= 0.2 <= gap.high
     assert 88 <= hits <= 100
 
@@ -117,23 +117,23 @@ def test_pooling_independent_numbers() -> None:
 def test_join_refuses_different_samples() -> None:
     left = pd.Series([1.0, 2.0], index=["a", "b"])
     turned = pd.Series([4.0, 3.0], index=["b", "a"])
-    method, reference = statistics.join(left, turned)
+    method, reference = contrasts.join(left, turned)
     assert method.tolist() == [1, 2]
     assert reference.tolist() == [3, 4]
-    method, reference = statistics.join(left, left.iloc[:1])
+    method, reference = contrasts.join(left, left.iloc[:1])
     assert method.tolist() == reference.tolist() == [1]
     other = pd.Series([1.0, 2.0], index=["a", "c"])
     mismatch = r"2 stand in only one of the two, such as 'b'"
-    with pytest.raises(statistics.SampleMismatch, match=mismatch):
-        statistics.join(left, other)
-    method, _ = statistics.join(left, other, total=3)
+    with pytest.raises(contrasts.SampleMismatch, match=mismatch):
+        contrasts.join(left, other)
+    method, _ = contrasts.join(left, other, total=3)
     assert len(method) == 1
 
 
 def test_a_ratio_that_some_draws_lack_has_an_interval_of_the_others() -> None:
     """Of four samples the reference solves one: a third of the draws miss it."""
     method, reference = np.ones(4), np.array([1.0, 0.0, 0.0, 0.0])
-    low, high = ends(statistics.relative([(method, reference)]))
+    low, high = ends(contrasts.relative([(method, reference)]))
     assert low == pytest.approx(4 / 3, abs=0.4)
     assert high == 4
 
@@ -225,20 +225,20 @@ def test_intervals_of_groups_of_many_sizes_hold_the_mean_as_often_as_they_say() 
 def test_a_paired_difference_of_groups_varies_by_what_they_differ() -> None:
     """One in two is lost of every image, of one question or of ten: all images are alike."""
     sizes = np.array([2.0, 4, 2, 10, 2, 6])
-    pair = statistics.GroupedPair(sizes / 2, sizes, sizes)
-    gap = statistics.difference([pair])
+    pair = contrasts.GroupedPair(sizes / 2, sizes, sizes)
+    gap = contrasts.difference([pair])
     assert (gap.value, gap.n) == (-0.5, 26)
     assert np.isnan(ends(gap)).all()
-    assert statistics.paired_differences(pair) == pytest.approx([-0.5] * 6)
+    assert contrasts.paired_differences(pair) == pytest.approx([-0.5] * 6)
 
 
 def test_a_pair_of_groups_speaks_for_its_samples() -> None:
     method, reference = np.array([0.0, 2.0, 2.0]), np.array([2.0, 2.0, 2.0])
-    pair = statistics.GroupedPair(method, reference, np.full(3, 2.0))
-    gap = statistics.difference([pair])
+    pair = contrasts.GroupedPair(method, reference, np.full(3, 2.0))
+    gap = contrasts.difference([pair])
     assert gap.value == pytest.approx(-1 / 3)
     assert gap.n == 6
-    ratio = statistics.relative([pair])
+    ratio = contrasts.relative([pair])
     assert ratio.value == pytest.approx(2 / 3)
     assert ratio.n == 6
 

@@ -7,7 +7,7 @@ kind in turn, so that a few show much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, zip_longest
 from typing import Any
 
@@ -22,8 +22,13 @@ from prunebench.study.record import BASELINE, RIGHT
 MOST_QUESTIONS = 60
 """Of a model and task."""
 
+FEWEST_QUESTIONS = 10
+"""Of a model and task, where there are many cells."""
+
 MOST_ANSWERS = 40_000
-"""In a page; where there are many cells, fewer questions are shown."""
+"""In a page; where there are many cells, fewer questions are shown of each model and task, and then
+fewer models and tasks.
+"""
 
 MOST_CHARACTERS = 600
 """Of an answer, and of a question."""
@@ -46,20 +51,44 @@ Warn = Callable[[str], None]
 Group = dict[str, Any]
 Row = dict[str, Any]
 
+Place = tuple[str, str]
+"""A model and a task."""
+
 
 def groups(records: Sequence[StoredCell], warn: Warn) -> list[Group]:
     """The questions of every model and task that have any, each with the cells that answered it."""
-    cells = _cells(records)
-    count = min(MOST_QUESTIONS, MOST_ANSWERS // max(len(cells), 1))
-    if count < 1:
-        warn(f"{len(cells)} cells are too many for their answers to stand in the page")
-        return []
+    grouped = groupby(_cells(records), key=lambda cell: (cell.model, cell.task))
+    members = {place: list(cells) for place, cells in grouped}
+    shown, count = _bounded(members)
+    if len(shown) < len(members):
+        warn(
+            f"the page has answers of the first {len(shown)} of {len(members)} models and tasks; "
+            "samples.parquet of every cell has all"
+        )
     answered: list[Group] = []
-    for (model, task), members in groupby(cells, key=lambda cell: (cell.model, cell.task)):
-        group = _group(model, task, list(members), count, warn)
+    for model, task in shown:
+        group = _group(model, task, members[model, task], count, warn)
         if group["questions"]:
             answered.append(group)
     return answered
+
+
+def _bounded(members: Mapping[Place, Sequence[StoredCell]]) -> tuple[list[Place], int]:
+    """The models and tasks whose answers fit in a page, and how many questions of each; at least
+    one of them, whatever it has.
+    """
+    total = sum(map(len, members.values()))
+    count = MOST_ANSWERS // max(total, 1)
+    if count >= FEWEST_QUESTIONS:
+        return list(members), min(MOST_QUESTIONS, count)
+    shown: list[Place] = []
+    number = 0
+    for place, cells in members.items():
+        number += len(cells)
+        if shown and number * FEWEST_QUESTIONS > MOST_ANSWERS:
+            break
+        shown.append(place)
+    return shown, FEWEST_QUESTIONS
 
 
 def _cells(records: Sequence[StoredCell]) -> list[StoredCell]:

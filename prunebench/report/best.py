@@ -18,10 +18,10 @@ from prunebench.report.clock import is_spoiled
 from prunebench.report.comparison import Group, Warn, scale_of
 from prunebench.study import cells
 from prunebench.study.cells import ReportError, StoredCell
+from prunebench.study.contrasts import GroupedPair, Pair
 from prunebench.study.noninferiority import Loss, Verdict, loss
 from prunebench.study.pairwise import holm
 from prunebench.study.record import BASELINE, BLIND
-from prunebench.study.statistics import GroupedPair, Pair
 
 SCALES = {"0..1": 1.0, "0..100": 100.0}
 """Scales of scores on which a loss is a share of full marks."""

@@ -22,10 +22,10 @@ import pandas as pd
 
 from prunebench.report import tables
 from prunebench.report.comparison import Warn, cluster_codes
-from prunebench.study.batches import parted_ends
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.record import BASELINE
 from prunebench.study.samples import NAN, Array, Codes, Samples, Vector, aligned
+from prunebench.study.statistics import parted_ends
 
 HEADLINE = "headline"
 """The row that stands for all kinds."""

@@ -24,10 +24,11 @@ from prunebench.report.comparison import (
     vector_of,
 )
 from prunebench.report.matches import Key, same_models, same_questions, same_tasks, study_of
-from prunebench.study import statistics
+from prunebench.study import contrasts
 from prunebench.study.cells import StoredCell
+from prunebench.study.contrasts import Difference
 from prunebench.study.pairwise import BETTER, UNSHOWN, WORSE
-from prunebench.study.statistics import Difference, Interval
+from prunebench.study.statistics import Interval
 
 UNCOMPARED = "not compared"
 
@@ -176,7 +177,7 @@ def _change(key: Key, groups: tuple[Group, Group], same: bool, warn: Warn) -> Ch
         if len(both):
             before, after = mine.loc[both].to_numpy(), theirs.loc[both].to_numpy()
             codes = cluster_codes([*groups[0].cells, *groups[1].cells], both, warn)
-            gap = statistics.difference([pair_of(after, before, codes)])
+            gap = contrasts.difference([pair_of(after, before, codes)])
             means = float(before.mean()), float(after.mean())
             return Change(key, *means, gap, True, statuses, groups)
     return Change(key, one.value, other.value, _apart(one, other), False, statuses, groups)

@@ -11,18 +11,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from prunebench.study import statistics
+from prunebench.study import contrasts, statistics
 from prunebench.study.cells import ReportError, StoredCell
 from prunebench.study.columns import declared
+from prunebench.study.contrasts import GroupedPair, Pair, SampleMismatch
 from prunebench.study.record import Metric
 from prunebench.study.samples import Array, Codes, Labels, Vector, aligned, coded
-from prunebench.study.statistics import (
-    NAN,
-    GroupedPair,
-    Interval,
-    Pair,
-    SampleMismatch,
-)
+from prunebench.study.statistics import NAN, Interval
 
 SCORE = "score"
 AVAILABLE = "tokens_available"
@@ -132,7 +127,7 @@ class Group:
         """On how many samples a pair stands, where that is fewer than one of the two answered; else
         empty.
         """
-        count = statistics.count(pair)
+        count = contrasts.count(pair)
         own = self.once("answered", lambda: _answered(self.cells, warn))
         if count == own == _answered(others, warn):
             return ""
@@ -245,7 +240,7 @@ def _pair(cells: Cells, others: Cells, warn: Warn) -> Pair | GroupedPair | None:
         if scores is None or reference is None:
             return None
         try:
-            statistics.check_same(scores.ids, reference.ids, _asked(cell, other))
+            contrasts.check_same(scores.ids, reference.ids, _asked(cell, other))
         except SampleMismatch as error:
             warn(f"cells {cell.id} and {other.id} are not compared: {error}")
             return None

@@ -24,11 +24,12 @@ from prunebench.report import beside, clock, marks, printed, tables
 from prunebench.report.beside import RESIZE
 from prunebench.report.comparison import Group, Warn, average, scale_of
 from prunebench.report.headings import ABOVE_BLIND, ALL, COLUMNS, N_BLIND, PORT, SOMETIMES, TEXTS
-from prunebench.study import batches, statistics
+from prunebench.study import contrasts, statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
+from prunebench.study.contrasts import Difference, GroupedPair, Pair
 from prunebench.study.record import BASELINE, BLIND, CONTROL
-from prunebench.study.statistics import Difference, GroupedPair, Interval, Pair
+from prunebench.study.statistics import Interval
 
 __all__ = ["ALL", "COLUMNS", "TEXTS", "budget_share", "fold", "load"]
 
@@ -347,10 +348,10 @@ def _compared(every: Sequence[Groups], warn: Warn) -> list[Comparisons]:
     columns = (
         baselines,
         controls,
-        _where(baselines, batches.relatives),
-        _where(baselines, batches.differences),
-        _where(controls, batches.differences),
-        _where(blinds, batches.differences),
+        _where(baselines, contrasts.relatives),
+        _where(baselines, contrasts.differences),
+        _where(controls, contrasts.differences),
+        _where(blinds, contrasts.differences),
     )
     return [Comparisons(*row) for row in zip(*columns, strict=True)]
 

@@ -5,7 +5,7 @@ samples, for every seeded draw of one size is the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any
 
@@ -36,19 +36,26 @@ def resampled(
 
     Draws without a value, such as a ratio to a reference that solved nothing, are left out.
     """
-    sizes = tuple(len(part) for part in parts)
-    numbers = []
-    for times in _times(sizes, seed, resamples, batch):
-        pairs = zip(times, parts, strict=True)
-        means = [counts @ part / len(part) for counts, part in pairs]
-        numbers.append(statistic(*means))
+    numbers = [statistic(*means) for means in drawn_means(parts, seed, resamples, batch)]
     values = np.concatenate(numbers)
     return np.asarray(values[np.isfinite(values)])
 
 
+def drawn_means(
+    parts: Sequence[Array], seed: int, resamples: int, batch: int = BATCH
+) -> Iterator[list[Array]]:
+    """The means [draws, columns] of samples [n, columns] that are drawn with replacement within
+    each task, some draws at a time; a part a task.
+    """
+    sizes = tuple(len(part) for part in parts)
+    for times in _times(sizes, seed, resamples, batch):
+        pairs = zip(times, parts, strict=True)
+        yield [counts @ part / len(part) for counts, part in pairs]
+
+
 def flipped(weights: Array, flips: int, seed: int) -> tuple[Array, bool]:
-    """The sums of `weights` under patterns of signs [patterns], and whether these are all that
-    there are; else `flips` random ones.
+    """The sums of `weights` [n] or [n, tests] under patterns of signs, [patterns] or [patterns,
+    tests], and whether these are all that there are; else `flips` random ones.
     """
     count = len(weights)
     if 2**count <= flips:
@@ -62,6 +69,28 @@ def flipped(weights: Array, flips: int, seed: int) -> tuple[Array, bool]:
         signs = _drawn_signs(rng, min(step, flips - start), count)
         sums.append(signs @ weights)
     return np.concatenate(sums), False
+
+
+def flipped_long(weights: Array, flips: int, seed: int) -> Array:
+    """[patterns, tests] what `flipped` gives, of so many `weights` [n, tests] that their signs as
+    numbers would take longer to write down than to draw: eight signs are a byte, whose sum stands
+    in a table.
+    """
+    count, tests = weights.shape
+    padded = np.zeros((-(-count // 8) * 8, tests))
+    padded[:count] = weights
+    # [bytes, 256, tests]
+    table = np.tensordot(_signs_of_bytes(), padded.reshape(-1, 8, tests), (1, 1)).swapaxes(0, 1)
+    rng = np.random.default_rng(seed)
+    step = min(flips, max(1, BATCH // count))
+    parts = []
+    for start in range(0, flips, step):
+        rows = min(step, flips - start)
+        sums = np.zeros((rows, tests))
+        for column, of_byte in zip(_bytes_of_signs(rng, rows, count), table, strict=True):
+            sums += of_byte[column]
+        parts.append(sums)
+    return np.concatenate(parts)
 
 
 def _times(
@@ -108,3 +137,20 @@ def _drawn_signs(rng: np.random.Generator, flips: int, count: int) -> NDArray[np
     size = flips * count
     bits = np.unpackbits(np.frombuffer(rng.bytes(-(-size // 8)), dtype=np.uint8), count=size)
     return np.asarray(1 - 2 * bits.astype(np.int8)).reshape(flips, count)
+
+
+def _bytes_of_signs(rng: np.random.Generator, rows: int, count: int) -> NDArray[np.uint8]:
+    """[bytes, rows] patterns of signs, drawn as `_drawn_signs` draws them; a set bit is a minus."""
+    size = rows * count
+    content = np.frombuffer(rng.bytes(-(-size // 8)), dtype=np.uint8)
+    if count % 8 == 0:
+        return np.ascontiguousarray(content.reshape(rows, -1).T)
+    bits = np.unpackbits(content, count=size).reshape(rows, count)
+    return np.ascontiguousarray(np.packbits(bits, axis=1).T)
+
+
+@cache
+def _signs_of_bytes() -> Array:
+    """[256, 8] the signs that each byte stands for."""
+    every = np.arange(256, dtype=np.uint8)[:, None]
+    return 1.0 - 2.0 * np.unpackbits(every, axis=1)

@@ -16,7 +16,8 @@ from math import ceil, sqrt
 
 import numpy as np
 
-from prunebench.study.statistics import Array, GroupedPair, Pair, count, paired_differences
+from prunebench.study.contrasts import GroupedPair, Pair, count, paired_differences
+from prunebench.study.statistics import Array
 
 POWER = 0.8
 """How often a study of the size that is named would show what there is to show."""

@@ -1,10 +1,8 @@
-"""Statistics: the uncertainty of a cell's numbers, and paired comparisons of per-sample scores.
+"""Statistics: the uncertainty of a cell's numbers, and of what is pooled of several.
 
 A cell's numbers are means, medians, or a task's own aggregation over its samples; their intervals
-stand in cell.json. Comparisons are the report's. There samples are compared with themselves: method
-and reference answer the same questions, and the bootstrap draws questions. Where several tasks are
-pooled, each counts alike: questions are drawn within their task, and the number is the mean over
-tasks. Every draw is seeded, so the same scores give the same interval.
+stand in cell.json. Every draw is seeded, so the same scores give the same interval. What a method
+has over another is in `contrasts`.
 
 scipy is imported where an interval is asked for: it takes a second, and whoever reads names and
 columns does not need it.
@@ -16,33 +14,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from prunebench.study import draws
 
 Array = NDArray[np.floating[Any]]
-Pair = tuple[Array, Array]
-"""Scores of a method and of its reference, [n] and [n], on the same samples in the same order."""
-
-
-class GroupedPair(NamedTuple):
-    """The same for samples that are drawn in groups: [groups] the sums of their scores, and how
-    many samples each has.
-    """
-
-    method: Array
-    reference: Array
-    sizes: Array
-
-    @property
-    def samples(self) -> int:
-        """How many samples it is of."""
-        return int(self.sizes.sum())
-
+Codes = NDArray[np.intp]
 
 Spread = tuple[float | None, float | None, float | None]
 """Standard error, low and high end of the 95 % interval; None where there are too few samples."""
@@ -59,9 +39,6 @@ RESAMPLES = 2000
 CELL_RESAMPLES = 400
 """Draws behind the interval of a task's own aggregation, which is plain Python and slow."""
 
-FLIPS = 9999
-"""Random sign patterns of the sign-flip test, where not all of them can be tried."""
-
 NAN = float("nan")
 INFINITY = float("inf")
 
@@ -76,10 +53,6 @@ ROUNDED = 4
 """Decimals of a share that a task rounds to at least; of a percentage two fewer."""
 
 
-class SampleMismatch(ValueError):
-    """Two cells that were scored on different samples, and so cannot be compared."""
-
-
 @dataclass(frozen=True)
 class Interval:
     """A number, the ends of its 95 % interval (NaN where it has none) and the count of samples
@@ -90,20 +63,6 @@ class Interval:
     low: float
     high: float
     n: int
-
-
-@dataclass(frozen=True)
-class Difference(Interval):
-    """A paired difference, with the two-sided p-value of "there is none"."""
-
-    p: float
-
-    @property
-    def sure(self) -> bool:
-        """Whether it is not zero at 95 %: by the test, which is right for few samples too, and by
-        the interval where there is one.
-        """
-        return self.p < 1 - LEVEL and not self.low <= 0 <= self.high
 
 
 # ---- one cell's numbers --------------------------------------------------------------------------
@@ -157,8 +116,8 @@ def same(mean: float, value: float) -> bool:
 
 def spreads(
     values: Array,
-    parts: NDArray[np.intp],
-    clusters: NDArray[np.intp],
+    parts: Codes,
+    clusters: Codes,
     bounds: Bounds | None = None,
     weights: Array | None = None,
 ) -> list[Spread]:
@@ -193,7 +152,7 @@ def spreads(
 
 
 def _added(
-    values: Array, parts: NDArray[np.intp], clusters: NDArray[np.intp], weights: Array | None = None
+    values: Array, parts: Codes, clusters: Codes, weights: Array | None = None
 ) -> tuple[Array, NDArray[np.bool_]]:
     """[parts, clusters] what each cluster adds to the mean of its part, such that their plain mean
     is that mean; and which clusters a part has.
@@ -220,13 +179,13 @@ def _added(
     return means[:, None] + residuals, present
 
 
-def _numbered(names: Sequence[Any]) -> NDArray[np.intp]:
+def _numbered(names: Sequence[Any]) -> Codes:
     """[n] the number of every name, in their order."""
     _, codes = np.unique(np.asarray(names, dtype=str), return_inverse=True)
     return codes
 
 
-def group_sums(scores: Array, codes: NDArray[np.intp]) -> tuple[Array, Array]:
+def group_sums(scores: Array, codes: Codes) -> tuple[Array, Array]:
     """[groups] the sum of every group's scores [n] and how many they are; `codes` [n] number the
     groups, in whose order they stand.
     """
@@ -347,94 +306,10 @@ def f1_interval(hits: int, counted: int) -> Interval:
     return Interval(value, low, high, counted)
 
 
-# ---- comparisons ---------------------------------------------------------------------------------
+# ---- numbers of many cells -----------------------------------------------------------------------
 
 
-def common(
-    method: pd.Series[float], reference: pd.Series[float], total: int | None = None
-) -> pd.Index[str]:
-    """The ids of the samples that both answered; NaN is no answer.
-
-    Raises SampleMismatch where the two were asked different things: together they have more samples
-    than the task's `total`, which without that number is what the larger of the two has.
-    """
-    check_same(method.index, reference.index, total)
-    # sorted, for seeded draws are of places: the same samples give the same interval
-    return method.dropna().index.intersection(reference.dropna().index).sort_values()
-
-
-def check_same(method: pd.Index[str], reference: pd.Index[str], total: int | None) -> None:
-    """Raises SampleMismatch as `common` does."""
-    if method is reference:
-        return
-    together = method.union(reference)
-    if len(together) > (total or max(len(method), len(reference))):
-        odd = method.symmetric_difference(reference)
-        raise SampleMismatch(
-            f"scored on different samples: {len(odd)} stand in only one of the two, "
-            f"such as {odd[0]!r}"
-        )
-
-
-def join(method: pd.Series[float], reference: pd.Series[float], total: int | None = None) -> Pair:
-    """Scores of the samples that both answered; raises SampleMismatch as `common` does."""
-    both = common(method, reference, total)
-    scores = method.loc[both].to_numpy(dtype=float)
-    reference_scores = reference.loc[both].to_numpy(dtype=float)
-    return scores, reference_scores
-
-
-def count(pair: Pair | GroupedPair) -> int:
-    """How many samples a pair is of."""
-    return pair.samples if isinstance(pair, GroupedPair) else len(pair[0])
-
-
-def paired_differences(pair: Pair | GroupedPair) -> Array:
-    """[n] method less reference, of every sample, or of every group what it adds: their plain mean
-    is the paired difference.
-    """
-    gaps, sizes = pair[0] - pair[1], _sizes(pair)
-    mean = gaps.sum() / sizes.sum()
-    return np.asarray(mean + (gaps - sizes * mean) * (len(gaps) / sizes.sum()), dtype=float)
-
-
-def difference(pairs: Sequence[Pair | GroupedPair], seed: int = 0) -> Difference:
-    """Method minus reference: the mean over tasks of the mean paired difference; one pair of arrays
-    a task.
-    """
-    value = float(np.mean([(pair[0] - pair[1]).sum() / count(pair) for pair in pairs]))
-
-    def statistic(*means: Array) -> Array:
-        return _mean([_of_drawn(mean) for mean in means])
-
-    parts = []
-    for pair in pairs:
-        sizes = (pair.sizes,) if isinstance(pair, GroupedPair) else ()
-        parts.append(np.column_stack((pair[0] - pair[1], *sizes)))
-    low, high = _interval_of(parts, statistic, seed)
-    return Difference(value, low, high, n=sum(map(count, pairs)), p=_flip_test(pairs, seed))
-
-
-def relative(pairs: Sequence[Pair | GroupedPair], seed: int = 0) -> Interval:
-    """Method over reference: the mean over tasks of the ratio of mean scores; NaN where the
-    reference scores zero.
-    """
-
-    def statistic(*means: Array) -> Array:
-        # draws in which the reference solves nothing have no ratio; `resampled` leaves them out
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return _mean([mean[:, 0] / mean[:, 1] for mean in means])
-
-    samples = sum(map(count, pairs))
-    if any(pair[1].mean() == 0 for pair in pairs):
-        return Interval(NAN, NAN, NAN, samples)
-    value = float(np.mean([pair[0].mean() / pair[1].mean() for pair in pairs]))
-    both = [np.column_stack(pair[:2]) for pair in pairs]
-    low, high = _interval_of(both, statistic, seed)
-    return Interval(value, low, high, samples)
-
-
-def mean(scores: Array, codes: NDArray[np.intp] | None = None) -> Interval:
+def mean(scores: Array, codes: Codes | None = None) -> Interval:
     """The mean score [n] of samples that are drawn with those of the same number in `codes` [n],
     with the interval that `clustered_interval` has.
     """
@@ -479,7 +354,38 @@ def averaged(parts: Sequence[Interval]) -> Interval:
     return Interval(value, low, high, max(part.n for part in parts))
 
 
-# ---- the bootstrap and the test ------------------------------------------------------------------
+def parted_ends(
+    values: Array, parts: Codes, clusters: Codes, count: int, methods: int
+) -> list[tuple[float | None, float | None]]:
+    """The ends that `spreads` gives the `count` parts of each of so many methods, whose
+    parts are numbered one behind the other; None of a part without values.
+    """
+    ends: list[tuple[float | None, float | None]] = [(None, None)] * (count * methods)
+    owners = parts // count
+    # a method's scores have one scale
+    scales = _scales(values, owners, methods)
+    for bounds in sorted(set(scales)):
+        is_own = np.array([scale == bounds for scale in scales])
+        mask = is_own[owners]
+        if not mask.any():
+            continue
+        own = spreads(values[mask], parts[mask], clusters[mask], bounds)
+        for part in np.unique(parts[mask]).tolist():
+            _, low, high = own[part]
+            ends[part] = low, high
+    return ends
+
+
+def _scales(values: Array, owners: Codes, methods: int) -> list[Bounds]:
+    """Between what the values of each method lie, as far as they show it."""
+    least, most = np.zeros(methods), np.zeros(methods)
+    np.minimum.at(least, owners, values)
+    np.maximum.at(most, owners, values)
+    pairs = zip(least.tolist(), most.tolist(), strict=True)
+    return [seen_bounds(low, high) for low, high in pairs]
+
+
+# ---- parts of these -----------------------------------------------------------------------------
 
 
 def seen_bounds(least: float, most: float) -> Bounds:
@@ -511,61 +417,11 @@ def _is_one(numbers: Array) -> bool:
     return bool(np.isclose(numbers.min(), numbers.max(), rtol=SAME, atol=SAME))
 
 
-def _mean(parts: Sequence[Array]) -> Array:
-    return np.asarray(np.mean(np.stack(parts), axis=0))
-
-
 def _columns(parts: Sequence[Array]) -> list[Array]:
     """The parts [n] as tables [n, 1]."""
     return [part[:, None] for part in parts]
 
 
-def _of_drawn(means: Array) -> Array:
-    """[draws] the mean over samples, of [draws, 1]; over the samples of groups, where how many
-    these have stands beside.
-    """
-    return means[:, 0] if means.shape[1] == 1 else means[:, 0] / means[:, 1]
-
-
-def _sizes(pair: Pair | GroupedPair) -> Array:
-    """How many samples each number of a pair is of."""
-    return pair.sizes if isinstance(pair, GroupedPair) else np.ones(len(pair[0]))
-
-
-def _interval_of(
-    parts: Sequence[Array], statistic: draws.Statistic, seed: int
-) -> tuple[float, float]:
-    """The percentile interval of a statistic of parts [n, columns]; NaN where a task has fewer than
-    two samples.
-    """
-    if min(map(len, parts)) < 2:
-        return NAN, NAN
-    return drawn_ends(draws.resampled(parts, statistic, seed, RESAMPLES))
-
-
 def _percentiles(values: Array) -> tuple[float, float]:
     low, high = np.quantile(values, [TAIL, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def _flip_test(pairs: Sequence[Pair | GroupedPair], seed: int) -> float:
-    """Two-sided p-value of the sign-flip test; exact where all differences have one size (McNemar's
-    exact test).
-    """
-    # divided by the task's samples, so that the sum is the mean over tasks
-    weights = np.concatenate([(pair[0] - pair[1]) / count(pair) for pair in pairs])
-    # a difference of zero is the same under either sign
-    weights = weights[weights != 0]
-    if not len(weights):
-        return 1.0
-    if np.allclose(np.abs(weights), abs(weights[0])):
-        return binomial(int((weights > 0).sum()), len(weights))
-    observed = float(weights.sum())
-    sums, exact = draws.flipped(weights, FLIPS, seed)
-    # sums that are the same but for rounding are the same, those that are nothing as well
-    slack = ROUNDING * float(np.abs(weights).sum())
-    below = int((sums <= observed + slack).sum())
-    above = int((sums >= observed - slack).sum())
-    # of patterns that were drawn, the one that was seen is one more
-    more = 0 if exact else 1
-    return min(1.0, 2 * (min(below, above) + more) / (len(sums) + more))

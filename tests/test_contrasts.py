@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunebench.study import batches, statistics
-from prunebench.study.statistics import GroupedPair
+from prunebench.study import contrasts, statistics
+from prunebench.study.contrasts import GroupedPair
 
 SIZES = ((25,), (25,), (25,), (7,), (1,), (25, 12), (25, 12), (300, 200), (3000,))
 
@@ -25,6 +25,11 @@ def pairs_of(sizes: tuple[int, ...], seed: int) -> list[Any]:
 
 MANY = [pairs_of(sizes, number) for number, sizes in enumerate(SIZES)]
 GROUPED = [GroupedPair(np.array([1.5, 0.7]), np.array([0.6, 0.9]), np.array([3.0, 1.0]))]
+MORE_GROUPED = [GroupedPair(np.array([2.5, 0.7]), np.array([0.6, 1.9]), np.array([4.0, 2.0]))]
+MIXED = [
+    *pairs_of((25,), 50),
+    GroupedPair(np.linspace(0, 1, 80), np.linspace(0.9, 0, 80), np.ones(80)),
+]
 ALIKE = [(np.full(9, 0.75), np.full(9, 0.5))]
 
 
@@ -33,9 +38,9 @@ def numbers_of(interval: statistics.Interval) -> list[float]:
 
 
 def test_differences_are_those_of_each_alone() -> None:
-    many = [*MANY, GROUPED, ALIKE]
-    alone = [statistics.difference(pairs) for pairs in many]
-    together = batches.differences(many)
+    many = [*MANY, GROUPED, MIXED, MORE_GROUPED, ALIKE]
+    alone = [contrasts.difference(pairs) for pairs in many]
+    together = contrasts.differences(many)
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(numbers_of(other), numbers_of(one), rtol=1e-12, atol=1e-14)
         assert other.p == pytest.approx(one.p, rel=1e-12)
@@ -45,20 +50,20 @@ def test_differences_are_those_of_each_alone() -> None:
 
 def test_a_test_of_the_smallest_patterns_is_exact_here_too() -> None:
     pair = (np.array([1.0, 0.5, 1.0]), np.array([0.0, 0.0, 0.5]))
-    assert batches.differences([[pair]])[0].p == statistics.difference([pair]).p == 0.25
+    assert contrasts.differences([[pair]])[0].p == contrasts.difference([pair]).p == 0.25
 
 
 def test_no_difference_at_all_has_p_one() -> None:
     same = np.ones(9)
-    assert batches.differences([[(same, same)]])[0].p == 1.0
+    assert contrasts.differences([[(same, same)]])[0].p == 1.0
 
 
 def test_relatives_are_those_of_each_alone() -> None:
     none_right = [(np.ones(9), np.zeros(9))]
     hardly_right = [(np.ones(4), np.array([1.0, 0.0, 0.0, 0.0]))]
-    many = [*MANY, none_right, hardly_right, ALIKE, GROUPED]
-    alone = [numbers_of(statistics.relative(pairs)) for pairs in many]
-    together = [numbers_of(interval) for interval in batches.relatives(many)]
+    many = [*MANY, none_right, hardly_right, ALIKE, MIXED, MORE_GROUPED, GROUPED]
+    alone = [numbers_of(contrasts.relative(pairs)) for pairs in many]
+    together = [numbers_of(interval) for interval in contrasts.relatives(many)]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
     assert np.isnan(together[len(MANY)][0])
     assert together[-1][-1] == 4
@@ -73,7 +78,7 @@ def test_parts_of_methods_have_the_ends_of_each_method_alone(scale: float) -> No
     # one method right or wrong, one always right, others between
     values = np.where(owners == 0, rng.integers(0, 2, methods * n), rng.random(methods * n))
     values = scale * np.where(owners == 1, 1.0, values)
-    together = batches.parted_ends(values, codes + count * owners, clusters, count, methods)
+    together = statistics.parted_ends(values, codes + count * owners, clusters, count, methods)
     for method in range(methods):
         own = owners == method
         alone = [ends for _, *ends in statistics.spreads(values[own], codes[own], clusters[own])]
@@ -86,5 +91,5 @@ def test_parts_of_methods_have_the_ends_of_each_method_alone(scale: float) -> No
 
 def test_a_part_without_values_has_no_ends() -> None:
     values, parts = np.array([0.5, 1.0]), np.array([0, 0])
-    ends = batches.parted_ends(values, parts, np.array([0, 1]), 1, 2)
+    ends = statistics.parted_ends(values, parts, np.array([0, 1]), 1, 2)
     assert ends[0] != (None, None) == ends[1]
