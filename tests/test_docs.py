@@ -130,29 +130,98 @@ def test_every_block_says_what_it_is() -> None:
 
 
 def test_ceilings_of_the_page_of_times_are_those_of_the_models(pages: ModuleType) -> None:
-    """Beside 1,296 visual tokens stood 46 others, of which the cache tells; a quarter of the visual
-    ones leaves 370 of 1,342 rows in every layer.
+    """Beside 1,296 visual tokens stood 13 others, of which the cache tells; a quarter of the visual
+    ones leaves 337 of 1,309 rows in every layer.
     """
-    with pages.timed_page.BENCH.open(newline="") as file:
-        measured = list(csv.DictReader(file))
-    names = ("baseline", "random", "resize")
-    qwen = []
-    for row in measured:
-        if row["model"].startswith("Qwen") and row["budget"] in ("1.0", "0.25"):
-            qwen += [row] if row["method"] in names else []
-    limits = pages.timed_page.limits_of(qwen)
+    by_method = {}
+    for row in pages.timed_page.measured("h100"):
+        if row["model"] == "Qwen2.5-VL-7B-Instruct" and row["budget"] in ("1.0", "0.25"):
+            by_method[row["method"]] = row
     record = records()["Qwen/Qwen2.5-VL-7B-Instruct"]
     text = Settings(record.config).get_text_config()
-    full, quarter = (llm_prefill(text, [rows] * 28) + head(text) for rows in (1342, 370))
-    assert limits["random"].prefill == pytest.approx(quarter / full)
-    assert limits["resize"].prefill == limits["random"].prefill
-    assert limits["resize"].total < limits["random"].total
+    full, quarter = (llm_prefill(text, [rows] * 28) + head(text) for rows in (1309, 337))
+    written = by_method["random"]
+    assert float(written["prefill_ceiling"]) == pytest.approx(quarter / full)
+    assert by_method["resize"]["prefill_ceiling"] == written["prefill_ceiling"]
+    assert float(by_method["resize"]["total_ceiling"]) < float(written["total_ceiling"])
     # four key heads of 128, keys and values, 2 bytes a number
     weights = 2 * (record.parameters.layers + record.parameters.head)
-    caches = [28 * rows * 4 * 128 * 2 * 2 for rows in (370, 1342)]
+    caches = [28 * rows * 4 * 128 * 2 * 2 for rows in (337, 1309)]
+    assert float(written["kv_bytes_baseline"]) == caches[1]
     read, unpruned = (weights + cache for cache in caches)
-    assert limits["random"].decode == pytest.approx(read / unpruned)
-    assert limits["baseline"].total == 1
+    assert float(written["decode_ceiling"]) == pytest.approx(read / unpruned)
+    assert float(by_method["baseline"]["total_ceiling"]) == 1
+
+
+def timed(method: str, ratio: float, **others: str) -> dict[str, str]:
+    """A row of bench.csv, as far as a summary reads it."""
+    row = {"method": method, "model": "a", "batch": "1", "budget": "0.25", "machine": "quiet"}
+    numbers = {"latency_total_baseline_ms": "80", "latency_select_ms": "4", "total_ceiling": "0.3"}
+    return {**row, **numbers, "latency_total_ratio": str(ratio), **others}
+
+
+def test_a_summary_of_times_counts_methods_by_model_batch_and_budget(pages: ModuleType) -> None:
+    rows = [
+        timed("baseline", 0.1, budget="1.0"),
+        timed("random", 0.2),
+        timed("fastv", 0.95),
+        timed("divprune", 0.951, machine="busy", latency_select_ms="7"),
+        timed("dart", 1.5),
+        timed("fastv", 0.7, batch="16"),
+        timed("fastv", 0.5, batch="8"),
+        timed("fastv", 0.6, batch="8", budget="0.5"),
+        timed("fastv", 0.1, budget="kv:0.25"),
+    ]
+    lines = []
+    for line in pages.timed_page.summary("x", rows):
+        lines.append(dict(zip(pages.timed_page.SUMMARY, line, strict=True)))
+    assert [(line["batch"], line["kept"]) for line in lines] == [
+        ("1", "0.25"),
+        ("8", "0.5"),
+        ("8", "0.25"),
+        ("16", "0.25"),
+    ]
+    first = lines[0]
+    assert (first["card"], first["methods"], first["0.95 or less"]) == ("X", "3", "1")
+    assert (first["best"], first["median"], first["`random`"]) == ("0.95 (fastv)", "0.95", "0.20")
+    assert (first["selection, ms"], first["busy"], first["at best"]) == ("4.0", "1", "0.30")
+    assert lines[1]["`random`"] == ""
+
+
+def test_files_of_before_say_nothing_of_ceilings_and_machines(pages: ModuleType) -> None:
+    row = timed("fastv", 0.9)
+    del row["machine"], row["total_ceiling"]
+    (line,) = pages.timed_page.summary("x", [row])
+    said = dict(zip(pages.timed_page.SUMMARY, line, strict=True))
+    assert (said["at best"], said["busy"]) == ("", "")
+
+
+def test_what_is_said_of_times_is_what_was_measured(pages: ModuleType) -> None:
+    """The numbers in prose, of README and of the page, which no tool writes."""
+    head, lines = pages.timed_page.tables()["summary"]
+    summary = {}
+    for line in lines:
+        values = dict(zip(head, line, strict=True))
+        case = (values["card"], values["model"], values["batch"], values["kept"])
+        summary[case] = values
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    page = " ".join((ROOT / "docs" / "latency.md").read_text().split())
+
+    qwen = summary["H100", "Qwen2.5-VL-7B-Instruct", "1", "0.25"]
+    (count,) = re.findall(r"by no more than 5 % under any of (\d+) methods", readme)
+    assert count == qwen["methods"]
+    assert float(qwen["best"].split()[0]) >= 0.95
+    assert float(qwen["median"]) > 1, "lengthens it under most"
+
+    batch = summary["H100", "llava-1.5-7b-hf", "8", "0.25"]
+    best = batch["best"].split()[0].removeprefix("0")
+    said = f".95 or less under {batch['0.95 or less']} of {batch['methods']}"
+    assert f"take {said}, and {best} under the fastest" in readme
+    assert f"{said.replace('.95', '.95 of its time')} methods, and {best} under the fastest" in page
+
+    for kept in ("0.5", "0.25", "0.1"):
+        single = summary["H100", "llava-1.5-7b-hf", "1", kept]
+        assert float(single["best"].split()[0]) > 1, "no method shortens it"
 
 
 def test_a_card_has_the_last_profile_alone(pages: ModuleType, tmp_path: Path) -> None:

@@ -25,9 +25,13 @@ ASKING = frozenset(
 METHODS = ["fastv", "divprune", "pyramiddrop", "none"]
 
 MOST = 10
-"""What a prefill with one stage and one sample may wait for: ids, mask, grids and places of images
-before it begins, the stage's answer, and whether all numbers were numbers.
+"""What a prefill with one stage and one sample may wait for. FastV waits seven times: for the ids
+(to draw by, to lay out, to find the places of images), for grids and mask before the prefill
+begins, for the stage's answer, and for whether all numbers were numbers.
 """
+
+WAIT = "called a synchronizing CUDA operation"
+"""How torch says that a GPU was waited for."""
 
 
 class Asking(TorchFunctionMode):
@@ -53,13 +57,21 @@ def asked() -> Iterator[Callable[[], int]]:
 @contextmanager
 def waited() -> Iterator[Callable[[], int]]:
     """The same on a GPU, by its own word."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        # the first time in a process torch warns of the mode itself
+        warnings.simplefilter("ignore")
         torch.cuda.set_sync_debug_mode("warn")
-        try:
-            yield lambda: sum("synchronizing" in str(one.message) for one in caught)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield lambda: waits(caught)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def waits(caught: list[warnings.WarningMessage]) -> int:
+    """How many of the warnings are of a wait."""
+    return sum(WAIT in str(one.message) for one in caught)
 
 
 def of_engine(
@@ -90,6 +102,21 @@ def test_nothing_is_asked_layer_by_layer(inputs: dict[str, Any], method: str) ->
     shallow = of_engine(asked, 4, method, inputs, "cpu")
     assert shallow == of_engine(asked, 12, method, inputs, "cpu")
     assert shallow > 0, "the count must be able to see"
+
+
+def test_waits_alone_are_counted() -> None:
+    """Not the notice with which torch begins, which speaks of synchronizing, too."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.warn(f"{WAIT} (Triggered internally at CUDAFunctions.cpp:151.)", stacklevel=1)
+        warnings.warn(
+            "Synchronization debug mode is a prototype feature and does not yet detect all "
+            "synchronizing operations",
+            stacklevel=1,
+        )
+        warnings.warn("something else", stacklevel=1)
+        warnings.warn(WAIT, stacklevel=1)
+    assert waits(caught) == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to wait for")

@@ -100,9 +100,9 @@ def stale() -> dict[Path, str]:
 def latency_page() -> str:
     """The page of times with its tables as they follow from what was measured."""
     text = (ROOT / "docs" / "latency.md").read_text()
-    for name, rows in timed_page.tables().items():
+    for name, (head, rows) in timed_page.tables().items():
         # a marker without a blank line behind it would be part of the table
-        text = between(text, name, f"\n{table(timed_page.HEAD, rows)}\n")
+        text = between(text, name, f"\n{table(head, rows)}\n")
     return text
 
 
