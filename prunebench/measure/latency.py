@@ -132,11 +132,10 @@ def runs(
     if pruner is None:
         return partial(timed_run, model, family, inputs, new_tokens)
     ready = pruner if isinstance(pruner, Ready) else make_ready(family, model, pruner)
-    where = located(model, family, inputs, ready, session)
+    opened = sessions(model, family, inputs, ready, budget=budget, timed=True, **session)
 
     def run() -> TimedRun:
-        opened = prune(model, ready, budget, timed=True, **where)
-        return timed_run(model, family, inputs, new_tokens, opened)
+        return timed_run(model, family, inputs, new_tokens, opened())
 
     return run
 
@@ -172,18 +171,20 @@ def interleaved(
     return rows
 
 
-def located(
-    model: Any, family: Family, inputs: Mapping[str, Any], ready: Ready, session: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The session's arguments with where the tokens lie, so that no timed call has to look."""
+def sessions(
+    model: Any, family: Family, inputs: Mapping[str, Any], pruner: Ready, **session: Any
+) -> Callable[[], AbstractContextManager[Trace]]:
+    """What opens one session after the other; the tokens are located here, so that no timed call
+    has to look.
+    """
     located = dict(session)
     if located.get("layouts") is None:
         originals = {name: session.get(name) for name in ("pictures", "masks", "processor")}
         caller = CallerGives(**originals)
         located["layouts"] = family.layouts(model, inputs, caller.originals())
-    if located.get("rows") is None and ready.blocks:
+    if located.get("rows") is None and pruner.blocks:
         located["rows"] = family.encoder_rows(model, inputs, located["layouts"])
-    return located
+    return partial(prune, model, pruner, **located)
 
 
 def timed_run(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from PIL import Image
 
-from prunebench import registry
 from prunebench.benchmarks import Request
 from prunebench.border.interruption import interrupts
 from prunebench.measure.latency import TimedRun, interleaved
@@ -23,15 +22,14 @@ from prunebench.run import short_run
 from prunebench.run.backend import setup_of
 from prunebench.run.bench import Bench, Case, cases, size_of
 from prunebench.run.ceiling import Ceilings, Work, ceilings
-from prunebench.run.cell import Cell
 from prunebench.run.clients import Clients
 from prunebench.run.fault import Fault, judged
-from prunebench.run.quality import Bound, on_pixels
+from prunebench.run.quality import Bound
 from prunebench.run.question import Grid
 from prunebench.run.samples import Samples, prepared
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.study.machine import BUSY, State, state
-from prunebench.study.record import BASELINE, Metric
+from prunebench.study.record import Metric
 from prunebench.testbed.scenes import scene
 
 if TYPE_CHECKING:
@@ -202,7 +200,7 @@ class Bencher:
             limits = ceilings(full, full)
             timed = Timed(case, new_tokens, available, available, available, limits)
             return Prepared(timed, prompts, prompts)
-        method = self._bound(case.cell)
+        method = Bound.alone(self.backend, case.cell)
         if method.on_pixels:
             small = []
             for samples in prompts:
@@ -261,12 +259,6 @@ class Bencher:
     def _work(self, samples: Samples, traces: Sequence[SampleTrace]) -> Work:
         """What was done for prompts that left these traces."""
         return self.backend.work(samples, traces, self.settings.new_tokens)
-
-    def _bound(self, cell: Cell) -> Bound:
-        """The method of a cell on this model."""
-        pruner = cell.variant.pruner
-        ready = self.backend.ready(registry.build(BASELINE) if on_pixels(pruner) else pruner)
-        return Bound(pruner, ready, cell.budget, self.seed, cell.variant.positions)
 
     def _traces(self, samples: Samples, method: Bound | None = None) -> list[SampleTrace]:
         """What one short run left behind, of the unpruned model where no method is given."""

@@ -7,12 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
 import torch
 
-from prunebench.engine.session import prune
-from prunebench.measure.latency import located
+from prunebench.measure.latency import sessions
 from prunebench.measure.load import Client, replica
 from prunebench.run.quality import Bound
 from prunebench.run.samples import Samples
@@ -41,13 +39,8 @@ class Clients:
             backend, samples = self._backends[number], prompts[number]
             loaded, ready = backend.loaded, backend.ready(method.pruner)
             conditions = method.conditions(samples.requests)
-            arguments = {
-                "positions": conditions.positions,
-                "seeds": conditions.seeds,
-                **samples.caller_gives(loaded, ready.needs),
-            }
-            arguments = located(loaded.model, loaded.family, samples.inputs, ready, arguments)
-            session = partial(prune, loaded.model, ready, conditions.budget, **arguments)
+            arguments = backend.session_arguments(samples, ready, conditions)
+            session = sessions(loaded.model, loaded.family, samples.inputs, **arguments)
             clients.append(replace(client, session=session))
         return clients
 

@@ -17,26 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from prunebench import registry
 from prunebench.benchmarks import Benchmark, MediaError, Request
-from prunebench.border import files, images
+from prunebench.border import files
 from prunebench.border.text import message, one_line
-from prunebench.display import mask
 from prunebench.models.inputs import image_parts
-from prunebench.pruner import Pruner
 from prunebench.run import grid as grids
-from prunebench.run.backend import Conditions, Encoded, setup_of
+from prunebench.run.backend import setup_of
 from prunebench.run.cell import Cell, shown
-from prunebench.run.grid import Grid, GridError
-from prunebench.run.quality import Bound, on_pixels
-from prunebench.run.samples import Samples, seed_of
+from prunebench.run.grid import GridError
+from prunebench.run.kept import kept
+from prunebench.run.quality import Bound
+from prunebench.run.samples import Samples
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.work import TaskSource, load_benchmark
 from prunebench.study.cells import StoredCell
-from prunebench.study.record import BASELINE
 from prunebench.study.tables import read_columns
 
 FILE = "pictures.json"
@@ -87,7 +83,7 @@ def write(
             names = choice.samples.get((shown(model), shown(task)), ())
             if not names:
                 continue
-            benchmark = load_benchmark(_source(grid, task, backend))
+            benchmark = load_benchmark(TaskSource.of(grid, task, backend.manner.wrapper))
             by_name = {one.sample_id: one for one in benchmark.requests}
             in_page = [by_name[name] for name in names if name in by_name]
             texts = content.images.setdefault(shown(task), {})
@@ -99,11 +95,6 @@ def write(
             _task(_Task(shown(task), backend, benchmark, requests), cells, stored, content, note)
     facts = {"schema": SCHEMA, "images": content.images, "kept": content.kept}
     return files.write(study / FILE, json.dumps(facts, separators=(",", ":")).encode())
-
-
-def _source(grid: Grid, task: str, backend: TransformersBackend) -> TaskSource:
-    most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
-    return TaskSource(task, grid.limit, most, backend.manner.wrapper)
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,7 @@ def _task(
     for cell in cells:
         entry = content.kept[cell.id] = {"fingerprint": stored[cell.id].fingerprint}
         try:
-            bound = _bound(task.backend, cell)
+            bound = Bound.alone(task.backend, cell)
             entry["samples"] = _kept(task.backend, bound, groups, rows[cell.id])
         except Exception as error:  # a method's own code, which may fail in any way
             entry["lacks"] = one_line(message(error), 200)
@@ -164,13 +155,6 @@ def _rows(cell: StoredCell) -> dict[str, Entry]:
     return {row["sample_id"]: row for row in table.to_pylist()}
 
 
-def _bound(backend: TransformersBackend, cell: Cell) -> Bound:
-    """A cell's method, bound to the model; what works on pixels runs the model unpruned."""
-    pruner: Pruner = cell.variant.pruner
-    method = backend.ready(registry.build(BASELINE) if on_pixels(pruner) else pruner)
-    return Bound(pruner, method, cell.budget, cell.seed, cell.variant.positions)
-
-
 def _kept(
     backend: TransformersBackend,
     bound: Bound,
@@ -178,7 +162,7 @@ def _kept(
     rows: Mapping[str, Entry],
 ) -> dict[str, list[Entry]]:
     """By sample, the stages of a method where they are those of its cell."""
-    kept = {}
+    stages_of = {}
     for samples in groups:
         sample = samples.requests[0].sample_id
         row = rows.get(sample)
@@ -186,30 +170,22 @@ def _kept(
             continue
         stages, counts, text = _stages(backend, bound, samples)
         if text == row["prediction"] and counts == (row["stages"] or []):
-            kept[sample] = stages
-    return kept
+            stages_of[sample] = stages
+    return stages_of
 
 
 def _stages(
     backend: TransformersBackend, bound: Bound, full: Samples
 ) -> tuple[list[Entry], list[int], str]:
     """What a method keeps of one image stage by stage, how many tokens that is, and the answer."""
-    samples, budget = full, bound.budget
-    if bound.on_pixels:
-        samples, budget = backend.resized(full, bound.pruner, bound.budget), None
-    seeds = [seed_of(request, bound.seed) for request in samples.requests]
-    conditions = Conditions(budget, bound.positions, seeds)
-    answer = backend.answer(Encoded(samples, samples.inputs), bound.method, conditions)
-    trace = answer.traces[0]
-    layout = trace.layout if bound.on_pixels else full.layouts[0]
+    one = kept(backend, bound, full)
+    trace = one.answer.traces[0]
     counts = [len(trace.kept[site]) for site in sorted(trace.kept)]
+    whole = "smaller image" if bound.on_pixels else "unpruned"
     stages = []
-    for site in sorted(trace.kept):
-        stages.append(_stage(str(site), mask(layout, trace.kept[site])))
-    if not stages:
-        name = "smaller image" if bound.on_pixels else "unpruned"
-        stages.append(_stage(name, mask(layout, torch.arange(len(layout)))))
-    return stages, counts, answer.texts[0]
+    for site, alive in one.masks:
+        stages.append(_stage(whole if site is None else str(site), alive))
+    return stages, counts, one.answer.texts[0]
 
 
 def _stage(site: str, alive: Any) -> Entry:

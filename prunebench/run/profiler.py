@@ -8,13 +8,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prunebench.benchmarks import Benchmark, Request, load_task
+from prunebench.benchmarks import Benchmark, load_task
 from prunebench.border.text import one_line
 from prunebench.budget import Budget, Stage
 from prunebench.pruner import Pruner
@@ -22,7 +21,7 @@ from prunebench.run import options
 from prunebench.run.backend import Conditions, ModelSetup
 from prunebench.run.options import OptionError
 from prunebench.run.profile import ProfileKeys
-from prunebench.run.samples import Samples, seed_of
+from prunebench.run.samples import Samples, groups_of, seed_of
 from prunebench.run.summary import drawn_together
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.signals import Signal
@@ -91,7 +90,7 @@ def measured(backend: TransformersBackend, benchmark: Benchmark, batch: int) -> 
     answers: list[dict[int, str]] = [{} for _ in range(layers + 1)]
     looks = _Looks(layers)
     rows: list[Row] = []
-    for requests in _groups(benchmark.requests, batch):
+    for requests in groups_of(benchmark.requests, batch):
         samples = backend.read(benchmark, requests)
         rows += _rows(samples)
         encoded = backend.encode(samples, [])
@@ -188,14 +187,6 @@ def _scores(
     if low is None or high is None:
         low = high = math.nan
     return Interval(mean, low, high, len(values)), by_type
-
-
-def _groups(requests: Sequence[Request], batch: int) -> Iterable[list[Request]]:
-    """The requests in order, in groups that generate alike."""
-    for _, alike in groupby(requests, key=lambda request: dict(request.generation)):
-        members = list(alike)
-        for first in range(0, len(members), batch):
-            yield members[first : first + batch]
 
 
 def _mean(values: Sequence[float]) -> float | None:

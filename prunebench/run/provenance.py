@@ -119,6 +119,7 @@ UNCOUNTED = (
     "run/estimate.py",
     "run/fingerprint.py",
     "run/grid.py",
+    "run/kept.py",
     "run/keys.py",
     "run/limits.py",
     "run/lists.py",

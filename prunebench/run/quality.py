@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -20,15 +20,17 @@ from prunebench.engine.ready import Ready
 from prunebench.measure.evidence import recall
 from prunebench.measure.flops import Flops
 from prunebench.pruner import Positions, Pruner
+from prunebench.registry import build
 from prunebench.run.backend import Backend, Conditions, Encoded
 from prunebench.run.samples import Samples, seed_of
 from prunebench.run.store import Row
 from prunebench.sites import Part
 from prunebench.study.columns import FLOPS_PARTS
-from prunebench.study.record import SampleStatus
+from prunebench.study.record import BASELINE, SampleStatus
 
 if TYPE_CHECKING:
     from prunebench.engine.trace import SampleTrace
+    from prunebench.run.cell import Cell
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,25 @@ class Bound:
     seed: int
     positions: Positions | None = None
 
+    @classmethod
+    def alone(cls, backend: Backend, cell: Cell) -> Self:
+        """A cell's method by itself: one that works on pixels has the model run unpruned."""
+        pruner: Pruner = cell.variant.pruner
+        method = backend.ready(build(BASELINE) if on_pixels(pruner) else pruner)
+        return cls(pruner, method, cell.budget, cell.seed, cell.variant.positions)
+
     @property
     def on_pixels(self) -> bool:
         """Whether the method works before the processor."""
         return on_pixels(self.pruner)
 
     def conditions(self, requests: Sequence[Request], count_flops: bool = False) -> Conditions:
-        """Under what it runs on these samples."""
+        """Under what the model runs on these samples; what works on pixels has met its budget
+        before.
+        """
         seeds = [seed_of(request, self.seed) for request in requests]
-        return Conditions(self.budget, self.positions, seeds, count_flops)
+        budget = None if self.on_pixels else self.budget
+        return Conditions(budget, self.positions, seeds, count_flops)
 
 
 def on_pixels(pruner: Pruner) -> bool:
@@ -70,7 +82,6 @@ def answer(backend: Backend, cell: Bound, plain: Ready, shared: Encoded) -> list
         # its work is done before the processor, so the model runs on the smaller image unpruned
         samples = backend.resized(full, cell.method.pruner, cell.budget)
         encoded, method = backend.encode(samples, []), plain
-        conditions = Conditions(None, cell.positions, conditions.seeds, count_flops=True)
     else:
         method = cell.method
         # nothing was dropped in the encoding that is shared

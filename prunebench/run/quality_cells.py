@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 
-from prunebench.benchmarks import Benchmark, Request
+from prunebench.benchmarks import Benchmark
 from prunebench.border.text import one_line
 from prunebench.run import quality
 from prunebench.run.active import EXPECTED, Run
@@ -17,6 +17,7 @@ from prunebench.run.backend import batch_of
 from prunebench.run.fault import Fault, judged
 from prunebench.run.ledger import Ledger
 from prunebench.run.local import Executor
+from prunebench.run.samples import groups_of
 from prunebench.run.store import Row, StoreError, Vanished
 from prunebench.run.summary import summarized
 from prunebench.run.work import Result, TaskSource, Unit
@@ -75,7 +76,7 @@ class QualityCells:
         """
         requests = self.worker.benchmarks[source].requests
         number = 0
-        for group in _groups(requests, batch_of(self.grid, self.worker.backend)):
+        for group in groups_of(requests, batch_of(self.grid, self.worker.backend)):
             number += len(group)
             parts = [self.ledger.part(run, group) for run in runs if run.missing(group)]
             if not parts:
@@ -157,16 +158,3 @@ class QualityCells:
         answered = sum(row["error"] is None for row in rows)
         counts = {"asked": len(benchmark.requests), "answered": answered}
         self.ledger.write(run.cell, status, reason, metrics, {"samples": rows}, counts, kept)
-
-
-def _groups(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    """Up to `size` samples in a row that are generated with the same settings; always the same
-    groups.
-    """
-    groups: list[list[Request]] = []
-    for request in requests:
-        if groups and len(groups[-1]) < size and groups[-1][0].generation == request.generation:
-            groups[-1].append(request)
-        else:
-            groups.append([request])
-    return groups

@@ -11,7 +11,6 @@ from pathlib import Path
 from weakref import ref
 
 from prunebench.benchmarks import Benchmark, TaskError, check_access
-from prunebench.border import images
 from prunebench.border.text import number_of, one_line
 from prunebench.models import LoadError, Unsupported
 from prunebench.run import provenance
@@ -116,7 +115,8 @@ class _Models:
                 f"{setup.model}: {manner.lacking}; it is asked as its own processor does"
             )
         own = {}
-        for source in _sources(self.grid, manner.wrapper):
+        for task in self.grid.tasks:
+            source = TaskSource.of(self.grid, task, manner.wrapper)
             try:
                 own[source] = self._task(source)
             except TaskError as error:
@@ -167,12 +167,6 @@ def _reference(ledger: Ledger) -> Callable[[], object]:
     """What tells whether the ledger's model is still in memory: it gives that, or None."""
     module = ledger.worker.backend.module
     return (lambda: None) if module is None else ref(module)
-
-
-def _sources(grid: Grid, model_name: str | None) -> list[TaskSource]:
-    """The tasks of the grid, in its order, with their prompts for a model of that name."""
-    most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
-    return [TaskSource(task, grid.limit, most, model_name) for task in grid.tasks]
 
 
 def _load_task(grid: Grid, source: TaskSource, watch: Watcher) -> Benchmark:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -197,6 +198,16 @@ def read(loaded: Loaded, benchmark: Benchmark, requests: Sequence[Request]) -> S
             sample = one_line(f"sample {request.sample_id} of {benchmark.name}", 140)
             raise MediaError(one_line(f"{sample} cannot be read: {error}")) from error
     return prepared(loaded, requests, chats, benchmark)
+
+
+def groups_of(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
+    """Up to `size` samples in a row that are generated with the same settings; always the same
+    groups.
+    """
+    for _, alike in groupby(requests, key=lambda request: request.generation):
+        members = list(alike)
+        for first in range(0, len(members), size):
+            yield members[first : first + size]
 
 
 def prepared(

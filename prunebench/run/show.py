@@ -8,26 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from prunebench import registry
 from prunebench.benchmarks import Benchmark, Request, expand, load_task
 from prunebench.border import images
 from prunebench.border.text import message, one_line, short_path
 from prunebench.budget import BudgetError
-from prunebench.display import Mask, mask, part_of, pixels_of
+from prunebench.display import part_of, pixels_of
 from prunebench.models.base import Unsupported
 from prunebench.models.inputs import image_parts, user_message
 from prunebench.run import grid as grids
 from prunebench.run import options
-from prunebench.run.backend import Answer, Conditions, Encoded, ModelSetup
+from prunebench.run.backend import ModelSetup
 from prunebench.run.cell import WITHOUT_BUDGET, Cell
+from prunebench.run.kept import kept
 from prunebench.run.names import check_path, expanded
 from prunebench.run.options import OptionError
-from prunebench.run.quality import on_pixels
-from prunebench.run.samples import Samples, prepared, seed_of
+from prunebench.run.quality import Bound
+from prunebench.run.samples import Samples, prepared
 from prunebench.run.transformers_backend import TransformersBackend
 from prunebench.run.view import View
+from prunebench.sites import Site
 from prunebench.study.record import BASELINE, RIGHT
 
 Box = tuple[float, float, float, float]
@@ -130,44 +129,30 @@ def _shifted(box: Box, corner: tuple[int, int]) -> Box:
 
 def _shown(backend: TransformersBackend, view: View, cell: Cell, full: Samples) -> Shown:
     """Let one method answer, and note what it kept."""
-    pruner, budget = cell.variant.pruner, cell.budget
-    samples = full
-    if on_pixels(pruner):
-        samples = backend.resized(full, pruner, budget)
-        pruner, budget = registry.build(BASELINE), None
-    seeds = [seed_of(request, view.seed) for request in full.requests]
-    conditions = Conditions(budget, cell.variant.positions, seeds)
-    encoded = Encoded(samples, samples.inputs)  # one method only, so nothing is shared
-    answer = backend.answer(encoded, backend.ready(pruner), conditions)
-    image = image_parts(samples.messages[0])[0]["url"]
-    resized = samples is not full
-    stages, captions = _stages(answer, samples, resized)
-    region = stages[0].region  # the same in every stage
+    bound = Bound.alone(backend, cell)
+    one = kept(backend, bound, full)
+    image = image_parts(one.samples.messages[0])[0]["url"]
+    captions = [_caption(site, bound.on_pixels) for site, _ in one.masks]
+    region = one.masks[0][1].region  # the same in every stage
     part = part_of(image, region)
     corner = (0, 0) if region is None else pixels_of(image, region)[:2]
     # in an image that a method has shrunk the evidence lies elsewhere
-    evidence = () if resized else full.requests[0].boxes_in(0)
+    evidence = () if bound.on_pixels else full.requests[0].boxes_in(0)
     boxes = [_shifted(box, corner) for box in evidence]
-    masks = [stage.cells for stage in stages]
+    masks = [stage.cells for _, stage in one.masks]
     name = cell.variant.label
     if name == BASELINE:
         name = f"{BASELINE}: the unpruned model"
     elif name not in WITHOUT_BUDGET:
         name += f" at {view.budget}"
-    return Shown(name, answer.texts[0].strip(), None, part, masks, captions, boxes)
+    return Shown(name, one.answer.texts[0].strip(), None, part, masks, captions, boxes)
 
 
-def _stages(answer: Answer, samples: Samples, resized: bool) -> tuple[list[Mask], list[str]]:
-    """What is alive after every stage, with a caption each."""
-    trace = answer.traces[0]
-    layout = trace.layout if resized else samples.layouts[0]
-    stages, captions = [], []
-    for site in sorted(trace.kept):
-        stages.append(mask(layout, trace.kept[site]))
-        captions.append("a smaller image" if resized else f"from {site} on")
-    if not stages:  # nothing was pruned
-        return [mask(layout, torch.arange(len(layout)))], ["unpruned"]
-    return stages, captions
+def _caption(site: Site | None, resized: bool) -> str:
+    """What stands under the mask of a stage."""
+    if site is None:
+        return "unpruned"
+    return "a smaller image" if resized else f"from {site} on"
 
 
 def _cells(view: View, settings: options.Settings) -> list[Cell]:

@@ -175,6 +175,20 @@ class TransformersBackend:
         readers = [method for method in methods if not method.inside_encoder()]
         return Encoded(samples, encode(self.loaded.model, samples.inputs, readers))
 
+    def session_arguments(
+        self, samples: Samples, method: Ready, conditions: Conditions
+    ) -> dict[str, Any]:
+        """What `prune` is given of a method and the samples, by name; whether work is counted or
+        timed, its caller says.
+        """
+        return {
+            "pruner": method,
+            "budget": conditions.budget,
+            "positions": conditions.positions,
+            "seeds": conditions.seeds,
+            **samples.caller_gives(self.loaded, method.needs),
+        }
+
     def answer(self, encoded: Encoded, method: Ready, conditions: Conditions) -> Answer:
         """Generate an answer to every sample, with the generation settings of the first.
 
@@ -183,15 +197,8 @@ class TransformersBackend:
         samples, loaded = encoded.samples, self.loaded
         start = perf_counter()
         torch.manual_seed(conditions.seeds[0])  # for tasks that sample
-        session = prune(
-            loaded.model,
-            method,
-            conditions.budget,
-            positions=conditions.positions,
-            seeds=conditions.seeds,
-            count_flops=conditions.count_flops,
-            **samples.caller_gives(loaded, method.needs),
-        )
+        arguments = self.session_arguments(samples, method, conditions)
+        session = prune(loaded.model, count_flops=conditions.count_flops, **arguments)
         options = options_of(samples.requests[0], loaded)
         with session as trace, torch.inference_mode():
             output = loaded.model.generate(**encoded.inputs, **options)
@@ -235,12 +242,8 @@ class TransformersBackend:
             self.loaded.model,
             self.loaded.family,
             samples.inputs,
-            method,
-            conditions.budget,
-            settings,
-            positions=conditions.positions,
-            seeds=conditions.seeds,
-            **samples.caller_gives(self.loaded, method.needs),
+            settings=settings,
+            **self.session_arguments(samples, method, conditions),
         )
 
     def runs(
@@ -252,20 +255,11 @@ class TransformersBackend:
     ) -> Callable[[], TimedRun]:
         """What makes timed runs of a method, or of the unpruned model where there is none."""
         self._check_timed()
-        model, family = self.loaded.model, self.loaded.family
-        if method is None or conditions is None:
-            return runs(model, family, samples.inputs, new_tokens)
-        return runs(
-            model,
-            family,
-            samples.inputs,
-            new_tokens,
-            method,
-            conditions.budget,
-            positions=conditions.positions,
-            seeds=conditions.seeds,
-            **samples.caller_gives(self.loaded, method.needs),
-        )
+        arguments = {}
+        if method is not None and conditions is not None:
+            arguments = self.session_arguments(samples, method, conditions)
+        loaded = self.loaded
+        return runs(loaded.model, loaded.family, samples.inputs, new_tokens, **arguments)
 
     def time_smaller(self, small: Samples, full: Samples, settings: PairSettings) -> list[PairRow]:
         """The same for smaller images against the full ones, without any method."""

@@ -16,7 +16,6 @@ from numpy import isclose
 
 from prunebench import benchmarks
 from prunebench.benchmarks import Benchmark, MediaError, TaskError
-from prunebench.border import images
 from prunebench.border.interruption import interrupts
 from prunebench.border.text import message, number_of, one_line
 from prunebench.run.backend import setup_of
@@ -24,6 +23,7 @@ from prunebench.run.cell import Cell
 from prunebench.run.grid import Grid
 from prunebench.run.summary import SCORE, summarized
 from prunebench.run.transformers_backend import TransformersBackend
+from prunebench.run.work import TaskSource, load_benchmark
 from prunebench.study.cells import joined
 
 LOOKED_AT = 4
@@ -98,10 +98,9 @@ def tried(grid: Grid) -> Iterator[Trial]:
 
 def _tried(grid: Grid, name: str, cells: Sequence[Cell]) -> Trial:
     """One task; whatever its own code raises is its fault, and no other's."""
-    most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
     try:
         benchmarks.check_access(name)
-        benchmark = benchmarks.load_task(name, grid.limit, max_image_pixels=most)
+        benchmark = load_benchmark(TaskSource.of(grid, name, None))
         if benchmark.refusal:
             return Trial(name, one_line(benchmark.refusal, 300))
         media, unread = _media(benchmark)

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
 from prunebench.benchmarks import Benchmark, Request, load_task
+from prunebench.border import images
 from prunebench.border.guard import Guard, RandomState
 from prunebench.border.interruption import interrupts
 from prunebench.border.text import one_line
@@ -27,7 +28,7 @@ from prunebench.run.backend import Backend, Encoded, ModelSetup
 from prunebench.run.fault import Fault, judged
 from prunebench.run.limits import Overdue, limited
 from prunebench.run.quality import Bound
-from prunebench.run.question import Cost
+from prunebench.run.question import Cost, Grid
 from prunebench.run.samples import Samples
 from prunebench.run.store import Row
 from prunebench.run.variants import variants_of
@@ -47,6 +48,12 @@ class TaskSource:
     limit: int | None
     max_image_pixels: int | None
     model_name: str | None = None
+
+    @classmethod
+    def of(cls, grid: Grid, name: str, model_name: str | None) -> Self:
+        """One of a grid's tasks, with its prompts for a model of that name."""
+        most = images.MAX_PIXELS if grid.max_image_pixels is None else grid.max_image_pixels
+        return cls(name, grid.limit, most, model_name)
 
 
 @dataclass(frozen=True)
