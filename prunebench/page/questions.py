@@ -59,14 +59,14 @@ def groups(records: Sequence[StoredCell], warn: Warn) -> list[Group]:
     """The questions of every model and task that have any, each with the cells that answered it."""
     grouped = groupby(_cells(records), key=lambda cell: (cell.model, cell.task))
     members = {place: list(cells) for place, cells in grouped}
-    shown, count = _bounded(members)
-    if len(shown) < len(members):
+    places, count = _bounded(members)
+    if len(places) < len(members):
         warn(
-            f"the page has answers of the first {len(shown)} of {len(members)} models and tasks; "
+            f"the page has answers of the first {len(places)} of {len(members)} models and tasks; "
             "samples.parquet of every cell has all"
         )
     answered: list[Group] = []
-    for model, task in shown:
+    for model, task in places:
         group = _group(model, task, members[model, task], count, warn)
         if group["questions"]:
             answered.append(group)
@@ -81,14 +81,14 @@ def _bounded(members: Mapping[Place, Sequence[StoredCell]]) -> tuple[list[Place]
     count = MOST_ANSWERS // max(total, 1)
     if count >= FEWEST_QUESTIONS:
         return list(members), min(MOST_QUESTIONS, count)
-    shown: list[Place] = []
+    places: list[Place] = []
     number = 0
     for place, cells in members.items():
         number += len(cells)
-        if shown and number * FEWEST_QUESTIONS > MOST_ANSWERS:
+        if places and number * FEWEST_QUESTIONS > MOST_ANSWERS:
             break
-        shown.append(place)
-    return shown, FEWEST_QUESTIONS
+        places.append(place)
+    return places, FEWEST_QUESTIONS
 
 
 def _cells(records: Sequence[StoredCell]) -> list[StoredCell]:

@@ -163,8 +163,8 @@ def relative(pairs: Pairs, seed: int = 0) -> Interval:
 def relatives(many: Sequence[Pairs], seed: int = 0) -> list[Interval]:
     """What `relative` says of each."""
     results = [Interval(NAN, NAN, NAN, sum(map(count, pairs))) for pairs in many]
-    places = [place for place, pairs in enumerate(many) if all(pair[1].any() for pair in pairs)]
-    both = [[np.column_stack(pair[:2]) for pair in many[place]] for place in places]
+    places = [place for place, pairs in enumerate(many) if _has_ratio(pairs)]
+    both = [list(map(_scores, many[place])) for place in places]
     for place, (low, high) in zip(places, _ends(both, _mean_ratio, seed), strict=True):
         value = float(np.mean([pair[0].mean() / pair[1].mean() for pair in many[place]]))
         results[place] = Interval(value, low, high, results[place].n)
@@ -175,6 +175,16 @@ def _gaps(pair: Pair | GroupedPair) -> Array:
     """[n, 1] method less reference; of groups [n, 2], with how many samples each has."""
     sizes = (pair.sizes,) if isinstance(pair, GroupedPair) else ()
     return np.column_stack((pair[0] - pair[1], *sizes))
+
+
+def _has_ratio(pairs: Pairs) -> bool:
+    """Whether the reference scores anything in every task."""
+    return all(pair[1].mean() != 0 for pair in pairs)
+
+
+def _scores(pair: Pair | GroupedPair) -> Array:
+    """[n, 2] method and reference."""
+    return np.column_stack(pair[:2])
 
 
 def _weights(pairs: Pairs) -> Array:
