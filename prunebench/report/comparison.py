@@ -111,12 +111,16 @@ class Group:
         """A metric of the method's own, from quality where it has it, else from cost; mean over
         seeds.
         """
-        own = average(self.cells, name)
-        return average(self.cost, name) if own is None else own
+
+        def number() -> float | None:
+            own = average(self.cells, name)
+            return average(self.cost, name) if own is None else own
+
+        return self.once(f"value {name}", number)
 
     def of_control(self, name: str) -> float | None:
         """A metric of the random control at the same budget."""
-        return average(self.control, name)
+        return self.once(f"control {name}", lambda: average(self.control, name))
 
     def asked(self) -> int | None:
         """Samples of the task; None where no cell says, which then speaks for all that it has."""
@@ -143,7 +147,7 @@ class Group:
 
     def over_baseline(self, name: str) -> float | None:
         """A metric over the unpruned model's, on the samples that both answered."""
-        return self._ratio(name, name, self.baseline)
+        return self.once(f"over {name}", lambda: self._ratio(name, name, self.baseline))
 
     def offered(self, name: str) -> float | None:
         """A metric of the unpruned model, such as its visual tokens; the method's own where that
@@ -154,8 +158,13 @@ class Group:
 
     def share(self, name: str) -> float | None:
         """Tokens over the available ones, on the samples that both answered."""
-        unpruned = average(self.baseline, AVAILABLE)
-        return self._ratio(name, AVAILABLE, self.cells if unpruned is None else self.baseline)
+
+        def number() -> float | None:
+            unpruned = average(self.baseline, AVAILABLE)
+            others = self.cells if unpruned is None else self.baseline
+            return self._ratio(name, AVAILABLE, others)
+
+        return self.once(f"share {name}", number)
 
     def interval(self, name: str) -> Interval | None:
         """A metric of the cost pass with its interval, mean over seeds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
 from prunebench.study import facts, schema
@@ -267,10 +268,18 @@ class CellRecord:
 
     def number(self, name: str) -> Metric | None:
         """The metric of that name, None where the cell has none or its value is missing."""
+        return self._numbers.get(name)
+
+    @cached_property
+    def _numbers(self) -> dict[str, Metric]:
+        """The metrics that have a value, by name, of two of a name the first: a report asks each
+        cell for dozens, again and again.
+        """
+        numbers: dict[str, Metric] = {}
         for metric in self.metrics:
-            if metric.metric == name and metric.value is not None:
-                return metric
-        return None
+            if metric.value is not None:
+                numbers.setdefault(metric.metric, metric)
+        return numbers
 
 
 def _is_usual(entry: Any) -> bool:
