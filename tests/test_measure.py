@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from mmap import mmap
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditiona
 from prunebench import Keep, Pruner, Signal, Stage, VisualTokens
 from prunebench.engine.cache import live_bytes
 from prunebench.engine.readings import READINGS, Reading, received_attention
+from prunebench.measure import energy as measured_energy
 from prunebench.measure import memory
-from prunebench.measure.energy import energy, processors
+from prunebench.measure.energy import Counter, energy, processors
 from prunebench.measure.evidence import evidence_mask, recall
 from prunebench.measure.latency import measure_pairs
 from prunebench.measure.memory import peak
@@ -448,8 +450,9 @@ def test_energy_is_that_of_all_packages_and_goes_on_where_a_counter_starts_anew(
     first = zone(tmp_path, "intel-rapl:0", 100_000)
     second = zone(tmp_path, "intel-rapl:1", 900_000)
     part = zone(tmp_path, "intel-rapl:0:0", 0)
-    joules = processors(tmp_path)
-    assert joules is not None
+    counter = processors(tmp_path)
+    assert counter is not None
+    joules = counter.joules
     start = joules()
     first.write_text("350000")
     second.write_text("50000")  # past its largest value and on
@@ -468,6 +471,30 @@ def test_without_a_counter_no_energy_is_made_up(tmp_path: Path) -> None:
     with energy("cpu") as used:
         torch.ones(200, 200) @ torch.ones(200, 200)
     assert used.joules is None or used.joules >= 0
+
+
+@pytest.mark.parametrize(("lag_s", "joules"), [(0.001, 2.0), (60.0, None)])
+def test_a_block_that_is_short_beside_the_counters_lag_has_no_energy(
+    monkeypatch: pytest.MonkeyPatch, lag_s: float, joules: float | None
+) -> None:
+    """What such a counter says there is of the block before it."""
+    readings = iter([3.0, 5.0])
+    counter = Counter(lambda: next(readings), lag_s)
+    monkeypatch.setattr(measured_energy, "counter_of", lambda device: counter)
+    with energy("cpu") as used:
+        sleep(0.02)
+    assert used.joules == joules
+
+
+def test_energy_of_some_runs_alone_is_none() -> None:
+    rows = []
+    times = (1, 2, 3, 4, 5), (1, 6, 2, 10)
+    timed = [*pair_rows(0, *times), *pair_rows(1, *times)]
+    for row in timed:
+        has = row.phase == "total" and row.pair > 0
+        rows.append(replace(row, joules=3.0 if has else None))
+    names = {metric.metric for metric in summarize(rows)}
+    assert not any(name.startswith("energy") for name in names)
 
 
 def test_energy_of_pairs_is_compared_within_them() -> None:

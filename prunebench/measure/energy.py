@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -15,13 +16,31 @@ import torch
 POWERCAP = Path("/sys/class/powercap")
 """Where Linux has the processors' counters."""
 
-Counter = Callable[[], float]
-"""Joules used since some moment in the past."""
+GPU_LAG_S = 0.1
+"""NVML means power over some tens of milliseconds and adds it up in steps: a call that follows a
+busier one is charged for a part of that.
+"""
+
+PACKAGE_LAG_S = 0.001
+"""RAPL adds up every millisecond."""
+
+SHORTEST = 10
+"""Lags that a block lasts at least, so that nine tenths of what is counted are its own."""
+
+
+@dataclass(frozen=True)
+class Counter:
+    """`joules` gives those used since some moment in the past, up to `lag_s` seconds ago."""
+
+    joules: Callable[[], float]
+    lag_s: float
 
 
 @dataclass
 class Used:
-    """Filled when the block ends; `joules` stays None where the device tells nothing."""
+    """Filled when the block ends; `joules` stays None where the device tells nothing, or tells it
+    too late for a block as short.
+    """
 
     joules: float | None = None
 
@@ -31,16 +50,18 @@ def energy(device: torch.device | str = "cpu") -> Iterator[Used]:
     """What is used while the block runs, by the device's own counter.
 
     On a GPU that of NVML (Volta or newer, with the package nvidia-ml-py): the whole board, idle
-    power included, in steps of tens of milliseconds. On the CPU that of the processors' packages
-    (RAPL): the *whole machine's*, which Linux shows to root alone. Elsewhere nothing is measured.
+    power included. On the CPU that of the processors' packages (RAPL): the *whole machine's*, which
+    Linux shows to root alone. Elsewhere nothing is measured, nor in a block that lasts less than
+    ten times as long as the counter lags: a second on a GPU.
     """
     result, counter = Used(), counter_of(str(torch.device(device)))
     if counter is None:
         yield result
         return
-    start = counter()
+    joules, start = counter.joules(), perf_counter()
     yield result
-    result.joules = counter() - start
+    if perf_counter() - start >= SHORTEST * counter.lag_s:
+        result.joules = counter.joules() - joules
 
 
 @lru_cache
@@ -64,7 +85,9 @@ def processors(folder: Path) -> Counter | None:
             package.joules()
     except (OSError, ValueError):
         return None
-    return (lambda: sum(package.joules() for package in packages)) if packages else None
+    if not packages:
+        return None
+    return Counter(lambda: sum(package.joules() for package in packages), PACKAGE_LAG_S)
 
 
 class _Package:
@@ -96,4 +119,4 @@ def _of_gpu(device: torch.device) -> Counter | None:
         nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except nvml.NVMLError:  # an older card, or one whose host does not let us
         return None
-    return lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+    return Counter(lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3, GPU_LAG_S)

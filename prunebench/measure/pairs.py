@@ -147,20 +147,17 @@ def _cache(variant: Variant, totals: Sequence[PairRow]) -> list[Metric]:
 
 
 def _energy(method: Sequence[PairRow], baseline: Sequence[PairRow]) -> list[Metric]:
-    """Joules of a run of both, and their ratio, where the device tells."""
-    spent = []
-    for ours, theirs in zip(method, baseline, strict=True):
-        if ours.joules is not None and theirs.joules is not None:
-            spent.append((ours.joules, theirs.joules))
-    if not spent:
+    """Joules of a run of both, and their ratio, where the device tells of every run: it does not of
+    short ones, and long ones alone would pass for all.
+    """
+    own = [row.joules for row in method if row.joules is not None]
+    others = [row.joules for row in baseline if row.joules is not None]
+    if len(own) < len(method) or len(others) < len(baseline):
         return []
-    metrics = [
-        median_of("energy_j", [ours for ours, _ in spent]),
-        median_of("energy_baseline_j", [theirs for _, theirs in spent]),
-    ]
-    # a counter with coarse steps may not have moved in a short run
-    if all(theirs for _, theirs in spent):
-        metrics.append(median_of("energy_ratio", [ours / theirs for ours, theirs in spent]))
+    metrics = [median_of("energy_j", own), median_of("energy_baseline_j", others)]
+    if all(others):
+        ratios = [ours / theirs for ours, theirs in zip(own, others, strict=True)]
+        metrics.append(median_of("energy_ratio", ratios))
     return metrics
 
 
