@@ -86,6 +86,19 @@ def place(
         _move(ax, note, own, best, renderer)
 
 
+def apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """The heights, which rise, moved as little as leaves a gap between each two, from `low` to
+    `high`; what is too much for that room begins at `low`.
+    """
+    from scipy.optimize import isotonic_regression  # here, for it takes a moment
+
+    # moved down by the gaps below them, names that are apart are those that do not fall
+    steps = gap * np.arange(len(heights))
+    rising = isotonic_regression(np.asarray(heights, dtype=float) - steps).x
+    room = max(low, high - gap * (len(heights) - 1))
+    return [float(height) for height in rising.clip(low, room) + steps]
+
+
 def _renderer(ax: Axes) -> RendererAgg:
     """What draws the figure, once its layout is fixed, so that pixels mean something."""
     figure = ax.get_figure(root=True)
