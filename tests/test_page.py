@@ -487,7 +487,10 @@ def test_a_method_shows_its_steps_through_the_layers(browser: Any, tmp_path: Pat
         lines = seen.page.evaluate(
             "document.querySelector('.plot.low').data.map((line) => [line.name, line.x, line.y])"
         )
-        assert lines == [["50 %", [0, 2, 4], [100, 25, 25]], ["25 %", [0, 2, 4], [100, 12.5, 12.5]]]
+        assert lines == [
+            ["50\xa0%", [0, 2, 4], [100, 25, 25]],
+            ["25\xa0%", [0, 2, 4], [100, 12.5, 12.5]],
+        ]
         seen.go("view=methods&method=inside")
         text = seen.page.locator("article").inner_text()
         assert "50 %: 75 % from block 3 on; 25 %: 75 % from block 3 on." in text
