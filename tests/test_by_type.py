@@ -123,6 +123,17 @@ def test_without_the_unpruned_model_kinds_are_drawn_without_a_headline(tmp_path:
     assert [label.get_text() for label in ax.get_xticklabels()] == ["color", "shape"]
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == ["fastv 50 %", "hero 50 %"], "the best first"
+    assert "headline" not in ax.get_title()
+
+
+def test_the_figure_of_kinds_says_what_it_shows() -> None:
+    folder = Path(__file__).parents[1] / "results" / "tiny-qwen3-vl"
+    types = pd.read_csv(folder / "by_type.csv", dtype={"budget": str}, keep_default_na=False)
+    for name in ("accuracy", "perfect", "evidence_recall"):
+        types[name] = pd.to_numeric(types[name])
+    title = slices.kinds(types).axes[0].get_title()
+    assert "every method where it keeps least of the evidence" in title
+    assert "headline: mean over kinds that the unpruned model can answer" in title
 
 
 # ---- intervals -----------------------------------------------------------------------------------
