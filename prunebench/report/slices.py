@@ -96,6 +96,9 @@ def kinds(types: pd.DataFrame) -> Figure:
         has_headline = HEADLINE in table
         order = table[HEADLINE] if has_headline else table.mean(axis="columns")
         table = table.loc[order.sort_values(ascending=False, kind="stable").index]
+        # behind the kinds of all tasks
+        if has_headline:
+            table[HEADLINE] = table.pop(HEADLINE)
         perfect = of_model.pivot_table("perfect", "method", "type", sort=False)
         budgets = {row["method"]: _name(row) for row in records(of_model)}
         _heat(ax, table.to_numpy(), perfect.reindex_like(table).to_numpy())
