@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from hand_written import cell
+from matplotlib.axes import Axes
 
 from prunebench import report
 from prunebench.report import board, by_type, slices, tables
@@ -123,6 +124,29 @@ def test_without_the_unpruned_model_kinds_are_drawn_without_a_headline(tmp_path:
     assert [label.get_text() for label in ax.get_xticklabels()] == ["color", "shape"]
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == ["fastv 50 %", "hero 50 %"], "the best first"
+    assert "headline" not in ax.get_title()
+
+
+def _kinds_of(study: str) -> Axes:
+    """The figure of kinds of a committed study."""
+    folder = Path(__file__).parents[1] / "results" / study
+    types = pd.read_csv(folder / "by_type.csv", dtype={"budget": str}, keep_default_na=False)
+    for name in ("accuracy", "perfect", "evidence_recall"):
+        types[name] = pd.to_numeric(types[name])
+    return slices.kinds(types).axes[0]
+
+
+def test_the_figure_of_kinds_says_what_it_shows() -> None:
+    title = _kinds_of("tiny-qwen3-vl").get_title()
+    assert "every method where it keeps least of the evidence" in title
+    assert "headline: mean over kinds that the unpruned model can answer" in title
+
+
+def test_the_headline_stands_behind_the_kinds_of_all_tasks() -> None:
+    labels = [
+        label.get_text() for label in _kinds_of("tiny-qwen2.5-vl-video-films").get_xticklabels()
+    ]
+    assert labels.index("headline") == len(labels) - 1
 
 
 # ---- intervals -----------------------------------------------------------------------------------

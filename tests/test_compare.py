@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hand_written import cell, change, metrics_of
+from hand_written import cell, change, golden_study, metrics_of
 from pyarrow import parquet
 from scipy import stats
 
+from prunebench.cli import main
 from prunebench.report import ReportError
 from prunebench.report.agreement import Agreement, compare, rank_correlation
 from prunebench.report.changes import Change
@@ -232,3 +233,14 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     assert set(table["change"]) == {"no difference shown"}
     assert set(table["n"]) == {QUESTIONS}
     assert table["difference_low"].isna().all()
+
+
+def test_a_narrow_terminal_says_what_each_number_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = golden_study(tmp_path / "study")
+    monkeypatch.setenv("COLUMNS", "50")
+    assert main(["compare", str(study), str(study)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("first: 0.") for line in lines)
+    assert any(line.startswith("second: 0.") for line in lines)

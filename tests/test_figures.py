@@ -6,13 +6,15 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hand_written import board_of, cell, golden_study
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from PIL import Image
 
 from prunebench import report
@@ -87,20 +89,71 @@ def test_figures_are_files(study: Path) -> None:
             assert image.info["dpi"][0] >= 150
 
 
-def test_labels_do_not_overlap() -> None:
+def _crowd(seed: int) -> tuple[Axes, list[tuple[float, float]]]:
+    """A panel with a frontier of six named points among thirty others below it, with whiskers."""
+    random = np.random.default_rng(seed)
     figure = Figure(figsize=(5, 4))
     FigureCanvasAgg(figure)
     ax = figure.subplots()
-    points = [(0.3 + 0.04 * i, 0.5 + 0.03 * i) for i in range(12)]
-    ax.plot(*zip(*points, strict=True), "o")
-    labels.place(ax, points, [f"method{i} 50 %" for i in range(12)], points)
-    boxes = [Text.get_window_extent(text) for text in ax.texts]
-    assert len(boxes) == 12
+    costs = np.sort(random.uniform(0.2, 1.0, 6))
+    points = list(zip(costs.tolist(), (0.4 + 0.5 * np.sqrt(costs)).tolist(), strict=True))
+    below = random.uniform(0.2, 1.0, 30)
+    heights = 0.4 + 0.5 * np.sqrt(below) - random.uniform(0.01, 0.3, 30)
+    obstacles = [*points, *zip(below.tolist(), heights.tolist(), strict=True)]
+    whiskers = [((x, y - 0.03), (x, y + 0.03)) for x, y in obstacles]
+    ax.plot(*zip(*obstacles, strict=True), "o")
+    ax.margins(0.15)
+    names = [f"method{number} 50 %" for number in range(6)]
+    labels.place(ax, points, names, obstacles, whiskers)
+    return ax, obstacles
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_labels_are_read_at_a_glance(seed: int) -> None:
+    ax, obstacles = _crowd(seed)
+    notes = [text for text in ax.texts if isinstance(text, Annotation)]
+    boxes = [Text.get_window_extent(note) for note in notes]
+    assert len(boxes) == 6
     for box, other in combinations(boxes, 2):
         assert not box.overlaps(other)
-    for box, point in product(boxes, points):
-        x, y = ax.transData.transform(point)
-        assert not box.contains(x, y)
+    for box, point in product(boxes, obstacles):
+        assert not box.contains(*ax.transData.transform(point))
+    frame = ax.get_window_extent()
+    for note, box in zip(notes, boxes, strict=True):
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+        x, y = ax.transData.transform(note.xy)
+        end = min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1)
+        far = float(np.hypot(end[0] - x, end[1] - y))
+        assert far < 75, "a name stands near its point"
+        assert note.arrow_patch is not None
+        assert far < 24 or note.arrow_patch.get_visible(), "a line from those that do not"
+        if note.arrow_patch.get_visible():
+            path = np.linspace((x, y), end, 50)
+            others = [one for one in boxes if one is not box]
+            assert not any(one.contains(*place) for one in others for place in path)
+
+
+def test_the_frontier_goes_on_where_it_cannot_be_beaten(study: Path) -> None:
+    _, time = figures.pareto(board_of(study)).axes
+    (line,) = [line for line in time.get_lines() if line.get_drawstyle() == "steps-post"]
+    points = np.asarray(line.get_xydata())
+    assert len(points) == 2, "it has a single point, and is a line all the same"
+    assert points[0, 0] < points[1, 0]
+    assert points[0, 1] == points[1, 1]
+
+
+@pytest.mark.parametrize("size", [None, (4.0, 3.0)])
+def test_a_legend_takes_nothing_from_the_panels(
+    study: Path, size: tuple[float, float] | None
+) -> None:
+    board = board_of(study)
+    board["method"] = board["method"].replace(
+        "fastv", "a method with a name of forty letters at all"
+    )
+    figure = figures.accuracy(board, figures.Plan(size=size))
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    assert ax.get_window_extent().width / figure.dpi > 3.2
 
 
 def test_a_method_looks_the_same_in_every_figure(study: Path) -> None:

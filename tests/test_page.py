@@ -505,13 +505,19 @@ def test_a_method_shows_its_steps_through_the_layers(browser: Any, tmp_path: Pat
         lines = seen.page.evaluate(
             "document.querySelector('.plot.low').data.map((line) => [line.name, line.x, line.y])"
         )
-        assert lines == [["50 %", [0, 2, 4], [100, 25, 25]], ["25 %", [0, 2, 4], [100, 12.5, 12.5]]]
+        assert lines == [
+            ["50\xa0%", [0, 2, 4], [100, 25, 25]],
+            ["25\xa0%", [0, 2, 4], [100, 12.5, 12.5]],
+        ]
         seen.go("view=methods&method=inside")
-        text = seen.page.locator("article").inner_text()
-        assert "50 %: 75 % from block 3 on; 25 %: 75 % from block 3 on." in text
+        text = seen.page.locator("article").inner_text().replace("\xa0", " ")
+        assert "50 %: 75 % from block 3 on; 25 %: 75 % from block 3 on." in text.replace(
+            "\xa0", " "
+        )
         seen.go("view=methods&method=early")
         assert seen.page.locator(".plot.low").count() == 0, "its lines are flat in the LLM"
-        assert "50 %: 75 % from block 3 on" in seen.page.locator("article").inner_text()
+        text = seen.page.locator("article").inner_text().replace("\xa0", " ")
+        assert "50 %: 75 % from block 3 on" in text
         seen.go("view=methods&method=flat")
         assert seen.page.locator(".plot.low").count() == 0
         assert seen.faults == []

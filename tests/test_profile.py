@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import PIL.Image
 import pytest
 from datasets import Dataset, Features, Image, Value
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Annotation, Text
 
 from prunebench.benchmarks import load_task
 from prunebench.cli import main
-from prunebench.report.profile import write
+from prunebench.report.profile import figure, write
 from prunebench.run.backend import ModelSetup
 from prunebench.run.profiler import measured
 from prunebench.run.transformers_backend import TransformersBackend
@@ -38,11 +41,11 @@ def test_a_late_method_can_afford_the_first_layer_that_costs_less_than_three_per
 
 
 def test_table_and_figure_are_written(tmp_path: Path) -> None:
-    table, figure = write(_profile(), tmp_path / "out")
+    table, picture = write(_profile(), tmp_path / "out")
     rows = list(csv.DictReader(table.open()))
     assert [float(row["score"]) for row in rows] == list(SCORES)
     assert [row["attention_on_evidence"] for row in rows] == ["", "0.5000", "0.5000", "0.5000", ""]
-    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_interval_that_is_not_there_is_no_number(tmp_path: Path) -> None:
@@ -142,3 +145,51 @@ def test_bad_words_get_one_line(word: str, said: str, capsys: pytest.CaptureFixt
     error = capsys.readouterr().err.strip()
     assert said in error
     assert "\n" not in error
+
+
+def _kinds(*scores: float) -> Profile:
+    """A profile of three layers whose kinds of questions end at these scores."""
+    by_type = {f"kind {number}": score for number, score in enumerate(scores)}
+    interval = Interval(0.9, 0.8, 1.0, 50)
+    levels = [Level(before, interval, by_type, None, None, None) for before in range(4)]
+    return Profile("tiny", "scenes", 50, tuple(levels), None)
+
+
+@pytest.mark.parametrize("scores", [(1.0,) * 8, (0.0,) * 8, (0.95, 0.96, 0.9, 0.9, 0.9, 0.75, 0.2)])
+def test_names_of_kinds_stand_beside_their_lines(scores: tuple[float, ...]) -> None:
+    drawn = figure(_kinds(*scores))
+    FigureCanvasAgg(drawn)
+    drawn.draw_without_rendering()
+    axes = drawn.axes[0]
+    notes = sorted(
+        (text for text in axes.texts if isinstance(text, Annotation)),
+        key=lambda text: text.xyann[1],
+    )
+    assert [note.xy[1] for note in notes] == sorted(scores), "in the order of the lines' ends"
+    boxes = [Text.get_window_extent(note) for note in notes]
+    for below, above in pairwise(boxes):
+        assert below.y1 <= above.y0 + 1, "no name covers another one"
+    frame = axes.get_window_extent()
+    assert frame.y0 - 1 <= boxes[0].y0
+    assert boxes[-1].y1 <= frame.y1 + 1
+    # a group of names stands around the place where its lines end
+    for note in notes:
+        assert abs(note.xyann[1] - note.xy[1]) < 0.04 * len(scores)
+    alone = [note for note in notes if note.xy[1] in (0.75, 0.2)]
+    for note in alone:
+        assert note.xyann[1] == pytest.approx(note.xy[1])
+
+
+def test_a_figure_says_what_its_lines_are() -> None:
+    above, below = figure(_profile()).axes
+    legend = above.get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == [
+        "one kind of question",
+        "all questions, 95 % interval",
+        "from layer 3 on: 97 % of the unpruned score",
+    ]
+    assert above.get_xlabel() == "layer before which all visual tokens leave (4: they stay)"
+    assert below.get_xlabel() == "layer"
+    assert max(above.get_xticks()) == 4, "no layer is named that the model does not have"

@@ -43,9 +43,9 @@ def width(pipe: int = PIPE) -> int:
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows that have the same columns, the first of which names the row.
 
-    Where the longest words do not fit side by side, a row becomes its name with a line or more a
-    value beneath, so that no word is cut. In a pipe a row is one line, unless COLUMNS says that it
-    is read in so many.
+    Where the longest words do not fit side by side, a row becomes its name with its values
+    beneath, each behind its column, so that no word is cut. In a pipe a row is one line, unless
+    COLUMNS says that it is read in so many.
     """
     console = Console(width=width(BOUNDLESS))
     if not fits(rows):
@@ -63,14 +63,15 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_record(console: Console, row: Mapping[str, Any]) -> None:
-    """Print one row as its name and, beneath, its values."""
-    name, *values = row.values()
+    """Print one row as its name and, beneath, its values with what each of them is."""
+    (_, name), *values = row.items()
     console.print(Text(text_of(name), style="bold"))
-    for value in values:
-        lines = Text(text_of(value)).wrap(console, console.width - INDENT)
-        for line in lines:
-            if line.plain:
-                console.print(Text(" " * INDENT) + line, soft_wrap=True)
+    for column, value in values:
+        text = text_of(value)
+        if not text:
+            continue
+        for line in Text(f"{column}: {text}").wrap(console, console.width - INDENT):
+            console.print(Text(" " * INDENT) + line, soft_wrap=True)
 
 
 def fits(rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -5,7 +5,7 @@ What a column means is read where it is declared; one that nobody declared is sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 
 from prunebench.border.files import opened
 from prunebench.border.text import clean, one_line
-from prunebench.report import headings
+from prunebench.report import headings, layers, pairs, ranks, retention
 from prunebench.report.tables import unguarded
 from prunebench.study import columns
 
@@ -35,6 +35,14 @@ TEXTS = frozenset({*headings.TEXTS, "type", "metric", "cell", "unit"})
 
 HIGHER = frozenset({"accuracy", "relative_accuracy", "evidence_recall", "perfect"})
 """Numbers of the leaderboard's own, or of other tables, of which more is better."""
+
+OTHERS: Mapping[str, Sequence[headings.Heading]] = {
+    "layers": layers.HEADINGS,
+    "pairs": pairs.HEADINGS,
+    "ranks": ranks.HEADINGS,
+    "retention": retention.HEADINGS,
+}
+"""By table, the columns that are not the leaderboard's."""
 
 Warn = Callable[[str], None]
 Table = dict[str, Any]
@@ -60,7 +68,7 @@ def _table(path: Path) -> Table:
     """A CSV as columns; raises OSError or ValueError where it is none."""
     with opened(path) as file:
         head = pd.read_csv(file, dtype=str, keep_default_na=False, nrows=MOST_ROWS)
-    declarations = declared()
+    declarations = {**declared(), **_own(path.stem)}
     # a large table is not made for the sake of its length
     count = len(head) if len(head) < MOST_ROWS else _count(path)
     parts = []
@@ -123,6 +131,15 @@ def _numbers(values: list[str]) -> list[float | None] | None:
 def declared() -> dict[str, dict[str, str]]:
     """By column, what it says and which direction is better, where that is declared."""
     return {name: dict(about) for name, about in _declarations()}
+
+
+def _own(table: str) -> dict[str, dict[str, str]]:
+    """What the columns of a table say that is read beside the leaderboard."""
+    declarations = {}
+    for heading in OTHERS.get(table, ()):
+        for name in heading.names:
+            declarations[name] = _about(heading.about, None, "")
+    return declarations
 
 
 def _declarations() -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from prunebench.border.text import one_line, percent
 from prunebench.report import drawing, labels, panels, slices, tables
-from prunebench.report.board import budget_kind, budget_label, overall
+from prunebench.report.board import budget_kind, budget_label, overall, records
 from prunebench.report.clock import on_busy_machine
 from prunebench.report.drawing import Drawing, Helper
 from prunebench.report.frontier import frontier
@@ -52,6 +53,11 @@ NAME, TITLE = 40, 60
 TICK_DISTANCE = 1.25
 """The least ratio between two ticks of the token axis; labels need room."""
 
+NAME_ROOM = 0.12, 0.06
+"""What is left free for names of the frontier: left of the cheapest point and above the most
+accurate one, as shares of the axes.
+"""
+
 RING: dict[str, Any] = {
     "linestyle": "",
     "marker": "o",
@@ -65,9 +71,6 @@ MOST_IN_COLOUR = 8
 """Methods that a reader can tell apart; of more the most accurate have their colour, the others are
 grey.
 """
-
-LEGEND = 1.5
-"""Inches of the legend beside panels whose size was asked for."""
 
 MOST_BANDS = 4
 """Of a panel: more bands cover each other, and whiskers say the same."""
@@ -277,8 +280,10 @@ def pareto(board: pd.DataFrame, plan: Plan = USUAL) -> Figure:
     panels.label(figure, left_out)
     for ax, (column, of_panel) in zip(axes, drawn_panels, strict=True):
         _points(ax, of_panel, column, style)
+        ax.set_xlim(left=_beyond(*ax.get_xlim(), -NAME_ROOM[0]))
         ax.set_xlabel(_cost_label(of_panel, column))
         _title(ax, _subject(of_panel))
+    axes[0].set_ylim(top=_beyond(*axes[0].get_ylim(), 1 + NAME_ROOM[1]))
     axes[0].set_ylabel("accuracy")
     line = Line2D([], [], color="black", linewidth=1, label="frontier (beyond intervals)")
     _legend(figure, rows, style, more=[line])
@@ -407,9 +412,8 @@ def _canvas(
         sns.axes_style("whitegrid", {"grid.color": "0.9"}),
         sns.plotting_context("notebook", 0.85, light),
     ):
-        # what is asked for is the panel's size, without the legend's
-        width = size[0] * columns + (LEGEND if plan.size else 0.0)
-        figure = Figure(figsize=(width, size[1] * rows), layout="constrained")
+        inches = size[0] * columns, size[1] * rows
+        figure = Figure(figsize=inches, layout="constrained")
         # what pyplot would do; `labels` needs its renderer to measure names
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
@@ -596,12 +600,34 @@ def _token_axis(ax: Axes, rows: pd.DataFrame, column: str) -> None:
 def _frontier(ax: Axes, rows: pd.DataFrame, column: str, style: Style) -> None:
     """The points of the frontier, joined and named; times of a busy machine are no part of it."""
     best = frontier(rows[~on_busy_machine(rows, column)], column)
-    x, y = [row[column] for row in best], [row["accuracy"] for row in best]
-    # steps: up to the next point the cheaper one is the best there is
+    points = [(row[column], row["accuracy"]) for row in best]
+    # steps: up to the next point the cheaper one is the best there is, the last one to the end
+    steps = [*points, *((rows[column].max(), height) for _, height in points[-1:])]
+    x, y = [cost for cost, _ in steps], [height for _, height in steps]
     ax.plot(x, y, color="black", linewidth=1, drawstyle="steps-post", zorder=1)
-    points = list(zip(x, y, strict=True))
     every_point = list(zip(rows[column], rows["accuracy"], strict=True))
-    labels.place(ax, points, [_point_name(row, style) for row in best], every_point)
+    lines = [*_steps(steps), *_whisker_ends(rows, column, style)]
+    labels.place(ax, points, [_point_name(row, style) for row in best], every_point, lines)
+
+
+def _beyond(low: float, high: float, share: float) -> float:
+    """A place on an axis: 0 is its low end, 1 its high end."""
+    return low + share * (high - low)
+
+
+def _steps(points: Sequence[labels.Point]) -> Iterator[labels.Line]:
+    """The lines of a staircase through the points."""
+    for (x, y), (next_x, next_y) in pairwise(points):
+        yield (x, y), (next_x, y)
+        yield (next_x, y), (next_x, next_y)
+
+
+def _whisker_ends(rows: pd.DataFrame, column: str, style: Style) -> Iterator[labels.Line]:
+    """The intervals of the accuracy that are drawn: those of methods that have their colour."""
+    for row in records(rows):
+        if row["method"] not in style.faded and not pd.isna(row["accuracy_low"]):
+            x = row[column]
+            yield (x, row["accuracy_low"]), (x, row["accuracy_high"])
 
 
 def _point_name(row: dict[str, Any], style: Style) -> str:
@@ -638,6 +664,10 @@ def _legend(
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+    # it stands beside the panels, which keep their size
+    extent = legend.get_window_extent()
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + extent.width / figure.dpi, height)
 
 
 def _handle(name: str, look: Look, is_line: bool, line: bool) -> Line2D:

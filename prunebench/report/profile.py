@@ -12,18 +12,28 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from prunebench.border import files
-from prunebench.study.profile import Profile
+from prunebench.border.text import percent
+from prunebench.report import labels
+from prunebench.study.profile import ENOUGH, Profile
 
 DPI = 160
 SCORE, SEEN, TYPES, NAMES = "#0173b2", "#de8f05", "#a6a6a6", "#595959"
 
-NAME_HEIGHT = 0.035
+TOP = 1.05
+"""Of the axis of scores."""
+
+NAME_HEIGHT = 0.038
 """What the name of a kind takes of the axis of scores."""
 
-NAME_OFFSET, NAME_ROOM = 0.04, 0.14
+NAME_OFFSET, NAME_ROOM = 0.05, 0.17
 """How far behind the last layer names begin, and what they take, as shares of the layers."""
+
+
+MOST_TICKS = 8
+"""Of the axis of layers, which has none where the names stand."""
 
 
 def rows(profile: Profile) -> list[dict[str, Any]]:
@@ -69,35 +79,70 @@ def figure(profile: Profile) -> Figure:
     above, below = whole.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     _draw_scores(above, profile)
     _draw_attention(below, profile)
-    below.set_xlabel("layer before which all visual tokens leave")
+    above.tick_params(labelbottom=True)
+    above.set_xlabel(
+        f"layer before which all visual tokens leave ({profile.layers}: they stay)", fontsize=8
+    )
+    below.set_xlabel("layer", fontsize=8)
     whole.suptitle(f"{profile.model} on {profile.task}, {profile.samples} questions", fontsize=10)
     return whole
 
 
 def _draw_scores(axes: Axes, profile: Profile) -> None:
     layers = [level.before for level in profile.levels]
-    for kind in profile.levels[-1].by_type:
+    kinds = profile.levels[-1].by_type
+    for place, kind in enumerate(kinds):
         values = [level.by_type[kind] for level in profile.levels]
-        axes.plot(layers, values, color=TYPES, linewidth=0.8)
-    _name_kinds(axes, layers[-1], profile.levels[-1].by_type)
+        label = "" if place else "one kind of question"
+        axes.plot(layers, values, color=TYPES, linewidth=0.8, label=label)
+    _name_kinds(axes, layers[-1], kinds)
     scores = [level.score for level in profile.levels]
     axes.fill_between(
         layers, [one.low for one in scores], [one.high for one in scores], color=SCORE, alpha=0.2
     )
-    axes.plot(layers, [one.value for one in scores], color=SCORE, marker="o", markersize=4)
-    axes.axvline(profile.affordable, color=SCORE, linestyle=":", linewidth=1)
+    axes.plot(
+        layers,
+        [one.value for one in scores],
+        color=SCORE,
+        marker="o",
+        markersize=4,
+        label="all questions, 95 % interval",
+    )
+    axes.axvline(
+        profile.affordable,
+        color=SCORE,
+        linestyle=":",
+        linewidth=1,
+        label=f"from layer {profile.affordable} on: {percent(ENOUGH)} of the unpruned score",
+    )
     axes.set_ylabel("score")
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, TOP)
     axes.set_xlim(None, layers[-1] * (1 + NAME_ROOM))
+    ticks = MaxNLocator(MOST_TICKS, integer=True).tick_values(0, layers[-1])
+    axes.set_xticks([tick for tick in ticks if 0 <= tick <= layers[-1]])
+    # no corner is free of lines in every profile
+    axes.legend(
+        fontsize=7,
+        frameon=False,
+        ncols=3,
+        columnspacing=1.2,
+        handlelength=1.6,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+    )
 
 
 def _name_kinds(axes: Axes, layer: int, scores: Mapping[str, float]) -> None:
-    """The kinds of questions behind the ends of their lines, from the best downwards, one below
-    the other where they end too close.
+    """The kinds of questions behind the ends of their lines, in their order, one above the other
+    where they end too close.
     """
-    height = math.inf
-    for kind, score in sorted(scores.items(), key=lambda entry: -entry[1]):
-        height = min(score, height - NAME_HEIGHT)
+    if not scores:
+        return
+    ordered = sorted(scores.items(), key=lambda entry: entry[1])
+    ends = [score for _, score in ordered]
+    half = NAME_HEIGHT / 2
+    heights = labels.apart(ends, NAME_HEIGHT, half, TOP - half)
+    for (kind, score), height in zip(ordered, heights, strict=True):
         axes.annotate(
             kind,
             (layer, score),
@@ -106,7 +151,15 @@ def _name_kinds(axes: Axes, layer: int, scores: Mapping[str, float]) -> None:
             fontsize=6,
             color=NAMES,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": TYPES, "linewidth": 0.4},
+            parse_math=False,
+            # to the middle of its left edge, so that no line runs across another name
+            arrowprops={
+                "arrowstyle": "-",
+                "color": TYPES,
+                "linewidth": 0.4,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+            },
         )
 
 
@@ -124,7 +177,7 @@ def _draw_attention(axes: Axes, profile: Profile) -> None:
             profile.evidence, color=TYPES, linewidth=0.8, label="evidence's share of tokens"
         )
         axes.legend(fontsize=7, frameon=False)
-    axes.set_ylabel("attention of the last\nprompt token, in layer", fontsize=8)
+    axes.set_ylabel("attention of the\nlast prompt token", fontsize=8)
     axes.set_ylim(0, 1)
 
 

@@ -40,6 +40,11 @@ ASPECTS = {
 }
 """What stands over the groups of an aspect."""
 
+LEAST = "every method where it keeps least of the evidence"
+BELOW = "below it: what a perfect reader of the kept tokens would reach"
+ABOUT_HEADLINE = "; headline: mean over kinds that the unpruned model can answer"
+"""What the figure of kinds says of itself."""
+
 UNIT = " tokens"
 """What stands over the groups, and need not stand under each."""
 
@@ -91,6 +96,9 @@ def kinds(types: pd.DataFrame) -> Figure:
         has_headline = HEADLINE in table
         order = table[HEADLINE] if has_headline else table.mean(axis="columns")
         table = table.loc[order.sort_values(ascending=False, kind="stable").index]
+        # behind the kinds of all tasks
+        if has_headline:
+            table[HEADLINE] = table.pop(HEADLINE)
         perfect = of_model.pivot_table("perfect", "method", "type", sort=False)
         budgets = {row["method"]: _name(row) for row in records(of_model)}
         _heat(ax, table.to_numpy(), perfect.reindex_like(table).to_numpy())
@@ -98,8 +106,8 @@ def kinds(types: pd.DataFrame) -> Figure:
         ax.set_yticks(range(table.shape[0]), [budgets[name] for name in table.index])
         if has_headline:
             ax.axvline(list(table.columns).index(HEADLINE) - 0.5, color="white", linewidth=3)
-        title = f"accuracy of {one_line(str(model), NAME)} by kind of question, and below it what a"
-        ax.set_title(f"{title} perfect reader of the kept tokens would reach", **TITLE)
+        title = f"accuracy of {one_line(str(model), NAME)} by kind of question, {LEAST}"
+        ax.set_title(f"{title}\n{BELOW}{ABOUT_HEADLINE if has_headline else ''}", **TITLE)
     return whole
 
 

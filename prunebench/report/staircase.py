@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from prunebench.border.text import one_line
-from prunebench.report import panels
+from prunebench.report import labels, panels
 from prunebench.report.board import budget_label, overall, records
 from prunebench.report.layers import ENCODER
 from prunebench.report.palette import PLAIN, Look, looks
@@ -306,14 +306,7 @@ def _write(ax: Axes, names: Sequence[_Name]) -> None:
     points = 72 * ax.get_window_extent().height / figure.dpi
     low, high = ax.get_ylim()
     gap = SPACING * FONT * (high - low) / points
-    heights: list[float] = []
-    for name in names:
-        heights.append(max(name.percent, heights[-1] + gap) if heights else name.percent)
-    # what was pushed above the panel moves down again, with those below it
-    ceiling = high
-    for place in range(len(heights) - 1, -1, -1):
-        heights[place] = min(heights[place], ceiling)
-        ceiling = heights[place] - gap
+    heights = labels.apart([name.percent for name in names], gap, low, high)
     across = ax.get_yaxis_transform()
     for name, height in zip(names, heights, strict=True):
         ax.plot(

@@ -51,7 +51,7 @@ const KEY = ["model", "method", "settings", "budget_kind", "budget", "task"];
 const keyOf = (row) => KEY.map((name) => row[name]).join("\u0000");
 
 /** What of a leaderboard's row speaks for all kinds of questions alone. */
-const OF_ALL_KINDS = /^(relative_accuracy|difference_|better_than|above_blind|n_asked|n_paired|accuracy|n$)/;
+const OF_ALL_KINDS = /^(relative_accuracy|difference_|against_|better_than|above_blind|n_|accuracy|n$|fidelity|right_to_wrong|wrong_to_right|hard|published_)/;
 
 /** The leaderboard's rows; of one kind of question, with the accuracy and evidence of that kind. */
 function boardRows() {
@@ -69,7 +69,11 @@ function boardRows() {
     }
     rows.push(Object.assign(row, part));
   }
-  return rows;
+  // as the leaderboard stands: by budget, the most accurate first
+  const models = distinct(board.rows, "model");
+  return rows.sort((one, other) =>
+    models.indexOf(one.model) - models.indexOf(other.model) || (other.method === BASELINE) - (one.method === BASELINE) ||
+    budgetOrder(other) - budgetOrder(one) || (other.accuracy ?? -Infinity) - (one.accuracy ?? -Infinity) || 0);
 }
 
 /** Columns of the leaderboard and, of one kind of question, of that table too. */

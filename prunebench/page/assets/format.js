@@ -6,7 +6,8 @@ const SIZES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]];
 function number(value) {
   if (value === null || value === undefined || value === "") return "";
   if (typeof value !== "number") return String(value);
-  const size = Math.abs(value);
+  if (value < 0) return `−${number(-value)}`;
+  const size = value;
   if (Number.isInteger(value) && size < 1e5) return String(value);
   for (const [unit, letter] of SIZES) {
     if (size >= unit && size >= 1e5) return `${(value / unit).toPrecision(3)} ${letter}`;
@@ -21,7 +22,9 @@ function withInterval(row, name) {
   const node = element("span", { className: "number" }, number(row[name]));
   const low = row[`${name}_low`], high = row[`${name}_high`];
   if (typeof low === "number" && typeof high === "number") {
-    node.append(element("small", {}, `${number(low)} to ${number(high)}`));
+    // an end close to zero has the digits of the number, and no exponent
+    const end = (value) => (Math.abs(value) < 0.0005 && Math.abs(row[name]) >= 0.0005 ? "0.000" : number(value));
+    node.append(element("small", {}, `${end(low)} to ${end(high)}`));
   }
   return node;
 }
@@ -33,8 +36,11 @@ function budgetLabel(row) {
   const amount = Number(row.budget);
   if (row.budget === "" || Number.isNaN(amount)) return kind + row.budget;
   if (/^\d+$/.test(row.budget)) return `${kind}${row.budget} tokens`;
-  return `${kind}${Number((100 * amount).toPrecision(3))} %`;
+  return kind + percent(amount);
 }
+
+/** A share as one says it, in one piece. */
+const percent = (share) => `${Number((100 * share).toPrecision(3))}\u00a0%`;
 
 /** Where a budget stands among others: the largest first. */
 function budgetOrder(row) {
@@ -44,6 +50,23 @@ function budgetOrder(row) {
 
 /** A column's name as words. */
 const words = (name) => name.replaceAll("_", " ");
+
+/** What is spent, of which columns hold the share that a method spends of the unpruned model's. */
+const SPENT = {
+  tokens_mean_share: "visual tokens, mean over layers",
+  tokens_input_share: "visual tokens at the first layer",
+  tokens_kv_share: "visual tokens in the KV cache",
+  flops_ratio: "prefill FLOPs",
+  prefill_ratio: "prefill time",
+  total_ratio: "total time",
+};
+
+/** A column in words that stand alone, with its unit: beside an axis, in a list to choose from. */
+function phrase(name) {
+  if (name in SPENT) return `${SPENT[name]} (share of unpruned)`;
+  const board = table("leaderboard"), column = board && board.columns.get(name);
+  return column && column.unit ? `${words(name)} (${column.unit})` : words(name);
+}
 
 /** What a column says, for a tooltip. */
 function about(column) {

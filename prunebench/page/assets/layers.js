@@ -43,8 +43,6 @@ function encoderLine(lines) {
   return `Alive in the vision encoder: ${parts.join("; ")}.`;
 }
 
-const percent = (share) => `${Number((100 * share).toPrecision(3))} %`;
-
 /** Draw them as steps: layer 3 lies between 3 and 4. */
 function drawStaircases(node, method, lines) {
   const colour = colourOf(method);

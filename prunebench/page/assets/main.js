@@ -44,7 +44,7 @@ function filterFields() {
     if (row.method !== BASELINE && !budgets.has(budgetKey(row))) budgets.set(budgetKey(row), budgetLabel({ ...row, method: "" }));
   }
   const tasks = of("task").map((task) => [task, task === "all" ? "mean over tasks" : task]);
-  const kinds = types ? distinct(types.rows, "type").map((type) => [type, type]) : distinct(DATA.questions.flatMap((group) => group.questions), "type").filter(filled).map((type) => [type, type]);
+  const kinds = types ? distinct(types.rows, "type").map((type) => [type, type === HEADLINE ? `${type} (mean of kinds)` : type]) : distinct(DATA.questions.flatMap((group) => group.questions), "type").filter(filled).map((type) => [type, type]);
   return {
     model: ["model", of("model").map((model) => [model, model]), "every model"],
     task: ["task", tasks, "every task"],
@@ -209,9 +209,10 @@ function drawFrame() {
   const methods = distinct(rows, "method").filter((one) => one !== BASELINE).length;
   const questions = Math.max(0, ...rows.map((row) => row.n_asked ?? row.n ?? 0));
   document.getElementById("summary").textContent = [count("model", "model"), count("task", "task"), `${methods} methods`, questions ? `${questions} questions` : "", count("hardware", "machine")].filter(Boolean).join(" · ");
+  const dtypes = distinct(rows, "dtype").filter(filled).join(", ");
   const licences = element("details", {}, element("summary", {}, "licences of plotly.js and Tabulator, which lie in this page"), element("pre", {}, document.getElementById("licences").textContent));
   document.getElementById("foot").append(
-    element("p", {}, `Made by prunebench ${DATA.version} from the study's own tables; code of the cells: ${DATA.commits.join(", ") || "no commit"}. Intervals are 95 %. The page asks no network.`), licences);
+    element("p", {}, `Made by prunebench ${DATA.version} from the study's own tables; code of the cells: ${DATA.commits.join(", ") || "no commit"}${dtypes ? `; weights in ${dtypes}` : ""}. Intervals are 95\u00a0%. The page makes no request to any network.`), licences);
 }
 
 document.getElementById("theme").addEventListener("click", turnTheme);

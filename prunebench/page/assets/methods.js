@@ -45,7 +45,8 @@ function methodDetail(node, method) {
   const entry = (name, ...value) => {
     if (value.some((part) => part !== "" && part !== null && part !== undefined)) list.append(element("dt", {}, name), element("dd", {}, ...value));
   };
-  entry("checked against", facts.status || "");
+  const vectors = /vector/.test(facts.status || "") ? element("span", { className: "quiet" }, " (a vector: an input on which the official code and this one keep the same tokens)") : "";
+  if (facts.status) entry("checked", facts.status, vectors);
   entry("departs from the official code", facts.variant || "");
   if (facts.reconstruction) entry("reconstruction", "built from the paper, without official code that prunes in this way");
   entry("paper", link(facts.paper));
@@ -93,6 +94,7 @@ function methodNumbers(node, method) {
     node.append(element("h3", {}, `Among all others, ${model}`), plot);
     chart(plot, others, columns, { x, y: "accuracy", coloured: new Set([method]), log: true });
   }
+  if (models.length) node.append(element("p", { className: "quiet" }, aboutPlot(columns, boardRows(), x, "accuracy")));
 }
 
 /** What papers print of it, beside what was measured here. */

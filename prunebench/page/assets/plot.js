@@ -42,7 +42,7 @@ function plotView(main) {
   }
   const x = names.includes(STATE.x) ? STATE.x : usualCost(names, rows) || names[0];
   const y = names.includes(STATE.y) ? STATE.y : names.includes("accuracy") ? "accuracy" : names[0];
-  const options = names.map((name) => [name, words(name)]);
+  const options = names.map((name) => [name, phrase(name)]);
   besideFilters(select("across", "x", options, x), select("up", "y", options, y));
   document.getElementById("filters").append(
     tick("logarithmic", "log", /tokens|bytes|flops/.test(x) ? "yes" : "no"),
@@ -63,14 +63,22 @@ function plotView(main) {
   main.append(element("p", { className: "quiet" }, aboutPlot(columns, rows, x, y)));
 }
 
+/** What the marks of a chart say. */
+const ABOUT_MARKS = [
+  "Intervals are 95\u00a0%",
+  "The dashed line is the frontier: what is better than all that costs no more, and than the controls at its budget, by more than its interval",
+  "Hollow: controls",
+];
+
 /** What the axes say, in a line. */
 function aboutPlot(columns, rows, x, y) {
   const parts = [];
   for (const name of [x, y]) {
     const column = columns.get(name);
-    if (column && column.about) parts.push(`${words(name)}: ${column.about}`);
+    if (column && column.about) parts.push(`${capital(phrase(name))}: ${column.about}`);
   }
-  parts.push("intervals are 95 %; the frontier joins what is better than all that costs no more, and than the controls at its budget, by more than its interval; grey and hollow: controls");
+  parts.push(...ABOUT_MARKS);
+  if (rows.some((row) => row.budget === "own")) parts.push("A point that no line joins is a method's own operating point, of no budget");
   const busy = rows.length - sound(rows, x, y).length;
   if (busy) parts.push(`${busy} of ${rows.length} rows were timed on a busy machine and are no part of the frontier`);
   return `${parts.join(". ")}.`;
@@ -94,7 +102,7 @@ function inColour(rows, columns, x, y) {
 
 /** A button a method that gives it its colour, or takes it away. */
 function chips(rows, coloured) {
-  const node = element("div", { className: "chips", role: "group", "aria-label": "methods in colour" });
+  const node = element("div", { className: "chips", role: "group", "aria-label": "methods in colour" }, element("span", { className: "quiet" }, "in colour:"));
   for (const method of distinct(rows, "method").sort()) {
     if (method === BASELINE) continue;
     const pressed = coloured.has(method);
@@ -192,7 +200,8 @@ const isNarrow = () => window.innerWidth <= 760;
 /** An axis in the page's colours, with what else is said of it. */
 function axis(title, more = {}) {
   return {
-    title: { text: plain(title), standoff: 8 }, gridcolor: style("--line"), zeroline: false, linecolor: style("--line"),
+    // in two lines where there is no room for one
+    title: { text: isNarrow() ? plain(title).replace(" (", "<br>(") : plain(title), standoff: 8 }, gridcolor: style("--line"), zeroline: false, linecolor: style("--line"),
     automargin: true, ...more,
   };
 }
@@ -227,18 +236,19 @@ function chart(node, rows, columns, { x, y, coloured, log }) {
   methods.sort((one, other) => coloured.has(one) - coloured.has(other));
   const traces = methods.map((method) => trace(method, rows.filter((row) => row.method === method), x, y, coloured));
   const best = frontier(rows, columns, x, y);
-  if (ticked("frontier", "yes") && best.length > 1) {
-    // up to the next point the cheaper one is the best there is
-    const shape = lessIsBetter(columns, x) ? "hv" : "vh";
+  if (ticked("frontier", "yes") && best.length) {
+    // up to the next point the cheaper one is the best there is, and the last one to the end
+    const costs = rows.map((row) => row[x]);
+    const end = lessIsBetter(columns, x) ? Math.max(...costs) : Math.min(...costs);
     traces.unshift({
-      type: "scatter", mode: "lines", x: best.map((row) => row[x]), y: best.map((row) => row[y]),
-      line: { shape, color: style("--ink"), width: 1, dash: "dash" }, hoverinfo: "skip", showlegend: false,
+      type: "scatter", mode: "lines", x: [...best.map((row) => row[x]), end], y: [...best, best[best.length - 1]].map((row) => row[y]),
+      line: { shape: "hv", color: style("--ink"), width: 1, dash: "dash" }, hoverinfo: "skip", showlegend: false,
     });
   }
   const values = rows.map((row) => row[x]);
   const logarithmic = log && Math.min(...values) > 0;
   const layout = chartLayout(
-    axis(words(x), logarithmic ? { type: "log", ...logTicks(values, x, rows) } : {}), axis(words(y)),
+    axis(phrase(x), logarithmic ? { type: "log", ...logTicks(values, x, rows) } : {}), axis(phrase(y)),
   );
   Plotly.newPlot(node, traces, layout, chartConfig(`${y}-${x}`));
   const place = (row) => (logarithmic ? Math.log10(row[x]) : row[x]);

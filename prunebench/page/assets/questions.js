@@ -79,9 +79,10 @@ function bound(group, questions) {
   const pictures = group.questions.filter((question) => question.image).length;
   const parts = [`${questions.length} of ${count} questions in the page`];
   if (count < group.of) parts.push(`the task has ${group.of}: here are those on which the methods disagree most, kind by kind in turn`);
+  if (group.cells.some((cell) => cell.method === BASELINE)) parts.push("−3: three methods lose what the unpruned model has right, +3: three win what it has wrong");
   if (!pictures) parts.push("images and kept tokens are not in this study yet: prunebench report STUDY pictures=12 adds them");
   else if (pictures < count) parts.push(`the first ${pictures} have their image`);
-  return `${parts.join("; ")}.`;
+  return `${parts.map(capital).join(". ")}.`;
 }
 
 /** The questions to choose from. */

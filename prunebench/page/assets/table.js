@@ -6,6 +6,8 @@ const FIRST_COLUMNS = [
   "flops_ratio", "total_ratio", "evidence_recall", "fidelity", "right_to_wrong", "wrong_to_right", "difference_to_random",
   "against_random", "better_than_random", "hard", "published_own", "published_least", "published_most", "n", "status",
 ];
+const FIRST_OF_PAIRS = ["other", "verdict", "difference", "p_holm", "n"];
+const HEADLINE = "headline";
 const MOST_WIDTH = 380;
 const STATUS = { ok: "good", failed: "bad", oom: "bad" };
 
@@ -30,13 +32,21 @@ function heading(column) {
 /** How a value is shown. */
 function shown(row, column) {
   const value = row[column.name];
-  if (column.name === "method") return named(value);
+  if (column.name === "method" || column.name === "other") return named(value);
   if (column.name === "budget") return budgetLabel(row);
   if (column.name === "status" || column.name === "better_than_random") {
     return value ? mark(value, STATUS[value] || (value === "yes" ? "good" : "")) : "";
   }
+  if (column.name === "accuracy" && !filled(value) && row.status) return why(row);
   if (column.name === "verdict" || /^against_/.test(column.name)) return value ? verdict(value) : "";
   return column.kind === "number" ? withInterval(row, column.name) : String(value ?? "");
+}
+
+/** What stands where a row has no accuracy: how it ended, and as a tooltip why. */
+function why(row) {
+  const node = mark(row.status, STATUS[row.status]);
+  node.title = row.reason || "";
+  return node;
 }
 
 const MEASURE = document.createElement("canvas").getContext("2d");
@@ -120,7 +130,9 @@ function usualColumns(columns, rows) {
   const known = FIRST_COLUMNS.filter((name) => columns.has(name) && rows.some((row) => filled(row[name])));
   const marked = known.includes("against_random");
   if (columns.has("accuracy")) return names.concat(known.filter((name) => !marked || name !== "better_than_random"), unknownColumns(columns, rows));
-  for (const name of columns.keys()) {
+  // what a table of pairs is read for stands first; controls are grey
+  for (const name of [...FIRST_OF_PAIRS.filter((one) => columns.has(one)), ...columns.keys()]) {
+    if (name === "control") continue;
     const interval = /_(low|high)$/.test(name) && columns.has(name.replace(/_(low|high)$/, ""));
     if (!names.includes(name) && !KEY.includes(name) && !interval && rows.some((row) => filled(row[name]))) names.push(name);
   }
@@ -156,9 +168,9 @@ function boardView(main) {
   const columns = onBoard ? boardColumns() : table(name).columns;
   const source = onBoard ? boardRows() : table(name).rows.filter((row) => !STATE.type || !("type" in row) || row.type === STATE.type);
   const rows = filtered(source);
-  if (columns.has("type") && columns.has("accuracy")) {
+  if (columns.has("type") && columns.has("accuracy") && !STATE.type) {
     document.getElementById("filters").append(tick("a column a kind", "wide", "yes"));
-    if (ticked("wide", "yes") && !STATE.type) {
+    if (ticked("wide", "yes")) {
       byKind(main, rows);
       return;
     }
@@ -179,20 +191,24 @@ function boardView(main) {
 
 /** A row a method and budget, a column a kind of question: its accuracy with the interval. */
 function byKind(main, rows) {
-  const kinds = distinct(rows, "type");
+  const kinds = distinct(rows, "type").sort((one, other) => (other === HEADLINE) - (one === HEADLINE));
   const merged = new Map();
   for (const row of rows) {
     const key = keyOf(row);
-    if (!merged.has(key)) merged.set(key, Object.fromEntries(KEY.map((name) => [name, row[name]])));
+    const control = String((LOOKS.get(row.method) || {}).control === true);
+    if (!merged.has(key)) merged.set(key, Object.fromEntries([...KEY.map((name) => [name, row[name]]), ["control", control]]));
     const whole = merged.get(key);
     for (const end of ["", "_low", "_high"]) whole[row.type + end] = row[`accuracy${end}`];
   }
-  const whole = [...merged.values()];
+  // in the order of the leaderboard: by budget, the most accurate first
+  const places = new Map(table("leaderboard")?.rows.map((row, place) => [keyOf(row), place]));
+  const whole = [...merged.values()].sort((one, other) => (places.get(keyOf(one)) ?? Infinity) - (places.get(keyOf(other)) ?? Infinity) || 0);
   const about = "accuracy on questions of this kind";
+  const aboutHeadline = "mean over the kinds of which the unpruned model answers enough";
   const columns = usualColumns(new Map(["model", "method", "budget", "task"].map((name) => [name, { name, kind: "text" }])), whole)
     .map((name) => ({ name, kind: "text" }));
-  columns.push(...kinds.map((name) => ({ name, kind: "number", about, better: "higher" })));
-  main.append(element("p", { className: "quiet" }, `accuracy of ${whole.length} rows by kind of question`));
+  columns.push(...kinds.map((name) => ({ name, kind: "number", about: name === HEADLINE ? aboutHeadline : about, better: "higher" })));
+  main.append(element("p", { className: "quiet" }, `Accuracy of ${whole.length} rows by kind of question${kinds.includes(HEADLINE) ? `; ${HEADLINE}: ${aboutHeadline}` : ""}.`));
   const node = element("div", { id: "grid" });
   main.append(node);
   grid = drawTable(node, columns, whole, { onRow: (row) => setState({ view: "methods", method: row.method }, "push"), label: "accuracy by kind of question" });
