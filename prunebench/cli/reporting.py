@@ -70,7 +70,7 @@ def report(arguments: argparse.Namespace) -> int:
     for file in files:
         # beside the table, which a program may read
         say(f"wrote {clean(str(file))}")
-    for line in outputs.left_out:
+    for line in (*outputs.left_out, *page.left_out):
         say(line)
     notes += page.warnings
     for note in notes:

@@ -27,10 +27,17 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Page:
-    """What was written, and what a reader should know about it."""
+    """What was written, what cannot be shown in it, and what it leaves out because there is so
+    much.
+    """
 
     path: Path
     warnings: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def _unheard(_: str) -> None:
+    """Nobody asks."""
 
 
 def write(
@@ -42,8 +49,9 @@ def write(
     """Write a study's page from its tables and the cells behind them, as `made` makes it; raises
     ReportError where the folder is not writable, too.
     """
-    data, warnings = made(study, records, methods, other)
-    return Page(write_file(study / FILE, data), warnings)
+    left_out: list[str] = []
+    data, warnings = made(study, records, methods, other, left_out.append)
+    return Page(write_file(study / FILE, data), warnings, tuple(left_out))
 
 
 def made(
@@ -51,15 +59,16 @@ def made(
     records: Sequence[StoredCell],
     methods: Mapping[str, Facts],
     other: Path | None = None,
+    note: questions.Warn = _unheard,
 ) -> tuple[bytes, tuple[str, ...]]:
     """The page of a study, and what a reader should know about it.
 
     `methods` says of every label what is known of the method; `other` is a study that this one is
-    compared with. What cannot be shown becomes a warning; raises ReportError where the other study
-    is none.
+    compared with. What cannot be shown becomes a warning, `note` is told what is left out; raises
+    ReportError where the other study is none.
     """
     warnings: list[str] = []
-    groups = questions.groups(records, warnings.append)
+    groups = questions.groups(records, warnings.append, note)
     content = {
         "schema": SCHEMA,
         "study": one_line(study.resolve().name, 80),
@@ -79,7 +88,7 @@ def chosen(records: Sequence[StoredCell]) -> dict[tuple[str, str], list[str]]:
     the first of them.
     """
     samples = {}
-    for group in questions.groups(records, lambda _: None):
+    for group in questions.groups(records, _unheard, _unheard):
         names = [question["sample"] for question in group["questions"]]
         samples[group["model"], group["task"]] = names
     return samples

@@ -55,13 +55,15 @@ Place = tuple[str, str]
 """A model and a task."""
 
 
-def groups(records: Sequence[StoredCell], warn: Warn) -> list[Group]:
-    """The questions of every model and task that have any, each with the cells that answered it."""
+def groups(records: Sequence[StoredCell], warn: Warn, note: Warn) -> list[Group]:
+    """The questions of every model and task that have any, each with the cells that answered it;
+    `note` is told where they are too many for all.
+    """
     grouped = groupby(_cells(records), key=lambda cell: (cell.model, cell.task))
     members = {place: list(cells) for place, cells in grouped}
     places, count = _bounded(members)
     if len(places) < len(members):
-        warn(
+        note(
             f"the page has answers of the first {len(places)} of {len(members)} models and tasks; "
             "samples.parquet of every cell has all"
         )
