@@ -68,6 +68,7 @@ def test_a_diagram_of_ranks_has_a_limit() -> None:
     figure = ranks.figure(pd.DataFrame(rows))
     assert len(figure.axes) == panels.MOST
     assert figure.get_label() == "the first 12 of 13 models and budgets; ranks.csv has all"
+    assert all("at 50 %" in ax.get_title() for ax in figure.axes)
 
 
 def test_pairs_of_single_tasks_are_left_out_of_too_many(

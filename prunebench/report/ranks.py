@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from prunebench.report import panels, tables
-from prunebench.report.board import records
+from prunebench.report.board import budget_label, records
 from prunebench.report.comparison import SCORE, average
 from prunebench.report.headings import Heading, names
 from prunebench.study.cells import ReportError, StoredCell
@@ -101,18 +101,18 @@ def figure(ranks: pd.DataFrame) -> Figure:
 
     every = list(ranks.groupby(["model", "budget_kind", "budget"], sort=False))
     drawn_panels, left_out = panels.first(every, "models and budgets", "ranks.csv")
-    heights = [0.8 + 0.13 * len(rows) for _, rows in drawn_panels]
+    heights = [0.95 + 0.13 * len(rows) for _, rows in drawn_panels]
     whole = Figure(figsize=(8.0, sum(heights)), layout="constrained")
     panels.label(whole, left_out)
     axes = whole.subplots(len(drawn_panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, ((model, kind, budget), rows) in zip(axes, drawn_panels, strict=True):
         _diagram(ax, rows)
-        name = f"{model} at {f'{kind}:' if kind not in ('', 'mean') else ''}{budget}"
+        name = f"{model} at {budget_label({'budget_kind': kind, 'budget': budget})}"
         first = rows.iloc[0]
         apart = f"under one bar: at most {first['critical_difference']:.1f} apart, not told apart"
         ax.set_title(
-            f"{name}: average rank over {first['tasks']} tasks, 1 is the best (Friedman p = "
-            f"{first['friedman_p']:.2g}); {apart}",
+            f"{name}: average rank over {first['tasks']} tasks, 1 is the best\n"
+            f"(Friedman p = {first['friedman_p']:.2g}); {apart}",
             fontsize=8,
             parse_math=False,
         )
@@ -181,8 +181,8 @@ def _diagram(ax: Axes, rows: pd.DataFrame) -> None:
         means,
         significance,
         ax=ax,
-        label_fmt_left="{label} ({rank:.1f})",
-        label_fmt_right="({rank:.1f}) {label}",
+        label_fmt_left="{label} ({rank:.2f})",
+        label_fmt_right="({rank:.2f}) {label}",
         color_palette=colours,
         label_props={"fontsize": 7, "parse_math": False},
         elbow_props={"linewidth": 0.8},
