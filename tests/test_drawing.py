@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
 import pytest
 import synthetic
 
@@ -31,6 +32,16 @@ def test_two_processes_draw_what_one_draws(study: Path, monkeypatch: pytest.Monk
         # a diagram of ranks is never drawn twice in the same order
         if path.stem != "ranks":
             assert path.read_bytes() == shown[path.name]
+
+
+def test_figures_are_not_drawn_in_the_style_of_other_libraries(study: Path) -> None:
+    """Such as one that a notebook sets."""
+    usual = {path.name: path.read_bytes() for path in report.build(study).figures}
+    with matplotlib.rc_context({"figure.dpi": 72, "font.size": 14, "axes.facecolor": "0.8"}):
+        others = report.build(study).figures
+    for path in others:
+        if path.stem != "ranks":
+            assert path.read_bytes() == usual[path.name]
 
 
 def test_what_a_process_that_ended_did_not_draw_is_drawn_here(

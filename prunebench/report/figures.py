@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -181,7 +182,8 @@ def draw(
 def made(makers: Mapping[str, Callable[[], Figure]], folder: Path, kind: str) -> dict[str, Drawing]:
     """The figures of these makers, but for those that have no numbers."""
     drawings = {}
-    with warnings.catch_warnings():
+    # whatever a library, or a notebook, has set in this process
+    with warnings.catch_warnings(), matplotlib.style.context("default"):
         warnings.simplefilter("ignore", UserWarning)  # a name in letters that the font lacks
         for name, make in makers.items():
             path = folder / f"{name}.{kind}"
