@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -20,18 +22,32 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
-def test_two_processes_draw_what_one_draws(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = report.build(study)
-    shown = {path.name: path.read_bytes() for path in alone.figures}
-    monkeypatch.setattr(drawing, "LEAST", 1)
-    monkeypatch.setattr(drawing, "cores", lambda: 2)
-    together = report.build(study)
-    assert [path.name for path in together.figures] == [*shown]
-    assert {"accuracy.png", "by_type.png"} <= {*shown}
-    for path in together.figures:
+PROGRAM = """
+import sys
+from pathlib import Path
+from prunebench import report
+from prunebench.report import drawing
+drawing.LEAST, drawing.cores = 1, lambda: int(sys.argv[2])
+print(*(path.name for path in report.build(Path(sys.argv[1])).figures))
+"""
+"""Draws a study's figures on so many cores, in a process in which nothing else has run."""
+
+
+def drawn(study: Path, cores: int) -> dict[str, bytes]:
+    """The figures of a study by name, in the order in which a report names them."""
+    command = [sys.executable, "-c", PROGRAM, str(study), str(cores)]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {name: (study / "figures" / name).read_bytes() for name in process.stdout.split()}
+
+
+def test_two_processes_draw_what_one_draws(study: Path) -> None:
+    alone, together = drawn(study, 1), drawn(study, 2)
+    assert [*together] == [*alone]
+    assert {"accuracy.png", "by_type.png"} <= {*alone}
+    for name, content in together.items():
         # a diagram of ranks is never drawn twice in the same order
-        if path.stem != "ranks":
-            assert path.read_bytes() == shown[path.name]
+        if name != "ranks.png":
+            assert content == alone[name]
 
 
 def test_figures_are_not_drawn_in_the_style_of_other_libraries(study: Path) -> None:
