@@ -59,7 +59,7 @@ def write(folder: Path, public: Record) -> None:
     """Write one model's folder; raises KeyError for a kind without a miniature."""
     kind = public.config["model_type"]
     miniature = TESTBED / KINDS[kind]
-    shutil.copytree(miniature, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.csv"))
+    _copy(miniature, folder)
     small = _read(miniature / "config.json")
     config = _config(public, small)
     if "clip" in small:
@@ -99,8 +99,7 @@ def _processor(public: Record, miniature: Path) -> Json:
         for part in (images, content["video_processor"]):
             part |= {"patch_size": vision["patch_size"], "merge_size": MERGE}
     else:
-        side = {"height": vision["image_size"], "width": vision["image_size"]}
-        images |= {"size": side, "crop_size": side}
+        images |= _square(vision)
         content["patch_size"] = vision["patch_size"]
     return content
 
@@ -111,12 +110,22 @@ def _write_clip(folder: Path, miniature: Path, vision: Json) -> None:
     text |= {"num_hidden_layers": 12, "projection_dim": CLIP_WIDTH}
     config = CLIPConfig(text_config=text, vision_config=dict(vision), projection_dim=CLIP_WIDTH)
     torch.manual_seed(0)
-    shutil.copytree(miniature, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.csv"))
+    _copy(miniature, folder)
     CLIPModel(config).half().save_pretrained(folder)
     content = _read(miniature / "processor_config.json")
-    side = {"height": vision["image_size"], "width": vision["image_size"]}
-    content["image_processor"] |= {"size": side, "crop_size": side}
+    content["image_processor"] |= _square(vision)
     _write(folder / "processor_config.json", content)
+
+
+def _copy(miniature: Path, folder: Path) -> None:
+    """A miniature's folder without its weights, and what its training left."""
+    shutil.copytree(miniature, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.csv"))
+
+
+def _square(vision: Json) -> Json:
+    """How an image processor makes the squares that the encoder takes."""
+    side = {"height": vision["image_size"], "width": vision["image_size"]}
+    return {"size": side, "crop_size": side}
 
 
 def _read(path: Path) -> Json:

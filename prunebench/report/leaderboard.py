@@ -27,7 +27,7 @@ from prunebench.report.headings import ABOVE_BLIND, ALL, COLUMNS, N_BLIND, PORT,
 from prunebench.study import contrasts, statistics
 from prunebench.study.cells import ReportError, StoredCell, joined
 from prunebench.study.columns import Board, Column, on_board
-from prunebench.study.contrasts import Difference, GroupedPair, Pair
+from prunebench.study.contrasts import Difference, Pairs
 from prunebench.study.record import BASELINE, BLIND, CONTROL
 from prunebench.study.statistics import Interval
 
@@ -35,8 +35,6 @@ __all__ = ["ALL", "COLUMNS", "TEXTS", "budget_share", "fold", "load"]
 
 T = TypeVar("T")
 Row = dict[str, Any]
-Pairs = list[Pair | GroupedPair]
-"""Scores of a method and of what it is compared with, a pair a task."""
 
 PARTIAL = "partial"
 
